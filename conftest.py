@@ -1,0 +1,35 @@
+"""What the examples in docstrings may use: a recognizer, and someone who speaks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "tests"))
+
+
+@pytest.fixture(autouse=True)
+def examples(
+    request: pytest.FixtureRequest, doctest_namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the docstrings of streamser.stream only: `recognizer`, `spoken_pcm` at 48 kHz, and the file spoken.wav."""
+    if not (isinstance(request.node, pytest.DoctestItem) and request.node.name.startswith("streamser.stream.")):
+        return
+    if "recognizer" not in doctest_namespace:
+        import numpy as np
+        import soundfile
+        from makers import babble, make_bundle, silence
+
+        from streamser.audio import resample
+        from streamser.recognizer import load
+
+        folder = request.getfixturevalue("tmp_path_factory").mktemp("examples")
+        sound = np.concatenate([silence(0.5), babble(1.5), silence(0.8)])
+        soundfile.write(folder / "spoken.wav", sound, 16_000)
+        doctest_namespace["folder"] = folder
+        doctest_namespace["recognizer"] = load(make_bundle(folder / "tiny").path, "cpu")
+        doctest_namespace["spoken_pcm"] = np.array_split(resample(sound, 16_000, 48_000), 50)
+    monkeypatch.chdir(doctest_namespace["folder"])

@@ -1,0 +1,101 @@
+"""Real-time speech emotion recognition: local, streaming, and honest about what it does not know.
+
+    import streamser
+
+    recognizer = streamser.load()
+    print(recognizer.predict(streamser.read_audio("hello.wav")))
+
+    for event in streamser.listen():
+        print(event)
+
+Each name below is imported from its room when it is first used, so that `import streamser` costs a millisecond.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamser.audio import SAMPLE_RATE, read_audio
+    from streamser.bundle import Bundle, find_models, load_bundle
+    from streamser.errors import (
+        AudioError,
+        BundleError,
+        ConfigError,
+        CorpusError,
+        DeviceError,
+        EngineError,
+        MissingExtraError,
+        ProtocolError,
+        StreamserError,
+    )
+    from streamser.events import (
+        EmotionEvent,
+        Event,
+        Gap,
+        SourceChanged,
+        SpeechEnded,
+        SpeechStarted,
+        StreamEnded,
+    )
+    from streamser.recognizer import Prediction, Recognizer, RecognizerConfig, load
+
+_ROOMS = {
+    "audio": ("SAMPLE_RATE", "read_audio"),
+    "bundle": ("Bundle", "find_models", "load_bundle"),
+    "errors": (
+        "AudioError",
+        "BundleError",
+        "ConfigError",
+        "CorpusError",
+        "DeviceError",
+        "EngineError",
+        "MissingExtraError",
+        "ProtocolError",
+        "StreamserError",
+    ),
+    "events": ("EmotionEvent", "Event", "Gap", "SourceChanged", "SpeechEnded", "SpeechStarted", "StreamEnded"),
+    "recognizer": ("Prediction", "Recognizer", "RecognizerConfig", "load"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "SAMPLE_RATE",
+    "AudioError",
+    "Bundle",
+    "BundleError",
+    "ConfigError",
+    "CorpusError",
+    "DeviceError",
+    "EmotionEvent",
+    "EngineError",
+    "Event",
+    "Gap",
+    "MissingExtraError",
+    "Prediction",
+    "ProtocolError",
+    "Recognizer",
+    "RecognizerConfig",
+    "SourceChanged",
+    "SpeechEnded",
+    "SpeechStarted",
+    "StreamEnded",
+    "StreamserError",
+    "find_models",
+    "load",
+    "load_bundle",
+    "read_audio",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'streamser' has no attribute {name!r}")
+    value = getattr(import_module(f"streamser.{_ROOM_OF[name]}"), name)
+    globals()[name] = value  # the next look-up finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,419 @@
+"""A checkpoint on disk: one folder with its labels, ears, weights, graph, scores and card, sealed by SHA-256.
+
+    models/<name>/
+    ├── bundle.yaml           what this module reads and writes; lists the SHA-256 of the other three
+    ├── weights.safetensors   for torch: fine-tuning, CUDA
+    ├── model.onnx            for the CPU: "frames" (batch, time, bins) -> "logits", "embedding"
+    └── README.md             the card
+
+Nothing here is a pickle, and no byte reaches native code before its hash has been checked. The seal in
+bundle.yaml is the hash of its other values, so that two swapped labels are noticed as surely as a torn file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from streamser.errors import BundleError, MissingExtraError
+from streamser.events import UNCERTAIN
+from streamser.features import FeatureConfig
+
+FORMAT = 1
+"""Rises when an older streamser would misread the folder."""
+DEFAULT_MODEL = "lightsernet"
+
+MANIFEST = "bundle.yaml"
+WEIGHTS = "weights.safetensors"
+GRAPH = "model.onnx"
+CARD = "README.md"
+
+_MANIFEST_BYTES = 1 << 20  # a manifest is some kilobytes; more is an accident or an attack
+_WINDOW_VALUES = 1 << 24  # frames x bins of one window; 64 MiB is far above any published net's
+_ANEW = "get the folder anew, or train it again"
+
+
+def _finite(values: tuple[float, ...]) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How logits become probabilities that mean what they say: p = softmax((logits + bias) / temperature)."""
+
+    temperature: float = 1.0
+    bias: tuple[float, ...] = ()
+    """One value a class, or none at all."""
+    threshold: float = 0.0
+    """Below this confidence the answer is `uncertain`."""
+    risk: float | None = None
+    """Share of wrong answers among those given at this threshold, as measured when it was chosen."""
+
+    def __post_init__(self) -> None:
+        if not (_finite((self.temperature,)) and self.temperature > 0):
+            raise ValueError(f"calibration.temperature is a positive number, not {self.temperature!r}")
+        if not _finite(self.bias):
+            raise ValueError("calibration.bias holds finite numbers")
+        if not (_finite((self.threshold,)) and 0 <= self.threshold <= 1):
+            raise ValueError(f"calibration.threshold is within 0..1, not {self.threshold!r}")
+        if self.risk is not None and not (_finite((self.risk,)) and 0 <= self.risk <= 1):
+            raise ValueError(f"calibration.risk is within 0..1 or null, not {self.risk!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Neutral:
+    """What average neutral speech looks like to this checkpoint: the base that "your voice" is compared with."""
+
+    frame_mean: tuple[float, ...]
+    """One value a bin."""
+    logits_mean: tuple[float, ...]
+    """One value a class, before calibration."""
+
+    def __post_init__(self) -> None:
+        if not (_finite(self.frame_mean) and _finite(self.logits_mean)):
+            raise ValueError("neutral holds finite numbers")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified checkpoint folder."""
+
+    path: Path
+    name: str
+    """The folder's name."""
+    labels: tuple[str, ...]
+    """In the order of the net's outputs."""
+    features: FeatureConfig
+    variant: str
+    """Name of the row in the zoo that built the net."""
+    calibration: Calibration
+    provenance: Mapping[str, Any]
+    """Corpora, speakers, recipe, versions: where the weights come from."""
+    scores: Mapping[str, Any]
+    """What was measured, and on what."""
+    licence: str
+    """Terms of the weights; those of the corpora they learnt from."""
+    neutral: Neutral | None
+    files: Mapping[str, str]
+    """SHA-256 of each file beside bundle.yaml."""
+
+    def __post_init__(self) -> None:
+        """Every rule that holds between the values; the graph's own shape is checked by the engines."""
+        labels, features, classes = self.labels, self.features, len(self.labels)
+        if classes < 2 or not all(isinstance(label, str) and label and label.isprintable() for label in labels):
+            raise ValueError(f"labels are two or more names, not {list(labels)!r}")
+        if len(set(labels)) != classes:
+            raise ValueError(f"labels are all different, not {list(labels)!r}")
+        if UNCERTAIN in labels:
+            raise ValueError(f"labels must not hold {UNCERTAIN!r}: that is what streamser says when it does not know")
+        if len(self.calibration.bias) not in (0, classes):
+            raise ValueError(f"calibration.bias has {len(self.calibration.bias)} values but labels has {classes}")
+        if self.neutral is not None and len(self.neutral.frame_mean) != features.bins:
+            raise ValueError(
+                f"neutral.frame_mean has {len(self.neutral.frame_mean)} values but features give {features.bins} bins"
+            )
+        if self.neutral is not None and len(self.neutral.logits_mean) != classes:
+            raise ValueError(f"neutral.logits_mean has {len(self.neutral.logits_mean)} values but labels has {classes}")
+        if not features.window_frames * features.bins <= _WINDOW_VALUES:
+            raise ValueError(f"features.length_s is {features.length_s:g}: no net takes a window that long")
+        if not (isinstance(self.variant, str) and self.variant and isinstance(self.licence, str) and self.licence):
+            raise ValueError("variant and licence are names")
+
+    @property
+    def weights_path(self) -> Path:
+        return self.path / WEIGHTS
+
+    @property
+    def onnx_path(self) -> Path:
+        return self.path / GRAPH
+
+    @property
+    def card(self) -> str:
+        """The text of README.md."""
+        return self.read(CARD).decode("utf-8", "replace")
+
+    @property
+    def size_bytes(self) -> int:
+        """What the CPU engine has to load: the graph."""
+        return self.onnx_path.stat().st_size
+
+    def read(self, name: str) -> bytes:
+        """One file's bytes, the very ones that were hashed; BundleError when they are not what was saved."""
+        path = self.path / name
+        if path.is_symlink():
+            raise BundleError(f"{path}: is a symbolic link, but a bundle holds its own files; copy the target here")
+        if not path.is_file():
+            raise BundleError(f"{path}: missing, but {MANIFEST} lists it; {_ANEW}")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error}); check its permissions") from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.files[name]:
+            raise BundleError(
+                f"{path}: SHA-256 is {found[:12]}..., but {MANIFEST} says {self.files[name][:12]}...: "
+                f"the file ({len(content)} bytes) is truncated or altered; {_ANEW}"
+            )
+        return content
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """The net's parameters and statistics by name; needs the extra 'torch' (safetensors)."""
+        try:
+            from safetensors import SafetensorError
+            from safetensors.numpy import load
+        except ImportError as error:
+            raise MissingExtraError(f"reading {WEIGHTS}", "torch") from error
+        try:
+            return load(self.read(WEIGHTS))
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise BundleError(f"{self.weights_path}: not a safetensors file ({error}); {_ANEW}") from error
+
+
+def model_folders() -> list[Path]:
+    """Folders that are searched for checkpoints, the first winning: $STREAMSER_MODELS, then streamser's own."""
+    package = Path(__file__).resolve().parent
+    own = package / "_models" if (package / "_models").is_dir() else package.parent / "models"
+    theirs = os.environ.get("STREAMSER_MODELS")
+    return [_expand(theirs), own] if theirs else [own]
+
+
+def find_models() -> dict[str, Path]:
+    """The checkpoints that can be loaded by name."""
+    found: dict[str, Path] = {}
+    for folder in model_folders():
+        if folder.is_dir():
+            for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+                found.setdefault(manifest.parent.name, manifest.parent)
+    return dict(sorted(found.items()))
+
+
+def load_bundle(name_or_path: str | os.PathLike[str], verify: bool = True) -> Bundle:
+    """Read a checkpoint by its name or its folder; BundleError when it is not exactly what was saved.
+
+    `verify=False` leaves out the hashes of the files (for a quick listing); an engine checks what it loads anyway.
+    """
+    folder = _locate(name_or_path)
+    manifest = _read_manifest(folder / MANIFEST)
+    bundle = _parse(folder, manifest)
+    if verify:
+        for name in bundle.files:
+            bundle.read(name)
+    return bundle
+
+
+def save_bundle(
+    folder: str | os.PathLike[str],
+    *,
+    labels: tuple[str, ...] | list[str],
+    features: FeatureConfig,
+    variant: str,
+    weights: Mapping[str, NDArray[Any]],
+    onnx: bytes,
+    calibration: Calibration,
+    provenance: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    licence: str,
+    card: str,
+    neutral: Neutral | None = None,
+) -> Bundle:
+    """Write a checkpoint folder and read it back; a kill in the middle never leaves a bundle that loads wrongly.
+
+    Every file is written whole under another name and then renamed, bundle.yaml last. Other files in the folder stay.
+    """
+    try:
+        from safetensors.numpy import save
+    except ImportError as error:
+        raise MissingExtraError(f"writing {WEIGHTS}", "torch") from error
+    path = Path(folder)
+    contents = {
+        WEIGHTS: save({name: np.ascontiguousarray(value) for name, value in weights.items()}),
+        GRAPH: onnx,
+        CARD: card.encode(),
+    }
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    bundle = Bundle(
+        path, path.name, tuple(labels), features, variant, calibration, provenance, scores, licence, neutral, files
+    )
+    manifest = yaml.safe_dump(
+        _manifest(bundle), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
+    )
+    path.mkdir(parents=True, exist_ok=True)
+    _write_all(path, {**contents, MANIFEST: manifest.encode()})
+    return load_bundle(path)
+
+
+def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+    suffix = f".{uuid.uuid4().hex}.tmp"
+    try:
+        for name, content in contents.items():
+            with (folder / (name + suffix)).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in contents:
+            (folder / (name + suffix)).replace(folder / name)
+    finally:
+        for name in contents:
+            (folder / (name + suffix)).unlink(missing_ok=True)
+
+
+def _manifest(bundle: Bundle) -> dict[str, Any]:
+    """What bundle.yaml says, in plain values, sealed."""
+    values = {
+        "format": FORMAT,
+        "labels": bundle.labels,
+        "variant": bundle.variant,
+        "licence": bundle.licence,
+        "features": bundle.features.to_dict(),
+        "calibration": asdict(bundle.calibration),
+        "neutral": None if bundle.neutral is None else asdict(bundle.neutral),
+        "scores": bundle.scores,
+        "provenance": bundle.provenance,
+        "files": bundle.files,
+    }
+    # NumPy's numbers and tuples become what YAML and JSON both know; NaN raises, for JSON does not know it.
+    plain = json.loads(json.dumps(values, allow_nan=False, default=lambda value: value.item()))
+    return {**plain, "seal": _seal(plain)}
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    """SHA-256 of the values themselves, so that comments and line ends do not matter."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _locate(name_or_path: str | os.PathLike[str]) -> Path:
+    """A name wins over a folder of that name in the working directory; anything with a separator is a path."""
+    text = os.fspath(name_or_path)
+    is_name = isinstance(name_or_path, str) and not text.startswith((".", "~")) and not {"/", os.sep} & set(text)
+    models = find_models() if is_name else {}
+    if text in models:
+        return models[text]
+    path = _expand(text)
+    if text and os.path.isdir(path):  # noqa: PTH112  # pathlib's raises for a name that is too long
+        if not (path / MANIFEST).exists():
+            raise BundleError(f"{path}: holds no {MANIFEST}, so it is no streamser checkpoint; {_known(find_models())}")
+        return path
+    if os.path.isfile(path):  # noqa: PTH113
+        raise BundleError(f"{path}: is a file, but a checkpoint is a folder; give the folder that holds {MANIFEST}")
+    if not is_name:
+        raise BundleError(f"{path}: no such folder; {_known(find_models())}")
+    near = difflib.get_close_matches(text, models, 1, 0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise BundleError(f"no checkpoint is named {text!r}; {hint}{_known(models)}")
+
+
+def _expand(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # noqa: PTH111  # pathlib's raises for a user that is not there
+
+
+def _known(models: Mapping[str, Path]) -> str:
+    """What there is instead, for an error's last words."""
+    if models:
+        return f"there are: {', '.join(models)}; or give a folder's path"
+    searched = ", ".join(str(folder) for folder in model_folders())
+    return f"no checkpoint is in {searched}; give a folder's path, or set STREAMSER_MODELS to a folder of them"
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """bundle.yaml as a dictionary whose seal holds."""
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{path}: must be a plain file; copy the checkpoint's own {MANIFEST} here")
+    try:
+        size = path.stat().st_size
+        if size > _MANIFEST_BYTES:
+            raise BundleError(f"{path}: has {size} bytes, more than the {_MANIFEST_BYTES} any manifest needs; {_ANEW}")
+        text = path.read_bytes().decode()
+        _check_tokens(path, text)
+        values = yaml.safe_load(text)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error}); check its permissions") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise BundleError(f"{path}: is not readable YAML ({said}); {_ANEW}") from error
+    _check_format(path, values)
+    sealed = values.pop("seal", None)
+    try:
+        seal = _seal(values)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: holds values that no manifest has ({error}); {_ANEW}") from error
+    if sealed != seal:
+        raise BundleError(
+            f"{path}: its values do not give the hash in 'seal', so they were altered after saving; {_ANEW} "
+            "(a threshold can be set in config.yaml or by --set, without touching the checkpoint)"
+        )
+    return dict(values)
+
+
+_OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+_DEPTH = 32  # save_bundle writes some four levels
+
+
+def _check_tokens(path: Path, text: str) -> None:
+    """Refuse what a kilobyte could unfold into gigabytes or hours: aliases, and brackets without end."""
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            raise BundleError(f"{path}: has YAML aliases, which no manifest has; {_ANEW}")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > _DEPTH:
+            raise BundleError(f"{path}: nests values more than {_DEPTH} deep, which no manifest does; {_ANEW}")
+
+
+def _check_format(path: Path, values: Any) -> None:
+    version = values.get("format") if isinstance(values, dict) else None
+    if type(version) is not int or version < 1:
+        raise BundleError(f"{path}: has no 'format: {FORMAT}', so it is no streamser checkpoint; give another folder")
+    if version > FORMAT:
+        raise BundleError(
+            f"{path}: has format {version}, newer than format {FORMAT} of this streamser; pip install -U streamser"
+        )
+
+
+def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
+    """The manifest's values as a Bundle; every broken rule is a BundleError that names the file."""
+    try:
+        files = values["files"]
+        if not (isinstance(files, dict) and set(files) == {WEIGHTS, GRAPH, CARD}):
+            raise ValueError(f"files lists exactly {WEIGHTS}, {GRAPH} and {CARD}, no other name and no path")
+        if not all(isinstance(digest, str) for digest in files.values()):
+            raise ValueError("files gives the SHA-256 of each in hexadecimal")
+        neutral = values["neutral"]
+        return Bundle(
+            path=folder,
+            name=folder.resolve().name,
+            labels=tuple(values["labels"]),
+            features=FeatureConfig.from_dict(values["features"]),
+            variant=values["variant"],
+            calibration=Calibration(**_tuples(values["calibration"])),
+            provenance=dict(values["provenance"]),
+            scores=dict(values["scores"]),
+            licence=values["licence"],
+            neutral=None if neutral is None else Neutral(**_tuples(neutral)),
+            files=files,
+        )
+    except KeyError as error:
+        raise BundleError(f"{folder / MANIFEST}: key {error} is missing; {_ANEW}") from error
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BundleError(f"{folder / MANIFEST}: {error}; {_ANEW}") from error
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,0 +1,82 @@
+"""The `streamser` command: one verb, one module, imported only when that verb is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from streamser.errors import StreamserError
+
+# verb -> (module that has add_arguments(parser) and run(args) -> exit code, one line of help)
+VERBS: dict[str, tuple[str, str]] = {
+    "live": ("streamser.cli.live", "listen to a microphone and say what the voice carries"),
+    "replay": ("streamser.cli.replay", "play sound files through the very pipeline that live uses"),
+    "label": ("streamser.cli.label", "label every sound file in a folder"),
+    "calibrate": ("streamser.cli.calibrate", "learn your neutral voice, for --profile"),
+    "devices": ("streamser.cli.devices", "list microphones, or test one with a level meter"),
+    "serve": ("streamser.cli.serve", "a page in the browser and a WebSocket for programs"),
+    "wyoming": ("streamser.cli.wyoming", "a Wyoming service for voice assistants"),
+    "mqtt": ("streamser.cli.mqtt", "publish events to MQTT, with Home Assistant discovery"),
+    "models": ("streamser.cli.models", "list the checkpoints, or show one's card"),
+    "train": ("streamser.cli.train", "train a checkpoint from a recipe"),
+    "evaluate": ("streamser.cli.evaluate", "measure a checkpoint on corpora, or on composed streams"),
+    "export": ("streamser.cli.export", "export a checkpoint's network to ONNX again"),
+    "bench": ("streamser.cli.bench", "measure speed and latency on this machine"),
+}
+
+
+def version() -> str:
+    """The installed version."""
+    from importlib.metadata import version as installed
+
+    return installed("streamser")
+
+
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The parser; only `verb`'s own arguments are filled in, so that nothing else need be imported."""
+    parser = argparse.ArgumentParser(
+        prog="streamser",
+        description="Real-time speech emotion recognition: local, streaming, honest about what it does not know.",
+        epilog="streamser VERB --help tells more. Start with: streamser replay FILE.wav, or streamser live.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and debug logs")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    for name, (module, summary) in VERBS.items():
+        sub = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == verb:
+            importlib.import_module(module).add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0 done, 1 the world's fault, 2 a wrong call, 130 Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in words if word in VERBS), None)
+    parser = build_parser(verb)
+    args = parser.parse_args(words)
+    if args.version:
+        print(f"streamser {version()}")
+        return 0
+    if args.verb is None:
+        parser.print_help()
+        return 2
+    logging.basicConfig(
+        level=logging.DEBUG if args.debug else logging.WARNING, format="streamser: %(levelname)s: %(message)s"
+    )
+    try:
+        return int(importlib.import_module(VERBS[args.verb][0]).run(args) or 0)
+    except KeyboardInterrupt:
+        print("streamser: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our pipe has left: nothing to say, and nobody to say it to
+        sys.stderr.close()
+        return 0
+    except StreamserError as error:
+        if args.debug:
+            raise
+        print(f"streamser: {error}", file=sys.stderr)
+        return 1

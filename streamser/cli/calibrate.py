@@ -1,0 +1,187 @@
+"""`streamser calibrate`: half a minute of your neutral speech becomes a profile for --profile. No sound is kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from streamser.audio import SAMPLE_RATE, Samples, Segment
+from streamser.bundle import DEFAULT_MODEL
+from streamser.events import Gap, SpeechStarted
+from streamser.profile import (
+    ENOUGH_SPEECH_S,
+    Profile,
+    enrol,
+    find_profiles,
+    load_profile,
+    profile_path,
+)
+from streamser.recognizer import Recognizer, load
+from streamser.stream.segmenter import Segmenter, SegmenterConfig
+from streamser.stream.sources import Heard, MicSource, Source, SourceConfig, WavSource
+from streamser.stream.vad import VadConfig, make_vad
+
+_PATIENCE = 3.0  # a microphone is listened to for this many times the speech that is wanted
+_METER_DB = 60  # the meter's left end lies so far below full scale
+_METER_WIDTH = 20
+
+_TEXT = """Speak as you do when nothing is the matter: calmly, at your usual distance, in your language. For example:
+
+    Tomorrow it will be cloudy in the north and dry in the south. The train to the coast leaves at ten past nine
+    from platform four and arrives a little before noon. There is a bakery opposite the station, and next to it a
+    shop that sells paper and ink. The library opens at ten and closes at six; on Thursdays it stays open until
+    eight. The road along the river is closed for repairs until the end of the month, so the bus takes the bridge.
+"""
+
+_EPILOG = """examples:
+  streamser calibrate                          # from the default microphone, saved as "me"
+  streamser calibrate speech.wav --name anna   # from a recording
+  streamser live --profile anna
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("files", nargs="*", type=Path, help="recordings of your neutral speech, instead of the microphone")
+    add("--name", default="me", help="what to call the profile (default: me)")
+    add("--out", type=Path, metavar="PATH", help="write it here instead of to your profiles")
+    add("--model", default=DEFAULT_MODEL, help=f"the checkpoint it is for (default: {DEFAULT_MODEL})")
+    add("--device", metavar="MIC", help="microphone, by number or part of its name (see streamser devices)")
+    add("--compute", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
+    add("--seconds", type=float, default=ENOUGH_SPEECH_S, metavar="S", help="speech wanted (default: %(default).0f)")
+    add("--list", action="store_true", help="list your profiles and exit")
+    add("--json", action="store_true", help="say what was learnt as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; an error in the world is raised."""
+    if args.list:
+        return _list()
+    recognizer = load(args.model, args.compute)
+    source = _source(args)
+    if source.live:
+        print(_TEXT, file=sys.stderr)
+    sounds, heard_s = collect(source, segmenter_for(recognizer), args.seconds)
+    profile = enrol(recognizer, sounds, args.name)
+    place = profile.save(args.out or profile_path(args.name))
+    _tell(args, recognizer, profile, sounds, heard_s, place)
+    return 0
+
+
+def _source(args: argparse.Namespace) -> Source:
+    if args.files:
+        return WavSource(args.files)
+    device = int(args.device) if args.device and args.device.isdigit() else args.device
+    return MicSource(SourceConfig(device=device))
+
+
+def segmenter_for(recognizer: Recognizer) -> Segmenter:
+    """The one that live speech goes through, without partial results."""
+    return Segmenter(SegmenterConfig(hop_ms=0, speculate_ms=0), make_vad(VadConfig()), recognizer.features)
+
+
+def collect(
+    source: Source, segmenter: Segmenter, wanted_s: float, file: TextIO | None = None
+) -> tuple[list[Samples], float]:
+    """The utterances that were spoken, and how long was listened.
+
+    A microphone is closed once there is enough speech, or when there was too little for too long.
+    """
+    meter = _Meter(sys.stderr if file is None else file, wanted_s)
+    found: list[Samples] = []
+    opened: int | None = None  # where the utterance began that is being spoken
+    for item in source:
+        if isinstance(item, Heard):
+            said = segmenter.feed(item.block)
+        elif isinstance(item, Gap):
+            said = segmenter.gap(item.start, item.length)
+        else:
+            continue
+        for one in said:
+            if isinstance(one, Segment) and one.final:
+                found.append(one.samples)
+            opened = one.start if isinstance(one, SpeechStarted) else None
+        speaking = 0 if opened is None else segmenter.position - opened
+        speech_s = (sum(map(len, found)) + speaking) / SAMPLE_RATE
+        meter.show(segmenter.level_db, speech_s)
+        if source.live and (speech_s >= wanted_s or segmenter.position > _PATIENCE * wanted_s * SAMPLE_RATE):
+            break
+    source.close()
+    found += [one.samples for one in segmenter.flush() if isinstance(one, Segment) and one.final]
+    meter.close()
+    return found, segmenter.position / SAMPLE_RATE
+
+
+class _Meter:
+    """How loud it is, and how much speech there is; one line on a terminal."""
+
+    def __init__(self, file: TextIO, wanted_s: float) -> None:
+        self._file, self._wanted_s = file, wanted_s
+        self._shown = file.isatty()
+
+    def show(self, level_db: float, speech_s: float) -> None:
+        if self._shown:
+            full = round(_METER_WIDTH * min(1.0, max(0.0, 1 + level_db / _METER_DB)))
+            bar = "#" * full + "." * (_METER_WIDTH - full)
+            self._file.write(
+                f"\r\x1b[Klevel [{bar}] {level_db:5.0f} dB   speech {speech_s:4.1f} of {self._wanted_s:.0f} s"
+            )
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._shown:
+            self._file.write("\n")
+            self._file.flush()
+
+
+def _tell(
+    args: argparse.Namespace,
+    recognizer: Recognizer,
+    profile: Profile,
+    sounds: Sequence[Samples],
+    heard_s: float,
+    place: Path,
+) -> None:
+    """What was learnt: how the neutral voice was taken before, and how it is now."""
+    before = _shares(recognizer, sounds)
+    after = _shares(recognizer.with_adaptation(profile.adaptation(recognizer.bundle)), sounds)
+    if args.json:
+        values = {"path": str(place), "heard_s": round(heard_s, 2), "speech_s": profile.speech_s}
+        print(json.dumps({**values, "before": before, "after": after}, indent=2, ensure_ascii=False))
+        return
+    print(f"{profile.speech_s:.1f} s of speech found in {heard_s:.1f} s, {len(sounds)} utterances.")
+    if profile.speech_s < min(args.seconds, ENOUGH_SPEECH_S):
+        print("That is little; with more the profile would be surer.")
+    print(f"Your neutral voice was taken for:  {_words(before)}")
+    print(f"With the profile it is taken for:  {_words(after)}")
+    print(f"Saved to {place}; use it with --profile {args.out or profile.name}")
+
+
+def _shares(recognizer: Recognizer, sounds: Sequence[Samples]) -> dict[str, float]:
+    """Mean probability of each class over the utterances."""
+    predictions = recognizer.predict(list(sounds))
+    return {
+        label: round(sum(one.scores[label] for one in predictions) / len(predictions), 4) for label in recognizer.labels
+    }
+
+
+def _words(shares: dict[str, float]) -> str:
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    return ", ".join(f"{label} {100 * share:.0f} %" for label, share in ordered)
+
+
+def _list() -> int:
+    for name in find_profiles():
+        profile = load_profile(name)
+        print(f"{name}  for {profile.model}, {profile.speech_s:.0f} s of speech")
+    return 0
+
+
+__all__ = ["add_arguments", "collect", "run", "segmenter_for"]

@@ -1,0 +1,186 @@
+"""`streamser evaluate`: a checkpoint on corpora, on composed streams, or a training run's folds as a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from streamser.cli.progress import ProgressLine
+from streamser.errors import CorpusError
+from streamser.profile import adapt
+from streamser.recognizer import Recognizer, load
+from streamser.training.clips import Clip
+from streamser.training.corpora import map_labels, read_corpora, read_corpus
+from streamser.training.degrade import DEGRADATIONS
+from streamser.training.evaluate import EvaluationConfig, evaluate, label_mapping
+from streamser.training.folds import load_folds
+from streamser.training.foldtable import tabulate
+from streamser.training.independence import unseen_clips
+
+_QUICK_CLIPS = 150  # of each corpus: the interval is some five points wide, the time a minute
+_QUICK_DEGRADE = ("noise-10", "reverb", "gain+20", "gain-20")
+
+_EXAMPLES = """examples:
+  streamser evaluate lightsernet corpora/emodb corpora/ravdess --out report
+  streamser evaluate lightsernet corpora/ravdess --quick
+  streamser evaluate lightsernet corpora/ravdess --noise corpora/noise_esc10 --degrade noise-10,reverb
+  streamser evaluate lightsernet corpora/ravdess --stream --minutes 30
+  streamser evaluate --leave-one-corpus-out runs/lightsernet-loco --beside runs/egemaps-loco
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own arguments."""
+    parser.epilog = _EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("model", nargs="?", help="a checkpoint's name or folder")
+    add("corpora", nargs="*", metavar="corpus", help="corpus folders (or names below $STREAMSER_CORPORA)")
+    add("--out", type=Path, metavar="DIR", help="where the report goes (default: evaluation/MODEL)")
+    add(
+        "--map",
+        action="append",
+        default=[],
+        metavar="LABEL=MODEL_LABEL",
+        help="count a corpus label as a model's label",
+    )
+    add(
+        "--degrade",
+        default="all",
+        metavar="LIST",
+        help=f"spoilt copies: all, none, or some of {','.join(DEGRADATIONS)}",
+    )
+    add("--noise", action="append", default=[], metavar="CORPUS", help="recordings without speech; should be uncertain")
+    add("--limit", type=int, default=0, metavar="N", help="at most so many clips of each corpus, evenly chosen")
+    add("--quick", action="store_true", help=f"{_QUICK_CLIPS} clips of each corpus, four spoilt copies, no t-SNE")
+    add("--seen", action="store_true", help="judge speakers seen in training too, in a row of their own")
+    add("--profile", metavar="NAME|PATH", help='apply a "your voice" profile made by streamser calibrate')
+    add("--compute", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
+    add("--threads", type=int, default=1, metavar="N", help="CPU threads")
+    add("--seed", type=int, default=0, help="draws clips and composes streams; the same seed, the same report")
+    add("--json", action="store_true", help="print the figures as JSON instead of the summary")
+    stream = parser.add_argument_group("streams")
+    stream.add_argument("--stream", action="store_true", help="compose streams and score the whole pipeline's events")
+    stream.add_argument("--minutes", type=float, default=20.0, metavar="M", help="how much stream to compose")
+    add = parser.add_argument_group("training runs").add_argument
+    add("--leave-one-corpus-out", type=Path, metavar="RUN_DIR", dest="folds", help="tabulate a run's folds")
+    add(
+        "--beside", type=Path, metavar="RUN_DIR", action="append", default=[], help="another run's UA in the same table"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; an error in the world is raised."""
+    if args.folds is not None:
+        return _run_folds(args)
+    if args.model is None or not args.corpora:
+        raise CorpusError("give a model and at least one corpus: streamser evaluate MODEL CORPUS... (see --help)")
+    recognizer = _recognizer(args)
+    clips, reports = read_corpora(args.corpora)
+    clips, dropped = map_labels(clips, label_mapping(recognizer.labels, _mapping(args.map)))
+    for report in reports:
+        if report.problems:
+            print(report.text(), file=sys.stderr)
+    if not clips:
+        labels = ", ".join(dropped) or "none"
+        raise CorpusError(
+            f"no clip has a label of '{recognizer.bundle.name}' ({', '.join(recognizer.labels)}); "
+            f"the corpora's are {labels}; --map says which counts as which"
+        )
+    noise = [clip for folder in args.noise for clip in read_corpus(folder, labelled=False)[0]]
+    if args.stream:
+        return _run_stream(args, recognizer, clips)
+    return _run_clips(args, recognizer, clips, dropped, noise)
+
+
+def _recognizer(args: argparse.Namespace) -> Recognizer:
+    recognizer = load(args.model, args.compute, threads=args.threads)
+    return recognizer if args.profile is None else adapt(recognizer, args.profile)
+
+
+def _mapping(words: list[str]) -> dict[str, str]:
+    pairs = [word.partition("=") for word in words]
+    if any(not (label and equals and target) for label, equals, target in pairs):
+        raise CorpusError(f"--map takes LABEL=MODEL_LABEL, for example calm=neutral, not {' '.join(words)}")
+    return {label: target for label, _, target in pairs}
+
+
+def _config(args: argparse.Namespace) -> EvaluationConfig:
+    if args.degrade == "all":
+        ways = _QUICK_DEGRADE if args.quick else tuple(DEGRADATIONS)
+    else:
+        ways = () if args.degrade == "none" else tuple(args.degrade.split(","))
+    limit = args.limit or (_QUICK_CLIPS if args.quick else 0)
+    try:
+        return EvaluationConfig(
+            degrade=ways, clips=limit, embed=not args.quick, seen=args.seen, seed=args.seed, degrade_clips=limit or 400
+        )
+    except ValueError as error:
+        raise CorpusError(f"--{error}") from error
+
+
+def _run_clips(
+    args: argparse.Namespace,
+    recognizer: Recognizer,
+    clips: list[Clip],
+    dropped: Mapping[str, int],
+    noise: list[Clip],
+) -> int:
+    from streamser.training.report import markdown, summary, write_report
+
+    progress = ProgressLine()
+    try:
+        evaluation = evaluate(recognizer, clips, _config(args), dropped=dropped, noise=noise, progress=progress)
+    finally:
+        progress.close()
+    report = write_report(evaluation, args.out or Path("evaluation") / recognizer.bundle.name)
+    if args.json:
+        _print_json(evaluation.to_dict())
+    else:
+        print(summary(evaluation) if not args.quick else markdown(evaluation))
+        print(f"\nThe whole report: {report}")
+    return 0
+
+
+def _run_stream(args: argparse.Namespace, recognizer: Recognizer, clips: list[Clip]) -> int:
+    from streamser.streambench import StreamPlan, measure_streams, stream_markdown, write_stream_report
+
+    unseen, independence = unseen_clips(recognizer.bundle, clips)
+    progress = ProgressLine()
+    try:
+        plan = StreamPlan(minutes=args.minutes, seed=args.seed)
+        result = measure_streams(recognizer, unseen, plan, independence=independence.text, progress=progress)
+    finally:
+        progress.close()
+    report = write_stream_report(result, args.out or Path("evaluation") / f"{recognizer.bundle.name}-stream")
+    if args.json:
+        _print_json(result.to_dict())
+    else:
+        print(stream_markdown(result))
+        print(f"Written to {report}")
+    return 0
+
+
+def _run_folds(args: argparse.Namespace) -> int:
+    from streamser.training.report import fold_markdown, write_fold_report
+
+    table = tabulate(load_folds(args.folds))
+    beside = [tabulate(load_folds(folder)) for folder in args.beside]
+    report = write_fold_report(table, args.out or args.folds, beside)
+    if args.json:
+        print((report.parent / "folds.json").read_text(encoding="utf-8"), end="")
+    else:
+        print(fold_markdown(table, beside))
+        print(f"Written to {report}")
+    return 0
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    print(json.dumps(values, indent=2, ensure_ascii=False))
+
+
+__all__ = ["add_arguments", "run"]

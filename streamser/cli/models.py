@@ -1,0 +1,87 @@
+"""`streamser models`: list the checkpoints, or show one's card."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from streamser.bundle import Bundle, find_models, load_bundle, model_folders
+from streamser.cli.tables import table
+from streamser.errors import BundleError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own arguments."""
+    parser.add_argument("model", nargs="?", help="a checkpoint's name or folder: verify it and show its card")
+    parser.add_argument("--json", action="store_true", help="machine-readable: everything in bundle.yaml")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, or 1 when a checkpoint in the list is damaged."""
+    if args.model is not None:
+        bundle = load_bundle(args.model)
+        print(json.dumps(describe(bundle), indent=2, ensure_ascii=False) if args.json else bundle.card.rstrip())
+        return 0
+    return _list(as_json=args.json)
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """What there is to know of a checkpoint, in plain values."""
+    calibration = bundle.calibration
+    return {
+        "name": bundle.name,
+        "path": str(bundle.path),
+        "labels": list(bundle.labels),
+        "variant": bundle.variant,
+        "licence": bundle.licence,
+        "size_bytes": bundle.size_bytes,
+        "window_s": bundle.features.length_s,
+        "calibration": {"temperature": calibration.temperature, "threshold": calibration.threshold,
+                        "risk": calibration.risk},
+        "scores": dict(bundle.scores),
+        "provenance": dict(bundle.provenance),
+    }  # fmt: skip
+
+
+def _list(*, as_json: bool) -> int:
+    good, bad = _load_all()
+    if as_json:
+        listing = {"models": [describe(bundle) for bundle in good], "errors": bad}
+        print(json.dumps(listing, indent=2, ensure_ascii=False))
+        return 1 if bad else 0
+    if good:
+        print(table(("name", "variant", "size", "scores", "labels", "licence"), [_row(bundle) for bundle in good]))
+    elif not bad:
+        print(f"no checkpoint in {', '.join(str(folder) for folder in model_folders())}")
+    for message in bad:
+        print(f"damaged: {message}")
+    return 1 if bad else 0
+
+
+def _load_all() -> tuple[list[Bundle], list[str]]:
+    """The checkpoints that are whole, and what is wrong with the others."""
+    good: list[Bundle] = []
+    bad: list[str] = []
+    for path in find_models().values():
+        try:
+            good.append(load_bundle(path))
+        except BundleError as error:  # noqa: PERF203  # one that is damaged must not hide the others
+            bad.append(str(error))
+    return good, bad
+
+
+def _row(bundle: Bundle) -> tuple[str, ...]:
+    size = f"{bundle.size_bytes / 1e6:.1f} MB"
+    return bundle.name, bundle.variant, size, headline(bundle.scores), ", ".join(bundle.labels), bundle.licence
+
+
+def headline(scores: Mapping[str, Any]) -> str:
+    """The checkpoint's own choice of figures: the numbers at the top of its scores.
+
+    >>> headline({"ua": 0.612, "wa": 0.64, "ece": 0.031, "per corpus": {"ravdess": {"ua": 0.7}}})
+    'ua 0.612, wa 0.640, ece 0.031'
+    """
+    numbers = {k: v for k, v in scores.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return ", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())

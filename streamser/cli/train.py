@@ -1,0 +1,279 @@
+"""`streamser train`: from a recipe, or a row of the zoo, to checkpoints and scores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from streamser.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from streamser.training.recipe import Recipe
+    from streamser.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+EPILOG = """\
+examples:
+  streamser train models/lightsernet/recipe.yaml --corpora-root ~/corpora --out runs/mine
+  streamser train lightsernet-3s-ce --corpora ~/corpora/emodb --labels angry,boredom,disgust,fear,happy,neutral,sad
+  streamser train RECIPE --set protocol=leave-one-corpus-out --set epochs=10 --resume
+  streamser train RECIPE --listen-augment heard/      # hear what the augmentation does; trains nothing
+  python -m torch.distributed.run --nproc_per_node 2 -m streamser train RECIPE   # several processes
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "recipe", help="a recipe.yaml, or the name of a published variant (`--list` shows them)", nargs="?"
+    )
+    parser.add_argument("--list", action="store_true", help="list the published variants and exit")
+    parser.add_argument("--corpora", nargs="+", metavar="FOLDER", help="train on these corpora instead of the recipe's")
+    parser.add_argument("--labels", help="comma-separated classes instead of the recipe's")
+    parser.add_argument(
+        "--corpora-root",
+        type=Path,
+        metavar="DIR",
+        help="folder that holds the corpora (default: $STREAMSER_CORPORA or .)",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-PROTOCOL)")
+    parser.add_argument("--resume", action="store_true", help="go on with a run folder that exists")
+    parser.add_argument("--folds", metavar="N,N", help="train only these folds, counted from 0")
+    parser.add_argument("--seeds", metavar="N,N", help="seeds instead of the recipe's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that compute features (default: all cores)")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: runs/cache)")
+    parser.add_argument(
+        "--calibrate-from", type=Path, metavar="RUN", help="ship: calibrate on this leave-one-corpus-out run's answers"
+    )
+    parser.add_argument(
+        "--save", type=Path, metavar="DIR", help="ship: write the checkpoint here (default: in the run)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="read the corpora, check the splits, train nothing")
+    parser.add_argument("--listen-augment", type=Path, metavar="DIR", help="write each augmentation as WAV and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("streamser train", "torch") from error
+    if args.list:
+        return _list()
+    if not args.recipe:
+        raise ConfigError("give a recipe.yaml or the name of a variant; `streamser train --list` shows the variants")
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    recipe = _recipe(args)
+    root = (args.corpora_root or Path(os.environ.get("STREAMSER_CORPORA", "."))).expanduser()
+    # augmentation names its noise and room folders as the recipe names its corpora
+    os.environ.setdefault("STREAMSER_CORPORA", str(root))
+    if args.listen_augment:
+        return _listen(recipe, root, args.listen_augment)
+    return _train(args, recipe, root)
+
+
+def _list() -> int:
+    from streamser.nets.zoo import HOUSE_VARIANTS, VARIANTS
+
+    for variant in [*HOUSE_VARIANTS.values(), *VARIANTS.values()]:
+        scores = ", ".join(f"{key} {value:g}" for key, value in variant.published.items())
+        print(f"{variant.name:34} {variant.paper:24} {variant.table:18} {scores}")
+    return 0
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    from streamser.nets import zoo
+    from streamser.training.recipe import load_recipe, recipe_from
+    from streamser.training.trainer import recipe_of
+
+    changes: dict[str, Any] = _settings(args.set)
+    if args.corpora:
+        changes["corpora"] = args.corpora
+    if args.labels:
+        changes["labels"] = args.labels.split(",")
+    if args.seeds:
+        changes["seeds"] = [int(seed) for seed in args.seeds.split(",")]
+    if Path(args.recipe).suffix in (".yaml", ".yml") or Path(args.recipe).is_file():
+        return load_recipe(Path(args.recipe), changes)
+    variant = zoo.get(args.recipe)
+    if not args.corpora:
+        raise ConfigError(
+            f"{variant.name} is a published variant: say which --corpora to train it on, and its --labels"
+        )
+    base = recipe_of(
+        variant, args.corpora, args.labels.split(",") if args.labels else ("angry", "happy", "neutral", "sad")
+    )
+    parsed = recipe_from({"name": base.name, "variant": base.variant, **changes}, args.recipe)
+    return replace(base, **{key: getattr(parsed, key) for key in changes})
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words as a mapping; values are YAML, dots go one level down."""
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair}: write KEY=VALUE")
+        head, _, tail = key.partition(".")
+        parsed = yaml.safe_load(value)
+        if tail:
+            changes.setdefault(head, {})[tail] = parsed
+        else:
+            changes[head] = parsed
+    return changes
+
+
+def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
+    import torch.distributed
+
+    from streamser.training.trainer import Trainer, gather
+
+    protocol = recipe.protocol.replace(":", "-")
+    folder = args.out or Path("runs") / f"{recipe.name}-{protocol}"
+    if (folder / "recipe.json").exists() and not args.resume and not args.dry_run:
+        raise ConfigError(f"{folder}: a run is already here; add --resume to go on with it, or give another --out")
+    cache = args.cache or Path("runs") / "cache"
+    rank = int(os.environ.get("RANK", 0))
+    device = _device(args.device)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    _log_to(folder, quiet=args.dry_run)
+    bar = _Bar(rank)
+    cache.mkdir(parents=True, exist_ok=True)
+    if rank:  # the first process reads the corpora and computes the features, the others wait and find them
+        torch.distributed.barrier()
+    material = gather(recipe, root, cache)
+    if rank == 0:
+        for report in material.reports:
+            log.info("%s", report.text())
+        for label, count in material.dropped.items():
+            log.info("%d clips labelled %s are not trained on", count, label)
+    trainer = Trainer(
+        recipe, material, folder, cache=cache, device=device, workers=args.workers or os.cpu_count() or 1,
+        on_epoch=bar.epoch, progress=bar.progress,
+    )  # fmt: skip
+    if torch.distributed.is_initialized() and rank == 0:
+        torch.distributed.barrier()
+    if args.dry_run:
+        for seed in recipe.seeds:
+            for split in trainer.splits(seed):
+                print(split.text())
+        return 0
+    if rank == 0:
+        (folder / "recipe.json").write_text(json.dumps(_plain(recipe), indent=1), encoding="utf-8")
+    return _run_all(args, trainer, bar, rank)
+
+
+def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -> int:
+    from streamser.training.folds import load_folds
+    from streamser.training.trainer import summarize
+
+    recipe = trainer.recipe
+    wanted = {int(fold) for fold in args.folds.split(",")} if args.folds else None
+    for seed in recipe.seeds:
+        for split in trainer.splits(seed):
+            if wanted is not None and split.fold not in wanted:
+                continue
+            bar.start(f"{split.name} seed {seed}", recipe.epochs)
+            if rank:  # the other processes lend their gradients; the first one writes
+                trainer.fit(split, seed)
+            elif recipe.protocol == "ship":
+                target = args.save or trainer.folder / recipe.name
+                bundle = trainer.ship(split, seed, target, args.calibrate_from)
+                print(f"wrote {bundle.path}: {json.dumps(dict(bundle.scores))}")
+            else:
+                trainer.run_split(split, seed)
+    bar.close()
+    if recipe.protocol != "ship" and rank == 0:
+        summary = summarize(load_folds(trainer.folder))
+        (trainer.folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        print(json.dumps(summary, indent=1))
+    return 0
+
+
+def _listen(recipe: Recipe, root: Path, out: Path) -> int:
+    from streamser.training.augment import AugmentConfig, listen_augment
+    from streamser.training.corpora import read_corpora
+
+    clips, _ = read_corpora([root / name for name in recipe.corpora])
+    step = max(1, len(clips) // 4)
+    listen_augment(clips[::step][:4], out, recipe.augment or AugmentConfig(), recipe.seeds[0])
+    print(f"listen to {out}/")
+    return 0
+
+
+def _plain(recipe: Recipe) -> Mapping[str, Any]:
+    from dataclasses import asdict
+
+    plain: Mapping[str, Any] = json.loads(json.dumps(asdict(recipe), default=dict))
+    return plain
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and "LOCAL_RANK" in os.environ:
+        wanted = f"cuda:{os.environ['LOCAL_RANK']}"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {wanted}: torch sees no CUDA device; use --device cpu")
+    return wanted
+
+
+def _log_to(folder: Path, *, quiet: bool) -> None:
+    """Keep a log file in the run folder beside what the terminal shows."""
+    root = logging.getLogger("streamser")
+    root.setLevel(logging.INFO)
+    if quiet:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root.addHandler(handler)
+
+
+class _Bar:
+    """A progress bar for people on stderr; silent on all processes but the first."""
+
+    def __init__(self, rank: int) -> None:
+        from tqdm import tqdm
+
+        self._make = tqdm
+        self._rank = rank
+        self._bar: Any = None
+
+    def start(self, what: str, total: int) -> None:
+        self.close()
+        self._bar = self._make(
+            total=total, desc=what, unit="epoch", dynamic_ncols=True, disable=self._rank > 0 or None, file=sys.stderr
+        )
+
+    def epoch(self, split: str, row: dict[str, float]) -> None:
+        log.info("%s %s", split, json.dumps({key: round(value, 5) for key, value in row.items()}))
+        if self._bar is not None:
+            self._bar.update(int(row["epoch"]) - self._bar.n)
+            self._bar.set_postfix({key: f"{row[key]:.3f}" for key in ("loss", "val_ua") if key in row})
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        if self._bar is None or self._bar.total != of:
+            self.start(what, of)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

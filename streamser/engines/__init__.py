@@ -1,0 +1,256 @@
+"""Where windows become scores: ONNX Runtime on the CPU by default, torch on CUDA or CPU on request.
+
+`open_engine` chooses. `device: auto` takes CUDA when torch sees one. Importing torch costs over a second, so it
+is imported to look only where a CUDA driver is present at all (`cuda_is_likely`); elsewhere auto means ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from streamser.audio import Samples
+from streamser.bundle import Bundle
+from streamser.errors import AudioError, EngineError, MissingExtraError, StreamserError
+from streamser.features import FeatureConfig, Frames, cut_window, extract, silent_frame, window_starts
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ENGINES = ("auto", "onnx", "torch")
+DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+class WindowScores(NamedTuple):
+    """What the net says of one sound, window by window."""
+
+    logits: Frames
+    """(windows, classes), not calibrated."""
+    embedding: Frames
+    """(windows, dimensions)."""
+    audible: bool
+    """False when not one frame rises above the features' floor."""
+
+
+class Engine(Protocol):
+    """Windows in, scores out; may be called from several threads."""
+
+    @property
+    def name(self) -> str:
+        """onnx or torch."""
+
+    @property
+    def device(self) -> str:
+        """cpu, or cuda:N."""
+
+    def run(self, frames: Frames) -> tuple[Frames, Frames]:
+        """Windows (B, T, bins) to logits (B, classes) and embedding (B, D)."""
+
+    def metrics(self) -> dict[str, Any]:
+        """What an operator wants to see: engine, device, windows, compute seconds, fallbacks."""
+
+
+@runtime_checkable
+class AudioEngine(Protocol):
+    """An engine that has ears of its own: features and net in one pass on its device."""
+
+    def run_audio(self, sounds: Sequence[Samples], shift: Frames | None = None) -> list[WindowScores]:
+        """16 kHz sounds, each whole, to the scores of their windows; `shift` (bins,) is added to every frame."""
+
+
+def run_audio(
+    engine: Engine, sounds: Sequence[Samples], config: FeatureConfig, shift: Frames | None = None
+) -> list[WindowScores]:
+    """Sounds to scores, with the engine's own ears where it has them and NumPy's where not."""
+    if isinstance(engine, AudioEngine):
+        return engine.run_audio(sounds, shift)
+    return run_frames(engine, [extract(samples, config) for samples in sounds], config, shift)
+
+
+def run_frames(
+    engine: Engine, utterances: Sequence[Frames], config: FeatureConfig, shift: Frames | None = None
+) -> list[WindowScores]:
+    """Whole utterances' frames to the scores of their windows, in as few engine calls as memory allows."""
+    starts = [window_starts(len(frames), config) for frames in utterances]
+    audible = [
+        any(is_audible(frames[start : start + config.window_frames], config) for start in of_one)
+        for frames, of_one in zip(utterances, starts, strict=True)
+    ]
+    if shift is not None:
+        utterances = [frames + shift for frames in utterances]
+    cuts = (
+        cut_window(frames, start, config) for frames, of_one in zip(utterances, starts, strict=True) for start in of_one
+    )
+    logits, embedding = _run_batched(engine, cuts)
+    ends = np.cumsum([len(of_one) for of_one in starts])[:-1]
+    parts = zip(np.split(logits, ends), np.split(embedding, ends), audible, strict=True)
+    return [WindowScores(*part) for part in parts]
+
+
+# Frames stacked for one engine call, 64 MiB of 64 bins: a two-hour file must not be unfolded whole.
+_BATCH_FRAMES = 1 << 18
+
+
+def _run_batched(engine: Engine, cuts: Iterable[Frames]) -> tuple[Frames, Frames]:
+    outputs: list[tuple[Frames, Frames]] = []
+    for length, alike in itertools.groupby(cuts, key=len):  # lengths differ only where `short` is "keep"
+        while batch := list(itertools.islice(alike, max(1, _BATCH_FRAMES // length))):
+            outputs.append(engine.run(np.stack(batch)))
+    return np.concatenate([logits for logits, _ in outputs]), np.concatenate([embedding for _, embedding in outputs])
+
+
+def is_audible(frames: Frames, config: FeatureConfig) -> bool:
+    """Whether any frame differs from digital silence."""
+    silent = silent_frame(config)
+    return bool((np.abs(frames - silent) > 1e-4 + 1e-5 * np.abs(silent)).any())
+
+
+def check_frames(frames: Frames, bundle: Bundle) -> None:
+    """ValueError when an array is no batch of windows for this checkpoint."""
+    bins = bundle.features.bins
+    if frames.ndim != 3 or frames.shape[2] != bins:
+        raise ValueError(f"frames have shape (batch, time, {bins}) for {bundle.name}, not {frames.shape}")
+
+
+def check_length(n_frames: int, bundle: Bundle, error: Exception) -> None:
+    """AudioError when what went wrong was a window shorter than the net can take; only `short: keep` makes such."""
+    if n_frames < bundle.features.window_frames:
+        seconds = n_frames * bundle.features.hop_s
+        raise AudioError(f"{seconds:.3f} s of sound ({n_frames} frames) is too little for {bundle.name}") from error
+
+
+class Counters:
+    """What an engine counts for `metrics()`, from whichever thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._windows = 0
+        self._compute_s = 0.0
+
+    def add(self, windows: int, started: float) -> None:
+        """Count a call that began at `started` on time.perf_counter."""
+        with self._lock:
+            self._windows += windows
+            self._compute_s += time.perf_counter() - started
+
+    def to_dict(self) -> dict[str, Any]:
+        with self._lock:
+            return {"windows": self._windows, "compute_s": round(self._compute_s, 6)}
+
+
+class FallbackEngine:
+    """The first engine until it fails, the second from then on: one warning, once, and a line in `metrics()`."""
+
+    def __init__(self, first: Callable[[], Engine], second: Callable[[], Engine], features: FeatureConfig) -> None:
+        self._second = second
+        self._features = features
+        self._lock = threading.Lock()
+        self._fallback: str | None = None
+        try:
+            self._engine = first()
+        except StreamserError as error:  # no device, no torch extra, no weights for it: the second may still serve
+            self._engine = self._fall_back(error)
+
+    @property
+    def name(self) -> str:
+        return self._engine.name
+
+    @property
+    def device(self) -> str:
+        return self._engine.device
+
+    def run(self, frames: Frames) -> tuple[Frames, Frames]:
+        return self._try(lambda engine: engine.run(frames))
+
+    def run_audio(self, sounds: Sequence[Samples], shift: Frames | None = None) -> list[WindowScores]:
+        return self._try(lambda engine: run_audio(engine, sounds, self._features, shift))
+
+    def metrics(self) -> dict[str, Any]:
+        return {**self._engine.metrics(), "fallback": self._fallback}
+
+    def _try(self, call: Callable[[Engine], T]) -> T:
+        engine = self._engine
+        try:
+            return call(engine)
+        except EngineError as error:
+            with self._lock:  # several threads may meet the same failure; the first one changes the engine
+                if self._engine is engine:
+                    if self._fallback is not None:
+                        raise
+                    self._engine = self._fall_back(error)
+            return call(self._engine)
+
+    def _fall_back(self, error: StreamserError) -> Engine:
+        engine = self._second()
+        self._fallback = str(error)
+        logger.warning("%s; from here on the %s engine computes on the %s", error, engine.name, engine.device)
+        return engine
+
+
+def open_engine(bundle: Bundle, engine: str = "auto", device: str = "auto", threads: int = 1) -> Engine:
+    """The engine for a checkpoint; what was asked for by name is had or is an EngineError.
+
+    | device | engine auto           | engine onnx | engine torch          |
+    |--------|-----------------------|-------------|-----------------------|
+    | auto   | CUDA, else ONNX (CPU) | ONNX (CPU)  | CUDA, else torch (CPU)|
+    | cpu    | ONNX (CPU)            | ONNX (CPU)  | torch (CPU)           |
+    | cuda:N | torch (CUDA)          | ValueError  | torch (CUDA)          |
+    """
+    check_choice(engine, device)
+    if device.startswith("cuda"):
+        return _open_torch(bundle, device)
+    on_cpu = partial(_open_torch, bundle, "cpu") if engine == "torch" else partial(_open_onnx, bundle, threads)
+    if device == "auto" and engine != "onnx" and cuda_is_likely():
+        return FallbackEngine(partial(_open_torch, bundle, "cuda"), on_cpu, bundle.features)
+    return on_cpu()
+
+
+def check_choice(engine: str, device: str) -> None:
+    """ValueError for an engine or a device that there cannot be."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine: {', '.join(ENGINES)}, not {engine!r}")
+    if not DEVICES.fullmatch(device):
+        raise ValueError(f"device: auto, cpu, cuda or cuda:N, not {device!r}")
+    if engine == "onnx" and device.startswith("cuda"):
+        raise ValueError(f"device: {device} is for the torch engine; the onnx engine computes on the cpu")
+
+
+def cuda_is_likely() -> bool:
+    """Whether it is worth a second to import torch and ask: torch is installed and an NVIDIA driver is present."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or importlib.util.find_spec("torch") is None:
+        return False
+    if sys.platform == "win32":
+        return (Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvcuda.dll").exists()
+    # The driver's control node; WSL 2's; Jetson's.
+    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap"))
+
+
+def _open_onnx(bundle: Bundle, threads: int) -> Engine:
+    from streamser.engines.onnx import OnnxEngine
+
+    return OnnxEngine(bundle, threads)
+
+
+def _open_torch(bundle: Bundle, device: str) -> Engine:
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError("the torch engine", "torch")
+    try:
+        from streamser.engines.torch import TorchEngine
+    except (ImportError, OSError) as error:  # OSError: a CUDA library that torch wants is not there
+        raise EngineError(
+            f"torch is installed but cannot be imported ({error}); install streamser[torch] again"
+        ) from error
+    return TorchEngine(bundle, device)

@@ -1,0 +1,112 @@
+"""ONNX Runtime on the CPU: the default engine, which starts in a fraction of a second and knows no torch."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from streamser.bundle import Bundle
+from streamser.engines import Counters, check_frames, check_length
+from streamser.errors import BundleError, EngineError
+from streamser.features import Frames, silent_frame
+
+_FATAL_ONLY = 4  # onnxruntime's log level: what it has to say arrives as an exception
+
+
+class OnnxEngine:
+    """A bundle's graph in an onnxruntime session.
+
+    Windows run one at a time: a batch gains nothing on a CPU, and so a window's scores are the same bits
+    whatever else was waiting beside it. That is what makes a replay equal to the live stream.
+    """
+
+    name = "onnx"
+    device = "cpu"
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        if threads < 1:
+            raise ValueError(f"threads: at least 1, not {threads}")
+        self._bundle = bundle
+        self._threads = threads
+        self._counters = Counters()
+        graph = bundle.read("model.onnx")  # verified: no other byte reaches native code
+        try:
+            self._session = _open_session(graph, threads)
+        except Exception as error:  # onnxruntime has no common base for its exceptions
+            raise BundleError(
+                f"{bundle.onnx_path}: not a graph onnxruntime can load ({error}); export it again"
+            ) from error
+        self._check_signature()
+        self._probe()
+
+    def run(self, frames: Frames) -> tuple[Frames, Frames]:
+        """Windows (B, T, bins) to logits (B, classes) and embedding (B, D)."""
+        started = time.perf_counter()
+        check_frames(frames, self._bundle)
+        if not len(frames):
+            return np.zeros((0, len(self._bundle.labels)), np.float32), np.zeros((0, self._dimensions), np.float32)
+        frames = np.ascontiguousarray(frames, np.float32)
+        try:
+            outputs = [
+                self._session.run(["logits", "embedding"], {"frames": frames[i : i + 1]}) for i in range(len(frames))
+            ]
+        except Exception as error:
+            check_length(frames.shape[1], self._bundle, error)
+            raise EngineError(
+                f"{self._bundle.onnx_path}: onnxruntime failed on windows of shape {frames.shape} ({error})"
+            ) from error
+        self._counters.add(len(frames), started)
+        return np.concatenate([o[0] for o in outputs]), np.concatenate([o[1] for o in outputs])
+
+    def metrics(self) -> dict[str, Any]:
+        return {"engine": self.name, "device": self.device, "threads": self._threads, **self._counters.to_dict()}
+
+    def _check_signature(self) -> None:
+        """The graph is one of ours: its names, its rank, its bins."""
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        outputs = {value.name: value for value in self._session.get_outputs()}
+        bins = self._bundle.features.bins
+        if set(inputs) != {"frames"} or not {"logits", "embedding"} <= set(outputs):
+            raise self._broken(
+                f"maps {', '.join(inputs)} to {', '.join(outputs)}, but must map frames to logits and embedding"
+            )
+        frames = inputs["frames"]
+        if frames.type != "tensor(float)" or len(frames.shape) != 3:
+            raise self._broken(
+                f"takes frames as {frames.type} of shape {frames.shape}, but must take float32 (B, T, bins)"
+            )
+        if isinstance(frames.shape[2], int) and frames.shape[2] != bins:
+            raise self._broken(f"takes {frames.shape[2]} bins, but features in bundle.yaml give {bins}")
+
+    def _probe(self) -> None:
+        """One window of silence: the scores are as many as the labels, and the first real call finds all warm."""
+        features, labels = self._bundle.features, self._bundle.labels
+        silence = np.repeat(silent_frame(features)[None], features.window_frames, axis=1)
+        try:
+            logits, embedding = self._session.run(["logits", "embedding"], {"frames": silence})
+        except Exception as error:
+            raise self._broken(f"fails on one window of {silence.shape[1]} frames ({error})") from error
+        if logits.ndim != 2 or logits.shape[1] != len(labels):
+            raise self._broken(
+                f"gives scores of shape {logits.shape}, but labels in bundle.yaml has {len(labels)} names"
+            )
+        if embedding.ndim != 2 or logits.dtype != np.float32 or embedding.dtype != np.float32:
+            raise self._broken("must give float32 logits (B, classes) and embedding (B, D)")
+        if not (np.isfinite(logits).all() and np.isfinite(embedding).all()):
+            raise self._broken("gives NaN or infinite scores for silence")
+        self._dimensions = embedding.shape[1]
+
+    def _broken(self, rule: str) -> BundleError:
+        return BundleError(f"{self._bundle.onnx_path}: the graph {rule}; export the checkpoint again")
+
+
+def _open_session(graph: bytes, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _FATAL_ONLY
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,229 @@
+"""torch on CUDA or CPU: features and net in one pass on the device, in batches of few fixed shapes.
+
+A batch is filled up to a power of two, and every window is cut from a piece of sound of one length, so that the
+device sees the same handful of shapes for ever. On the CPU windows run one at a time, as in the ONNX engine.
+torch's own thread count is the process's business and is not touched.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from streamser.audio import SAMPLE_RATE, Samples, resample
+from streamser.bundle import Bundle
+from streamser.engines import Counters, WindowScores, check_frames, check_length
+from streamser.errors import BundleError, ConfigError, EngineError
+from streamser.features import FeatureConfig, Frames, silent_frame, window_starts
+from streamser.nets import zoo
+from streamser.nets.frontend import TorchFrontEnd
+from streamser.nets.layers import SerNet
+
+_CUDA_BATCH = 128  # windows at once: some 100 MB of a ResNet's activations
+_SILENT = -1  # in a piece's order of frames: not a frame of the sound, but silence
+
+
+class _Piece(NamedTuple):
+    """The sound under one window, and which of its frames the window shows in which order."""
+
+    samples: Samples
+    """At the config's rate, filled up with silence to the length of a whole window."""
+    order: NDArray[np.int64]
+    """(T,), frame numbers within the piece, or _SILENT."""
+
+
+class TorchEngine:
+    """A bundle's weights in the net of its variant, on one device."""
+
+    name = "torch"
+
+    def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
+        self._device = _find_device(device)
+        self.device = str(self._device)
+        self._bundle = bundle
+        self._max_batch = _CUDA_BATCH if self._device.type == "cuda" else 1
+        self._counters = Counters()
+        self._lock = threading.Lock()
+        net = _build_net(bundle)
+        with self._computing():
+            self._net = net.to(self._device)
+            # Pieces bring their own silence around the sound, so that one in its middle is framed as the whole was.
+            self._ears = TorchFrontEnd(replace(bundle.features, center=False)).to(self._device)
+            self._silence = torch.from_numpy(silent_frame(bundle.features).copy()).to(self._device)
+        self._warm_up()
+
+    def run(self, frames: Frames) -> tuple[Frames, Frames]:
+        """Windows (B, T, bins) to logits (B, classes) and embedding (B, D)."""
+        started = time.perf_counter()
+        check_frames(frames, self._bundle)
+        if not len(frames):
+            return np.zeros((0, self._net.n_classes), np.float32), np.zeros((0, self._net.embedding_dim), np.float32)
+        frames = np.ascontiguousarray(frames, np.float32)
+        outputs = []
+        for first in range(0, len(frames), self._max_batch):
+            batch = frames[first : first + self._max_batch]
+            with self._computing():
+                outputs.append(self._judge(self._to_device(batch), len(batch)))
+        self._counters.add(len(frames), started)
+        return np.concatenate([logits for logits, _ in outputs]), np.concatenate(
+            [embedding for _, embedding in outputs]
+        )
+
+    def run_audio(self, sounds: Sequence[Samples], shift: Frames | None = None) -> list[WindowScores]:
+        """16 kHz sounds, each whole, to the scores of their windows; `shift` (bins,) is added to every frame."""
+        started = time.perf_counter()
+        pieces = [_cut(samples, self._bundle.features) for samples in sounds]
+        scores = list(self._run_pieces(itertools.chain.from_iterable(pieces), shift))
+        self._counters.add(len(scores), started)
+        of_sound = (itertools.islice(rest, len(cut)) for rest in [iter(scores)] for cut in pieces)
+        return [_stacked(list(windows)) for windows in of_sound]
+
+    def metrics(self) -> dict[str, Any]:
+        return {"engine": self.name, "device": self.device, **self._counters.to_dict()}
+
+    def _run_pieces(self, pieces: Iterable[_Piece], shift: Frames | None) -> Iterator[WindowScores]:
+        for _, alike in itertools.groupby(pieces, key=lambda piece: len(piece.order)):
+            while batch := list(itertools.islice(alike, self._max_batch)):
+                samples = np.stack([piece.samples for piece in batch])
+                order = np.stack([piece.order for piece in batch])
+                with self._computing():
+                    frames, audible = self._hear(self._to_device(samples), self._to_device(order), shift)
+                    logits, embedding = self._judge(frames, len(batch))
+                    heard = audible[: len(batch)].tolist()
+                yield from map(WindowScores, logits, embedding, heard)
+
+    def _hear(self, samples: Tensor, order: Tensor, shift: Frames | None) -> tuple[Tensor, Tensor]:
+        """Pieces (B, n) and their order (B, T) to windows (B, T, bins), and whether there is anything to hear (B,)."""
+        frames: Tensor = self._ears(samples)  # (B, n) -> (B, window_frames, bins)
+        chosen = frames.gather(1, order.clamp_min(0)[..., None].expand(-1, -1, frames.shape[2]))
+        frames = torch.where((order == _SILENT)[..., None], self._silence, chosen)  # (B, T, bins)
+        audible = ((frames - self._silence).abs() > 1e-4 + 1e-5 * self._silence.abs()).flatten(1).any(1)
+        if shift is not None:  # the silence that fills a window up is nobody's voice and stays
+            moved = torch.from_numpy(np.ascontiguousarray(shift, np.float32)).to(self._device)
+            frames = frames + moved * (order != _SILENT)[..., None]
+        return frames, audible
+
+    def _judge(self, frames: Tensor, n: int) -> tuple[Frames, Frames]:
+        """Windows (B, T, bins) on the device to the first n windows' scores."""
+        try:
+            output = self._net(frames)
+        except ValueError as error:
+            check_length(frames.shape[1], self._bundle, error)
+            raise
+        return output.logits[:n].cpu().numpy(), output.embedding[:n].cpu().numpy()
+
+    def _to_device(self, batch: NDArray[Any]) -> Tensor:
+        """A batch filled up to a power of two with zeros, on the device."""
+        size = 1 << (len(batch) - 1).bit_length()
+        return torch.from_numpy(np.pad(batch, ((0, size - len(batch)), *((0, 0),) * (batch.ndim - 1)))).to(self._device)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """No autograd, no TF32, one caller at a time; on CUDA every failure is an EngineError."""
+        # TF32 keeps three digits of a convolution: the two engines would agree to 1e-2 only.
+        exact = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False, fp32_precision="ieee"
+        )
+        with self._lock, torch.inference_mode(), exact:
+            try:
+                yield
+            except RuntimeError as error:  # out of memory, a lost device and all else that CUDA says
+                if self._device.type != "cuda":
+                    raise
+                said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise EngineError(f"{self.device}: {said}") from error
+
+    def _warm_up(self) -> None:
+        """Judge silence in the likeliest batches, so that the first real sound finds memory and kernels ready."""
+        features, labels = self._bundle.features, self._bundle.labels
+        second = np.zeros(round(features.length_s * SAMPLE_RATE), np.float32)
+        for batch in (1, 8) if self._device.type == "cuda" else (1,):
+            scores = self.run_audio([second] * batch)
+        if scores[0].logits.shape != (1, len(labels)):
+            raise BundleError(
+                f"{self._bundle.weights_path}: the net gives {scores[0].logits.shape[1]} scores, "
+                f"but labels in bundle.yaml has {len(labels)} names"
+            )
+        if not all(np.isfinite(value).all() for value in scores[0][:2]):
+            raise BundleError(f"{self._bundle.weights_path}: the net gives NaN or infinite scores for silence")
+        self._counters = Counters()
+
+
+def _stacked(windows: list[WindowScores]) -> WindowScores:
+    """One sound's windows as one."""
+    return WindowScores(
+        np.stack([window.logits for window in windows]),
+        np.stack([window.embedding for window in windows]),
+        any(window.audible for window in windows),
+    )
+
+
+def _cut(samples: Samples, config: FeatureConfig) -> list[_Piece]:
+    """A whole 16 kHz sound as the pieces under its windows: the rules of `features.cut_window`, in samples."""
+    sound = resample(samples, SAMPLE_RATE, config.sample_rate)
+    n_frames = config.frames_in(len(sound))
+    # Centred frames reach half an FFT before the sound; the front end itself adds the FFT's dead margin only.
+    margin = (config.fft_size - config.window_samples) // 2
+    sound = np.pad(sound, (config.fft_size // 2 - margin if config.center else 0, 0))
+    size = config.samples_in(config.window_frames)
+    pieces = []
+    for start in window_starts(n_frames, config):
+        piece = sound[start * config.hop_samples :][:size]
+        order = _order(max(0, min(config.window_frames, n_frames - start)), config)
+        pieces.append(_Piece(np.pad(piece, (0, size - len(piece))), order))
+    return pieces
+
+
+def _order(available: int, config: FeatureConfig) -> NDArray[np.int64]:
+    """Which of a piece's frames a window shows, (T,)."""
+    order = np.arange(config.window_frames)
+    if available >= config.window_frames:
+        return order
+    if config.short == "keep":
+        return order[:available]
+    if config.short == "zero" or not available:
+        return np.where(order < available, order, _SILENT)
+    return order % available
+
+
+def _build_net(bundle: Bundle) -> SerNet:
+    """The variant's net with the bundle's weights, ready to judge."""
+    try:
+        net = zoo.build(bundle.variant, len(bundle.labels))
+    except ConfigError as error:
+        raise BundleError(f"{bundle.path}: {error}; the onnx engine does not need the variant") from error
+    if net.bins != bundle.features.bins:
+        raise BundleError(
+            f"{bundle.path}: variant {bundle.variant} takes {net.bins} bins, but features give {bundle.features.bins}"
+        )
+    weights = {name: torch.from_numpy(value) for name, value in bundle.weights().items()}
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise BundleError(f"{bundle.weights_path}: not the weights of variant {bundle.variant} ({said})") from error
+    return net.eval().requires_grad_(False)
+
+
+def _find_device(device: str) -> torch.device:
+    """The device of that name; EngineError, with the reason torch gives, when there is none."""
+    if device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        built = "" if torch.version.cuda else " (this torch was built without CUDA)"
+        raise EngineError(f"device {device}: torch sees no CUDA device{built}; use device auto or cpu")
+    number = int(device.partition(":")[2] or torch.cuda.current_device())
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise EngineError(f"device {device}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+    return torch.device("cuda", number)

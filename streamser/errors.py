@@ -1,0 +1,55 @@
+"""The errors streamser raises for the world's faults: a device, a file, a bundle, a setting.
+
+    StreamserError
+    ├── AudioError          a file or an array that is no usable sound
+    ├── DeviceError         a microphone, or PortAudio itself, that cannot be had
+    ├── BundleError         a checkpoint that is damaged, altered, foreign or too new
+    ├── EngineError         a compute device that was asked for by name and is not there
+    ├── ConfigError         a setting that is unknown or impossible
+    ├── MissingExtraError   a verb that needs an extra which is not installed
+    ├── CorpusError         a corpus folder or manifest that is not what it should be
+    └── ProtocolError       a split that would leak speakers or clips
+
+Each message names the value, the rule and the way out. A caller's own slip (a wrong type, an array of
+the wrong rank) is a plain ValueError.
+"""
+
+
+class StreamserError(Exception):
+    """Base of every error below; catch this one to catch them all."""
+
+
+class AudioError(StreamserError):
+    """A file or an array that is no usable sound."""
+
+
+class DeviceError(StreamserError):
+    """A microphone, or PortAudio itself, that cannot be had."""
+
+
+class BundleError(StreamserError):
+    """A checkpoint that is damaged, altered, foreign or too new."""
+
+
+class EngineError(StreamserError):
+    """A compute device that was asked for by name and is not there."""
+
+
+class ConfigError(StreamserError):
+    """A setting that is unknown or impossible."""
+
+
+class CorpusError(StreamserError):
+    """A corpus folder or manifest that is not what it should be."""
+
+
+class ProtocolError(StreamserError):
+    """A split that would leak speakers or clips from one part into another."""
+
+
+class MissingExtraError(StreamserError):
+    """A verb that needs an extra which is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra '{extra}': pip install 'streamser[{extra}]'")
+        self.extra = extra

@@ -1,0 +1,175 @@
+"""What a stream says: small frozen events, timed by sample index, that become JSON with `to_dict()`.
+
+Every event carries `v` (the format's version), `type` and `stream`. Times are seconds since the stream
+began, derived from sample indexes and never from a clock; `latency_ms` alone is wall time and alone may
+differ between two replays of the same sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from streamser.audio import SAMPLE_RATE
+
+EVENT_VERSION = 1
+"""Rises when a reader of the old format could misread the new one; adding a key does not raise it."""
+
+UNCERTAIN = "uncertain"
+"""Shown in a label's place when an event says `uncertain`; never a class name."""
+
+
+def _seconds(samples: int) -> float:
+    return round(samples / SAMPLE_RATE, 5)  # a sample is 0.0625 ms: five places keep them apart, four would not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What all events share."""
+
+    type: ClassVar[str] = "event"
+
+    stream: str = "main"
+    """Name of the stream it belongs to."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as JSON-ready values; the shape is in event_schema.json."""
+        return {"v": EVENT_VERSION, "type": self.type, "stream": self.stream}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechStarted(Event):
+    """An utterance has begun."""
+
+    type: ClassVar[str] = "speech_started"
+
+    utterance: int
+    """Counts the stream's utterances from 0."""
+    start: int
+    """Sample index of its onset, pre-roll included."""
+    continues: bool = False
+    """True when it is the next piece of an utterance that was cut at the maximum length."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **Event.to_dict(self),
+            "utterance": self.utterance,
+            "start_s": _seconds(self.start),
+            "continues": self.continues,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmotionEvent(Event):
+    """What the voice carries: so far (`final` false), or over the whole utterance (`final` true)."""
+
+    type: ClassVar[str] = "emotion"
+
+    utterance: int
+    seq: int
+    """Counts the emotion events of this utterance from 0."""
+    start: int
+    """Sample index of the first sample judged."""
+    end: int
+    """Sample index one past the last sample judged."""
+    final: bool
+    label: str
+    """The likeliest class, also when `uncertain`; show it only when not."""
+    scores: Mapping[str, float]
+    """Calibrated probability of each class; they sum to 1."""
+    confidence: float
+    """Probability of `label`."""
+    uncertain: bool
+    """True when the recognizer does not know; `label` is then a guess that should not be acted on."""
+    latency_ms: float = field(default=0.0, compare=False)
+    """Wall time from the arrival of the last sample judged to this event."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **Event.to_dict(self),
+            "utterance": self.utterance,
+            "seq": self.seq,
+            "start_s": _seconds(self.start),
+            "end_s": _seconds(self.end),
+            "final": self.final,
+            "label": self.label,
+            "scores": {name: round(float(score), 4) for name, score in self.scores.items()},
+            "confidence": round(float(self.confidence), 4),
+            "uncertain": self.uncertain,
+            "latency_ms": round(float(self.latency_ms), 2),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechEnded(Event):
+    """An utterance is over; its final has been said just before."""
+
+    type: ClassVar[str] = "speech_ended"
+
+    utterance: int
+    start: int
+    end: int
+    reason: Literal["silence", "max_length", "stream_end", "gap"] = "silence"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **Event.to_dict(self),
+            "utterance": self.utterance,
+            "start_s": _seconds(self.start),
+            "end_s": _seconds(self.end),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap(Event):
+    """Sound that was lost; the timeline counts it, so nothing after it shifts."""
+
+    type: ClassVar[str] = "gap"
+
+    start: int
+    """Sample index of the first lost sample."""
+    length: int
+    """How many samples were lost."""
+    reason: Literal["overflow", "queue_full", "unplugged", "stalled", "paused", "client"] = "overflow"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **Event.to_dict(self),
+            "start_s": _seconds(self.start),
+            "end_s": _seconds(self.start + self.length),
+            "lost_ms": round(self.length * 1000 / SAMPLE_RATE, 2),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceChanged(Event):
+    """The microphone went away or came back."""
+
+    type: ClassVar[str] = "source"
+
+    state: Literal["lost", "back"]
+    at: int
+    """Sample index at which it was noticed."""
+    detail: str = ""
+    """For people: the device, and what it said."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**Event.to_dict(self), "state": self.state, "at_s": _seconds(self.at), "detail": self.detail}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamEnded(Event):
+    """The last event of every stream."""
+
+    type: ClassVar[str] = "stream_ended"
+
+    end: int
+    """Sample index one past the last sample heard."""
+    error: str | None = None
+    """What went wrong, or None when the stream simply ended."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**Event.to_dict(self), "end_s": _seconds(self.end), "error": self.error}

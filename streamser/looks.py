@@ -1,0 +1,73 @@
+"""How emotions look to people: a colour each, one wording for what is not known, one clock."""
+
+from __future__ import annotations
+
+from streamser.audio import SAMPLE_RATE
+from streamser.events import UNCERTAIN, EmotionEvent
+
+# Chosen so that every two stay apart (CIE76 distance of 19 and more) for full sight and for protan, deutan and
+# tritan colour blindness, and each from a dark screen. A colour never says anything alone: words stand beside it.
+COLOURS: dict[str, str] = {
+    "angry": "#DD4E03",
+    "happy": "#F4C63A",
+    "neutral": "#8C8C8C",
+    "sad": "#436EDB",
+    "fearful": "#C76FC3",
+    "disgust": "#18C258",
+    "surprised": "#DEC9E0",
+    "calm": "#85B9FF",
+    "bored": "#A44B40",
+}
+UNCERTAIN_COLOUR = "#B0B0B0"
+
+# Corpora name the same emotion in many ways: anger, angry, ang; joy, happiness, hap.
+_STEMS = {
+    "ang": "angry",
+    "hap": "happy",
+    "joy": "happy",
+    "neu": "neutral",
+    "sad": "sad",
+    "fea": "fearful",
+    "dis": "disgust",
+    "sur": "surprised",
+    "cal": "calm",
+    "bor": "bored",
+}
+_SPARE = ("#7E6BB0", "#5F9EA0", "#C9A27E", "#6E8B3D")
+
+
+def colour_of(label: str) -> str:
+    """The colour of an emotion, the same for all its names.
+
+    >>> colour_of("happiness") == colour_of("joy") == colour_of("happy") == COLOURS["happy"]
+    True
+    """
+    if label == UNCERTAIN:
+        return UNCERTAIN_COLOUR
+    known = _STEMS.get(label[:3].lower())
+    return COLOURS[known] if known else _SPARE[sum(map(ord, label)) % len(_SPARE)]
+
+
+def caption(event: EmotionEvent) -> str:
+    """What an event says in a few words: never a bare guess where the recognizer does not know.
+
+    >>> happy = dict(utterance=0, seq=0, start=0, end=16000, final=True, label="happy", scores={"happy": 0.41})
+    >>> caption(EmotionEvent(**happy, confidence=0.86, uncertain=False))
+    'happy (0.86)'
+    >>> caption(EmotionEvent(**happy, confidence=0.41, uncertain=True))
+    'uncertain (happy? 0.41)'
+    """
+    if event.uncertain:
+        return f"{UNCERTAIN} ({event.label}? {event.confidence:.2f})"
+    return f"{event.label} ({event.confidence:.2f})"
+
+
+def clock(samples: int, decimals: int = 0) -> str:
+    """A place in the stream as hours, minutes and seconds, cut (not rounded) to so many decimals.
+
+    >>> clock(16000 * 3725 + 8000, 3), clock(15999)
+    ('01:02:05.500', '00:00:00')
+    """
+    seconds, rest = divmod(samples, SAMPLE_RATE)
+    fraction = f".{rest * 10**decimals // SAMPLE_RATE:0{decimals}d}" if decimals else ""
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{fraction}"

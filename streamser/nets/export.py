@@ -1,0 +1,127 @@
+"""A trained net as an ONNX graph with free batch and time axes, checked against torch before it is handed out."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from streamser.errors import BundleError
+from streamser.features import FeatureConfig, Frames, from_log_mel
+from streamser.nets.layers import SerNet
+
+OPSET = 17
+TOLERANCE = 1e-4
+"""Largest difference of a logit or an embedding value between torch and ONNX Runtime."""
+
+
+class _Served(nn.Module):
+    """The net as the runtime wants it: logits and embedding, no reconstruction."""
+
+    def __init__(self, net: SerNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.net(frames)
+        return output.logits, output.embedding
+
+
+def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
+    """The net in evaluation mode as ONNX: frames (batch, time, bins) -> logits, embedding.
+
+    The graph's numbers are compared with torch's at several lengths and batch sizes; a graph that differs by
+    more than `TOLERANCE` raises BundleError. The net's own mode, device and memory layout are left as they are.
+    """
+    if net.n_classes != n_classes or net.bins != features.bins:
+        raise ValueError(
+            f"the net has {net.n_classes} classes and {net.bins} bins, "
+            f"but {n_classes} classes and {features.bins} bins were promised"
+        )
+    twin = frozen_copy(net)
+    example = torch.from_numpy(probe_frames(features, 2, max(features.window_frames, net.min_frames)))
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        # The TorchScript exporter is the one that keeps a GRU's time axis free (torch 2.11); it announces its age.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, message=r".*legacy TorchScript-based ONNX.*")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx\.")
+        # It warns of recurrent layers at other batch sizes; `check_onnx` below runs those batch sizes.
+        warnings.filterwarnings("ignore", category=UserWarning, message=r"Exporting a model to ONNX with a batch_size")
+        torch.onnx.export(
+            _Served(twin).eval(),
+            (example,),
+            buffer,  # type: ignore[arg-type]  # a stream is welcome, its annotation forgot
+            input_names=["frames"],
+            output_names=["logits", "embedding"],
+            dynamic_axes={"frames": {0: "batch", 1: "time"}, "logits": {0: "batch"}, "embedding": {0: "batch"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    graph = buffer.getvalue()
+    check_onnx(twin, features, graph)
+    return graph
+
+
+def frozen_copy(net: SerNet) -> SerNet:
+    """The same net in float32 evaluation mode on the CPU, sharing nothing with the original."""
+    twin = copy.deepcopy(net).to(torch.device("cpu"), torch.float32).eval().requires_grad_(False)
+    for values in (*twin.parameters(), *twin.buffers()):  # out of channels_last, which the graph does not know
+        values.data = values.data.contiguous()
+    return twin
+
+
+def check_onnx(net: SerNet, features: FeatureConfig, graph: bytes) -> float:
+    """Largest difference between the graph's outputs and the net's; BundleError beyond `TOLERANCE`."""
+    session = open_session(graph)
+    worst = 0.0
+    for batch, frames in probe_shapes(net, features):
+        probe = probe_frames(features, batch, frames)
+        with torch.no_grad():
+            expected = net(torch.from_numpy(probe))
+        for value, wanted in zip(run_session(session, probe), (expected.logits, expected.embedding), strict=True):
+            reference = wanted.numpy()
+            # float32 has seven digits: an embedding in the hundreds may differ by more than the bare tolerance
+            slack = max(1.0, float(np.abs(reference).max()) / 10.0)
+            difference = float(np.abs(value - reference).max()) / slack
+            if not difference <= TOLERANCE:
+                raise BundleError(
+                    f"the exported graph differs from the net by {difference:.1e} at {batch} x {frames} frames, "
+                    f"more than {TOLERANCE:.0e}; this pair of torch and ONNX Runtime cannot be used for the export"
+                )
+            worst = max(worst, difference)
+    return worst
+
+
+def probe_shapes(net: SerNet, features: FeatureConfig) -> list[tuple[int, int]]:
+    """Batches and lengths worth trying: the true window, the least one, others between and beyond."""
+    whole, least = max(features.window_frames, net.min_frames), net.min_frames
+    return [(1, whole), (3, whole), (1, least), (5, least + 7), (2, whole + 13)]
+
+
+def probe_frames(features: FeatureConfig, batch: int, frames: int, seed: int = 0) -> Frames:
+    """Frames of speech-like level and unlike each other, (batch, frames, bins), in the config's own range."""
+    rng = np.random.default_rng(seed)
+    unit = 1.0 if features.log == "db" else np.log(10.0) / 10.0
+    level_db = rng.uniform(-70.0, 0.0, (batch, 1, features.n_mels)) + rng.normal(0.0, 12.0, (batch, frames, 1))
+    level_db = level_db + rng.normal(0.0, 6.0, (batch, frames, features.n_mels))
+    return from_log_mel((level_db * unit).astype(np.float32), features)
+
+
+def open_session(graph: bytes) -> onnxruntime.InferenceSession:
+    """The graph, ready to run on one CPU thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: onnxruntime.InferenceSession, frames: Frames) -> Sequence[Frames]:
+    """Logits and embedding of frames, (batch, classes) and (batch, D)."""
+    logits, embedding = session.run(["logits", "embedding"], {"frames": frames})
+    return logits, embedding

@@ -1,0 +1,128 @@
+"""What the five papers' networks share: their common shape, pooling over time, recurrence and heads."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class NetOutput(NamedTuple):
+    """What every net says about a batch of windows."""
+
+    logits: Tensor
+    """(B, C), before softmax and calibration."""
+    embedding: Tensor
+    """(B, D), the last hidden layer: what the logits are a linear function of."""
+    reconstruction: Tensor | None = None
+    """(B, T, F), the input as the net remembers it; only nets with a decoder."""
+
+
+class SerNet(nn.Module):
+    """A network over feature frames: `embed`, then dropout and a linear head.
+
+    `min_frames` and `min_bins` are the smallest input that leaves something after the last pooling.
+    """
+
+    def __init__(
+        self, n_classes: int, *, bins: int, embedding_dim: int, min_frames: int, min_bins: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if n_classes < 2:
+            raise ValueError(f"n_classes is {n_classes}; a classifier tells at least 2 classes apart")
+        if bins < min_bins:
+            raise ValueError(f"{type(self).__name__} needs at least {min_bins} bins, not {bins}")
+        self.n_classes = n_classes
+        self.bins = bins
+        self.embedding_dim = embedding_dim
+        self.min_frames = min_frames
+        self.dropout = nn.Dropout(dropout)
+        self.head: nn.Module = nn.Linear(embedding_dim, n_classes)
+
+    def forward(self, frames: Tensor) -> NetOutput:
+        """Judge windows of frames, (B, T, F)."""
+        self.check(frames)
+        embedding = self.embed(frames)
+        return NetOutput(self.head(self.dropout(embedding)), embedding)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """The last hidden layer, (B, T, F) -> (B, D)."""
+        raise NotImplementedError
+
+    def check(self, frames: Tensor) -> None:
+        """ValueError unless the frames are of a shape that this net can judge."""
+        if torch.onnx.is_in_onnx_export():  # a traced comparison would freeze the export's shape into the graph
+            return
+        if frames.ndim != 3 or frames.shape[2] != self.bins or frames.shape[1] < self.min_frames:
+            raise ValueError(
+                f"{type(self).__name__} takes (batch, time >= {self.min_frames}, {self.bins} bins), "
+                f"not {tuple(frames.shape)}"
+            )
+
+
+class CosineHead(nn.Module):
+    """Scaled cosines between an embedding and each class direction: no bias, both sides normalised.
+
+    The scale lives here, so that the logits that are served and calibrated are the ones that were trained.
+    The additive-margin loss only subtracts scale * margin from the true class's logit.
+    """
+
+    def __init__(self, embedding_dim: int, n_classes: int, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_classes, embedding_dim))
+        nn.init.xavier_uniform_(self.weight)
+        self.scale = scale
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        # Written out: under autocast a bfloat16 cosine has steps of 1/256, a tenth of a logit at scale 30.
+        with torch.autocast(embedding.device.type, enabled=False):
+            return self.scale * F.linear(_unit(embedding.float()), _unit(self.weight.float()))
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Each row at length 1; the zero row stays zero."""
+    return x * torch.rsqrt((x * x).sum(1, keepdim=True).clamp_min(1e-12))
+
+
+class SharedBiGru(nn.Module):
+    """A bidirectional GRU whose two directions are one set of weights, with the single bias of TensorFlow's cell.
+
+    The sequence and its mirror image go through one GRU as one batch of twice the size.
+    """
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(inputs, units, batch_first=True)
+        # torch keeps two biases that add up (but for the candidate's recurrent one); the cell of the paper has one.
+        bias = self.gru.get_parameter("bias_hh_l0")
+        nn.init.zeros_(bias)
+        bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, inputs) -> every step (B, T, 2 units), and both directions' last steps (B, 2 units)."""
+        both = torch.cat([x, x.flip(1)])
+        steps = recur(self.gru, both)
+        ahead, behind = steps.chunk(2)
+        last = torch.cat([ahead[:, -1], behind[:, -1]], dim=1)
+        return torch.cat([ahead, behind.flip(1)], dim=2), last
+
+
+def recur(rnn: nn.GRU | nn.LSTM, x: Tensor) -> Tensor:
+    """Every step of a recurrent layer, in float32 also under autocast (a CPU knows no mixed-precision recurrence)."""
+    with torch.autocast(x.device.type, enabled=False):
+        steps: Tensor = rnn(x.float())[0]
+    return steps
+
+
+def attend(x: Tensor, scores: Tensor) -> Tensor:
+    """Mean over time weighted by softmax of the scores, (B, T, D) and (B, T) -> (B, D)."""
+    return (torch.softmax(scores, dim=1).unsqueeze(2) * x).sum(dim=1)
+
+
+def count_parameters(net: nn.Module, *, statistics: bool = False) -> int:
+    """Trainable parameters; `statistics` adds batch norm's running means and variances, as Keras counts."""
+    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    running = sum(b.numel() for name, b in net.named_buffers() if name.endswith(("running_mean", "running_var")))
+    return trained + (running if statistics else 0)

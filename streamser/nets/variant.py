@@ -1,0 +1,60 @@
+"""A published result as one row: the paper's table row, its ears, its net, its loss and its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from streamser.features import FeatureConfig
+from streamser.nets.layers import SerNet
+from streamser.training.losses import LossSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a variant was trained where it was published; what a paper does not say keeps a plain default."""
+
+    protocol: str
+    """`honest`, or `paper:<name>` for the split and the selection rules of that paper."""
+    optimizer: Literal["adam", "adamw", "adadelta", "sgd"] = "adam"
+    lr: float = 1e-4
+    """Learning rate at its peak."""
+    schedule: Literal["constant", "onecycle", "steps"] = "constant"
+    start_epoch: int = 0
+    every_epochs: int = 1
+    factor: float = 1.0
+    """`steps`: the rate is multiplied by `factor` every `every_epochs` epochs, from `start_epoch` on."""
+    batch: int = 32
+    epochs: int = 100
+    patience: int = 0
+    """Epochs without a better validation score after which training stops; 0 runs to the end."""
+    weight_decay: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One row of the zoo."""
+
+    name: str
+    """What a user types."""
+    paper: str
+    """Authors and year."""
+    table: str
+    """Where in the paper the row stands."""
+    features: FeatureConfig
+    build: Callable[[int], SerNet]
+    """Number of classes -> a fresh net."""
+    loss: LossSpec
+    recipe: Recipe
+    corpus: str
+    """What it was published on."""
+    published: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Percent as printed: `<corpus>_ua`, `<corpus>_wa`."""
+    notes: str = ""
+    """Where we differ from the paper, or had to choose."""

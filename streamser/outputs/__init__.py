@@ -1,0 +1,88 @@
+"""Write events to files that people and other programs open: JSONL, CSV, WebVTT, TextGrid, Audacity labels, RTTM.
+
+`open_writer` picks the format by the file's extension. What holds for all of them:
+
+- Each record goes to the operating system whole, in one write, before `write` returns; so the file is valid
+  at any moment, also after the process was killed.
+- A file that exists is continued. A last record torn by a crash is cut off first; a file that is none of ours
+  is refused, never overwritten.
+- Times are the stream's own, from its first sample. JSONL, CSV and RTTM name the stream in every row. WebVTT,
+  TextGrid and Audacity labels are one timeline and hold one stream: a second one is refused, unless `{stream}`
+  stands in the file's name, which then means a file for each. Such a file, continued by another session, goes
+  on in time where its last entry ended.
+- What the recognizer does not know is written as `uncertain`, with its guess beside it.
+
+JSONL holds every event; the others hold the finals.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from os import PathLike, fspath
+from pathlib import Path
+
+from streamser.errors import ConfigError
+from streamser.events import Event, StreamEnded
+from streamser.outputs.files import FORMATS, FileWriter, Writer
+from streamser.outputs.rows import Csv, Jsonl, Rttm, Stdout
+from streamser.outputs.timelines import AudacityLabels, TextGrid, WebVtt, one_stream
+
+__all__ = ["FORMATS", "Writer", "open_writer"]
+
+_KINDS: dict[str, type[FileWriter]] = {
+    ".jsonl": Jsonl,
+    ".csv": Csv,
+    ".vtt": WebVtt,
+    ".textgrid": TextGrid,
+    ".txt": AudacityLabels,
+    ".rttm": Rttm,
+}
+
+
+class PerStream(Writer):
+    """A file for each stream, its name where `{stream}` stands."""
+
+    def __init__(self, path: Path, labels: Sequence[str]) -> None:
+        self._path = path
+        self._labels = labels
+        self._writers: dict[str, Writer] = {}
+
+    def write(self, event: Event) -> None:
+        writer = self._writers.get(event.stream)
+        if writer is None:
+            name = re.sub(r"[^\w.-]+", "_", event.stream).strip("._") or "main"
+            path = Path(str(self._path).replace("{stream}", name))
+            writer = self._writers[event.stream] = _KINDS[path.suffix.lower()](path, self._labels)
+        writer.write(event)
+        if isinstance(event, StreamEnded):
+            self._writers.pop(event.stream).close()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+def open_writer(path: str | PathLike[str], *, labels: Sequence[str] = (), streams: int = 1) -> Writer:
+    """A writer of the format that the extension names; `-` is JSON lines on standard output.
+
+    Give `labels`, the model's classes, so that a CSV has its header, and a mismatch its error, from the start;
+    and how many `streams` will come, so that a format which cannot hold them refuses now, not midway. Raises
+    ConfigError when the file cannot be written or continued.
+    """
+    name = fspath(path)
+    if name == "-":
+        return Stdout()
+    file = Path(name)
+    kind = _KINDS.get(file.suffix.lower())
+    if kind is None:
+        raise ConfigError(
+            f"{name}: the extension names the format; known are .jsonl, .csv, .vtt, .TextGrid, .txt and .rttm"
+        )
+    if not file.parent.is_dir():
+        raise ConfigError(f"{name}: the folder {file.parent} does not exist; make it first")
+    if "{stream}" in file.name:
+        return PerStream(file, labels)
+    if streams > 1 and not kind.several_streams:
+        raise one_stream(file)
+    return kind(file, labels)

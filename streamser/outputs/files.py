@@ -1,0 +1,159 @@
+"""A file of records that is continued where it ended, and valid whenever the process is killed."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+from streamser.errors import ConfigError
+from streamser.events import EmotionEvent, Event
+
+FORMATS: dict[str, str] = {
+    ".jsonl": "JSON lines",
+    ".csv": "CSV",
+    ".vtt": "WebVTT subtitles",
+    ".textgrid": "Praat TextGrids",
+    ".txt": "Audacity labels",
+    ".rttm": "RTTM",
+}
+"""What each extension, in small letters, stands for."""
+
+
+CHUNK_BYTES = 65_536
+
+
+class Writer(ABC):
+    """Where events go; a context manager that closes itself."""
+
+    @abstractmethod
+    def write(self, event: Event) -> None:
+        """Keep one event; it is safe when this returns."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Nothing more will come."""
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class FileWriter(Writer):
+    """A file of records, continued where it ended."""
+
+    record_end: ClassVar[bytes] = b"\n"
+    several_streams: ClassVar[bool] = True
+
+    def __init__(self, path: Path, labels: Sequence[str] = ()) -> None:
+        self.path = path
+        self.labels = tuple(labels)
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: is not a file that can be written")
+        try:
+            # Unbuffered: what was written survives the process.
+            self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        try:
+            self._begin()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _begin(self) -> None:
+        """Start a new file, or mend and continue one that is there."""
+        head = self._file.read(CHUNK_BYTES) or b""
+        first, complete, _ = head.partition(b"\n")
+        if head and not self._is_ours(first.decode("utf-8", "replace").rstrip("\r"), torn=not complete):
+            raise self._foreign()
+        length = self._complete_length()
+        self._file.seek(length)
+        self._file.truncate()
+        if length:
+            self._resume()
+        else:
+            self._fresh()
+
+    def _complete_length(self) -> int:
+        """Bytes up to the end of the last complete record."""
+        at = self._file.seek(0, io.SEEK_END)
+        tail = b""
+        while at:
+            step = min(at, CHUNK_BYTES)
+            at = self._file.seek(at - step)
+            tail = read_bytes(self._file, step) + tail[: len(self.record_end) - 1]
+            found = tail.rfind(self.record_end)
+            if found >= 0:
+                return at + found + len(self.record_end)
+        return 0
+
+    def _last_bytes(self) -> str:
+        size = self._file.seek(0, io.SEEK_END)
+        self._file.seek(max(0, size - CHUNK_BYTES))
+        return read_bytes(self._file, CHUNK_BYTES).decode("utf-8", "replace")
+
+    def _append(self, text: str) -> None:
+        self._file.seek(0, io.SEEK_END)
+        write_text(self._file, text)
+
+    def _foreign(self) -> ConfigError:
+        return ConfigError(
+            f"{self.path}: exists and was not written by streamser as {FORMATS[self.path.suffix.lower()]}; "
+            "choose another name, or move it away"
+        )
+
+    def _fresh(self) -> None:
+        """What a new file begins with."""
+
+    def _resume(self) -> None:
+        """What must be read from a file before it can be continued."""
+
+    @abstractmethod
+    def _is_ours(self, first_line: str, *, torn: bool) -> bool:
+        """Whether a file with this first line (the beginning of one, if torn) may be continued."""
+
+
+def read_bytes(file: io.FileIO, size: int) -> bytes:
+    """Exactly that many bytes, or all up to the end: one raw read may give fewer."""
+    parts: list[bytes] = []
+    while size and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def write_text(file: io.FileIO, text: str) -> None:
+    data = memoryview(text.encode("utf-8", "replace"))
+    while data:  # one write, unless the disk fills up
+        data = data[file.write(data) :]
+
+
+def json_line(event: Event) -> str:
+    return json.dumps(event.to_dict()) + "\n"
+
+
+def plain(text: str, gap: str = " ") -> str:
+    """Text without what would break a line or a field."""
+    return re.sub(r"[\s\x00-\x1f\x7f]+", gap, text).strip(gap)
+
+
+class Finals(FileWriter):
+    """A format that holds one record for each final."""
+
+    def write(self, event: Event) -> None:
+        if isinstance(event, EmotionEvent) and event.final:
+            self._write_final(event)
+
+    @abstractmethod
+    def _write_final(self, event: EmotionEvent) -> None: ...

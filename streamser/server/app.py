@@ -1,0 +1,251 @@
+"""The server: its routes, its guards, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from streamser.errors import BundleError, ConfigError, MissingExtraError
+
+try:
+    from aiohttp import web
+except ImportError as error:
+    raise MissingExtraError("streamser serve", "serve") from error
+
+from streamser.bundle import find_models, load_bundle
+from streamser.events import EVENT_VERSION
+from streamser.recognizer import Recognizer
+from streamser.server import pages
+from streamser.server.hub import Hub
+from streamser.server.label import Labeller
+from streamser.server.metrics import CONTENT_TYPE
+from streamser.server.microphone import Microphone
+from streamser.server.options import ServerConfig
+from streamser.server.refusals import HttpRefusal
+from streamser.server.security import (
+    COMMON_HEADERS,
+    check_bind,
+    refuse_host,
+    refuse_origin,
+    shown_token,
+    token_matches,
+)
+from streamser.server.sockets import Sockets
+from streamser.stream.channel import StreamConfig
+from streamser.stream.pipeline import Listener
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# The page and its files hold no secret, and a probe must be able to ask; a WebSocket may show its token in hello.
+_TOKEN_PATHS = ("/v1/", "/metrics")
+_SHUTDOWN_S = 0.5
+
+
+class Server:
+    """Serve one recognizer until closed; an async context manager.
+
+    async with Server(streamser.load(), ServerConfig(port=0)) as server:
+        print(server.url)
+        await asyncio.Event().wait()
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        config: ServerConfig | None = None,
+        stream: StreamConfig | None = None,
+        microphone: Listener | None = None,
+    ) -> None:
+        self.config = config or ServerConfig()
+        check_bind(self.config)
+        self._recognizer = recognizer
+        self._stream = stream or StreamConfig()
+        self._listener = microphone
+        self.port = self.config.port
+        """The port it listens on, once it does."""
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        return f"http://{host}:{self.port}/"
+
+    async def start(self) -> Server:
+        """Listen; ConfigError when the address cannot be had."""
+        self._hub = Hub(self._recognizer, self.config, self._stream)
+        self._microphone = Microphone(self._listener, self._hub) if self._listener is not None else None
+        app = web.Application(middlewares=[self._guard])
+        app.add_routes(self._routes())
+        app.on_shutdown.append(self._say_goodbye)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S, handle_signals=False)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self.config.host, self.config.port).start()
+        except (OSError, OverflowError) as error:
+            await self._runner.cleanup()
+            await self._hub.close()
+            raise ConfigError(_explain(error, self.config)) from error
+        self.port = self._runner.addresses[0][1]
+        self._hub.brain.start()
+        if self._microphone is not None:
+            await self._microphone.start()
+        return self
+
+    async def close(self) -> None:
+        """Tell the clients, and end within about a second."""
+        await self._runner.cleanup()
+        if self._microphone is not None:
+            await self._microphone.close()
+        await self._hub.close()
+
+    async def __aenter__(self) -> Server:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _say_goodbye(self, _: web.Application) -> None:
+        self._hub.say_goodbye()
+
+    def _routes(self) -> list[web.RouteDef]:
+        sockets = Sockets(self._hub, self._microphone)
+        return [
+            *pages.routes(),
+            web.get("/ws/stream", sockets.stream),
+            web.get("/ws/events", sockets.events),
+            web.post("/v1/label", Labeller(self._hub).answer),
+            web.get("/v1/models", self._models),
+            web.get("/healthz", self._health),
+            web.get("/metrics", self._metrics),
+        ]
+
+    # --- guards
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse who may not come in, and answer every refusal alike."""
+        try:
+            self._check(request)
+            response = self._preflight(request) or await handler(request)
+        except HttpRefusal as refusal:
+            self._hub.metrics.count("streamser_refusals_total", reason=refusal.code)
+            response = refusal.response()
+        except web.HTTPException as answer:
+            response = HttpRefusal(
+                answer.status, answer.reason.lower().replace(" ", "_"), _hint(request, answer)
+            ).response()
+        except Exception:
+            logger.exception("%s %s", request.method, request.path)
+            response = HttpRefusal(500, "failed", "the server failed; its log says more").response()
+        self._finish(request, response)
+        return response
+
+    def _check(self, request: web.Request) -> None:
+        host, origin = request.headers.get("Host"), request.headers.get("Origin")
+        if (why := refuse_host(host, self.config)) is not None:
+            raise HttpRefusal(403, "host", why)
+        if (why := refuse_origin(origin, host, self.config)) is not None:
+            raise HttpRefusal(403, "origin", why)
+        guarded = request.path.startswith(_TOKEN_PATHS) and request.method != "OPTIONS"
+        if guarded and not token_matches(shown_token(request.headers, request.query), self.config):
+            raise HttpRefusal(
+                401, "token", "this server asks for a token: Authorization: Bearer ...", WWW_Authenticate="Bearer"
+            )
+
+    def _preflight(self, request: web.Request) -> web.Response | None:
+        """A browser's question before a page of an allowed site may send us something."""
+        if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
+            return None
+        allowed = {
+            "Access-Control-Allow-Methods": "GET, POST",
+            "Access-Control-Allow-Headers": "Authorization, Content-Type",
+        }
+        return web.Response(status=204, headers=allowed)
+
+    def _finish(self, request: web.Request, response: web.StreamResponse) -> None:
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "other"
+        self._hub.metrics.count("streamser_requests_total", route=route, status=str(response.status))
+        if response.prepared:  # a WebSocket: its headers are long gone
+            return
+        response.headers.update(COMMON_HEADERS)
+        if (origin := request.headers.get("Origin")) in self.config.allowed_origins and origin is not None:
+            response.headers.update({"Access-Control-Allow-Origin": origin, "Vary": "Origin"})
+
+    # --- answers
+
+    async def _models(self, _: web.Request) -> web.Response:
+        """The checkpoint that answers, and those that the server could be started with."""
+        bundle, metrics = self._recognizer.bundle, self._recognizer.metrics()
+        current = {
+            **self._hub.describe(),
+            "name": bundle.name,
+            "variant": bundle.variant,
+            "licence": bundle.licence,
+            "engine": metrics.get("engine"),
+            "device": metrics.get("device"),
+        }
+        return web.json_response(
+            {"v": EVENT_VERSION, "current": current, "models": await asyncio.to_thread(_catalogue)}
+        )
+
+    async def _health(self, _: web.Request) -> web.Response:
+        """For probes, and for whoever wants to know whether sound is stored."""
+        microphone = self._microphone
+        return web.json_response(
+            {
+                "status": "ok",
+                "version": self._hub.version,
+                "model": self._recognizer.bundle.name,
+                "clients": len(self._hub.mouths),
+                "microphone": microphone is not None and microphone.end is None,
+                "recording": self._hub.is_recording,
+                "uptime_s": round(self._hub.uptime_s, 1),
+            }
+        )
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(text=self._hub.metrics.text(self._hub.gauges()), headers={"Content-Type": CONTENT_TYPE})
+
+
+def _catalogue() -> list[dict[str, Any]]:
+    """Every checkpoint that can be named; a damaged one is listed as that."""
+    return [_listed(name, path) for name, path in find_models().items()]
+
+
+def _listed(name: str, path: Path) -> dict[str, Any]:
+    try:
+        bundle = load_bundle(path, verify=False)
+    except BundleError as error:
+        return {"name": name, "error": str(error)}
+    return {"name": name, "labels": list(bundle.labels), "licence": bundle.licence}
+
+
+def _hint(request: web.Request, answer: web.HTTPException) -> str:
+    if answer.status == 404:
+        return f"there is nothing at {request.path}; see /, /v1/models, /v1/label, /ws/stream, /ws/events, /metrics"
+    if answer.status == 405:
+        return f"{request.path} does not take {request.method}"
+    return answer.text or answer.reason
+
+
+def _explain(error: OSError | OverflowError, config: ServerConfig) -> str:
+    """Why an address cannot be had, with the way out."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.EADDRINUSE:
+        return (
+            f"server.port: {config.port} on {config.host} is in use, perhaps by another streamser serve; "
+            "choose another with --port N, or any free one with --port 0"
+        )
+    if code in (errno.EACCES, errno.EPERM):
+        return f"server.port: {config.port} is not open to this user; choose one above 1024 with --port"
+    return f"server.host: cannot listen on {config.host} ({error}); take 127.0.0.1, or an address of this machine"

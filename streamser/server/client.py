@@ -1,0 +1,225 @@
+"""One client that sends sound: its messages come in here, are handed to a thread, and its results go out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from aiohttp import WSMsgType, web
+
+from streamser.errors import StreamserError
+from streamser.events import EmotionEvent, Event, StreamEnded
+from streamser.server.mouth import Mouth
+from streamser.server.options import ServerConfig
+from streamser.server.protocol import (
+    CLOSE_INTERNAL,
+    CLOSE_TIMEOUT,
+    Hello,
+    Lost,
+    Refusal,
+    check_pcm,
+    parse_word,
+    status_message,
+)
+from streamser.server.sound import SoundStream
+
+logger = logging.getLogger(__name__)
+
+_WAITING_HIGH = 16  # results of one stream that may wait for the brain before more of its sound is taken
+_WAKE_S = 0.1
+_TURN_S = 1.0  # sound that one turn on a worker thread takes, so that no client holds one for long
+_MAX_LOST_S = 3600
+
+
+class Inbox:
+    """Messages that wait for a worker thread; when it is full its client waits, by TCP's own back pressure."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._waiting: deque[tuple[bytes | Lost, float]] = deque()
+        self._bytes = 0
+        self._closed = False
+        self._changed = asyncio.Condition()
+
+    async def put(self, message: bytes | Lost) -> None:
+        """Add a message, once there is room for it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or self._bytes < self._limit_bytes)
+            if self._closed:
+                return
+            self._waiting.append((message, time.monotonic()))
+            self._bytes += _size(message)
+            self._changed.notify_all()
+
+    async def get(self, most_bytes: int) -> tuple[bytes | Lost, float] | None:
+        """What waits, joined up to `most_bytes`, and when the last of it came; None at the end."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or bool(self._waiting))
+            if not self._waiting:
+                return None
+            message, arrived_s = self._take()
+            if isinstance(message, Lost):
+                return message, arrived_s
+            parts, size = [message], len(message)
+            while self._waiting and isinstance(following := self._waiting[0][0], bytes):
+                if (size := size + len(following)) > most_bytes:
+                    break
+                _, arrived_s = self._take()
+                parts.append(following)
+            self._changed.notify_all()
+            return b"".join(parts), arrived_s
+
+    def _take(self) -> tuple[bytes | Lost, float]:
+        message, arrived_s = self._waiting.popleft()
+        self._bytes -= _size(message)
+        self._changed.notify_all()
+        return message, arrived_s
+
+    async def close(self, *, forget: bool = False) -> None:
+        """No more will come; what waits can still be got, unless it is forgotten."""
+        async with self._changed:
+            self._closed = True
+            if forget:
+                self._waiting.clear()
+            self._changed.notify_all()
+
+
+def _size(message: bytes | Lost) -> int:
+    return len(message) if isinstance(message, bytes) else 64
+
+
+class StreamClient:
+    """The receiving half of one client of /ws/stream; its mouth is the other."""
+
+    def __init__(
+        self,
+        ws: web.WebSocketResponse,
+        mouth: Mouth,
+        hello: Hello,
+        open_stream: Callable[[Callable[[Event], None]], SoundStream],
+        ears: Executor,
+        config: ServerConfig,
+    ) -> None:
+        self._ws = ws
+        self._mouth = mouth
+        self._hello = hello
+        self._ears = ears
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._stream = open_stream(self._say)
+        self._inbox = Inbox(config.max_message_bytes)
+        self._room = asyncio.Event()
+        self._over = asyncio.Event()  # all results were said, or nobody wants them
+        self._refusal: Refusal | None = None
+        self._told_s = 0.0
+        self._told_state = ""
+
+    @property
+    def name(self) -> str:
+        """Of its stream."""
+        return self._stream.name
+
+    async def run(self) -> None:
+        """Serve the client until it ends, leaves or is refused; then its stream is closed, its mouth about to be."""
+        feeder = asyncio.create_task(self._feed())
+        self._reader = asyncio.create_task(self._read())
+        self._mouth.on_refuse = self._give_up
+        forget = True
+        try:
+            await asyncio.wait({self._reader})
+            forget = self._reader.cancelled() or self._reader.result()
+        except Refusal as refusal:  # what was rightly sent before it is answered all the same
+            self._refusal, forget = refusal, False
+        finally:
+            self._reader.cancel()
+            if forget:
+                self._mouth.hang_up()
+                self._over.set()
+            await self._inbox.close(forget=forget)
+            await feeder
+        await self._over.wait()
+        if self._refusal is not None:
+            self._mouth.refuse(self._refusal)
+        else:
+            self._mouth.finish()
+
+    def _give_up(self) -> None:
+        self._over.set()
+        self._reader.cancel()
+
+    async def _read(self) -> bool:
+        """Take messages until the end; True when the client has left without one."""
+        idle_s = self._config.idle_timeout_s
+        while not self._ws.closed:
+            try:
+                message = await self._ws.receive(idle_s)
+            except asyncio.TimeoutError:
+                raise Refusal(
+                    "idle", f"no sound came for {idle_s:g} s; send silence, or an end", CLOSE_TIMEOUT
+                ) from None
+            if message.type is WSMsgType.BINARY:
+                check_pcm(message.data, self._hello, self._config.max_message_bytes)
+                await self._inbox.put(message.data)
+            elif message.type is WSMsgType.TEXT:
+                word = parse_word(message.data, _MAX_LOST_S * self._hello.sample_rate)
+                if word == "end":
+                    return False
+                await self._inbox.put(word)
+        return True
+
+    async def _feed(self) -> None:
+        """Hand what comes in to a worker thread, as fast as the brain keeps up, and close the stream at the end."""
+        turn_bytes = round(_TURN_S * self._hello.sample_rate) * 2 * self._hello.channels
+        error: str | None = None
+        try:
+            while (piece := await self._inbox.get(turn_bytes)) is not None:
+                await wait_for_room(self._stream, self._room)
+                await self._loop.run_in_executor(self._ears, self._hear, *piece)
+                self._tell_status()
+        except StreamserError as problem:
+            error = str(problem)
+        except Exception as problem:
+            logger.exception("stream %s", self._stream.name)
+            error = f"{type(problem).__name__}: {problem}"
+        if error is not None:
+            self._refusal = Refusal("failed", error, CLOSE_INTERNAL)
+            self._reader.cancel()
+        await self._loop.run_in_executor(self._ears, self._stream.end, error)
+
+    def _hear(self, piece: bytes | Lost, arrived_s: float) -> None:
+        if isinstance(piece, Lost):
+            self._stream.skip(piece.samples)
+        else:
+            self._stream.feed(piece, arrived_s)
+
+    def _say(self, event: Event) -> None:
+        self._room.set()
+        partial = isinstance(event, EmotionEvent) and not event.final
+        if not partial or self._hello.partials:
+            self._mouth.say(event.to_dict(), droppable=partial)
+        if isinstance(event, StreamEnded):
+            self._over.set()
+            if event.error is not None and self._refusal is None:
+                self._refusal = Refusal("failed", event.error, CLOSE_INTERNAL)
+                self._reader.cancel()
+
+    def _tell_status(self) -> None:
+        if not self._hello.status_ms:
+            return
+        status, now_s = self._stream.status(), self._loop.time()
+        if now_s - self._told_s >= self._hello.status_ms / 1000 or status.vad_state != self._told_state:
+            self._told_s, self._told_state = now_s, status.vad_state
+            self._mouth.say(status_message(status, self._mouth.outbox.dropped), droppable=True)
+
+
+async def wait_for_room(stream: SoundStream, room: asyncio.Event) -> None:
+    """Until the brain has few enough results of this stream to compute; `room` is set at each that is said."""
+    while stream.waiting >= _WAITING_HIGH:
+        room.clear()
+        with contextlib.suppress(asyncio.TimeoutError):  # a result computed ahead is not said
+            await asyncio.wait_for(room.wait(), _WAKE_S)

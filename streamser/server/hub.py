@@ -1,0 +1,156 @@
+"""What all clients share: the brain, the worker threads, the names of streams, the counters, the recordings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from streamser.audio import SAMPLE_RATE
+from streamser.events import EVENT_VERSION, EmotionEvent, Event, StreamEnded
+from streamser.looks import colour_of
+from streamser.recognizer import Recognizer
+from streamser.server.metrics import Metrics
+from streamser.server.mouth import Mouth
+from streamser.server.options import ServerConfig
+from streamser.server.protocol import CLOSE_GOING_AWAY, Refusal
+from streamser.server.recording import Recording, check_folder
+from streamser.server.sound import SoundStream
+from streamser.stream.brain import Brain
+from streamser.stream.channel import StreamConfig
+
+_EAR_THREADS = 4  # segmentation of one live stream takes well under a hundredth of a thread
+
+# What the brain and its engine tell of themselves, as Prometheus names such things.
+_BRAIN_NAMES = {
+    "busy_s": "streamser_brain_busy_seconds_total",
+    "calls": "streamser_brain_calls_total",
+    "compute_s": "streamser_engine_compute_seconds_total",
+    "partials_dropped": "streamser_brain_partials_skipped_total",
+    "segments_judged": "streamser_brain_segments_total",
+    "streams": "streamser_brain_streams",
+    "waiting": "streamser_brain_waiting",
+    "windows": "streamser_engine_windows_total",
+}
+
+
+class Hub:
+    """Made, used and closed on one event loop."""
+
+    def __init__(self, recognizer: Recognizer, config: ServerConfig, stream: StreamConfig) -> None:
+        self.recognizer = recognizer
+        self.config = config
+        self.metrics = Metrics()
+        self.mouths: set[Mouth] = set()
+        """Of every WebSocket that is open."""
+        self.brain = Brain(recognizer, stream.pipeline)
+        self.ears = ThreadPoolExecutor(_EAR_THREADS, "streamser-ear")
+        self._stream = stream
+        self._folder = check_folder(config.record) if config.record else None
+        self._names: set[str] = set()
+        self._count = itertools.count(1)
+        self._began_s = time.monotonic()
+
+    @property
+    def is_recording(self) -> bool:
+        return self._folder is not None
+
+    @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+    @cached_property
+    def version(self) -> str:
+        try:
+            return version("streamser")
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            return "unknown"
+
+    def describe(self) -> dict[str, Any]:
+        """What every client is told of the model; the colours are those of the terminal and the pictures."""
+        bundle = self.recognizer.bundle
+        return {
+            "v": EVENT_VERSION,
+            "model": bundle.name,
+            "labels": list(bundle.labels),
+            "colours": {label: colour_of(label) for label in bundle.labels},
+            "threshold": round(self.recognizer.threshold, 4),
+            "recording": self.is_recording,
+        }
+
+    def open_stream(
+        self,
+        on_event: Callable[[Event], None],
+        name: str | None,
+        *,
+        sample_rate: int = SAMPLE_RATE,
+        channels: int = 1,
+        lossless: bool = False,
+    ) -> SoundStream:
+        """A new stream; `on_event` hears its events on the event loop, StreamEnded last."""
+        name = self._free_name(name)
+        loop = asyncio.get_running_loop()
+
+        def arrive(event: Event) -> None:
+            self.count(event)
+            # A stream that failed may still have a seat in the brain, so its name is not given to another.
+            if isinstance(event, StreamEnded) and event.error is None:
+                self._names.discard(name)
+            on_event(event)
+
+        def deliver(event: Event) -> None:  # on the brain's thread
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server was stopped
+                loop.call_soon_threadsafe(arrive, event)
+
+        recording = Recording(self._folder, name) if self._folder else None
+        self._names.add(name)
+        return SoundStream(
+            self.brain,
+            deliver,
+            self._stream,
+            name,
+            sample_rate=sample_rate,
+            channels=channels,
+            lossless=lossless,
+            recording=recording,
+        )
+
+    def _free_name(self, wanted: str | None) -> str:
+        """The wanted name, or it with a number, so that the events of two streams never mix."""
+        if wanted is None:
+            return f"client-{next(self._count)}"
+        names = itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
+        return next(name for name in names if name not in self._names)
+
+    def count(self, event: Event) -> None:
+        """Add an event to the metrics."""
+        self.metrics.count("streamser_events_total", type=event.type)
+        if isinstance(event, EmotionEvent):
+            which = "final" if event.final else "partial"
+            self.metrics.observe(f"streamser_{which}_latency_seconds", event.latency_ms / 1000)
+
+    def gauges(self) -> dict[str, float]:
+        """What the metrics show as it is now."""
+        brain = self.brain.metrics()
+        return {
+            "streamser_clients": len(self.mouths),
+            "streamser_recording": self.is_recording,
+            "streamser_up_seconds": round(self.uptime_s, 1),
+            **{_BRAIN_NAMES[name]: value for name, value in brain.items() if name in _BRAIN_NAMES},
+        }
+
+    def say_goodbye(self) -> None:
+        """Tell every client that the server is being stopped."""
+        for mouth in list(self.mouths):
+            mouth.refuse(Refusal("going_away", "the server is being stopped", CLOSE_GOING_AWAY))
+
+    async def close(self) -> None:
+        """Stop the threads; what was not computed by now is given up."""
+        self.ears.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.brain.close, 0.3)

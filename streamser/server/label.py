@@ -1,0 +1,177 @@
+"""POST /v1/label: a whole sound file in, its events out, through the very steps that a stream takes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from aiohttp import BodyPartReader, web
+
+from streamser.audio import Samples
+from streamser.errors import AudioError
+from streamser.events import EmotionEvent, Event, StreamEnded
+from streamser.server.client import wait_for_room
+from streamser.server.hub import Hub
+from streamser.server.protocol import MAX_STREAM_NAME, SAMPLE_RATES_HZ, Refusal, check_name
+from streamser.server.refusals import HttpRefusal
+from streamser.server.sound import SoundFile, SoundStream
+
+_AT_ONCE = 2  # files judged at the same time: more would only take longer each, and more memory
+_CHUNK_BYTES = 64 * 1024
+_SEGMENT_KEYS = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
+
+
+class Labeller:
+    """Judges files, a few at a time; the others wait, and a crowd is sent away."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._turn = asyncio.Semaphore(_AT_ONCE)
+        self._waiting = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """The handler."""
+        name, partials = _wishes(request)
+        limit = self._hub.config.max_body_bytes
+        if (request.content_length or 0) > limit:
+            raise too_large(limit)
+        if self._waiting >= self._hub.config.max_clients:
+            raise HttpRefusal(503, "busy", f"{self._waiting} files wait already; try again later", Retry_After="10")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                body = await self._read(request, limit)
+                return web.json_response(await self._label(request, body, name, partials))
+        finally:
+            self._waiting -= 1
+
+    async def _read(self, request: web.Request, limit: int) -> bytes:
+        """The file's bytes: the body itself, or the first file of a form."""
+        source: Any = request.content
+        if request.content_type.startswith("multipart/"):
+            source = await _first_file(request)
+        body = bytearray()
+        read = source.read_chunk if isinstance(source, BodyPartReader) else source.read
+        while True:
+            try:
+                chunk = await asyncio.wait_for(read(_CHUNK_BYTES), self._hub.config.idle_timeout_s)
+            except asyncio.TimeoutError:
+                raise HttpRefusal(408, "idle", "the body came to a halt; send it again") from None
+            if not chunk:
+                break
+            body += chunk
+            if len(body) > limit:
+                raise too_large(limit)
+        if not body:
+            raise HttpRefusal(400, "empty", "the body holds no file; try: curl --data-binary @talk.wav URL")
+        return bytes(body)
+
+    async def _label(self, request: web.Request, body: bytes, name: str, partials: bool) -> dict[str, Any]:
+        began_s = time.perf_counter()
+        file = await self._on_thread(self._open, body)
+        events: list[Event] = []
+        over = asyncio.Event()
+
+        def take(event: Event) -> None:
+            events.append(event)
+            room.set()
+            if isinstance(event, StreamEnded):
+                over.set()
+
+        room = asyncio.Event()
+        stream = self._hub.open_stream(take, name, sample_rate=file.sample_rate, lossless=True)
+        error: str | None = "the request was given up"
+        try:
+            await self._feed(request, stream, file.pieces(), room)
+            error = None
+        except AudioError as problem:
+            error = str(problem)
+            raise HttpRefusal(422, "damaged", error) from problem
+        finally:
+            await self._on_thread(stream.end, error)
+        await over.wait()
+        if isinstance(ended := events[-1], StreamEnded) and ended.error is not None:
+            raise HttpRefusal(500, "failed", ended.error)
+        told = [event.to_dict() for event in events if partials or not _is_partial(event)]
+        finals = [event for event in told if event["type"] == "emotion" and event["final"]]
+        return {
+            **self._hub.describe(),
+            "stream": stream.name,
+            "duration_s": told[-1]["end_s"],
+            "elapsed_s": round(time.perf_counter() - began_s, 3),
+            "segments": [{key: final[key] for key in _SEGMENT_KEYS} for final in finals],
+            "events": told,
+        }
+
+    def _open(self, body: bytes) -> SoundFile:
+        try:
+            file = SoundFile(body)
+        except AudioError as error:
+            raise HttpRefusal(415, "not_sound", str(error)) from error
+        low, high = SAMPLE_RATES_HZ
+        if not low <= file.sample_rate <= high:
+            raise HttpRefusal(415, "sample_rate", f"a file's sample rate is {low} to {high} Hz, not {file.sample_rate}")
+        most_s = self._hub.config.max_sound_s
+        if file.duration_s > most_s:
+            raise HttpRefusal(
+                413,
+                "too_long",
+                f"a file holds at most {most_s:g} s of sound, not {file.duration_s:.0f}; use streamser replay for it",
+            )
+        return file
+
+    async def _feed(
+        self, request: web.Request, stream: SoundStream, pieces: Iterator[Samples], room: asyncio.Event
+    ) -> None:
+        """Piece by piece, so that no thread is held for long and a client that leaves costs no more."""
+
+        def turn() -> bool:
+            piece = next(pieces, None)
+            if piece is not None:
+                stream.feed(piece)
+            return piece is not None
+
+        while await self._on_thread(turn):
+            if request.transport is None or request.transport.is_closing():
+                raise AudioError("the client left")
+            await wait_for_room(stream, room)
+
+    async def _on_thread(self, work: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._hub.ears, partial(work, *args))
+
+
+def too_large(limit: int) -> HttpRefusal:
+    """The refusal of a body over the limit."""
+    return HttpRefusal(
+        413, "too_large", f"the body is at most {limit} bytes (server.max_body_mb); use streamser replay for long files"
+    )
+
+
+def _wishes(request: web.Request) -> tuple[str, bool]:
+    """The stream's name, and whether partial results are wanted."""
+    name, partials = request.query.get("stream", "file"), request.query.get("partials", "false").lower()
+    try:
+        check_name(name)
+    except Refusal as refusal:
+        raise HttpRefusal(400, refusal.code, str(refusal)) from refusal
+    if partials not in ("true", "false", "1", "0"):
+        raise HttpRefusal(400, "bad_query", f"partials is true or false, not {partials!r:.{MAX_STREAM_NAME}}")
+    return name, partials in ("true", "1")
+
+
+async def _first_file(request: web.Request) -> BodyPartReader:
+    try:
+        form = await request.multipart()
+        while (part := await form.next()) is not None:
+            if isinstance(part, BodyPartReader) and (part.filename or part.name == "file"):
+                return part
+    except ValueError as error:
+        raise HttpRefusal(400, "bad_form", f"the form cannot be read ({error})") from error
+    raise HttpRefusal(400, "empty", "the form holds no file; try: curl -F file=@talk.wav URL")
+
+
+def _is_partial(event: Event) -> bool:
+    return isinstance(event, EmotionEvent) and not event.final

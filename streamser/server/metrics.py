@@ -1,0 +1,99 @@
+"""Counters, gauges and histograms in Prometheus' text format, written by hand: it is ten lines of text."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# From one window on a fast core to a person's patience.
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+_HELP = {
+    "streamser_brain_busy_seconds_total": "Time the inference worker was at work.",
+    "streamser_brain_calls_total": "Calls to the recognizer, each for one or more segments.",
+    "streamser_brain_partials_skipped_total": "Partial results that gave way to newer ones because the worker was busy.",
+    "streamser_brain_segments_total": "Segments judged.",
+    "streamser_brain_streams": "Streams that the inference worker serves now.",
+    "streamser_brain_waiting": "Segments and events that wait for the inference worker.",
+    "streamser_clients": "WebSockets open now.",
+    "streamser_dropped_total": "Partial results and status messages dropped for clients that read too slowly.",
+    "streamser_engine_compute_seconds_total": "Time in the network itself.",
+    "streamser_engine_windows_total": "Windows that went through the network.",
+    "streamser_events_total": "Events said, by type.",
+    "streamser_final_latency_seconds": "From an utterance's last sample to its final, end silence included.",
+    "streamser_partial_latency_seconds": "From the last sample judged to the partial result.",
+    "streamser_recording": "1 when sound is written to disk.",
+    "streamser_refusals_total": "Clients and requests refused, by reason.",
+    "streamser_requests_total": "HTTP requests answered, by route and status.",
+    "streamser_up_seconds": "Seconds since the server started.",
+}
+
+
+class Metrics:
+    """What the server counts; touched by the event loop only.
+
+    >>> metrics = Metrics()
+    >>> metrics.count("streamser_events_total", type="emotion")
+    >>> print(metrics.text({"streamser_clients": 2}).splitlines()[2])
+    streamser_events_total{type="emotion"} 1
+    """
+
+    def __init__(self) -> None:
+        self._counters: defaultdict[tuple[str, str], float] = defaultdict(float)
+        self._histograms: dict[str, list[float]] = {}
+
+    def count(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+        self._counters[name, _labels(labels)] += amount
+
+    def observe(self, name: str, seconds: float) -> None:
+        """Add a latency to a histogram."""
+        counts = self._histograms.setdefault(name, [0.0] * (len(LATENCY_BUCKETS_S) + 2))
+        counts[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
+        counts[-1] += seconds
+
+    def text(self, gauges: Mapping[str, float]) -> str:
+        """All of it as Prometheus reads it, the gauges as they are now."""
+        lines: list[str] = []
+        told = ""
+        for (name, labels), value in sorted(self._counters.items()):
+            if name != told:
+                lines += _head(name, "counter")
+                told = name
+            lines.append(f"{name}{labels} {_number(value)}")
+        for name, value in sorted(gauges.items()):
+            lines += [*_head(name, "counter" if name.endswith("_total") else "gauge"), f"{name} {_number(value)}"]
+        for name, counts in sorted(self._histograms.items()):
+            lines += _histogram(name, counts)
+        return "\n".join(lines) + "\n"
+
+
+def _histogram(name: str, counts: list[float]) -> list[str]:
+    lines, total = _head(name, "histogram"), 0.0
+    for edge, count in zip((*LATENCY_BUCKETS_S, math.inf), counts, strict=False):
+        total += count
+        lines.append(f'{name}_bucket{{le="{_number(edge)}"}} {_number(total)}')
+    return [*lines, f"{name}_sum {_number(counts[-1])}", f"{name}_count {_number(total)}"]
+
+
+def _head(name: str, kind: str) -> list[str]:
+    return [f"# HELP {name} {_HELP.get(name, name.replace('_', ' '))}", f"# TYPE {name} {kind}"]
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    words = ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(labels.items()))
+    return f"{{{words}}}" if words else ""
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "+Inf"
+    return str(int(value)) if value == int(value) else repr(float(value))

@@ -1,0 +1,86 @@
+"""The server's own microphone: one Listener, whose events go to everybody who asks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from streamser.events import EmotionEvent, StreamEnded
+from streamser.server.hub import Hub
+from streamser.server.mouth import Mouth
+from streamser.server.protocol import CLOSE_TRY_LATER, Refusal, status_message
+from streamser.stream.pipeline import Listener
+
+_STATUS_S = 0.1
+
+
+class Microphone:
+    """Passes events and levels on, never sound."""
+
+    def __init__(self, listener: Listener, hub: Hub) -> None:
+        self.listener = listener
+        self.end: StreamEnded | None = None
+        """Why it no longer listens."""
+        self._hub = hub
+        self._mouths: set[Mouth] = set()
+        self._events = listener.subscribe(maxsize=4096)
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server was stopped
+                loop.call_soon_threadsafe(self._drain)
+
+        self._events.on_put = wake
+        self.listener.start()
+        self._teller = asyncio.create_task(self._tell_status())
+
+    async def close(self) -> None:
+        self._teller.cancel()
+        await asyncio.to_thread(self.listener.close)
+
+    def join(self, mouth: Mouth) -> None:
+        """Tell this client from now on."""
+        if self.end is not None:
+            raise self._over(self.end)
+        status = self.listener.status()
+        mouth.say(
+            {
+                **self._hub.describe(),
+                "type": "ready",
+                "stream": self.listener.name,
+                "recording": status.recording is not None,
+                "device": status.device,
+                "position_s": status.position_s,
+            }
+        )
+        self._mouths.add(mouth)
+
+    def leave(self, mouth: Mouth) -> None:
+        self._mouths.discard(mouth)
+
+    def _drain(self) -> None:
+        while (event := self._events.get(0)) is not None:
+            self._hub.count(event)
+            self._tell(event.to_dict(), droppable=isinstance(event, EmotionEvent) and not event.final)
+            if isinstance(event, StreamEnded):
+                self.end = event
+                for mouth in list(self._mouths):
+                    mouth.refuse(self._over(event))
+
+    def _tell(self, message: dict[str, Any], *, droppable: bool) -> None:
+        for mouth in list(self._mouths):
+            mouth.say(message, droppable=droppable)
+
+    async def _tell_status(self) -> None:
+        """Level and voice activity, ten times a second, while somebody listens."""
+        while True:
+            await asyncio.sleep(_STATUS_S)
+            for mouth in list(self._mouths):
+                mouth.say(status_message(self.listener.status(), mouth.outbox.dropped), droppable=True)
+
+    def _over(self, event: StreamEnded) -> Refusal:
+        return Refusal("microphone_ended", event.error or "the microphone's stream has ended", CLOSE_TRY_LATER)

@@ -1,0 +1,115 @@
+"""The sending half of a WebSocket: whoever has something to say queues it, one task sends it, nobody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from streamser.server.metrics import Metrics
+from streamser.server.options import ServerConfig
+from streamser.server.outbox import Outbox
+from streamser.server.protocol import CLOSE_DONE, CLOSE_SLOW_READER, Refusal
+
+# Results are small; what waits in the kernel beyond this would only be stale ones.
+_SEND_BUFFER_BYTES = 64 * 1024
+_WRITE_BUFFER_BYTES = 16 * 1024
+_CLOSE_PATIENCE_S = 0.5
+# The protocol's own guard cuts the line in the middle of a message; ours, well below it, can still explain.
+_HARD_LIMIT = 16
+
+
+def open_socket(config: ServerConfig) -> web.WebSocketResponse:
+    """A WebSocket for small messages: compression would cost a third of a megabyte and much time for each client."""
+    return web.WebSocketResponse(
+        max_msg_size=_HARD_LIMIT * config.max_message_bytes,
+        compress=False,
+        timeout=_CLOSE_PATIENCE_S,
+        writer_limit=_WRITE_BUFFER_BYTES // 2,
+    )
+
+
+class Mouth:
+    """Queue with `say`, end with `finish`, give up with `refuse`; `run` is the task that sends."""
+
+    def __init__(
+        self,
+        ws: web.WebSocketResponse,
+        transport: asyncio.Transport | None,
+        config: ServerConfig,
+        metrics: Metrics,
+    ) -> None:
+        self.outbox = Outbox(config.client_queue)
+        self.refusal: Refusal | None = None
+        self.on_refuse: Callable[[], object] = lambda: None
+        """Called once when the client is given up; its reader must then leave the socket alone."""
+        self._ws = ws
+        self._transport = transport
+        self._patience_s = config.send_timeout_s
+        self._metrics = metrics
+        if transport is not None:
+            transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+            if (raw := transport.get_extra_info("socket")) is not None:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+
+    def say(self, message: dict[str, Any], *, droppable: bool = False) -> None:
+        """Queue a message; a client that does not read is refused here."""
+        before = self.outbox.dropped
+        try:
+            self.outbox.put(message, droppable=droppable)
+        except Refusal as refusal:
+            self.refuse(refusal)
+        self._metrics.count("streamser_dropped_total", self.outbox.dropped - before)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Say why, and close; what already waits is sent first, unless nobody reads it."""
+        if self.refusal is not None:
+            return
+        self.refusal = refusal
+        self._metrics.count("streamser_refusals_total", reason=refusal.code)
+        if refusal.close_code == CLOSE_SLOW_READER:
+            self.outbox.clear()
+        self.outbox.close(refusal.to_dict())
+        self.on_refuse()
+
+    def finish(self) -> None:
+        """Close once all that waits is sent."""
+        self.outbox.close()
+
+    def hang_up(self) -> None:
+        """The client has left: forget what waits."""
+        self.outbox.clear()
+        self.outbox.close()
+
+    async def run(self) -> None:
+        """Send what waits until the end, then close the socket."""
+        with contextlib.suppress(ConnectionError):  # the client has left: its reader notices as well
+            try:
+                while (message := await self.outbox.get()) is not None:
+                    await asyncio.wait_for(self._ws.send_str(json.dumps(message)), self._patience_s)
+            except asyncio.TimeoutError:
+                self.refuse(
+                    Refusal("slow_reader", f"no message was taken for {self._patience_s:g} s", CLOSE_SLOW_READER)
+                )
+            await self._close()
+
+    async def _close(self) -> None:
+        """Close, but do not wait for a client that may never read it; its last words stay on their way a while."""
+        code, reason = CLOSE_DONE, ""
+        if self.refusal is not None:
+            code, reason = self.refusal.close_code, str(self.refusal)
+        closing = self._ws.close(code=code, message=_fit(reason), drain=False)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(closing, 2 * _CLOSE_PATIENCE_S)
+        if self._transport is not None:
+            asyncio.get_running_loop().call_later(self._patience_s, self._transport.abort)
+
+
+def _fit(reason: str) -> bytes:
+    """A close frame holds 123 bytes of reason; the error message before it holds the rest."""
+    return reason.encode()[:123].decode(errors="ignore").encode()

@@ -1,0 +1,85 @@
+"""Every knob of the server; importing it imports no web framework."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+MIN_TOKEN_CHARACTERS = 16  # shorter ones can be guessed over a network; `--token auto` makes one of 43
+
+
+def is_token(text: str) -> bool:
+    """Whether a token is long enough to be safe and plain enough for a header."""
+    return len(text) >= MIN_TOKEN_CHARACTERS and text.isascii() and text.isprintable() and " " not in text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Where the server listens, whom it lets in, and how much it takes from one client."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; anything but loopback needs a token."""
+    port: int = 8765
+    """0 takes any free port."""
+    token: str | None = None
+    """What a client must show; None asks for nothing, which only loopback may."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web sites besides our own page that may connect, as `https://name[:port]`."""
+    max_clients: int = 64
+    """Open WebSockets; one more is told to come back later."""
+    max_body_mb: float = 32.0
+    """Largest file that POST /v1/label takes."""
+    max_sound_s: float = 3600.0
+    """Longest sound that POST /v1/label takes, once decoded."""
+    max_message_kb: float = 256.0
+    """Largest WebSocket message; 20 ms of 48 kHz mono is 2 KB."""
+    client_queue: int = 256
+    """Messages that may wait for one client; then partials are dropped, and at last the client."""
+    idle_timeout_s: float = 60.0
+    """A client that sends no sound for so long is ended: its results first, then the connection."""
+    send_timeout_s: float = 10.0
+    """A client that takes no message for so long is disconnected."""
+    microphone: bool = False
+    """Listen to this machine's microphone and tell /ws/events."""
+    record: str | None = None
+    """Folder for the sound that clients send, one WAV a stream; None writes no sound."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "host: is a name or an address": bool(self.host.strip()),
+            f"port: is 0 to 65535, not {self.port}": 0 <= self.port <= 65535,
+            f"token: is at least {MIN_TOKEN_CHARACTERS} printable ASCII characters without spaces, or null": (
+                self.token is None or is_token(self.token)
+            ),
+            f"allowed_origins: each is http://name[:port] or https://name[:port], not {self.allowed_origins}": all(
+                origin.startswith(("http://", "https://")) and origin.count("/") == 2 for origin in self.allowed_origins
+            ),
+            f"max_clients: is at least 1, not {self.max_clients}": self.max_clients >= 1,
+            f"max_body_mb: is above 0, not {self.max_body_mb}": self.max_body_mb > 0,
+            f"max_sound_s: is above 0, not {self.max_sound_s}": self.max_sound_s > 0,
+            f"max_message_kb: is at least 1, not {self.max_message_kb}": self.max_message_kb >= 1,
+            f"client_queue: is at least 8, not {self.client_queue}": self.client_queue >= 8,
+            f"idle_timeout_s: is above 0, not {self.idle_timeout_s}": self.idle_timeout_s > 0,
+            f"send_timeout_s: is above 0, not {self.send_timeout_s}": self.send_timeout_s > 0,
+        }
+        for rule, held in rules.items():
+            if not held:
+                raise ValueError(rule)
+
+    @property
+    def is_loopback(self) -> bool:
+        """True when no other machine can connect."""
+        if self.host.lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False  # a name may mean any address
+
+    @property
+    def max_body_bytes(self) -> int:
+        return int(self.max_body_mb * 1_000_000)
+
+    @property
+    def max_message_bytes(self) -> int:
+        return int(self.max_message_kb * 1000)

@@ -1,0 +1,188 @@
+"""What a client and the server say to each other: the words, the limits and the refusals, without any network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from streamser.audio import SAMPLE_RATE
+from streamser.events import EVENT_VERSION
+from streamser.stream.status import StreamStatus
+
+FORMAT = "s16le"
+"""The one sample format on the wire: 16-bit signed integers, little endian, channels interleaved."""
+SAMPLE_RATES_HZ = (4_000, 192_000)
+"""What microphones and files really have; telephones 8 kHz, studios 192 kHz."""
+MAX_CHANNELS = 32
+MAX_STREAM_NAME = 64
+_MAX_WORDS = 4096  # a hello needs a tenth of it
+STATUS_MS = (50, 60_000)
+
+# WebSocket close codes; 44xx are ours and mirror the HTTP status of the same meaning.
+CLOSE_DONE = 1000
+CLOSE_GOING_AWAY = 1001
+CLOSE_TOO_BIG = 1009
+CLOSE_INTERNAL = 1011
+CLOSE_TRY_LATER = 1013
+CLOSE_BAD_REQUEST = 4400
+CLOSE_TOKEN = 4401
+CLOSE_NOT_FOUND = 4404
+CLOSE_TIMEOUT = 4408
+CLOSE_SLOW_READER = 4429
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer to a client, not a fault of ours
+    """A client's message that cannot be taken: a word for programs, a sentence for people, a close code."""
+
+    def __init__(self, code: str, message: str, close_code: int = CLOSE_BAD_REQUEST) -> None:
+        super().__init__(message)
+        self.code = code
+        self.close_code = close_code
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"v": EVENT_VERSION, "type": "error", "code": self.code, "message": str(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """The first message of a client."""
+
+    sample_rate: int = SAMPLE_RATE
+    """Hz."""
+    channels: int = 1
+    """Interleaved; they are averaged."""
+    stream: str | None = None
+    """Name that the events carry; the server gives one where the client does not."""
+    partials: bool = True
+    """Send results of utterances that still go on."""
+    lossless: bool = False
+    """For files: compute every partial result, and take sound no faster than that; live sound skips stale ones."""
+    status_ms: int = 1000
+    """Shortest time between two status messages; 0 sends none."""
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A client's word that it lost sound: the timeline counts it, so that nothing after it shifts."""
+
+    samples: int
+    """At the client's own sample rate."""
+
+
+def _object(text: str, what: str) -> Mapping[str, Any]:
+    if len(text) > _MAX_WORDS:
+        raise Refusal("too_big", f"{what} has at most {_MAX_WORDS} characters, not {len(text)}", CLOSE_TOO_BIG)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refusal("bad_json", f"{what} is a JSON object; this is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise Refusal("bad_json", f"{what} is a JSON object, not {type(value).__name__}")
+    return value
+
+
+def _integer(value: object, name: str, low: int, high: int, code: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise Refusal(code, f"{name} is a whole number from {low} to {high}, not {value!r:.80}")
+    return value
+
+
+def _boolean(words: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = words.get(name, default)
+    if not isinstance(value, bool):
+        raise Refusal("bad_hello", f"{name} is true or false, not {value!r:.80}")
+    return value
+
+
+def check_name(name: object) -> None:
+    """Refuse what cannot be a stream's name."""
+    if not (isinstance(name, str) and len(name) <= MAX_STREAM_NAME and name.isprintable() and name.strip()):
+        raise Refusal("bad_name", f"stream is a name of 1 to {MAX_STREAM_NAME} printable characters, not {name!r:.80}")
+
+
+def parse_hello(text: str, *, sound: bool = True) -> Hello:
+    """The first message, checked; `sound` is false where the client only listens.
+
+    >>> parse_hello('{"type": "hello", "sample_rate": 48000, "format": "s16le"}').sample_rate
+    48000
+    >>> parse_hello('{"type": "hello", "sample_rate": 48000, "format": "f32le"}')
+    Traceback (most recent call last):
+    ...
+    streamser.server.protocol.Refusal: format is 's16le' (16-bit signed, little endian), not 'f32le'
+    """
+    words = _object(text, "the first message")
+    if words.get("type") != "hello":
+        raise Refusal("no_hello", f"the first message has type 'hello', not {words.get('type')!r:.80}")
+    known = {"type", "v", "format", *Hello.__dataclass_fields__}
+    unknown = sorted(set(words) - known)
+    if unknown:
+        raise Refusal("bad_hello", f"hello has no {unknown[0]!r:.80}; it has {', '.join(sorted(known))}")
+    if words.get("v", EVENT_VERSION) != EVENT_VERSION:
+        raise Refusal("bad_version", f"this server speaks version {EVENT_VERSION}, not {words['v']!r:.80}")
+    token = words.get("token")
+    if token is not None and not isinstance(token, str):
+        raise Refusal("bad_hello", "token is a string")
+    if not sound:
+        return Hello(token=token)
+    if "sample_rate" not in words:
+        raise Refusal("sample_rate", "hello must say the sample_rate of the sound that follows, in Hz")
+    if words.get("format", FORMAT) != FORMAT:
+        raise Refusal("format", f"format is {FORMAT!r} (16-bit signed, little endian), not {words['format']!r:.80}")
+    stream = words.get("stream")
+    if stream is not None:
+        check_name(stream)
+    status_ms = words.get("status_ms", 1000)
+    return Hello(
+        sample_rate=_integer(words["sample_rate"], "sample_rate", *SAMPLE_RATES_HZ, "sample_rate"),
+        channels=_integer(words.get("channels", 1), "channels", 1, MAX_CHANNELS, "channels"),
+        stream=stream,
+        partials=_boolean(words, "partials", True),
+        lossless=_boolean(words, "lossless", False),
+        status_ms=0 if status_ms == 0 else _integer(status_ms, "status_ms (or 0)", *STATUS_MS, "bad_hello"),
+        token=token,
+    )
+
+
+def parse_word(text: str, max_lost_samples: int) -> Lost | Literal["end"]:
+    """A later text message: the end, or a loss."""
+    words = _object(text, "a text message")
+    kind = words.get("type")
+    if kind == "end":
+        return "end"
+    if kind == "gap":
+        return Lost(_integer(words.get("samples"), "samples", 1, max_lost_samples, "bad_gap"))
+    raise Refusal("bad_type", f"after hello a text message has type 'end' or 'gap', not {kind!r:.80}")
+
+
+def check_pcm(data: bytes, hello: Hello, most_bytes: int) -> None:
+    """Refuse a binary message that cannot be sound as the client has announced it."""
+    if len(data) > most_bytes:
+        raise Refusal(
+            "too_big", f"a message is at most {most_bytes} bytes, not {len(data)}; send about 20 ms each", CLOSE_TOO_BIG
+        )
+    frame_bytes = 2 * hello.channels
+    if len(data) % frame_bytes:
+        raise Refusal(
+            "odd_bytes",
+            f"{len(data)} bytes are no whole number of {FORMAT} frames of {hello.channels} channel(s): "
+            f"a message holds a multiple of {frame_bytes} bytes",
+        )
+
+
+def status_message(status: StreamStatus, dropped: int) -> dict[str, Any]:
+    """How a stream does, for its client; `dropped` messages were lost because the client reads too slowly."""
+    return {
+        "v": EVENT_VERSION,
+        "type": "status",
+        "stream": status.stream,
+        "position_s": status.position_s,
+        "level_db": status.level_db,
+        "vad_state": status.vad_state,
+        "dropped": dropped,
+        "skipped": status.partials_dropped,
+        "latency_p50_ms": status.latency_p50_ms,
+        "latency_p95_ms": status.latency_p95_ms,
+    }

@@ -1,0 +1,148 @@
+"""The two WebSockets: /ws/stream takes a client's sound, /ws/events tells what the server's microphone hears."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from aiohttp import WSMsgType, web
+
+from streamser.server.client import StreamClient
+from streamser.server.hub import Hub
+from streamser.server.microphone import Microphone
+from streamser.server.mouth import Mouth, open_socket
+from streamser.server.protocol import (
+    CLOSE_NOT_FOUND,
+    CLOSE_TIMEOUT,
+    CLOSE_TOKEN,
+    CLOSE_TRY_LATER,
+    Hello,
+    Refusal,
+    parse_hello,
+)
+from streamser.server.security import shown_token, token_matches
+
+_HELLO_S = 10.0  # a client that says nothing for so long is no client
+
+
+class Sockets:
+    """The handlers; each client is counted in, greeted, served and shown out."""
+
+    def __init__(self, hub: Hub, microphone: Microphone | None) -> None:
+        self._hub = hub
+        self._microphone = microphone
+
+    async def stream(self, request: web.Request) -> web.WebSocketResponse:
+        """A client sends sound and gets its own events back."""
+        ws, mouth = await self._let_in(request)
+        sender = asyncio.create_task(mouth.run())
+        try:
+            self._check_room()
+            hello = await self._greet(ws, request)
+            if hello is not None:
+                await self._serve(ws, mouth, hello)
+        except Refusal as refusal:
+            mouth.refuse(refusal)
+        finally:
+            await self._show_out(mouth, sender)
+        return ws
+
+    async def events(self, request: web.Request) -> web.WebSocketResponse:
+        """A client listens to what the server's microphone hears."""
+        ws, mouth = await self._let_in(request)
+        sender = asyncio.create_task(mouth.run())
+        try:
+            self._check_room()
+            if not token_matches(shown_token(request.headers, request.query), self._hub.config):
+                await self._greet(ws, request, sound=False)
+            if self._microphone is None:
+                raise Refusal(
+                    "no_microphone", "this server listens to no microphone; start it with --mic", CLOSE_NOT_FOUND
+                )
+            await self._listen(ws, mouth, self._microphone)
+        except Refusal as refusal:
+            mouth.refuse(refusal)
+        finally:
+            await self._show_out(mouth, sender)
+        return ws
+
+    async def _let_in(self, request: web.Request) -> tuple[web.WebSocketResponse, Mouth]:
+        ws = open_socket(self._hub.config)
+        if not ws.can_prepare(request):
+            raise web.HTTPUpgradeRequired(text="this address is a WebSocket")
+        await ws.prepare(request)
+        mouth = Mouth(ws, request.transport, self._hub.config, self._hub.metrics)
+        self._hub.mouths.add(mouth)
+        return ws, mouth
+
+    async def _show_out(self, mouth: Mouth, sender: asyncio.Task[None]) -> None:
+        mouth.finish()
+        try:
+            await sender
+        finally:
+            self._hub.mouths.discard(mouth)
+
+    def _check_room(self) -> None:
+        most = self._hub.config.max_clients
+        if len(self._hub.mouths) > most:
+            raise Refusal("too_many_clients", f"{most} clients are connected already; try again later", CLOSE_TRY_LATER)
+
+    async def _greet(self, ws: web.WebSocketResponse, request: web.Request, *, sound: bool = True) -> Hello | None:
+        """The client's first message, checked; None when it left without one."""
+        try:
+            message = await ws.receive(_HELLO_S)
+        except asyncio.TimeoutError:
+            raise Refusal("no_hello", f"no hello came within {_HELLO_S:g} s", CLOSE_TIMEOUT) from None
+        if message.type is WSMsgType.BINARY:
+            raise Refusal("no_hello", "the first message is a hello in JSON; sound comes after it")
+        if message.type is not WSMsgType.TEXT:
+            return None
+        hello = parse_hello(message.data, sound=sound)
+        shown = shown_token(request.headers, request.query) or hello.token
+        if not token_matches(shown, self._hub.config):
+            raise Refusal("token", "this server asks for a token, in hello or as a Bearer header", CLOSE_TOKEN)
+        return hello
+
+    async def _serve(self, ws: web.WebSocketResponse, mouth: Mouth, hello: Hello) -> None:
+        open_stream = partial(
+            self._hub.open_stream,
+            name=hello.stream,
+            sample_rate=hello.sample_rate,
+            channels=hello.channels,
+            lossless=hello.lossless,
+        )
+        client = StreamClient(ws, mouth, hello, open_stream, self._hub.ears, self._hub.config)
+        mouth.say(
+            {
+                **self._hub.describe(),
+                "type": "ready",
+                "stream": client.name,
+                "sample_rate": hello.sample_rate,
+                "channels": hello.channels,
+                "max_message_bytes": self._hub.config.max_message_bytes,
+                "idle_timeout_s": self._hub.config.idle_timeout_s,
+            }
+        )
+        await client.run()
+
+    async def _listen(self, ws: web.WebSocketResponse, mouth: Mouth, microphone: Microphone) -> None:
+        reader = asyncio.create_task(_read_nothing(ws))
+        mouth.on_refuse = reader.cancel
+        microphone.join(mouth)
+        try:
+            await asyncio.wait({reader})
+            if not reader.cancelled():
+                reader.result()
+        finally:
+            reader.cancel()
+            microphone.leave(mouth)
+
+
+async def _read_nothing(ws: web.WebSocketResponse) -> None:
+    """Notice when the client leaves; a hello is polite, anything else a mistake."""
+    while not ws.closed:
+        message = await ws.receive()
+        if message.type is WSMsgType.BINARY:
+            raise Refusal("bad_type", "this socket only tells; send sound to /ws/stream")
+        if message.type is WSMsgType.TEXT:
+            parse_hello(message.data, sound=False)

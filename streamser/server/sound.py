@@ -1,0 +1,99 @@
+"""A client's sound on its way to the brain: the half of a stream that works on a thread, never on the event loop."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import soundfile
+
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, check_finite, to_mono
+from streamser.errors import AudioError
+from streamser.events import Gap
+from streamser.server.recording import Recording
+from streamser.stream.brain import Brain, Deliver
+from streamser.stream.channel import BrainStream, StreamConfig
+from streamser.stream.intake import Intake, Pcm
+from streamser.stream.status import StreamStatus
+
+
+class SoundStream:
+    """Resample, segment and submit; its methods are called one after another, from any thread."""
+
+    def __init__(
+        self,
+        brain: Brain,
+        deliver: Deliver,
+        config: StreamConfig,
+        name: str,
+        *,
+        sample_rate: int = SAMPLE_RATE,
+        channels: int = 1,
+        lossless: bool = False,
+        recording: Recording | None = None,
+    ) -> None:
+        self.name = name
+        self.sample_rate = sample_rate
+        self._intake = Intake(sample_rate, channels)
+        self._stream = BrainStream(brain, deliver, config, name, lossless=lossless)
+        self._recording = recording
+
+    @property
+    def waiting(self) -> int:
+        """Results that the brain has yet to compute."""
+        return self._stream.waiting
+
+    def status(self) -> StreamStatus:
+        """How it does now."""
+        return self._stream.status()
+
+    def feed(self, pcm: Pcm, arrived_s: float | None = None) -> None:
+        """Take sound at the client's own rate; `arrived_s` is when it came in, on time.monotonic."""
+        self._hear(self._intake.feed(pcm), arrived_s)
+
+    def skip(self, samples: int) -> None:
+        """The client lost so many samples at its own rate; what it sent before them is heard first."""
+        self._hear(self._intake.flush())
+        self._intake = Intake(self.sample_rate, self._intake.channels)
+        length = round(samples * SAMPLE_RATE / self.sample_rate)
+        if length:
+            self._stream.note(Gap(stream=self.name, start=self._stream.position, length=length, reason="client"))
+            if self._recording is not None:
+                self._recording.skip(length)
+
+    def end(self, error: str | None = None) -> None:
+        """No more sound will come; the last results follow, and StreamEnded behind them."""
+        try:
+            if error is None:
+                self._hear(self._intake.flush())
+        finally:
+            self._stream.close(error)
+            if self._recording is not None:
+                self._recording.close()
+
+    def _hear(self, samples: Samples, arrived_s: float | None = None) -> None:
+        if len(samples):
+            if self._recording is not None:
+                self._recording.write(samples)
+            self._stream.feed(AudioBlock(samples, self._stream.position), arrived_s)
+
+
+class SoundFile:
+    """A file that was sent whole, decoded from memory piece by piece: nothing is written to disk."""
+
+    def __init__(self, body: bytes) -> None:
+        try:
+            self._file = soundfile.SoundFile(io.BytesIO(body))
+        except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
+            raise AudioError(f"not a sound file that can be read ({error}); WAV, FLAC, Ogg and MP3 are") from error
+        self.sample_rate = int(self._file.samplerate)
+        self.duration_s = len(self._file) / self.sample_rate
+        """As its header says it."""
+
+    def pieces(self) -> Iterator[Samples]:
+        """A second at a time, mono, at its own rate."""
+        try:
+            for pcm in self._file.blocks(blocksize=self.sample_rate, dtype="float32", always_2d=True):
+                yield check_finite(to_mono(pcm), "the file")
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise AudioError(f"the file cannot be read to its end ({error}); copy or convert it again") from error

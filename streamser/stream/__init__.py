@@ -1,0 +1,1 @@
+"""From blocks of sound to emotion events: ring, voice activity, segments, threads."""

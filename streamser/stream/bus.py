@@ -1,0 +1,199 @@
+"""Hand things from one thread to another through bounded queues: sound on its way in, events on their way out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, Literal, TypeVar
+
+from streamser.events import EmotionEvent, Event, StreamEnded
+
+__all__ = ["Bus", "Policy", "SoundQueue", "Subscription"]
+
+T = TypeVar("T")
+
+Policy = Literal["drop", "block"]
+"""What a full subscription does: lose the oldest partial result, or make the publisher wait."""
+
+_WAKE_S = 0.25  # no wait is longer: on Windows a waiting main thread sees Ctrl-C only between waits
+
+
+class SoundQueue(Generic[T]):
+    """Pieces of sound, bounded by their total length; when it is full the oldest are lost and counted, or `put` waits.
+
+    >>> queue = SoundQueue[str](capacity=10, drops=True)
+    >>> for piece in ("first", "second", "third"):
+    ...     queue.put(piece, length=5)
+    >>> queue.take(), queue.take(), queue.take()
+    ((5, 'second'), (0, 'third'), None)
+    """
+
+    def __init__(self, capacity: int, *, drops: bool) -> None:
+        self.capacity = capacity
+        self.drops = drops
+        self._items: deque[tuple[int, T]] = deque()
+        self._length = 0
+        self._lost = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @property
+    def closed(self) -> bool:
+        """True once nothing more will come in; what is inside can still be taken."""
+        return self._closed
+
+    @property
+    def finished(self) -> bool:
+        """True once nothing is inside and nothing more will come in."""
+        return self._closed and not self._items
+
+    def put(self, item: T, length: int) -> None:
+        """Add a piece; one that comes after close() is ignored."""
+        with self._changed:
+            while not self.drops and self._items and self._length + length > self.capacity and not self._closed:
+                self._changed.wait(_WAKE_S)
+            if self._closed:
+                return
+            self._items.append((length, item))
+            self._length += length
+            while self._length > self.capacity and len(self._items) > 1:
+                dropped, _ = self._items.popleft()
+                self._length -= dropped
+                self._lost += dropped
+            self._changed.notify_all()
+
+    def take(self, timeout_s: float = 0.0) -> tuple[int, T] | None:
+        """The length lost just before the oldest piece, and that piece; None when none came in time."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while not self._items:
+                remaining = deadline - time.monotonic()
+                if self._closed or remaining <= 0:
+                    return None
+                self._changed.wait(min(remaining, _WAKE_S))
+            length, item = self._items.popleft()
+            self._length -= length
+            lost, self._lost = self._lost, 0
+            self._changed.notify_all()
+            return lost, item
+
+    def close(self) -> None:
+        """Take no more in, and wake whoever waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Subscription:
+    """One reader's own bounded queue of events; iterate it, or `get` them one by one."""
+
+    def __init__(self, maxsize: int, policy: Policy, on_leave: Callable[[Subscription], None] | None = None) -> None:
+        if maxsize < 1:
+            raise ValueError(f"maxsize: at least 1 event, not {maxsize}")
+        self.maxsize = maxsize
+        self.dropped = 0
+        """Events lost because this reader was too slow."""
+        self.on_put: Callable[[], None] | None = None
+        """Called, by the publishing thread, after something has come in."""
+        self._policy: Policy = policy
+        self._on_leave = on_leave
+        self._events: deque[Event] = deque()
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @property
+    def finished(self) -> bool:
+        """True once nothing waits and nothing more will come."""
+        return self._closed and not self._events
+
+    def set_policy(self, policy: Policy) -> None:
+        """Change what happens when it is full; a publisher that waits is let go."""
+        with self._changed:
+            self._policy = policy
+            self._changed.notify_all()
+
+    def put(self, event: Event) -> None:
+        """Add an event, by the publisher."""
+        with self._changed:
+            while self._policy == "block" and len(self._events) >= self.maxsize and not self._closed:
+                self._changed.wait(_WAKE_S)
+            if self._closed:
+                return
+            self._events.append(event)
+            if len(self._events) > self.maxsize:
+                self._drop()
+            if isinstance(event, StreamEnded):
+                self._closed = True
+            self._changed.notify_all()
+        if self.on_put is not None:
+            self.on_put()
+
+    def get(self, timeout_s: float | None = None) -> Event | None:
+        """The oldest event; None when none came in time, or none will ever come (`finished` tells)."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while not self._events:
+                remaining = _WAKE_S if deadline is None else deadline - time.monotonic()
+                if self._closed or remaining <= 0:
+                    return None
+                self._changed.wait(min(remaining, _WAKE_S))
+            event = self._events.popleft()
+            self._changed.notify_all()
+            return event
+
+    def __iter__(self) -> Iterator[Event]:
+        """Events as they come, up to and with StreamEnded."""
+        while (event := self.get()) is not None:
+            yield event
+
+    def close(self) -> None:
+        """Leave: what waits can still be got, nothing more comes in."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._on_leave is not None:
+            self._on_leave(self)
+        if self.on_put is not None:
+            self.on_put()
+
+    def _drop(self) -> None:
+        """Lose the oldest partial result, or the oldest event when no partial waits."""
+        self.dropped += 1
+        for index, event in enumerate(self._events):
+            if isinstance(event, EmotionEvent) and not event.final:
+                del self._events[index]
+                return
+        self._events.popleft()
+
+
+class Bus:
+    """Give every event to every subscriber, in order.
+
+    >>> bus = Bus()
+    >>> reader = bus.subscribe()
+    >>> bus.publish(StreamEnded(end=16_000))
+    >>> [event.to_dict()["end_s"] for event in reader]
+    [1.0]
+    """
+
+    def __init__(self) -> None:
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self._lock = threading.Lock()
+
+    def subscribe(self, maxsize: int = 1024, policy: Policy = "drop") -> Subscription:
+        """A queue that every later event comes into."""
+        subscription = Subscription(maxsize, policy, self._leave)
+        with self._lock:
+            self._subscriptions = (*self._subscriptions, subscription)
+        return subscription
+
+    def publish(self, event: Event) -> None:
+        """Put the event into every queue; waits where a subscriber's policy is to block."""
+        for subscription in self._subscriptions:
+            subscription.put(event)
+
+    def _leave(self, subscription: Subscription) -> None:
+        with self._lock:
+            self._subscriptions = tuple(other for other in self._subscriptions if other is not subscription)

@@ -1,0 +1,197 @@
+"""One stream that is pushed: sound in, events out, judged on the spot or by a brain that serves others too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from streamser.audio import SAMPLE_RATE, AudioBlock, Segment
+from streamser.events import EmotionEvent, Event, Gap, SourceChanged
+from streamser.recognizer import Recognizer
+from streamser.stream.brain import Brain, Deliver, OnError, PipelineConfig
+from streamser.stream.hearing import Cue, Ear
+from streamser.stream.intake import Intake, Pcm
+from streamser.stream.judge import Judge, Novelty, ask
+from streamser.stream.segmenter import Segmenter, SegmenterConfig
+from streamser.stream.sources import SourceConfig
+from streamser.stream.status import SourceState, StreamStatus, Tally, percentile
+from streamser.stream.vad import VadConfig, make_vad
+
+__all__ = ["BrainStream", "Stream", "StreamConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    """Every knob between sound and events."""
+
+    source: SourceConfig = field(default_factory=SourceConfig)
+    vad: VadConfig = field(default_factory=VadConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+
+
+class _Channel:
+    """One stream of sound on its way to a recognizer: what Stream and BrainStream share."""
+
+    def __init__(self, recognizer: Recognizer, config: StreamConfig | None, name: str) -> None:
+        self.recognizer = recognizer
+        self.config = config or StreamConfig()
+        self.name = name
+        self.tally = Tally()
+        self._ear = Ear(Segmenter(self.config.segmenter, make_vad(self.config.vad), recognizer.features, name))
+        self._intake = Intake()
+        self._ended = False
+
+    @property
+    def position(self) -> int:
+        """Index one past the last sample heard or lost."""
+        return self._ear.position
+
+    def status(
+        self,
+        *,
+        device: str = "pushed sound",
+        source_state: SourceState | None = None,
+        overflows: int = 0,
+        events_dropped: int = 0,
+        paused: bool = False,
+        recording: str | None = None,
+    ) -> StreamStatus:
+        """How the stream is doing now; a host may add what only it knows."""
+        state: SourceState = "ended" if self._ended else "open" if self.position else "waiting"
+        tally, engine = self.tally, self.recognizer.engine
+        return StreamStatus(
+            stream=self.name,
+            position_s=round(self.position / SAMPLE_RATE, 2),
+            level_db=round(self._ear.segmenter.level_db, 1),
+            vad_state=self._ear.segmenter.state,
+            source_state=source_state or state,
+            device=device,
+            model=self.recognizer.bundle.name,
+            engine=f"{engine.name} on {engine.device}",
+            finals=tally.finals,
+            partials=tally.partials,
+            partials_dropped=tally.partials_dropped,
+            events_dropped=events_dropped,
+            latency_p50_ms=percentile(tally.latencies_ms, 0.5),
+            latency_p95_ms=percentile(tally.latencies_ms, 0.95),
+            final_latency_p50_ms=percentile(tally.final_latencies_ms, 0.5),
+            gaps=tally.gaps,
+            lost_ms=tally.lost_ms,
+            overflows=overflows,
+            paused=paused,
+            recording=recording,
+        )
+
+    def _hear(self, pcm: Pcm, sample_rate: int, channels: int) -> list[Cue]:
+        if self._ended:
+            raise ValueError("push: the stream is closed")
+        cues = []
+        if (sample_rate, channels) != (self._intake.sample_rate, self._intake.channels):
+            cues = self._ear.feed(AudioBlock(self._intake.flush(), self.position))
+            self._intake = Intake(sample_rate, channels)
+        return [*cues, *self._ear.feed(AudioBlock(self._intake.feed(pcm), self.position))]
+
+    def _end(self, error: str | None) -> list[Cue]:
+        if self._ended:
+            return []
+        self._ended = True
+        return [*self._ear.feed(AudioBlock(self._intake.flush(), self.position)), *self._ear.end(error)]
+
+
+class Stream(_Channel):
+    """Push sound, get events: no thread, no queue, no clock, for hosts that bring their own loop.
+
+    >>> stream = Stream(recognizer)  # recognizer = streamser.load()
+    >>> events = [event for pcm in spoken_pcm for event in stream.push(pcm, sample_rate=48_000)]
+    >>> [event.type for event in events + stream.close() if event.type != "emotion"]
+    ['speech_started', 'speech_ended', 'stream_ended']
+    """
+
+    def __init__(self, recognizer: Recognizer, config: StreamConfig | None = None, name: str = "main") -> None:
+        super().__init__(recognizer, config, name)
+        self._judge = Judge(recognizer, self.config.pipeline.smoothing, name)
+        self._novelty = Novelty()
+
+    def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> list[Event]:
+        """The events that this sound brings: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
+        return self._say(self._hear(pcm, sample_rate, channels))
+
+    def lose(self, samples: int, reason: Literal["client", "overflow"] = "client") -> list[Event]:
+        """Tell that so many 16 kHz samples never arrived; time goes on by them."""
+        return self._say(self._ear.note(Gap(start=self.position, length=samples, reason=reason)))
+
+    def close(self) -> list[Event]:
+        """The last events: the open utterance ends here."""
+        return self._say(self._end(None))
+
+    def _say(self, cues: Sequence[Cue]) -> list[Event]:
+        events: list[Event] = []
+        for item, heard_s in cues:
+            began = time.monotonic()
+            event = self._answer(item, heard_s) if isinstance(item, Segment) else item
+            if event is not None:
+                self.tally.count(event, (time.monotonic() - began) * 1000)
+                events.append(event)
+        return events
+
+    def _answer(self, segment: Segment, heard_s: float) -> EmotionEvent | None:
+        partial = not (segment.final or segment.speculative)
+        question = self._judge.question(segment, [self._novelty.of(segment)] if partial else [])
+        answer = None if question is None else ask(self.recognizer, [question])[0]
+        return self._judge.event(segment, answer, heard_s)
+
+
+class BrainStream(_Channel):
+    """A stream whose segments go to a Brain that serves others too; `deliver` hears the events on its thread."""
+
+    def __init__(
+        self,
+        brain: Brain,
+        deliver: Deliver,
+        config: StreamConfig | None = None,
+        name: str = "main",
+        *,
+        lossless: bool = False,
+        on_error: OnError | None = None,
+    ) -> None:
+        super().__init__(brain.recognizer, config, name)
+        self._brain = brain
+        self._deliver = deliver
+        self._lossless = lossless
+        self._on_error = on_error
+
+    @property
+    def waiting(self) -> int:
+        """How many things wait for the brain; take no more sound in while there are too many."""
+        return self._brain.waiting(self.name)
+
+    def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> None:
+        """Add sound: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
+        self._submit(self._hear(pcm, sample_rate, channels))
+
+    def feed(self, block: AudioBlock, arrived_s: float | None = None) -> None:
+        """Add a block that begins at `position`."""
+        self._submit(self._ear.feed(block, arrived_s))
+
+    def note(self, event: Gap | SourceChanged) -> None:
+        """Sound was lost, or the source has news."""
+        self._submit(self._ear.note(event))
+
+    def close(self, error: str | None = None) -> None:
+        """End the stream: the open utterance gets its final, then StreamEnded is delivered."""
+        self._submit(self._end(error))
+
+    def _submit(self, cues: Sequence[Cue]) -> None:
+        for item, heard_s in cues:
+            self._brain.submit(
+                item,
+                stream=self.name,
+                deliver=self._deliver,
+                lossless=self._lossless,
+                heard_s=heard_s,
+                on_error=self._on_error,
+                tally=self.tally,
+            )

@@ -1,0 +1,94 @@
+"""What a source of sound is: how it is set up, what it gives, and what a Listener needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from streamser.audio import SAMPLE_RATE, AudioBlock
+from streamser.events import Gap, SourceChanged
+from streamser.stream.status import SourceState
+
+__all__ = ["Heard", "Source", "SourceConfig", "Sourced"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """Which microphone, and how patient to be with it."""
+
+    device: str | int | None = None
+    """Index or part of a name, as `streamser devices` lists them; None takes the system's default."""
+    sample_rate: int | None = None
+    """Hz to open the microphone at; None takes the device's own. It is resampled to 16 kHz either way."""
+    channels: int | None = None
+    """Channels to open; None takes one or two, as the device has them. They are averaged."""
+    block_ms: float = 20.0
+    """Length of one block of sound."""
+    queue_s: float = 2.0
+    """Sound that may wait to be segmented; a live source then loses the oldest, with a Gap."""
+    stall_ms: float = 500.0
+    """A microphone that says nothing for so long counts as lost."""
+    retry_first_ms: float = 250.0
+    """Pause before a lost microphone is tried again; it doubles each time."""
+    retry_max_ms: float = 2000.0
+    """The longest such pause."""
+    between_files_ms: float = 1000.0
+    """Silence put between the files of a replay, so that utterances do not merge."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "sample_rate: is 4000 to 384000, or null": self.sample_rate is None or 4000 <= self.sample_rate <= 384_000,
+            "channels: is 1 to 64, or null": self.channels is None or 1 <= self.channels <= 64,
+            "block_ms: is 5 to 200": 5 <= self.block_ms <= 200,
+            "queue_s: is 0.2 to 60": 0.2 <= self.queue_s <= 60,
+            "stall_ms: is 200 to 10000, and at least five blocks": 200 <= self.stall_ms <= 10_000
+            and self.stall_ms >= 5 * self.block_ms,
+            "retry_first_ms: is 50 to 10000": 50 <= self.retry_first_ms <= 10_000,
+            "retry_max_ms: is at least retry_first_ms": self.retry_max_ms >= self.retry_first_ms,
+            "between_files_ms: is 0 to 60000": 0 <= self.between_files_ms <= 60_000,
+        }
+        for rule, held in rules.items():
+            if not held:
+                raise ValueError(rule)
+
+    @property
+    def block_samples(self) -> int:
+        return round(self.block_ms * SAMPLE_RATE / 1000)
+
+
+class Heard(NamedTuple):
+    """A block of sound, and when its last sample came in (time.monotonic)."""
+
+    block: AudioBlock
+    arrived_s: float
+
+
+Sourced = Heard | Gap | SourceChanged
+"""What iterating a source gives."""
+
+
+class Source(Protocol):
+    """What a Listener needs of a source."""
+
+    @property
+    def live(self) -> bool:
+        """True when sound comes whether or not it is taken: then overload costs partials, and pausing loses sound."""
+
+    @property
+    def description(self) -> str:
+        """Where the sound comes from, for people."""
+
+    @property
+    def state(self) -> SourceState:
+        """How it is doing."""
+
+    @property
+    def overflows(self) -> int:
+        """How often the sound system said that it lost sound."""
+
+    def __iter__(self) -> Iterator[Sourced]:
+        """Blocks and events until the sound ends or `close` is called."""
+
+    def close(self) -> None:
+        """End the iteration soon, from any thread."""

@@ -1,0 +1,57 @@
+"""Take PCM as a host has it, in any rate, type, channel count and chunk size, and give 16 kHz mono."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamser.audio import Resampler, Samples, to_mono
+
+__all__ = ["Intake", "Pcm"]
+
+Pcm = bytes | bytearray | memoryview | NDArray[np.generic]
+"""Bytes are 16-bit little-endian PCM; arrays are int8..int64, uint8 or float, (samples,) or (samples, channels)."""
+
+
+class Intake:
+    """A stream of PCM in crumbs: half a sample or half a frame waits for its other half.
+
+    >>> intake = Intake(channels=2)
+    >>> [intake.feed(crumb).tolist() for crumb in (bytes([0, 64, 0]), bytes([64, 0]))]
+    [[], [0.5]]
+    """
+
+    def __init__(self, sample_rate: int = 16_000, channels: int = 1) -> None:
+        if channels < 1:
+            raise ValueError(f"channels: at least 1, not {channels}")
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self._resampler = Resampler(sample_rate)
+        self._half_sample = b""
+        self._half_frame: NDArray[np.generic] = np.zeros(0, np.int16)
+
+    def feed(self, pcm: Pcm) -> Samples:
+        """The samples that are ready now."""
+        return self._resampler.feed(self._mono(pcm))
+
+    def flush(self) -> Samples:
+        """The samples that only the end makes ready."""
+        return self._resampler.flush()
+
+    def _mono(self, pcm: Pcm) -> Samples:
+        if isinstance(pcm, np.ndarray):
+            if pcm.ndim == 2 and pcm.shape[1] != self.channels:
+                raise ValueError(f"pcm: has {pcm.shape[1]} channels, but channels is {self.channels}")
+            values: NDArray[np.generic] = pcm
+        else:
+            data = self._half_sample + bytes(pcm)
+            whole = len(data) - len(data) % 2
+            values, self._half_sample = np.frombuffer(data[:whole], "<i2"), data[whole:]
+        if self.channels > 1 and values.ndim == 1:
+            if len(self._half_frame):
+                if self._half_frame.dtype != values.dtype:
+                    raise ValueError(f"pcm: turns from {self._half_frame.dtype} to {values.dtype} inside a frame")
+                values = np.concatenate([self._half_frame, values])
+            whole = len(values) - len(values) % self.channels
+            values, self._half_frame = values[:whole], values[whole:]
+        return to_mono(values, self.channels)

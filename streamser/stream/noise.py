@@ -1,0 +1,169 @@
+"""Know a room by its noise, and say when something stands out from it: in decibels, on the sample clock."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamser.audio import SAMPLE_RATE, Samples
+
+__all__ = ["NoiseGate"]
+
+_Power = NDArray[np.floating]
+"""Mean square of white noise that would be as strong in each band, (bands,)."""
+
+_BLOCK_MS = 100  # floor and background are brought up to date this often
+_SMOOTH_MS = 70.0  # about a phone: noise averages out, syllables stay
+_HOLD_MS = 60  # an open gate outlasts a dip this long
+_LEAVE = 0.8  # an open gate closes at this share of the decibels that open it
+_BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # where speech is; below lies a fan's rumble
+_DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no sound and says nothing about the room
+
+
+class NoiseGate:
+    """Open while sound stands out from the room's noise, whatever the level of either.
+
+    Two questions are asked of each frame. Does it rise `rise_db` above the floor, the least power of each band
+    in the last four seconds? That tells speech from steady noise down to 0 dB. And is it louder than the
+    background of the last ten seconds, spread included? That tells a near voice from chatter and music.
+    """
+
+    def __init__(self, frame_samples: int, rise_db: float = 3.5, min_level_dbfs: float = -85.0) -> None:
+        self._rise_db = rise_db
+        self._least = 10 ** (min_level_dbfs / 10)
+        self._frames_per_block = max(1, round(_BLOCK_MS * SAMPLE_RATE / 1000 / frame_samples))
+        self._hold_frames = max(1, round(_HOLD_MS * SAMPLE_RATE / 1000 / frame_samples))
+        self._smooth = np.float32(math.exp(-frame_samples * 1000 / SAMPLE_RATE / _SMOOTH_MS))
+        self._window = np.hanning(frame_samples + 2)[1:-1].astype(np.float32)
+        self._window /= np.sqrt(np.sum(np.square(self._window)))
+        self._bands = _band_matrix(frame_samples)
+        self._floor = _Floor(self._frames_per_block)
+        self._background = _Background(frame_samples)
+        self._power: _Power | None = None
+        self._frames = 0
+        self._held = 0
+
+    @property
+    def floor_power(self) -> float:
+        """Mean square of the room's steady noise, as white noise of the same strength."""
+        return max(self._least, float(self._floor.power.mean()) if self._power is not None else 0.0)
+
+    def open(self, frame: Samples) -> bool:
+        """True when this frame, the next one of the stream, stands out."""
+        if float(np.dot(frame, frame)) < _DIGITAL_SILENCE * len(frame):
+            self._held = 0
+            return False
+        rise_db, level_db = self._measure(frame)
+        was_open = self._held > 0
+        enough_db = self._rise_db * (_LEAVE if was_open else 1.0)
+        if rise_db > enough_db and level_db > self._background.threshold_db - (1.0 if was_open else 0.0):
+            self._held = self._hold_frames + 1
+        elif was_open:
+            self._held -= 1
+        return self._held > 0
+
+    def _measure(self, frame: Samples) -> tuple[float, float]:
+        """How far the bands stand above their floors, and how loud they are in all; in dB."""
+        spectrum = np.fft.rfft(frame * self._window)
+        power = (np.square(spectrum.real) + np.square(spectrum.imag)) @ self._bands
+        self._power = power if self._power is None else power + self._smooth * (self._power - power)
+        level_db = 10.0 * math.log10(float(self._power.mean()) + 1e-12)
+        self._frames += 1
+        self._floor.hear(self._power, level_db)
+        self._background.hear(level_db)
+        if self._frames % self._frames_per_block == 0:
+            self._floor.update()
+            self._background.update()
+        # Bands count by the root of their floors: halfway between raw power, where hum hides speech in other
+        # bands, and power relative to each floor, where the emptiest band shouts loudest.
+        floor = np.maximum(self._floor.power, self._least)
+        root = np.sqrt(floor)
+        return 10.0 * math.log10(float((self._power / root).sum()) / float(root.sum()) + 1e-12), level_db
+
+
+class _Floor:
+    """The least power of each band: falls at once, rises when its memory has passed."""
+
+    _MEMORY_BLOCKS = 40  # four seconds hold a pause of every band, also in speech without pauses
+    _YOUNG_BLOCKS = 5  # a young floor forgets sooner: microphones open with a ramp
+    _STEADY_BLOCKS = 15  # what keeps its level for so long is no speech: a fan was switched on
+    _STEADY_DB = 4.0
+
+    def __init__(self, frames_per_block: int) -> None:
+        self.power: _Power = np.full(_BANDS, np.inf)
+        self._block = self.power
+        self._minima = np.full((self._MEMORY_BLOCKS, _BANDS), np.inf)
+        self._blocks = 0
+        self._levels_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS * frames_per_block)
+
+    def hear(self, power: _Power, level_db: float) -> None:
+        """Take a frame."""
+        self._block = np.minimum(self._block, power)
+        self.power = np.minimum(self.power, power)
+        self._levels_db.append(level_db)
+
+    def update(self) -> None:
+        """Close a block, and forget the oldest."""
+        self._minima[:-1] = self._minima[1:]
+        self._minima[-1] = self._block
+        self._block = np.full(_BANDS, np.inf)
+        self._blocks += 1
+        memory = min(self._MEMORY_BLOCKS, self._YOUNG_BLOCKS + self._blocks // 2)
+        levels = self._levels_db
+        if len(levels) == levels.maxlen and max(levels) - min(levels) < self._STEADY_DB:
+            memory = min(memory, self._STEADY_BLOCKS)
+        self.power = self._minima[-memory:].min(axis=0)
+
+
+class _Background:
+    """How loud the background is and how much it varies, from a fading histogram of levels.
+
+    Otsu's threshold parts the levels of the last ten seconds in two; the lower part is background, and what
+    exceeds its mean by two deviations stands out: 2 dB for a fan, up to 7 dB for chatter and music.
+    """
+
+    _MEMORY_S = 10.0
+    _DEVIATIONS = 2.0
+    _LEAST_DB, _MOST_DB = 2.0, 7.0
+    _LEVELS_DB = np.arange(-110.0, 11.0)
+
+    def __init__(self, frame_samples: int) -> None:
+        self.threshold_db = -math.inf
+        self._growth = math.exp(frame_samples / SAMPLE_RATE / self._MEMORY_S)
+        self._weight = 1.0  # grows by the frame, which fades the older ones
+        self._histogram = np.zeros(len(self._LEVELS_DB))
+
+    def hear(self, level_db: float) -> None:
+        """Take a frame."""
+        self._histogram[min(max(round(level_db) + 110, 0), len(self._histogram) - 1)] += self._weight
+        self._weight *= self._growth
+
+    def update(self) -> None:
+        """Part the levels again, where the parts' means lie furthest from the mean of all."""
+        self._histogram /= self._weight
+        self._weight = 1.0
+        share = self._histogram / self._histogram.sum()
+        below = np.cumsum(share)
+        moment = np.cumsum(share * self._LEVELS_DB)
+        inner = below * (1.0 - below)
+        apart = np.where(inner > 1e-3, np.square(moment[-1] * below - moment) / np.maximum(inner, 1e-9), 0.0)
+        lower = slice(0, int(np.argmax(apart)) + 1)
+        weight = share[lower] / share[lower].sum() if apart.any() else share
+        levels_db = self._LEVELS_DB[: len(weight)]
+        mean_db = float(weight @ levels_db)
+        deviation_db = math.sqrt(float(weight @ np.square(levels_db - mean_db)))
+        self.threshold_db = mean_db + min(max(self._DEVIATIONS * deviation_db, self._LEAST_DB), self._MOST_DB)
+
+
+def _band_matrix(frame_samples: int) -> NDArray[np.float32]:
+    """Mean of the FFT's bins in each of 16 bands, equally wide in mel, (bins, bands)."""
+    ends = 2595.0 * np.log10(1.0 + np.array([_LOWEST_HZ, _HIGHEST_HZ]) / 700.0)
+    corners = 700.0 * (10.0 ** (np.linspace(ends[0], ends[1], _BANDS + 1) / 2595.0) - 1.0)
+    hz = np.fft.rfftfreq(frame_samples, 1.0 / SAMPLE_RATE)
+    inside = (hz[:, None] >= corners[:-1]) & (hz[:, None] < corners[1:])
+    for band in np.flatnonzero(~inside.any(axis=0)):  # narrower than a bin: the nearest one
+        inside[np.argmin(np.abs(hz - corners[band : band + 2].mean())), band] = True
+    return (inside / inside.sum(axis=0)).astype(np.float32)

@@ -1,0 +1,362 @@
+"""From sound to events: a Stream that is pushed and answers, and a Listener whose threads do it all alone.
+
+    source -> ear thread (segments) -> mailbox -> brain thread (features, inference) -> bus -> you
+
+Both run the very same steps on the sample clock, so that a file replayed at any speed, pushed in crumbs, or played
+to a microphone without losses gives the same events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
+from os import PathLike
+from types import TracebackType
+from typing import Literal
+
+from streamser.audio import SAMPLE_RATE
+from streamser.bundle import DEFAULT_MODEL
+from streamser.events import EmotionEvent, Event, Gap, SourceChanged, StreamEnded
+from streamser.recognizer import Recognizer, load
+from streamser.stream.brain import Brain, PipelineConfig, explain
+from streamser.stream.bus import Bus, Policy, Subscription
+from streamser.stream.channel import BrainStream, Stream, StreamConfig
+from streamser.stream.sources import Heard, MicSource, Source, Sourced, WavSource
+from streamser.stream.status import StreamStatus
+
+__all__ = [
+    "Brain",
+    "BrainStream",
+    "Listener",
+    "PipelineConfig",
+    "Stream",
+    "StreamConfig",
+    "StreamStatus",
+    "listen",
+    "replay",
+]
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S = 1.0
+"""close() takes no longer than this."""
+
+_WAKE_S = 0.1
+
+
+class Listener:
+    """Events of a source, as a context manager, an iterator, an async iterator, or through callbacks.
+
+    Callbacks run on the brain's thread and must be quick. Whatever goes wrong on a thread becomes a StreamEnded with
+    its error, and is raised again where the events are iterated, or at the end of the `with`.
+
+    >>> with Listener(WavSource("spoken.wav"), recognizer) as events:
+    ...     finals = [event for event in events if event.type == "emotion" and event.final]
+    >>> len(finals)
+    1
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        recognizer: Recognizer,
+        config: StreamConfig | None = None,
+        on_final: Callable[[EmotionEvent], None] | None = None,
+        on_partial: Callable[[EmotionEvent], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        name: str = "main",
+    ) -> None:
+        self.source = source
+        self.recognizer = recognizer
+        self.config = config or StreamConfig()
+        self.name = name
+        self._on_final, self._on_partial, self._on_event = on_final, on_partial, on_event
+        self._bus = Bus()
+        # A replay waits for its reader. Where callbacks do the work nobody may be iterating: then nothing waits.
+        called_back = on_final or on_partial or on_event
+        policy: Policy = "drop" if source.live or called_back else "block"
+        self._events = self._bus.subscribe(self.config.pipeline.waiting_events, policy)
+        self._brain = Brain(recognizer, self.config.pipeline)
+        self._stream = BrainStream(
+            self._brain, self._deliver, self.config, name, lossless=not source.live, on_error=self._fail
+        )
+        self._ear_thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._paused = False
+        self._stopping = False
+        self._ended = False  # StreamEnded was published
+        self._over = False  # and everybody was told
+        self._skipped = 0  # samples that came while paused and were not yet told as a gap
+        self._told_pause = False
+        self._managed = False  # inside a `with`
+        self._changed = threading.Condition()
+
+    # --- run
+
+    def start(self) -> Listener:
+        """Begin to listen; entering the `with` or iterating does it too."""
+        if self._ear_thread is None:
+            self._brain.start()
+            self._ear_thread = threading.Thread(target=self._listen, name="streamser-ear", daemon=True)
+            self._ear_thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End the source and return at once: the open utterance's final and StreamEnded still come."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self.source.close()
+
+    def close(self) -> None:
+        """End within a second: the open utterance gets its final, and no thread stays behind.
+
+        Events that were not yet iterated still can be.
+        """
+        deadline = time.monotonic() + CLOSE_S
+        self.stop()
+        self._events.set_policy("drop")
+        mine = threading.current_thread()
+        if self._ear_thread is not None and self._ear_thread is not mine:
+            self._ear_thread.join(max(0.0, deadline - time.monotonic()))
+            if self._ear_thread.is_alive():
+                logger.warning("%s does not answer; its thread ends when it does", self.source.description)
+        self._brain.close(max(0.05, deadline - time.monotonic()))
+        if self._ear_thread is not None:
+            self._publish(StreamEnded(stream=self.name, end=self._stream.position))  # unless it was said in time
+            self._say_over()
+        self._events.close()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the stream has ended, for programs that use callbacks only; False when it has not in time."""
+        self.start()
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while not self._over:
+                remaining = _WAKE_S if deadline is None else deadline - time.monotonic()
+                if remaining <= 0:
+                    return False
+                self._changed.wait(min(remaining, _WAKE_S))
+        return True
+
+    def pause(self) -> None:
+        """Hear nothing for now. A microphone's time goes on, and a Gap tells what was missed; a file waits."""
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Hear again."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
+    def status(self) -> StreamStatus:
+        """How it is doing now."""
+        return self._stream.status(
+            device=self.source.description,
+            source_state=self.source.state,
+            overflows=self.source.overflows,
+            events_dropped=self._events.dropped,
+            paused=self._paused,
+            recording=getattr(self.source, "recording", None),
+        )
+
+    def subscribe(self, maxsize: int = 1024, policy: Policy = "drop") -> Subscription:
+        """A queue of its own for one more reader."""
+        return self._bus.subscribe(maxsize, policy)
+
+    # --- read
+
+    def __enter__(self) -> Listener:
+        self._managed = True
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if kind is None:
+            self._raise()
+
+    async def __aenter__(self) -> Listener:
+        self._managed = True
+        return self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+        if kind is None:
+            self._raise()
+
+    def __iter__(self) -> Iterator[Event]:
+        self._read()
+        try:
+            yield from self._events
+        finally:
+            if not self._managed:
+                self.close()
+        self._raise()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(came.set)
+
+        self._events.on_put = wake
+        self._read()
+        while not self._events.finished:
+            came.clear()
+            while (event := self._events.get(0)) is not None:
+                yield event
+            if not self._events.finished:
+                await came.wait()
+        self._raise()
+
+    def _read(self) -> None:
+        if not self.source.live and not self._stopping:
+            self._events.set_policy("block")
+        self.start()
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    # --- on the brain's thread
+
+    def _deliver(self, event: Event) -> None:
+        self._publish(event)
+        if isinstance(event, EmotionEvent):
+            callback = self._on_final if event.final else self._on_partial
+            if callback is not None:
+                callback(event)
+        try:
+            if self._on_event is not None:
+                self._on_event(event)
+        finally:
+            if isinstance(event, StreamEnded):
+                self._say_over()
+
+    def _publish(self, event: Event) -> None:
+        if isinstance(event, StreamEnded):
+            with self._changed:
+                if self._ended:
+                    return
+                self._ended = True
+        self._bus.publish(event)
+
+    def _say_over(self) -> None:
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self.stop()
+
+    # --- on the ear's thread
+
+    def _listen(self) -> None:
+        """The thread: hear the source to its end, whatever the end may be."""
+        try:
+            for item in self.source:
+                self._hear(item)
+            self._tell_skipped()
+            self._stream.close()
+        except Exception as error:
+            self._error = self._error or error
+            self.source.close()
+            self._end_with(error)
+
+    def _hear(self, item: Sourced) -> None:
+        with self._changed:
+            while self._paused and not self.source.live and not self._stopping:
+                self._changed.wait(_WAKE_S)
+        if self._paused and self.source.live and not isinstance(item, SourceChanged):
+            self._skip(item)
+            return
+        self._tell_skipped()
+        if isinstance(item, Heard):
+            self._stream.feed(*item)
+        else:
+            self._stream.note(item)
+
+    def _skip(self, item: Heard | Gap) -> None:
+        """Sound that came while paused: told as a gap once it is enough to end the utterance, the rest later."""
+        self._skipped += len(item.block.samples) if isinstance(item, Heard) else item.length
+        if not self._told_pause and self._skipped * 1000 > self.config.segmenter.bridge_gap_ms * SAMPLE_RATE:
+            self._tell_skipped()
+            self._told_pause = True
+
+    def _tell_skipped(self) -> None:
+        if self._skipped:
+            self._stream.note(Gap(start=self._stream.position, length=self._skipped, reason="paused"))
+        self._skipped, self._told_pause = 0, False
+
+    def _end_with(self, error: Exception) -> None:
+        try:
+            self._stream.close(explain(error))
+        except Exception:
+            logger.debug("the stream could not be flushed", exc_info=True)
+            self._publish(StreamEnded(stream=self.name, end=self._stream.position, error=explain(error)))
+            self._say_over()
+
+
+def listen(
+    device: str | int | None = None,
+    *,
+    model: str | PathLike[str] | Recognizer = DEFAULT_MODEL,
+    profile: str | PathLike[str] | None = None,
+    config: StreamConfig | None = None,
+    on_final: Callable[[EmotionEvent], None] | None = None,
+    on_partial: Callable[[EmotionEvent], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Listener:
+    """Listen to a microphone, by index or part of its name.
+
+    with streamser.listen() as events:
+        for event in events:
+            print(event)
+    """
+    config = config or StreamConfig()
+    source = MicSource(config.source if device is None else replace(config.source, device=device))
+    return Listener(source, _recognizer(model, profile), config, on_final, on_partial, on_event)
+
+
+def replay(
+    paths: str | PathLike[str] | Sequence[str | PathLike[str]],
+    *,
+    speed: float | Literal["max"] = "max",
+    model: str | PathLike[str] | Recognizer = DEFAULT_MODEL,
+    profile: str | PathLike[str] | None = None,
+    config: StreamConfig | None = None,
+    on_final: Callable[[EmotionEvent], None] | None = None,
+    on_partial: Callable[[EmotionEvent], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Listener:
+    """Play sound files, or a folder of them, through the very pipeline that a microphone uses.
+
+    `speed` 1.0 is paced as a microphone would be, "max" as fast as possible; the events are the same.
+
+        with streamser.replay("talk.wav") as events:
+            finals = [event for event in events if event.type == "emotion" and event.final]
+    """
+    config = config or StreamConfig()
+    source = WavSource(paths, speed=speed, config=config.source)
+    return Listener(source, _recognizer(model, profile), config, on_final, on_partial, on_event)
+
+
+def _recognizer(model: str | PathLike[str] | Recognizer, profile: str | PathLike[str] | None) -> Recognizer:
+    recognizer = model if isinstance(model, Recognizer) else load(model)
+    if profile is None:
+        return recognizer
+    from streamser.profile import Profile
+
+    return recognizer.with_adaptation(Profile.load(profile).adaptation(recognizer.bundle))

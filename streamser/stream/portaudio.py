@@ -1,0 +1,278 @@
+"""Microphones through PortAudio: list them, find one by name, open one; the only file that knows sounddevice."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamser.errors import DeviceError
+from streamser.stream.bus import SoundQueue
+
+__all__ = ["Chunk", "InputDevice", "Line", "OpenLine", "find_device", "list_devices", "open_line"]
+
+# PortAudio is not made for threads: one of ours at a time opens a stream or restarts the library.
+_PORTAUDIO = threading.Lock()
+_BUSY_S = 0.5  # another stream's open may hang in a wedged sound server; then we come back later
+_INSIDE: set[int] = set()  # threads that are inside a call which a wedged sound server would not answer
+
+_BAD_RATE, _BAD_CHANNELS = -9997, -9998  # paInvalidSampleRate, paInvalidChannelCount
+_USUAL_RATES = (48_000, 44_100, 16_000)
+
+
+@dataclass(frozen=True, slots=True)
+class InputDevice:
+    """A microphone as PortAudio lists it."""
+
+    index: int
+    """Its place in the list, which changes when devices come and go."""
+    name: str
+    host: str
+    """The sound system that offers it: ALSA, Core Audio, Windows WASAPI and so on."""
+    channels: int
+    sample_rate: int
+    """Hz it prefers."""
+    is_default: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.host})"
+
+
+class Chunk(NamedTuple):
+    """What one callback brought."""
+
+    pcm: NDArray[np.float32]
+    """(frames, channels)"""
+    arrived_s: float
+    """time.monotonic in the callback."""
+    overflowed: bool
+    """True when PortAudio says that sound before it was lost."""
+
+
+class Line(Protocol):
+    """An open microphone."""
+
+    @property
+    def rate(self) -> int:
+        """Frames a second."""
+
+    @property
+    def description(self) -> str:
+        """For people."""
+
+    @property
+    def alive(self) -> bool:
+        """False once PortAudio has said that the stream is over."""
+
+    def take(self, timeout_s: float) -> tuple[int, Chunk] | None:
+        """Frames lost because nobody took them, and the next chunk; None when none came in time."""
+
+    def close(self) -> None:
+        """Let go of the device."""
+
+
+class OpenLine(Protocol):
+    """Opens a microphone, or raises DeviceError."""
+
+    def __call__(
+        self,
+        device: str | int | None,
+        rate: int | None,
+        channels: int | None,
+        block_ms: float,
+        queue_s: float,
+        *,
+        again: bool,
+    ) -> Line: ...
+
+
+def list_devices() -> list[InputDevice]:
+    """All microphones, as PortAudio saw them when it was last started."""
+    sd = _sounddevice()
+    hosts = sd.query_hostapis()
+    default = _default_index(sd)
+    return [
+        InputDevice(
+            index,
+            str(info["name"]),
+            str(hosts[info["hostapi"]]["name"]),
+            int(info["max_input_channels"]),
+            round(info["default_samplerate"]),
+            index == default,
+        )
+        for index, info in enumerate(sd.query_devices())
+        if info["max_input_channels"] > 0
+    ]
+
+
+def find_device(wanted: str | int | None) -> InputDevice:
+    """The microphone of that index, that name or with that in its name; None for the default one."""
+    devices = list_devices()
+    listed = "; ".join(f"{device.index} {device.name}" for device in devices)
+    if not devices:
+        raise DeviceError("no microphone found; plug one in, or replay a file: streamser replay FILE")
+    if wanted is None:
+        return next((device for device in devices if device.is_default), devices[0])
+    if isinstance(wanted, int) or wanted.isdecimal():
+        found = [device for device in devices if device.index == int(wanted)]
+    else:
+        name = wanted.casefold()
+        found = [device for device in devices if device.name.casefold() == name]
+        found = found or [device for device in devices if name in str(device).casefold()]
+        # Windows lists a microphone once per sound system: the default's system comes first.
+        host = next((device.host for device in devices if device.is_default), devices[0].host)
+        found.sort(key=lambda device: device.host != host)
+    if not found:
+        raise DeviceError(f"no microphone {wanted!r}; there are: {listed}")
+    return found[0]
+
+
+def open_line(
+    device: str | int | None,
+    rate: int | None,
+    channels: int | None,
+    block_ms: float,
+    queue_s: float,
+    *,
+    again: bool,
+) -> Line:
+    """Open a microphone; `again` looks for devices anew first, which is needed once one has gone."""
+    with _portaudio() as sd:
+        if again and not _streams_in_use(sd):  # a restart would kill every other stream of this process
+            try:
+                sd._terminate()
+            finally:
+                sd._initialize()
+        found = find_device(device)
+        rates = [rate] if rate else list(dict.fromkeys([found.sample_rate, *_USUAL_RATES]))
+        counts = [channels] if channels else list(dict.fromkeys([min(2, found.channels), 1, found.channels]))
+        line: Line | None = None
+        while line is None:
+            line = _tried(sd, found, rates, counts, block_ms, queue_s)
+        return line
+
+
+def _tried(
+    sd: Any, device: InputDevice, rates: list[int], counts: list[int], block_ms: float, queue_s: float
+) -> Line | None:
+    """The device opened at the first rate and channel count, or None when one of them is struck off its list."""
+    try:
+        return _PortAudioLine(sd, device, rates[0], counts[0], block_ms, queue_s)
+    except sd.PortAudioError as error:
+        code = error.args[1] if len(error.args) > 1 else 0
+        rejected = {_BAD_RATE: rates, _BAD_CHANNELS: counts}.get(code, [])
+        if len(rejected) < 2:
+            asked = f"{rates[0]} Hz, {counts[0]} channel{'s' * (counts[0] > 1)}"
+            raise DeviceError(f"cannot open {device} at {asked}: {_one_line(error)}") from error
+        del rejected[0]
+        return None
+
+
+class _PortAudioLine:
+    """A running InputStream whose callback looks at the status, copies and puts."""
+
+    def __init__(self, sd: Any, device: InputDevice, rate: int, channels: int, block_ms: float, queue_s: float) -> None:
+        self.rate = rate
+        self.alive = True
+        self.description = f"{device}, {rate} Hz" + (f", {channels} channels" if channels > 1 else "")
+        self._queue = SoundQueue[Chunk](round(queue_s * rate), drops=True)
+        self._stream = sd.InputStream(
+            device=device.index,
+            samplerate=rate,
+            channels=channels,
+            blocksize=round(block_ms * rate / 1000),
+            dtype="float32",
+            latency="low",
+            callback=self._hear,
+            finished_callback=self._finish,
+        )
+        try:
+            self._stream.start()
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def take(self, timeout_s: float) -> tuple[int, Chunk] | None:
+        return self._queue.take(timeout_s)
+
+    def close(self) -> None:
+        with _inside():
+            self._stream.abort(ignore_errors=True)
+            self._stream.close(ignore_errors=True)
+
+    def _hear(self, pcm: NDArray[np.float32], frames: int, _time: Any, status: Any) -> None:
+        self._queue.put(Chunk(pcm.copy(), time.monotonic(), bool(status.input_overflow)), frames)
+
+    def _finish(self) -> None:
+        self.alive = False
+        self._queue.close()
+
+
+def _sounddevice() -> Any:
+    """The module, imported only now: importing it starts PortAudio."""
+    try:
+        import sounddevice
+    except OSError as error:
+        way_out = {
+            "linux": "install it with: sudo apt install libportaudio2 (Fedora: sudo dnf install portaudio)",
+            "darwin": "install it with: brew install portaudio",
+        }.get(sys.platform, "install it with: pip install --force-reinstall sounddevice")
+        raise DeviceError(f"the PortAudio library is missing; {way_out}") from error
+    atexit.unregister(_let_exit)
+    atexit.register(_let_exit)  # after sounddevice's own, so that it runs before
+    return sounddevice
+
+
+def _let_exit() -> None:
+    """Let the program end although a sound server is wedged: sounddevice would wait in Pa_Terminate for ever."""
+    if _INSIDE:
+        _sounddevice()._initialized = 0
+
+
+@contextmanager
+def _inside() -> Iterator[None]:
+    thread = threading.get_ident()
+    _INSIDE.add(thread)
+    try:
+        yield
+    finally:
+        _INSIDE.discard(thread)
+
+
+def _default_index(sd: Any) -> int:
+    try:
+        return int(sd.query_devices(kind="input")["index"])
+    except (sd.PortAudioError, ValueError):  # there is no default input
+        return -1
+
+
+@contextmanager
+def _portaudio() -> Iterator[Any]:
+    sd = _sounddevice()
+    if not _PORTAUDIO.acquire(timeout=_BUSY_S):
+        raise DeviceError("another microphone is being opened, and the sound system does not answer")
+    try:
+        with _inside():
+            yield sd
+    finally:
+        _PORTAUDIO.release()
+
+
+def _streams_in_use(sd: Any) -> bool:
+    """Whether any stream of this process is open, ours or the host program's; sounddevice keeps no list of them."""
+    base: type = sd._StreamBase
+    streams = [thing for thing in gc.get_objects() if issubclass(type(thing), base)]
+    return any(not getattr(stream, "closed", True) for stream in streams)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,334 @@
+"""Cut a stream of audio blocks into utterances: no thread, no clock, the same for every size of block."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment
+from streamser.errors import AudioError
+from streamser.events import SpeechEnded, SpeechStarted
+from streamser.features import FeatureConfig
+from streamser.stream.ring import Ring
+from streamser.stream.vad import Vad
+
+__all__ = ["Item", "Segmenter", "SegmenterConfig", "State"]
+
+Item = SpeechStarted | Segment | SpeechEnded
+"""What a segmenter gives; in order and by utterance: SpeechStarted, Segments (the last one final), SpeechEnded."""
+
+State = Literal["quiet", "starting", "speaking", "stopping"]
+
+_SLICE_SAMPLES = SAMPLE_RATE  # a block of any length passes through the ring in slices of a second
+_RESET_GAP_SAMPLES = 5 * SAMPLE_RATE  # after so long it may be another microphone in another room
+_METER_SHARE = 0.25  # a new frame's weight in the level meter: it settles within about four frames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmenterConfig:
+    """What counts as an utterance, and how often one is judged while it lasts."""
+
+    pre_roll_ms: float = 300.0
+    """An utterance begins this much before its first speech frame: soft onsets stay in."""
+    min_speech_ms: float = 200.0
+    """With less speech than this it is no utterance, and nothing is said about it."""
+    dip_ms: float = 100.0
+    """So much silence before min_speech_ms is reached starts the count over."""
+    end_silence_ms: float = 400.0
+    """So much silence ends an utterance; a shorter pause does not split it."""
+    resume_ms: float = 40.0
+    """Speech shorter than this inside a pause is a click: the silence counts on."""
+    post_roll_ms: float = 100.0
+    """An utterance ends this much after its last speech frame: soft endings stay in."""
+    speculate_ms: float = 100.0
+    """Silence after which the final is computed ahead of its time; 0 = never."""
+    max_utterance_s: float = 20.0
+    """A longer one is cut at the quietest place before this, into linked utterances."""
+    cut_search_s: float = 3.0
+    """That place is looked for in this stretch before the limit."""
+    hop_ms: float = 256.0
+    """Time between partial results, rounded to the model's frames; 0 = finals only."""
+    first_partial_ms: float = 500.0
+    """No partial before so much sound since the first speech frame."""
+    bridge_gap_ms: float = 200.0
+    """Lost sound up to this length is silence inside an utterance; a longer gap ends it."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "pre_roll_ms: is 0 to 5000": 0 <= self.pre_roll_ms <= 5000,
+            "min_speech_ms: is 10 to 5000": 10 <= self.min_speech_ms <= 5000,
+            "dip_ms: is 10 to 5000": 10 <= self.dip_ms <= 5000,
+            "end_silence_ms: is 50 to 10000": 50 <= self.end_silence_ms <= 10000,
+            "resume_ms: is 0 or more and below end_silence_ms": 0 <= self.resume_ms < self.end_silence_ms,
+            "post_roll_ms: is 0 or more and below end_silence_ms": 0 <= self.post_roll_ms < self.end_silence_ms,
+            "speculate_ms: is 0, or at least post_roll_ms and below end_silence_ms": self.speculate_ms == 0
+            or self.post_roll_ms <= self.speculate_ms < self.end_silence_ms,
+            "max_utterance_s: is 2 to 300": 2 <= self.max_utterance_s <= 300,
+            "max_utterance_s: is above pre_roll_ms + min_speech_ms + cut_search_s": 1000 * self.max_utterance_s
+            > self.pre_roll_ms + self.min_speech_ms + 1000 * self.cut_search_s,
+            "cut_search_s: is at least 0.2": self.cut_search_s >= 0.2,
+            "hop_ms: is 0, or 20 to 10000": self.hop_ms == 0 or 20 <= self.hop_ms <= 10000,
+            "first_partial_ms: is 0 to 10000": 0 <= self.first_partial_ms <= 10000,
+            "bridge_gap_ms: is 0 to 2000": 0 <= self.bridge_gap_ms <= 2000,
+        }
+        for rule, held in rules.items():
+            if not held:
+                raise ValueError(rule)
+
+
+@dataclass(slots=True)
+class _Utterance:
+    """The utterance that is open; all places are sample indexes of the stream."""
+
+    number: int
+    onset: int
+    first_speech: int
+    speech_end: int  # end of its last speech frame
+    continues: bool = False
+    speech: int = 0  # samples in its speech frames so far, counted until it is announced
+    resumed: int = 0  # samples in the run of speech frames that may end a pause
+    seq: int = 0
+    ticks: int = 0  # partials due so far, given or left out
+    ahead: Segment | None = None  # the speculative final of the present pause
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Where partial windows lie, counted from an utterance's onset in 16 kHz samples."""
+
+    frame: float  # one step of the model's frames
+    hop: float  # a whole number of them
+    window: int
+
+    @classmethod
+    def of(cls, features: FeatureConfig, hop_ms: float) -> _Grid:
+        frame = features.hop_samples * SAMPLE_RATE / features.sample_rate
+        hop = frame * max(1, round(hop_ms * SAMPLE_RATE / 1000 / frame))
+        # Exactly the samples of the net's window: half an FFT of padding replaces the last frame's when it centres.
+        steps = features.window_frames - 1
+        whole = max(1, steps) * features.hop_samples if features.center else features.samples_in(steps + 1)
+        return cls(frame, hop, math.ceil(whole * SAMPLE_RATE / features.sample_rate))
+
+    def span(self, tick: int) -> tuple[int, int]:
+        """Start and end of the tick's window: on the grid, and no longer than the net's."""
+        heard = round(tick * self.hop)
+        if heard <= self.window:
+            return 0, heard
+        start = round(self.frame * math.floor((heard - self.window) / self.frame))
+        return start, start + self.window
+
+
+class Segmenter:
+    """Feed it blocks; it says when someone speaks and gives the sound to judge.
+
+    An utterance is announced once `min_speech_ms` of speech was heard, given as partial Segments on the
+    grid of the model's frames, once more whole and speculative at the first silence, and as exactly one final,
+    which equals the last speculative Segment sample for sample.
+    """
+
+    def __init__(self, config: SegmenterConfig, vad: Vad, features: FeatureConfig, stream: str = "main") -> None:
+        self.config = config
+        self.stream = stream
+        self.state: State = "quiet"
+        self._vad = vad
+        self._grid = _Grid.of(features, config.hop_ms)
+        self._pre_roll = _samples(config.pre_roll_ms)
+        self._min_speech = _samples(config.min_speech_ms)
+        self._dip = _samples(config.dip_ms)
+        self._end_silence = _samples(config.end_silence_ms)
+        self._resume = _samples(config.resume_ms)
+        self._post_roll = _samples(config.post_roll_ms)
+        self._speculate = _samples(config.speculate_ms)
+        self._max = _samples(1000 * config.max_utterance_s)
+        self._search = _samples(1000 * config.cut_search_s)
+        self._first_partial = _samples(config.first_partial_ms)
+        self._bridge = _samples(config.bridge_gap_ms)
+        # An utterance outlives its limit by one pause, and by what returns after it, before it is cut.
+        overrun = self._end_silence + self._resume + self._bridge + 2 * vad.frame_samples
+        self._ring = Ring(self._max + overrun + _SLICE_SAMPLES)
+        frames = (self._search + overrun) // vad.frame_samples + 1
+        self._recent: deque[tuple[int, float, bool]] = deque(maxlen=frames)  # start, mean square, speech
+        self._judged = 0  # the VAD has heard all samples before this index
+        self._barrier = 0  # no pre-roll reaches back past this: another utterance's end, or lost sound
+        self._open: _Utterance | None = None
+        self._count = 0
+        self._power = 0.0
+
+    @property
+    def position(self) -> int:
+        """Index one past the last sample fed."""
+        return self._ring.end
+
+    @property
+    def level_db(self) -> float:
+        """How loud it is now: RMS of the last few frames in dB of full scale, -120 at the lowest."""
+        return 10.0 * math.log10(max(self._power, 1e-12))
+
+    def feed(self, block: AudioBlock) -> list[Item]:
+        """What this block brings; it must begin where the last one ended."""
+        if block.start != self.position:
+            raise ValueError(f"block: starts at {block.start}, not at {self.position}; tell gap() what was lost")
+        items: list[Item] = []
+        for first in range(0, len(block.samples), _SLICE_SAMPLES):
+            self._ring.write(block.samples[first : first + _SLICE_SAMPLES], block.start + first)
+            while self.position - self._judged >= self._vad.frame_samples:
+                items += self._judge()
+        return items
+
+    def gap(self, start: int, length: int) -> list[Item]:
+        """Sound was lost here: a short gap is silence, a longer one ends the open utterance; time goes on."""
+        if start != self.position or length <= 0:
+            raise ValueError(f"gap: starts at {self.position} and has a length, not start {start}, length {length}")
+        bridged = length <= self._bridge
+        items = [] if bridged else self._close("gap")
+        self._ring.write(np.zeros(0, np.float32), start + length)
+        self._judged = start + length  # frames begin anew behind the gap
+        if self._open is None:
+            self._barrier = self._judged
+        if length >= _RESET_GAP_SAMPLES:
+            self._vad.reset()
+        return items
+
+    def flush(self) -> list[Item]:
+        """The stream has ended: close the open utterance."""
+        return self._close("stream_end")
+
+    def _judge(self) -> list[Item]:
+        """Take the next frame: state first, then what is due in it."""
+        start = self._judged
+        end = self._judged = start + self._vad.frame_samples
+        frame = self._ring.read(start, end)
+        power = float(np.dot(frame, frame)) / len(frame)
+        if not math.isfinite(power):
+            raise AudioError(f"sound at {start / SAMPLE_RATE:.2f} s: NaN or infinite samples; the source is broken")
+        self._power += _METER_SHARE * (power - self._power)
+        speech = self._vad.speech(frame)
+        self._recent.append((start, power, speech))
+        items = self._advance(start, end, speech)
+        if self._open is not None and self.state in ("speaking", "stopping"):
+            items += self._partial(self._open, end)
+            items += self._ahead(self._open, end)
+            if self.state == "speaking" and end - self._open.onset >= self._max:
+                items += self._cut(self._open, end)
+        return items
+
+    def _advance(self, start: int, end: int, speech: bool) -> list[Item]:
+        """Move between the four states."""
+        if self._open is None:
+            if not speech:
+                return []
+            onset = max(self._barrier, start - self._pre_roll)
+            self._open = _Utterance(self._count, onset, first_speech=start, speech_end=end)
+            self.state = "starting"
+        utterance = self._open
+        if self.state == "starting":
+            return self._start(utterance, end, speech)
+        if self.state == "speaking" and speech:
+            utterance.speech_end = end
+            return []
+        self.state = "stopping"
+        if speech:
+            utterance.resumed += end - start
+            if utterance.resumed >= self._resume:
+                self.state = "speaking"
+                utterance.speech_end, utterance.resumed, utterance.ahead = end, 0, None
+            return []
+        utterance.resumed = 0
+        return self._close("silence") if end - utterance.speech_end >= self._end_silence else []
+
+    def _start(self, utterance: _Utterance, end: int, speech: bool) -> list[Item]:
+        """Count speech until it is enough to be an utterance."""
+        if not speech:
+            if end - utterance.speech_end >= self._dip:
+                self._open, self.state = None, "quiet"
+            return []
+        utterance.speech += self._vad.frame_samples
+        utterance.speech_end = end
+        if utterance.speech < self._min_speech:
+            return []
+        return [self._announce(utterance)]
+
+    def _announce(self, utterance: _Utterance) -> SpeechStarted:
+        self._open, self.state = utterance, "speaking"
+        self._count = utterance.number + 1
+        return SpeechStarted(
+            stream=self.stream, utterance=utterance.number, start=utterance.onset, continues=utterance.continues
+        )
+
+    def _partial(self, utterance: _Utterance, end: int) -> list[Item]:
+        """The newest window that is due, unless it would hold more silence than the final will."""
+        ticks = int((end - utterance.onset) / self._grid.hop)
+        if not self.config.hop_ms or ticks <= utterance.ticks:
+            return []
+        start, stop = (utterance.onset + place for place in self._grid.span(ticks))
+        if stop - utterance.first_speech < self._first_partial or stop > utterance.speech_end + self._post_roll:
+            return []
+        utterance.ticks = ticks
+        segment = self._segment(utterance, start, stop)
+        utterance.seq += 1
+        return [segment]
+
+    def _ahead(self, utterance: _Utterance, end: int) -> list[Item]:
+        """The final, as it will be if the silence that has begun goes on."""
+        silence = end - utterance.speech_end
+        if not self._speculate or utterance.ahead is not None or silence < self._speculate:
+            return []
+        whole = self._segment(utterance, utterance.onset, self._final_end(utterance))
+        utterance.ahead = replace(whole, speculative=True)
+        return [utterance.ahead]
+
+    def _close(self, reason: Literal["silence", "stream_end", "gap"]) -> list[Item]:
+        """End the open utterance, if there is one: with its final, or without a word if it never was announced."""
+        utterance, announced = self._open, self.state in ("speaking", "stopping")
+        self._open, self.state = None, "quiet"
+        if utterance is None or not announced:
+            return []
+        ahead = utterance.ahead
+        whole = ahead or self._segment(utterance, utterance.onset, self._final_end(utterance))
+        return self._end(utterance, whole, reason)
+
+    def _cut(self, utterance: _Utterance, end: int) -> list[Item]:
+        """End an utterance that has grown too long, and go on with a linked one where it ends."""
+        place = self._quietest(utterance.onset + self._max)
+        items = self._end(utterance, self._segment(utterance, utterance.onset, place), "max_length")
+        following = _Utterance(utterance.number + 1, place, place, utterance.speech_end, continues=True)
+        following.ticks = int((end - place) / self._grid.hop)
+        return [*items, self._announce(following)]
+
+    def _end(
+        self, utterance: _Utterance, whole: Segment, reason: Literal["silence", "stream_end", "gap", "max_length"]
+    ) -> list[Item]:
+        self._barrier = whole.end
+        ended = SpeechEnded(
+            stream=self.stream, utterance=utterance.number, start=whole.start, end=whole.end, reason=reason
+        )
+        return [replace(whole, final=True, speculative=False), ended]
+
+    def _final_end(self, utterance: _Utterance) -> int:
+        return min(utterance.speech_end + self._post_roll, utterance.onset + self._max, self.position)
+
+    def _quietest(self, limit: int) -> int:
+        """The middle of the quietest 100 ms near the limit that leave enough speech behind them."""
+        starts = np.array([start for start, _, _ in self._recent])
+        power = np.array([power for _, power, _ in self._recent])
+        speech = np.array([speech for _, _, speech in self._recent])
+        frame = self._vad.frame_samples
+        width = 2 * (SAMPLE_RATE // 20 // frame) + 1
+        smooth = np.convolve(power, np.ones(width) / width, mode="same")
+        behind = np.cumsum(speech[::-1])[::-1] * frame
+        near = (starts >= limit - self._search) & (starts + frame <= limit)
+        fit = near & (behind >= self._min_speech)
+        candidates = np.flatnonzero(fit if fit.any() else near)
+        return int(starts[candidates[np.argmin(smooth[candidates])]]) + frame // 2
+
+    def _segment(self, utterance: _Utterance, start: int, end: int) -> Segment:
+        samples: Samples = self._ring.read(start, end)
+        return Segment(utterance.number, start, samples, False, utterance.seq, utterance.onset, utterance.continues)
+
+
+def _samples(ms: float) -> int:
+    return round(ms * SAMPLE_RATE / 1000)

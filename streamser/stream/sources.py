@@ -1,0 +1,333 @@
+"""Where sound comes from: a microphone, files, or a host that pushes; each gives blocks on one sample clock.
+
+Iterate a source, on one thread, for blocks and for the events that only a source can know: a Gap where sound was
+lost, SourceChanged when a microphone goes or comes back. Indexes never jump without a Gap.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, to_mono
+from streamser.errors import AudioError, DeviceError
+from streamser.events import Gap, SourceChanged
+from streamser.stream.bus import SoundQueue
+from streamser.stream.clock import LaggingResampler, SampleClock
+from streamser.stream.incoming import Heard, Source, SourceConfig, Sourced
+from streamser.stream.intake import Intake, Pcm
+from streamser.stream.portaudio import Chunk, Line, OpenLine, find_device, list_devices, open_line
+from streamser.stream.soundfiles import blocks, duration_s, expand, find_audio, read_pieces
+from streamser.stream.status import SourceState
+
+__all__ = [
+    "FilePlace",
+    "Heard",
+    "MicSource",
+    "PushSource",
+    "Source",
+    "SourceConfig",
+    "Sourced",
+    "WavSource",
+    "find_audio",
+    "list_devices",
+]
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 0.1  # how often an idle source looks whether it was closed
+_CLOSE_WAITS_S = 0.1
+_FIRST_CHUNK_S = 3.0  # a device may take its time to start
+_HELD_UP_S = 0.5  # a replay that lags more than this does not hurry to catch up
+
+
+class PushSource:
+    """Sound that a host pushes, from any thread, in any chunk size, rate and type.
+
+    With `live` a push never waits, and what is not taken in time is lost with a Gap; without, it waits for room.
+
+    >>> import numpy as np
+    >>> source = PushSource(sample_rate=8_000)
+    >>> source.push(np.zeros(800, np.int16))
+    >>> source.close()
+    >>> sum(item.block.duration_s for item in source)
+    0.1
+    """
+
+    overflows = 0
+
+    def __init__(
+        self,
+        sample_rate: int = SAMPLE_RATE,
+        channels: int = 1,
+        *,
+        live: bool = False,
+        config: SourceConfig | None = None,
+        description: str = "pushed sound",
+    ) -> None:
+        config = config or SourceConfig()
+        self.live = live
+        self.description = description
+        self.state: SourceState = "waiting"
+        self._intake = Intake(sample_rate, channels)
+        self._queue = SoundQueue[Heard](round(config.queue_s * SAMPLE_RATE), drops=live)
+        self._block_samples = config.block_samples
+        self._position = 0
+        self._pushing = threading.Lock()
+
+    def push(self, pcm: Pcm) -> None:
+        """Add sound: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
+        with self._pushing:
+            if self._queue.closed:
+                raise ValueError("push: the source is closed")
+            self._put(self._intake.feed(pcm))
+
+    def close(self) -> None:
+        """No more sound will come; what was pushed is still heard."""
+        if self._pushing.acquire(timeout=_CLOSE_WAITS_S):  # else a push waits for room, and its end is not yet known
+            try:
+                if not self._queue.closed:
+                    self._put(self._intake.flush())
+            finally:
+                self._pushing.release()
+        self._queue.close()
+
+    def __iter__(self) -> Iterator[Sourced]:
+        while not self._queue.finished:
+            taken = self._queue.take(_LOOK_S)
+            if taken is None:
+                continue
+            lost, heard = taken
+            self.state = "open"
+            if lost:
+                yield Gap(start=heard.block.start - lost, length=lost, reason="queue_full")
+            yield heard
+        self.state = "ended"
+
+    def _put(self, samples: Samples) -> None:
+        now = time.monotonic()
+        for first in range(0, len(samples), self._block_samples):
+            block = AudioBlock(samples[first : first + self._block_samples], self._position)
+            self._position = block.end
+            self._queue.put(Heard(block, now), len(block.samples))
+
+
+class FilePlace(NamedTuple):
+    """One of the files of a replay, and where it lies in the stream."""
+
+    path: Path
+    start: int
+    """Sample index of its first sample."""
+
+
+class WavSource:
+    """Sound files as a stream: paced as a microphone would be (`speed` 1.0), or as fast as possible ("max").
+
+    Several files, and all files of a folder in the order of their names, are one stream with a silence of
+    `between_files_ms` between them. Any format that libsndfile reads, at any rate; an hour of it takes no more
+    memory than a second.
+    """
+
+    live = False
+    overflows = 0
+
+    def __init__(
+        self,
+        paths: str | PathLike[str] | Sequence[str | PathLike[str]],
+        *,
+        speed: float | Literal["max"] = "max",
+        config: SourceConfig | None = None,
+    ) -> None:
+        if speed != "max" and not (isinstance(speed, int | float) and 0 < speed < math.inf):
+            raise ValueError(f"speed: a number above 0, or 'max', not {speed!r}")
+        self.speed = speed
+        self.state: SourceState = "waiting"
+        self.places: tuple[FilePlace, ...] = ()
+        """The files begun so far."""
+        self._config = config or SourceConfig()
+        several = [paths] if isinstance(paths, str | PathLike) else list(paths)
+        self.files = tuple(file for path in several for file in expand(Path(fspath(path))))
+        if not self.files:
+            raise AudioError("no sound file to play")
+        pauses = (len(self.files) - 1) * self._config.between_files_ms / 1000
+        self.duration_s = pauses + sum(duration_s(file) for file in self.files)
+        """As the files' headers say it."""
+        self._closed = threading.Event()
+        self._position = 0
+        self._began_s: float | None = None
+
+    @property
+    def description(self) -> str:
+        others = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        return self.files[0].name + others
+
+    def file_at(self, position: int) -> FilePlace | None:
+        """The file that sounds at a sample index; None before the first has begun."""
+        return next((place for place in reversed(self.places) if place.start <= position), None)
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def __iter__(self) -> Iterator[Sourced]:
+        self.state = "open"
+        for samples in self._reblocked():
+            block = AudioBlock(samples, self._position)
+            self._position = block.end
+            arrived_s = self._pace(block.end)
+            if self._closed.is_set():
+                break
+            yield Heard(block, arrived_s)
+        self.state = "ended"
+
+    def _reblocked(self) -> Iterator[Samples]:
+        """Blocks of one fixed length; only a file's last one may be shorter."""
+        self._position = 0
+        pause = np.zeros(round(self._config.between_files_ms * SAMPLE_RATE / 1000), np.float32)
+        for number, file in enumerate(self.files):
+            if number:
+                yield from blocks(iter([pause]), self._config.block_samples)
+            self.places = (*self.places[:number], FilePlace(file, self._position))
+            yield from blocks(read_pieces(file), self._config.block_samples)
+
+    def _pace(self, end: int) -> float:
+        """Wait until a microphone would have delivered the sample before index `end`; the time of its arrival."""
+        now = time.monotonic()
+        if self.speed == "max":
+            return now
+        due_s = end / (SAMPLE_RATE * float(self.speed))
+        if self._began_s is None or now - self._began_s - due_s > _HELD_UP_S:
+            self._began_s = now - due_s  # paused, or the recognizer is slow: go on from here, at the same pace
+        self._closed.wait(max(0.0, self._began_s + due_s - now))
+        return time.monotonic()
+
+
+Loss = Literal["unplugged", "stalled"]
+
+
+class MicSource:
+    """A microphone, at any rate and channel count, on a sample clock that goes on while it is away.
+
+    Sound lost by an overflow, a stall, a full queue or a pulled cable becomes a Gap of that length. A microphone that
+    is lost is announced, waited for with growing pauses, and opened again when it is back.
+    """
+
+    live = True
+
+    def __init__(self, config: SourceConfig | None = None, *, opener: OpenLine | None = None) -> None:
+        self.config = config or SourceConfig()
+        self.state: SourceState = "waiting"
+        self.overflows = 0
+        self.description = f"microphone {self.config.device}" if opener else str(find_device(self.config.device))
+        self._opener = opener or open_line
+        self._closed = threading.Event()
+        self._position = 0
+        self._told_s = 0.0  # the time up to which sound was given, or told as lost
+        self._loss: Loss = "unplugged"
+        self._told_loss = False
+        self._pause_s = 0.0
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def __iter__(self) -> Iterator[Sourced]:
+        line: Line | None = self._open(again=False)  # a DeviceError here is the caller's: there is nothing to wait for
+        self._told_s = time.monotonic()
+        while line is not None:
+            try:
+                loss = yield from self._hear(line)
+                if loss is not None:  # said before the line is closed: a wedged device may hold us there
+                    self._loss = loss
+                    yield from self._announce()
+            finally:
+                line.close()
+            line = None if loss is None else (yield from self._wait_for_it())
+        self.state = "ended"
+
+    def _open(self, *, again: bool) -> Line:
+        config = self.config
+        return self._opener(
+            config.device, config.sample_rate, config.channels, config.block_ms, config.queue_s, again=again
+        )
+
+    def _hear(self, line: Line) -> Generator[Sourced, None, Loss | None]:
+        """Give what the line brings until it is lost, which is returned, or the source is closed."""
+        clock, resampler = SampleClock(line.rate), LaggingResampler(line.rate)
+        patience_s = _FIRST_CHUNK_S
+        silent_s = 0.0  # counted in our own looks: were this process frozen, the clock would accuse the microphone
+        while not self._closed.is_set():
+            taken = line.take(_LOOK_S)
+            if taken is None:
+                silent_s += _LOOK_S
+                if line.alive and silent_s < patience_s:
+                    continue
+                yield from self._sound(resampler.flush(), self._told_s)
+                return "stalled" if line.alive else "unplugged"
+            dropped, chunk = taken
+            if self.state != "open":
+                yield from self._greet(line, chunk)
+            silent_s, patience_s = 0.0, self.config.stall_ms / 1000
+            self.overflows += chunk.overflowed
+            clock.skip(dropped)
+            missing = clock.arrived(len(chunk.pcm), chunk.arrived_s, overflowed=chunk.overflowed)
+            if dropped or missing:
+                yield from self._sound(resampler.flush(), self._told_s)
+                resampler = LaggingResampler(line.rate)
+                yield from self._lose(dropped / line.rate, "queue_full")
+                yield from self._lose(missing / line.rate, "overflow" if chunk.overflowed else "stalled")
+            self._told_s = chunk.arrived_s
+            yield from self._sound(resampler.feed(to_mono(chunk.pcm)), chunk.arrived_s - resampler.delay_s)
+        yield from self._sound(resampler.flush(), self._told_s)
+        return None
+
+    def _greet(self, line: Line, chunk: Chunk) -> Iterator[Sourced]:
+        """The first sound of a line: what was missed before it, if it is not the first line."""
+        self.description = line.description
+        if self.state == "lost":
+            yield from self._lose(chunk.arrived_s - len(chunk.pcm) / line.rate - self._told_s, self._loss)
+            yield SourceChanged(state="back", at=self._position, detail=line.description)
+        self.state = "open"
+
+    def _announce(self) -> Iterator[Sourced]:
+        if self.state != "lost":
+            self.state, self._pause_s, self._told_loss = "lost", self.config.retry_first_ms / 1000, False
+            yield SourceChanged(state="lost", at=self._position, detail=f"{self.description}: {self._loss}")
+        yield from self._tell_loss()
+
+    def _tell_loss(self) -> Iterator[Gap]:
+        """The gap so far, once it is long enough to end the open utterance; its rest is told when it is over."""
+        now = time.monotonic()
+        if not self._told_loss and now - self._told_s >= self.config.stall_ms / 1000:
+            yield from self._lose(now - self._told_s, self._loss)
+            self._told_s, self._told_loss = now, True
+
+    def _wait_for_it(self) -> Generator[Sourced, None, Line | None]:
+        """Try to open the microphone again, with growing pauses; None once the source is closed."""
+        while not self._closed.wait(self._pause_s):
+            yield from self._tell_loss()
+            self._pause_s = min(2 * self._pause_s, self.config.retry_max_ms / 1000)
+            try:
+                return self._open(again=True)
+            except DeviceError as error:
+                logger.info("%s; trying again in %.2g s", error, self._pause_s)
+        yield from self._lose(time.monotonic() - self._told_s, self._loss)
+        return None
+
+    def _sound(self, samples: Samples, arrived_s: float) -> Iterator[Heard]:
+        if len(samples):
+            block = AudioBlock(samples, self._position)
+            self._position = block.end
+            yield Heard(block, arrived_s)
+
+    def _lose(self, lost_s: float, reason: Literal["overflow", "queue_full", "unplugged", "stalled"]) -> Iterator[Gap]:
+        length = round(lost_s * SAMPLE_RATE)
+        if length > 0:
+            yield Gap(start=self._position, length=length, reason=reason)
+            self._position += length

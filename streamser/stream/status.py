@@ -1,0 +1,106 @@
+"""Say how a stream is doing: what was heard, said, dropped and lost, and how long it took."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+from streamser.audio import SAMPLE_RATE
+from streamser.events import EmotionEvent, Event, Gap, SpeechEnded
+from streamser.stream.segmenter import State
+
+__all__ = ["SourceState", "StreamStatus", "Tally", "percentile"]
+
+SourceState = Literal["waiting", "open", "lost", "ended"]
+"""Not yet heard from, heard, unplugged or wedged, over."""
+
+_REMEMBERED = 256  # latencies: about a minute of partials, so that the figures follow the machine's mood
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStatus:
+    """How a stream is doing at one moment."""
+
+    stream: str
+    position_s: float
+    """Seconds of sound since the stream began, lost sound included."""
+    level_db: float
+    """Loudness now, RMS in dB of full scale."""
+    vad_state: State
+    source_state: SourceState
+    device: str
+    """Where the sound comes from, for people."""
+    model: str
+    engine: str
+    """What computes, as "onnx on cpu"."""
+    finals: int
+    partials: int
+    partials_dropped: int
+    """Partial results that gave way to newer ones because the recognizer was busy."""
+    events_dropped: int
+    """Events that the iterating program did not fetch in time."""
+    latency_p50_ms: float
+    """From the moment a segment was complete to its event: waiting and computing. Median of the last 256."""
+    latency_p95_ms: float
+    final_latency_p50_ms: float
+    """From an utterance's last sample to its final: the end silence, waiting and computing."""
+    gaps: int
+    lost_ms: float
+    """Sound lost in those gaps."""
+    overflows: int
+    """How often the sound system said that it lost sound."""
+    paused: bool
+    recording: str | None
+    """File that the sound is written to, if the user asked for it."""
+
+
+class Tally:
+    """What a stream has said so far; one thread counts, any thread reads."""
+
+    def __init__(self) -> None:
+        self.finals = 0
+        self.partials = 0
+        self.partials_dropped = 0
+        self.utterances = 0
+        self.gaps = 0
+        self.lost_samples = 0
+        self.latencies_ms: deque[float] = deque(maxlen=_REMEMBERED)
+        self.final_latencies_ms: deque[float] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def lost_ms(self) -> float:
+        return round(self.lost_samples * 1000 / SAMPLE_RATE, 2)
+
+    def count(self, event: Event, waited_ms: float | None = None) -> None:
+        """Add an event that goes out; `waited_ms` since what it answers was complete."""
+        if isinstance(event, EmotionEvent):
+            if waited_ms is not None:
+                self.latencies_ms.append(waited_ms)
+            if event.final:
+                self.finals += 1
+                self.final_latencies_ms.append(event.latency_ms)
+            else:
+                self.partials += 1
+        elif isinstance(event, SpeechEnded):
+            self.utterances += 1
+        elif isinstance(event, Gap):
+            self.gaps += 1
+            self.lost_samples += event.length
+
+
+def percentile(values: deque[float], share: float) -> float:
+    """The value that `share` of the values do not exceed; 0 when there are none.
+
+    >>> percentile(deque([3.0, 1.0, 2.0]), 0.5)
+    2.0
+    """
+    for _ in range(3):  # another thread may append meanwhile
+        try:
+            ordered = sorted(values)
+            break
+        except RuntimeError:
+            continue
+    else:
+        return 0.0
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2) if ordered else 0.0

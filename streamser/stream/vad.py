@@ -1,0 +1,173 @@
+"""Tell speech from everything else, one short frame at a time: webrtcvad behind a noise floor, silero, or energy."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import webrtcvad
+
+from streamser.audio import SAMPLE_RATE, Samples
+from streamser.errors import MissingExtraError
+from streamser.stream.noise import NoiseGate
+
+__all__ = ["EnergyVad", "SileroVad", "Vad", "VadConfig", "WebRtcVad", "make_vad"]
+
+ENGINES = ("webrtc", "silero", "energy")
+
+# How webrtcvad's input is levelled: speech to -26 dBFS, by its recent peak or from 15 dB above the room's noise.
+_TARGET_RMS = 0.05
+_MOST_GAIN = 300.0
+_PEAK_DECAY = 0.82  # a second: -0.9 dB
+_SPEECH_OVER_FLOOR = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VadConfig:
+    """Which detector listens, and how strict it is."""
+
+    engine: Literal["webrtc", "silero", "energy"] = "webrtc"
+    mode: int = 1
+    """webrtc: 0 (takes much for speech) to 3 (takes little)."""
+    noise_floor: bool = True
+    """webrtc: let nothing pass that does not rise above the room's own tracked noise."""
+    snr_db: float = 3.5
+    """webrtc and energy: how far above the noise floor speech must rise."""
+    min_level_dbfs: float = -85.0
+    """webrtc and energy: whatever is quieter is never speech."""
+    threshold: float = 0.5
+    """silero: probability from which a frame is speech."""
+    release: float = 0.35
+    """silero: probability below which it no longer is."""
+    frame_ms: int = 20
+    """webrtc and energy: 10, 20 or 30; silero always takes 32."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            f"engine: is one of {', '.join(ENGINES)}, not {self.engine!r}": self.engine in ENGINES,
+            f"mode: is 0, 1, 2 or 3, not {self.mode}": self.mode in (0, 1, 2, 3),
+            f"snr_db: is 0 to 40, not {self.snr_db}": 0 <= self.snr_db <= 40,
+            f"min_level_dbfs: is -120 to 0, not {self.min_level_dbfs}": -120 <= self.min_level_dbfs <= 0,
+            f"threshold: lies between 0 and 1, not {self.threshold}": 0 < self.threshold < 1,
+            f"release: is above 0 and at most threshold, not {self.release}": 0 < self.release <= self.threshold,
+            f"frame_ms: is 10, 20 or 30, not {self.frame_ms}": self.frame_ms in (10, 20, 30),
+        }
+        for rule, held in rules.items():
+            if not held:
+                raise ValueError(rule)
+
+
+class Vad(Protocol):
+    """What the segmenter needs of a detector."""
+
+    frame_samples: int
+    """It takes frames of exactly this length."""
+
+    def speech(self, frame: Samples) -> bool:
+        """True when the frame, the next one of the stream, is speech."""
+
+    def reset(self) -> None:
+        """Forget all that was heard."""
+
+
+class EnergyVad:
+    """Speech is what stands out from the room's noise."""
+
+    def __init__(self, config: VadConfig) -> None:
+        self.frame_samples = config.frame_ms * SAMPLE_RATE // 1000
+        self._config = config
+        self.reset()
+
+    def speech(self, frame: Samples) -> bool:
+        return self._gate.open(frame)
+
+    def reset(self) -> None:
+        self._gate = NoiseGate(self.frame_samples, self._config.snr_db, self._config.min_level_dbfs)
+
+
+class WebRtcVad:
+    """WebRTC's Gaussian mixtures, for what stands out from the room's noise."""
+
+    def __init__(self, config: VadConfig) -> None:
+        self.frame_samples = config.frame_ms * SAMPLE_RATE // 1000
+        self._config = config
+        self.reset()
+
+    def speech(self, frame: Samples) -> bool:
+        # Both hear every frame: each keeps a memory of its own.
+        outstanding = self._gate is None or self._gate.open(frame)
+        return self._heard(frame * self._gain(frame, outstanding)) and outstanding
+
+    def reset(self) -> None:
+        config = self._config
+        self._vad = webrtcvad.Vad(config.mode)
+        self._gate = NoiseGate(self.frame_samples, config.snr_db, config.min_level_dbfs) if config.noise_floor else None
+        self._peak = 0.0
+
+    def _heard(self, frame: Samples) -> bool:
+        pcm = (np.clip(frame, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
+        return bool(self._vad.is_speech(pcm, SAMPLE_RATE))
+
+    def _gain(self, frame: Samples, outstanding: bool) -> np.float32:
+        """Lifts a quiet microphone to the level webrtcvad was made for; loud sound stays as it is."""
+        if self._gate is None:
+            return np.float32(1.0)
+        self._peak *= _PEAK_DECAY ** (self.frame_samples / SAMPLE_RATE)
+        if outstanding:
+            self._peak = max(self._peak, float(np.dot(frame, frame)) / self.frame_samples)
+        reference = max(self._peak, _SPEECH_OVER_FLOOR * self._gate.floor_power)
+        return np.float32(min(max(_TARGET_RMS / math.sqrt(reference), 1.0), _MOST_GAIN))
+
+
+class SileroVad:
+    """Silero's recurrent net, run by ONNX Runtime; torch is not imported."""
+
+    frame_samples = 512
+    _CONTEXT_SAMPLES = 64  # the net hears the end of the last frame again before each new one
+
+    def __init__(self, config: VadConfig) -> None:
+        self._config = config
+        self._session = _silero_session()
+        self._rate = np.array(SAMPLE_RATE, np.int64)
+        self.reset()
+
+    def speech(self, frame: Samples) -> bool:
+        self._input[0, self._CONTEXT_SAMPLES :] = frame
+        feeds = {"input": self._input, "state": self._state, "sr": self._rate}
+        probability, self._state = self._session.run(None, feeds)
+        self._input[0, : self._CONTEXT_SAMPLES] = frame[-self._CONTEXT_SAMPLES :]
+        self._speaking = float(probability[0, 0]) >= (
+            self._config.release if self._speaking else self._config.threshold
+        )
+        return self._speaking
+
+    def reset(self) -> None:
+        self._input = np.zeros((1, self._CONTEXT_SAMPLES + self.frame_samples), np.float32)
+        self._state = np.zeros((2, 1, 128), np.float32)
+        self._speaking = False
+
+
+def _silero_session() -> Any:
+    spec = importlib.util.find_spec("silero_vad")  # finds the package without running it: it would import torch
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError("the VAD engine 'silero'", "silero")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    path = Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.onnx"
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def make_vad(config: VadConfig) -> Vad:
+    """The detector that the config names, fresh."""
+    engines: dict[str, type[WebRtcVad] | type[SileroVad] | type[EnergyVad]] = {
+        "webrtc": WebRtcVad,
+        "silero": SileroVad,
+        "energy": EnergyVad,
+    }
+    return engines[config.engine](config)

@@ -1,0 +1,368 @@
+"""The live view: level, the emotion of this utterance, the utterances before it, and the stream's health."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.events import Key, Resize
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Static
+
+from streamser.audio import SAMPLE_RATE
+from streamser.errors import StreamserError
+from streamser.events import Event, StreamEnded
+from streamser.looks import clock
+from streamser.stream.status import StreamStatus
+from streamser.terminal import drawing
+from streamser.terminal.session import Session
+
+_TICK_S = 0.1
+_NUMBER_TICKS = 5  # the level's number changes twice a second: faster, nobody can read it
+_SILENT_TICKS = 30  # three seconds of nothing at all: no speaker is that quiet between two sentences
+_FALL_DB = 2.0  # a tick: the meter rises at once and falls by 20 dB a second, as meters do
+
+
+class _Labelled(Protocol):
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+
+class Watched(Protocol):
+    """What the view needs of a listener."""
+
+    @property
+    def recognizer(self) -> _Labelled: ...
+    def __iter__(self) -> Iterator[Event]: ...
+    def status(self) -> StreamStatus: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Part(Static):
+    """A part of the screen that is painted again only when what it shows has changed."""
+
+    _told: Text | None = None
+
+    @property
+    def told(self) -> str:
+        """Its words, without looks."""
+        return self._told.plain if self._told is not None else ""
+
+    def tell(self, text: Text) -> None:
+        if text != self._told:
+            self._told = text
+            self.update(text)
+
+
+_HELP = """\
+[b]Keys[/b]
+  p, space   pause, and go on
+  s          save the session's events as JSON lines
+  ↑ ↓        look at earlier utterances; home: the newest
+  ?          this page; any key leaves it
+  q, Ctrl-C  quit
+
+[b]Words[/b]
+  so far     a guess about an utterance that goes on
+  final      the word on the whole of it
+  percent    calibrated: of all that is called with 80%, some 80% is right
+  uncertain  the recognizer does not know; the name with a ? is a guess
+  latency    from a segment's end to its result; p95: 19 of 20 are faster
+  dropped    partial results left out for lack of time; never a final
+  gaps       sound that never arrived: unplugged, overflowed, paused
+
+What a voice sounds like is not what a person feels.
+"""
+
+
+class HelpScreen(ModalScreen[None]):
+    """Keys and words, over the view."""
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="help"):
+            yield Static(_HELP)
+
+    def on_key(self, event: Key) -> None:
+        if event.key not in ("up", "down", "pageup", "pagedown"):
+            event.stop()
+            self.dismiss()
+
+
+class TerminalApp(App[int]):
+    """Watch a listener; ends with the exit code."""
+
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p,space", "pause", "Pause", key_display="p"),
+        Binding("s", "save", "Save"),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit(0)", "Quit"),
+        Binding("ctrl+c", "quit(130)", show=False, priority=True),
+        Binding("ctrl+q", "quit(0)", show=False, priority=True),
+        Binding("up", "look(-1)", show=False),
+        Binding("down", "look(1)", show=False),
+        Binding("pageup", "look(-10)", show=False),
+        Binding("pagedown", "look(10)", show=False),
+        Binding("home", "newest", show=False),
+    ]
+    CSS = """
+    Screen { background: #121417; color: #E6E6E6; }
+    Part { width: 1fr; height: auto; }
+    #header { padding: 0 1; background: #22262C; }
+    #level { padding: 0 1; }
+    #panels { height: 1fr; }
+    .panel { border: round #4A4E55; border-title-color: #B8BDC6; border-subtitle-color: #7D838C; padding: 0 1; }
+    #now { width: 4fr; height: 1fr; }
+    #list { width: 5fr; height: 1fr; }
+    #headline { margin-bottom: 1; }
+    #ribbon { padding: 0 1; height: 2; }
+    #health { padding: 0 1; }
+    Footer { background: #22262C; }
+    .-stacked #panels { layout: vertical; }
+    .-stacked #now, .-stacked #list { width: 1fr; }
+    .-stacked .panel { border: none; border-top: solid #4A4E55; }
+    .-stacked #headline { margin-bottom: 0; }
+    .-no-ribbon #ribbon { display: none; }
+    .-no-level #level { display: none; }
+    .-short #headline { margin-bottom: 0; }
+    .-tiny #list, .-tiny #health, .-tiny Footer { display: none; }
+    .-tall #level, .-tall #ribbon { margin: 1 0; }
+    .-tall #health { margin-bottom: 1; }
+    Toast { width: 70; max-width: 100%; background: #22262C; }
+    HelpScreen { align: center middle; background: #121417 70%; }
+    #help { width: 84; max-width: 100%; height: auto; max-height: 100%; border: round #7D838C; background: #1A1D22;
+            padding: 0 2; }
+    """
+
+    def __init__(
+        self,
+        listener: Watched,
+        *,
+        title: str,
+        labels: Sequence[str] = (),
+        save: Path | None = None,
+        exit_at_end: bool = False,
+    ) -> None:
+        super().__init__()
+        self.session = Session(labels)
+        self.exit_code = 0
+        self.error: str | None = None
+        """Why the stream ended before its time."""
+        self.saved = ""
+        """What the last save did, for people."""
+        self._listener = listener
+        names = ("header", "level", "headline", "bars", "rows", "ribbon", "health")
+        self._parts = {name: Part(id=name) for name in names}
+        self._now = Vertical(id="now", classes="panel")
+        self._list = Vertical(id="list", classes="panel")
+        self._title = title
+        self._save_to = save
+        self._exit_at_end = exit_at_end
+        self._came: deque[Event] = deque()  # from the reading thread; emptied ten times a second
+        self._saved_path: Path | None = None
+        self._ticks = 0
+        self._db = self._shown_db = -100.0
+        self._levels_db: deque[float] = deque([0.0], maxlen=_SILENT_TICKS)
+        self._skip = 0
+        self._quitting = False
+
+    @property
+    def clock(self) -> str:
+        """How much sound was heard."""
+        return clock(round(self._listener.status().position_s * SAMPLE_RATE))
+
+    def compose(self) -> ComposeResult:
+        parts = self._parts
+        yield parts["header"]
+        yield parts["level"]
+        with Horizontal(id="panels"):
+            with self._now:
+                yield parts["headline"]
+                yield parts["bars"]
+            with self._list:
+                yield parts["rows"]
+        yield parts["ribbon"]
+        yield parts["health"]
+        yield Footer(show_command_palette=False)
+
+    def part(self, name: str) -> Part:
+        """One of header, level, headline, bars, rows, ribbon and health."""
+        return self._parts[name]
+
+    # --- events in
+
+    def on_mount(self) -> None:
+        self._heed_signals()
+        self.run_worker(self._read, thread=True, exit_on_error=False)
+        self.set_interval(_TICK_S, self.tick)
+        self.call_after_refresh(self.tick)
+
+    def _heed_signals(self) -> None:
+        """A kill or a closed window ends the view as Ctrl-C does: the terminal is left as it was."""
+        if self.is_headless:
+            return
+        loop = asyncio.get_running_loop()
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):
+                number = getattr(signal, name)
+                loop.add_signal_handler(number, self.call_later, self.action_quit, 128 + number)
+
+    def _read(self) -> None:
+        """The reading thread: it ends when the listener does."""
+        try:
+            self._came.extend(self._listener)
+        except StreamserError as error:
+            self.error = str(error)
+        except Exception as error:
+            self.error = f"{type(error).__name__}: {error}"
+
+    def tick(self) -> None:
+        """Take what has come and paint what has changed."""
+        over = self.session.ended
+        self._take()
+        if self.session.ended is not over:
+            self._on_end()
+        self._paint()
+
+    def _take(self) -> None:
+        while self._came:
+            event = self._came.popleft()
+            rows, known = self.session.rows_ever, self.session.labels
+            self.session.take(event)
+            if self._skip:  # who looks back is not pushed along by what comes
+                self._skip += self.session.rows_ever - rows
+            if self.session.labels != known:
+                self._arrange(*self.size)
+        if self.error and self.session.ended is None:  # it broke before it could say so itself
+            self.session.take(
+                StreamEnded(end=round(self._listener.status().position_s * SAMPLE_RATE), error=self.error)
+            )
+
+    def _on_end(self) -> None:
+        error = self.session.ended.error if self.session.ended else None
+        if error:
+            self.error = self.error or error
+            self.exit_code = 1
+            self.notify(error, title="The stream has stopped", severity="error", timeout=3600, markup=False)
+        if self._exit_at_end:
+            self.call_later(self.action_quit, self.exit_code)
+
+    # --- the picture
+
+    def on_resize(self, event: Resize) -> None:
+        self._arrange(*event.size)
+
+    def _arrange(self, width: int, height: int) -> None:
+        """What there is room for: side by side, or stacked; the ribbon goes first, then the level."""
+        stacked = width < 72
+        self._set("stacked", stacked)
+        self._set("no-ribbon", height < 17)
+        self._set("short", height < 15)
+        self._set("no-level", height < 11)
+        self._set("tiny", height < 8)
+        self._set("tall", height >= 30)
+        # The other rows that stand above and below, in each of these cases.
+        taken = 3 if height < 8 else 9 if height < 11 else 10 if height < 17 else 13
+        needed = -(-len(self.session.labels) // 2) if width >= 46 else len(self.session.labels)
+        rows = min(needed, max(1, height - taken))
+        self._now.styles.height = rows + 2 if stacked else "1fr"
+        self.call_after_refresh(self._paint)
+
+    def _set(self, name: str, on: bool) -> None:
+        self.screen_stack[0].set_class(on, f"-{name}")
+
+    def _paint(self) -> None:
+        if self._quitting:
+            return
+        status, session = self._listener.status(), self.session
+        position = round(status.position_s * SAMPLE_RATE)
+        self._ticks += 1
+        self._db = max(status.level_db, self._db - _FALL_DB)
+        self._levels_db.append(status.level_db)
+        if self._ticks % _NUMBER_TICKS == 1:
+            self._shown_db = status.level_db
+        bar_rows = self._now.content_size.height - self._parts["headline"].outer_size.height
+        list_rows = self._list.content_size.height
+        self._tell("header", lambda width: drawing.header(self._title, status, session, width))
+        loudest_db = max(self._levels_db)
+        self._tell("level", lambda width: drawing.level(self._db, self._shown_db, loudest_db, status, width))
+        self._tell("headline", lambda width: drawing.headline(session, width))
+        self._tell("bars", lambda width: drawing.bars(session, width, bar_rows))
+        self._tell("rows", lambda width: drawing.utterances(session, width, list_rows, self._skip))
+        self._tell("ribbon", lambda width: drawing.ribbon(session, position, width))
+        self._tell("health", lambda width: drawing.health(status, width))
+        self._entitle(self._now, *drawing.now_titles(session))
+        back = f"{self._skip} newer above, home: newest" if self._skip else ""
+        self._entitle(self._list, "utterances", back)
+
+    def _tell(self, name: str, draw: Callable[[int], Text]) -> None:
+        part = self._parts[name]
+        if part.content_size.width > 0:
+            part.tell(draw(part.content_size.width))
+
+    def _entitle(self, panel: Vertical, title: str, subtitle: str) -> None:
+        if (panel.border_title, panel.border_subtitle) != (title, subtitle):
+            panel.border_title, panel.border_subtitle = title, subtitle
+
+    # --- keys
+
+    def action_pause(self) -> None:
+        if self.session.ended is None:
+            status = self._listener.status()
+            (self._listener.resume if status.paused else self._listener.pause)()
+            self._paint()
+
+    def action_look(self, rows: int) -> None:
+        self._skip = max(0, min(self._skip + rows, len(self.session.rows) - 1))
+        self._paint()
+
+    def action_newest(self) -> None:
+        self._skip = 0
+        self._paint()
+
+    def action_help(self) -> None:
+        self.push_screen(HelpScreen())
+
+    def action_save(self) -> None:
+        """Save to the place that was asked for, and to the same again when asked again."""
+        try:
+            self._saved_path = self._saved_path or free_path(self._save_to)
+            self.saved = self.session.save(self._saved_path)
+            self.notify(self.saved, markup=False)
+        except (OSError, StreamserError) as error:
+            self.notify(str(error), title="Not saved", severity="error", timeout=10, markup=False)
+
+    async def action_quit(self, code: int = 0) -> None:
+        """Close the listener, which may take a second, then the view."""
+        if self._quitting:
+            return
+        self._quitting = True
+        await asyncio.to_thread(self._listener.close)
+        self._take()
+        self.exit_code = self.exit_code or (1 if self.error else code)
+        self.exit(self.exit_code)
+
+
+def free_path(wanted: Path | None) -> Path:
+    """The file to save to: the wanted one, or one in the wanted folder, but never one that is there already."""
+    path = wanted or Path.cwd()
+    if path.is_dir():
+        path = path / f"streamser-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
+    number = 1
+    free = path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free

@@ -1,0 +1,86 @@
+"""Events as plain lines, for pipes, logs and terminals that can do no more."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from streamser.audio import SAMPLE_RATE
+from streamser.events import UNCERTAIN, EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
+from streamser.looks import clock
+
+
+class PlainView:
+    """One line for each final, and, on a terminal, one calm line that tells what is being said now."""
+
+    def __init__(self, stream: TextIO | None = None, labels: Sequence[str] = ()) -> None:
+        self._out = stream if stream is not None else sys.stdout
+        self._live = self._out.isatty()
+        self._name_width = max([len(UNCERTAIN), *map(len, labels)])
+        self._shown = ""
+        self._stream: str | None = None
+        self._utterances = 0
+        self._uncertain = 0
+
+    def on_event(self, event: Event) -> None:
+        """Tell one event, if it is worth a line."""
+        if event.stream != self._stream:
+            if self._stream is not None:  # a stream's name is told once there are several
+                self._line(f"-- {event.stream}")
+            self._stream = event.stream
+        if isinstance(event, SpeechStarted):
+            self._show(f"{clock(event.start, 2)}  ...")
+        elif isinstance(event, EmotionEvent):
+            self._emotion(event)
+        elif isinstance(event, SpeechEnded):
+            self._show("")
+        elif isinstance(event, Gap):
+            what = "paused" if event.reason == "paused" else f"sound lost ({event.reason.replace('_', ' ')})"
+            self._line(f"{clock(event.start, 2)}  {event.length / SAMPLE_RATE:5.2f} s  {what}")
+        elif isinstance(event, SourceChanged):
+            what = "microphone lost" if event.state == "lost" else "microphone back"
+            self._line(f"{clock(event.at, 2)}           {what}" + (f": {event.detail}" if event.detail else ""))
+        elif isinstance(event, StreamEnded):
+            self._ended(event)
+
+    def _emotion(self, event: EmotionEvent) -> None:
+        name = UNCERTAIN if event.uncertain else event.label
+        guess = f"  ({event.label}?)" if event.uncertain else ""
+        seconds = f"{(event.end - event.start) / SAMPLE_RATE:5.2f} s"
+        words = f"{clock(event.start, 2)}  {seconds}  {name:{self._name_width}}  {event.confidence:.2f}{guess}"
+        if not event.final:
+            self._show(words + " ...")
+            return
+        self._utterances += 1
+        self._uncertain += event.uncertain
+        self._line(words)
+
+    def _ended(self, event: StreamEnded) -> None:
+        self._line(f"{clock(event.end, 2)}  end: {count_words(self._utterances, self._uncertain)}")
+        if event.error:
+            self._line(f"stopped: {event.error}")
+        self._utterances = self._uncertain = 0
+
+    def _line(self, words: str) -> None:
+        self._show("")
+        self._write(words + "\n")
+
+    def _show(self, words: str) -> None:
+        """Replace the live line; without escape codes, since the simplest terminals come here."""
+        words = words[: shutil.get_terminal_size().columns - 1]
+        if self._live and words != self._shown:
+            self._write("\r" + words.ljust(len(self._shown)) + ("\r" if not words else ""))
+            self._shown = words
+
+    def _write(self, text: str) -> None:
+        encoding = self._out.encoding or "utf-8"
+        self._out.write(text.encode(encoding, "replace").decode(encoding))
+        self._out.flush()
+
+
+def count_words(utterances: int, uncertain: int) -> str:
+    """As '12 utterances, 3 of them uncertain'."""
+    words = f"{utterances} utterance{'' if utterances == 1 else 's'}"
+    return f"{words}, {uncertain} of them uncertain" if uncertain else words

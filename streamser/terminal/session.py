@@ -1,0 +1,67 @@
+"""What a stream has told so far, kept as the screen needs it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
+from streamser.outputs import open_writer
+
+Row = EmotionEvent | Gap | SourceChanged
+"""What the list of past utterances shows: finals, and what went wrong between them."""
+
+# A session of days must not fill the memory: these hold the last hours of talk, about 30 MB at most.
+_KEPT_EVENTS = 50_000
+_KEPT_ROWS = 10_000
+
+
+class Session:
+    """Everything told, the utterance that is open, and whether the stream is over."""
+
+    def __init__(self, labels: Iterable[str] = ()) -> None:
+        self.labels = tuple(labels)
+        self.events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
+        self.rows: deque[Row] = deque(maxlen=_KEPT_ROWS)
+        self.open: SpeechStarted | None = None
+        """The utterance that goes on now."""
+        self.shown: EmotionEvent | None = None
+        """The newest word on the utterance that goes on, or the final of the last one."""
+        self.ended: StreamEnded | None = None
+        self.rows_ever = 0
+        self.events_ever = 0
+        self.utterances = 0
+        self.uncertain = 0
+
+    def take(self, event: Event) -> None:
+        """Learn one event."""
+        self.events.append(event)
+        self.events_ever += 1
+        if isinstance(event, SpeechStarted):
+            self.open = event
+            self.shown = None
+        elif isinstance(event, SpeechEnded):
+            self.open = None
+        elif isinstance(event, StreamEnded):
+            self.open, self.ended = None, event
+        elif isinstance(event, EmotionEvent):
+            self.shown = event
+            self.labels = self.labels or tuple(event.scores)
+        if isinstance(event, Gap | SourceChanged) or (isinstance(event, EmotionEvent) and event.final):
+            self.rows.append(event)
+            self.rows_ever += 1
+        if isinstance(event, EmotionEvent) and event.final:
+            self.utterances += 1
+            self.uncertain += event.uncertain
+
+    def save(self, path: Path) -> str:
+        """Write the events as JSON lines to a new file, in place of what this session saved there; says what it did."""
+        draft = path.with_name(f".{path.name}.part.jsonl")
+        draft.unlink(missing_ok=True)
+        with open_writer(draft) as writer:
+            for event in self.events:
+                writer.write(event)
+        draft.replace(path)
+        lost = self.events_ever - len(self.events)
+        return f"{'the last ' if lost else ''}{len(self.events)} events saved to {path}"

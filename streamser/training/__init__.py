@@ -1,0 +1,1 @@
+"""The offline trainer: corpora, protocols, augmentation, fitting, evaluation (needs torch)."""

@@ -1,0 +1,226 @@
+"""Make confidence mean what it says: temperature and class bias from held-out speakers, a threshold for a risk.
+
+p = softmax((logits + bias) / temperature). Both are fitted by minimising the negative log-likelihood, a convex
+problem in 1 / temperature and bias / temperature that Newton's method solves in some ten steps.
+
+A temperature fitted on speakers of the training corpora is too low for a corpus nobody trained on. Where the
+trainer has leave-one-corpus-out logits, give those (pooled, with `groups` = corpora) to `calibrate`: what they
+teach about the unknown room carries over to a checkpoint of the same recipe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamser.bundle import Calibration
+
+Logits = NDArray[np.float64]
+
+# Outside these a validation set says that it holds too little (or nothing but right answers), not what it is worth.
+TEMPERATURES = (0.05, 20.0)
+
+
+def softmax(logits: ArrayLike, calibration: Calibration | None = None) -> Logits:
+    """Probabilities, (clips, classes), as the recognizer computes them."""
+    calibration = calibration or Calibration()
+    values = np.asarray(logits, np.float64)
+    if calibration.bias:
+        values = values + np.asarray(calibration.bias)
+    values = values / calibration.temperature
+    values = np.exp(values - values.max(axis=-1, keepdims=True))
+    return np.asarray(values / values.sum(axis=-1, keepdims=True))
+
+
+def mean_nll(
+    logits: ArrayLike, targets: ArrayLike, calibration: Calibration, weights: ArrayLike | None = None
+) -> float:
+    """Mean negative log-likelihood in nats, clips weighted."""
+    table, truth = softmax(logits, calibration), np.asarray(targets, np.int64)
+    own = np.log(np.maximum(table[np.arange(len(truth)), truth], 1e-300))
+    return float(-np.average(own, weights=None if weights is None else np.asarray(weights, np.float64)))
+
+
+def balanced_weights(targets: ArrayLike, groups: Sequence[str] | None = None) -> NDArray[np.float64]:
+    """Weights that give every class of every group the same say, mean 1.
+
+    Corpora differ in size and in their share of neutral clips; neither should decide what a confidence means.
+    """
+    truth = np.asarray(targets, np.int64)
+    names = np.asarray(groups if groups is not None else [""] * len(truth), dtype=np.str_)
+    _, cell, count = np.unique(
+        np.stack([names, truth.astype(np.str_)]), axis=1, return_inverse=True, return_counts=True
+    )
+    weights = 1.0 / count[cell.reshape(-1)]
+    return np.asarray(weights * len(truth) / weights.sum())
+
+
+def fit_temperature(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """The temperature that makes the targets likeliest."""
+    return _fit(logits, targets, weights, bias=False, ridge=0.0).temperature
+
+
+def fit_bias(
+    logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None, ridge: float = 0.01
+) -> Calibration:
+    """Temperature and one bias a class; `ridge` pulls the biases to zero where there are few clips."""
+    return _fit(logits, targets, weights, bias=True, ridge=ridge)
+
+
+def _check(
+    logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None
+) -> tuple[Logits, NDArray[np.int64], Logits]:
+    table, truth = np.asarray(logits, np.float64), np.asarray(targets, np.int64)
+    if table.ndim != 2 or len(table) != len(truth) or not len(table):
+        raise ValueError(
+            f"calibration needs (clips, classes) logits with one target each, not {table.shape} and {truth.shape}"
+        )
+    if not np.isfinite(table).all():
+        raise ValueError("calibration needs finite logits; some are NaN or infinite, so the net has diverged")
+    if truth.min() < 0 or truth.max() >= table.shape[1]:
+        raise ValueError(f"targets lie in 0..{table.shape[1] - 1}, not {truth.min()}..{truth.max()}")
+    share = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
+    return table - table.mean(axis=1, keepdims=True), truth, share / share.sum()
+
+
+def _fit(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None, *, bias: bool, ridge: float) -> Calibration:
+    """Newton's method with halved steps over (1 / temperature, bias / temperature)."""
+    table, truth, share = _check(logits, targets, weights)
+    classes = table.shape[1]
+    onehot = np.eye(classes)[truth]
+    # What a parameter adds to each logit: the logit itself for 1 / temperature, one for a class's own bias.
+    effects = np.concatenate([table[:, :, None], np.broadcast_to(np.eye(classes), (len(table), classes, classes))], 2)
+    effects = effects if bias else effects[:, :, :1]  # (clips, classes, parameters)
+    pull = np.array([0.0, *[ridge] * classes])[: effects.shape[2]]
+    pull = pull + 1e-9  # keeps the Hessian regular: one constant on all biases changes nothing
+    at = np.array([1.0, *[0.0] * classes])[: effects.shape[2]]
+
+    def loss(point: Logits) -> float:
+        values = effects @ point
+        top = values.max(axis=1)
+        log_sum = np.log(np.exp(values - top[:, None]).sum(axis=1)) + top
+        return float(share @ (log_sum - values[np.arange(len(truth)), truth]) + 0.5 * pull @ point**2)
+
+    now = loss(at)
+    for _ in range(50):
+        chance = softmax(effects @ at)
+        gradient = np.einsum("n,nc,ncp->p", share, chance - onehot, effects) + pull * at
+        mean = np.einsum("nc,ncp->np", chance, effects)
+        hessian = np.einsum("n,nc,ncp,ncq->pq", share, chance, effects, effects) - np.einsum(
+            "n,np,nq->pq", share, mean, mean
+        )
+        step = np.linalg.solve(hessian + np.diag(pull), gradient)
+        size = 1.0
+        while size > 1e-6 and not loss(at - size * step) <= now:
+            size /= 2
+        at = at - size * step
+        before, now = now, loss(at)
+        if before - now < 1e-10:
+            break
+    # Logits that say nothing of the targets ask for an endless temperature, even for a negative one.
+    inverse = min(max(float(at[0]), 1 / TEMPERATURES[1]), 1 / TEMPERATURES[0])
+    shift = at[1:] - at[1:].mean() if bias else at[1:]
+    return Calibration(temperature=1 / inverse, bias=tuple(float(value) for value in shift / inverse))
+
+
+def cross_validated_nll(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    groups: Sequence[str],
+    *,
+    bias: bool,
+    weights: ArrayLike | None = None,
+    folds: int = 10,
+) -> float:
+    """Negative log-likelihood of each group under the calibration that the others teach."""
+    table, truth = np.asarray(logits, np.float64), np.asarray(targets, np.int64)
+    share = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
+    _, owner = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
+    total = 0.0
+    for fold in range(min(folds, int(owner.max()) + 1)):
+        out = owner % folds == fold
+        fitted = _fit(table[~out], truth[~out], share[~out], bias=bias, ridge=0.01 if bias else 0.0)
+        total += share[out].sum() * mean_nll(table[out], truth[out], fitted, share[out])
+    return total / float(share.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Below `value` the answer is `uncertain`."""
+
+    value: float
+    risk: float
+    """Share of wrong answers among those given, on the clips it was chosen on."""
+    coverage: float
+    """Share of answers given."""
+    reached: bool
+    """False when no threshold keeps the risk that was asked for; the one of least risk was taken."""
+
+
+# A risk estimated on fewer answers than this share is luck: no threshold is chosen there.
+LEAST_COVERAGE = 0.1
+
+
+def choose_threshold(
+    probabilities: ArrayLike, targets: ArrayLike, risk: float, weights: ArrayLike | None = None
+) -> Threshold:
+    """The smallest confidence threshold whose answers are wrong at most `risk` of the time.
+
+    Where none with at least a tenth of the clips does, the one of least risk, marked `reached=False`.
+    """
+    if not 0 < risk < 1:
+        raise ValueError(f"risk is a share of wrong answers within 0..1, not {risk!r}")
+    table, truth = np.asarray(probabilities, np.float64), np.asarray(targets, np.int64)
+    share = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
+    confidence, wrong = table.max(axis=1), table.argmax(axis=1) != truth
+    order = np.argsort(-confidence, kind="stable")
+    answered = np.cumsum(share[order])
+    risks = np.cumsum((share * wrong)[order]) / answered
+    coverage = answered / answered[-1]
+    ends = np.append(np.diff(confidence[order]) != 0, True) & (coverage >= min(LEAST_COVERAGE, coverage[-1]))
+    good = np.flatnonzero(ends & (risks <= risk))
+    reached = bool(len(good))
+    at = int(good[-1]) if reached else int(np.flatnonzero(ends)[np.argmin(risks[ends])])
+    # Everybody may be answered: then zero, so that a clip less sure than all of these is answered too.
+    value = 0.0 if reached and at == len(order) - 1 else math.floor(confidence[order][at] * 1e6) / 1e6
+    return Threshold(value, float(risks[at]), float(coverage[at]), reached)
+
+
+def calibrate(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    risk: float,
+    groups: Sequence[str] | None = None,
+    weights: ArrayLike | None = None,
+) -> tuple[Calibration, Threshold]:
+    """Temperature (with a class bias where that predicts unseen groups better) and the threshold for a risk.
+
+    `groups` are the speakers, or the corpora where the logits come from leave-one-corpus-out runs; the bias is
+    kept only when it lowers the negative log-likelihood of groups that it was not fitted on by half a percent.
+    """
+    fitted = Calibration(temperature=fit_temperature(logits, targets, weights))
+    if groups is not None and len(set(groups)) > 1:
+        plain = cross_validated_nll(logits, targets, groups, bias=False, weights=weights)
+        biased = cross_validated_nll(logits, targets, groups, bias=True, weights=weights)
+        if biased < 0.995 * plain:
+            fitted = fit_bias(logits, targets, weights)
+    threshold = choose_threshold(softmax(logits, fitted), targets, risk, weights)
+    return replace(fitted, threshold=threshold.value, risk=threshold.risk), threshold
+
+
+__all__ = [
+    "Threshold",
+    "balanced_weights",
+    "calibrate",
+    "choose_threshold",
+    "cross_validated_nll",
+    "fit_bias",
+    "fit_temperature",
+    "mean_nll",
+    "softmax",
+]

@@ -1,0 +1,98 @@
+"""The card of a checkpoint: what it is, where it comes from, what it scored, and what it must not be used for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from streamser.bundle import Calibration
+from streamser.nets.variant import Variant
+from streamser.training.recipe import Recipe
+
+_LIMITS = """\
+- Acted speech taught it. Spontaneous speech carries less, and other things; expect more `uncertain` and more mistakes.
+- It hears one voice at a time. Two people at once, singing and shouting over music are outside what it knows.
+- It judges how a voice sounds, not what a person feels. Do not decide about people with it. The EU AI Act
+  (Art. 5(1)(f)) bans inferring emotions at work and in education outside medical and safety uses; Art. 50(3) asks that
+  the people concerned are told."""
+
+
+def write_card(
+    recipe: Recipe,
+    variant: Variant,
+    calibration: Calibration,
+    provenance: Mapping[str, Any],
+    scores: Mapping[str, Any],
+) -> str:
+    """README.md of a checkpoint's folder."""
+    corpora = ", ".join(f"{name} ({count} clips)" for name, count in provenance["corpora"].items())
+    heard = len(provenance["train_speakers"])
+    sections = [
+        f"# {recipe.name}\n\n{recipe.description or variant.name}",
+        "## What it is\n\n"
+        + _table(
+            ("what", ""),
+            [
+                ("labels", ", ".join(recipe.labels)),
+                ("network", f"{variant.name} ({variant.paper}), {provenance['parameters']:,} parameters"),
+                ("trained on", corpora),
+                (
+                    "speakers",
+                    f"{heard} to learn from, {len(provenance['validation_speakers'])} to choose and calibrate",
+                ),
+                ("protocol", f"`{provenance['protocol']}`: {provenance['split']}"),
+                ("seed, versions", f"{provenance['seed']}; torch {provenance['torch']}, {provenance['created']}"),
+                ("licence", recipe.licence or "see the corpora"),
+            ],
+        ),
+        "## How sure it is\n\n" + _calibration(calibration, scores),
+        "## What it scored\n\n" + _scores(scores),
+        "## What it does not know\n\n" + _LIMITS,
+        "## Train it again\n\n```\nstreamser train models/" + recipe.name + "/recipe.yaml --corpora-root CORPORA\n```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _calibration(calibration: Calibration, scores: Mapping[str, Any]) -> str:
+    text = f"Temperature {calibration.temperature:.3f}"
+    if calibration.bias:
+        text += ", class offsets " + ", ".join(f"{value:+.2f}" for value in calibration.bias)
+    if not calibration.threshold:
+        return text + "; it never says `uncertain` by itself."
+    threshold = scores.get("threshold", {})
+    text += f", fitted on {scores.get('calibrated_on', 'validation speakers')}. Below a confidence of "
+    text += f"{calibration.threshold:.3f} it says `uncertain`: there it answered {100 * threshold.get('coverage', 0):.0f} % "
+    text += f"of the clips, and {100 * (calibration.risk or 0):.0f} % of these answers were wrong"
+    return text + ("." if threshold.get("reached", True) else "; the risk that was asked for could not be reached.")
+
+
+def _scores(scores: Mapping[str, Any]) -> str:
+    parts = []
+    if "left_out_ua" in scores:
+        rows = [(name, f"{value:.1f}") for name, value in scores["left_out_ua"].items()]
+        rows.append(("**mean**", f"**{scores['left_out_ua_mean']:.1f}**"))
+        parts.append(
+            "Corpora that were left out whole (the same recipe, trained on the others; nobody in them was heard before), UA %:"
+            "\n\n" + _table(("left out", "UA"), rows)
+        )
+        if scores.get("left_out_ece_mean") is not None:
+            parts.append(
+                f"Expected calibration error there, temperature fitted on the other left-out corpora: "
+                f"{scores['left_out_ece_mean']:.3f} (mean)."
+            )
+    if "validation_ua" in scores:
+        parts.append(
+            f"Validation speakers of the training corpora: UA {scores['validation_ua']}, WA {scores['validation_wa']} % "
+            f"({scores['validation_note']})."
+        )
+    if "folds" in scores:
+        parts.append(
+            f"The same recipe over {scores['folds']} folds, `{scores['folds_protocol']}`: UA {scores['ua']} "
+            f"(seeds: +-{scores['ua_spread']}), WA {scores['wa']} %."
+        )
+    return "\n\n".join(parts) or "Not measured."

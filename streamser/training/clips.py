@@ -1,0 +1,108 @@
+"""What every corpus becomes: clips with a speaker and a label, and a report of what could not become one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+SYNONYMS = {
+    "anger": "angry",
+    "bored": "boredom",
+    "disappointed": "disappointment",
+    "disgusted": "disgust",
+    "excitement": "excited",
+    "fearful": "fear",
+    "frustrated": "frustration",
+    "happiness": "happy",
+    "joy": "happy",
+    "neutral state": "neutral",
+    "sadness": "sad",
+    "surprised": "surprise",
+}
+"""Other spellings of a label, as corpora write them."""
+
+EMOTIONS = frozenset(SYNONYMS.values()) | {"breath", "calm", "other", "pain", "pleasure"}
+"""The labels a corpus may use without saying so."""
+
+
+def plain_label(text: str) -> str:
+    """A label in lower case and in our spelling; unknown ones stay as they are.
+
+    >>> plain_label(" Happiness ")
+    'happy'
+    """
+    word = " ".join(text.lower().replace("_", " ").split())
+    return SYNONYMS.get(word, word)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One utterance of one corpus."""
+
+    path: Path
+    corpus: str
+    speaker: str
+    """`corpus/speaker`, so that no two corpora share one."""
+    label: str
+    text_id: str = ""
+    """Which sentence was said."""
+    language: str = ""
+    """ISO 639-1, where the corpus says."""
+    gender: str = ""
+    """f, m or empty."""
+    difficulty: str | None = None
+    """A: all annotators agree, B: at least 65 %, C: fewer; None where there are no annotators' votes."""
+    session: str | None = None
+    style: str = ""
+    """`scripted`, `improvised`, `speech`, `nonspeech`, an intensity: what else the corpus says of it."""
+    votes: tuple[str, ...] = ()
+    """Each annotator's label, several joined by `+`."""
+    name: str = ""
+    """Path within the corpus without its suffix."""
+    digest: str = ""
+    """Hash of the decoded samples; empty until the audio was read."""
+
+    @property
+    def id(self) -> str:
+        """`corpus/name`: unique, and the same on every machine."""
+        return f"{self.corpus}/{self.name or self.path.stem}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is not as it should be."""
+
+    kind: str
+    """What sort of problem; problems are counted by it."""
+    where: str
+    """The file or the row."""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.where}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusReport:
+    """What reading a corpus gave, and what it did not."""
+
+    corpus: str
+    kept: int
+    problems: tuple[Problem, ...] = ()
+    cautions: tuple[str, ...] = ()
+    """What the clips themselves are worth for training and testing."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many problems of each kind, most frequent first."""
+        return dict(Counter(problem.kind for problem in self.problems).most_common())
+
+    def text(self, examples: int = 3) -> str:
+        """A few lines for a person: counts, and the first examples of each kind."""
+        lines = [f"{self.corpus}: {self.kept} clips, {len(self.problems)} problems"]
+        for kind, count in self.counts.items():
+            named = [p for p in self.problems if p.kind == kind]
+            shown = "; ".join(f"{p.where} ({p.detail})" if p.detail else p.where for p in named[:examples])
+            lines.append(f"  {count} x {kind}: {shown}" + ("; ..." if count > examples else ""))
+        return "\n".join([*lines, *(f"  caution: {caution}" for caution in self.cautions)])

@@ -1,0 +1,262 @@
+"""Read corpora of emotional speech, and name everything in them that is not as it should be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from streamser.audio import Samples, read_audio
+from streamser.errors import AudioError, CorpusError
+from streamser.training.clips import EMOTIONS, Clip, CorpusReport, Problem
+from streamser.training.layouts import LAYOUTS
+
+FOUR = {"angry": "angry", "excited": "happy", "happy": "happy", "neutral": "neutral", "sad": "sad"}
+"""The four classes. `calm` is left out: only RAVDESS acts it, beside a neutral of its own, and as a `neutral` it would
+be two thirds of that corpus's neutral clips; whoever wants it says {**FOUR, "calm": "neutral"}."""
+
+ENVIRONMENT = "STREAMSER_CORPORA"
+"""Names the folder in which corpora are looked up by name."""
+
+FEW_SPEAKERS = 4
+FEW_CLIPS = 20
+SILENT_PEAK = 1e-4
+"""Peak below -80 dBFS: nobody spoke."""
+QUIET_PEAK = 0.005
+"""Peak below -46 dBFS, half a percent of full scale: what 16 bits keep of such speech is mostly noise."""
+
+
+def find_corpus(folder: str | os.PathLike[str]) -> Path:
+    """A folder as given, or the corpus of that name under $STREAMSER_CORPORA."""
+    path = Path(folder)
+    if path.is_dir():
+        return path
+    root = os.environ.get(ENVIRONMENT, "")
+    if root and not path.is_absolute() and (Path(root) / path).is_dir():
+        return Path(root) / path
+    looked = f" and not in {ENVIRONMENT}={root} either" if root else f"; set {ENVIRONMENT} to use corpora by name"
+    raise CorpusError(f"{path}: no such corpus folder{looked}")
+
+
+def read_corpus(
+    folder: str | os.PathLike[str],
+    layout: str = "auto",
+    *,
+    name: str = "",
+    labels: Collection[str] | None = None,
+    labelled: bool = True,
+    check: bool = False,
+    cache: Path | None = None,
+) -> tuple[list[Clip], CorpusReport]:
+    """All usable clips of a corpus and a report of the rest.
+
+    `layout` is one of LAYOUTS, or "auto" to recognise it. `name` is the corpus's name (default: the folder's, for a
+    manifest, else the layout's). `labels` are the labels it may use (default: EMOTIONS). `labelled=False` takes clips
+    without speaker or label too, for noise and plain speech. `check` reads all audio: see `check_audio`.
+    """
+    root = find_corpus(folder)
+    chosen = LAYOUTS[_layout_of(root, layout)]
+    corpus = name or (root.resolve().name if chosen.name == "manifest" else chosen.name)
+    known = EMOTIONS if labels is None else frozenset(labels)
+    clips: list[Clip] = []
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    for found in chosen.read(root, corpus):
+        problem = found if isinstance(found, Problem) else _clip_problem(found, known, labelled, seen)
+        if problem is not None:
+            problems.append(problem)
+        elif isinstance(found, Clip):
+            seen.add(found.id)
+            clips.append(found)
+    if not clips and not problems:
+        raise CorpusError(f"{root}: holds no clips in the layout '{chosen.name}', which is {chosen.shape}")
+    if check:
+        clips, heard = check_audio(clips, cache=cache)
+        problems += heard
+    return clips, CorpusReport(corpus, len(clips), tuple(problems), cautions(clips) if labelled else ())
+
+
+def read_corpora(
+    folders: Iterable[str | os.PathLike[str]], *, check: bool = False, cache: Path | None = None
+) -> tuple[list[Clip], list[CorpusReport]]:
+    """Several corpora, each in the layout that it is recognised by."""
+    clips: list[Clip] = []
+    reports: list[CorpusReport] = []
+    for folder in folders:
+        more, report = read_corpus(folder, check=check, cache=cache)
+        if any(report.corpus == other.corpus for other in reports):
+            raise CorpusError(f"{folder}: a second corpus called '{report.corpus}'; give one of the two another name")
+        clips += more
+        reports.append(report)
+    return clips, reports
+
+
+def _layout_of(root: Path, layout: str) -> str:
+    if layout in LAYOUTS:
+        return layout
+    if layout != "auto":
+        raise CorpusError(f"unknown layout '{layout}'; known are auto, {', '.join(LAYOUTS)}")
+    for name, candidate in LAYOUTS.items():
+        if candidate.matches(root):
+            return name
+    shapes = "\n".join(f"  {one.name}: {one.shape}" for one in LAYOUTS.values())
+    raise CorpusError(f"{root}: looks like none of the known layouts; these are\n{shapes}")
+
+
+def _clip_problem(clip: Clip, known: frozenset[str], labelled: bool, seen: set[str]) -> Problem | None:
+    """What is wrong with a clip, short of listening to it."""
+    if labelled and not clip.label:
+        return Problem("no label", clip.id)
+    if clip.label and clip.label not in known:
+        return Problem("unknown label", clip.id, f"'{clip.label}'")
+    if labelled and not clip.speaker:
+        return Problem("no speaker", clip.id)
+    if clip.id in seen:
+        return Problem("listed twice", clip.id)
+    if not clip.path.is_file():
+        return Problem("missing file", clip.id, str(clip.path))
+    return None
+
+
+def cautions(clips: Sequence[Clip]) -> tuple[str, ...]:
+    """What makes clips worth less than their number: few speakers, scarce labels, words that give the label away."""
+    found = []
+    speakers = {clip.speaker for clip in clips}
+    if len(speakers) < FEW_SPEAKERS:
+        found.append(f"{len(speakers)} speakers: a test by clip measures nothing, one by speaker very little")
+    scarce = [f"{label} {n}" for label, n in sorted(Counter(clip.label for clip in clips).items()) if n < FEW_CLIPS]
+    if scarce:
+        found.append(f"labels with fewer than {FEW_CLIPS} clips: {', '.join(scarce)}")
+    said: dict[str, Counter[str]] = defaultdict(Counter)
+    for clip in clips:
+        if clip.text_id:
+            said[clip.text_id][clip.label] += 1
+    telling = [labels.total() for labels in said.values() if len(labels) == 1 and labels.total() >= FEW_CLIPS]
+    if sum(telling) > 0.1 * len(clips):
+        found.append(
+            f"{sum(telling)} of {len(clips)} clips say one of {len(telling)} sentences that have a single label: "
+            "words give the label away"
+        )
+    return tuple(found)
+
+
+def map_labels(clips: Iterable[Clip], mapping: Mapping[str, str]) -> tuple[list[Clip], dict[str, int]]:
+    """Clips with their labels mapped, and how many clips of each label the mapping does not have were left out."""
+    kept = []
+    dropped: Counter[str] = Counter()
+    for clip in clips:
+        if clip.label in mapping:
+            kept.append(replace(clip, label=mapping[clip.label]))
+        else:
+            dropped[clip.label] += 1
+    return kept, dict(dropped.most_common())
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one reading of a file taught."""
+
+    digest: str
+    peak: float
+    duration_s: float
+    error: str = ""
+
+
+def hear(path: Path) -> Heard:
+    """Read one file; two files with the same digest hold the same samples, whatever their names and formats."""
+    try:
+        samples = read_audio(path)
+    except AudioError as error:
+        return Heard("", 0.0, 0.0, str(error))
+    return Heard(_digest(samples), float(np.abs(samples).max()), len(samples) / 16_000)
+
+
+def _digest(samples: Samples) -> str:
+    # 16-bit steps: the same recording in FLAC and in float WAV is the same recording
+    steps = np.clip(np.round(samples * 32768.0), -32768, 32767).astype("<i2")
+    return hashlib.blake2b(steps.tobytes(), digest_size=16).hexdigest()
+
+
+def check_audio(clips: Sequence[Clip], *, cache: Path | None = None) -> tuple[list[Clip], list[Problem]]:
+    """Read every file: the clips that hold speech once (with their digests), and the problems of the others.
+
+    `cache` is a JSON file that remembers what was read, by path, size and time of change.
+    """
+    known = _load_cache(cache)
+    kept: dict[str, Clip] = {}
+    problems: list[Problem] = []
+    for clip in clips:
+        heard = _heard(clip.path, known)
+        problem = _sound_problem(clip, heard)
+        twin = kept.get(heard.digest)
+        if problem is None and twin is not None:
+            detail = f"the same samples as {twin.id}" + ("" if twin.label == clip.label else f", there {twin.label}")
+            problem = Problem("duplicate clip", clip.id, detail)
+        if problem is None:
+            kept[heard.digest] = replace(clip, digest=heard.digest)
+        else:
+            problems.append(problem)
+    _save_cache(cache, known)
+    return list(kept.values()), problems
+
+
+def _sound_problem(clip: Clip, heard: Heard) -> Problem | None:
+    if heard.error:
+        return Problem("unreadable file", clip.id, heard.error)
+    if heard.peak < SILENT_PEAK:
+        return Problem("silent file", clip.id, f"{heard.duration_s:.1f} s")
+    if heard.peak < QUIET_PEAK:
+        return Problem("almost silent file", clip.id, f"peak {20 * np.log10(heard.peak):.0f} dBFS")
+    return None
+
+
+def _heard(path: Path, known: dict[str, list[object]]) -> Heard:
+    stat = path.stat()
+    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    if key not in known:
+        heard = hear(path)
+        known[key] = [heard.digest, heard.peak, heard.duration_s, heard.error]
+    digest, peak, duration_s, error = known[key]
+    return Heard(str(digest), float(str(peak)), float(str(duration_s)), str(error))
+
+
+def _load_cache(cache: Path | None) -> dict[str, list[object]]:
+    if cache is None or not cache.is_file():
+        return {}
+    try:
+        values = json.loads(cache.read_text(encoding="utf-8"))
+    except ValueError:  # cut off while it was written: it only costs a reading
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _save_cache(cache: Path | None, known: dict[str, list[object]]) -> None:
+    if cache is None:
+        return
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    part = cache.with_suffix(".part")
+    part.write_text(json.dumps(known), encoding="utf-8")
+    part.replace(cache)
+
+
+__all__ = [
+    "EMOTIONS",
+    "ENVIRONMENT",
+    "FOUR",
+    "LAYOUTS",
+    "Clip",
+    "CorpusReport",
+    "Problem",
+    "cautions",
+    "check_audio",
+    "find_corpus",
+    "map_labels",
+    "read_corpora",
+    "read_corpus",
+]

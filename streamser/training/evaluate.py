@@ -1,0 +1,433 @@
+"""Measure a checkpoint on corpora, through the very Recognizer that serves it, on speakers it has not heard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamser.audio import Samples, read_audio
+from streamser.errors import AudioError, CorpusError
+from streamser.recognizer import Recognizer
+from streamser.training import metrics
+from streamser.training.clips import Clip, Problem
+from streamser.training.degrade import DEGRADATIONS, Degradation, generator_of, recorded_noise
+from streamser.training.folds import FoldResult, load_folds, pool, save_fold
+from streamser.training.independence import Independence, part_of, training_noises, unseen_clips
+from streamser.training.measure import Measured, measure, plain
+
+_BATCH = 8  # sounds judged at once: enough for a GPU to be worth it, few enough for the progress bar to move
+_MAP_CLIPS = 1500  # t-SNE takes half a minute for so many; more only make the picture darker
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What a checkpoint said of some clips."""
+
+    labels: tuple[str, ...]
+    clips: tuple[Clip, ...]
+    probabilities: NDArray[np.float64]
+    """(clips, classes), calibrated."""
+    uncertain: NDArray[np.bool_]
+    problems: tuple[Problem, ...] = ()
+    """Clips that could not be heard."""
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        return np.array([self.labels.index(clip.label) for clip in self.clips], np.int64)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        return np.asarray(self.probabilities.argmax(axis=1), np.int64)
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        return np.asarray(self.probabilities.max(axis=1))
+
+    @property
+    def speakers(self) -> list[str]:
+        return [clip.speaker for clip in self.clips]
+
+    def where(self, keep: Callable[[Clip], bool]) -> Answers:
+        """Those of some clips only."""
+        at = [i for i, clip in enumerate(self.clips) if keep(clip)]
+        clips = tuple(self.clips[i] for i in at)
+        return Answers(self.labels, clips, self.probabilities[at], self.uncertain[at])
+
+    def split(self, group: Callable[[Clip], str]) -> list[tuple[str, Answers]]:
+        """The answers of each group, sorted by its name."""
+        names = sorted({group(clip) for clip in self.clips})
+        return [(name, self.where(lambda clip, of=name: group(clip) == of)) for name in names]  # type: ignore[misc]
+
+
+Progress = Callable[[int], None]
+"""Told how many more clips are done."""
+
+
+def answer(
+    recognizer: Recognizer, clips: Sequence[Clip], change: Degradation | None = None, progress: Progress | None = None
+) -> Answers:
+    """Play every clip, spoilt when asked, to the recognizer."""
+    heard: list[Clip] = []
+    scores: list[list[float]] = []
+    uncertain: list[bool] = []
+    problems: list[Problem] = []
+    for first in range(0, len(clips), _BATCH):
+        batch = clips[first : first + _BATCH]
+        sounds = [(clip, sound) for clip in batch if (sound := _sound(clip, change, problems)) is not None]
+        for prediction in recognizer.predict([sound for _, sound in sounds]):
+            scores.append([prediction.scores[label] for label in recognizer.labels])
+            uncertain.append(prediction.uncertain)
+        heard += [clip for clip, _ in sounds]
+        if progress:
+            progress(len(batch))
+    table = np.array(scores).reshape(len(scores), len(recognizer.labels))
+    return Answers(recognizer.labels, tuple(heard), table, np.array(uncertain, np.bool_), tuple(problems))
+
+
+def _sound(clip: Clip, change: Degradation | None, problems: list[Problem]) -> Samples | None:
+    try:
+        samples = read_audio(clip.path)
+    except AudioError as error:
+        problems.append(Problem("unreadable file", clip.id, str(error)))
+        return None
+    return change.apply(samples, generator_of(clip.id, change.name)) if change else samples
+
+
+def measure_answers(name: str, answers: Answers) -> Measured:
+    """Every figure of a checkpoint's answers."""
+    return measure(name, answers.labels, answers.probabilities, answers.targets, answers.speakers, answers.uncertain)
+
+
+def label_mapping(labels: Collection[str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Corpus label -> the model's label; `excited` is happy, as IEMOCAP's users have it, unless the model knows it."""
+    mapping = {label: label for label in labels}
+    if "happy" in labels:
+        mapping.setdefault("excited", "happy")
+    for label, target in (extra or {}).items():
+        if target not in labels:
+            raise CorpusError(f"--map {label}={target}: the model has no label '{target}', only {', '.join(labels)}")
+        mapping[label] = target
+    return mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """What to do beside judging the clips as they are."""
+
+    degrade: tuple[str, ...] = tuple(DEGRADATIONS)
+    degrade_clips: int = 400
+    """Clips of each corpus that are spoilt, evenly over labels and speakers; 0 takes all."""
+    clips: int = 0
+    """Clips of each corpus that are judged at all; 0 takes all."""
+    embed: bool = True
+    """Compute the map of the embedding (t-SNE)."""
+    seen: bool = False
+    """Judge the speakers that were seen in training too, in a table of their own."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.degrade if name not in DEGRADATIONS]
+        if unknown:
+            raise ValueError(f"degrade: unknown {', '.join(unknown)}; known are {', '.join(DEGRADATIONS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerRow:
+    """One speaker's figures."""
+
+    speaker: str
+    clips: int
+    ua: float
+    wa: float
+    abstained: float
+    commonest: str
+    """The label answered most, with its share."""
+
+
+@dataclass(frozen=True, slots=True)
+class DegradedRow:
+    """The same clips, clean and spoilt."""
+
+    title: str
+    clean_ua: float
+    measured: Measured
+    unchanged: float
+    """Share of answers that stayed the same."""
+
+    @property
+    def lost_points(self) -> float:
+        return 100 * (self.clean_ua - self.measured.ua.value)
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseRow:
+    """What a checkpoint says of one kind of sound that is no speech."""
+
+    kind: str
+    clips: int
+    abstained: float
+    commonest: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddingMap:
+    """The embedding in two dimensions."""
+
+    points: NDArray[np.float64]
+    clips: tuple[Clip, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Evaluation:
+    """Everything the report says."""
+
+    model: str
+    variant: str
+    independence: Independence
+    dropped: Mapping[str, int]
+    """Clips whose label the model does not have."""
+    problems: tuple[Problem, ...]
+    threshold: float
+    answers: Answers
+    whole: Measured
+    corpora: tuple[Measured, ...]
+    speakers: tuple[SpeakerRow, ...]
+    degraded: tuple[DegradedRow, ...]
+    noise: tuple[NoiseRow, ...]
+    noise_seen: tuple[str, ...]
+    """Noise collections used here that were mixed into the training too."""
+    seen: Measured | None
+    embedding: EmbeddingMap | None
+    seconds: float
+
+    @property
+    def mean_ua(self) -> float:
+        """Mean over the corpora, large or small."""
+        return float(np.mean([one.ua.value for one in self.corpora]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "model": self.model,
+            "variant": self.variant,
+            "speaker_independent": self.independence.kind == "independent",
+            "independence": self.independence.text,
+            "excluded": dict(self.independence.excluded),
+            "dropped_labels": dict(self.dropped),
+            "problems": [str(problem) for problem in self.problems],
+            "threshold": self.threshold,
+            "mean_ua": plain(self.mean_ua),
+            "whole": self.whole.to_dict(),
+            "corpora": {one.name: one.to_dict() for one in self.corpora},
+            "per_speaker": [
+                {"speaker": row.speaker, "clips": row.clips, "ua": plain(row.ua), "wa": plain(row.wa)}
+                for row in self.speakers
+            ],
+            "degraded": {
+                row.title: {**row.measured.to_dict(), "lost_points": round(row.lost_points, 3)} for row in self.degraded
+            },
+            "noise": {row.kind: {"clips": row.clips, "abstained": plain(row.abstained)} for row in self.noise},
+            "noise_seen_in_training": list(self.noise_seen),
+            "seen": self.seen.to_dict() if self.seen else None,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def sample_clips(clips: Sequence[Clip], per_corpus: int, seed: int = 0) -> list[Clip]:
+    """At most so many clips of each corpus, speakers and labels in turn; 0 takes all."""
+    if per_corpus <= 0:
+        return list(clips)
+    rng = np.random.default_rng(seed)
+    kept: set[str] = set()
+    for corpus in sorted({clip.corpus for clip in clips}):
+        mine = [clip for clip in clips if clip.corpus == corpus]
+        cells: dict[tuple[str, str], list[Clip]] = {}
+        for i in rng.permutation(len(mine)):
+            cells.setdefault((mine[i].label, mine[i].speaker), []).append(mine[i])
+        # every cell's first clip, then every cell's second, labels next to each other
+        turns = [(turn, order, clip) for order, cell in enumerate(cells.values()) for turn, clip in enumerate(cell)]
+        kept |= {clip.id for _, _, clip in sorted(turns, key=lambda one: one[:2])[:per_corpus]}
+    return [clip for clip in clips if clip.id in kept]
+
+
+def evaluate(
+    recognizer: Recognizer,
+    clips: Sequence[Clip],
+    config: EvaluationConfig | None = None,
+    *,
+    dropped: Mapping[str, int] | None = None,
+    noise: Sequence[Clip] = (),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Examine a recognizer on clips that already bear its labels.
+
+    `noise` are recordings without speech. `progress(what, done, of)` is told after every few clips.
+    """
+    config = config or EvaluationConfig()
+    began = time.monotonic()
+    unseen, independence = unseen_clips(recognizer.bundle, clips)
+    judged = sample_clips(unseen, config.clips, config.seed)
+    answers = answer(recognizer, judged, progress=_steps(progress, "clips", len(judged)))
+    return Evaluation(
+        model=recognizer.bundle.name,
+        variant=recognizer.bundle.variant,
+        independence=independence,
+        dropped=dict(dropped or {}),
+        problems=answers.problems,
+        threshold=recognizer.threshold,
+        answers=answers,
+        whole=measure_answers("all", answers),
+        corpora=tuple(measure_answers(name, part) for name, part in answers.split(lambda clip: clip.corpus)),
+        speakers=_speaker_rows(answers),
+        degraded=_degraded(recognizer, answers, config, noise, progress),
+        noise=_noise_rows(recognizer, noise, progress),
+        noise_seen=tuple(sorted({clip.corpus for clip in noise} & training_noises(recognizer.bundle))),
+        seen=_seen(recognizer, clips, judged, config, progress),
+        embedding=_embedding_map(recognizer, answers, config, progress),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _steps(progress: Callable[[str, int, int], None] | None, what: str, of: int) -> Progress | None:
+    if progress is None:
+        return None
+    done = 0
+
+    def step(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(what, done, of)
+
+    return step
+
+
+def _commonest(labels: Sequence[str], predicted: NDArray[np.int64]) -> str:
+    counts = np.bincount(predicted, minlength=len(labels))
+    return f"{labels[int(counts.argmax())]} {100 * counts.max() / max(1, len(predicted)):.0f} %"
+
+
+def _speaker_rows(answers: Answers) -> tuple[SpeakerRow, ...]:
+    rows = []
+    for speaker, own in answers.split(lambda clip: clip.speaker):
+        matrix = metrics.confusion(own.targets, own.predicted, len(own.labels))
+        rows.append(
+            SpeakerRow(
+                speaker,
+                len(own.clips),
+                float(metrics.ua(matrix)),
+                float(metrics.wa(matrix)),
+                float(own.uncertain.mean()),
+                _commonest(own.labels, own.predicted),
+            )
+        )
+    return tuple(rows)
+
+
+def _degraded(
+    recognizer: Recognizer,
+    answers: Answers,
+    config: EvaluationConfig,
+    noise: Sequence[Clip],
+    progress: Callable[[str, int, int], None] | None,
+) -> tuple[DegradedRow, ...]:
+    ways = [DEGRADATIONS[name] for name in DEGRADATIONS if name in config.degrade]
+    if not ways:
+        return ()
+    if noise:
+        ways.append(recorded_noise([read_audio(clip.path) for clip in noise[:: max(1, len(noise) // 100)]], 10))
+    chosen = {clip.id for clip in sample_clips(answers.clips, config.degrade_clips, config.seed)}
+    clean = answers.where(lambda clip: clip.id in chosen)
+    clean_ua = measure_answers("clean", clean).ua.value
+    rows = []
+    for way in ways:
+        spoilt = answer(recognizer, clean.clips, way, _steps(progress, way.title, len(clean.clips)))
+        same = float(np.mean(spoilt.predicted == clean.predicted))
+        rows.append(DegradedRow(way.title, clean_ua, measure_answers(way.title, spoilt), same))
+    return tuple(rows)
+
+
+def _noise_rows(
+    recognizer: Recognizer, noise: Sequence[Clip], progress: Callable[[str, int, int], None] | None
+) -> tuple[NoiseRow, ...]:
+    """Each kind of sound by itself, then all: one that is called happy is not hidden behind ten that are not."""
+    if not noise:
+        return ()
+    heard = answer(recognizer, noise, progress=_steps(progress, "sounds without speech", len(noise)))
+    groups = heard.split(lambda clip: clip.label or clip.text_id or clip.corpus)
+    return tuple(
+        NoiseRow(kind, len(own.clips), float(own.uncertain.mean()), _commonest(own.labels, own.predicted))
+        for kind, own in [*groups, ("all", heard)]
+    )
+
+
+def _seen(
+    recognizer: Recognizer,
+    clips: Sequence[Clip],
+    judged: Sequence[Clip],
+    config: EvaluationConfig,
+    progress: Callable[[str, int, int], None] | None,
+) -> Measured | None:
+    parts = part_of(recognizer.bundle)
+    already = {clip.id for clip in judged}
+    trained = [clip for clip in clips if parts.get(clip.speaker) == "train" and clip.id not in already]
+    trained = sample_clips(trained, config.clips, config.seed)
+    if not (config.seen and trained):
+        return None
+    heard = answer(recognizer, trained, progress=_steps(progress, "speakers seen in training", len(trained)))
+    return measure_answers("speakers seen in training", heard)
+
+
+def _embedding_map(
+    recognizer: Recognizer,
+    answers: Answers,
+    config: EvaluationConfig,
+    progress: Callable[[str, int, int], None] | None,
+) -> EmbeddingMap | None:
+    if not config.embed or len(answers.clips) < 10:
+        return None
+    per_corpus = _MAP_CLIPS // len({clip.corpus for clip in answers.clips})
+    chosen = sample_clips(answers.clips, per_corpus, config.seed)
+    step = _steps(progress, "embedding", len(chosen))
+    parts = []
+    for first in range(0, len(chosen), _BATCH):
+        batch = chosen[first : first + _BATCH]
+        parts.append(recognizer.embed([read_audio(clip.path) for clip in batch]))
+        if step:
+            step(len(batch))
+    return EmbeddingMap(tsne(np.concatenate(parts), config.seed), tuple(chosen))
+
+
+def tsne(embedding: NDArray[np.float32], seed: int = 0) -> NDArray[np.float64]:
+    """Vectors (N, D) as points in a plane, (N, 2): neighbours stay neighbours, distances mean little."""
+    from sklearn.manifold import TSNE
+
+    spread = embedding.std(axis=0)
+    values = (embedding - embedding.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    perplexity = min(30.0, (len(values) - 1) / 3)
+    plane = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(values)
+    return np.asarray(plane, np.float64)
+
+
+__all__ = [
+    "Answers",
+    "DegradedRow",
+    "EmbeddingMap",
+    "Evaluation",
+    "EvaluationConfig",
+    "FoldResult",
+    "NoiseRow",
+    "SpeakerRow",
+    "answer",
+    "evaluate",
+    "label_mapping",
+    "load_folds",
+    "measure_answers",
+    "pool",
+    "sample_clips",
+    "save_fold",
+]

@@ -1,0 +1,328 @@
+"""Fit one network to one split: batches, schedule, validation, early stopping, and a resume that changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from streamser.nets.layers import NetOutput, SerNet
+from streamser.training.corpora import Clip
+from streamser.training.data import BatchMaker, sampling_weights
+from streamser.training.metrics import unweighted_accuracy, weighted_accuracy
+from streamser.training.recipe import Recipe, Schedule
+
+log = logging.getLogger(__name__)
+
+Logits = NDArray[np.float32]
+
+
+def rate_factor(schedule: Schedule, epoch: float, epochs: int) -> float:
+    """What the learning rate is multiplied by at a moment of the run, counted in epochs."""
+    if schedule.kind == "constant":
+        return 1.0
+    if schedule.kind == "steps":
+        steps = (
+            max(0, math.floor((epoch - schedule.start_epoch) / schedule.every_epochs) + 1)
+            if epoch >= schedule.start_epoch
+            else 0
+        )
+        return schedule.factor**steps
+    done = min(epoch / epochs, 1.0)
+    if done < schedule.warmup:
+        rise = done / schedule.warmup
+        return 0.04 + 0.96 * (0.5 - 0.5 * math.cos(math.pi * rise)) if schedule.kind == "onecycle" else rise
+    fall = (done - schedule.warmup) / (1.0 - schedule.warmup)
+    return 1e-4 + (1 - 1e-4) * (0.5 + 0.5 * math.cos(math.pi * fall))
+
+
+def make_optimizer(recipe: Recipe, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+    """The recipe's optimizer; biases and norms are not decayed by AdamW."""
+    kept = [p for p in parameters if p.requires_grad]
+    if recipe.optimizer == "adamw":
+        groups = [
+            {"params": [p for p in kept if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in kept if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=recipe.lr)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(kept, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.optimizer == "adadelta":
+        return torch.optim.Adadelta(kept, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(kept, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+
+
+def allowed_labels(clips: Sequence[Clip], labels: Sequence[str]) -> NDArray[np.bool_]:
+    """(clips, classes): the labels that a clip's corpus really has (2 % of its clips or more)."""
+    of_corpus: dict[str, NDArray[np.bool_]] = {}
+    for corpus in {clip.corpus for clip in clips}:
+        here = [clip.label for clip in clips if clip.corpus == corpus]
+        of_corpus[corpus] = np.array([here.count(label) >= 0.02 * len(here) for label in labels])
+    return np.stack([of_corpus[clip.corpus] for clip in clips])
+
+
+def with_common_labels(clips: Sequence[Clip], labels: Sequence[str]) -> list[Clip]:
+    """The clips whose label is one that their corpus really has."""
+    allowed = allowed_labels(clips, labels)
+    return [clip for clip, row in zip(clips, allowed, strict=True) if row[labels.index(clip.label)]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Clips of one part of a split, as indexes into the store."""
+
+    clips: tuple[Clip, ...]
+    rows: NDArray[np.int64]
+    """Index of each clip in the store."""
+    targets: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained network and how it came about."""
+
+    net: SerNet
+    best_epoch: int
+    best_score: float
+    history: list[dict[str, float]]
+
+
+class Fit:
+    """One run over one split; `run()` trains to the end, from the last checkpoint when there is one."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        net: SerNet,
+        loss: nn.Module,
+        batches: BatchMaker,
+        train: Part,
+        choose: Part,
+        *,
+        seed: int,
+        folder: Path,
+        device: str = "cpu",
+        on_epoch: Callable[[dict[str, float]], None] | None = None,
+    ) -> None:
+        self.recipe, self.batches, self.train, self.choose = recipe, batches, train, choose
+        self.folder, self.device, self.on_epoch = folder, torch.device(device), on_epoch
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        layout = torch.channels_last if self._convolutional(net) else torch.contiguous_format
+        self.net = net.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.loss = loss.to(self.device)
+        self.average = copy.deepcopy(self.net) if recipe.ema else None
+        self.optimizer = make_optimizer(recipe, iter([*self.net.parameters(), *self.loss.parameters()]))
+        self.rng = np.random.default_rng(seed)
+        torch.manual_seed(seed)
+        self.weights = sampling_weights(train.clips, recipe.balance)
+        self.allowed = (
+            torch.from_numpy(allowed_labels(train.clips, recipe.labels)) if recipe.mask_absent_labels else None
+        )
+        self.wrapped: nn.Module = self.net
+        if self.world > 1:
+            self.wrapped = DistributedDataParallel(
+                self.net, device_ids=[self.device] if self.device.type == "cuda" else None
+            )
+        self.epoch = 0
+        self.best_score, self.best_epoch = -math.inf, -1
+        self.best_weights: dict[str, Tensor] = {}
+        self.history: list[dict[str, float]] = []
+
+    @staticmethod
+    def _convolutional(net: SerNet) -> bool:
+        return not any(isinstance(module, (nn.GRU, nn.LSTM)) for module in net.modules())
+
+    def run(self) -> Fitted:
+        """Train until the last epoch or until patience ends; the net returned is the best one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.resume()
+        while self.epoch < self.recipe.epochs and not self._tired():
+            row = self._one_epoch()
+            self.epoch += 1
+            if self.epoch % self.recipe.validate_every == 0 or self.epoch == self.recipe.epochs:
+                row |= self._validate()
+            self.history.append(row)
+            if self.rank == 0:
+                self._save()
+                with (self.folder / "log.jsonl").open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(row) + "\n")
+            if self.on_epoch:
+                self.on_epoch(row)
+        best = self.average or self.net
+        if self.best_weights:
+            best.load_state_dict(self.best_weights)
+        return Fitted(best.eval(), self.best_epoch, self.best_score, self.history)
+
+    def _tired(self) -> bool:
+        return bool(self.recipe.patience) and self.epoch - max(self.best_epoch, 0) > self.recipe.patience
+
+    def _one_epoch(self) -> dict[str, float]:
+        recipe = self.recipe
+        passes = recipe.passes_per_epoch or len(self.train.clips)
+        steps = max(1, passes // recipe.batch)
+        total = 0.0
+        self.wrapped.train()
+        order = self._order(steps * recipe.batch)
+        for step in range(steps):
+            rate = recipe.lr * rate_factor(recipe.schedule, self.epoch + step / steps, recipe.epochs)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            total += self._one_step(order[step * recipe.batch : (step + 1) * recipe.batch])
+        return {"epoch": float(self.epoch + 1), "loss": total / steps, "lr": rate}
+
+    def _order(self, count: int) -> NDArray[np.int64]:
+        """Which training clips are drawn, in order: weighted draws, or whole shuffles when nothing is balanced."""
+        if self.recipe.balance:
+            return self.rng.choice(len(self.weights), count, p=self.weights / self.weights.sum())
+        rounds = -(-count // len(self.train.clips))
+        return np.concatenate([self.rng.permutation(len(self.train.clips)) for _ in range(rounds)])[:count]
+
+    def _one_step(self, drawn: NDArray[np.int64]) -> float:
+        # Every process draws the whole batch from the same Generator and takes its own share of it.
+        frames = self.batches.draw(self.train.rows[drawn], self.rng)
+        mix = self.recipe.feature_augment.mixup
+        share = float(self.rng.beta(mix, mix)) if mix else 1.0
+        partner = self.rng.permutation(len(drawn)) if mix else np.arange(len(drawn))
+        if mix:
+            frames = share * frames + (1 - share) * frames[torch.from_numpy(partner)]
+        mine = slice(self.rank, None, self.world)
+        frames = frames[mine].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            output: NetOutput = self.wrapped(frames)
+        output = NetOutput(*(value.float() if value is not None else None for value in output))
+        if self.allowed is not None:
+            allowed = (self.allowed[drawn] | self.allowed[drawn[partner]])[mine].to(self.device)
+            # 20 below the best: no probability to speak of, no gradient, and a finite price for label smoothing
+            absent = (output.logits.detach().amax(dim=1, keepdim=True) - 20.0).expand_as(output.logits)
+            output = output._replace(logits=torch.where(allowed, output.logits, absent))
+        loss = share * self._loss_of(output, frames, drawn[mine])
+        if mix:
+            loss = loss + (1 - share) * self._loss_of(output, frames, drawn[partner][mine])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.recipe.gradient_clip:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.gradient_clip)
+        self.optimizer.step()
+        self._follow()
+        return float(loss.detach())
+
+    def _loss_of(self, output: NetOutput, frames: Tensor, drawn: NDArray[np.int64]) -> Tensor:
+        targets = torch.from_numpy(self.train.targets[drawn]).to(self.device)
+        # Clips of a corpus with one annotation count as the paper's "easy" ones: their focal loss is the weighted one.
+        grades = torch.tensor(["ABC".index(self.train.clips[i].difficulty or "A") for i in drawn], device=self.device)
+        result: Tensor = self.loss(output, targets, frames=frames, difficulty=grades)
+        return result
+
+    def _follow(self) -> None:
+        """Let the averaged weights follow the trained ones, batch norm's statistics with them."""
+        if self.average is None:
+            return
+        with torch.no_grad():
+            for mean, value in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
+                if mean.is_floating_point():
+                    mean.lerp_(value, 1 - self.recipe.ema)
+                else:
+                    mean.copy_(value)
+
+    def _validate(self) -> dict[str, float]:
+        net = self.average or self.net
+        logits = clip_logits(net, self.batches, self.choose.rows, self.device)
+        targets = self.choose.targets
+        shown = logits - logits.max(axis=1, keepdims=True)
+        nll = float(np.mean(np.log(np.exp(shown).sum(axis=1)) - shown[np.arange(len(targets)), targets]))
+        predicted = logits.argmax(axis=1)
+        classes = len(self.recipe.labels)
+        row = {
+            "val_loss": nll,
+            "val_ua": unweighted_accuracy(targets, predicted, classes),
+            "val_wa": weighted_accuracy(targets, predicted),
+        }
+        score = {"ua": row["val_ua"], "wa": row["val_wa"], "loss": -nll, "last": float(self.epoch)}[
+            self.recipe.choose_by
+        ]
+        if score > self.best_score:
+            self.best_score, self.best_epoch = score, self.epoch
+            self.best_weights = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
+        return row
+
+    # ---- checkpoints -----------------------------------------------------------------------------------
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "last.pt"
+
+    def _save(self) -> None:
+        state = {
+            "epoch": self.epoch,
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "loss": self.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": {"score": self.best_score, "epoch": self.best_epoch, "weights": self.best_weights},
+            "history": self.history,
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "torch_rng": torch.get_rng_state(),
+        }
+        partial = self._checkpoint.with_suffix(".part")
+        torch.save(state, partial)
+        partial.replace(self._checkpoint)  # a run that dies while it saves keeps the checkpoint before
+
+    def resume(self) -> bool:
+        """Go on from the folder's checkpoint, if there is one: on a CPU, to the very same weights."""
+        if not self._checkpoint.exists():
+            return False
+        state: dict[str, Any] = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+        self.net.load_state_dict(state["net"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.loss.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.history = state["epoch"], state["history"]
+        best = state["best"]
+        self.best_score, self.best_epoch, self.best_weights = best["score"], best["epoch"], best["weights"]
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        torch.set_rng_state(state["torch_rng"].cpu())
+        log.info("resumed after epoch %d", self.epoch)
+        return True
+
+
+def clip_logits(
+    net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], device: torch.device, batch: int = 64
+) -> Logits:
+    """Mean logits over the windows of each clip, as the recognizer combines them, (clips, classes)."""
+    net.eval()
+    sums: list[Tensor] = []
+    owners: list[int] = []
+    waiting: list[Tensor] = []
+
+    def compute() -> None:
+        if waiting:
+            with torch.inference_mode():
+                sums.append(net(torch.cat(waiting).to(device)).logits.float().cpu())
+            waiting.clear()
+
+    for order, row in enumerate(rows):
+        windows = batches.whole(int(row))
+        if waiting and (windows.shape[1:] != waiting[0].shape[1:] or sum(map(len, waiting)) >= batch):
+            compute()
+        waiting.append(windows)
+        owners += [order] * len(windows)
+    compute()
+    of_window = torch.cat(sums)
+    owner = torch.tensor(owners)
+    total = torch.zeros(len(rows), of_window.shape[1]).index_add_(0, owner, of_window)
+    count = torch.zeros(len(rows)).index_add_(0, owner, torch.ones(len(owner)))
+    result: Logits = (total / count[:, None]).numpy()
+    return result

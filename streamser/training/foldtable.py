@@ -1,0 +1,101 @@
+"""The folds of a training run as rows: the leave-one-corpus-out matrix, or any other protocol's table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from streamser.bundle import Calibration
+from streamser.training.calibrate import fit_temperature, softmax
+from streamser.training.folds import FoldResult, by_seed, pool
+from streamser.training.measure import Measured, measure
+from streamser.training.metrics import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class FoldRow:
+    """What was left out, and how well nets that never heard it did, mean over the seeds."""
+
+    name: str
+    measured: tuple[Measured, ...]
+    """One of each seed, at the temperature its own validation speakers chose."""
+    transferred_ece: float
+    """Mean ECE at the temperature that the other folds' test clips teach; NaN with one fold."""
+
+    def mean(self, figure: str) -> float:
+        """Mean over the seeds."""
+        return float(np.mean([_figure(one, figure) for one in self.measured]))
+
+    def spread(self, figure: str) -> float:
+        """Standard deviation over the seeds; 0 with one."""
+        return float(np.std([_figure(one, figure) for one in self.measured]))
+
+
+def _figure(measured: Measured, name: str) -> float:
+    value = getattr(measured, name)
+    return float(value.value if isinstance(value, Interval) else value)
+
+
+def measure_fold(fold: FoldResult, name: str = "", calibration: Calibration | None = None) -> Measured:
+    """Every figure of a fold's test clips; calibrated by the fold's own temperature unless told otherwise."""
+    chances = softmax(fold.logits, calibration or Calibration(fold.temperature))
+    return measure(name or fold.fold, fold.labels, chances, fold.targets, fold.speakers)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldTable:
+    """A run's folds as rows, and all its test clips together."""
+
+    name: str
+    protocol: str
+    seeds: tuple[int, ...]
+    rows: tuple[FoldRow, ...]
+    whole: FoldRow | None
+    """All folds' clips pooled; None where folds test the same clips."""
+    shared: tuple[str, ...]
+    """Speakers in both training and test of a fold: with any, nothing is speaker-independent."""
+
+    @property
+    def mean_ua(self) -> float:
+        """Mean over the folds of the mean over the seeds."""
+        return float(np.mean([row.mean("ua") for row in self.rows]))
+
+
+def tabulate(folds: Sequence[FoldResult]) -> FoldTable:
+    """The leave-one-corpus-out matrix, or any other run's folds."""
+    first = folds[0]
+    seeds = by_seed(folds)
+    names = sorted({fold.fold for fold in folds})
+    rows = []
+    for name in names:
+        own = [fold for fold in folds if fold.fold == name]
+        moved = [_transferred_ece(fold, [f for f in seeds[fold.seed] if f is not fold]) for fold in own]
+        rows.append(FoldRow(name, tuple(measure_fold(fold) for fold in own), float(np.mean(moved))))
+    shared = sorted({speaker for fold in folds for speaker in fold.shared_speakers})
+    return FoldTable(first.name, first.protocol, tuple(seeds), tuple(rows), _pooled_row(seeds), tuple(shared))
+
+
+def _pooled_row(seeds: Mapping[int, list[FoldResult]]) -> FoldRow | None:
+    pooled = []
+    for folds in seeds.values():
+        clips = [clip for fold in folds for clip in fold.clips]
+        if len(set(clips)) != len(clips):
+            return None
+        # every fold at its own temperature before they are thrown together
+        scaled = [replace(f, logits=(f.logits / np.float32(f.temperature)), temperature=1.0) for f in folds]
+        pooled.append(measure_fold(pool(scaled), "all folds"))
+    return FoldRow("all folds", tuple(pooled), float("nan"))
+
+
+def _transferred_ece(fold: FoldResult, others: Sequence[FoldResult]) -> float:
+    if not others:
+        return float("nan")
+    temperature = fit_temperature(
+        np.concatenate([o.logits for o in others]), np.concatenate([o.targets for o in others])
+    )
+    return measure_fold(fold, calibration=Calibration(temperature)).ece
+
+
+__all__ = ["FoldRow", "FoldTable", "measure_fold", "tabulate"]

@@ -1,0 +1,90 @@
+"""Whether the speakers of a test are strangers to a checkpoint, and what may be said of its figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from streamser.bundle import Bundle
+from streamser.training.clips import Clip
+
+
+@dataclass(frozen=True, slots=True)
+class Independence:
+    """Whether the speakers of a test are strangers to the checkpoint."""
+
+    kind: Literal["independent", "seen", "unknown"]
+    text: str
+    """One sentence for the head of the report."""
+    excluded: Mapping[str, int]
+    """Clips left out of the main figures, by the part their speakers were in."""
+
+
+def part_of(bundle: Bundle) -> dict[str, str]:
+    """Speaker -> `train` or `validation`, as the checkpoint says; empty when it says nothing."""
+    named: dict[str, str] = {}
+    for part in ("validation", "train"):  # whoever is in both has been trained on
+        for speaker in bundle.provenance.get(f"{part}_speakers") or ():
+            named[str(speaker)] = part
+    return named
+
+
+def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Independence]:
+    """The clips whose speakers neither trained the checkpoint nor chose anything in it, and what may be said then."""
+    parts = part_of(bundle)
+    if not parts:
+        text = (
+            f"The checkpoint '{bundle.name}' does not say who trained it (its provenance has no train_speakers), so "
+            "nothing here may be called speaker-independent."
+        )
+        return list(clips), Independence("unknown", text, {})
+    excluded = Counter(parts[clip.speaker] for clip in clips if clip.speaker in parts)
+    unseen = [clip for clip in clips if clip.speaker not in parts]
+    if not unseen:
+        text = (
+            "SPEAKERS SEEN IN TRAINING: every speaker here trained the checkpoint or chose its epoch and threshold. "
+            "These figures say how well it remembers, not how well it hears; they are not speaker-independent."
+        )
+        return list(clips), Independence("seen", text, dict(excluded))
+    twin = _namesake(parts, unseen)
+    if twin:
+        text = (
+            f"The corpora {twin[0]} (here) and {twin[1]} (in training) have exactly the same speaker names. If they "
+            "are one corpus under two names, these speakers were seen; call the folder as in training to be sure. "
+            "Until then nothing here may be called speaker-independent."
+        )
+        return unseen, Independence("unknown", text, dict(excluded))
+    count = len({clip.speaker for clip in unseen})
+    text = f"Speaker-independent: none of these {count} speakers trained the checkpoint or chose anything in it."
+    return unseen, Independence("independent", text, dict(excluded))
+
+
+def training_noises(bundle: Bundle) -> set[str]:
+    """Names of the noise collections that were mixed into the training, as far as the checkpoint's recipe says."""
+    recipe = bundle.provenance.get("recipe") or {}
+    folders = (recipe.get("augment") or {}).get("noise_folders") or ()
+    return {Path(str(folder)).name for folder in folders}
+
+
+def _namesake(parts: Mapping[str, str], clips: Iterable[Clip]) -> tuple[str, str] | None:
+    """A corpus here and one in training under another name that have the very same speakers."""
+    here, there = _names(clip.speaker for clip in clips), _names(parts)
+    for corpus, names in here.items():
+        for other, others in there.items():
+            if corpus != other and len(names) > 2 and names == others:
+                return corpus, other
+    return None
+
+
+def _names(speakers: Iterable[str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for speaker in speakers:
+        corpus, _, name = speaker.partition("/")
+        found.setdefault(corpus, set()).add(name)
+    return found
+
+
+__all__ = ["Independence", "part_of", "training_noises", "unseen_clips"]

@@ -1,0 +1,243 @@
+"""What a set of answers is worth: recall, calibration, abstention, and how sure we are of each figure (NumPy only).
+
+Rows of a confusion matrix are the truth, columns the answer. A class that nobody acted in the test has no
+recall, so every mean over classes takes those that occur.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Matrix = NDArray[np.int64]
+"""Counts, (..., classes, classes)."""
+Values = NDArray[np.float64]
+
+ECE_BINS = 15
+"""Equal steps of confidence, as the literature counts them."""
+
+
+def confusion(targets: ArrayLike, predicted: ArrayLike, n_classes: int) -> Matrix:
+    """How often each class was answered with each, (classes, classes).
+
+    >>> confusion([0, 0, 1], [0, 1, 1], 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    truth, answer = _classes(targets, n_classes, "targets"), _classes(predicted, n_classes, "predicted")
+    if len(truth) != len(answer):
+        raise ValueError(f"{len(truth)} targets but {len(answer)} predictions")
+    return np.bincount(truth * n_classes + answer, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def _classes(values: ArrayLike, n_classes: int, what: str) -> NDArray[np.int64]:
+    array = np.asarray(values, np.int64)
+    if array.ndim != 1:
+        raise ValueError(f"{what} has one value a clip, not the shape {array.shape}")
+    if len(array) and not (array.min() >= 0 and array.max() < n_classes):
+        raise ValueError(f"{what} lie in 0..{n_classes - 1}, not {array.min()}..{array.max()}")
+    return array
+
+
+def recalls(matrix: Matrix) -> Values:
+    """Share of each class that was found, (..., classes); NaN for a class that does not occur."""
+    total = matrix.sum(axis=-1)
+    found = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return np.where(total > 0, found / np.maximum(total, 1), np.nan)
+
+
+def _mean_over_occurring(values: Values, occurs: NDArray[np.bool_]) -> Values:
+    count = occurs.sum(axis=-1)
+    return np.where(count > 0, np.where(occurs, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+
+
+def ua(matrix: Matrix) -> Values:
+    """Unweighted accuracy: the mean recall over the classes that occur."""
+    return _mean_over_occurring(recalls(matrix), matrix.sum(axis=-1) > 0)
+
+
+def wa(matrix: Matrix) -> Values:
+    """Weighted accuracy: the share of right answers."""
+    total = matrix.sum(axis=(-2, -1))
+    right = np.diagonal(matrix, axis1=-2, axis2=-1).sum(axis=-1)
+    return np.where(total > 0, right / np.maximum(total, 1), np.nan)
+
+
+def macro_f1(matrix: Matrix) -> Values:
+    """Mean F1 over the classes that occur."""
+    right = np.diagonal(matrix, axis1=-2, axis2=-1)
+    both = matrix.sum(axis=-1) + matrix.sum(axis=-2)
+    return _mean_over_occurring(2 * right / np.maximum(both, 1), matrix.sum(axis=-1) > 0)
+
+
+def unweighted_accuracy(targets: ArrayLike, predicted: ArrayLike, n_classes: int) -> float:
+    """Mean recall over the classes that occur."""
+    return float(ua(confusion(targets, predicted, n_classes)))
+
+
+def weighted_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
+    """Share of right answers."""
+    truth = np.asarray(targets)
+    return float(np.mean(truth == np.asarray(predicted))) if len(truth) else float("nan")
+
+
+# ---- calibration
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceBin:
+    """Answers whose confidence lies within one step."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    """Mean confidence; NaN in an empty bin."""
+    accuracy: float
+    """Share that was right; NaN in an empty bin."""
+
+
+def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS) -> tuple[ConfidenceBin, ...]:
+    """How often answers of each confidence are right; the reliability diagram."""
+    sure, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
+    place = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)  # a bin holds its upper edge
+    counts = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean_sure = np.bincount(place, sure, bins) / counts
+        mean_right = np.bincount(place, right, bins) / counts
+    return tuple(
+        ConfidenceBin(i / bins, (i + 1) / bins, int(counts[i]), float(mean_sure[i]), float(mean_right[i]))
+        for i in range(bins)
+    )
+
+
+def ece(probabilities: ArrayLike, targets: ArrayLike, bins: int = ECE_BINS) -> float:
+    """Expected calibration error: mean distance between confidence and accuracy, over the answers."""
+    table = np.asarray(probabilities, np.float64)
+    filled = [b for b in reliability(table.max(axis=1), table.argmax(axis=1) == np.asarray(targets), bins) if b.count]
+    return sum(b.count * abs(b.confidence - b.accuracy) for b in filled) / max(1, len(table))
+
+
+def nll(probabilities: ArrayLike, targets: ArrayLike) -> float:
+    """Mean negative log-likelihood in nats."""
+    table = np.asarray(probabilities, np.float64)
+    own = table[np.arange(len(table)), np.asarray(targets, np.int64)]
+    return float(-np.log(np.maximum(own, 1e-12)).mean())
+
+
+# ---- abstention
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RiskCoverage:
+    """What abstaining buys: at each threshold, the share still answered and the share of those that is wrong.
+
+    One point for every confidence that occurs, from the highest down; equal confidences stand or fall together.
+    """
+
+    thresholds: Values
+    coverage: Values
+    risk: Values
+
+    @property
+    def aurc(self) -> float:
+        """Area under the risk-coverage curve: mean risk over all coverages; lower is better."""
+        steps = np.diff(self.coverage, prepend=0.0)
+        return float(np.sum(steps * self.risk))
+
+
+def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
+    """The whole curve."""
+    sure, right = np.asarray(confidence, np.float64), np.asarray(correct, np.bool_)
+    order = np.argsort(-sure, kind="stable")
+    sure, wrong = sure[order], np.cumsum(~right[order])
+    last_of_its_value = np.append(sure[1:] != sure[:-1], True) if len(sure) else np.zeros(0, np.bool_)
+    answered = np.arange(1, len(sure) + 1)
+    risk = wrong / np.maximum(answered, 1)
+    return RiskCoverage(
+        sure[last_of_its_value], answered[last_of_its_value] / max(1, len(sure)), risk[last_of_its_value]
+    )
+
+
+def most_confident(confidence: ArrayLike, coverage: float) -> NDArray[np.int64]:
+    """Indexes of the surest `coverage` share of the answers, at least one."""
+    if not 0 < coverage <= 1:
+        raise ValueError(f"coverage is a share within (0, 1], not {coverage!r}")
+    sure = np.asarray(confidence, np.float64)
+    return np.argsort(-sure, kind="stable")[: max(1, round(coverage * len(sure)))]
+
+
+def ua_at_coverage(probabilities: ArrayLike, targets: ArrayLike, coverage: float) -> float:
+    """Unweighted accuracy over the surest `coverage` share of the answers."""
+    table, truth = np.asarray(probabilities, np.float64), np.asarray(targets, np.int64)
+    kept = most_confident(table.max(axis=1), coverage)
+    return unweighted_accuracy(truth[kept], table[kept].argmax(axis=1), table.shape[1])
+
+
+# ---- how sure we are
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with what it might have been with other speakers."""
+
+    value: float
+    low: float
+    high: float
+    """Ends of the 95 % bootstrap interval; NaN where there is one speaker only."""
+    speakers: int
+
+    def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{100 * self.value:.1f}"
+        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def by_speaker(
+    targets: ArrayLike, predicted: ArrayLike, speakers: Sequence[str], n_classes: int
+) -> tuple[list[str], Matrix]:
+    """Each speaker's own confusion matrix, (speakers, classes, classes)."""
+    truth, answer = np.asarray(targets, np.int64), np.asarray(predicted, np.int64)
+    names, owner = np.unique(np.asarray(speakers, dtype=np.str_), return_inverse=True)
+    matrices = [confusion(truth[owner == i], answer[owner == i], n_classes) for i in range(len(names))]
+    return [str(name) for name in names], np.stack(matrices) if matrices else np.zeros((0, n_classes, n_classes), int)
+
+
+def bootstrap(statistic: Callable[[Matrix], Values], of_speaker: Matrix, draws: int = 2000, seed: int = 0) -> Interval:
+    """A statistic of the pooled confusion matrix, with its 95 % interval over redrawn sets of speakers.
+
+    Clips of one speaker stand or fall together: redrawing clips would make two voices look like a thousand.
+    """
+    value = float(statistic(of_speaker.sum(axis=0)))
+    count = len(of_speaker)
+    if count < 2:
+        return Interval(value, float("nan"), float("nan"), count)
+    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)  # (draws, speakers)
+    pooled = np.tensordot(times, of_speaker, axes=1)  # (draws, classes, classes)
+    low, high = np.nanpercentile(statistic(pooled), [2.5, 97.5])
+    return Interval(value, float(low), float(high), count)
+
+
+__all__ = [
+    "ECE_BINS",
+    "ConfidenceBin",
+    "Interval",
+    "RiskCoverage",
+    "bootstrap",
+    "by_speaker",
+    "confusion",
+    "ece",
+    "macro_f1",
+    "most_confident",
+    "nll",
+    "recalls",
+    "reliability",
+    "risk_coverage",
+    "ua",
+    "ua_at_coverage",
+    "unweighted_accuracy",
+    "wa",
+    "weighted_accuracy",
+]

@@ -1,0 +1,138 @@
+"""The pictures of a report: reliability, risk against coverage, the confusion matrix, the map of the embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamser.errors import MissingExtraError
+from streamser.looks import colour_of
+from streamser.training import metrics
+from streamser.training.measure import COVERAGE, Measured
+
+if TYPE_CHECKING:
+    from streamser.training.evaluate import Answers, EmbeddingMap
+
+# Apart for full and for impaired colour vision (Okabe and Ito); corpora have no colours of their own.
+_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+
+def figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
+    """An empty figure and its axes; no window, no global state."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("drawing the report's pictures", "plot") from error
+    drawn = Figure(figsize=(width, height), layout="constrained")
+    axes = drawn.subplots(1, columns, squeeze=False)
+    return drawn, list(axes[0])
+
+
+def plot_reliability(answers: Answers, path: Path) -> None:
+    """How often answers of each confidence are right, and how many there are."""
+    correct = answers.predicted == answers.targets
+    bins = [b for b in metrics.reliability(answers.confidence, correct) if b.count]
+    drawn, (axes,) = figure(4.5, 4.2)
+    most = max(b.count for b in bins)
+    axes.bar(
+        [b.low for b in bins], [b.count / most * 0.3 for b in bins], 1 / metrics.ECE_BINS, align="edge",
+        color="#D9D9D9", label=f"answers (most: {most})",
+    )  # fmt: skip
+    axes.plot([0, 1], [0, 1], color="#8C8C8C", linewidth=1, linestyle="--", label="as sure as right")
+    axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], "o-", color=_PALETTE[0], label="measured")
+    error = metrics.ece(answers.probabilities, answers.targets)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share right", title=f"Reliability, ECE {error:.3f}")
+    axes.legend(loc="upper left", frameon=False)
+    drawn.savefig(path, dpi=120)
+
+
+def plot_risk_coverage(answers: Answers, path: Path) -> None:
+    """What leaving the least sure answers out buys, over everything and for each corpus."""
+    drawn, (axes,) = figure(5.2, 4.2)
+    parts = answers.split(lambda clip: clip.corpus)
+    named = [("all", answers), *(parts if len(parts) > 1 else [])]
+    for i, (name, part) in enumerate(named):
+        curve = metrics.risk_coverage(part.confidence, part.predicted == part.targets)
+        style = {"color": "black", "linewidth": 2} if i == 0 else {"color": _PALETTE[(i - 1) % len(_PALETTE)]}
+        axes.plot(curve.coverage, curve.risk, label=f"{name} (AURC {curve.aurc:.3f})", **style)
+    axes.axvline(COVERAGE, color="#8C8C8C", linewidth=1, linestyle=":")
+    axes.set(xlim=(0, 1), ylim=(0, None), xlabel="coverage: share answered", ylabel="risk: share of them wrong")
+    axes.set_title("Risk against coverage")
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
+    drawn.savefig(path, dpi=120)
+
+
+def plot_confusion(measured: Measured, path: Path) -> None:
+    """The confusion matrix in row percent."""
+    matrix = measured.matrix
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    classes = len(measured.labels)
+    drawn, (axes,) = figure(1.6 + 0.75 * classes, 1.2 + 0.65 * classes)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row in range(classes):
+        for column in range(classes):
+            dark = share[row, column] > 0.55
+            text = f"{100 * share[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
+    axes.set_xticks(range(classes), measured.labels, rotation=30, ha="right")
+    axes.set_yticks(range(classes), measured.labels)
+    axes.set(xlabel="answered", ylabel="true", title=f"{measured.name}: row percent")
+    drawn.savefig(path, dpi=120)
+
+
+def plot_embedding(embedding: EmbeddingMap, path: Path) -> None:
+    """The same points twice: by emotion, which should fall apart, and by corpus, which should not."""
+    drawn, axes = figure(10, 4.8, columns=2)
+    labels = [clip.label for clip in embedding.clips]
+    corpora = [clip.corpus for clip in embedding.clips]
+    palette = {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(sorted(set(corpora)))}
+    _scatter(axes[0], embedding.points, labels, {label: colour_of(label) for label in set(labels)}, "by emotion")
+    _scatter(axes[1], embedding.points, corpora, palette, "by corpus")
+    drawn.suptitle("t-SNE of the embedding: neighbours mean something, distances and shapes do not")
+    drawn.savefig(path, dpi=120)
+
+
+def _scatter(axes: Any, points: Any, groups: Sequence[str], colours: dict[str, str], title: str) -> None:
+    names = np.array(groups)
+    for name in sorted(colours):
+        own = points[names == name]
+        axes.scatter(own[:, 0], own[:, 1], s=9, color=colours[name], label=name, linewidths=0, alpha=0.8)
+    axes.set(title=title, xticks=[], yticks=[])
+    axes.legend(frameon=False, fontsize=8, markerscale=2)
+
+
+def plot_bars(names: Sequence[str], values: Sequence[float], line: float, title: str, path: Path) -> None:
+    """Figures of several conditions beside the one of clean speech."""
+    drawn, (axes,) = figure(7, 0.9 + 0.36 * len(names))
+    order = range(len(names))[::-1]
+    axes.barh(list(order), values, color=_PALETTE[0])
+    axes.axvline(line, color="black", linewidth=1, linestyle="--")
+    for place, value in zip(order, values, strict=True):
+        axes.text(value + 0.5, place, f"{value:.1f}", va="center", fontsize=8)
+    axes.set_yticks(list(order), names, fontsize=8)
+    axes.set(xlim=(0, 100), title=title)
+    drawn.savefig(path, dpi=120)
+
+
+def plot_seconds(points: Sequence[tuple[float, float, int]], final: float, path: Path) -> None:
+    """Accuracy of partial results against the speech heard so far: (seconds, accuracy, how many)."""
+    drawn, (axes,) = figure(5.2, 4.0)
+    axes.plot([p[0] for p in points], [100 * p[1] for p in points], "o-", color=_PALETTE[0], label="partials")
+    axes.axhline(100 * final, color="black", linewidth=1, linestyle="--", label="finals")
+    axes.set(xlabel="seconds of the utterance heard", ylabel="right, %", ylim=(0, 100), title="Accuracy against time")
+    axes.legend(frameon=False)
+    drawn.savefig(path, dpi=120)
+
+
+__all__ = [
+    "figure",
+    "plot_bars",
+    "plot_confusion",
+    "plot_embedding",
+    "plot_reliability",
+    "plot_risk_coverage",
+    "plot_seconds",
+]

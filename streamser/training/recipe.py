@@ -1,0 +1,148 @@
+"""A training run as one YAML file: what is trained, on which speech, by which protocol, and how."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from streamser.errors import ConfigError
+from streamser.training.augment import AugmentConfig
+from streamser.training.data import FeatureAugment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """The learning rate over a run, as a factor on `lr`."""
+
+    kind: Literal["constant", "onecycle", "cosine", "steps"] = "constant"
+    warmup: float = 0.15
+    """onecycle, cosine: share of the run spent rising to the peak."""
+    start_epoch: int = 0
+    every_epochs: int = 1
+    factor: float = 1.0
+    """steps: multiply by `factor` every `every_epochs` epochs, from `start_epoch` on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides a training run; the same recipe and seed give the same weights on a CPU."""
+
+    name: str
+    variant: str
+    """A row of the zoo: the network, its front end and its loss."""
+    corpora: tuple[str, ...] = ()
+    """Corpus folders, below the corpora root."""
+    labels: tuple[str, ...] = ("angry", "happy", "neutral", "sad")
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    """Corpus labels under another name: {calm: neutral}."""
+    protocol: str = "honest"
+    """honest, honest-loso, leave-one-corpus-out, ship, or paper:<name>."""
+    folds: int = 5
+    validation_speakers: float = 0.15
+    """Share of the speakers left for training that only choose epoch, temperature and threshold."""
+    test_corpora: tuple[str, ...] = ()
+    """leave-one-corpus-out: leave out only these, in turn (default: each)."""
+    seeds: tuple[int, ...] = (0,)
+    features: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the variant's FeatureConfig."""
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the variant's loss."""
+    mask_absent_labels: bool = True
+    """Score a clip only among the labels its corpus has, so that a corpus without a label says nothing about it.
+    A corpus has a label when 2 % of its clips do; the few clips of the others are not trained on."""
+    epochs: int = 40
+    passes_per_epoch: int = 0
+    """Clips drawn in an epoch; 0 draws as many as there are."""
+    batch: int = 32
+    train_window_s: float = 0.0
+    """Train on pieces of this length (a net that pools over time may be served longer ones); 0: the net's window."""
+    optimizer: Literal["adam", "adamw", "adadelta", "sgd"] = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 1e-2
+    schedule: Schedule = field(default_factory=Schedule)
+    gradient_clip: float = 0.0
+    """Largest gradient norm; 0 leaves it."""
+    ema: float = 0.0
+    """Decay of the running average of the weights that is validated and kept; 0 keeps the weights themselves."""
+    patience: int = 0
+    """Stop after so many epochs without a better validation score; 0 runs to the end."""
+    validate_every: int = 1
+    choose_by: Literal["ua", "wa", "loss", "last"] = "ua"
+    """What decides the kept epoch, on the part that the protocol chooses on."""
+    balance: tuple[str, ...] = ()
+    """Draw evenly over these clip properties, outermost first: corpus, label, speaker."""
+    augment: AugmentConfig | None = None
+    """Waveform augmentation, computed once into `copies` copies of each clip."""
+    copies: int = 0
+    feature_augment: FeatureAugment = field(default_factory=FeatureAugment)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    risk: float = 0.25
+    """Share of wrong answers accepted among those not called uncertain."""
+    licence: str = ""
+    """Terms of the corpora, for the card."""
+    description: str = ""
+    """What this checkpoint is, for the card."""
+
+
+_NESTED: dict[str, type[Any]] = {"schedule": Schedule, "augment": AugmentConfig, "feature_augment": FeatureAugment}
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+
+
+def _fill(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
+    """A frozen dataclass from plain values; the error names the key, the rule and the nearest right name."""
+    known = [f.name for f in fields(kind)]
+    filled: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key '{key}'{_nearest(str(key), known)}")
+        if isinstance(value, Mapping) and key in _NESTED and kind is Recipe:
+            value = _fill(_NESTED[key], value, f"{where}: {key}")
+        filled[key] = tuple(value) if isinstance(value, list) else value
+    try:
+        return kind(**filled)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def recipe_from(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """A Recipe from plain values."""
+    recipe: Recipe = _fill(Recipe, values, where)
+    rules = {
+        "epochs is at least 1": recipe.epochs >= 1,
+        "batch is at least 2 (batch norm needs two)": recipe.batch >= 2,
+        "lr is positive": recipe.lr > 0,
+        "labels are at least two, each once": len(set(recipe.labels)) == len(recipe.labels) >= 2,
+        "0 <= ema < 1": 0 <= recipe.ema < 1,
+        "0 < risk < 1": 0 < recipe.risk < 1,
+        "seeds has at least one": len(recipe.seeds) >= 1,
+        "0 < validation_speakers < 1": 0 < recipe.validation_speakers < 1,
+    }
+    broken = [rule for rule, held in rules.items() if not held]
+    if broken:
+        raise ConfigError(f"{where}: " + "; ".join(broken))
+    return recipe
+
+
+def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe file; `overrides` replace its top-level keys."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such recipe; those that ship stand in models/*/recipe.yaml and models/recipes/")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
+    return recipe_from(
+        {"name": path.parent.name if path.name == "recipe.yaml" else path.stem, **values, **(overrides or {})},
+        str(path),
+    )

@@ -1,0 +1,385 @@
+"""From a recipe to results: corpora in, splits checked, a net fitted to each, folds scored, a checkpoint shipped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import platform
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import streamser
+from streamser.audio import read_audio
+from streamser.bundle import Bundle, Calibration, Neutral, save_bundle
+from streamser.errors import ConfigError, ProtocolError
+from streamser.features import FeatureConfig, extract
+from streamser.nets import zoo
+from streamser.nets.export import export_onnx
+from streamser.nets.layers import SerNet, count_parameters
+from streamser.nets.variant import Variant
+from streamser.recognizer import Recognizer, load
+from streamser.training.calibrate import balanced_weights, calibrate, fit_temperature
+from streamser.training.clips import Clip
+from streamser.training.corpora import CorpusReport, map_labels, read_corpora
+from streamser.training.data import BatchMaker, LevelStore, build_store, level_config, standard_of
+from streamser.training.fit import Fit, Fitted, Part, clip_logits, with_common_labels
+from streamser.training.folds import FoldResult, load_folds, pool, save_fold
+from streamser.training.metrics import ece, unweighted_accuracy, weighted_accuracy
+from streamser.training.protocols import Split, make_splits
+from streamser.training.recipe import Recipe, Schedule
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, of how many)."""
+
+
+def recipe_of(variant: Variant, corpora: Sequence[str], labels: Sequence[str]) -> Recipe:
+    """A published row's own training settings as a Recipe."""
+    own = variant.recipe
+    schedules = {
+        "constant": Schedule(),
+        "one_cycle": Schedule(kind="onecycle"),
+        "exp": Schedule(
+            kind="steps", start_epoch=own.decay_from, every_epochs=own.decay_every, factor=math.exp(-own.decay)
+        ),
+    }
+    return Recipe(
+        name=variant.name,
+        variant=variant.name,
+        corpora=tuple(corpora),
+        labels=tuple(labels),
+        protocol=own.protocol,
+        epochs=own.epochs,
+        batch=own.batch,
+        optimizer=own.optimizer,
+        lr=own.learning_rate,
+        weight_decay=own.weight_decay,
+        schedule=schedules[own.schedule],
+        patience=own.patience or 0,
+        mask_absent_labels=False,
+        description=f"{variant.paper}, {variant.table}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The clips of a run and what their reading gave."""
+
+    clips: tuple[Clip, ...]
+    reports: tuple[CorpusReport, ...]
+    dropped: dict[str, int]
+    """Clips of labels that the recipe does not train, by label."""
+
+
+def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
+    """All clips of the recipe's corpora under the recipe's labels; CorpusError or ConfigError when there are none."""
+    if not recipe.corpora:
+        raise ConfigError(f"{recipe.name}: corpora is empty; name at least one corpus folder")
+    clips, reports = read_corpora([root / name for name in recipe.corpora], check=True, cache=cache / "heard.json")
+    mapping = {label: label for label in recipe.labels} | dict(recipe.label_map)
+    kept, dropped = map_labels(clips, mapping)
+    missing = set(recipe.labels) - {clip.label for clip in kept}
+    if missing:
+        raise ConfigError(f"{recipe.name}: no clip is labelled {', '.join(sorted(missing))}; see labels and label_map")
+    return Material(tuple(kept), tuple(reports), dropped)
+
+
+def _features(variant: Variant, recipe: Recipe) -> FeatureConfig:
+    """The variant's front end with the recipe's changes; `standard` scaling gets its constants split by split."""
+    values = {**variant.features.to_dict(), **recipe.features}
+    bins = values["mfcc"] or values["n_mels"]
+    if values["scale"] == "standard" and not values["mean"]:
+        values |= {"mean": [0.0] * bins, "std": [1.0] * bins}
+    return FeatureConfig.from_dict(values)
+
+
+class Trainer:
+    """One recipe in one run folder."""
+
+    def __init__(
+        self, recipe: Recipe, material: Material, folder: Path, *, cache: Path, device: str = "cpu", workers: int = 1,
+        on_epoch: Callable[[str, dict[str, float]], None] | None = None, progress: Progress | None = None,
+    ) -> None:  # fmt: skip
+        self.recipe, self.material, self.folder = recipe, material, folder
+        self.device, self.on_epoch, self.progress = device, on_epoch, progress
+        self.variant = zoo.get(recipe.variant)
+        try:
+            self.features = _features(self.variant, recipe)
+            self.loss = replace(self.variant.loss, **recipe.loss)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{recipe.name}: {error}") from error
+        self.row = {clip.id: i for i, clip in enumerate(material.clips)}
+        self.store: LevelStore = build_store(
+            material.clips,
+            level_config(self.features),
+            augment=recipe.augment,
+            copies=recipe.copies,
+            cache=cache,
+            workers=workers,
+            progress=None if progress is None else lambda done, of: progress("features", done, of),
+        )
+
+    # ---- splits ----------------------------------------------------------------------------------------
+
+    def splits(self, seed: int) -> list[Split]:
+        """The protocol's splits for one seed, each checked for leaks."""
+        recipe = self.recipe
+        return make_splits(
+            recipe.protocol,
+            self.material.clips,
+            seed=seed,
+            folds=recipe.folds,
+            validation_speakers=recipe.validation_speakers,
+            test_corpora=recipe.test_corpora,
+        )
+
+    def part(self, clips: Sequence[Clip]) -> Part:
+        rows = np.array([self.row[clip.id] for clip in clips], np.int64)
+        targets = np.array([self.recipe.labels.index(clip.label) for clip in clips], np.int64)
+        return Part(tuple(clips), rows, targets)
+
+    # ---- one split -------------------------------------------------------------------------------------
+
+    def fit(self, split: Split, seed: int) -> tuple[Fitted, FeatureConfig, BatchMaker]:
+        """Train on one split; goes on where an earlier run of the same folder stopped."""
+        features = self._scaled(split)
+        torch.manual_seed(seed)
+        net = self._net(features)
+        train = self.part(
+            with_common_labels(split.train, self.recipe.labels) if self.recipe.mask_absent_labels else split.train
+        )
+        counts = Counter(clip.label for clip in train.clips)
+        loss = self.loss.build(
+            len(self.recipe.labels), net.embedding_dim, [counts[label] for label in self.recipe.labels]
+        )
+        recipe = replace(self.recipe, choose_by="last") if split.choose_on == "nothing" else self.recipe
+        chosen = {"validation": split.validation, "test": split.test, "nothing": split.validation or split.test}
+        pieces = round(recipe.train_window_s * features.sample_rate)
+        batches = BatchMaker(self.store, features, recipe.feature_augment, features.frames_in(pieces) or None)
+        fit = Fit(
+            recipe,
+            net,
+            loss,
+            batches,
+            train,
+            self.part(chosen[split.choose_on]),
+            seed=seed,
+            folder=self.folder_of(split, seed),
+            device=self.device,
+            on_epoch=None if self.on_epoch is None else lambda row: self.on_epoch(split.name, row),  # type: ignore[misc]
+        )
+        return fit.run(), features, batches
+
+    def folder_of(self, split: Split, seed: int) -> Path:
+        return self.folder / f"{split.name.replace('/', '-')}-s{seed}"
+
+    def _scaled(self, split: Split) -> FeatureConfig:
+        """The variant's features, with the constants of this split's training clips where the recipe scales by them."""
+        if self.features.scale != "standard":
+            return self.features
+        rows = [self.row[clip.id] for clip in split.train]
+        mean, std = standard_of(self.store, rows, self.features)
+        return replace(self.features, scale="standard", mean=mean, std=std)
+
+    def _net(self, features: FeatureConfig) -> SerNet:
+        net = self.variant.build(len(self.recipe.labels))
+        if net.bins != features.bins:
+            raise ConfigError(
+                f"{self.recipe.name}: variant {self.variant.name} takes {net.bins} bins, but features give {features.bins}"
+            )
+        return net
+
+    # ---- results ---------------------------------------------------------------------------------------
+
+    def run_split(self, split: Split, seed: int) -> FoldResult:
+        """Train, keep the fold's checkpoint, and score its test clips through the recognizer that users get."""
+        place = self.folder_of(split, seed)
+        if (place / "fold.json").exists():
+            return load_folds(place)[0]
+        fitted, features, batches = self.fit(split, seed)
+        validation = self.part(split.validation or split.test)
+        logits = clip_logits(fitted.net, batches, validation.rows, torch.device(self.device))
+        temperature = fit_temperature(logits, validation.targets)
+        bundle = self.save(
+            place / "bundle", fitted.net, features, Calibration(temperature=temperature), split, seed, {}, batches
+        )
+        result = self._score(load(bundle.path, device="cpu"), split, seed, temperature, fitted.best_epoch)
+        save_fold(place / "fold.json", result)
+        return result
+
+    def _score(
+        self, recognizer: Recognizer, split: Split, seed: int, temperature: float, best_epoch: int
+    ) -> FoldResult:
+        logits = []
+        for i in range(0, len(split.test), 32):
+            logits.append(recognizer.logits([read_audio(clip.path) for clip in split.test[i : i + 32]]))
+            if self.progress:
+                self.progress("test", i, len(split.test))
+        heard = {clip.speaker for clip in (*split.train, *split.validation)}
+        return FoldResult(
+            name=self.recipe.name,
+            protocol=split.protocol,
+            fold=split.name,
+            seed=seed,
+            labels=self.recipe.labels,
+            targets=self.part(split.test).targets,
+            logits=np.concatenate(logits).astype(np.float32),
+            speakers=tuple(clip.speaker for clip in split.test),
+            clips=tuple(clip.id for clip in split.test),
+            train_speakers=tuple(sorted(heard)),
+            test_corpora=tuple(sorted({clip.corpus for clip in split.test})),
+            temperature=temperature,
+            best_epoch=best_epoch,
+        )
+
+    def ship(self, split: Split, seed: int, target: Path, calibrate_from: Path | None) -> Bundle:
+        """Train on the `ship` split and write the checkpoint, calibrated on speakers it never learnt from.
+
+        `calibrate_from` is the run folder of the same recipe under leave-one-corpus-out: its answers on corpora
+        that were left out say more about strangers than validation speakers of the training corpora can.
+        """
+        fitted, features, batches = self.fit(split, seed)
+        part = self.part(split.validation)
+        logits = clip_logits(fitted.net, batches, part.rows, torch.device(self.device))
+        answers = {"validation speakers": (logits, part.targets, [clip.corpus for clip in split.validation])}
+        if calibrate_from is not None:
+            left_out = pool([fold for fold in load_folds(calibrate_from) if fold.labels == self.recipe.labels])
+            answers["left-out corpora"] = (left_out.logits, left_out.targets, list(left_out.corpora))
+        basis = list(answers)[-1]
+        chosen, targets, groups = answers[basis]
+        calibration, threshold = calibrate(
+            chosen, targets, risk=self.recipe.risk, groups=groups, weights=balanced_weights(targets, groups)
+        )
+        log.info("calibrated on %s: %s, %s", basis, calibration, threshold)
+        scores = {
+            "protocol": self.recipe.protocol,
+            "validation_ua": round(
+                100 * unweighted_accuracy(part.targets, logits.argmax(1), len(self.recipe.labels)), 1
+            ),
+            "validation_wa": round(100 * weighted_accuracy(part.targets, logits.argmax(1)), 1),
+            "validation_note": "the epoch was chosen on these speakers: a ceiling, not a promise",
+            "calibrated_on": basis,
+            "threshold": asdict(threshold),
+        }
+        if calibrate_from is not None:
+            scores |= left_out_scores(load_folds(calibrate_from))
+        return self.save(target, fitted.net, features, calibration, split, seed, scores, batches)
+
+    def save(
+        self, target: Path, net: SerNet, features: FeatureConfig, calibration: Calibration, split: Split, seed: int,
+        scores: dict[str, Any], batches: BatchMaker,
+    ) -> Bundle:  # fmt: skip
+        """Write a checkpoint folder with everything that is known about how it came to be."""
+        from streamser.training.card import write_card
+
+        provenance = {
+            "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+            "streamser": streamser.__version__,
+            "torch": torch.__version__.split("+")[0],
+            "python": platform.python_version(),
+            "recipe": json.loads(json.dumps(asdict(self.recipe), default=str)),
+            "protocol": split.protocol,
+            "split": split.text(),
+            "seed": seed,
+            "corpora": dict(Counter(clip.corpus for clip in (*split.train, *split.validation))),
+            "train_speakers": sorted({clip.speaker for clip in split.train}),
+            "validation_speakers": sorted({clip.speaker for clip in split.validation}),
+            "test_speakers": sorted({clip.speaker for clip in split.test}),
+            "parameters": count_parameters(net, statistics=True),
+        }
+        cpu = net.to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+        return save_bundle(
+            target,
+            labels=self.recipe.labels,
+            features=features,
+            variant=self.variant.name,
+            weights={name: value.detach().cpu().numpy() for name, value in cpu.state_dict().items()},
+            onnx=export_onnx(cpu, features, len(self.recipe.labels)),
+            calibration=calibration,
+            provenance=provenance,
+            scores=scores,
+            licence=self.recipe.licence or "see the corpora it was trained on",
+            card=write_card(self.recipe, self.variant, calibration, provenance, scores),
+            neutral=self._neutral(cpu, features, split, batches),
+        )
+
+    def _neutral(self, net: SerNet, features: FeatureConfig, split: Split, batches: BatchMaker) -> Neutral | None:
+        """How neutral speech of the training speakers looks, each speaker counting once."""
+        if "neutral" not in self.recipe.labels:
+            return None
+        of_speaker: dict[str, list[Clip]] = {}
+        for clip in split.train:
+            if clip.label == "neutral":
+                of_speaker.setdefault(clip.speaker, []).append(clip)
+        frames, logits = [], []
+        for clips in of_speaker.values():
+            few = clips[:8]
+            frames.append(np.mean([extract(read_audio(clip.path), features).mean(axis=0) for clip in few], axis=0))
+            logits.append(clip_logits(net, batches, self.part(few).rows, torch.device("cpu")).mean(axis=0))
+        if not frames:
+            return None
+        return Neutral(tuple(np.mean(frames, axis=0).tolist()), tuple(np.mean(logits, axis=0).tolist()))
+
+
+def left_out_scores(folds: Sequence[FoldResult]) -> dict[str, Any]:
+    """UA on each corpus that was left out, mean over seeds, and the calibration of all of it together."""
+    of_corpus: dict[str, list[float]] = {}
+    errors = []
+    for fold in folds:
+        predicted = fold.logits.argmax(axis=1)
+        name = fold.fold.removeprefix("without-")
+        of_corpus.setdefault(name, []).append(100 * unweighted_accuracy(fold.targets, predicted, len(fold.labels)))
+        # the temperature that this fold is judged with was fitted on the other corpora's folds only
+        others = [other for other in folds if other.fold != fold.fold]
+        if others:
+            rest = pool(others)
+            scaled = fold.logits / fit_temperature(rest.logits, rest.targets)
+            shown = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+            errors.append(ece(shown / shown.sum(axis=1, keepdims=True), fold.targets))
+    means = {name: round(float(np.mean(values)), 1) for name, values in sorted(of_corpus.items())}
+    return {
+        "left_out_ua": means,
+        "left_out_ua_mean": round(float(np.mean(list(means.values()))), 1),
+        "left_out_ece_mean": round(float(np.mean(errors)), 3) if errors else None,
+    }
+
+
+def summarize(folds: Sequence[FoldResult]) -> dict[str, Any]:
+    """UA and WA over all test clips of each seed, mean and spread over seeds, and each fold's own."""
+    if not folds:
+        raise ProtocolError("nothing to summarize: no fold was trained")
+    rows = []
+    for seed in sorted({fold.seed for fold in folds}):
+        everything = pool([fold for fold in folds if fold.seed == seed])
+        predicted = everything.logits.argmax(axis=1)
+        rows.append(
+            (
+                100 * unweighted_accuracy(everything.targets, predicted, len(everything.labels)),
+                100 * weighted_accuracy(everything.targets, predicted),
+            )
+        )
+    ua, wa = np.array(rows).T
+    return {
+        "protocol": folds[0].protocol,
+        "folds": len({fold.fold for fold in folds}),
+        "seeds": len(rows),
+        "ua": round(float(ua.mean()), 2),
+        "ua_spread": round(float(ua.std()), 2),
+        "wa": round(float(wa.mean()), 2),
+        "wa_spread": round(float(wa.std()), 2),
+        "each": {
+            f"{fold.fold} s{fold.seed}": round(
+                100 * unweighted_accuracy(fold.targets, fold.logits.argmax(axis=1), len(fold.labels)), 1
+            )
+            for fold in folds
+        },
+    }

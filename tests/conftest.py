@@ -1,0 +1,31 @@
+"""What every test may ask for. This file's place also makes `from makers import ...` work in all of them."""
+
+from __future__ import annotations
+
+import os
+
+# One thread each: tests share the machine, and pools of threads that wait for each other spin.
+for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(pool, "1")
+
+import pytest  # noqa: E402  # after the settings that numpy and torch read once, when they are first imported
+from makers import make_bundle  # noqa: E402
+
+from streamser.bundle import Bundle  # noqa: E402
+from streamser.recognizer import Recognizer, load  # noqa: E402
+
+# Read when torch is first imported: its threads spin while they wait, and beside any other work two of them are
+# several times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A tiny checkpoint that nobody alters; a test that wants to break one makes its own."""
+    return make_bundle(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def recognizer(bundle: Bundle) -> Recognizer:
+    """The tiny checkpoint on the CPU."""
+    return load(bundle.path, "cpu")

@@ -1,0 +1,182 @@
+"""Which engine is opened, and what happens when a device fails in the middle of the work."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from makers import babble, tone
+
+from streamser import engines
+from streamser.audio import Samples
+from streamser.bundle import Bundle
+from streamser.engines import AudioEngine, Engine, FallbackEngine, WindowScores, cuda_is_likely, open_engine
+from streamser.engines.onnx import OnnxEngine
+from streamser.errors import EngineError, MissingExtraError
+from streamser.features import Frames
+from streamser.recognizer import Recognizer, load
+
+
+class Device:
+    """Ten honest lines of a device: works `good` times, then is out of memory for ever."""
+
+    name, device = "torch", "cuda:0"
+
+    def __init__(self, bundle: Bundle, good: int, error: Exception | None = None) -> None:
+        self._cpu = OnnxEngine(bundle)
+        self._good = good
+        self._error = error or EngineError("cuda:0: CUDA out of memory. Tried to allocate 2.00 GiB")
+        self._lock = threading.Lock()
+
+    def run(self, frames: Frames) -> tuple[Frames, Frames]:
+        with self._lock:
+            self._good -= 1
+            if self._good < 0:
+                raise self._error
+        return self._cpu.run(frames)
+
+    def metrics(self) -> dict[str, Any]:
+        return {"engine": self.name, "device": self.device}
+
+
+class EarDevice(Device):
+    """The same with ears of its own."""
+
+    def run_audio(self, sounds: Sequence[Samples], shift: Frames | None = None) -> list[WindowScores]:
+        return [WindowScores(*self.run(np.zeros((1, 59, 64), np.float32)), True) for _ in sounds]
+
+
+def falling(first: Callable[[], Engine], bundle: Bundle) -> FallbackEngine:
+    return FallbackEngine(first, lambda: OnnxEngine(bundle), bundle.features)
+
+
+def no_device() -> Engine:
+    raise EngineError("device cuda: torch sees no CUDA device")
+
+
+@pytest.mark.parametrize("device", [Device, EarDevice])
+def test_out_of_memory_falls_back_to_the_cpu_with_one_warning_and_a_line_in_the_metrics(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture, device: type[Device]
+) -> None:
+    engine = falling(lambda: device(bundle, good=1), bundle)
+    recognizer = Recognizer(bundle, engine)
+    recognizer.predict(tone())
+    assert (engine.device, engine.metrics()["fallback"]) == ("cuda:0", None)
+    with caplog.at_level(logging.WARNING):
+        answers = [recognizer.predict([tone(), babble(2.0)]) for _ in range(5)]
+    assert answers == [load(bundle.path, "cpu").predict([tone(), babble(2.0)])] * 5
+    assert [record.getMessage() for record in caplog.records] == [
+        "cuda:0: CUDA out of memory. Tried to allocate 2.00 GiB; from here on the onnx engine computes on the cpu"
+    ]
+    assert (engine.name, engine.device) == ("onnx", "cpu")
+    assert "out of memory" in recognizer.metrics()["fallback"]
+
+
+def test_a_device_that_is_not_there_falls_back_at_once(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        engine = falling(no_device, bundle)
+    assert len(caplog.records) == 1
+    assert "torch sees no CUDA device" in caplog.text
+    assert engine.metrics()["fallback"] == "device cuda: torch sees no CUDA device"
+    assert (engine.name, engine.device) == ("onnx", "cpu")
+
+
+def test_many_threads_that_meet_one_failure_warn_once(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    recognizer = Recognizer(bundle, falling(lambda: Device(bundle, good=20), bundle))
+    expected = load(bundle.path, "cpu").predict(babble(2.0))
+    with caplog.at_level(logging.WARNING), ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: recognizer.predict(babble(2.0)), range(64)))
+    assert all(answer == expected for answer in answers)
+    assert len(caplog.records) == 1
+
+
+def test_a_failure_of_the_second_engine_is_not_hidden(bundle: Bundle) -> None:
+    engine = FallbackEngine(lambda: Device(bundle, 0), lambda: Device(bundle, 0), bundle.features)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="out of memory"):
+            engine.run(np.zeros((1, 59, 64), np.float32))
+
+
+def test_a_callers_slip_is_no_reason_to_leave_the_device(bundle: Bundle) -> None:
+    engine = falling(lambda: Device(bundle, 5, ValueError("frames have shape ...")), bundle)
+    with pytest.raises(ValueError, match="frames have shape"):
+        engine.run(np.zeros((1, 64), np.float32))
+    assert (engine.device, engine.metrics()["fallback"]) == ("cuda:0", None)
+
+
+def test_an_engine_with_ears_is_told_from_one_without(bundle: Bundle) -> None:
+    assert isinstance(EarDevice(bundle, 1), AudioEngine)
+    assert isinstance(falling(no_device, bundle), AudioEngine)
+    assert not isinstance(OnnxEngine(bundle), AudioEngine)
+
+
+# Which engine
+
+
+@pytest.mark.parametrize(("engine", "device"), [("auto", "cpu"), ("onnx", "cpu"), ("onnx", "auto")])
+def test_the_cpu_is_served_by_onnx_runtime(bundle: Bundle, engine: str, device: str) -> None:
+    assert isinstance(open_engine(bundle, engine, device), OnnxEngine)
+
+
+def test_auto_without_a_driver_is_onnx_runtime_and_never_imports_torch(bundle: Bundle) -> None:
+    script = (
+        "import sys, streamser; from streamser import engines\n"
+        "engines.cuda_is_likely = lambda: False\n"
+        "recognizer = streamser.load(sys.argv[1])\n"
+        "print(recognizer.metrics()['engine'], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(bundle.path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["onnx", "False"]
+
+
+def test_auto_tries_cuda_where_it_is_likely_and_falls_back(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    def open_torch(bundle: Bundle, device: str) -> Engine:
+        asked.append(device)
+        return no_device()
+
+    monkeypatch.setattr(engines, "cuda_is_likely", lambda: True)
+    monkeypatch.setattr(engines, "_open_torch", open_torch)
+    engine = open_engine(bundle)
+    assert asked == ["cuda"]
+    assert engine.metrics()["engine"] == "onnx"
+    assert engine.metrics()["fallback"]
+    assert len(caplog.records) == 1
+    assert open_engine(bundle, "onnx").metrics().get("fallback") is None
+    assert asked == ["cuda"]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+def test_cuda_asked_for_by_name_is_had_or_an_error(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engines, "_open_torch", lambda bundle, device: no_device())
+    with pytest.raises(EngineError, match="torch sees no CUDA device"):
+        open_engine(bundle, "auto", device)
+    assert not caplog.records
+
+
+def test_without_torch_the_torch_engine_names_the_extra(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = engines.importlib.util.find_spec
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name))
+    assert not cuda_is_likely()
+    for engine, device in (("torch", "cpu"), ("auto", "cuda")):
+        with pytest.raises(MissingExtraError, match=r"pip install 'streamser\[torch\]'"):
+            open_engine(bundle, engine, device)
+    assert open_engine(bundle).name == "onnx"
+
+
+def test_hiding_the_gpus_makes_cuda_unlikely(monkeypatch: pytest.MonkeyPatch) -> None:
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert not cuda_is_likely()

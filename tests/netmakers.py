@@ -1,0 +1,50 @@
+"""A checkpoint with a true net from the zoo, its weights random but lively; needs torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from makers import LABELS, babble, make_bundle, noise, tone
+
+from streamser.bundle import Bundle
+from streamser.features import FeatureConfig, Frames, extract, windows
+from streamser.nets import zoo
+from streamser.nets.export import export_onnx
+from streamser.nets.layers import SerNet
+
+
+def make_net(variant: str, features: FeatureConfig, seed: int = 0, classes: int = len(LABELS)) -> SerNet:
+    """A net whose batch norms have seen sound and whose logits differ between sounds by some units."""
+    torch.manual_seed(seed)
+    net = zoo.build(variant, classes)
+    sounds = [tone(220.0, 3.0), noise(3.0), babble(3.0, seed=1), babble(3.0, seed=2, level=0.02), tone(3_000.0, 3.0)]
+    frames = torch.from_numpy(_stack(sounds, features))
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                module.momentum = None  # the plain average of what it has seen: one batch is enough
+        net.train()
+        net(frames)
+        net.eval()
+        logits = net(frames).logits
+        head = net.head
+        assert isinstance(head, torch.nn.Linear)
+        scale = 3.0 / logits.std(0)
+        head.bias.copy_((head.bias - logits.mean(0)) * scale)
+        head.weight.mul_(scale[:, None])
+    return net
+
+
+def _stack(sounds: list[Frames], features: FeatureConfig) -> Frames:
+    return np.concatenate([windows(extract(sound, features), features)[:1] for sound in sounds])
+
+
+def make_net_bundle(folder: Path, variant: str, features: FeatureConfig | None = None, seed: int = 0) -> Bundle:
+    """That net as a checkpoint, through the very export that training uses."""
+    features = features or zoo.get(variant).features
+    net = make_net(variant, features, seed)
+    weights = {name: value.numpy() for name, value in net.state_dict().items()}
+    graph = export_onnx(net, features, len(LABELS))
+    return make_bundle(folder, features=features, weights=weights, onnx=graph, variant=variant, neutral=None)

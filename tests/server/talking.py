@@ -1,0 +1,138 @@
+"""Clients for the tests of the server, and the truth that they compare with."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+import aiohttp
+import jsonschema
+import numpy as np
+import soundfile
+from makers import babble, silence
+from numpy.typing import NDArray
+from referencing import Registry, Resource
+
+from streamser.audio import SAMPLE_RATE, Samples
+from streamser.recognizer import Recognizer
+from streamser.server import ServerConfig
+from streamser.server.app import Server
+from streamser.stream.channel import Stream, StreamConfig
+
+BLOCK_BYTES = 640  # 20 ms
+DEADLINE_S = 20.0
+
+Message = dict[str, Any]
+
+
+def _validator() -> jsonschema.Draft202012Validator:
+    package = files("streamser")
+    event = json.loads(package.joinpath("event_schema.json").read_text())
+    message = json.loads(package.joinpath("server", "message_schema.json").read_text())
+    registry = Registry().with_resources([(event["$id"], Resource.from_contents(event))])
+    return jsonschema.Draft202012Validator(message, registry=registry)
+
+
+VALIDATOR = _validator()
+
+
+def two_utterances(seed: int = 0) -> Samples:
+    """Silence, someone, silence, someone else, silence."""
+    parts = [silence(0.5), babble(1.6, seed), silence(0.8), babble(1.2, seed + 100), silence(0.7)]
+    return np.concatenate(parts)
+
+
+def quantized(sound: Samples) -> NDArray[np.int16]:
+    """The 16-bit values that stand for this sound on every way to the server."""
+    return (np.clip(sound, -1, 32767 / 32768) * 32768).round().astype("<i2")
+
+
+def pcm(sound: Samples) -> bytes:
+    """s16le."""
+    return quantized(sound).tobytes()
+
+
+def wav(sound: Samples, rate: int = SAMPLE_RATE, file_format: str = "WAV") -> bytes:
+    """A file's bytes."""
+    file = io.BytesIO()
+    soundfile.write(file, quantized(sound), rate, format=file_format)
+    return file.getvalue()
+
+
+def truth(recognizer: Recognizer, data: bytes, config: StreamConfig | None = None) -> list[Message]:
+    """The events of this sound, computed without any server, as plain values without latency and stream."""
+    stream = Stream(recognizer, config)
+    return plain([event.to_dict() for event in [*stream.push(data), *stream.close()]])
+
+
+def plain(messages: Sequence[Message]) -> list[Message]:
+    """The events among the messages, without what differs between two runs of the same sound."""
+    skipped = ("ready", "status", "error")
+    events = [message for message in messages if message["type"] not in skipped]
+    return [{key: value for key, value in event.items() if key not in ("latency_ms", "stream")} for event in events]
+
+
+def finals(messages: Sequence[Message]) -> list[Message]:
+    """The final results among the messages."""
+    return [message for message in messages if message["type"] == "emotion" and message["final"]]
+
+
+@asynccontextmanager
+async def serving(recognizer: Recognizer, **options: Any) -> AsyncIterator[Server]:
+    """A server on a free port of loopback."""
+    async with Server(recognizer, ServerConfig(port=0, **options)) as server:
+        yield server
+
+
+class Talker:
+    """A client of /ws/stream that checks everything it is told against the schema."""
+
+    def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        self.ws = ws
+        self.messages: list[Message] = []
+
+    async def hear(self, until: Callable[[Message], bool] = lambda _: False) -> list[Message]:
+        """Read up to the message that was waited for, or to the end of the connection."""
+        await asyncio.wait_for(self._hear(until), DEADLINE_S)
+        return self.messages
+
+    async def _hear(self, until: Callable[[Message], bool]) -> None:
+        async for raw in self.ws:
+            message = json.loads(raw.data)
+            VALIDATOR.validate(message)
+            self.messages.append(message)
+            if until(message):
+                return
+
+    async def say(self, data: bytes, block: int = BLOCK_BYTES) -> None:
+        """Send sound in messages of 20 ms."""
+        for first in range(0, len(data), block):
+            await self.ws.send_bytes(data[first : first + block])
+
+    async def end(self) -> list[Message]:
+        """Send the end, and read all that remains."""
+        await self.ws.send_json({"type": "end"})
+        return await self.hear()
+
+
+@asynccontextmanager
+async def talking(server: Server, path: str = "ws/stream", **hello: Any) -> AsyncIterator[Talker]:
+    """A connected client that has said hello, if it has something to say."""
+    async with aiohttp.ClientSession() as session, session.ws_connect(server.url + path) as ws:
+        if hello:
+            await ws.send_json({"type": "hello", **hello})
+        yield Talker(ws)
+
+
+async def refused(server: Server, messages: Sequence[str | bytes], path: str = "ws/stream") -> tuple[int | None, Message]:
+    """The close code and the error that a client gets who sends these messages."""
+    async with talking(server, path) as talker:
+        for message in messages:
+            await (talker.ws.send_str(message) if isinstance(message, str) else talker.ws.send_bytes(message))
+        said = await talker.hear()
+        return talker.ws.close_code, said[-1]

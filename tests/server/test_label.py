@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from makers import babble, silence, tone
+from talking import VALIDATOR, finals, pcm, plain, serving, truth, two_utterances, wav
+
+from streamser.audio import resample
+from streamser.recognizer import Recognizer
+from streamser.server.app import Server
+
+
+async def post(server: Server, body: Any, query: str = "", **options: Any) -> tuple[int, dict[str, Any]]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(server.url + "v1/label" + query, data=body, **options) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+async def test_a_file_gets_the_very_events_that_the_same_sound_gets_without_a_server(
+    server: Server, recognizer: Recognizer
+) -> None:
+    sound = two_utterances()
+    status, answer = await post(server, wav(sound), "?partials=true&stream=talk.wav")
+    assert status == 200
+    assert plain(answer["events"]) == truth(recognizer, pcm(sound))
+    for event in answer["events"]:
+        VALIDATOR.validate(event)
+        assert event["stream"] == "talk.wav"
+
+
+async def test_without_partials_only_they_are_missing_and_the_segments_are_the_finals(server: Server) -> None:
+    _, whole = await post(server, wav(two_utterances()), "?partials=true")
+    _, short = await post(server, wav(two_utterances()))
+    assert plain(short["events"]) == plain([e for e in whole["events"] if e["type"] != "emotion" or e["final"]])
+    assert len(short["segments"]) == 2
+    for segment, final in zip(short["segments"], finals(short["events"]), strict=True):
+        assert segment.items() <= final.items()
+    assert short["labels"] == list(short["segments"][0]["scores"])
+
+
+async def test_a_form_with_a_file_does_as_well(server: Server) -> None:
+    _, plainly = await post(server, wav(two_utterances()))
+    form = aiohttp.FormData()
+    form.add_field("note", "not a file")
+    form.add_field("file", wav(two_utterances()), filename="talk.wav", content_type="audio/wav")
+    status, answer = await post(server, form)
+    assert (status, answer["segments"]) == (200, plainly["segments"])
+
+
+@pytest.mark.parametrize("file_format", ["FLAC", "OGG", "WAV"])
+@pytest.mark.parametrize("rate", [8000, 44100])
+async def test_other_formats_and_rates_are_heard_too(server: Server, file_format: str, rate: int) -> None:
+    sound = resample(two_utterances(), 16000, rate)
+    stereo = np.stack([sound, sound], axis=1)
+    status, answer = await post(server, wav(stereo, rate, file_format))
+    assert (status, len(answer["segments"])) == (200, 2)
+
+
+async def test_silence_is_a_file_without_utterances(server: Server) -> None:
+    status, answer = await post(server, wav(silence(1.0)))
+    assert (status, answer["segments"]) == (200, [])
+    assert [event["type"] for event in answer["events"]] == ["stream_ended"]
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "status", "code"),
+    [
+        (b"", "", 400, "empty"),
+        (b"certainly not a sound file", "", 415, "not_sound"),
+        (wav(tone())[:20], "", 415, "not_sound"),
+        (wav(tone(), 2000), "", 415, "sample_rate"),
+        (wav(tone()), "?partials=perhaps", 400, "bad_query"),
+        (wav(tone()), "?stream=%0A", 400, "bad_name"),
+        (wav(tone()), "?stream=" + "x" * 65, 400, "bad_name"),
+    ],
+)
+async def test_what_is_no_file_is_refused_with_a_reason(
+    server: Server, body: bytes, query: str, status: int, code: str
+) -> None:
+    got, answer = await post(server, body, query)
+    assert (got, answer["error"]["code"]) == (status, code)
+    assert len(answer["error"]["message"]) > 20
+
+
+async def test_a_form_without_a_file_is_refused(server: Server) -> None:
+    with aiohttp.MultipartWriter("form-data") as form:
+        part = form.append("no file")
+        part.set_content_disposition("form-data", name="note")
+    status, answer = await post(server, form)
+    assert (status, answer["error"]["code"]) == (400, "empty")
+    status, answer = await post(server, b"rubbish", headers={"Content-Type": "multipart/form-data"})
+    assert (status, answer["error"]["code"]) == (400, "bad_form")
+
+
+async def test_not_a_number_in_a_file_is_refused_and_the_next_file_is_judged(server: Server) -> None:
+    import io
+
+    import soundfile
+
+    sound = two_utterances()
+    sound[20_000] = np.nan
+    file = io.BytesIO()
+    soundfile.write(file, sound, 16000, format="WAV", subtype="FLOAT")
+    status, answer = await post(server, file.getvalue())
+    assert (status, answer["error"]["code"]) == (422, "damaged")
+    assert (await post(server, wav(two_utterances())))[0] == 200
+
+
+async def test_a_body_over_the_limit_is_refused_whether_or_not_it_says_its_length(recognizer: Recognizer) -> None:
+    async def crumbs() -> Any:
+        for _ in range(64):
+            yield b"\0" * 4096
+
+    async with serving(recognizer, max_body_mb=0.1) as server:
+        for body in (b"\0" * 200_000, crumbs()):
+            status, answer = await post(server, body)
+            assert (status, answer["error"]["code"]) == (413, "too_large")
+            assert "100000" in answer["error"]["message"]
+        assert (await post(server, wav(babble(1.0))))[0] == 200
+
+
+async def test_a_small_file_that_unpacks_into_hours_is_refused(recognizer: Recognizer) -> None:
+    async with serving(recognizer, max_sound_s=20) as server:
+        bomb = wav(silence(600.0), file_format="FLAC")
+        assert len(bomb) < 30_000
+        status, answer = await post(server, bomb)
+        assert (status, answer["error"]["code"]) == (413, "too_long")
+
+
+async def test_a_body_that_comes_to_a_halt_does_not_hold_a_place_for_ever(recognizer: Recognizer) -> None:
+    async def halting() -> Any:
+        yield b"RIFF"
+        await asyncio.Event().wait()
+
+    async with serving(recognizer, idle_timeout_s=0.2) as server:
+        status, answer = await post(server, halting())
+        assert (status, answer["error"]["code"]) == (408, "idle")
+
+
+async def test_ten_files_at_once_are_all_answered(server: Server) -> None:
+    answers = await asyncio.gather(*(post(server, wav(two_utterances(seed)), "?stream=same") for seed in range(10)))
+    assert {status for status, _ in answers} == {200}
+    assert len({answer["stream"] for _, answer in answers}) >= 1
+    alone = [await post(server, wav(two_utterances(seed))) for seed in range(10)]
+    assert [answer["segments"] for _, answer in answers] == [answer["segments"] for _, answer in alone]

@@ -1,0 +1,105 @@
+"""Small true things for tests of streams: sounds, sources and engines of ten honest lines."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from makers import babble, silence
+
+from streamser.audio import AudioBlock, Samples
+from streamser.engines import Engine
+from streamser.events import EmotionEvent, Event
+from streamser.features import Frames
+from streamser.recognizer import Recognizer
+from streamser.stream.sources import Heard, Sourced
+from streamser.stream.status import SourceState
+
+
+def two_utterances() -> Samples:
+    """Someone speaks twice, for 1.4 and 1.8 seconds, in 5.1 seconds."""
+    return np.concatenate([silence(0.5), babble(1.4, seed=1), silence(0.8), babble(1.8, seed=2), silence(0.6)])
+
+
+def as_json(events: Iterable[Event]) -> list[str]:
+    """Events as lines of JSON, without the one field that may differ between two replays."""
+    rows = [event.to_dict() for event in events]
+    return [json.dumps({key: value for key, value in row.items() if key != "latency_ms"}) for row in rows]
+
+
+def finals(events: Iterable[Event]) -> list[EmotionEvent]:
+    return [event for event in events if isinstance(event, EmotionEvent) and event.final]
+
+
+def partials(events: Iterable[Event]) -> list[EmotionEvent]:
+    return [event for event in events if isinstance(event, EmotionEvent) and not event.final]
+
+
+def until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
+    """Wait until something is true that other threads or devices make true."""
+    end = time.monotonic() + deadline_s
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        pause.wait(0.005)
+
+
+def streamser_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("streamser-")]
+
+
+class ListSource:
+    """Gives what it was given, as fast as it is taken."""
+
+    overflows = 0
+    description = "a list"
+
+    def __init__(self, items: Iterable[Sourced], *, live: bool = False) -> None:
+        self.live = live
+        self.state: SourceState = "open"
+        self._items = items
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Sourced]:
+        for item in self._items:
+            if self._closed:
+                break
+            yield item
+
+    def close(self) -> None:
+        self._closed = True
+
+
+def in_blocks(sound: Samples, length: int = 320) -> list[Heard]:
+    return [Heard(AudioBlock(sound[first : first + length], first), 0.0) for first in range(0, len(sound), length)]
+
+
+class WrappedEngine:
+    """An engine that does something before each call."""
+
+    def __init__(self, engine: Engine, before: Callable[[], Any], device: str = "cpu") -> None:
+        self.name = engine.name
+        self.device = device
+        self.batches: list[int] = []
+        self._engine = engine
+        self._before = before
+
+    def run(self, frames: Frames) -> tuple[Frames, Frames]:
+        self._before()
+        self.batches.append(len(frames))
+        return self._engine.run(frames)
+
+    def metrics(self) -> dict[str, Any]:
+        return self._engine.metrics()
+
+
+def with_engine(
+    recognizer: Recognizer, before: Callable[[], Any], device: str = "cpu"
+) -> tuple[Recognizer, WrappedEngine]:
+    """The same recognizer on an engine that does something before each call."""
+    engine = WrappedEngine(recognizer.engine, before, device)
+    return Recognizer(recognizer.bundle, engine), engine

@@ -1,0 +1,157 @@
+"""The bounded queues between threads: what they do when they are full, empty or closed."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from stream_parts import until
+
+from streamser.events import EmotionEvent, Event, SpeechEnded, StreamEnded
+from streamser.stream.bus import Bus, SoundQueue, Subscription
+
+
+def emotion(seq: int, *, final: bool = False) -> EmotionEvent:
+    return EmotionEvent(
+        utterance=0,
+        seq=seq,
+        start=0,
+        end=1,
+        final=final,
+        label="sad",
+        scores={"sad": 1.0},
+        confidence=1.0,
+        uncertain=False,
+    )
+
+
+def in_thread(work: Any, *args: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+# --- SoundQueue
+
+
+def test_a_full_queue_that_drops_loses_the_oldest_and_says_how_much_just_before_the_next() -> None:
+    queue = SoundQueue[str](capacity=100, drops=True)
+    for name in "abcdefgh":
+        queue.put(name, 30)
+    assert [queue.take() for _ in range(4)] == [(150, "f"), (0, "g"), (0, "h"), None]
+
+
+def test_a_queue_keeps_a_piece_that_is_longer_than_itself() -> None:
+    queue = SoundQueue[str](capacity=10, drops=True)
+    queue.put("long", 50)
+    assert queue.take() == (0, "long")
+
+
+def test_a_full_queue_that_does_not_drop_makes_the_giver_wait_until_there_is_room() -> None:
+    queue = SoundQueue[int](capacity=2, drops=False)
+    giver = in_thread(lambda: [queue.put(number, 1) for number in range(5)])
+    taken: list[int] = []
+
+    def take() -> bool:
+        found = queue.take(0.01)
+        taken.extend([] if found is None else [found[1]])
+        return len(taken) == 5
+
+    until(take)
+    giver.join(1)
+    assert taken == [0, 1, 2, 3, 4] and not giver.is_alive()
+
+
+def test_closing_a_queue_lets_a_waiting_giver_and_a_waiting_taker_go() -> None:
+    full, empty = SoundQueue[int](capacity=1, drops=False), SoundQueue[int](capacity=1, drops=False)
+    full.put(0, 1)
+    threads = [in_thread(full.put, 1, 1), in_thread(empty.take, 60.0)]
+    full.close()
+    empty.close()
+    for thread in threads:
+        thread.join(2)
+    assert not any(thread.is_alive() for thread in threads)
+    assert full.take() == (0, 0) and full.finished and full.take() is None
+
+
+# --- Subscription and Bus
+
+
+def test_a_reader_gets_every_event_in_order_and_ends_with_the_stream() -> None:
+    bus = Bus()
+    first, second = bus.subscribe(), bus.subscribe()
+    events = [emotion(0), emotion(1, final=True), StreamEnded(end=1)]
+    for event in events:
+        bus.publish(event)
+    assert list(first) == events == list(second)
+    assert first.finished
+
+
+def test_a_slow_reader_loses_the_oldest_partials_and_no_final() -> None:
+    subscription = Subscription(maxsize=3, policy="drop")
+    for event in (emotion(0), emotion(1, final=True), emotion(2), emotion(3), emotion(4, final=True)):
+        subscription.put(event)
+    assert [event.seq for event in _rest(subscription)] == [1, 3, 4]
+    assert subscription.dropped == 2
+
+
+def test_a_reader_slower_than_the_finals_loses_the_oldest_event() -> None:
+    subscription = Subscription(maxsize=2, policy="drop")
+    for seq in range(4):
+        subscription.put(emotion(seq, final=True))
+    assert [event.seq for event in _rest(subscription)] == [2, 3]
+
+
+def test_a_publisher_waits_for_a_reader_that_must_have_everything() -> None:
+    subscription = Subscription(maxsize=1, policy="block")
+    publisher = in_thread(lambda: [subscription.put(emotion(seq)) for seq in range(20)])
+    seen: list[int] = []
+
+    def read() -> bool:
+        event = subscription.get(0.01)
+        seen.extend([event.seq] if isinstance(event, EmotionEvent) else [])
+        return len(seen) == 20
+
+    until(read)
+    publisher.join(1)
+    assert seen == list(range(20)) and subscription.dropped == 0
+
+
+def test_a_waiting_publisher_is_let_go_when_the_reader_leaves() -> None:
+    bus = Bus()
+    leaving, staying = bus.subscribe(maxsize=1, policy="block"), bus.subscribe()
+    bus.publish(emotion(0))
+    publisher = in_thread(bus.publish, emotion(1))
+    leaving.close()
+    publisher.join(2)
+    bus.publish(emotion(2))
+    assert not publisher.is_alive()
+    assert [event.seq for event in _rest(staying)] == [0, 1, 2]
+
+
+def test_a_reader_in_time_gets_none_and_is_not_finished() -> None:
+    subscription = Bus().subscribe()
+    assert subscription.get(0.0) is None and not subscription.finished
+
+
+def test_an_event_wakes_a_reader_on_another_loop() -> None:
+    subscription = Subscription(maxsize=4, policy="drop")
+    woken: list[Event | None] = []
+    subscription.on_put = lambda: woken.append(subscription.get(0))
+    ended = SpeechEnded(utterance=0, start=0, end=1)
+    subscription.put(ended)
+    assert woken == [ended]
+
+
+def test_a_queue_for_no_event_is_refused() -> None:
+    with pytest.raises(ValueError, match="maxsize: at least 1 event, not 0"):
+        Bus().subscribe(maxsize=0)
+
+
+def _rest(subscription: Subscription) -> list[EmotionEvent]:
+    events = []
+    while (event := subscription.get(0)) is not None:
+        assert isinstance(event, EmotionEvent)
+        events.append(event)
+    return events

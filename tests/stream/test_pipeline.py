@@ -1,0 +1,621 @@
+"""Stream, Brain and Listener: order, overload, errors, pauses and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from makers import babble, silence
+from stream_parts import (
+    ListSource,
+    as_json,
+    finals,
+    in_blocks,
+    partials,
+    streamser_threads,
+    two_utterances,
+    until,
+    with_engine,
+)
+
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples
+from streamser.errors import AudioError
+from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
+from streamser.recognizer import Recognizer
+from streamser.stream.brain import Brain, PipelineConfig
+from streamser.stream.pipeline import BrainStream, Listener, Stream, StreamConfig, replay
+from streamser.stream.segmenter import SegmenterConfig
+from streamser.stream.sources import Heard, PushSource, SourceConfig, Sourced
+from streamser.stream.vad import VadConfig
+
+QUIET_ROOM = VadConfig(engine="energy")
+
+
+def config(**sections: Any) -> StreamConfig:
+    return StreamConfig(vad=QUIET_ROOM, **sections)
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Path:
+    path = tmp_path / "spoken.wav"
+    soundfile.write(path, two_utterances(), SAMPLE_RATE, subtype="FLOAT")
+    return path
+
+
+def pushed(recognizer: Recognizer, sound: Samples, settings: StreamConfig | None = None) -> list[Event]:
+    stream = Stream(recognizer, settings or config())
+    return [*stream.push(sound), *stream.close()]
+
+
+# --- Stream
+
+
+def test_an_utterance_is_started_judged_in_parts_judged_whole_and_ended(recognizer: Recognizer) -> None:
+    events = pushed(recognizer, two_utterances())
+    for number in (0, 1):
+        mine = [event for event in events if getattr(event, "utterance", None) == number]
+        kinds = [type(event) for event in mine]
+        assert kinds == [SpeechStarted, *[EmotionEvent] * (len(mine) - 2), SpeechEnded]
+        judged = [event for event in mine if isinstance(event, EmotionEvent)]
+        assert [event.final for event in judged] == [False] * (len(judged) - 1) + [True]
+        assert [event.seq for event in judged] == list(range(len(judged)))
+        assert len(judged) > 3
+    assert events[-1] == StreamEnded(end=len(two_utterances()))
+
+
+def test_a_final_is_what_the_recognizer_says_of_the_whole_utterance(recognizer: Recognizer) -> None:
+    sound = two_utterances()
+    for event in finals(pushed(recognizer, sound)):
+        said = recognizer.predict(sound[event.start : event.end])
+        assert (event.label, dict(event.scores), event.uncertain) == (said.label, dict(said.scores), said.uncertain)
+
+
+def test_a_partial_is_what_the_recognizer_says_of_its_window(recognizer: Recognizer) -> None:
+    sound = two_utterances()
+    unsmoothed = pushed(recognizer, sound, config(pipeline=PipelineConfig(smoothing=0.0)))
+    assert len(partials(unsmoothed)) > 6
+    for event in partials(unsmoothed):
+        said = recognizer.predict(sound[event.start : event.end])
+        np.testing.assert_allclose(list(event.scores.values()), list(said.scores.values()), atol=1e-5)
+
+
+def test_smoothing_blends_each_partial_with_those_before_and_leaves_finals_alone(recognizer: Recognizer) -> None:
+    sound = two_utterances()
+    plain = pushed(recognizer, sound, config(pipeline=PipelineConfig(smoothing=0.0)))
+    smooth = pushed(recognizer, sound, config(pipeline=PipelineConfig(smoothing=0.6)))
+    assert finals(plain) == finals(smooth)
+    expected: dict[int, np.ndarray[Any, Any]] = {}
+    for raw, blended in zip(partials(plain), partials(smooth), strict=True):
+        scores = np.array(list(raw.scores.values()))
+        before = expected.get(raw.utterance, scores)
+        expected[raw.utterance] = 0.6 * before + 0.4 * scores
+        np.testing.assert_allclose(list(blended.scores.values()), expected[raw.utterance], atol=1e-12)
+        assert blended.confidence == max(blended.scores.values()) == blended.scores[blended.label]
+
+
+def test_a_smoothed_partial_below_the_threshold_is_uncertain(recognizer: Recognizer) -> None:
+    strict = Recognizer(recognizer.bundle, recognizer.engine, threshold=0.9)
+    events = partials(pushed(strict, two_utterances(), config(pipeline=PipelineConfig(smoothing=0.8))))
+    assert [event.uncertain for event in events] == [event.confidence < 0.9 for event in events]
+    assert {event.uncertain for event in events} == {True, False}
+
+
+def test_a_final_is_computed_at_the_first_silence_and_only_said_at_its_end(recognizer: Recognizer) -> None:
+    counted, engine = with_engine(recognizer, lambda: None)
+    stream = Stream(counted, config(segmenter=SegmenterConfig(hop_ms=0)))
+    sound = np.concatenate([silence(0.5), babble(1.4, seed=1), silence(0.3)])
+    assert not finals(stream.push(sound))
+    ahead = len(engine.batches)
+    assert ahead >= 1
+    assert len(finals(stream.push(silence(0.5)))) == 1
+    assert len(engine.batches) == ahead
+
+
+def test_lost_sound_ends_the_utterance_and_moves_the_time_on(recognizer: Recognizer) -> None:
+    stream = Stream(recognizer, config())
+    events = [*stream.push(np.concatenate([silence(0.5), babble(1.0, seed=1)])), *stream.lose(16_000)]
+    events += [*stream.push(two_utterances()), *stream.close()]
+    ended = [event for event in events if isinstance(event, SpeechEnded)]
+    assert [event.reason for event in ended] == ["gap", "silence", "silence"]
+    assert Gap(start=24_000, length=16_000, reason="client") in events
+    assert events.index(ended[0]) < events.index(Gap(start=24_000, length=16_000, reason="client"))
+    alone = finals(pushed(recognizer, two_utterances()))
+    assert [event.start - 40_000 for event in finals(events)[1:]] == [event.start for event in alone]
+
+
+def test_a_host_may_change_its_sample_rate_in_the_middle(recognizer: Recognizer) -> None:
+    stream = Stream(recognizer, config())
+    half = np.zeros(24_000, np.int16)
+    stream.push(half, sample_rate=48_000)
+    stream.push(np.zeros((8_000, 2), np.float32), sample_rate=16_000, channels=2)
+    assert stream.close() == [StreamEnded(end=16_000)]
+
+
+def test_a_closed_stream_takes_no_more_sound_and_ends_once(recognizer: Recognizer) -> None:
+    stream = Stream(recognizer, name="mine")
+    assert stream.close() == [StreamEnded(stream="mine", end=0)]
+    assert stream.close() == []
+    with pytest.raises(ValueError, match="push: the stream is closed"):
+        stream.push(b"")
+
+
+def test_a_status_tells_how_the_stream_is_doing(recognizer: Recognizer) -> None:
+    stream = Stream(recognizer, config())
+    assert stream.status().source_state == "waiting"
+    stream.push(two_utterances()[:24_000])
+    during = stream.status()
+    assert (during.vad_state, during.source_state, during.position_s) == ("speaking", "open", 1.5)
+    assert (during.model, during.engine) == ("tiny", "onnx on cpu")
+    assert -40 < during.level_db < 0 and during.partials >= 1 and during.latency_p95_ms >= during.latency_p50_ms > 0
+    stream.lose(1_600)
+    stream.close()
+    after = stream.status()
+    assert (after.gaps, after.lost_ms, after.finals, after.source_state) == (1, 100.0, 1, "ended")
+
+
+# --- Brain
+
+
+class Gate:
+    """Holds the engine until it is opened."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self.open.wait(10)
+
+
+def test_while_the_brain_is_busy_partials_give_way_to_newer_ones_and_finals_keep_their_order(
+    recognizer: Recognizer,
+) -> None:
+    gate, events = Gate(), []
+    gated, _ = with_engine(recognizer, gate)
+    with Brain(gated) as brain:
+        stream = BrainStream(brain, events.append, config())
+        for _ in range(4):
+            stream.push(two_utterances())
+        assert gate.reached.wait(10)
+        stream.close()
+        assert brain.waiting("main") <= 4 * 2 * 3 + 1
+        gate.open.set()
+        until(lambda: bool(events) and isinstance(events[-1], StreamEnded))
+    complete = pushed(recognizer, np.tile(two_utterances(), 4))
+    assert as_json(finals(events)) == as_json(finals(complete))
+    assert [type(event) for event in events if not isinstance(event, EmotionEvent)] == [
+        type(event) for event in complete if not isinstance(event, EmotionEvent)
+    ]
+    status = stream.status()
+    assert status.partials_dropped > 20 and status.finals == 8
+    assert status.partials + status.partials_dropped == len(partials(complete))
+
+
+def test_a_partial_after_skipped_ones_sees_all_the_sound(recognizer: Recognizer) -> None:
+    gate, events = Gate(), []
+    gated, _ = with_engine(recognizer, gate)
+    sound = np.concatenate([silence(0.5), babble(2.4, seed=1)])
+    plain = config(pipeline=PipelineConfig(smoothing=0.0))
+    with Brain(gated, plain.pipeline) as brain:
+        stream = BrainStream(brain, events.append, plain)
+        for block in in_blocks(sound):
+            stream.feed(block.block)
+            if not gate.reached.is_set():
+                gate.reached.wait(0.2 if brain.waiting("main") else 0)
+        gate.open.set()
+        until(lambda: not brain.waiting("main"))
+        until(lambda: len(partials(events)) == 2)
+    complete = {event.seq: event for event in partials(pushed(recognizer, sound, plain))}
+    first, last = partials(events)
+    assert (first.seq, last.seq) == (0, max(complete)) and last.seq > 2
+    assert as_json([first, last]) == as_json([complete[0], complete[last.seq]])
+
+
+def test_a_lossless_stream_waits_for_the_brain_and_drops_nothing(recognizer: Recognizer) -> None:
+    slow, _ = with_engine(recognizer, lambda: time.sleep(0.001))
+    events: list[Event] = []
+    with Brain(slow, PipelineConfig(waiting_finals=2)) as brain:
+        stream = BrainStream(brain, events.append, config(), lossless=True)
+        for _ in range(3):
+            stream.push(two_utterances())
+            assert stream.waiting <= 2
+        stream.close()
+        until(lambda: bool(events) and isinstance(events[-1], StreamEnded))
+    assert as_json(events) == as_json(pushed(recognizer, np.tile(two_utterances(), 3)))
+
+
+def test_many_streams_share_one_brain_and_each_hears_only_its_own_in_order(recognizer: Recognizer) -> None:
+    heard: dict[str, list[Event]] = {f"client {number}": [] for number in range(8)}
+    with Brain(recognizer) as brain:
+        streams = {name: BrainStream(brain, events.append, config(), name) for name, events in heard.items()}
+        for block in in_blocks(two_utterances(), 1600):
+            for stream in streams.values():
+                stream.feed(block.block)
+        for stream in streams.values():
+            stream.close()
+        until(lambda: all(events and isinstance(events[-1], StreamEnded) for events in heard.values()))
+        assert brain.metrics()["streams"] == 0
+    for name, events in heard.items():
+        assert {event.stream for event in events} == {name}
+        assert len(finals(events)) == 2
+
+
+def test_on_a_gpu_all_that_waits_is_one_call(recognizer: Recognizer) -> None:
+    gate = Gate()
+    gated, engine = with_engine(recognizer, gate, device="cuda:0")
+    heard: list[Event] = []
+    with Brain(gated) as brain:
+        streams = [BrainStream(brain, heard.append, config(), f"client {number}") for number in range(6)]
+        for stream in streams:
+            stream.push(two_utterances()[:20_000])
+        assert gate.reached.wait(10)
+        gate.open.set()
+        until(lambda: not brain.metrics()["waiting"])
+        until(lambda: len(partials(heard)) >= 6)
+    assert max(engine.batches) >= 5
+
+
+def test_a_stream_with_broken_sound_ends_alone_and_the_others_go_on(recognizer: Recognizer) -> None:
+    good: list[Event] = []
+    bad: list[Event] = []
+    errors: list[BaseException] = []
+    with Brain(recognizer) as brain:
+        loud = BrainStream(brain, bad.append, config(), "loud", on_error=errors.append)
+        fine = BrainStream(brain, good.append, config(), "fine")
+        loud.push(two_utterances() * 30_000)
+        fine.push(two_utterances())
+        for stream in (loud, fine):
+            stream.close()
+        until(lambda: bool(good) and isinstance(good[-1], StreamEnded))
+    ended = bad[-1]
+    assert isinstance(ended, StreamEnded) and ended.error is not None and "divide 16-bit values" in ended.error
+    assert sum(isinstance(event, StreamEnded) for event in bad) == 1
+    assert [type(error) for error in errors] == [AudioError]
+    assert len(finals(good)) == 2 and good[-1] == StreamEnded(stream="fine", end=len(two_utterances()))
+
+
+def test_a_batch_with_one_broken_sound_is_asked_again_one_by_one(recognizer: Recognizer) -> None:
+    gate = Gate()
+    gated, _ = with_engine(recognizer, gate, device="cuda:0")
+    heard: list[Event] = []
+    with Brain(gated) as brain:
+        first = BrainStream(brain, heard.append, config(), "first")
+        first.push(two_utterances()[:20_000])
+        assert gate.reached.wait(10)
+        for name, gain in (("loud", 30_000.0), ("fine", 1.0)):
+            stream = BrainStream(brain, heard.append, config(), name)
+            stream.push(two_utterances() * np.float32(gain))
+            stream.close()
+        gate.open.set()
+        until(lambda: sum(isinstance(event, StreamEnded) for event in heard) == 2)
+    errors = {event.stream: event.error for event in heard if isinstance(event, StreamEnded)}
+    assert errors["fine"] is None and errors["loud"] is not None
+    assert [event.stream for event in finals(heard)] == ["fine", "fine"]
+
+
+def test_a_brain_that_is_closed_in_time_finishes_what_waits_and_else_gives_it_up(recognizer: Recognizer) -> None:
+    gate = Gate()
+    gated, _ = with_engine(recognizer, gate)
+    brain = Brain(gated).start()
+    stream = BrainStream(brain, lambda event: None, config())
+    stream.push(two_utterances())
+    assert gate.reached.wait(10)
+    assert not brain.close(timeout_s=0.05)
+    gate.open.set()
+    until(lambda: not streamser_threads())
+    quick = Brain(recognizer).start()
+    events: list[Event] = []
+    BrainStream(quick, events.append, config()).push(two_utterances())
+    assert quick.close(timeout_s=5.0)
+    assert len(finals(events)) == 2
+
+
+# --- Listener
+
+
+def test_a_replay_gives_what_a_push_gives_and_leaves_no_thread(recognizer: Recognizer, spoken: Path) -> None:
+    with replay(spoken, model=recognizer, config=config()) as listener:
+        events = list(listener)
+        assert listener.status().source_state == "ended"
+    assert as_json(events) == as_json(pushed(recognizer, two_utterances()))
+    assert not streamser_threads()
+
+
+def test_a_listener_without_a_with_closes_itself_when_its_iteration_ends(recognizer: Recognizer, spoken: Path) -> None:
+    for event in replay(spoken, model=recognizer, config=config()):
+        if isinstance(event, EmotionEvent):
+            break
+    until(lambda: not streamser_threads())
+
+
+def test_callbacks_hear_finals_partials_and_everything(recognizer: Recognizer, spoken: Path) -> None:
+    said: dict[str, list[Event]] = {"final": [], "partial": [], "event": []}
+    listener = replay(
+        spoken,
+        model=recognizer,
+        config=config(),
+        on_final=said["final"].append,
+        on_partial=said["partial"].append,
+        on_event=said["event"].append,
+    )
+    with listener:
+        assert listener.wait(10)
+    expected = pushed(recognizer, two_utterances())
+    assert as_json(said["event"]) == as_json(expected)
+    assert as_json(said["final"]) == as_json(finals(expected))
+    assert as_json(said["partial"]) == as_json(partials(expected))
+
+
+async def test_events_can_be_awaited(recognizer: Recognizer, spoken: Path) -> None:
+    events: list[Event] = []
+    async with replay(spoken, model=recognizer, config=config()) as listener:
+        async for event in listener:
+            events.append(event)
+            await asyncio.sleep(0)
+    assert as_json(events) == as_json(pushed(recognizer, two_utterances()))
+    assert not streamser_threads()
+
+
+async def test_a_loop_goes_on_while_a_silent_stream_is_awaited(recognizer: Recognizer) -> None:
+    source = PushSource()
+    async with Listener(source, recognizer, config()) as listener:
+
+        async def read() -> list[Event]:
+            return [event async for event in listener]
+
+        reading = asyncio.create_task(read())
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            assert not reading.done()
+        source.close()
+        assert await asyncio.wait_for(reading, 5) == [StreamEnded(end=0)]
+
+
+def test_two_readers_hear_the_same(recognizer: Recognizer, spoken: Path) -> None:
+    listener = replay(spoken, model=recognizer, config=config())
+    other = listener.subscribe(policy="block")
+    with listener:
+        assert list(listener) == list(other)
+
+
+def test_an_error_on_a_thread_ends_the_stream_with_its_words_and_is_raised_in_the_with(recognizer: Recognizer) -> None:
+    def broken() -> Iterator[Sourced]:
+        yield from in_blocks(two_utterances()[:24_000])
+        raise AudioError("the cable is on fire")
+
+    with (
+        pytest.raises(AudioError, match="the cable is on fire"),
+        Listener(ListSource(broken()), recognizer, config()) as listener,
+    ):
+        for _ in listener:
+            pass
+    events: list[Event] = []
+    with (
+        pytest.raises(AudioError, match="the cable is on fire"),
+        Listener(ListSource(broken()), recognizer, config(), on_event=events.append) as listener,
+    ):
+        assert listener.wait(10)
+    assert [event.error for event in events if isinstance(event, StreamEnded)] == ["the cable is on fire"]
+    assert len(finals(events)) == 1
+    assert not streamser_threads()
+
+
+def test_an_error_in_a_callback_ends_the_stream_and_reaches_the_caller(recognizer: Recognizer, spoken: Path) -> None:
+    def fail(event: EmotionEvent) -> None:
+        raise ZeroDivisionError(f"in {event.type}")
+
+    with (
+        pytest.raises(ZeroDivisionError, match="in emotion"),
+        replay(spoken, model=recognizer, config=config(), on_partial=fail) as listener,
+    ):
+        assert listener.wait(10)
+    last = list(listener)[-1]
+    assert isinstance(last, StreamEnded) and last.error == "ZeroDivisionError: in emotion"
+
+
+def test_an_error_of_the_recognizer_reaches_the_caller(recognizer: Recognizer, spoken: Path) -> None:
+    def fail() -> None:
+        raise OSError("the disk is gone")
+
+    broken, _ = with_engine(recognizer, fail)
+    with pytest.raises(OSError, match="the disk is gone"), replay(spoken, model=broken, config=config()) as listener:
+        for _ in listener:
+            pass
+
+
+class Endless:
+    """A live source that goes on until it is closed: half a second of silence, then nothing but speech."""
+
+    overflows, description, state, live = 0, "endless", "open", True
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.closed = threading.Event()
+        self._speech = babble(2.0, seed=1)
+
+    def __iter__(self) -> Iterator[Sourced]:
+        while not self.closed.wait(0.001):
+            first = self.position % (len(self._speech) - 320)
+            loud = np.float32(self.position >= 8_000)
+            yield Heard(AudioBlock(loud * self._speech[first : first + 320], self.position), time.monotonic())
+            self.position += 320
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_closing_ends_within_a_second_with_the_open_utterances_final_and_no_thread(recognizer: Recognizer) -> None:
+    with Listener(Endless(), recognizer, config()) as listener:
+        until(lambda: listener.status().partials >= 2)
+        began = time.monotonic()
+        listener.close()
+        assert time.monotonic() - began < 1
+        assert not streamser_threads()
+    events = list(listener)
+    ended = [event for event in events if isinstance(event, SpeechEnded)]
+    assert [event.reason for event in ended] == ["stream_end"]
+    assert len(finals(events)) == 1 and isinstance(events[-1], StreamEnded)
+
+
+def test_stopping_lets_a_reader_hear_the_end(recognizer: Recognizer) -> None:
+    with Listener(Endless(), recognizer, config()) as listener:
+        events: list[Event] = []
+        for event in listener:
+            events.append(event)
+            if isinstance(event, EmotionEvent) and not event.final:
+                listener.stop()
+    assert len(finals(events)) == 1 and isinstance(events[-1], StreamEnded)
+
+
+def test_closing_a_replay_that_nobody_reads_ends_within_a_second(recognizer: Recognizer) -> None:
+    sound = np.tile(two_utterances(), 20)
+    settings = config(pipeline=PipelineConfig(waiting_events=16))
+    with Listener(ListSource(in_blocks(sound)), recognizer, settings) as listener:
+        until(lambda: len(listener._events._events) == 16)
+        began = time.monotonic()
+    assert time.monotonic() - began < 1
+    assert not streamser_threads()
+
+
+def test_closing_with_a_recognizer_that_hangs_ends_within_a_second_all_the_same(recognizer: Recognizer) -> None:
+    gate = Gate()
+    gated, _ = with_engine(recognizer, gate)
+    listener = Listener(Endless(), gated, config()).start()
+    assert gate.reached.wait(10)
+    began = time.monotonic()
+    listener.close()
+    assert time.monotonic() - began < 1.3
+    assert isinstance(list(listener)[-1], StreamEnded)
+    gate.open.set()
+    until(lambda: not streamser_threads())
+
+
+def test_a_listener_may_be_closed_from_its_own_callback(recognizer: Recognizer) -> None:
+    listener = Listener(Endless(), recognizer, config(), on_partial=lambda event: listener.close())
+    with listener:
+        assert listener.wait(10)
+    until(lambda: not streamser_threads())
+
+
+def test_a_paused_microphone_hears_nothing_and_a_gap_tells_what_was_missed(recognizer: Recognizer) -> None:
+    source = Endless()
+    events: list[Event] = []
+    with Listener(source, recognizer, config(), on_event=events.append) as listener:
+        until(lambda: listener.status().partials >= 1)
+        listener.pause()
+        assert listener.status().paused
+        until(lambda: any(isinstance(event, SpeechEnded) for event in events))
+        resumed_at = source.position + 32_000
+        until(lambda: source.position > resumed_at)
+        listener.resume()
+        until(lambda: sum(isinstance(event, SpeechStarted) for event in events) == 2)
+    gaps = [event for event in events if isinstance(event, Gap)]
+    assert {gap.reason for gap in gaps} == {"paused"} and len(gaps) == 2
+    assert gaps[0].start + gaps[0].length == gaps[1].start
+    assert sum(gap.length for gap in gaps) >= 32_000
+    assert [event.reason for event in events if isinstance(event, SpeechEnded)] == ["gap", "stream_end"]
+    assert events[-1].to_dict()["end_s"] == pytest.approx(source.position / SAMPLE_RATE, abs=0.03)
+
+
+def test_a_paused_file_waits_and_loses_nothing(recognizer: Recognizer, spoken: Path) -> None:
+    listener = replay(spoken, model=recognizer, config=config())
+    listener.pause()
+    with listener:
+        assert not listener.wait(0.1) and listener.status().position_s == 0
+        listener.resume()
+        assert as_json(listener) == as_json(pushed(recognizer, two_utterances()))
+
+
+def test_news_of_the_source_pass_through_in_their_place(recognizer: Recognizer) -> None:
+    items: list[Sourced] = [
+        *in_blocks(silence(0.5)),
+        SourceChanged(state="lost", at=8_000),
+        Gap(start=8_000, length=1_000, reason="unplugged"),
+        SourceChanged(state="back", at=9_000),
+    ]
+    with Listener(ListSource(items), recognizer, config(), name="kitchen") as listener:
+        events = list(listener)
+    assert [event.type for event in events] == ["source", "gap", "source", "stream_ended"]
+    assert {event.stream for event in events} == {"kitchen"}
+
+
+# --- overload, and hours
+
+
+def test_a_recognizer_ten_times_too_slow_costs_partials_and_never_a_final(recognizer: Recognizer) -> None:
+    """Sound comes at 20 times real time with a hop every 13 ms; the recognizer takes 130."""
+    slow, _ = with_engine(recognizer, lambda: time.sleep(0.13))
+    sound = np.tile(two_utterances(), 6)
+
+    def paced() -> Iterator[Sourced]:
+        began, ticks = time.monotonic(), threading.Event()
+        for heard in in_blocks(sound, 3_200):
+            ticks.wait(max(0.0, began + heard.block.end / SAMPLE_RATE / 20 - time.monotonic()))
+            yield heard
+
+    with Listener(ListSource(paced(), live=True), slow, config()) as listener:
+        events = list(listener)
+        status = listener.status()
+    complete = pushed(recognizer, sound)
+    assert as_json(finals(events)) == as_json(finals(complete))
+    assert status.finals == 12 and status.partials_dropped >= len(partials(complete)) / 2
+    assert status.partials + status.partials_dropped == len(partials(complete))
+
+
+def _memory_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+@pytest.mark.slow
+def test_an_hour_with_a_thousand_utterances_has_a_thousand_finals_no_drift_and_flat_memory(
+    recognizer: Recognizer,
+) -> None:
+    period = round(3.6 * SAMPLE_RATE)
+    one = np.concatenate([silence(0.8), babble(1.2, seed=4), silence(1.6)])
+    assert len(one) == period
+
+    def hour() -> Iterator[Sourced]:
+        for number in range(1_000):
+            for heard in in_blocks(one, 1_600):
+                yield Heard(AudioBlock(heard.block.samples, number * period + heard.block.start), time.monotonic())
+
+    onsets: list[int] = []
+    memory: list[float] = []
+    with Listener(ListSource(hour()), recognizer, config()) as listener:
+        for event in listener:
+            if isinstance(event, EmotionEvent) and event.final:
+                onsets.append(event.start)
+                if sys.platform == "linux" and len(onsets) % 100 == 0:
+                    memory.append(_memory_mb())
+        status = listener.status()
+    assert status.finals == len(onsets) == 1_000 and status.position_s == 3600.0
+    assert status.partials_dropped == status.gaps == 0
+    # Onsets lie on the VAD's 20 ms frames, and 3.6 s is a whole number of them: not a sample of drift is allowed.
+    assert set(np.diff(onsets).tolist()) == {period}
+    assert not memory or max(memory[1:]) - memory[0] < 8
+
+
+def test_a_live_source_whose_finals_find_no_room_loses_sound_with_a_gap(recognizer: Recognizer) -> None:
+    gate = Gate()
+    gated, _ = with_engine(recognizer, gate)
+    source = PushSource(live=True, config=SourceConfig(queue_s=1.0))
+    settings = config(pipeline=PipelineConfig(waiting_finals=1))
+    with Listener(source, gated, settings) as listener:
+        for _ in range(8):
+            source.push(two_utterances())
+            gate.reached.wait(1)
+        gate.open.set()
+        source.close()
+        events = list(listener)
+    gaps = [event for event in events if isinstance(event, Gap)]
+    assert gaps and {gap.reason for gap in gaps} == {"queue_full"}
+    assert events[-1] == StreamEnded(end=8 * len(two_utterances()))

@@ -1,0 +1,460 @@
+"""Microphones, files and pushed sound: one timeline, nothing lost without a Gap."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from makers import babble, silence, tone
+from stream_parts import until
+
+from streamser.audio import SAMPLE_RATE, Samples, read_audio, resample
+from streamser.errors import AudioError, DeviceError
+from streamser.events import Gap, SourceChanged
+from streamser.stream.clock import SampleClock
+from streamser.stream.intake import Intake
+from streamser.stream.portaudio import Chunk, find_device, list_devices
+from streamser.stream.sources import Heard, MicSource, PushSource, Source, SourceConfig, Sourced, WavSource, find_audio
+
+
+def heard(items: list[Sourced]) -> Samples:
+    """All the sound, after checking that indexes jump only over gaps."""
+    for before, after in pairwise(items):
+        assert _end(before) == _start(after)
+    return np.concatenate([np.zeros(0, np.float32), *(item.block.samples for item in items if isinstance(item, Heard))])
+
+
+def _start(item: Sourced) -> int:
+    return item.block.start if isinstance(item, Heard) else item.start if isinstance(item, Gap) else item.at
+
+
+def _end(item: Sourced) -> int:
+    return item.block.end if isinstance(item, Heard) else _start(item) + (item.length if isinstance(item, Gap) else 0)
+
+
+# --- Intake
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", ["bytes", "int16", "float32", "columns"])
+def test_pcm_in_crumbs_of_any_size_is_the_same_sound_as_the_whole(rate: int, channels: int, kind: str) -> None:
+    rng = np.random.default_rng(3)
+    frames = (tone(300, 0.3)[:, None] * np.linspace(1, 0.5, channels) * 32767).astype(np.int16)
+    pcm: Any = {
+        "bytes": frames.astype("<i2").tobytes(),
+        "int16": frames.reshape(-1),
+        "float32": frames.reshape(-1).astype(np.float32) / 32768,
+        "columns": frames,
+    }[kind]
+    intake, crumbs, place = Intake(rate, channels), [], 0
+    while place < len(pcm):
+        size = int(rng.integers(1, 700))
+        crumbs.append(intake.feed(pcm[place : place + size]))
+        place += size
+    whole = frames.mean(axis=1, dtype=np.float32) / 32768
+    expected = whole if rate == SAMPLE_RATE else resample(whole, rate)
+    np.testing.assert_allclose(np.concatenate([*crumbs, intake.flush()]), expected, atol=1e-6)
+
+
+def test_an_array_with_other_channels_than_said_is_refused() -> None:
+    with pytest.raises(ValueError, match="pcm: has 2 channels, but channels is 1"):
+        Intake().feed(np.zeros((4, 2), np.int16))
+
+
+# --- WavSource
+
+
+def write(path: Path, sound: Samples, rate: int = SAMPLE_RATE) -> Path:
+    soundfile.write(path, sound, rate, subtype="FLOAT" if path.suffix == ".wav" else None)
+    return path
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_a_file_is_heard_as_read_audio_reads_it_in_blocks_of_one_length(tmp_path: Path, rate: int) -> None:
+    file = write(tmp_path / "a.wav", tone(440, 2.51), rate)
+    items = list(WavSource(file))
+    np.testing.assert_array_equal(heard(items), read_audio(file))
+    assert {len(item.block.samples) for item in items[:-1] if isinstance(item, Heard)} == {320}
+
+
+def test_files_are_one_stream_with_a_silence_in_between_and_places_to_find_them_by(tmp_path: Path) -> None:
+    files = [write(tmp_path / name, tone(hz, 0.3)) for name, hz in (("b.wav", 300), ("a.flac", 500))]
+    source = WavSource(files, config=SourceConfig(between_files_ms=500))
+    sound = heard(list(source))
+    assert source.duration_s == pytest.approx(len(sound) / SAMPLE_RATE) == 1.1
+    assert not sound[4800:12800].any() and sound[12800:].any()
+    assert [(place.path.name, place.start) for place in source.places] == [("b.wav", 0), ("a.flac", 12_800)]
+    found = [source.file_at(index) for index in (0, 12_799, 12_800)]
+    assert [place.path.name for place in found if place] == ["b.wav", "b.wav", "a.flac"]
+    assert source.description == "b.wav and 1 more"
+
+
+def test_a_folder_is_searched_to_its_depth_in_the_order_of_names_and_hidden_files_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "b" / ".cache").mkdir(parents=True)
+    for name in ("b/2.wav", "a.flac", "b/1.WAV", "b/.hidden.wav", "b/.cache/x.wav"):
+        soundfile.write(tmp_path / name, tone(duration_s=0.1), SAMPLE_RATE, format="FLAC" if "flac" in name else "WAV")
+    (tmp_path / "notes.txt").write_text("not sound")
+    assert [file.relative_to(tmp_path).as_posix() for file in find_audio(tmp_path)] == ["a.flac", "b/1.WAV", "b/2.wav"]
+    assert WavSource(tmp_path).files == tuple(find_audio(tmp_path))
+
+
+@pytest.mark.parametrize("speed", [1.0, 4.0])
+def test_a_paced_file_comes_no_faster_than_a_microphone_would_bring_it(tmp_path: Path, speed: float) -> None:
+    source = WavSource(write(tmp_path / "a.wav", tone(duration_s=0.4)), speed=speed)
+    items = [item for item in source if isinstance(item, Heard)]
+    arrived = np.array([item.arrived_s for item in items])
+    due = np.array([item.block.end for item in items]) / SAMPLE_RATE / speed
+    assert np.all(arrived - arrived[0] >= due - due[0] - 1e-4)
+
+
+def test_a_closed_file_ends_at_once_although_it_is_paced(tmp_path: Path) -> None:
+    source = WavSource(write(tmp_path / "a.wav", tone(duration_s=5)), speed=0.01)
+    threading.Timer(0.05, source.close).start()
+    began = time.monotonic()
+    assert len(list(source)) <= 2
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "rule"),
+    [
+        ("none.wav", None, "no such file"),
+        ("empty.wav", b"", "not a sound file that can be read"),
+        ("text.wav", b"this is no sound at all", "not a sound file that can be read"),
+    ],
+)
+def test_a_file_that_is_no_sound_is_named_before_anything_plays(
+    tmp_path: Path, name: str, data: bytes | None, rule: str
+) -> None:
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(AudioError, match=rule) as caught:
+        WavSource(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_a_file_without_samples_a_folder_without_files_and_no_file_at_all_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="holds no samples"):
+        WavSource(write(tmp_path / "a.wav", silence(0)))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(AudioError, match="holds no sound file"):
+        WavSource(tmp_path / "folder")
+    with pytest.raises(AudioError, match="no sound file to play"):
+        WavSource([])
+
+
+def test_a_file_with_nan_stops_with_its_name(tmp_path: Path) -> None:
+    sound = tone()
+    sound[9000] = np.nan
+    with pytest.raises(AudioError, match=r"a\.wav: 1 of .* NaN"):
+        list(WavSource(write(tmp_path / "a.wav", sound)))
+
+
+@pytest.mark.parametrize("speed", [0, -1, float("inf"), "fast"])
+def test_a_speed_that_is_none_is_refused(tmp_path: Path, speed: Any) -> None:
+    with pytest.raises(ValueError, match="speed: a number above 0, or 'max'"):
+        WavSource(tmp_path, speed=speed)
+
+
+# --- PushSource
+
+
+def test_what_many_threads_push_is_all_heard() -> None:
+    source = PushSource()
+    chunk = np.full(1_000, 0.25, np.float32)
+    threads = [threading.Thread(target=lambda: [source.push(chunk) for _ in range(50)]) for _ in range(4)]
+    items: list[Sourced] = []
+    listener = threading.Thread(target=lambda: items.extend(source))
+    for thread in (listener, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    source.close()
+    listener.join(10)
+    np.testing.assert_array_equal(heard(items), np.full(200_000, 0.25, np.float32))
+
+
+def test_a_live_push_never_waits_and_what_nobody_takes_becomes_a_gap() -> None:
+    source = PushSource(live=True, config=SourceConfig(queue_s=1.0))
+    source.push(tone(duration_s=3.0))
+    source.close()
+    items = list(source)
+    assert items[0] == Gap(start=0, length=32_000, reason="queue_full")
+    np.testing.assert_array_equal(heard(items), tone(duration_s=3.0)[32_000:])
+
+
+def test_a_push_that_waits_for_room_is_let_go_when_the_source_is_closed() -> None:
+    source = PushSource(config=SourceConfig(queue_s=0.5))
+    pusher = threading.Thread(target=source.push, args=(tone(duration_s=3.0),), daemon=True)
+    pusher.start()
+    until(lambda: source._position > 8_000)
+    source.close()
+    pusher.join(2)
+    assert not pusher.is_alive()
+
+
+def test_a_push_into_a_closed_source_is_refused() -> None:
+    source = PushSource()
+    source.close()
+    with pytest.raises(ValueError, match="push: the source is closed"):
+        source.push(b"\0\0")
+
+
+# --- SampleClock
+
+
+def lost_by(clock: SampleClock, arrivals: Iterator[float] | list[float], chunk: int = 20) -> int:
+    return sum(clock.arrived(chunk, at_s) for at_s in arrivals)
+
+
+def test_a_steady_device_loses_nothing() -> None:
+    jitter = np.random.default_rng(0).uniform(0, 0.015, 5_000)
+    assert lost_by(SampleClock(1_000), [0.02 * i + jitter[i] for i in range(5_000)]) == 0
+
+
+@pytest.mark.parametrize("drift", [-300e-6, 300e-6])
+def test_a_device_whose_clock_is_a_little_off_loses_nothing_in_an_hour(drift: float) -> None:
+    assert lost_by(SampleClock(1_000), (0.02 * i * (1 + drift) for i in range(180_000))) == 0
+
+
+def test_a_late_burst_that_catches_up_is_no_loss() -> None:
+    times = [0.02 * i if not 100 <= i < 130 else 0.02 * 130 + 0.001 * (i - 100) for i in range(300)]
+    assert lost_by(SampleClock(1_000), times) == 0
+
+
+def test_sound_that_never_came_is_found_within_two_seconds_to_the_millisecond() -> None:
+    times = [0.02 * i + (0.35 if i >= 150 else 0.0) for i in range(400)]
+    clock = SampleClock(1_000)
+    found = [(i, lost) for i, at_s in enumerate(times) if (lost := clock.arrived(20, at_s))]
+    assert [lost for _, lost in found] == [350]
+    assert found[0][0] * 0.02 < 150 * 0.02 + 2
+
+
+def test_an_overflow_flag_accounts_for_the_loss_at_once() -> None:
+    clock = SampleClock(1_000)
+    assert lost_by(clock, [0.02 * i for i in range(100)]) == 0
+    assert clock.arrived(20, 2.0 + 0.06, overflowed=True) == 60
+    assert lost_by(clock, [2.06 + 0.02 * i for i in range(1, 200)]) == 0
+
+
+def test_what_was_dropped_on_the_way_is_not_lost_twice() -> None:
+    clock = SampleClock(1_000)
+    lost_by(clock, [0.02 * i for i in range(100)])
+    clock.skip(500)
+    assert lost_by(clock, [2.5 + 0.02 * i for i in range(300)]) == 0
+
+
+# --- MicSource, on lines of ten lines
+
+
+@dataclass
+class ScriptedLine:
+    """Brings its chunks, then dies or falls silent."""
+
+    chunks: list[Chunk]
+    dies: bool = True
+    dropped: int = 0
+    rate: int = 16_000
+    description: str = "scripted"
+    alive: bool = True
+    closed: bool = False
+
+    def take(self, timeout_s: float) -> tuple[int, Chunk] | None:
+        if self.chunks:
+            dropped, self.dropped = self.dropped, 0
+            return dropped, self.chunks.pop(0)
+        self.alive = not self.dies
+        return None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Opener:
+    """Opens one line after the other; an error in the list is raised, the end of the list closes the source."""
+
+    lines: list[ScriptedLine | DeviceError]
+    source: MicSource | None = None
+    opened: list[bool] = field(default_factory=list)
+
+    def __call__(self, *_: Any, again: bool) -> ScriptedLine:
+        self.opened.append(again)
+        line = self.lines.pop(0)
+        if not self.lines and self.source is not None:
+            self.source.close()
+        if isinstance(line, DeviceError):
+            raise line
+        return line
+
+
+def chunks(sound: Samples, at_s: float, *, rate: int = 16_000, channels: int = 1) -> list[Chunk]:
+    """Sound in chunks of 20 ms whose last sample comes in now and then."""
+    size = rate // 50
+    starts = range(0, len(sound), size)
+    columns = np.repeat(sound[:, None], channels, axis=1)
+    return [Chunk(columns[i : i + size], at_s + (i + size) / rate, False) for i in starts]
+
+
+def microphone(*lines: ScriptedLine | DeviceError, **settings: Any) -> tuple[MicSource, Opener]:
+    opener = Opener(list(lines))
+    source = MicSource(SourceConfig(retry_first_ms=50, retry_max_ms=200, **settings), opener=opener)
+    return source, opener
+
+
+def played(source: MicSource, opener: Opener) -> list[Sourced]:
+    """All that comes until the script is over: the source is closed when the last line has fallen silent."""
+    items: list[Sourced] = []
+    for item in source:
+        items.append(item)
+        if isinstance(item, SourceChanged) and item.state == "lost" and not opener.lines:
+            source.close()
+    return items
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 1), (48_000, 2)])
+def test_a_microphone_of_any_rate_and_channels_is_heard_as_16_khz_mono(rate: int, channels: int) -> None:
+    sound = tone(440, 0.5) if rate == 16_000 else resample(tone(440, 0.5), 16_000, rate)
+    source, opener = microphone(ScriptedLine(chunks(sound, 100.0, rate=rate, channels=channels), rate=rate))
+    expected = sound if rate == 16_000 else resample(sound, rate)
+    np.testing.assert_allclose(heard(played(source, opener))[: len(expected)], expected, atol=1e-6)
+
+
+def test_an_overflow_is_counted_and_its_sound_is_a_gap() -> None:
+    before, after = chunks(tone(duration_s=2.0), 10.0), chunks(tone(duration_s=0.5), 12.3)
+    after[0] = after[0]._replace(overflowed=True)
+    source, opener = microphone(ScriptedLine(before + after))
+    items = played(source, opener)
+    gaps = [item for item in items if isinstance(item, Gap) and item.reason == "overflow"]
+    assert [(gap.start, gap.length) for gap in gaps] == [(32_000, 4_800)]
+    assert source.overflows == 1
+    assert len(heard(items)) == 40_000
+
+
+def test_sound_that_the_ear_did_not_take_in_time_is_a_gap() -> None:
+    source, opener = microphone(ScriptedLine(chunks(tone(duration_s=0.4), 10.0), dropped=1_600))
+    items = played(source, opener)
+    assert items[0] == Gap(start=0, length=1_600, reason="queue_full")
+    assert len(heard(items)) == 6_400
+
+
+def test_an_unplugged_microphone_is_said_waited_for_and_heard_again_at_its_true_time() -> None:
+    now = time.monotonic()
+    lines = (
+        ScriptedLine(chunks(tone(duration_s=0.4), now - 0.4)),
+        DeviceError("gone"),
+        DeviceError("still gone"),
+        ScriptedLine(chunks(tone(duration_s=0.4), now + 3.0)),
+    )
+    source, opener = microphone(*lines)
+    items = played(source, opener)
+    heard(items)
+    changes = [(item.state, item.at) for item in items if isinstance(item, SourceChanged)]
+    assert changes[:2] == [("lost", 6_400), ("back", 6_400 + 48_000)]
+    gap = next(item for item in items if isinstance(item, Gap))
+    assert (gap.start, gap.length, gap.reason) == (6_400, pytest.approx(48_000, abs=1), "unplugged")
+    assert opener.opened == [False, True, True, True]
+    assert isinstance(lines[0], ScriptedLine) and lines[0].closed
+
+
+def test_a_microphone_that_falls_silent_is_given_up_and_closed() -> None:
+    line = ScriptedLine(chunks(tone(duration_s=0.4), time.monotonic() - 0.4), dies=False)
+    source, opener = microphone(line, stall_ms=300)
+    items = played(source, opener)
+    changed = next(item for item in items if isinstance(item, SourceChanged))
+    assert (changed.state, changed.detail) == ("lost", "scripted: stalled")
+    assert line.closed and source.state == "ended"
+
+
+def test_closing_while_the_microphone_is_gone_ends_the_wait_and_tells_the_whole_gap() -> None:
+    source, opener = microphone(ScriptedLine(chunks(tone(duration_s=0.4), time.monotonic() - 5.4)))
+    items = played(source, opener)
+    lost = sum(item.length for item in items if isinstance(item, Gap))
+    assert lost == pytest.approx(5.0 * SAMPLE_RATE, rel=0.05)
+
+
+def test_a_microphone_that_cannot_be_opened_at_all_is_the_callers_error() -> None:
+    source, _ = microphone(DeviceError("cannot open it"))
+    with pytest.raises(DeviceError, match="cannot open it"):
+        next(iter(source))
+
+
+def test_each_source_is_what_a_listener_needs(tmp_path: Path) -> None:
+    sources: list[Source] = [PushSource(), WavSource(write(tmp_path / "a.wav", babble(0.1))), microphone()[0]]
+    assert [source.live for source in sources] == [False, False, True]
+    assert all(source.description and source.state == "waiting" and source.overflows == 0 for source in sources)
+
+
+# --- PortAudio, played by a module of ten lines
+
+
+def fake_sounddevice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
+    (tmp_path / "sounddevice.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+
+
+DEVICES = """
+_initialized = 0
+class PortAudioError(Exception): ...
+NAMES = [("USB Mic", 1, 2), ("Speakers", 0, 0), ("Headset USB", 0, 1), ("USB Mic", 0, 2)]
+def query_hostapis(): return [{"name": "WASAPI"}, {"name": "MME"}]
+def query_devices(kind=None):
+    rows = [{"name": n, "hostapi": h, "max_input_channels": c, "default_samplerate": 48000.0, "index": i}
+            for i, (n, h, c) in enumerate(NAMES)]
+    if kind and not rows: raise PortAudioError("Error querying device -1")
+    return rows[2] if kind else rows
+"""
+
+
+def test_without_portaudio_the_error_is_one_line_with_the_command_that_helps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_sounddevice(monkeypatch, tmp_path, "raise OSError('PortAudio library not found')")
+    for platform, command in (
+        ("linux", "apt install libportaudio2"),
+        ("darwin", "brew install"),
+        ("win32", "pip install"),
+    ):
+        monkeypatch.setattr(sys, "platform", platform)
+        with pytest.raises(DeviceError, match=command) as caught:
+            list_devices()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"), [(None, 2), (0, 0), ("3", 3), ("headset", 2), ("usb mic", 3), ("mme", 0), ("USB Mic (M", 0)]
+)
+def test_a_microphone_is_found_by_index_by_name_or_by_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: str | int | None, index: int
+) -> None:
+    fake_sounddevice(monkeypatch, tmp_path, DEVICES)
+    assert find_device(wanted).index == index
+
+
+def test_a_microphone_that_is_not_there_is_answered_with_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_sounddevice(monkeypatch, tmp_path, DEVICES)
+    with pytest.raises(DeviceError, match="no microphone 'Blue Yeti'; there are: 0 USB Mic; 2 Headset USB; 3 USB Mic"):
+        find_device("Blue Yeti")
+    with pytest.raises(DeviceError, match="no microphone 1; there are"):
+        find_device(1)
+
+
+def test_a_machine_without_microphones_is_told_to_replay_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_sounddevice(monkeypatch, tmp_path, DEVICES.replace("enumerate(NAMES)", "[]"))
+    with pytest.raises(DeviceError, match="no microphone found; plug one in, or replay a file"):
+        find_device(None)

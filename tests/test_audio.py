@@ -1,0 +1,276 @@
+"""Every file gives sound or one clear sentence; a stream fed in crumbs gives the samples of the whole."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from makers import noise, tone
+
+from streamser.audio import (
+    SAMPLE_RATE,
+    AudioBlock,
+    Resampler,
+    Samples,
+    Segment,
+    check_finite,
+    read_audio,
+    resample,
+    to_mono,
+)
+from streamser.errors import AudioError
+
+RATES = [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000]
+
+
+def write(path: Path, samples: Samples, rate: int = SAMPLE_RATE, subtype: str | None = None) -> Path:
+    soundfile.write(path, samples, rate, subtype=subtype)
+    return path
+
+
+# What is read
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "worst"),
+    [
+        (".wav", "PCM_U8", 1 / 100),
+        (".wav", "PCM_16", 1 / 30_000),
+        (".wav", "PCM_24", 1e-6),
+        (".wav", "PCM_32", 1e-7),
+        (".wav", "FLOAT", 0.0),
+        (".wav", "DOUBLE", 1e-7),
+        (".wav", "ULAW", 0.02),
+        (".flac", "PCM_16", 1 / 30_000),
+        (".flac", "PCM_24", 1e-6),
+    ],
+)
+def test_a_tone_comes_back_from_every_format_and_sample_type(
+    tmp_path: Path, suffix: str, subtype: str | None, worst: float
+) -> None:
+    sound = tone(duration_s=1.0)
+    read = read_audio(write(tmp_path / f"tone{suffix}", sound, subtype=subtype))
+    assert read.dtype == np.float32
+    assert len(read) == len(sound)
+    assert np.abs(read - sound).max() <= worst
+
+
+@pytest.mark.parametrize("suffix", [".ogg", ".mp3"])
+def test_a_tone_keeps_its_pitch_and_level_through_a_lossy_format(tmp_path: Path, suffix: str) -> None:
+    read = read_audio(write(tmp_path / f"tone{suffix}", tone(440.0)))
+    assert len(read) == pytest.approx(SAMPLE_RATE, abs=2_000)  # a codec may add silence of its own at the ends
+    middle = read[4_000:12_000]
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+    assert np.argmax(spectrum) * SAMPLE_RATE / len(middle) == pytest.approx(440.0, abs=2.0)
+    assert middle.std() == pytest.approx(0.3 / 2**0.5, rel=0.02)
+
+
+def test_six_channels_are_averaged(tmp_path: Path) -> None:
+    sound = tone()
+    channels = np.stack([sound * gain for gain in (1.0, 0.0, 0.5, 0.0, 0.0, 0.0)], axis=1)
+    read = read_audio(write(tmp_path / "surround.wav", channels, subtype="FLOAT"))
+    np.testing.assert_allclose(read, sound * 0.25, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_any_rate_becomes_16_khz_with_the_tone_at_its_place(tmp_path: Path, rate: int) -> None:
+    t = np.arange(rate) / rate
+    sound = (0.5 * np.sin(2 * np.pi * 1_000 * t)).astype(np.float32)
+    read = read_audio(write(tmp_path / "tone.wav", sound, rate, "FLOAT"))
+    assert len(read) == SAMPLE_RATE
+    expected = 0.5 * np.sin(2 * np.pi * 1_000 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
+    assert np.abs(read - expected)[1_000:-1_000].max() < 2e-3
+
+
+def test_another_rate_is_given_on_request(tmp_path: Path) -> None:
+    assert len(read_audio(write(tmp_path / "tone.wav", tone()), sample_rate=8_000)) == 8_000
+
+
+def test_one_sample_is_sound(tmp_path: Path) -> None:
+    path = write(tmp_path / "one.wav", np.array([0.5], np.float32), subtype="FLOAT")
+    assert read_audio(path).tolist() == [0.5]
+
+
+def test_a_sound_shorter_than_one_sample_at_16_khz_is_a_clear_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "one.wav", np.array([0.5], np.float32), 192_000, "FLOAT")
+    with pytest.raises(AudioError, match=r"one\.wav: .* shorter than one sample at 16000 Hz"):
+        read_audio(path)
+
+
+def test_a_path_may_be_text_or_a_path(tmp_path: Path) -> None:
+    path = write(tmp_path / "söund with spaces.wav", tone())
+    np.testing.assert_array_equal(read_audio(str(path)), read_audio(path))
+
+
+# What is refused
+
+
+def test_an_empty_file_says_that_it_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "empty.wav"
+    path.touch()
+    with pytest.raises(AudioError, match=r"empty\.wav: the file is empty \(0 bytes\)"):
+        read_audio(path)
+
+
+def test_a_header_without_samples_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "header.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+    with pytest.raises(AudioError, match=r"header\.wav: the file holds no samples"):
+        read_audio(path)
+
+
+def test_text_renamed_to_wav_is_not_a_sound_file(tmp_path: Path) -> None:
+    path = tmp_path / "letter.wav"
+    path.write_text("Dear Sir or Madam, this is no sound.\n" * 50)
+    with pytest.raises(AudioError, match=r"letter\.wav: not a sound file .*WAV, FLAC, Ogg and MP3"):
+        read_audio(path)
+
+
+def test_random_bytes_under_any_name_never_crash(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i, suffix in enumerate((".wav", ".flac", ".ogg", ".mp3", ".raw", "") * 4):
+        path = tmp_path / f"noise{i}{suffix}"
+        path.write_bytes(rng.bytes(int(rng.integers(1, 4_000))))
+        try:
+            read = read_audio(path)
+        except AudioError as error:
+            assert path.name in str(error)
+        else:
+            assert np.isfinite(read).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sample_that_is_no_number_is_refused_with_its_count(tmp_path: Path, value: float) -> None:
+    sound = tone()
+    sound[[5, 77]] = value
+    with pytest.raises(AudioError, match=r"bad\.wav: 2 of 16000 samples are NaN or infinite"):
+        read_audio(write(tmp_path / "bad.wav", sound, subtype="FLOAT"))
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg", ".mp3", ".wav"])
+@pytest.mark.parametrize("kept", [0.001, 0.02, 0.5, 0.9])
+def test_a_truncated_file_gives_its_beginning_or_an_error_and_never_noise(
+    tmp_path: Path, suffix: str, kept: float
+) -> None:
+    sound = tone(duration_s=4.0)
+    path = write(tmp_path / f"cut{suffix}", sound)
+    content = path.read_bytes()
+    path.write_bytes(content[: max(1, int(kept * len(content)))])
+    try:
+        read = read_audio(path)
+    except AudioError as error:
+        assert path.name in str(error)
+    else:
+        assert np.isfinite(read).all()
+        assert 0 < len(read) <= len(sound) + 4_000
+        assert np.abs(read).max() < 0.4
+
+
+def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="is not a file"):
+        read_audio(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"nowhere\.wav: no such file"):
+        read_audio(tmp_path / "nowhere.wav")
+
+
+# Resampling
+
+
+def crumbs(sound: Samples, seed: int) -> list[Samples]:
+    """The sound in pieces of 0 to 700 samples."""
+    rng = np.random.default_rng(seed)
+    cuts = np.cumsum(rng.integers(0, 700, size=len(sound) // 200))
+    return np.split(sound, cuts[cuts < len(sound)])
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_stream_in_crumbs_gives_exactly_the_samples_of_the_whole(rate: int, seed: int) -> None:
+    sound = noise(duration_s=2.0 * rate / SAMPLE_RATE, seed=seed)
+    whole = resample(sound, rate)
+    resampler = Resampler(rate)
+    pieces = [resampler.feed(crumb) for crumb in crumbs(sound, seed)]
+    assert sum(len(piece) for piece in pieces) > 0.9 * len(whole)  # the delay is short: most came before the end
+    np.testing.assert_array_equal(np.concatenate([*pieces, resampler.flush()]), whole)
+    assert len(whole) == 2 * SAMPLE_RATE
+    assert whole.std() > 0.01
+
+
+def test_a_stream_one_sample_at_a_time_gives_the_samples_of_the_whole() -> None:
+    sound = noise(0.2)
+    resampler = Resampler(48_000)
+    pieces = [resampler.feed(sound[i : i + 1]) for i in range(len(sound))]
+    np.testing.assert_array_equal(np.concatenate([*pieces, resampler.flush()]), resample(sound, 48_000))
+
+
+def test_nothing_above_the_new_band_is_folded_into_it() -> None:
+    t = np.arange(48_000) / 48_000
+    ultrasound = np.sin(2 * np.pi * 12_000 * t).astype(np.float32)
+    assert np.abs(resample(ultrasound, 48_000)[500:-500]).max() < 1e-3
+
+
+def test_the_same_rate_passes_samples_through_untouched() -> None:
+    sound = noise()
+    resampler = Resampler(SAMPLE_RATE)
+    assert resampler.feed(sound) is sound
+    assert len(resampler.flush()) == 0
+
+
+@pytest.mark.parametrize("rate", [0, -8_000])
+def test_a_rate_that_cannot_be_is_the_callers_slip(rate: int) -> None:
+    with pytest.raises(ValueError, match="sample rates are positive"):
+        Resampler(rate)
+
+
+# Arrays
+
+
+@pytest.mark.parametrize(
+    ("pcm", "expected"),
+    [
+        (np.array([0, 128, 255], np.uint8), [-1.0, 0.0, 127 / 128]),
+        (np.array([-128, 0, 64], np.int8), [-1.0, 0.0, 0.5]),
+        (np.array([-32_768, 0, 16_384], np.int16), [-1.0, 0.0, 0.5]),
+        (np.array([-(2**31), 0, 2**30], np.int32), [-1.0, 0.0, 0.5]),
+        (np.array([-1.0, 0.0, 0.5], np.float64), [-1.0, 0.0, 0.5]),
+    ],
+)
+def test_integers_are_scaled_by_their_type(pcm: np.ndarray, expected: list[float]) -> None:
+    mono = to_mono(pcm)
+    assert mono.dtype == np.float32
+    np.testing.assert_allclose(mono, expected)
+
+
+def test_interleaved_channels_are_averaged_and_must_divide() -> None:
+    assert to_mono(np.array([1.0, 0.0, 0.0, -1.0], np.float32), channels=2).tolist() == [0.5, -0.5]
+    with pytest.raises(ValueError, match="3 interleaved samples do not divide into 2 channels"):
+        to_mono(np.zeros(3, np.float32), channels=2)
+
+
+@pytest.mark.parametrize("pcm", [np.zeros((2, 2, 2)), np.zeros(4, np.complex64), np.zeros(4, np.uint16)])
+def test_an_array_that_is_no_sound_is_the_callers_slip(pcm: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="sound"):
+        to_mono(pcm)
+
+
+def test_check_finite_passes_good_samples_and_names_the_bad_ones() -> None:
+    sound = tone()
+    assert check_finite(sound, "tone") is sound
+    with pytest.raises(AudioError, match="tone: 1 of 2 samples"):
+        check_finite(np.array([0.0, np.nan], np.float32), "tone")
+
+
+def test_blocks_and_segments_know_their_end_and_duration() -> None:
+    block = AudioBlock(np.zeros(800, np.float32), start=1_600)
+    assert (block.end, block.duration_s) == (2_400, 0.05)
+    segment = Segment(utterance=0, start=1_600, samples=block.samples, final=True)
+    assert (segment.end, segment.duration_s) == (2_400, 0.05)

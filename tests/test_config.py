@@ -1,0 +1,135 @@
+"""config.yaml, its overrides, and the errors that lead back to a right one."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from streamser.config import SECTIONS, Config, load_config, shipped_config
+from streamser.errors import ConfigError
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def message(path: Path | None, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value).replace(str(path), "config.yaml")
+
+
+def test_the_shipped_file_says_what_the_dataclasses_say() -> None:
+    assert load_config(shipped_config()) == load_config() == Config()
+
+
+def test_the_shipped_file_has_every_knob_in_order_each_with_a_line_that_explains_it() -> None:
+    lines = shipped_config().read_text(encoding="utf-8").splitlines()
+    values = yaml.safe_load("\n".join(lines))
+    assert {section: list(keys) for section, keys in values.items()} == {
+        section: [field.name for field in fields(kind)] for section, kind in SECTIONS.items()
+    }
+    knobs = [number for number, line in enumerate(lines) if line.startswith("  ") and not line.lstrip().startswith("#")]
+    assert len(knobs) == sum(len(fields(kind)) for kind in SECTIONS.values())
+    assert all(lines[number - 1].startswith("  # ") and lines[number - 1].endswith(".") for number in knobs)
+
+
+def test_a_file_changes_some_settings_and_leaves_the_others(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "vad:\n  mode: 3\nsegmenter:\n  end_silence_ms: 600\nserver:\n"))
+    assert (config.vad.mode, config.segmenter.end_silence_ms) == (3, 600.0)
+    assert (config.vad.engine, config.server) == ("webrtc", Config().server)
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "# nothing\n")) == Config()
+
+
+def test_an_override_wins_over_the_file_and_the_last_one_over_the_first(tmp_path: Path) -> None:
+    path = written(tmp_path, "vad: {mode: 1}\n")
+    assert load_config(path, ["vad.mode=2", "vad.mode=3"]).vad.mode == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("source.device=USB", "USB"),
+        ("source.device=3", 3),
+        ("source.device=null", None),
+        ("recognizer.threshold=1e-2", 0.01),
+        ("server.allowed_origins=[https://a.example]", ("https://a.example",)),
+        ("server.microphone=true", True),
+        ("segmenter.hop_ms=0", 0.0),
+    ],
+)
+def test_values_become_what_their_field_is(override: str, value: object) -> None:
+    section, key = override.partition("=")[0].split(".")
+    found = getattr(getattr(load_config(overrides=[override]), section), key)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("vad:\n  treshold: 0.5\n", "config.yaml:2: unknown key 'vad.treshold'; did you mean 'vad.threshold'?"),
+        ("vda:\n  mode: 3\n", "config.yaml:1: unknown section 'vda'; did you mean 'vad'?"),
+        ("mode: 3\n", "config.yaml:1: unknown key 'mode'; did you mean 'vad.mode'?"),
+        ("vad:\n  hop_ms: 3\n", "config.yaml:2: unknown key 'vad.hop_ms'; did you mean 'segmenter.hop_ms'?"),
+        ("vad:\n  mode: 7\n", "config.yaml:2: vad.mode: is 0, 1, 2 or 3, not 7"),
+        ("\nvad:\n\n  mode: loud\n", "config.yaml:4: vad.mode: is a whole number, not 'loud'"),
+        ("vad:\n  mode: true\n", "config.yaml:2: vad.mode: is a whole number, not True"),
+        (
+            "vad:\n  engine: webrct\n",
+            "config.yaml:2: vad.engine: is one of webrtc, silero, energy, not 'webrct'; did you mean 'webrtc'?",
+        ),
+        ("source:\n  device: [1]\n", "config.yaml:2: source.device: is a text or a whole number or null, not [1]"),
+        ("vad:\n  mode: 1\n  mode: 2\n", "config.yaml:3: key 'mode' was already given in line 2; keep one of them"),
+        ("vad: 3\n", "config.yaml:1: section 'vad' is a mapping of `key: value` lines"),
+        ("- 3\n", "config.yaml:1: a configuration is a mapping of `key: value` lines"),
+    ],
+)
+def test_a_slip_is_answered_with_the_line_the_rule_and_the_way_out(tmp_path: Path, text: str, expected: str) -> None:
+    assert message(written(tmp_path, text)) == expected
+
+
+def test_a_rule_between_two_settings_names_the_one_that_was_written(tmp_path: Path) -> None:
+    said = message(written(tmp_path, "segmenter:\n  hop_ms: 128\n  post_roll_ms: 500\n"))
+    assert said.startswith("config.yaml:3: segmenter.post_roll_ms: ")
+
+
+def test_text_that_is_no_yaml_is_answered_with_its_line(tmp_path: Path) -> None:
+    said = message(written(tmp_path, "vad:\n  mode: [1\nsource:\n"))
+    assert said.startswith("config.yaml:3: is not YAML: ")
+
+
+def test_a_file_that_is_not_there_leads_to_the_shipped_one(tmp_path: Path) -> None:
+    assert str(shipped_config()) in message(tmp_path / "none.yaml")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert message(path) == "config.yaml: is not UTF-8 text; save it as UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("vad.mode", "--set vad.mode: write section.key=value, for example vad.mode=3"),
+        ("mode=3", "--set mode=3: unknown key 'mode'; did you mean 'vad.mode'?"),
+        ("vda.mode=3", "--set vda.mode=3: unknown key 'vda.mode'; did you mean 'vad.mode'?"),
+        ("vad.mode=9", "--set vad.mode=9: vad.mode: is 0, 1, 2 or 3, not 9"),
+        ("vad.mode=[", "--set vad.mode=[: '[' is no YAML value"),
+    ],
+)
+def test_a_slip_in_an_override_is_answered_too(override: str, expected: str) -> None:
+    assert message(None, override) == expected
+
+
+def test_a_name_like_no_other_is_answered_with_all_that_are_known(tmp_path: Path) -> None:
+    said = message(written(tmp_path, "qqq: {}\n"))
+    assert said == ("config.yaml:1: unknown section 'qqq'; known: source, vad, segmenter, pipeline, recognizer, server")

@@ -1,0 +1,43 @@
+"""The errors' tree is the one drawn in the docstring, and the command line turns each into one line."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from streamser import errors
+from streamser.cli import main
+from streamser.errors import BundleError, MissingExtraError, StreamserError
+
+CHILDREN = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, StreamserError)}
+
+
+def test_the_tree_in_the_docstring_names_every_error_and_no_other() -> None:
+    drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or "")) | {"StreamserError"}
+    assert drawn == {cls.__name__ for cls in CHILDREN}
+
+
+@pytest.mark.parametrize("cls", sorted(CHILDREN - {StreamserError}, key=lambda cls: cls.__name__))
+def test_one_except_clause_catches_them_all_and_no_builtin_hides_among_them(cls: type[StreamserError]) -> None:
+    assert cls.__bases__ == (StreamserError,)
+    assert StreamserError.__bases__ == (Exception,)
+    assert cls.__doc__ and cls.__doc__.endswith(".")
+
+
+def test_a_missing_extra_is_one_line_with_the_command_that_installs_it() -> None:
+    error = MissingExtraError("training", "torch")
+    assert str(error) == "training needs the extra 'torch': pip install 'streamser[torch]'"
+    assert error.extra == "torch"
+
+
+def test_the_command_line_says_an_error_in_one_line_and_returns_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "no-such-model"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"streamser: no checkpoint is named 'no-such-model'; .*\n", said.err)
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BundleError):
+        main(["--debug", "models", "no-such-model"])

@@ -1,0 +1,109 @@
+"""The events' JSON is what event_schema.json says, and nothing but latency comes from a clock."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib import resources
+from typing import Any, get_args, get_type_hints
+
+import jsonschema
+import pytest
+
+from streamser.events import (
+    EVENT_VERSION,
+    EmotionEvent,
+    Event,
+    Gap,
+    SourceChanged,
+    SpeechEnded,
+    SpeechStarted,
+    StreamEnded,
+)
+
+SCORES = {"angry": 0.70004, "sad": 0.29996}
+EMOTION = EmotionEvent(
+    utterance=2, seq=3, start=16_001, end=32_000, final=True, label="angry", scores=SCORES, confidence=0.70004,
+    uncertain=False, latency_ms=12.3456,
+)  # fmt: skip
+EVENTS: list[Event] = [
+    SpeechStarted(utterance=0, start=0),
+    EMOTION,
+    SpeechEnded(utterance=2, start=16_001, end=32_000),
+    Gap(start=8_000, length=160),
+    SourceChanged(state="lost", at=5, detail="USB microphone"),
+    StreamEnded(end=32_000),
+    StreamEnded(end=0, error="the microphone is gone"),
+]
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return dict(json.loads(resources.files("streamser").joinpath("event_schema.json").read_text("utf-8")))
+
+
+@pytest.fixture(scope="module")
+def validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.type)
+def test_every_event_is_valid_json_under_the_schema(event: Event, validator: jsonschema.Draft202012Validator) -> None:
+    read_back = json.loads(json.dumps(event.to_dict(), allow_nan=False))
+    validator.validate(read_back)
+    assert (read_back["v"], read_back["type"], read_back["stream"]) == (EVENT_VERSION, event.type, "main")
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.type)
+def test_a_key_too_many_or_too_few_breaks_the_schema(event: Event, validator: jsonschema.Draft202012Validator) -> None:
+    whole = event.to_dict()
+    assert not validator.is_valid({**whole, "mood": "good"})
+    for key in whole:
+        assert not validator.is_valid({k: v for k, v in whole.items() if k != key}), key
+
+
+def test_the_schema_has_one_branch_for_each_event_class_and_no_other(schema: dict[str, Any]) -> None:
+    branches = [entry["$ref"].removeprefix("#/$defs/") for entry in schema["oneOf"]]
+    assert len(branches) == len(set(branches))
+    assert set(branches) == {cls.type for cls in Event.__subclasses__()}
+    for name in branches:
+        assert schema["$defs"][name]["properties"]["type"] == {"const": name}
+
+
+@pytest.mark.parametrize(("event", "field"), [(SpeechEnded, "reason"), (Gap, "reason"), (SourceChanged, "state")])
+def test_the_schema_knows_every_reason_that_the_types_allow(
+    event: type[Event], field: str, schema: dict[str, Any]
+) -> None:
+    allowed = get_args(get_type_hints(event)[field])
+    assert schema["$defs"][event.type]["properties"][field]["enum"] == list(allowed)
+
+
+def test_uncertain_is_never_a_label_under_the_schema(validator: jsonschema.Draft202012Validator) -> None:
+    assert not validator.is_valid({**EMOTION.to_dict(), "label": "uncertain"})
+
+
+def test_times_are_sample_indexes_in_seconds_and_any_two_samples_stay_apart() -> None:
+    hour = 16_000 * 3_600
+    times = [SpeechStarted(utterance=0, start=hour + i).to_dict()["start_s"] for i in range(16)]
+    assert [round(time * 16_000) for time in times] == list(range(hour, hour + 16))
+    gap = Gap(start=8_000, length=160).to_dict()
+    assert (gap["start_s"], gap["end_s"], gap["lost_ms"]) == (0.5, 0.51, 10.0)
+
+
+def test_scores_are_rounded_for_people_and_still_sum_to_one() -> None:
+    values = EMOTION.to_dict()
+    assert values["scores"] == {"angry": 0.7, "sad": 0.3}
+    assert values["confidence"] == 0.7
+    assert values["latency_ms"] == 12.35
+
+
+def test_two_events_that_differ_in_latency_only_are_equal() -> None:
+    assert replace(EMOTION, latency_ms=99.0) == EMOTION
+    assert replace(EMOTION, end=32_001) != EMOTION
+
+
+def test_events_are_frozen_and_hold_only_their_fields() -> None:
+    with pytest.raises(AttributeError):
+        EMOTION.label = "happy"  # type: ignore[misc]
+    assert not hasattr(EMOTION, "__dict__")

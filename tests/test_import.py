@@ -1,0 +1,105 @@
+"""The door: what `import streamser` brings, what it costs, and what it must not touch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from importlib import import_module
+
+import pytest
+
+import streamser
+from streamser.bundle import Bundle
+
+HEAVY = ("torch", "torchaudio", "librosa", "scipy", "matplotlib", "textual", "aiohttp", "onnx", "safetensors")
+
+
+def python(script: str, *args: str) -> str:
+    """What a fresh process prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *args], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_all_is_sorted_and_every_name_is_there() -> None:
+    def order(name: str) -> tuple[int, str]:  # CONSTANTS, Classes, functions: ruff's own order
+        return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+
+    assert streamser.__all__ == sorted(set(streamser.__all__), key=order)
+    for name in streamser.__all__:
+        assert getattr(streamser, name) is not None
+    assert set(streamser.__all__) <= set(dir(streamser))
+
+
+def test_every_public_name_is_the_one_in_its_room() -> None:
+    assert sorted(streamser._ROOM_OF) == sorted(streamser.__all__)
+    for name, room in streamser._ROOM_OF.items():
+        assert getattr(streamser, name) is getattr(import_module(f"streamser.{room}"), name)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'streamser' has no attribute 'lisen'"):
+        _ = streamser.lisen
+
+
+def test_type_checkers_see_the_names_that_running_code_sees() -> None:
+    source = (import_module("pathlib").Path(streamser.__file__)).read_text("utf-8")
+    block = source.split("if TYPE_CHECKING:\n")[1].split("\n\n")[0]
+    rooms = re.findall(r"from streamser\.([\w.]+) import (?:\(([^)]*)\)|(.+))", block)
+    seen = {name: room for room, many, one in rooms for name in re.findall(r"\w+", many or one)}
+    assert seen == streamser._ROOM_OF
+
+
+def test_importing_streamser_takes_less_than_three_tenths_of_a_second() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import streamser"], capture_output=True, text=True, check=True
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith(" streamser")
+    assert int(last.split("|")[1]) < 300_000  # microseconds, everything it imports included
+    assert not re.search(rf"\| +({'|'.join(HEAVY)})$", done.stderr, re.MULTILINE)
+
+
+def test_a_score_on_the_cpu_imports_nothing_heavy(bundle: Bundle) -> None:
+    script = (
+        "import sys, numpy, streamser\n"
+        "streamser.load(sys.argv[1], 'cpu').predict(numpy.full(16_000, 0.1, numpy.float32))\n"
+        "print(*(name for name in sys.argv[2:] if name in sys.modules))"
+    )
+    assert python(script, str(bundle.path), *HEAVY).split() == []
+
+
+def test_the_first_score_comes_soon_after_process_start(bundle: Bundle) -> None:
+    script = "import sys, numpy, streamser\nprint(streamser.load(sys.argv[1], 'cpu').predict(numpy.ones(48_000)).label)"
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        assert python(script, str(bundle.path)).strip() in bundle.labels
+        times.append(time.perf_counter() - started)
+    assert min(times) < 3.0  # under one second where nothing else runs; `streamser bench` has the figure
+
+
+def test_importing_changes_nothing_in_the_process() -> None:
+    script = (
+        "import logging, os, threading, warnings\n"
+        "def state(): return (dict(os.environ), threading.active_count(), logging.getLogger().handlers[:],\n"
+        "                     logging.getLogger().level, warnings.filters[:])\n"
+        "import numpy, yaml, soundfile, soxr, onnxruntime\n"
+        "before = state()\n"
+        "import streamser, streamser.recognizer, streamser.engines.onnx, streamser.cli.models\n"
+        "print(state() == before)"
+    )
+    assert python(script).strip() == "True"
+
+
+def test_the_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    from streamser.cli import main
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"streamser {version('streamser')}\n"

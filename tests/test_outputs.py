@@ -1,0 +1,362 @@
+"""Each format is what its readers expect, is continued where it ended, and outlives a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamser.errors import ConfigError
+from streamser.events import EmotionEvent, Event, Gap, SpeechEnded, SpeechStarted, StreamEnded
+from streamser.outputs import FORMATS, open_writer
+
+LABELS = ("angry", "happy", "sad")
+NAMES = ["out.jsonl", "out.csv", "out.vtt", "out.TextGrid", "out.txt", "out.rttm"]
+SECOND = 16_000
+
+
+def final(number: int, start_s: float, end_s: float, *, uncertain: bool = False, stream: str = "main") -> EmotionEvent:
+    top = 0.41 if uncertain else 0.86
+    return EmotionEvent(
+        stream=stream,
+        utterance=number,
+        seq=1,
+        start=round(start_s * SECOND),
+        end=round(end_s * SECOND),
+        final=True,
+        label="happy",
+        scores={"angry": (1 - top) / 2, "happy": top, "sad": (1 - top) / 2},
+        confidence=top,
+        uncertain=uncertain,
+        latency_ms=12.5,
+    )
+
+
+def utterance(number: int, start_s: float, end_s: float, *, uncertain: bool = False) -> list[Event]:
+    last = final(number, start_s, end_s, uncertain=uncertain)
+    partial = EmotionEvent(
+        utterance=number,
+        seq=0,
+        start=last.start,
+        end=(last.start + last.end) // 2,
+        final=False,
+        label="sad",
+        scores={"angry": 0.2, "happy": 0.3, "sad": 0.5},
+        confidence=0.5,
+        uncertain=False,
+    )
+    ended = SpeechEnded(utterance=number, start=last.start, end=last.end)
+    return [SpeechStarted(utterance=number, start=last.start), partial, last, ended]
+
+
+SESSION: list[Event] = [
+    *utterance(0, 1.25, 3.0),
+    Gap(start=4 * SECOND, length=SECOND // 4),
+    *utterance(1, 5.0, 6.5, uncertain=True),
+    StreamEnded(end=10 * SECOND),
+]
+
+
+def write(path: Path, events: list[Event]) -> None:
+    with open_writer(path, labels=LABELS) as writer:
+        for event in events:
+            writer.write(event)
+
+
+# Readers as strict as the formats' own: each gives (start_s, end_s, text) for every labelled span.
+Spans = list[tuple[float, float, str]]
+
+
+def read_jsonl(text: str) -> Spans:
+    assert text.endswith("\n") or not text
+    events = [json.loads(line) for line in text.splitlines()]
+    finals = [event for event in events if event["type"] == "emotion" and event["final"]]
+    return [(f["start_s"], f["end_s"], "uncertain" if f["uncertain"] else f["label"]) for f in finals]
+
+
+def read_csv(text: str) -> Spans:
+    rows = list(csv.DictReader(text.splitlines()))
+    assert all(None not in row and None not in row.values() for row in rows)
+    return [(float(row["start_s"]), float(row["end_s"]), row["label"]) for row in rows]
+
+
+def read_vtt(text: str) -> Spans:
+    assert text.endswith("\n\n")
+    header, *blocks = text.removesuffix("\n\n").split("\n\n")
+    assert header == "WEBVTT"
+    spans: Spans = []
+    for block in blocks:
+        timing, caption = block.split("\n")
+        found = re.fullmatch(r"(\d{2,}):(\d\d):(\d\d\.\d{3}) --> (\d{2,}):(\d\d):(\d\d\.\d{3})", timing)
+        assert found, timing
+        start_s, end_s = (
+            int(h) * 3600 + int(m) * 60 + float(s) for h, m, s in (found.groups()[:3], found.groups()[3:])
+        )
+        assert start_s < end_s
+        assert not spans or spans[-1][0] <= start_s
+        spans.append((start_s, end_s, caption))
+    return spans
+
+
+def read_textgrid(text: str) -> Spans:
+    """Reads as Praat does: free-standing numbers and quoted strings, in order, and nothing after what is counted."""
+    tokens: Iterator[str] = iter(re.findall(r'"(?:[^"]|"")*"|<exists>|(?<!\S)[\d.]+(?!\S)', text))
+    assert [next(tokens), next(tokens)] == ['"ooTextFile"', '"TextGrid"']
+    xmin, xmax, exists, tiers = (next(tokens) for _ in range(4))
+    assert (xmin, exists, tiers) == ("0", "<exists>", "1")
+    assert [next(tokens), next(tokens)] == ['"IntervalTier"', '"emotion"']
+    assert (next(tokens), next(tokens)) == (xmin, xmax)
+    reached, spans = 0.0, []
+    for _ in range(int(next(tokens))):
+        start_s, end_s, label = float(next(tokens)), float(next(tokens)), next(tokens)[1:-1]
+        assert start_s == reached < end_s
+        reached = end_s
+        if label:
+            spans.append((start_s, end_s, label))
+    assert reached == float(xmax)
+    return spans
+
+
+def read_labels(text: str) -> Spans:
+    rows = [line.split("\t") for line in text.splitlines()]
+    return [(float(start_s), float(end_s), label) for start_s, end_s, label in rows]
+
+
+def read_rttm(text: str) -> Spans:
+    spans = []
+    for line in text.splitlines():
+        kind, _file, channel, start_s, duration_s, ortho, stype, name, _confidence, lookahead = line.split(" ")
+        assert (kind, channel, ortho, stype, lookahead) == ("SPEAKER", "1", "<NA>", "<NA>", "<NA>")
+        spans.append((float(start_s), round(float(start_s) + float(duration_s), 4), name))
+    return spans
+
+
+READERS = dict(zip(NAMES, [read_jsonl, read_csv, read_vtt, read_textgrid, read_labels, read_rttm], strict=True))
+
+
+def read(path: Path) -> Spans:
+    return READERS[path.name](path.read_bytes().decode())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_format_holds_the_finals_and_says_uncertain_where_it_is(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, SESSION)
+    (first_start, first_end, first), (second_start, second_end, second) = read(tmp_path / name)
+    assert (first_start, first_end, second_start, second_end) == (1.25, 3.0, 5.0, 6.5)
+    assert first.startswith("happy")
+    assert second in ("uncertain", "uncertain (happy? 0.41)")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_without_a_single_event_is_valid(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, [])
+    assert read(tmp_path / name) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_session_continues_the_file(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, SESSION)
+    once = read(tmp_path / name)
+    write(tmp_path / name, SESSION)
+    twice = read(tmp_path / name)
+    assert twice[: len(once)] == once
+    assert [span[2] for span in twice] == [span[2] for span in once * 2]
+
+
+def test_a_timeline_goes_on_after_its_end_when_continued(tmp_path: Path) -> None:
+    ends = {"out.vtt": 6.5, "out.txt": 6.5, "out.TextGrid": 10.0}
+    for name, end_s in ends.items():
+        write(tmp_path / name, SESSION)
+        write(tmp_path / name, SESSION)
+        assert read(tmp_path / name)[2][:2] == (end_s + 1.25, end_s + 3.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_torn_at_any_byte_is_mended_and_continued(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, SESSION)
+    whole = (tmp_path / name).read_bytes()
+    spans = read(tmp_path / name)
+    for length in range(0, len(whole), 1 if len(whole) < 1000 else 7):
+        if name == "out.TextGrid" and whole[:length].count(b"intervals [") < 1 and length > 10:
+            continue  # its first write, of half a kilobyte, holds the header and the first interval
+        (tmp_path / name).write_bytes(whole[:length])
+        write(tmp_path / name, [final(7, 20.0, 21.0)])
+        mended = read(tmp_path / name)
+        assert mended[:-1] == spans[: len(mended) - 1], length
+        assert mended[-1][2].startswith("happy")
+        assert mended[-1][1] - mended[-1][0] == pytest.approx(1.0)
+
+
+ENDLESS = """
+import sys
+from tests.test_outputs import LABELS, NAMES, final
+from streamser.outputs import open_writer
+from pathlib import Path
+writers = [open_writer(Path(sys.argv[1]) / name, labels=LABELS) for name in NAMES]
+number = 0
+while True:
+    for writer in writers:
+        writer.write(final(number, number * 2.0 + 0.5, number * 2.0 + 1.75, uncertain=number % 3 == 0))
+    number += 1
+    print(number, flush=True)
+"""
+
+
+def test_all_files_are_valid_after_kill_9_and_continue_after_it(tmp_path: Path) -> None:
+    before = dict.fromkeys(NAMES, 0)
+    for kill_after in (1, 57, 200):
+        root = Path(__file__).parent.parent
+        child = subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)], stdout=subprocess.PIPE, cwd=root)
+        assert child.stdout is not None
+        for _ in range(kill_after):
+            assert child.stdout.readline()
+        child.kill()
+        told = kill_after + len(child.stdout.read().splitlines())  # what it said to have written before it died
+        child.stdout.close()
+        child.wait()
+        for name in NAMES:
+            now = len(read(tmp_path / name))
+            assert before[name] + told <= now <= before[name] + told + 1, name  # the one more it was at
+            before[name] = now
+    write(tmp_path / "out.TextGrid", SESSION)
+    assert read(tmp_path / "out.TextGrid")[-1][2] == "uncertain (happy? 0.41)"
+
+
+def test_jsonl_holds_every_event_as_it_was_told(tmp_path: Path) -> None:
+    write(tmp_path / "out.jsonl", SESSION)
+    told = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in told] == [event.to_dict() for event in SESSION]
+
+
+def test_csv_has_a_column_for_each_class_and_keeps_the_guess_apart_from_the_label(tmp_path: Path) -> None:
+    write(tmp_path / "out.csv", SESSION)
+    assert (tmp_path / "out.csv").read_text().splitlines() == [
+        "stream,utterance,start_s,end_s,label,uncertain,likeliest,confidence,p_angry,p_happy,p_sad",
+        "main,0,1.2500,3.0000,happy,false,happy,0.8600,0.0700,0.8600,0.0700",
+        "main,1,5.0000,6.5000,uncertain,true,happy,0.4100,0.2950,0.4100,0.2950",
+    ]
+
+
+def test_csv_of_another_model_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "out.csv", SESSION)
+    with pytest.raises(ConfigError, match="has columns for angry, happy, sad, but this model tells happy, tired"):
+        open_writer(tmp_path / "out.csv", labels=("happy", "tired"))
+
+
+def test_csv_takes_its_columns_from_the_first_final_when_the_labels_are_not_told(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "out.csv") as writer:
+        writer.write(final(0, 1, 2, stream='a "quoted", name'))
+    (row,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert (row["stream"], row["p_happy"]) == ('a "quoted", name', "0.8600")
+
+
+def test_subtitles_of_long_streams_count_their_hours(tmp_path: Path) -> None:
+    write(tmp_path / "out.vtt", [final(0, 3599.9999375, 3601.5), final(1, 100 * 3600, 100 * 3600 + 1.001)])
+    text = (tmp_path / "out.vtt").read_text()
+    assert "00:59:59.999 --> 01:00:01.500\nhappy (0.86)\n" in text
+    assert "100:00:00.000 --> 100:00:01.001\n" in text
+    write(tmp_path / "out.vtt", [final(0, 1, 2)])
+    assert read(tmp_path / "out.vtt")[-1][0] == 100 * 3600 + 2.001
+
+
+def test_textgrid_reaches_to_the_end_of_the_stream(tmp_path: Path) -> None:
+    write(tmp_path / "out.TextGrid", SESSION)
+    assert re.findall(r"\n *xmax = ([\d.]+)", (tmp_path / "out.TextGrid").read_text())[:2] == ["10.000000"] * 2
+
+
+def test_textgrid_keeps_pieces_apart_that_would_overlap(tmp_path: Path) -> None:
+    write(tmp_path / "out.TextGrid", [final(0, 0.0, 2.0), final(1, 1.9, 3.0), final(2, 2.5, 2.75)])
+    assert [span[:2] for span in read(tmp_path / "out.TextGrid")] == [(0.0, 2.0), (2.0, 3.0)]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("out.TextGrid",)])
+def test_a_line_of_the_file_is_never_broken_by_what_a_stream_is_called(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, [final(0, 1, 2, stream="two words\nand a\ttab \udcff")])
+    assert len(read(tmp_path / name)) == 1
+
+
+@pytest.mark.parametrize("name", ["out.vtt", "out.TextGrid", "out.txt"])
+def test_a_timeline_refuses_a_second_stream_and_tells_the_way_out(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"\{stream\}"):
+        open_writer(tmp_path / name, streams=2)
+    assert not (tmp_path / name).exists()
+    with open_writer(tmp_path / name) as writer:
+        writer.write(final(0, 1, 2, stream="a"))
+        with pytest.raises(ConfigError, match="hold one stream's timeline"):
+            writer.write(final(0, 1, 2, stream="b"))
+    assert len(read(tmp_path / name)) == 1
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.rttm"])
+def test_rows_of_several_streams_stand_in_one_file(tmp_path: Path, name: str) -> None:
+    with open_writer(tmp_path / name, streams=2) as writer:
+        writer.write(final(0, 1, 2, stream="a.wav"))
+        writer.write(final(0, 1, 2, stream="b.wav"))
+    text = (tmp_path / name).read_text()
+    assert len(read(tmp_path / name)) == 2
+    assert "a.wav" in text
+    assert "b.wav" in text
+
+
+def test_a_name_with_stream_in_it_means_a_file_for_each(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "told of {stream}.vtt", streams=2) as writer:
+        for stream in ("a.wav", "../b.wav"):
+            writer.write(final(0, 1, 2, stream=stream))
+            writer.write(StreamEnded(stream=stream, end=SECOND * 3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["told of a.wav.vtt", "told of b.wav.vtt"]
+    assert read_vtt((tmp_path / "told of b.wav.vtt").read_text()) == [(1.0, 2.0, "happy (0.86)")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_is_not_ours_is_refused_and_left_as_it_was(tmp_path: Path, name: str) -> None:
+    for content in (
+        b"Dear diary,\ntoday",
+        b"note",
+        b"[1, 2]\n",
+        b'File type = "ooTextFile"\nObject class = "Pitch 1"\n',
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match="was not written by streamser"):
+            open_writer(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == content
+
+
+def test_a_wrong_name_is_told_at_the_door(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"known are \.jsonl, \.csv"):
+        open_writer(tmp_path / "out.srt")
+    with pytest.raises(ConfigError, match=r"the folder .*missing does not exist"):
+        open_writer(tmp_path / "missing" / "out.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ConfigError, match="is not a file"):
+        open_writer(tmp_path / "folder.csv")
+
+
+def test_a_dash_is_json_lines_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with open_writer("-") as writer:
+        for event in SESSION:
+            writer.write(event)
+    assert read_jsonl(capsys.readouterr().out) == [(1.25, 3.0, "happy"), (5.0, 6.5, "uncertain")]
+
+
+def test_extensions_are_known_in_any_case(tmp_path: Path) -> None:
+    write(tmp_path / "OUT.CSV", SESSION)
+    assert len(read_csv((tmp_path / "OUT.CSV").read_text())) == 2
+    assert set(FORMATS) == {Path(name).suffix.lower() for name in NAMES}
+
+
+def test_praat_itself_opens_the_textgrid(tmp_path: Path) -> None:
+    parselmouth = pytest.importorskip("parselmouth", reason="praat-parselmouth is not installed")
+    for events in ([], SESSION, SESSION):
+        write(tmp_path / "out.TextGrid", events)
+        grid = parselmouth.Data.read(str(tmp_path / "out.TextGrid"))
+        assert grid.class_name == "TextGrid"
+    count = parselmouth.praat.call(grid, "Get number of intervals", 1)
+    texts = [parselmouth.praat.call(grid, "Get label of interval", 1, i + 1) for i in range(int(count))]
+    assert [text for text in texts if text] == ["happy (0.86)", "uncertain (happy? 0.41)"] * 2
+    assert parselmouth.praat.call(grid, "Get end time") == 20.0

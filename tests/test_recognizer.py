@@ -1,0 +1,322 @@
+"""The Recognizer says what the net says, averaged and calibrated by rules that are worked out again here."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from makers import LABELS, babble, make_bundle, make_features, make_weights, noise, silence, tone
+
+from streamser.audio import SAMPLE_RATE, Samples, Segment
+from streamser.bundle import Bundle, Calibration
+from streamser.errors import AudioError, EngineError
+from streamser.features import Frames, cut_window, extract, window_starts
+from streamser.recognizer import Adaptation, Prediction, Recognizer, RecognizerConfig, load
+
+FEATURES = make_features()
+SOUNDS = [tone(300.0), babble(3.3, seed=1), noise(0.4), babble(1.0, seed=2), tone(2_500.0, 7.25)]
+
+
+def expected_logits(sound: Samples, shift: float | Frames = 0.0) -> Frames:
+    """What the tiny net says of a sound, worked out without the Recognizer."""
+    weights = make_weights(FEATURES, len(LABELS))
+    frames = extract(sound, FEATURES) + shift
+    means = [cut_window(frames, start, FEATURES).mean(axis=0) for start in window_starts(len(frames), FEATURES)]
+    return np.mean([mean @ weights["weight"] + weights["bias"] for mean in means], axis=0)
+
+
+def softmax(values: Frames) -> Frames:
+    weights = np.exp(np.float64(values) - np.max(values))
+    return weights / weights.sum()
+
+
+# What it says
+
+
+@pytest.mark.parametrize("sound", SOUNDS, ids=range(len(SOUNDS)))
+def test_the_answer_is_the_mean_of_the_windows_logits_calibrated(recognizer: Recognizer, sound: Samples) -> None:
+    logits = expected_logits(sound)
+    np.testing.assert_allclose(recognizer.logits(sound), [logits], atol=1e-4)
+    prediction = recognizer.predict(sound)
+    np.testing.assert_allclose(list(prediction.scores.values()), softmax(logits), atol=1e-4)
+    assert prediction.label == LABELS[int(np.argmax(logits))]
+    assert prediction.confidence == max(prediction.scores.values())
+    assert prediction.windows == len(window_starts(len(extract(sound, FEATURES)), FEATURES))
+
+
+def test_different_sounds_get_different_answers(recognizer: Recognizer) -> None:
+    logits = recognizer.logits(SOUNDS)
+    assert logits.shape == (5, 4)
+    assert np.abs(logits[:, None] - logits[None]).max(axis=2)[~np.eye(5, dtype=bool)].min() > 0.05
+    assert len({prediction.label for prediction in recognizer.predict(SOUNDS)}) > 1
+
+
+def test_a_batch_gives_the_very_bits_of_one_at_a_time(recognizer: Recognizer) -> None:
+    together = recognizer.predict(SOUNDS)
+    assert together == [recognizer.predict(sound) for sound in SOUNDS]
+    np.testing.assert_array_equal(recognizer.embed(SOUNDS), np.concatenate([recognizer.embed(s) for s in SOUNDS]))
+
+
+def test_a_segment_is_judged_by_its_samples(recognizer: Recognizer) -> None:
+    segment = Segment(utterance=3, start=12_345, samples=SOUNDS[1], final=True)
+    assert recognizer.predict(segment) == recognizer.predict(SOUNDS[1])
+    assert recognizer.predict([segment, SOUNDS[0]]) == recognizer.predict([SOUNDS[1], SOUNDS[0]])
+
+
+def test_frames_that_came_in_earlier_give_the_same_answer_as_the_sound(recognizer: Recognizer) -> None:
+    assert recognizer.predict_frames([extract(sound, FEATURES) for sound in SOUNDS]) == recognizer.predict(SOUNDS)
+
+
+def test_the_end_of_a_long_sound_counts_in_its_own_window(recognizer: Recognizer) -> None:
+    sound = tone(300.0, 3.3)
+    changed = sound.copy()
+    changed[-800:] = noise(0.05, level=0.5)
+    difference = np.abs(recognizer.logits(changed) - recognizer.logits(sound)).max()
+    assert difference > 1e-3
+    assert recognizer.predict(changed).windows == 6  # five half-second steps, and the one that ends with the sound
+
+
+def test_the_embedding_is_the_mean_over_the_windows(recognizer: Recognizer) -> None:
+    frames = extract(SOUNDS[1], FEATURES)
+    means = [cut_window(frames, start, FEATURES).mean(axis=0) for start in window_starts(len(frames), FEATURES)]
+    np.testing.assert_allclose(recognizer.embed(SOUNDS[1]), [np.mean(means, axis=0)], atol=1e-3)
+
+
+def test_nothing_to_judge_gives_nothing(recognizer: Recognizer) -> None:
+    assert recognizer.predict([]) == []
+    assert recognizer.predict_frames([]) == []
+    assert recognizer.logits([]).shape == (0, 4)
+    assert recognizer.embed([]).shape == (0, 64)
+
+
+# Calibration and abstention
+
+
+def test_probabilities_follow_temperature_and_bias(tmp_path: Path) -> None:
+    calibration = Calibration(temperature=2.5, bias=(0.5, -1.0, 0.0, 2.0))
+    prediction = load(make_bundle(tmp_path / "warm", calibration=calibration).path, "cpu").predict(SOUNDS[1])
+    expected = softmax((expected_logits(SOUNDS[1]) + np.array([0.5, -1.0, 0.0, 2.0])) / 2.5)
+    np.testing.assert_allclose(list(prediction.scores.values()), expected, atol=1e-4)
+    assert sum(prediction.scores.values()) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_huge_logits_give_probabilities_and_no_overflow(recognizer: Recognizer) -> None:
+    probabilities = recognizer.calibrate(np.array([[1e6, -1e6, 0.0, 1e6]], np.float32))
+    np.testing.assert_allclose(probabilities, [[0.5, 0.0, 0.0, 0.5]])
+
+
+def test_below_the_threshold_the_answer_is_uncertain_and_the_guess_stays(bundle: Bundle) -> None:
+    confidence = load(bundle.path, "cpu").predict(SOUNDS[1]).confidence
+    assert 0.3 < confidence < 0.95
+    bold = load(bundle.path, "cpu", threshold=confidence - 0.01).predict(SOUNDS[1])
+    shy = load(bundle.path, "cpu", threshold=confidence + 0.01).predict(SOUNDS[1])
+    assert (bold.uncertain, shy.uncertain) == (False, True)
+    assert (bold.label, bold.scores) == (shy.label, shy.scores)
+
+
+def test_the_checkpoints_own_threshold_holds_unless_another_is_given(bundle: Bundle) -> None:
+    assert load(bundle.path, "cpu").threshold == bundle.calibration.threshold == 0.3
+    assert load(bundle.path, "cpu", threshold=0.0).threshold == 0.0
+
+
+@pytest.mark.parametrize("duration_s", [0.1, 1.0, 5.0])
+def test_digital_silence_is_uncertain_however_sure_the_net_is(bundle: Bundle, duration_s: float) -> None:
+    recognizer = load(bundle.path, "cpu", threshold=0.0)
+    assert recognizer.predict(silence(duration_s)).uncertain
+    assert recognizer.predict(np.full(16_000, 1e-9, np.float32)).uncertain
+    assert not recognizer.predict(noise(duration_s, level=1e-3)).uncertain
+    frames = extract(silence(duration_s), recognizer.features)
+    assert [p.uncertain for p in recognizer.predict_frames([frames, frames[:0]])] == [True, True]
+
+
+def test_one_loud_frame_in_silence_is_heard(bundle: Bundle) -> None:
+    sound = silence(2.0)
+    sound[20_000:20_400] = 0.3
+    assert not load(bundle.path, "cpu", threshold=0.0).predict(sound).uncertain
+
+
+@pytest.mark.parametrize("samples", [1, 2, 500, 1_023])
+def test_less_than_one_frame_of_sound_gives_a_result_that_is_uncertain(bundle: Bundle, samples: int) -> None:
+    recognizer = load(bundle.path, "cpu", threshold=0.0)
+    prediction = recognizer.predict(tone()[1 : samples + 1])
+    assert (prediction.uncertain, prediction.windows) == (True, 1)
+    assert np.isfinite(recognizer.embed(tone()[:samples])).all()
+
+
+def test_one_frame_of_sound_is_enough_for_an_answer(bundle: Bundle) -> None:
+    assert not load(bundle.path, "cpu", threshold=0.0).predict(tone()[:1_024]).uncertain
+
+
+# What it refuses
+
+
+def test_no_sound_at_all_is_an_error_that_names_its_place(recognizer: Recognizer) -> None:
+    with pytest.raises(AudioError, match="sound: holds no samples"):
+        recognizer.predict(np.zeros(0, np.float32))
+    with pytest.raises(AudioError, match="sound 1: holds no samples"):
+        recognizer.predict([tone(), np.zeros(0, np.float32)])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused(recognizer: Recognizer, value: float) -> None:
+    sound = tone()
+    sound[100] = value
+    for judge in (recognizer.predict, recognizer.embed, recognizer.logits):
+        with pytest.raises(AudioError, match="sound 1: 1 of 16000 samples are NaN or infinite"):
+            judge([tone(), sound])
+
+
+def test_samples_that_were_never_scaled_are_refused_with_the_remedy(recognizer: Recognizer) -> None:
+    with pytest.raises(AudioError, match=r"reaches 9830.*divide 16-bit values by 32768"):
+        recognizer.predict(tone() * 32_768)
+
+
+def test_integer_and_double_sound_is_scaled_by_its_type(recognizer: Recognizer) -> None:
+    as_int = (tone() * 32_768).astype(np.int16)
+    assert recognizer.predict(as_int) == recognizer.predict(as_int.astype(np.float64) / 32_768)
+
+
+@pytest.mark.parametrize("sound", [np.zeros((100, 2), np.float32), np.float32(0.5), 0.5, None, "hello.wav"])
+def test_what_is_no_sound_is_the_callers_slip(recognizer: Recognizer, sound: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        recognizer.predict(sound)
+    with pytest.raises(ValueError, match="16 kHz mono samples in a one-dimensional array, or a Segment, not"):
+        recognizer.predict([sound])
+
+
+def test_frames_of_another_checkpoint_are_the_callers_slip(recognizer: Recognizer) -> None:
+    with pytest.raises(ValueError, match=r"frames have shape \(time, 64\), not \(10, 40\)"):
+        recognizer.predict_frames([np.zeros((10, 40), np.float32)])
+
+
+class NanEngine:
+    """A net whose weights were spoilt in a way that silence does not show."""
+
+    name, device = "onnx", "cpu"
+
+    def run(self, frames: Frames) -> tuple[Frames, Frames]:
+        return np.full((len(frames), 4), np.nan, np.float32), np.zeros((len(frames), 64), np.float32)
+
+    def metrics(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_net_that_gives_nan_is_an_error_and_no_answer(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="tiny: the net gives NaN or infinite scores"):
+        Recognizer(bundle, NanEngine()).predict(tone())
+
+
+# One speaker's voice
+
+
+def test_an_adaptation_shifts_frames_and_logits(recognizer: Recognizer) -> None:
+    shift = np.linspace(-3.0, 3.0, 64, dtype=np.float32)
+    bias = np.array([1.0, 0.0, -2.0, 0.5], np.float32)
+    adapted = recognizer.with_adaptation(Adaptation(shift, bias))
+    for sound in SOUNDS:
+        expected = expected_logits(sound, shift) + bias
+        np.testing.assert_allclose(adapted.logits(sound), [expected], atol=1e-4)
+        np.testing.assert_allclose(list(adapted.predict(sound).scores.values()), softmax(expected), atol=1e-4)
+    frames = [extract(sound, FEATURES) for sound in SOUNDS]
+    assert adapted.predict_frames(frames) == adapted.predict(SOUNDS)
+    assert adapted.predict(SOUNDS) != recognizer.predict(SOUNDS)
+
+
+def test_an_adaptation_leaves_the_recognizer_it_came_from_alone(recognizer: Recognizer) -> None:
+    adapted = recognizer.with_adaptation(Adaptation(np.ones(64, np.float32), np.ones(4, np.float32)))
+    assert recognizer.adaptation is None
+    assert adapted.engine is recognizer.engine
+    assert adapted.with_adaptation(None).predict(SOUNDS) == recognizer.predict(SOUNDS)
+
+
+def test_silence_stays_uncertain_under_an_adaptation(bundle: Bundle) -> None:
+    adapted = load(bundle.path, "cpu", threshold=0.0).with_adaptation(
+        Adaptation(np.full(64, 20.0, np.float32), np.zeros(4, np.float32))
+    )
+    assert adapted.predict(silence()).uncertain
+
+
+@pytest.mark.parametrize(("bins", "classes"), [(40, 4), (64, 5)])
+def test_an_adaptation_for_another_checkpoint_is_the_callers_slip(
+    recognizer: Recognizer, bins: int, classes: int
+) -> None:
+    with pytest.raises(ValueError, match=r"adaptation\.\w+ holds \d+ finite values for tiny"):
+        recognizer.with_adaptation(Adaptation(np.zeros(bins, np.float32), np.zeros(classes, np.float32)))
+
+
+# Many callers, and how it is opened
+
+
+def test_many_threads_get_the_answers_of_one(recognizer: Recognizer) -> None:
+    expected = recognizer.predict(SOUNDS)
+    with ThreadPoolExecutor(8) as threads:
+        answers: list[list[Prediction]] = list(threads.map(lambda _: recognizer.predict(SOUNDS), range(40)))
+    assert all(answer == expected for answer in answers)
+
+
+def test_metrics_count_windows_and_name_the_engine(bundle: Bundle) -> None:
+    recognizer = load(bundle.path, "cpu")
+    windows = sum(prediction.windows for prediction in recognizer.predict(SOUNDS))
+    metrics = recognizer.metrics()
+    assert (metrics["model"], metrics["engine"], metrics["device"]) == ("tiny", "onnx", "cpu")
+    assert metrics["windows"] == windows
+    assert metrics["compute_s"] > 0
+
+
+def test_a_recognizer_shows_its_checkpoint(recognizer: Recognizer, bundle: Bundle) -> None:
+    assert (recognizer.bundle, recognizer.labels, recognizer.features) == (bundle, LABELS, FEATURES)
+
+
+def test_a_model_is_loaded_by_name_from_a_folder_of_ones_own(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMSER_MODELS", str(bundle.path.parent))
+    assert load("tiny").bundle == bundle
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"device": "gpu"}, "device: auto, cpu, cuda or cuda:N, not 'gpu'"),
+        ({"device": "cuda:"}, "device: "),
+        ({"engine": "tflite"}, "engine: auto, onnx, torch, not 'tflite'"),
+        ({"engine": "onnx", "device": "cuda"}, "the onnx engine computes on the cpu"),
+        ({"threads": 0}, "threads: at least 1, not 0"),
+        ({"threshold": 1.5}, r"threshold: within 0\.\.1, not 1\.5"),
+        ({"threshold": float("nan")}, r"threshold: within 0\.\.1, not nan"),
+    ],
+)
+def test_a_setting_that_cannot_be_names_its_rule(fields: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        RecognizerConfig(**fields)
+
+
+def test_an_unknown_option_is_the_callers_slip(bundle: Bundle) -> None:
+    with pytest.raises(TypeError, match="treshold"):
+        load(bundle.path, treshold=0.5)
+
+
+def test_a_long_recording_is_judged_in_bounded_memory(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamser import engines
+
+    sound = babble(20.0)
+    whole = recognizer.predict(sound)
+    batches: list[int] = []
+    run = recognizer.engine.run
+
+    class Watched:
+        name, device = "onnx", "cpu"
+
+        def run(self, frames: Frames) -> tuple[Frames, Frames]:
+            batches.append(len(frames))
+            return run(frames)
+
+        def metrics(self) -> dict[str, Any]:
+            return {}
+
+    monkeypatch.setattr(engines, "_BATCH_FRAMES", 5 * FEATURES.window_frames)
+    assert Recognizer(recognizer.bundle, Watched()).predict(sound) == whole
+    assert max(batches) == 5
+    assert sum(batches) == whole.windows
+    assert len(sound) / SAMPLE_RATE == 20.0

@@ -1,0 +1,476 @@
+"""The view shows what is known, says when nothing is, obeys its keys and leaves the terminal as it was."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from streamser.errors import DeviceError
+from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
+from streamser.stream.status import StreamStatus
+from streamser.terminal import PlainView, drawing
+from streamser.terminal.app import Part, TerminalApp, free_path
+from streamser.terminal.session import Session
+
+SECOND = 16_000
+LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+STATUS = StreamStatus(
+    stream="main",
+    position_s=12.0,
+    level_db=-24.0,
+    vad_state="speaking",
+    source_state="open",
+    device="USB microphone",
+    model="lightsernet",
+    engine="onnx on cpu",
+    finals=2,
+    partials=7,
+    partials_dropped=3,
+    events_dropped=0,
+    latency_p50_ms=12.3,
+    latency_p95_ms=31.8,
+    final_latency_p50_ms=430.0,
+    gaps=0,
+    lost_ms=0.0,
+    overflows=0,
+    paused=False,
+    recording=None,
+)
+
+
+def emotion(
+    number: int, start_s: float, end_s: float, label: str = "happy", top: float = 0.86, *, final: bool = True
+) -> EmotionEvent:
+    return EmotionEvent(
+        utterance=number,
+        seq=0,
+        start=round(start_s * SECOND),
+        end=round(end_s * SECOND),
+        final=final,
+        label=label,
+        scores={name: top if name == label else (1 - top) / 7 for name in LABELS},
+        confidence=top,
+        uncertain=top < 0.5,
+    )
+
+
+def utterance(number: int, start_s: float, end_s: float, label: str = "happy", top: float = 0.86) -> list[Event]:
+    final = emotion(number, start_s, end_s, label, top)
+    started = SpeechStarted(utterance=number, start=final.start)
+    return [
+        started,
+        replace(final, final=False),
+        final,
+        SpeechEnded(utterance=number, start=final.start, end=final.end),
+    ]
+
+
+TALK: list[Event] = [
+    *utterance(0, 1.0, 3.0),
+    Gap(start=4 * SECOND, length=SECOND // 4),
+    *utterance(1, 5.0, 8.5, "sad", 0.41),
+]
+END = StreamEnded(end=12 * SECOND)
+
+
+class Model:
+    labels: Sequence[str] = LABELS
+
+
+class FakeListener:
+    """Tells a list of events, then waits to be closed, as a microphone would."""
+
+    def __init__(self, events: Sequence[Event], status: StreamStatus = STATUS, error: Exception | None = None) -> None:
+        self.recognizer = Model()
+        self.events, self.state, self.error = list(events), status, error
+        self.closed = threading.Event()
+
+    def __iter__(self) -> Iterator[Event]:
+        yield from self.events
+        if self.error:
+            raise self.error
+        if not (self.events and isinstance(self.events[-1], StreamEnded)):
+            self.closed.wait(20)
+
+    def status(self) -> StreamStatus:
+        return self.state
+
+    def pause(self) -> None:
+        self.state = replace(self.state, paused=True)
+
+    def resume(self) -> None:
+        self.state = replace(self.state, paused=False)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+async def until(pilot: Pilot[int], true: Callable[[], object]) -> None:
+    """Wait for something the view's own threads and timers bring about."""
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline, "did not happen in time"
+        await pilot.pause(0.02)
+
+
+def words(app: TerminalApp) -> str:
+    names = ("header", "level", "headline", "bars", "rows", "ribbon", "health")
+    return "\n".join(app.part(name).told for name in names)
+
+
+def make(events: Sequence[Event] = TALK, **how: object) -> tuple[FakeListener, TerminalApp]:
+    listener = FakeListener(events, **how)  # type: ignore[arg-type]
+    return listener, TerminalApp(listener, title="live: test", labels=LABELS)
+
+
+SIZES = [(80, 24), (120, 35), (60, 18), (50, 14), (40, 10), (30, 7)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_emotion_and_the_state_are_shown_at_every_size(size: tuple[int, int]) -> None:
+    listener, app = make()
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: app.session.utterances == 2 and "41%" in app.part("headline").told)
+        assert "uncertain" in app.part("headline").told
+        assert "sad?" in app.part("headline").told
+        assert "listening" in app.part("header").told
+        for name in ("header", "level", "headline", "bars", "rows", "ribbon", "health"):
+            part = app.part(name)
+            assert all(len(line) <= size[0] for line in part.told.splitlines())
+            assert not part.display or part.region.bottom <= size[1]
+            assert not part.display or len(part.told.splitlines()) <= max(1, part.parent.content_size.height)
+        listener.close()
+
+
+async def test_past_utterances_gaps_and_health_are_listed() -> None:
+    listener, app = make(status=replace(STATUS, gaps=1, lost_ms=250.0))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "41%" in app.part("rows").told)
+        newest, gap, oldest = app.part("rows").told.splitlines()
+        assert newest.split() == ["00:05", "3.5s", "uncertain", "sad?", "41%"]
+        assert "sound lost (overflow)" in gap
+        assert oldest.split()[:3] == ["00:01", "2.0s", "happy"]
+        assert oldest.endswith(" 86%")
+        assert "p50   12 ms  p95   32 ms   dropped 3   ! gaps 1 (0.2 s)" in app.part("health").told
+        assert "USB microphone · lightsernet · onnx on cpu" in app.part("health").told
+        listener.close()
+
+
+async def test_a_guess_is_never_shown_as_an_answer() -> None:
+    listener, app = make(utterance(0, 1, 2, "angry", 0.4))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.part("rows").told.endswith("40%"))
+        assert re.findall(r"angry\??", app.part("headline").told + app.part("rows").told) == ["angry?", "angry?"]
+        assert "? angry" in app.part("bars").told
+        assert "▸" not in app.part("bars").told
+        assert "angry" not in app.part("ribbon").told
+        listener.close()
+
+
+async def test_nothing_is_painted_again_while_nothing_changes() -> None:
+    listener, app = make()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.session.utterances == 2)
+        for _ in range(30):  # until the meter has fallen
+            app.tick()
+        await pilot.pause()
+        painted: list[str] = []
+        for part in app.query(Part):
+            part.update = lambda *_, **__: painted.append("again")  # type: ignore[method-assign]
+        for _ in range(50):
+            app.tick()
+        assert painted == []
+        listener.close()
+
+
+async def test_p_pauses_and_goes_on_and_the_screen_says_so() -> None:
+    listener, app = make()
+    async with app.run_test() as pilot:
+        await pilot.press("p")
+        assert listener.state.paused
+        assert "paused" in app.part("header").told
+        await pilot.press("space")
+        assert not listener.state.paused
+        assert "listening" in app.part("header").told
+        listener.close()
+
+
+async def test_s_saves_all_events_and_again_to_the_same_file(tmp_path: Path) -> None:
+    listener = FakeListener(TALK)
+    app = TerminalApp(listener, title="test", save=tmp_path)
+    async with app.run_test(notifications=True) as pilot:
+        await until(pilot, lambda: app.session.utterances == 2)
+        await pilot.press("s")
+        (saved,) = tmp_path.iterdir()
+        assert re.fullmatch(r"streamser-\d{8}-\d{6}\.jsonl", saved.name)
+        assert [json.loads(line) for line in saved.read_text().splitlines()] == [event.to_dict() for event in TALK]
+        assert app.saved == f"{len(TALK)} events saved to {saved}"
+        await pilot.press("s")
+        assert list(tmp_path.iterdir()) == [saved]
+        assert len(saved.read_text().splitlines()) == len(TALK)
+        listener.close()
+
+
+async def test_a_save_that_fails_is_told_and_nothing_ends(tmp_path: Path) -> None:
+    listener = FakeListener(TALK)
+    app = TerminalApp(listener, title="test", save=tmp_path / "missing" / "out.jsonl")
+    async with app.run_test(notifications=True) as pilot:
+        await pilot.press("s")
+        assert app.saved == ""
+        assert app.is_running
+        listener.close()
+
+
+def test_a_file_that_is_there_is_never_saved_over(tmp_path: Path) -> None:
+    wanted = tmp_path / "session.jsonl"
+    assert free_path(wanted) == wanted
+    wanted.write_text("mine\n")
+    assert free_path(wanted) == tmp_path / "session-2.jsonl"
+
+
+@pytest.mark.parametrize(("key", "code"), [("q", 0), ("ctrl+c", 130), ("ctrl+q", 0)])
+async def test_quitting_closes_the_listener(key: str, code: int) -> None:
+    listener, app = make()
+    async with app.run_test() as pilot:
+        await pilot.press(key)
+        await until(pilot, lambda: app.return_value is not None)
+    assert app.return_value == app.exit_code == code
+    assert listener.closed.is_set()
+
+
+async def test_a_replay_that_ends_stays_on_the_screen_until_q() -> None:
+    _, app = make([*TALK, END])
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "finished" in app.part("header").told)
+        assert "uncertain" in app.part("headline").told
+        assert app.return_value is None
+        await pilot.press("p")  # means nothing any more
+        await pilot.press("q")
+        await until(pilot, lambda: app.return_value is not None)
+    assert app.exit_code == 0
+
+
+async def test_a_replay_may_end_by_itself() -> None:
+    app = TerminalApp(FakeListener([*TALK, END]), title="test", exit_at_end=True)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.return_value is not None)
+    assert (app.return_value, app.session.utterances) == (0, 2)
+
+
+async def test_a_stream_that_fails_says_why_and_the_exit_code_tells() -> None:
+    failed = replace(END, error="the device is gone")
+    _, app = make([*TALK, failed], error=DeviceError("USB microphone: the device is gone"))
+    async with app.run_test(notifications=True) as pilot:
+        await until(pilot, lambda: "stopped" in app.part("header").told)
+        await pilot.press("q")
+        await until(pilot, lambda: app.return_value is not None)
+    assert app.return_value == 1
+    assert app.error is not None
+    assert "the device is gone" in app.error
+
+
+async def test_a_listener_that_breaks_without_a_word_is_not_shown_as_listening() -> None:
+    _, app = make(TALK, error=RuntimeError("a bug"))
+    async with app.run_test(notifications=True) as pilot:
+        await until(pilot, lambda: "stopped" in app.part("header").told)
+        await pilot.press("q")
+        await until(pilot, lambda: app.return_value is not None)
+    assert (app.return_value, app.error) == (1, "RuntimeError: a bug")
+
+
+async def test_what_matters_is_said_in_words_not_in_colour_alone() -> None:
+    lost: list[Event] = [*TALK, SourceChanged(state="lost", at=9 * SECOND)]
+    status = replace(STATUS, source_state="lost", recording="talk.wav", level_db=-120.0, vad_state="quiet")
+    listener, app = make(lost, status=status)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: "microphone lost" in app.part("rows").told)
+        for _ in range(30):  # three seconds of silence, not three pauses for breath
+            app.tick()
+        for word in ("REC", "▲ microphone lost", "no sound", "quiet", "recording to talk.wav"):
+            assert word in words(app)
+        assert "·happ·" in app.part("ribbon").told
+        assert "???????" in app.part("ribbon").told
+        listener.close()
+
+
+async def test_who_looks_back_is_not_pushed_along() -> None:
+    talk = [event for number in range(40) for event in utterance(number, number * 4, number * 4 + 2)]
+    listener, app = make(talk)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.session.utterances == 40)
+        await pilot.press("down", "down", "pagedown")
+        seen = app.part("rows").told
+        assert seen.startswith("01:48")  # the thirteenth newest began at 27 * 4 s
+        app._came.extend(utterance(40, 160, 162))
+        app.tick()
+        assert app.part("rows").told == seen
+        await pilot.press("home")
+        assert app.part("rows").told.startswith("02:40")
+        listener.close()
+
+
+async def test_help_opens_and_any_key_leaves_it() -> None:
+    listener, app = make()
+    async with app.run_test() as pilot:
+        await pilot.press("question_mark")
+        assert len(app.screen_stack) == 2
+        app.tick()
+        await pilot.press("q")
+        assert len(app.screen_stack) == 1
+        assert app.return_value is None
+        listener.close()
+
+
+async def test_the_panes_follow_the_size_of_the_terminal() -> None:
+    listener, app = make()
+    async with app.run_test(size=(80, 24)) as pilot:
+        assert app.screen.has_class("-stacked") is False
+        await pilot.resize_terminal(60, 18)
+        await until(pilot, lambda: app.screen.has_class("-stacked"))
+        await until(pilot, lambda: len(app.part("bars").told.splitlines()) == 4)
+        await pilot.resize_terminal(120, 35)
+        await until(pilot, lambda: not app.screen.has_class("-stacked"))
+        await until(pilot, lambda: len(app.part("bars").told.splitlines()) == 15)
+        listener.close()
+
+
+def test_every_row_of_the_list_is_as_wide_as_the_others() -> None:
+    rows = [emotion(0, 3661, 3663), emotion(1, 1, 99.9, "surprised", 1.0), emotion(2, 0, 0.5, "sad", 0.05)]
+    for width in (30, 40, 60, 120):
+        assert {drawing.utterance_row(row, width).cell_len for row in rows} == {width}
+
+
+def test_the_ribbon_stands_still_and_fills_from_left_to_right() -> None:
+    session = Session(LABELS)
+    for event in TALK:
+        session.take(event)
+    before, after = (drawing.ribbon(session, position, 60).plain for position in (12 * SECOND, 14 * SECOND))
+    band = before.splitlines()[0].rstrip()
+    assert band == "··happ··✕·???????········"
+    assert after.startswith(band + "····")
+    assert after.splitlines()[1] == before.splitlines()[1]
+    late = drawing.ribbon(session, 40 * SECOND, 60).plain
+    assert late.splitlines()[1].startswith("00:15")
+
+
+def test_a_session_of_days_does_not_fill_the_memory() -> None:
+    session = Session(LABELS)
+    for number in range(60_000):
+        session.take(Gap(start=number, length=1))
+    assert (len(session.events), len(session.rows), session.events_ever) == (50_000, 10_000, 60_000)
+
+
+class Screen(io.StringIO):
+    """A terminal that remembers what was written."""
+
+    encoding = "ascii"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_plain_lines_tell_each_final_once_when_piped() -> None:
+    out = io.StringIO()
+    view = PlainView(out, LABELS)
+    for event in [*TALK, SourceChanged(state="lost", at=9 * SECOND, detail="USB mic"), END]:
+        view.on_event(event)
+    assert out.getvalue().splitlines() == [
+        "00:00:01.00   2.00 s  happy      0.86",
+        "00:00:04.00   0.25 s  sound lost (overflow)",
+        "00:00:05.00   3.50 s  uncertain  0.41  (sad?)",
+        "00:00:09.00           microphone lost: USB mic",
+        "00:00:12.00  end: 2 utterances, 1 of them uncertain",
+    ]
+
+
+def test_plain_lines_on_a_terminal_have_one_live_line_and_no_escape_codes() -> None:
+    out = Screen()
+    view = PlainView(out, LABELS)
+    for event in utterance(0, 1.0, 3.0):
+        view.on_event(event)
+    told = out.getvalue()
+    assert "\x1b" not in told
+    assert told.isascii()
+    lines = [line for line in told.split("\r") if line.strip()]
+    assert lines == ["00:00:01.00  ...", lines[1], "00:00:01.00   2.00 s  happy      0.86\n"]
+    assert lines[1].startswith("00:00:01.00   2.00 s  happy      0.86 ...")
+
+
+def test_plain_lines_name_the_streams_once_there_are_several() -> None:
+    out = io.StringIO()
+    view = PlainView(out)
+    for stream in ("a.wav", "b\u00fc.wav"):
+        view.on_event(replace(emotion(0, 1, 2), stream=stream))
+    assert [line.split()[0] for line in out.getvalue().splitlines()] == ["00:00:01.00", "--", "00:00:01.00"]
+
+
+ON_A_TERMINAL = """
+import os, sys
+from tests.test_terminal import TALK, FakeListener
+from streamser.terminal import run_terminal, usable
+class Noisy(FakeListener):
+    def __iter__(self):
+        os.write(2, b"ALSA lib pcm.c:8545: underrun occurred\\n")
+        yield from super().__iter__()
+assert usable()
+sys.exit(run_terminal(Noisy(TALK), title="live: test"))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(("key", "code"), [(b"q", 0), (b"\x03", 130)])
+def test_on_a_real_terminal_c_libraries_do_not_scribble_and_all_is_restored(
+    tmp_path: Path, key: bytes, code: int
+) -> None:
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80)) if hasattr(termios, "tcsetwinsize") else None
+    before = termios.tcgetattr(theirs)
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "TERM": "xterm-256color", "TMPDIR": str(tmp_path), "COLUMNS": "80", "LINES": "24"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL], stdin=theirs, stdout=theirs, stderr=theirs, cwd=root, env=environment
+    )
+    screen = read_until(ours, b"sad?")
+    os.write(ours, key)
+    after = read_until(ours, b".log")
+    assert child.wait(20) == code
+    assert termios.tcgetattr(theirs) == before
+    os.close(theirs)
+    os.close(ours)
+    assert b"ALSA" not in screen + after
+    assert b"\x1b[?1049l" in after  # back from the alternate screen
+    assert b"2 utterances, 1 of them uncertain" in after
+    (log,) = tmp_path.glob("streamser-*.log")
+    assert log.read_text() == "ALSA lib pcm.c:8545: underrun occurred\n"
+
+
+def read_until(terminal: int, end: bytes) -> bytes:
+    """All that is written up to and with `end`, escape codes and all."""
+    import select
+
+    told, deadline = b"", time.monotonic() + 30
+    while end not in told:
+        assert time.monotonic() < deadline, told[-500:]
+        if select.select([terminal], [], [], 0.5)[0]:
+            told += os.read(terminal, 65_536)
+    return told
+
+
+def test_importing_it_does_not_import_textual() -> None:
+    probe = "import sys, streamser.terminal; sys.exit('textual' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0

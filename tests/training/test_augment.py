@@ -1,0 +1,341 @@
+"""Augmentation: each change does what its parameters say, drawn first and applied second."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.errors import CorpusError
+from streamser.training.augment import (
+    AugmentConfig,
+    Augmenter,
+    Band,
+    Gain,
+    MaskDrawn,
+    Mixup,
+    Noise,
+    Room,
+    SpecMask,
+    active_power,
+    add_noise,
+    apply_plan,
+    band_limit,
+    change_speed,
+    coloured_noise,
+    listen_augment,
+    mu_law,
+    reverberate,
+    room_response,
+    shift_pitch,
+    stretch,
+    telephone,
+)
+from streamser.training.clips import Clip
+
+EVERYTHING = AugmentConfig(
+    speed_probability=0.5,
+    pitch_probability=0.5,
+    room_probability=0.5,
+    noise_probability=0.5,
+    band_probability=0.5,
+    telephone_probability=0.5,
+    gain_probability=0.5,
+)
+
+
+def sine(hz: float = 220.0, seconds: float = 1.0, peak: float = 0.3) -> Samples:
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    return (peak * np.sin(2 * np.pi * hz * time)).astype(np.float32)
+
+
+def loudest_hz(samples: Samples) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 1 << 18))
+    return float(np.argmax(spectrum) * SAMPLE_RATE / (1 << 18))
+
+
+def db(ratio: float) -> float:
+    return 10 * float(np.log10(ratio))
+
+
+def level_at(samples: Samples, low_hz: float, high_hz: float) -> float:
+    """Power between two frequencies."""
+    spectrum = np.square(np.abs(np.fft.rfft(samples)))
+    hz = np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)
+    return float(spectrum[(hz >= low_hz) & (hz < high_hz)].sum())
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
+    """A folder with a hum in one file and a click, as a room that does nothing, in another."""
+    soundfile.write(tmp_path / "click.wav", np.eye(1, 4000, 10)[0], SAMPLE_RATE)
+    soundfile.write(tmp_path / "hum.wav", sine(1000.0, 0.5), SAMPLE_RATE)
+    return tmp_path
+
+
+# ---- noise
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0, 20.0])
+def test_noise_lies_as_far_below_the_voice_as_drawn_however_long_the_pauses_are(snr_db: float) -> None:
+    speech = np.concatenate([sine(), np.zeros(3 * SAMPLE_RATE, np.float32)])
+    noise = coloured_noise(len(speech), "white", 1)
+    added = add_noise(speech, noise, snr_db) - speech
+    assert db(np.mean(np.square(speech[:SAMPLE_RATE])) / np.mean(np.square(added))) == pytest.approx(snr_db, abs=0.1)
+
+
+@pytest.mark.parametrize(("colour", "slope_db"), [("white", 0.0), ("pink", -3.0), ("brown", -6.0)])
+def test_coloured_noise_falls_with_the_octaves(colour: str, slope_db: float) -> None:
+    noise = coloured_noise(8 * SAMPLE_RATE, colour, 3)  # type: ignore[arg-type]
+    densities = [level_at(noise, hz, 2 * hz) / hz for hz in (250, 500, 1000, 2000)]
+    slopes = [db(after / before) for before, after in pairwise(densities)]
+    assert np.mean(slopes) == pytest.approx(slope_db, abs=0.5)
+
+
+def test_noise_comes_from_the_folder_when_there_is_one(sounds: Path) -> None:
+    noise = Noise((0.0, 0.0), (str(sounds),), colour_share=0.0)
+    drawn = noise.draw(np.random.default_rng(0))._replace(file=0.9)  # the second file: the hum
+    heard = noise.apply(sine(220.0), drawn)
+    assert db(level_at(heard, 990, 1010) / level_at(heard, 210, 230)) == pytest.approx(0.0, abs=0.5)
+
+
+def test_noise_of_silence_is_silence() -> None:
+    silence = np.zeros(1000, np.float32)
+    assert not add_noise(silence, coloured_noise(1000, "pink", 0), 0.0).any()
+    assert add_noise(np.zeros(0, np.float32), np.zeros(0, np.float32), 0.0).shape == (0,)
+
+
+def test_a_folder_that_is_not_there_is_told_when_the_augmenter_is_made(tmp_path: Path) -> None:
+    config = AugmentConfig(noise_probability=0.5, noise_folders=(str(tmp_path / "gone"),))
+    with pytest.raises(CorpusError, match="no such corpus folder"):
+        Augmenter(config, np.random.default_rng(0))
+    with pytest.raises(CorpusError, match="holds no sound files"):
+        Augmenter(replace(config, noise_folders=(str(tmp_path),)), np.random.default_rng(0))
+
+
+# ---- rooms
+
+
+def test_a_room_of_one_click_changes_nothing(sounds: Path) -> None:
+    room = Room(str(sounds), synthetic_share=0.0)
+    drawn = room.draw(np.random.default_rng(0))._replace(file=0.0)  # the first file: the click
+    assert np.allclose(room.apply(sine(), drawn), sine(), atol=1e-4)
+
+
+def test_a_room_keeps_length_and_level_and_fills_the_pauses() -> None:
+    speech = np.concatenate([sine(), np.zeros(SAMPLE_RATE, np.float32), sine()])
+    wet = reverberate(speech, room_response(0.6, 0.0, 0))
+    assert len(wet) == len(speech)
+    assert db(active_power(wet) / active_power(speech)) == pytest.approx(0.0, abs=0.1)
+    pause = wet[SAMPLE_RATE + 1600 : SAMPLE_RATE + 3200]
+    assert -40 < db(np.mean(np.square(pause)) / active_power(wet)) < -5
+
+
+@pytest.mark.parametrize("rt60_s", [0.2, 0.6])
+def test_a_made_up_room_decays_by_60_db_in_its_time(rt60_s: float) -> None:
+    response = room_response(rt60_s, 6.0, 0)
+    decay = np.cumsum(np.square(response[1:], dtype=np.float64)[::-1])[::-1]
+    half = len(response) // 2
+    assert db(decay[half] / decay[0]) == pytest.approx(-30.0, abs=3.0)
+    assert db(1.0 / decay[0]) == pytest.approx(6.0, abs=0.1)
+
+
+# ---- level, tempo, pitch
+
+
+def test_gain_is_what_was_drawn_and_stops_at_full_scale() -> None:
+    assert db(active_power(Gain().apply(sine(), -20.0)) / active_power(sine())) == pytest.approx(-20.0, abs=0.01)
+    loud = Gain().apply(sine(peak=0.5), 20.0)
+    assert np.abs(loud).max() == pytest.approx(1.0)
+    assert np.corrcoef(loud, sine())[0, 1] > 0.9999  # turned down, not clipped
+
+
+def test_speed_moves_tempo_and_pitch_together() -> None:
+    fast = change_speed(sine(400.0), 1.1)
+    assert len(fast) == pytest.approx(SAMPLE_RATE / 1.1, abs=1)
+    assert loudest_hz(fast) == pytest.approx(440.0, abs=1.0)
+
+
+@pytest.mark.parametrize("semitones", [-2.0, -0.5, 1.0, 2.0])
+def test_pitch_moves_the_tone_and_keeps_length_and_purity(semitones: float) -> None:
+    shifted = shift_pitch(sine(300.0), semitones)
+    hz = 300.0 * 2 ** (semitones / 12)
+    assert len(shifted) == SAMPLE_RATE
+    assert loudest_hz(shifted) == pytest.approx(hz, rel=0.01)
+    middle = shifted[2000:-2000] * np.hanning(SAMPLE_RATE - 4000).astype(np.float32)
+    assert level_at(middle, 0.9 * hz, 1.1 * hz) / level_at(middle, 0, 8000) > 0.98
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_stretching_keeps_the_pitch_and_the_order_of_what_is_said(factor: float) -> None:
+    two_tones = np.concatenate([sine(300.0), sine(600.0)])
+    longer = stretch(two_tones, factor)
+    assert len(longer) == round(len(two_tones) * factor)
+    half = len(longer) // 2
+    assert loudest_hz(longer[: half - 800]) == pytest.approx(300.0, rel=0.01)
+    assert loudest_hz(longer[half + 800 :]) == pytest.approx(600.0, rel=0.01)
+    assert np.abs(longer).max() < 0.45
+
+
+# ---- lines
+
+
+def test_a_band_keeps_what_is_inside_and_stops_what_is_outside() -> None:
+    noise = coloured_noise(SAMPLE_RATE, "white", 0)
+    heard = band_limit(noise, 300.0, 3400.0)
+    assert db(level_at(heard, 400, 3200) / level_at(noise, 400, 3200)) == pytest.approx(0.0, abs=0.1)
+    assert db(level_at(heard, 4000, 8000) / level_at(noise, 4000, 8000)) < -40
+    assert db(level_at(heard, 0, 200) / level_at(noise, 0, 200)) < -30
+
+
+def test_band_edges_are_drawn_within_their_ranges() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [Band((50.0, 200.0), (3000.0, 6000.0)).draw(rng) for _ in range(50)]
+    assert all(50 <= one.low_hz <= 200 and 3000 <= one.high_hz <= 6000 for one in drawn)
+
+
+def test_mu_law_has_255_levels_and_an_error_that_follows_the_level() -> None:
+    ramp = np.linspace(-1, 1, 50_000, dtype=np.float32)
+    assert len(np.unique(mu_law(ramp))) == 255
+    for peak in (1.0, 0.1):
+        tone = sine(peak=peak)
+        assert 30 < db(np.mean(tone**2) / np.mean((mu_law(tone) - tone) ** 2)) < 45
+
+
+def test_a_telephone_line_keeps_level_and_length_and_is_coarser_when_soft() -> None:
+    tone = sine(1000.0)
+    loud, soft = telephone(tone, -3.0), telephone(tone, -40.0)
+    assert len(loud) == len(tone)
+    assert db(active_power(loud) / active_power(tone)) == pytest.approx(0.0, abs=0.2)
+    assert np.mean((soft - tone) ** 2) > 2 * np.mean((loud - tone) ** 2)
+    noise = coloured_noise(SAMPLE_RATE, "white", 0)
+    assert db(level_at(telephone(noise), 4500, 8000) / level_at(noise, 4500, 8000)) < -40
+
+
+# ---- together
+
+
+def test_nothing_is_on_unless_it_is_switched_on() -> None:
+    augmenter = Augmenter(AugmentConfig(), np.random.default_rng(0))
+    assert np.array_equal(augmenter(sine()), sine())
+
+
+@pytest.mark.parametrize("name", ["speed", "pitch", "room", "noise", "band", "telephone", "gain"])
+def test_each_augmentation_can_be_switched_on_alone(name: str) -> None:
+    config = AugmentConfig(**{f"{name}_probability": 1.0})  # type: ignore[arg-type]
+    augmenter = Augmenter(config, np.random.default_rng(1))
+    ((one, _),) = augmenter.draw()
+    assert one.name == name
+    tones = sine(100.0) + sine(5000.0)
+    assert not np.array_equal(augmenter(tones), tones)
+
+
+def test_the_same_seed_changes_clips_the_same_way() -> None:
+    heard = [[Augmenter(EVERYTHING, rng)(sine()) for _ in range(4)] for rng in map(np.random.default_rng, (5, 5, 6))]
+    assert all(np.array_equal(a, b) for a, b in zip(heard[0], heard[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(heard[0], heard[2], strict=True))
+
+
+def test_what_was_drawn_can_be_applied_again() -> None:
+    plan = Augmenter(EVERYTHING, np.random.default_rng(2)).draw()
+    assert plan
+    assert np.array_equal(apply_plan(sine(), plan), apply_plan(sine(), plan))
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.zeros(0, np.float32),
+        np.zeros(SAMPLE_RATE, np.float32),
+        sine(seconds=0.01),
+        sine(peak=1.0),
+        np.eye(1, 3000, dtype=np.float32)[0],
+    ],
+    ids=["empty", "silent", "short", "full-scale", "click"],
+)
+def test_any_sound_comes_back_finite_and_within_full_scale(samples: Samples) -> None:
+    everything = [step for _, step in EVERYTHING.steps()]
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        heard = apply_plan(samples, tuple((one, one.draw(rng)) for one in everything))
+        assert heard.dtype == np.float32
+        assert np.isfinite(heard).all()
+        assert np.abs(heard).max(initial=0.0) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"gain_probability": 1.5}, "gain_probability: 1.5 is not between 0 and 1"),
+        ({"gain_db": (20.0, -20.0)}, "gain_db: .* is not .low, high."),
+        ({"speed": (0.0, 1.0)}, "speed: .* is not positive"),
+        ({"band_high_hz": (200.0, 9000.0)}, "band_low_hz < band_high_hz <= 8000"),
+    ],
+)
+def test_an_impossible_setting_is_refused_by_name(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AugmentConfig(**wrong)  # type: ignore[arg-type]
+
+
+# ---- features
+
+
+def test_specaugment_sets_a_band_and_a_stretch_to_the_mean() -> None:
+    levels = np.random.default_rng(0).normal(size=(100, 64)).astype(np.float32)
+    masked = SpecMask(bins=8, frames=10).apply(levels, MaskDrawn(0.99, 0.5, 0.99, 0.0))
+    changed = masked != levels
+    assert changed.all(axis=0).sum() == 8
+    assert changed.all(axis=1).sum() == 10
+    assert np.allclose(masked[changed], levels.mean())
+
+
+def test_specaugment_is_never_wider_than_it_may_be() -> None:
+    rng = np.random.default_rng(0)
+    mask = SpecMask(bins=24, frames=30)
+    shares = [mask.where((20, 10), mask.draw(rng)) for _ in range(50)]  # features smaller than the widest mask
+    shares += [mask.where((300, 128), mask.draw(rng)) for _ in range(50)]
+    assert max(share.all(axis=0).sum() for share in shares[50:]) <= 24
+    assert max(share.all(axis=1).sum() for share in shares[50:]) <= 30
+
+
+def test_mixup_mixes_features_and_labels_in_one_proportion() -> None:
+    mixup = Mixup(0.4)
+    weight = mixup.draw(np.random.default_rng(0))
+    first, second = np.eye(2, dtype=np.float32)
+    assert mixup.apply(first, second, weight) == pytest.approx([weight, 1 - weight])
+
+
+# ---- listening
+
+
+def test_every_augmentation_can_be_listened_to(tmp_path: Path) -> None:
+    for number in (0, 1):
+        soundfile.write(tmp_path / f"{number}.wav", sine(200.0 + 100 * number), SAMPLE_RATE)
+    clips = [Clip(tmp_path / f"{number}.wav", "c", "c/1", "sad") for number in (0, 1)]
+    config = AugmentConfig(gain_probability=0.2, noise_probability=0.1)
+    page = listen_augment(clips, tmp_path / "out", config, 0, SpecMask(), Mixup())
+    names = ["gain", "mixup", "noise", "original", "specaugment", "together"]
+    assert sorted(p.name for p in page.parent.glob("*.wav")) == [f"0{n}-{name}.wav" for n in (0, 1) for name in names]
+    text = page.read_text(encoding="utf-8")
+    assert "noise: snr_db" in text and "gain: gain_db" in text and 'src="00-noise.wav"' in text
+    assert np.allclose(read_audio(tmp_path / "out" / "00-original.wav"), sine(200.0), atol=1e-4)
+    assert np.isfinite(read_audio(tmp_path / "out" / "01-specaugment.wav")).all()
+
+
+def test_a_mask_of_nothing_leaves_the_sound_as_it_is(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", sine(), SAMPLE_RATE)
+    clip = Clip(tmp_path / "a.wav", "c", "c/1", "sad")
+    listen_augment([clip], tmp_path / "out", AugmentConfig(gain_probability=1.0), mask=SpecMask(bins=0, frames=0))
+    assert np.allclose(read_audio(tmp_path / "out" / "00-specaugment.wav"), sine(), atol=1e-3)
+
+
+def test_all_are_heard_when_none_is_switched_on(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", sine(), SAMPLE_RATE)
+    clip = Clip(tmp_path / "a.wav", "c", "c/1", "sad")
+    page = listen_augment([clip], tmp_path / "out", AugmentConfig())
+    assert len(list(page.parent.glob("*.wav"))) == 7 + 2

@@ -1,0 +1,125 @@
+"""The store of log-mel and the batches drawn from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from corpus_maker import make_corpus
+
+from streamser.audio import read_audio
+from streamser.features import FeatureConfig, cut_window, extract, windows
+from streamser.training.augment import AugmentConfig
+from streamser.training.clips import Clip
+from streamser.training.corpora import read_corpus
+from streamser.training.data import (
+    BatchMaker,
+    FeatureAugment,
+    LevelStore,
+    build_store,
+    level_config,
+    sampling_weights,
+    standard_of,
+)
+
+FEATURES = FeatureConfig(n_mels=32, mfcc=20, length_s=1.0, stride_s=0.5, floor=1e-8)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+    return read_corpus(make_corpus(tmp_path_factory.mktemp("data") / "tiny", speakers=2, takes=2))[0]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def store(clips: list[Clip], cache: Path) -> LevelStore:
+    augment = AugmentConfig(gain_probability=1.0, gain_db=(-6.0, 6.0))
+    return build_store(clips, FEATURES, augment=augment, copies=1, cache=cache, workers=1)
+
+
+def test_the_clean_copy_is_the_front_ends_log_mel(store: LevelStore, clips: list[Clip]) -> None:
+    for i, clip in enumerate(clips):
+        levels = extract(read_audio(clip.path), level_config(FEATURES))
+        np.testing.assert_allclose(store.frames(i).astype(np.float32), levels, atol=0.04)
+
+
+def test_the_augmented_copy_differs_by_the_gain_that_was_drawn(store: LevelStore) -> None:
+    change = store.frames(0, 1).astype(np.float32) - store.frames(0, 0).astype(np.float32)
+    assert abs(float(np.median(change))) > 0.2
+    assert float(np.std(change)) < 0.1
+
+
+def test_a_second_build_reads_the_cache_and_a_changed_setting_does_not(clips: list[Clip], cache: Path) -> None:
+    build_store(clips[:2], FEATURES, cache=cache, workers=1)
+    before = sorted(cache.iterdir())
+    build_store(clips[:2], replace(FEATURES, mfcc=13), cache=cache, workers=1)  # cepstra come after the store
+    assert sorted(cache.iterdir()) == before
+    build_store(clips[:2], replace(FEATURES, n_mels=24), cache=cache, workers=1)
+    assert len(list(cache.iterdir())) == len(before) + 1
+
+
+def test_a_clips_windows_are_those_that_are_served(store: LevelStore, clips: list[Clip]) -> None:
+    mean, std = standard_of(store, range(len(clips)), FEATURES)
+    features = replace(FEATURES, scale="standard", mean=mean, std=std)
+    served = windows(extract(read_audio(clips[0].path), features), features)
+    trained = BatchMaker(store, features, FeatureAugment()).whole(0).numpy()
+    assert served.shape == trained.shape
+    np.testing.assert_allclose(trained, served, atol=0.05)
+
+
+def test_a_short_clip_is_tiled_in_training_as_when_it_is_served(store: LevelStore) -> None:
+    maker = BatchMaker(store, replace(FEATURES, mfcc=0), FeatureAugment())
+    frames = store.frames(0)[:10]
+    expected = cut_window(frames.astype(np.float32), 0, FEATURES)
+    np.testing.assert_array_equal(maker._fit(frames, FEATURES.window_frames), expected)
+
+
+def test_a_batch_is_the_generators_alone(store: LevelStore) -> None:
+    augment = FeatureAugment(gain_db=10, tilt_db=6, noise_probability=0.5, mask_mels=8, mask_frames=8, shift_mels=0.05)
+    maker = BatchMaker(store, FEATURES, augment)
+    rows = np.array([0, 1, 2, 3])
+    first, second, other = (maker.draw(rows, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, other, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        FeatureAugment(gain_db=10.0),
+        FeatureAugment(tilt_db=6.0),
+        FeatureAugment(noise_probability=1.0, noise_snr_db=(0.0, 5.0)),
+        FeatureAugment(mask_mels=12),
+        FeatureAugment(mask_frames=12),
+        FeatureAugment(shift_mels=0.1),
+    ],
+)
+def test_each_feature_augmentation_alone_changes_the_batch(store: LevelStore, setting: FeatureAugment) -> None:
+    clean = replace(store, starts=store.starts[:1], lengths=store.lengths[:1])
+    features = replace(FEATURES, mfcc=0)
+    rows = np.array([0, 5])
+    plain = BatchMaker(clean, features, FeatureAugment()).draw(rows, np.random.default_rng(3))
+    changed = BatchMaker(clean, features, setting).draw(rows, np.random.default_rng(3))
+    assert changed.shape == plain.shape
+    assert not torch.allclose(plain, changed, atol=0.5)
+    assert bool(torch.isfinite(changed).all())
+
+
+def test_balanced_drawing_gives_every_corpus_label_and_speaker_its_share() -> None:
+    def clip(corpus: str, speaker: str, label: str) -> Clip:
+        return Clip(Path("x"), corpus, f"{corpus}/{speaker}", label)
+
+    clips = [clip("big", "a", "angry")] * 90 + [clip("big", "b", "sad")] * 9 + [clip("small", "c", "angry")]
+    weights = sampling_weights(clips, ("corpus", "label", "speaker"))
+    share: Counter[tuple[str, str]] = Counter()
+    for one, weight in zip(clips, weights, strict=True):
+        share[one.corpus, one.label] += float(weight)  # type: ignore[assignment]
+    assert share == pytest.approx({("big", "angry"): 0.25, ("big", "sad"): 0.25, ("small", "angry"): 0.5})

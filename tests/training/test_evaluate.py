@@ -1,0 +1,270 @@
+"""A checkpoint is examined on corpora that the test makes, through the recognizer that serves it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from makers import LABELS, babble, make_bundle, noise, tone
+
+from streamser.bundle import Bundle
+from streamser.cli import main
+from streamser.errors import CorpusError
+from streamser.recognizer import Recognizer, load
+from streamser.training.clips import Clip
+from streamser.training.corpora import map_labels, read_corpus
+from streamser.training.degrade import DEGRADATIONS
+from streamser.training.evaluate import EvaluationConfig, answer, evaluate, label_mapping, sample_clips
+from streamser.training.independence import unseen_clips
+from streamser.training.report import markdown
+
+EMOTIONS = (*LABELS, "disgust")
+
+
+def make_corpus(folder: Path, speakers: int = 3, clips: int = 2, seed: int = 0) -> Path:
+    """Half-second clips of every emotion and speaker; tones of a pitch for each emotion, so that answers differ."""
+    (folder / "audio").mkdir(parents=True)
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "speaker", "emotion"])
+        for s in range(speakers):
+            for k, emotion in enumerate(EMOTIONS):
+                for i in range(clips):
+                    name = f"audio/s{s}_{emotion}_{i}.wav"
+                    sound = tone(200 * 2**k, 0.5, 0.02 * 3 ** (s + 1)) + noise(0.5, 0.003, seed + 100 * s + 10 * k + i)
+                    soundfile.write(folder / name, sound, 16_000)
+                    rows.writerow([name, f"s{s}", emotion])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("corpora")
+    return [make_corpus(root / "one", seed=1), make_corpus(root / "two", speakers=2, seed=2)]
+
+
+@pytest.fixture(scope="module")
+def clips(corpora: list[Path]) -> list[Clip]:
+    found = [clip for folder in corpora for clip in read_corpus(folder)[0]]
+    return map_labels(found, label_mapping(LABELS))[0]
+
+
+def trained_on(folder: Path, **provenance: list[str]) -> Bundle:
+    return make_bundle(folder / "tiny", provenance=provenance)
+
+
+def quick(**changes: object) -> EvaluationConfig:
+    return EvaluationConfig(**{"degrade": (), "embed": False, **changes})  # type: ignore[arg-type]
+
+
+def test_answers_are_those_of_the_recognizer(recognizer: Recognizer, clips: list[Clip]) -> None:
+    answers = answer(recognizer, clips)
+    sound, _ = soundfile.read(clips[3].path, dtype="float32")
+    alone = recognizer.predict(sound)
+    assert answers.probabilities[3] == pytest.approx(list(alone.scores.values()), abs=1e-5)
+    assert answers.uncertain[3] == alone.uncertain
+    assert len(set(answers.predicted.tolist())) > 1  # else the tests below compare nothing
+
+
+def test_a_clip_that_cannot_be_read_is_named_and_left_out(
+    recognizer: Recognizer, clips: list[Clip], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"RIFFnothing")
+    broken = Clip(tmp_path / "broken.wav", "one", "one/s0", "sad")
+    answers = answer(recognizer, [broken, clips[0]])
+    assert [problem.kind for problem in answers.problems] == ["unreadable file"]
+    assert answers.clips == (clips[0],)
+
+
+def test_figures_are_counted_over_all_clips_and_each_corpus(recognizer: Recognizer, clips: list[Clip]) -> None:
+    result = evaluate(recognizer, clips, quick())
+    assert {one.name: one.clips for one in result.corpora} == {"one": 24, "two": 16}
+    assert result.whole.matrix.sum() == 40
+    assert sum(np.array(one.confusion) for one in result.corpora).tolist() == result.whole.matrix.tolist()
+    right = [
+        recognizer.labels[i] == clip.label
+        for i, clip in zip(result.answers.predicted, result.answers.clips, strict=True)
+    ]
+    assert result.whole.wa.value == pytest.approx(np.mean(right))
+    assert result.mean_ua == pytest.approx(np.mean([one.ua.value for one in result.corpora]))
+    assert [row.speaker for row in result.speakers] == ["one/s0", "one/s1", "one/s2", "two/s0", "two/s1"]
+    assert sum(result.whole.said.values()) == pytest.approx(1.0)
+
+
+def test_speakers_that_trained_or_chose_are_left_out_of_the_figures(tmp_path: Path, clips: list[Clip]) -> None:
+    bundle = trained_on(tmp_path, train_speakers=["one/s0"], validation_speakers=["two/s1"])
+    result = evaluate(load(bundle.path, "cpu"), clips, quick(seen=True))
+    assert {row.speaker for row in result.speakers} == {"one/s1", "one/s2", "two/s0"}
+    assert result.independence.kind == "independent"
+    assert dict(result.independence.excluded) == {"train": 8, "validation": 8}
+    assert result.seen is not None and result.seen.clips == 8
+
+
+def test_with_seen_speakers_only_the_figures_are_not_called_independent(tmp_path: Path, clips: list[Clip]) -> None:
+    everybody = sorted({clip.speaker for clip in clips})
+    kept, independence = unseen_clips(trained_on(tmp_path, train_speakers=everybody), clips)
+    assert independence.kind == "seen"
+    assert "SPEAKERS SEEN IN TRAINING" in independence.text
+    assert len(kept) == len(clips)
+
+
+def test_a_checkpoint_that_names_nobody_is_not_called_independent(bundle: Bundle, clips: list[Clip]) -> None:
+    _, independence = unseen_clips(bundle, clips)
+    assert independence.kind == "unknown"
+    assert "does not say who trained it" in independence.text
+
+
+def test_the_training_corpus_under_another_name_is_noticed(tmp_path: Path, clips: list[Clip]) -> None:
+    bundle = trained_on(tmp_path, train_speakers=["first/s0", "first/s1"], validation_speakers=["first/s2"])
+    _, independence = unseen_clips(bundle, clips)
+    assert independence.kind == "unknown"
+    assert "one (here) and first (in training)" in independence.text
+
+
+def test_excited_counts_as_happy_unless_the_model_knows_it() -> None:
+    assert label_mapping(LABELS)["excited"] == "happy"
+    assert label_mapping((*LABELS, "excited"))["excited"] == "excited"
+    assert label_mapping(LABELS, {"calm": "neutral"})["calm"] == "neutral"
+    with pytest.raises(CorpusError, match="the model has no label 'calm'"):
+        label_mapping(LABELS, {"neutral": "calm"})
+
+
+def test_a_sample_is_even_over_labels_and_speakers(clips: list[Clip]) -> None:
+    few = sample_clips(clips, 12)
+    assert len(few) == 24
+    assert {(clip.corpus, clip.speaker, clip.label) for clip in few if clip.corpus == "one"} == {
+        ("one", f"one/s{s}", label) for s in range(3) for label in LABELS
+    }
+    assert sample_clips(clips, 0) == clips
+
+
+def test_a_spoilt_copy_is_compared_with_the_same_clips_clean(recognizer: Recognizer, clips: list[Clip]) -> None:
+    result = evaluate(recognizer, clips, quick(degrade=("gain-20", "noise-0"), degrade_clips=8))
+    assert [row.title for row in result.degraded] == [DEGRADATIONS[name].title for name in ("noise-0", "gain-20")]
+    for row in result.degraded:
+        assert row.measured.clips == 16
+        assert row.lost_points == pytest.approx(100 * (row.clean_ua - row.measured.ua.value))
+    assert min(row.unchanged for row in result.degraded) < 1
+
+
+def test_an_unknown_way_to_spoil_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="unknown nois-0; known are noise-20"):
+        EvaluationConfig(degrade=("nois-0",))
+
+
+def test_sounds_without_speech_are_told_apart_by_kind(
+    recognizer: Recognizer, clips: list[Clip], tmp_path: Path
+) -> None:
+    sounds = []
+    for kind in ("rain", "dog"):
+        path = tmp_path / f"{kind}.wav"
+        soundfile.write(path, noise(0.5) if kind == "rain" else np.zeros(8000, np.float32), 16_000)
+        sounds.append(Clip(path, "noises", "", "", text_id=kind))
+    result = evaluate(recognizer, clips, quick(), noise=sounds)
+    rows = {row.kind: row for row in result.noise}
+    assert set(rows) == {"rain", "dog", "all"}
+    assert rows["dog"].abstained == 1.0  # digital silence is always uncertain
+    assert rows["all"].clips == 2
+
+
+def test_noise_that_was_mixed_into_the_training_is_said_to_be_known(tmp_path: Path, clips: list[Clip]) -> None:
+    path = tmp_path / "rain.wav"
+    soundfile.write(path, noise(0.5), 16_000)
+    sounds = [Clip(path, "noises", "", "", text_id="rain")]
+    bundle = make_bundle(tmp_path / "tiny", provenance={"recipe": {"augment": {"noise_folders": ["noises"]}}})
+    result = evaluate(load(bundle.path, "cpu"), clips, quick(), noise=sounds)
+    assert result.noise_seen == ("noises",)
+    assert "noises was mixed into the training" in markdown(result)
+
+
+def test_the_command_writes_a_report_with_pictures_and_prints_the_figures(
+    corpora: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = trained_on(tmp_path, train_speakers=["one/s0"], validation_speakers=["two/s1"])
+    out = tmp_path / "report"
+    words = [
+        "evaluate",
+        str(bundle.path),
+        *map(str, corpora),
+        "--out",
+        str(out),
+        "--degrade",
+        "gain-20",
+        "--compute",
+        "cpu",
+    ]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "Speaker-independent: none of these 3 speakers" in said
+    report = (out / "report.md").read_text(encoding="utf-8")
+    for title in ("## Confusion", "## Confidence", "## Spoilt copies", "## Embedding", "## Speakers", "disgust 10"):
+        assert title in report
+    for picture in ("confusion", "reliability", "risk_coverage", "degraded", "embedding"):
+        assert f"({picture}.png)" in report
+        assert (out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+    numbers = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert numbers["speaker_independent"] is True
+    assert numbers["dropped_labels"] == {"disgust": 10}
+
+
+def test_json_on_standard_output_is_the_report(
+    corpora: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = trained_on(tmp_path)
+    words = [
+        "evaluate",
+        str(bundle.path),
+        str(corpora[0]),
+        "--out",
+        str(tmp_path / "r"),
+        "--quick",
+        "--degrade",
+        "none",
+    ]
+    assert main([*words, "--json", "--map", "disgust=angry"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == json.loads((tmp_path / "r" / "report.json").read_text(encoding="utf-8"))
+    assert said["whole"]["clips"] == 30
+    assert said["speaker_independent"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate"], "give a model and at least one corpus"),
+        (["evaluate", "{model}", "{corpus}", "--map", "calm"], "--map takes LABEL=MODEL_LABEL"),
+        (["evaluate", "{model}", "{corpus}", "--degrade", "fog"], "degrade: unknown fog"),
+        (["evaluate", "{model}", "{nowhere}"], "no such corpus folder"),
+    ],
+)
+def test_a_wrong_call_says_what_would_be_right(
+    words: list[str], said: str, bundle: Bundle, corpora: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"model": bundle.path, "corpus": corpora[0], "nowhere": tmp_path / "nowhere"}
+    assert main([word.format(**places) for word in words]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_corpus_without_one_label_of_the_model_is_said(
+    corpora: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(tmp_path / "moods", ("calm", "pain"))
+    assert main(["evaluate", str(bundle.path), str(corpora[0])]) == 1
+    said = capsys.readouterr().err
+    assert "no clip has a label of 'moods' (calm, pain)" in said and "--map" in said
+
+
+def test_voices_louder_than_the_map_can_show_do_not_stop_it(recognizer: Recognizer, tmp_path: Path) -> None:
+    """t-SNE of embeddings with a constant dimension, which has no spread to divide by."""
+    sounds = []
+    for i in range(12):
+        path = tmp_path / f"{i}.wav"
+        soundfile.write(path, babble(0.4, seed=i % 3), 16_000)
+        sounds.append(Clip(path, "x", f"x/{i % 3}", LABELS[i % 4]))
+    result = evaluate(recognizer, sounds, quick(embed=True))
+    assert result.embedding is not None
+    assert result.embedding.points.shape == (12, 2) and np.isfinite(result.embedding.points).all()

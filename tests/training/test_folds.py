@@ -1,0 +1,98 @@
+"""Fold results go to disk and come back, and are pooled only where that means something."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamser.errors import ProtocolError
+from streamser.training.folds import FoldResult, by_seed, load_folds, pool, save_fold
+
+
+def make_fold(fold: str = "a", seed: int = 0, clips: int = 6, **changes: object) -> FoldResult:
+    rng = np.random.default_rng(sum(map(ord, fold)) + seed)
+    values: dict[str, object] = {
+        "name": "small",
+        "protocol": "leave-one-corpus-out",
+        "fold": fold,
+        "seed": seed,
+        "labels": ("angry", "sad"),
+        "targets": rng.integers(0, 2, clips),
+        "logits": rng.standard_normal((clips, 2)).astype(np.float32),
+        "speakers": tuple(f"{fold}/{i % 2}" for i in range(clips)),
+        "clips": tuple(f"{fold}/clip{i}" for i in range(clips)),
+        "train_speakers": ("z/1",),
+        "test_corpora": (fold,),
+        "temperature": 1.5,
+        "best_epoch": 7,
+    }
+    return FoldResult(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_fold_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    fold = make_fold()
+    save_fold(tmp_path / "deep" / "a-seed0.json", fold)
+    (back,) = load_folds(tmp_path)
+    for name in ("name", "protocol", "fold", "seed", "labels", "speakers", "clips", "train_speakers", "temperature"):
+        assert getattr(back, name) == getattr(fold, name)
+    assert (back.logits == fold.logits).all() and (back.targets == fold.targets).all()
+
+
+def test_other_json_files_in_a_run_are_passed_over(tmp_path: Path) -> None:
+    save_fold(tmp_path / "a.json", make_fold())
+    (tmp_path / "recipe.json").write_text("{}")
+    (tmp_path / "torn.json").write_text('{"kind": "stre')
+    assert len(load_folds(tmp_path)) == 1
+
+
+def test_a_fold_without_its_numbers_is_named(tmp_path: Path) -> None:
+    save_fold(tmp_path / "a.json", make_fold())
+    (tmp_path / "a.npz").unlink()
+    with pytest.raises(ProtocolError, match=r"a\.json: not a whole fold result"):
+        load_folds(tmp_path)
+
+
+def test_a_folder_without_folds_says_who_writes_them(tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError, match="streamser train"):
+        load_folds(tmp_path)
+
+
+def test_logits_that_do_not_fit_the_clips_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(6, 2\), not \(6, 3\)"):
+        make_fold(logits=np.zeros((6, 3), np.float32))
+
+
+def test_each_seed_is_pooled_by_itself(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for name in ("b", "a"):
+            save_fold(tmp_path / f"{name}{seed}.json", make_fold(name, seed))
+    groups = by_seed(load_folds(tmp_path))
+    assert {seed: [fold.fold for fold in folds] for seed, folds in groups.items()} == {0: ["a", "b"], 1: ["a", "b"]}
+    pooled = pool(groups[1])
+    assert len(pooled.clips) == 12
+    assert set(pooled.corpora) == {"a", "b"}
+
+
+def test_a_clip_tested_twice_is_no_run_of_folds() -> None:
+    with pytest.raises(ProtocolError, match="more than one fold"):
+        pool([make_fold("a"), make_fold("a")])
+
+
+def test_folds_of_two_runs_are_not_pooled() -> None:
+    with pytest.raises(ProtocolError, match="labels, seed or protocol"):
+        pool([make_fold("a"), replace(make_fold("b"), protocol="honest")])
+
+
+def test_a_speaker_in_training_and_test_is_found() -> None:
+    assert make_fold(train_speakers=("a/0", "z/1")).shared_speakers == ("a/0",)
+    assert make_fold().shared_speakers == ()
+
+
+def test_some_clips_of_a_fold_are_a_fold() -> None:
+    fold = make_fold()
+    few = fold.where(np.array([True, False, True, False, False, False]))
+    assert few.clips == ("a/clip0", "a/clip2")
+    assert (few.logits == fold.logits[[0, 2]]).all()

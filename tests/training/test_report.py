@@ -1,0 +1,120 @@
+"""What is written about a run's folds is what the folds hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamser.cli import main
+from streamser.training.folds import FoldResult, save_fold
+from streamser.training.foldtable import tabulate
+from streamser.training.report import fold_markdown, md_table, percent
+
+LABELS = ("angry", "happy", "neutral", "sad")
+
+
+def make_fold(name: str, seed: int = 0, *, skill: float = 2.0, scale: float = 1.0, **changes: object) -> FoldResult:
+    rng = np.random.default_rng([seed, sum(map(ord, name))])
+    targets = rng.integers(0, 4, 800)
+    logits = rng.standard_normal((800, 4)) + skill * np.eye(4)[targets]
+    values: dict[str, object] = {
+        "name": "small",
+        "protocol": "leave-one-corpus-out",
+        "fold": name,
+        "seed": seed,
+        "labels": LABELS,
+        "targets": targets,
+        "logits": (scale * logits).astype(np.float32),
+        "speakers": tuple(f"{name}/{i % 5}" for i in range(800)),
+        "clips": tuple(f"{name}/clip{i}" for i in range(800)),
+        "train_speakers": ("z/1",),
+        "test_corpora": (name,),
+    }
+    return FoldResult(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_each_fold_is_a_row_with_the_mean_over_its_seeds() -> None:
+    folds = [make_fold(name, seed) for name in ("emodb", "nemo") for seed in (0, 1)]
+    table = tabulate(folds)
+    assert [row.name for row in table.rows] == ["emodb", "nemo"]
+    (emodb, _) = table.rows
+    assert len(emodb.measured) == 2
+    assert emodb.mean("ua") == pytest.approx(np.mean([one.ua.value for one in emodb.measured]))
+    assert emodb.spread("ua") > 0
+    assert table.mean_ua == pytest.approx(np.mean([row.mean("ua") for row in table.rows]))
+    assert table.whole is not None and table.whole.measured[0].clips == 1600
+    text = fold_markdown(table)
+    assert "seeds 0, 1" in text and "| left out |" in text and "| all folds | 1600 |" in text
+
+
+def test_the_temperature_of_the_other_folds_mends_what_this_one_cannot_know() -> None:
+    # logits four times too large everywhere; the folds' own validation speakers did not notice
+    table = tabulate([make_fold(name, scale=8.0) for name in ("a", "b", "c")])
+    for row in table.rows:
+        assert row.mean("ece") > 0.1
+        assert row.transferred_ece < 0.05
+
+
+def test_a_folds_own_temperature_is_applied() -> None:
+    (cold,) = tabulate([make_fold("a", scale=8.0)]).rows
+    (warm,) = tabulate([make_fold("a", scale=8.0, temperature=4.0)]).rows
+    assert warm.mean("ece") < cold.mean("ece")
+    assert warm.mean("ua") == cold.mean("ua")
+
+
+def test_folds_that_test_the_same_clips_are_not_pooled() -> None:
+    """The fixed test part of one of the papers' protocols."""
+    folds = [make_fold("a", fold=f"fold-{i}", protocol="paper:sepconv") for i in range(3)]
+    table = tabulate(folds)
+    assert table.whole is None
+    assert len(table.rows) == 3
+
+
+def test_a_run_that_shares_speakers_is_not_called_independent() -> None:
+    text = fold_markdown(tabulate([make_fold("a", train_speakers=("a/3", "z/1"))]))
+    assert "**WARNING** not speaker-independent: 1 speakers" in text
+
+
+def test_the_command_tabulates_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("emodb", "nemo"):
+        save_fold(tmp_path / name / "results.json", make_fold(name))
+    assert main(["evaluate", "--leave-one-corpus-out", str(tmp_path)]) == 0
+    assert "# small: leave-one-corpus-out" in capsys.readouterr().out
+    values = json.loads((tmp_path / "folds.json").read_text(encoding="utf-8"))
+    assert set(values["folds"]) == {"emodb", "nemo"} and values["speaker_independent"] is True
+    assert main(["evaluate", "--leave-one-corpus-out", str(tmp_path), "--json"]) == 0  # its own report is no fold
+    assert json.loads(capsys.readouterr().out) == values
+
+
+def test_a_folder_without_folds_is_an_error_and_no_empty_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--leave-one-corpus-out", str(tmp_path)]) == 1
+    assert "holds no fold results" in capsys.readouterr().err
+
+
+def test_another_runs_figures_stand_beside_on_the_same_folds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("emodb", "nemo"):
+        save_fold(tmp_path / "net" / f"{name}.json", make_fold(name))
+    weak = replace(make_fold("emodb", skill=0.5), name="egemaps")
+    save_fold(tmp_path / "svm" / "emodb.json", weak)
+    assert main(["evaluate", "--leave-one-corpus-out", str(tmp_path / "net"), "--beside", str(tmp_path / "svm")]) == 0
+    said = capsys.readouterr().out
+    (row,) = tabulate([weak]).rows
+    assert "| UA egemaps |" in said
+    assert f"| emodb | 800 | {100 * tabulate([make_fold('emodb')]).mean_ua:.1f} | {100 * row.mean('ua'):.1f} |" in said
+    assert any(line.startswith("| nemo | 800 |") and "| - |" in line for line in said.splitlines())
+
+
+def test_a_bar_in_a_cell_does_not_break_the_table() -> None:
+    assert md_table(("a",), [("x|y",)]).splitlines()[-1] == "| x\\|y |"
+
+
+def test_a_figure_that_does_not_exist_is_a_dash() -> None:
+    assert (percent(float("nan")), percent(0.1234), percent(0.5, 0)) == ("-", "12.3", "50")

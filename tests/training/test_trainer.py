@@ -1,0 +1,229 @@
+"""Training end to end, on a corpus that takes seconds: it learns, resumes to the bit, and ships what loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from corpus_maker import make_corpus
+
+from streamser import cli
+from streamser.audio import read_audio
+from streamser.errors import ConfigError
+from streamser.recognizer import load
+from streamser.training.fit import rate_factor, with_common_labels
+from streamser.training.folds import load_folds
+from streamser.training.recipe import Recipe, Schedule, recipe_from
+from streamser.training.trainer import Material, Trainer, gather, left_out_scores, recipe_of, summarize
+
+
+def make_recipe(**changes: object) -> Recipe:
+    return recipe_from(
+        {
+            "name": "tiny",
+            "variant": "lightsernet",
+            "corpora": ["tiny"],
+            "labels": ["angry", "sad"],
+            "folds": 2,
+            "validation_speakers": 0.34,
+            "features": {"scale": "standard", "n_mels": 40, "length_s": 0.8},
+            "loss": {"weighted": False},
+            "epochs": 4,
+            "passes_per_epoch": 32,
+            "batch": 8,
+            "lr": 2e-3,
+            "ema": 0.5,
+            "schedule": {"kind": "onecycle"},
+            "feature_augment": {"gain_db": 3.0, "mask_mels": 4, "mixup": 0.2},
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("corpora")
+    make_corpus(root / "tiny")
+    make_corpus(root / "other", speakers=4, takes=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def material(corpora: Path, cache: Path) -> Material:
+    return gather(make_recipe(), corpora, cache)
+
+
+def trainer(recipe: Recipe, material: Material, folder: Path, cache: Path) -> Trainer:
+    return Trainer(recipe, material, folder, cache=cache)
+
+
+def test_it_learns_and_every_score_comes_from_unheard_speakers(material: Material, tmp_path: Path, cache: Path) -> None:
+    one = trainer(make_recipe(), material, tmp_path, cache)
+    for split in one.splits(0):
+        result = one.run_split(split, 0)
+        assert not result.shared_speakers
+    folds = load_folds(tmp_path)
+    summary = summarize(folds)
+    assert summary["ua"] > 90  # chance is 50
+    assert {clip for fold in folds for clip in fold.clips} == {clip.id for clip in material.clips}
+    assert one.run_split(one.splits(0)[0], 0).logits.tolist() == folds[0].logits.tolist()  # done is not done again
+
+
+def test_a_resumed_run_ends_with_the_very_same_weights(material: Material, tmp_path: Path, cache: Path) -> None:
+    whole = trainer(make_recipe(), material, tmp_path / "whole", cache)
+    split = whole.splits(0)[0]
+    straight, *_ = whole.fit(split, 0)
+
+    class Unplugged(Exception):
+        pass
+
+    def unplug(_: str, row: dict[str, float]) -> None:
+        if row["epoch"] == 2:
+            raise Unplugged
+
+    broken = Trainer(make_recipe(), material, tmp_path / "broken", cache=cache, on_epoch=unplug)
+    with pytest.raises(Unplugged):
+        broken.fit(split, 0)
+    resumed, *_ = trainer(make_recipe(), material, tmp_path / "broken", cache).fit(split, 0)
+    again, other = straight.net.state_dict(), resumed.net.state_dict()
+    assert all(torch.equal(again[name], other[name]) for name in again)
+    assert straight.history == resumed.history
+    different, *_ = trainer(make_recipe(), material, tmp_path / "seed1", cache).fit(split, 1)
+    assert not all(torch.equal(value, different.net.state_dict()[name]) for name, value in again.items())
+
+
+def test_patience_ends_a_run_that_no_longer_improves(material: Material, tmp_path: Path, cache: Path) -> None:
+    recipe = make_recipe(epochs=30, patience=2, lr=1e-9, ema=0.0)
+    fitted, *_ = (one := trainer(recipe, material, tmp_path, cache)).fit(one.splits(0)[0], 0)
+    assert len(fitted.history) < 10
+
+
+def test_a_shipped_checkpoint_loads_and_carries_where_it_comes_from(
+    material: Material, corpora: Path, tmp_path: Path, cache: Path
+) -> None:
+    both = gather(make_recipe(corpora=["tiny", "other"]), corpora, cache)
+    out = trainer(
+        make_recipe(corpora=["tiny", "other"], protocol="leave-one-corpus-out"), both, tmp_path / "loco", cache
+    )
+    for split in out.splits(0):
+        out.run_split(split, 0)
+    one = trainer(make_recipe(protocol="ship"), material, tmp_path, cache)
+    bundle = one.ship(one.splits(0)[0], 0, tmp_path / "tiny", tmp_path / "loco")
+    recognizer = load(bundle.path)
+    clip = material.clips[0]
+    assert recognizer.predict(read_audio(clip.path)).label == clip.label
+    assert set(bundle.provenance["train_speakers"]).isdisjoint(bundle.provenance["validation_speakers"])
+    assert bundle.scores["calibrated_on"] == "left-out corpora"
+    assert set(bundle.scores["left_out_ua"]) == {"tiny", "other"}
+    assert "What it does not know" in bundle.card
+    assert bundle.neutral is None  # the corpus has no neutral speech
+
+
+def test_labels_that_a_corpus_hardly_has_are_not_trained_on(material: Material) -> None:
+    odd = replace(material.clips[0], label="sad", corpus="odd")
+    many = [replace(material.clips[0], corpus="odd", label="angry")] * 60
+    assert odd not in with_common_labels([*many, odd], ("angry", "sad"))
+    assert len(with_common_labels([*many, odd], ("angry", "sad"))) == 60
+
+
+def test_a_label_that_no_clip_has_is_refused(corpora: Path, cache: Path) -> None:
+    with pytest.raises(ConfigError, match="no clip is labelled happy"):
+        gather(make_recipe(labels=["angry", "happy"]), corpora, cache)
+
+
+def test_features_that_do_not_fit_the_net_are_refused(material: Material, tmp_path: Path, cache: Path) -> None:
+    one = trainer(make_recipe(features={"mfcc": 13}), material, tmp_path, cache)
+    with pytest.raises(ConfigError, match="takes 40 bins, but features give 13"):
+        one.fit(one.splits(0)[0], 0)
+
+
+def test_schedules_follow_their_formulas() -> None:
+    assert rate_factor(Schedule(), 7, 10) == 1
+    steps = Schedule(kind="steps", start_epoch=50, every_epochs=20, factor=0.5)
+    assert [rate_factor(steps, epoch, 300) for epoch in (0, 49.9, 50, 69, 70)] == [1, 1, 0.5, 0.5, 0.25]
+    cycle = Schedule(kind="onecycle", warmup=0.25)
+    assert rate_factor(cycle, 0, 100) == pytest.approx(0.04)
+    assert rate_factor(cycle, 25, 100) == pytest.approx(1.0)
+    assert rate_factor(cycle, 100, 100) == pytest.approx(1e-4)
+
+
+def test_every_row_of_the_zoo_has_a_recipe_that_trains_it() -> None:
+    from streamser.nets import zoo
+    from streamser.training.protocols import HONEST, PAPERS
+
+    for variant in zoo.VARIANTS.values():
+        recipe = recipe_of(variant, ["tiny"], ["angry", "sad"])
+        assert recipe.protocol in (*HONEST, *PAPERS)
+        assert recipe.epochs > 0 and recipe.lr > 0
+
+
+def test_left_out_scores_are_judged_with_the_other_folds_temperature(
+    material: Material, corpora: Path, tmp_path: Path, cache: Path
+) -> None:
+    recipe = make_recipe(corpora=["tiny", "other"], protocol="leave-one-corpus-out", epochs=1)
+    out = trainer(recipe, gather(recipe, corpora, cache), tmp_path, cache)
+    folds = [out.run_split(split, 0) for split in out.splits(0)]
+    assert [fold.test_corpora for fold in folds] == [("other",), ("tiny",)]
+    scores = left_out_scores(folds)
+    assert scores["left_out_ua_mean"] == pytest.approx(np.mean(list(scores["left_out_ua"].values())), abs=0.1)
+    assert 0 <= scores["left_out_ece_mean"] <= 1
+
+
+def test_the_verb_trains_from_a_file_and_refuses_to_overwrite_a_run(
+    corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        "variant: lightsernet\ncorpora: [tiny]\nlabels: [angry, sad]\nfolds: 2\nvalidation_speakers: 0.34\n"
+        "features: {scale: standard, n_mels: 40, length_s: 0.8}\nepochs: 1\nbatch: 8\n",
+        encoding="utf-8",
+    )
+    words = ["train", str(recipe), "--corpora-root", str(corpora), "--workers", "1", "--threads", "1", "--folds", "0"]
+    assert cli.main([*words, "--dry-run"]) == 0
+    assert "fold-1-of-2" in capsys.readouterr().out
+    assert cli.main(words) == 0
+    assert json.loads(capsys.readouterr().out)["folds"] == 1
+    assert "resume" not in (tmp_path / "runs" / "tiny-honest" / "train.log").read_text(encoding="utf-8")
+    assert cli.main(words) == 1
+    assert "add --resume" in capsys.readouterr().err
+    assert cli.main([*words, "--resume"]) == 0
+
+
+def test_the_verb_lists_the_published_variants(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--list"]) == 0
+    assert "lightsernet" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file store: Linux and macOS")
+def test_two_processes_train_one_net(corpora: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        "variant: lightsernet\ncorpora: [tiny]\nlabels: [angry, sad]\nprotocol: ship\nvalidation_speakers: 0.34\n"
+        "features: {scale: standard, n_mels: 40, length_s: 0.8}\nepochs: 2\nbatch: 8\n",
+        encoding="utf-8",
+    )
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"),
+        *("--master_port", "29571", "-m", "streamser", "train", str(recipe), "--corpora-root", str(corpora)),
+        *("--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache"), "--threads", "1", "--workers", "1"),
+        *("--device", "cpu"),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert load(tmp_path / "run" / "tiny").labels == ("angry", "sad")

@@ -1,0 +1,351 @@
+"""Measure ways of adapting to a voice: some of a speaker's neutral clips enrol, all of the rest is the test.
+
+    python tools/measure_profile.py BUNDLE... --corpora ravdess emodb nemo [--out TABLE.md]
+
+Each bundle is judged on the speakers of those corpora that neither trained it nor chose anything in it (give the
+bundles of a leave-one-corpus-out run). A way's strength is chosen on the bundle's validation speakers, who have
+neutral clips too, and applied to the test speakers unseen. Every way is in the table, whatever came of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamser.audio import SAMPLE_RATE, read_audio
+from streamser.engines import run_frames
+from streamser.features import Frames, dct_matrix, extract
+from streamser.profile import average_neutral, neutral_of, speech_frames
+from streamser.recognizer import Recognizer, load
+from streamser.training import metrics
+from streamser.training.clips import Clip
+from streamser.training.corpora import map_labels, read_corpora
+from streamser.training.evaluate import label_mapping
+from streamser.training.independence import part_of
+from streamser.training.report import md_table
+
+ENROL_S = 30.0
+TEST_CLIPS = 120
+"""Of one speaker, evenly over the labels: enough to know his recall to a few points."""
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Voice:
+    """One speaker: enrolment, test clips, and what the plain checkpoint says of them."""
+
+    speaker: str
+    enrol_s: float
+    frame_mean: NDArray[np.float64]
+    frame_std: NDArray[np.float64]
+    enrol_logits: Logits
+    enrol_embedding: Frames
+    frames: list[Frames]
+    targets: NDArray[np.int64]
+    logits: Logits
+    embedding: Frames
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """The average of the training speakers' neutral voices, and what each way compares with."""
+
+    recognizer: Recognizer
+    frame_mean: NDArray[np.float64]
+    frame_std: NDArray[np.float64]
+    logits_mean: NDArray[np.float64]
+
+    @property
+    def neutral(self) -> int:
+        return self.recognizer.labels.index("neutral")
+
+    def judge(self, frames: Sequence[Frames]) -> Logits:
+        scores = run_frames(self.recognizer.engine, frames, self.recognizer.features)
+        return np.stack([score.logits.mean(axis=0) for score in scores])
+
+
+Way = Callable[[Base, Voice, float], Logits]
+
+
+def as_it_is(base: Base, voice: Voice, strength: float) -> Logits:
+    return voice.logits
+
+
+def logit_bias(base: Base, voice: Voice, strength: float) -> Logits:
+    """Take the voice's mean neutral logits, less those of average neutral speech, out of every answer."""
+    return voice.logits + np.float32(strength) * (base.logits_mean - voice.enrol_logits.mean(axis=0)).astype(np.float32)
+
+
+def shrunk_logit_bias(base: Base, voice: Voice, strength: float) -> Logits:
+    """The same, less of it the less speech there was: n / (n + 5) with n utterances."""
+    n = len(voice.enrol_logits)
+    return logit_bias(base, voice, strength * n / (n + 5))
+
+
+def probability_bias(base: Base, voice: Voice, strength: float) -> Logits:
+    """The bias of the mean log-probabilities, which a few very loud logits cannot pull."""
+
+    def log_softmax(values: NDArray[np.floating]) -> NDArray[np.floating]:
+        return (
+            values
+            - np.log(np.exp(values - values.max(-1, keepdims=True)).sum(-1, keepdims=True))
+            - values.max(-1, keepdims=True)
+        )
+
+    own = log_softmax(voice.enrol_logits).mean(axis=0)
+    return (log_softmax(voice.logits) + strength * (log_softmax(base.logits_mean) - own)).astype(np.float32)
+
+
+def frame_shift(base: Base, voice: Voice, strength: float) -> Logits:
+    """Move every bin's mean to that of average neutral speech."""
+    shift = (strength * (base.frame_mean - voice.frame_mean)).astype(np.float32)
+    return base.judge([frames + shift for frames in voice.frames])
+
+
+def level_shift(base: Base, voice: Voice, strength: float) -> Logits:
+    """Move the level only: the same amount in every mel band, the first coefficient of an MFCC."""
+    config = base.recognizer.features
+    level = dct_matrix(config).sum(axis=0) if config.mfcc else np.ones(config.bins)
+    level = level / np.array(config.std) if config.scale == "standard" else level
+    level = level / np.linalg.norm(level)
+    difference = base.frame_mean - voice.frame_mean
+    shift = (strength * level * (level @ difference)).astype(np.float32)
+    return base.judge([frames + shift for frames in voice.frames])
+
+
+def shift_without_level(base: Base, voice: Voice, strength: float) -> Logits:
+    """Move the colour of the voice and of the channel, but let the level be."""
+    config = base.recognizer.features
+    level = dct_matrix(config).sum(axis=0) if config.mfcc else np.ones(config.bins)
+    level = level / np.array(config.std) if config.scale == "standard" else level
+    level = level / np.linalg.norm(level)
+    difference = base.frame_mean - voice.frame_mean
+    shift = (strength * (difference - level * (level @ difference))).astype(np.float32)
+    return base.judge([frames + shift for frames in voice.frames])
+
+
+def frame_scale(base: Base, voice: Voice, strength: float) -> Logits:
+    """Give every bin the mean and the spread of average neutral speech."""
+    scale = (base.frame_std / np.maximum(voice.frame_std, 1e-3)) ** strength
+    mean = voice.frame_mean + strength * (base.frame_mean - voice.frame_mean)
+    return base.judge([((f - voice.frame_mean) * scale + mean).astype(np.float32) for f in voice.frames])
+
+
+def shift_and_bias(base: Base, voice: Voice, strength: float) -> Logits:
+    """Half the frame shift, then the logit bias that is left after it."""
+    shift = (0.5 * (base.frame_mean - voice.frame_mean)).astype(np.float32)
+    bias = strength * (base.logits_mean - voice.enrol_logits.mean(axis=0))
+    return base.judge([frames + shift for frames in voice.frames]) + bias.astype(np.float32)
+
+
+def own_centroid(base: Base, voice: Voice, strength: float) -> Logits:
+    """Raise `neutral` by how much nearer the embedding is to the voice's own neutral than its clips are on average."""
+    centre = voice.enrol_embedding.mean(axis=0)
+
+    def nearness(embedding: Frames) -> NDArray[np.float64]:
+        return -np.linalg.norm(embedding - centre, axis=1) / max(float(np.linalg.norm(centre)), 1e-6)
+
+    # the enrolled clips helped to make the centre, so that they lie nearer to it than another neutral clip does
+    threshold = nearness(voice.enrol_embedding).mean() - 0.25
+    raised = voice.logits.copy()
+    raised[:, base.neutral] += (4 * strength * (nearness(voice.embedding) - threshold)).astype(np.float32)
+    return raised
+
+
+def oracle_bias(base: Base, voice: Voice, strength: float) -> Logits:
+    """Not usable: the mean logits of all test clips, labels unknown, taken out. What knowing the voice could bring."""
+    mean = voice.logits.mean(axis=0)
+    return voice.logits - np.float32(strength) * (mean - mean.mean())
+
+
+WAYS: dict[str, tuple[Way, tuple[float, ...]]] = {
+    "as it is": (as_it_is, (0.0,)),
+    "logit bias": (logit_bias, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)),
+    "logit bias, shrunk": (shrunk_logit_bias, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)),
+    "log-probability bias": (probability_bias, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)),
+    "frame shift": (frame_shift, (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "frame shift, level only": (level_shift, (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "frame shift, all but level": (shift_without_level, (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "frame shift and spread": (frame_scale, (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "half frame shift, then logit bias": (shift_and_bias, (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "own neutral centroid": (own_centroid, (0.0, 0.5, 1.0, 2.0)),
+    "(oracle) mean logits of all test clips": (oracle_bias, (1.0,)),
+}
+
+
+def spread_of(sounds: Sequence[Frames]) -> NDArray[np.float64]:
+    return np.concatenate(list(sounds)).std(axis=0, dtype=np.float64)
+
+
+def make_voice(recognizer: Recognizer, speaker: str, clips: Sequence[Clip], rng: np.random.Generator) -> Voice | None:
+    """Half of the neutral clips (30 s of them at most) enrol; the others, and other emotions', are the test."""
+    neutral = [clip for clip in clips if clip.label == "neutral"]
+    others = [clip for clip in clips if clip.label != "neutral"]
+    if len(neutral) < 4 or not others:
+        return None
+    neutral = [neutral[i] for i in rng.permutation(len(neutral))]
+    enrol, heard_s = [], 0.0
+    while len(enrol) < len(neutral) // 2 and heard_s < ENROL_S:
+        enrol.append(read_audio(neutral[len(enrol)].path))
+        heard_s += len(enrol[-1]) / SAMPLE_RATE
+    by_label: dict[str, list[Clip]] = {}
+    for clip in [*neutral[len(enrol) :], *(others[i] for i in rng.permutation(len(others)))]:
+        by_label.setdefault(clip.label, []).append(clip)
+    test = [clip for same in by_label.values() for clip in same[: TEST_CLIPS // len(by_label)]]
+    features = recognizer.features
+    frames = [extract(read_audio(clip.path), features) for clip in test]
+    heard = run_frames(recognizer.engine, [extract(sound, features) for sound in enrol], features)
+    plain = run_frames(recognizer.engine, frames, features)
+    spoken = [speech_frames(sound, features) for sound in enrol]
+    return Voice(
+        speaker,
+        heard_s,
+        np.concatenate(spoken).mean(axis=0, dtype=np.float64),
+        spread_of(spoken),
+        np.stack([one.logits.mean(axis=0) for one in heard]),
+        np.stack([one.embedding.mean(axis=0) for one in heard]),
+        frames,
+        np.array([recognizer.labels.index(clip.label) for clip in test]),
+        np.stack([one.logits.mean(axis=0) for one in plain]),
+        np.stack([one.embedding.mean(axis=0) for one in plain]),
+    )
+
+
+def make_base(recognizer: Recognizer, clips: Sequence[Clip]) -> Base:
+    """Average neutral speech of the training speakers, eight clips each."""
+    of_speaker: dict[str, list[Clip]] = {}
+    for clip in clips:
+        if clip.label == "neutral":
+            of_speaker.setdefault(clip.speaker, []).append(clip)
+    voices, spreads = [], []
+    for own in of_speaker.values():
+        sounds = [read_audio(clip.path) for clip in own[:8]]
+        voices.append(neutral_of(recognizer, sounds))
+        spreads.append(spread_of([speech_frames(sound, recognizer.features) for sound in sounds]))
+    mean = average_neutral(voices)
+    return Base(
+        recognizer,
+        np.array(mean.frame_mean),
+        np.mean(spreads, axis=0),
+        np.array(mean.logits_mean),
+    )
+
+
+def recall_of(base: Base, voice: Voice, logits: Logits) -> NDArray[np.int64]:
+    calibration = base.recognizer.bundle.calibration
+    shifted = logits + np.array(calibration.bias or [0.0] * logits.shape[1])
+    return metrics.confusion(voice.targets, shifted.argmax(axis=1), logits.shape[1])
+
+
+def mean_ua(matrices: Sequence[NDArray[np.int64]]) -> float:
+    """Mean over the speakers: each counts once, however many clips he has."""
+    return float(np.mean([metrics.ua(matrix) for matrix in matrices]))
+
+
+def choose(base: Base, voices: Sequence[Voice], way: Way, strengths: Sequence[float]) -> float:
+    """The strength of the highest mean UA on the validation speakers; the weakest of equals."""
+    if len(strengths) == 1 or not voices:
+        return strengths[-1]
+    scores = [mean_ua([recall_of(base, voice, way(base, voice, s)) for voice in voices]) for s in strengths]
+    return strengths[int(np.argmax(np.round(scores, 6)))]
+
+
+def difference(after: Sequence[float], before: Sequence[float]) -> str:
+    """Mean gain in points with its 95 % bootstrap interval over the speakers."""
+    gains = 100 * (np.array(after) - np.array(before))
+    draws = np.random.default_rng(0).integers(0, len(gains), (4000, len(gains)))
+    low, high = np.percentile(gains[draws].mean(axis=1), [2.5, 97.5])
+    return f"{gains.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examined:
+    """One bundle with the voices it is chosen and tested on."""
+
+    base: Base
+    validation: list[Voice]
+    test: list[Voice]
+
+
+def examine(path: Path, clips: Sequence[Clip], corpora: Sequence[str]) -> Examined:
+    recognizer = load(path, "cpu")
+    mine, _ = map_labels(clips, {**label_mapping(recognizer.labels), "calm": "neutral"})
+    parts = part_of(recognizer.bundle)
+    base = make_base(recognizer, [clip for clip in mine if parts.get(clip.speaker) == "train"])
+    sets: dict[str, list[Voice]] = {"validation": [], "test": []}
+    for speaker in sorted({clip.speaker for clip in mine}):
+        part = parts.get(speaker, "test")
+        if part == "train" or (part == "test" and speaker.partition("/")[0] not in corpora):
+            continue
+        own = [clip for clip in mine if clip.speaker == speaker]
+        voice = make_voice(recognizer, speaker, own, np.random.default_rng(len(speaker)))
+        if voice is not None:
+            sets[part].append(voice)
+            print(f"\r{path}: {part} {speaker}      ", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    return Examined(base, sets["validation"], sets["test"])
+
+
+def table(examined: Sequence[Examined], strength: float | None) -> str:
+    """All ways as rows; `strength` overrides the choice on validation speakers."""
+    rows = []
+    before: list[float] = []
+    for name, (way, strengths) in WAYS.items():
+        chosen, matrices, corpora = [], [], []
+        for one in examined:
+            s = choose(one.base, one.validation, way, strengths) if strength is None else strength
+            chosen.append(s)
+            matrices += [recall_of(one.base, voice, way(one.base, voice, s)) for voice in one.test]
+            corpora += [voice.speaker.partition("/")[0] for voice in one.test]
+        ua = [float(metrics.ua(matrix)) for matrix in matrices]
+        before = before or ua
+        neutral = examined[0].base.neutral
+        found = np.mean([metrics.recalls(matrix)[neutral] for matrix in matrices])
+        rest = np.mean([np.nanmean(np.delete(metrics.recalls(matrix), neutral)) for matrix in matrices])
+        each = [
+            difference([u for u, c in zip(ua, corpora, strict=True) if c == name_], [
+                u for u, c in zip(before, corpora, strict=True) if c == name_
+            ])
+            for name_ in sorted(set(corpora))
+        ]  # fmt: skip
+        worse = sum(a < b - 1e-9 for a, b in zip(ua, before, strict=True))
+        words = "/".join(f"{s:g}" for s in chosen)
+        rows.append(
+            (name, words, f"{100 * np.mean(ua):.1f}", difference(ua, before), *each, f"{100 * found:.0f}",
+             f"{100 * rest:.0f}", f"{worse} of {len(ua)}")
+        )  # fmt: skip
+    names = sorted({voice.speaker.partition("/")[0] for one in examined for voice in one.test})
+    header = ("way", "strength", "UA", "gain, all", *names, "neutral %", "others %", "speakers worse off")
+    return md_table(header, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", nargs="+", type=Path)
+    parser.add_argument("--corpora", nargs="+", required=True, help="corpora whose unseen speakers are the test")
+    parser.add_argument("--train-corpora", nargs="*", default=[], help="more corpora, for the average and the choice")
+    parser.add_argument("--strength", type=float, help="use this strength for every way instead of choosing it")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    clips, _ = read_corpora(dict.fromkeys([*args.corpora, *args.train_corpora]))
+    examined = [examine(path, clips, args.corpora) for path in args.bundles]
+    voices = [voice for one in examined for voice in one.test]
+    seconds = [voice.enrol_s for voice in voices]
+    text = (
+        f"{len(voices)} test speakers, enrolled with {min(seconds):.0f} to {max(seconds):.0f} s "
+        f"(median {np.median(seconds):.0f} s).\n\n{table(examined, args.strength)}\n"
+    )
+    print(text)
+    if args.out:
+        args.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
