@@ -5,8 +5,9 @@
     recognizer = streamser.load()
     print(recognizer.predict(streamser.read_audio("hello.wav")))
 
-    for event in streamser.listen():
-        print(event)
+    with streamser.listen() as events:
+        for event in events:
+            print(event)
 
 Each name below is imported from its room when it is first used, so that `import streamser` costs a millisecond.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streamser.audio import SAMPLE_RATE, read_audio
     from streamser.bundle import Bundle, find_models, load_bundle
+    from streamser.config import Config, load_config
     from streamser.errors import (
         AudioError,
         BundleError,
@@ -30,20 +32,56 @@ if TYPE_CHECKING:
         ProtocolError,
         StreamserError,
     )
-    from streamser.events import (
-        EmotionEvent,
-        Event,
-        Gap,
-        SourceChanged,
-        SpeechEnded,
-        SpeechStarted,
-        StreamEnded,
-    )
+    from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
+    from streamser.profile import Profile, enrol
     from streamser.recognizer import Prediction, Recognizer, RecognizerConfig, load
+    from streamser.stream.channel import Stream
+    from streamser.stream.pipeline import Listener, listen, replay
+    from streamser.stream.sources import MicSource, PushSource, WavSource
+
+__all__ = [
+    "SAMPLE_RATE",
+    "AudioError",
+    "Bundle",
+    "BundleError",
+    "Config",
+    "ConfigError",
+    "CorpusError",
+    "DeviceError",
+    "EmotionEvent",
+    "EngineError",
+    "Event",
+    "Gap",
+    "Listener",
+    "MicSource",
+    "MissingExtraError",
+    "Prediction",
+    "Profile",
+    "ProtocolError",
+    "PushSource",
+    "Recognizer",
+    "RecognizerConfig",
+    "SourceChanged",
+    "SpeechEnded",
+    "SpeechStarted",
+    "Stream",
+    "StreamEnded",
+    "StreamserError",
+    "WavSource",
+    "enrol",
+    "find_models",
+    "listen",
+    "load",
+    "load_bundle",
+    "load_config",
+    "read_audio",
+    "replay",
+]
 
 _ROOMS = {
     "audio": ("SAMPLE_RATE", "read_audio"),
     "bundle": ("Bundle", "find_models", "load_bundle"),
+    "config": ("Config", "load_config"),
     "errors": (
         "AudioError",
         "BundleError",
@@ -56,37 +94,13 @@ _ROOMS = {
         "StreamserError",
     ),
     "events": ("EmotionEvent", "Event", "Gap", "SourceChanged", "SpeechEnded", "SpeechStarted", "StreamEnded"),
+    "profile": ("Profile", "enrol"),
     "recognizer": ("Prediction", "Recognizer", "RecognizerConfig", "load"),
+    "stream.channel": ("Stream",),
+    "stream.pipeline": ("Listener", "listen", "replay"),
+    "stream.sources": ("MicSource", "PushSource", "WavSource"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
-
-__all__ = [
-    "SAMPLE_RATE",
-    "AudioError",
-    "Bundle",
-    "BundleError",
-    "ConfigError",
-    "CorpusError",
-    "DeviceError",
-    "EmotionEvent",
-    "EngineError",
-    "Event",
-    "Gap",
-    "MissingExtraError",
-    "Prediction",
-    "ProtocolError",
-    "Recognizer",
-    "RecognizerConfig",
-    "SourceChanged",
-    "SpeechEnded",
-    "SpeechStarted",
-    "StreamEnded",
-    "StreamserError",
-    "find_models",
-    "load",
-    "load_bundle",
-    "read_audio",
-]
 
 
 def __getattr__(name: str) -> Any:

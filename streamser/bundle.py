@@ -20,6 +20,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ _ANEW = "get the folder anew, or train it again"
 
 
 def _finite(values: tuple[float, ...]) -> bool:
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    return all(isinstance(value, Real) and math.isfinite(value) for value in values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,12 +78,7 @@ class Adaptation:
 
 
 class Recognizer:
-    """A checkpoint on an engine; unchanging, so that many threads may share it.
-
-    >>> import numpy as np, streamser                                               # doctest: +SKIP
-    >>> streamser.load().predict(np.zeros(16_000, np.float32)).uncertain            # doctest: +SKIP
-    True
-    """
+    """A checkpoint on an engine; unchanging, so that many threads may share it."""
 
     def __init__(
         self, bundle: Bundle, engine: Engine, threshold: float | None = None, adaptation: Adaptation | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from importlib import import_module
 
 import pytest
@@ -73,14 +72,15 @@ def test_a_score_on_the_cpu_imports_nothing_heavy(bundle: Bundle) -> None:
     assert python(script, str(bundle.path), *HEAVY).split() == []
 
 
-def test_the_first_score_comes_soon_after_process_start(bundle: Bundle) -> None:
-    script = "import sys, numpy, streamser\nprint(streamser.load(sys.argv[1], 'cpu').predict(numpy.ones(48_000)).label)"
-    times = []
-    for _ in range(2):
-        started = time.perf_counter()
-        assert python(script, str(bundle.path)).strip() in bundle.labels
-        times.append(time.perf_counter() - started)
-    assert min(times) < 3.0  # under one second where nothing else runs; `streamser bench` has the figure
+def test_the_first_score_costs_less_than_a_second_of_work_from_process_start(bundle: Bundle) -> None:
+    script = (
+        "import sys, time, numpy, streamser\n"
+        "print(streamser.load(sys.argv[1], 'cpu').predict(numpy.ones(48_000)).label, time.process_time())"
+    )
+    runs = [python(script, str(bundle.path)).split() for _ in range(2)]
+    assert all(label in bundle.labels for label, _ in runs)
+    # The process's own time, as others may be at work beside the tests; `streamser bench` has the wall's.
+    assert min(float(seconds) for _, seconds in runs) < 1.0
 
 
 def test_importing_changes_nothing_in_the_process() -> None:

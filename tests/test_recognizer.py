@@ -12,8 +12,9 @@ from makers import LABELS, babble, make_bundle, make_features, make_weights, noi
 
 from streamser.audio import SAMPLE_RATE, Samples, Segment
 from streamser.bundle import Bundle, Calibration
-from streamser.errors import AudioError, EngineError
+from streamser.errors import AudioError, ConfigError, EngineError
 from streamser.features import Frames, cut_window, extract, window_starts
+from streamser.profile import Profile, fingerprint
 from streamser.recognizer import Adaptation, Prediction, Recognizer, RecognizerConfig, load
 
 FEATURES = make_features()
@@ -245,6 +246,16 @@ def test_an_adaptation_for_another_checkpoint_is_the_callers_slip(
 ) -> None:
     with pytest.raises(ValueError, match=r"adaptation\.\w+ holds \d+ finite values for tiny"):
         recognizer.with_adaptation(Adaptation(np.zeros(bins, np.float32), np.zeros(classes, np.float32)))
+
+
+def test_a_profile_in_the_configuration_is_applied(bundle: Bundle, tmp_path: Path) -> None:
+    profile = Profile("me", bundle.name, fingerprint(bundle), 30.0, (-60.0,) * 64, (1.0, 0.0, -2.0, 0.5))
+    adapted = load(bundle.path, "cpu", profile=str(profile.save(tmp_path / "me.json")))
+    assert adapted.adaptation is not None
+    np.testing.assert_array_equal(adapted.adaptation.logit_bias, profile.adaptation(bundle).logit_bias)
+    assert adapted.predict(SOUNDS) != load(bundle.path, "cpu").predict(SOUNDS)
+    with pytest.raises(ConfigError, match="no such profile"):
+        load(bundle.path, "cpu", profile=str(tmp_path / "you.json"))
 
 
 # Many callers, and how it is opened

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,9 @@ TALK: list[Event] = [
 END = StreamEnded(end=12 * SECOND)
 
 
+PARTS = ("header", "level", "headline", "bars", "rows", "ribbon", "health")
+
+
 class Model:
     labels: Sequence[str] = LABELS
 
@@ -117,6 +121,18 @@ class FakeListener:
         self.closed.set()
 
 
+@asynccontextmanager
+async def running(
+    listener: FakeListener, app: TerminalApp, size: tuple[int, int] = (80, 24)
+) -> AsyncIterator[Pilot[int]]:
+    """The view on a screen that nobody sees; the listener is closed also when the test fails."""
+    async with app.run_test(size=size, notifications=True) as pilot:
+        try:
+            yield pilot
+        finally:
+            listener.close()
+
+
 async def until(pilot: Pilot[int], true: Callable[[], object]) -> None:
     """Wait for something the view's own threads and timers bring about."""
     deadline = time.monotonic() + 20
@@ -126,8 +142,7 @@ async def until(pilot: Pilot[int], true: Callable[[], object]) -> None:
 
 
 def words(app: TerminalApp) -> str:
-    names = ("header", "level", "headline", "bars", "rows", "ribbon", "health")
-    return "\n".join(app.part(name).told for name in names)
+    return "\n".join(app.part(name).told for name in PARTS)
 
 
 def make(events: Sequence[Event] = TALK, **how: object) -> tuple[FakeListener, TerminalApp]:
@@ -141,22 +156,24 @@ SIZES = [(80, 24), (120, 35), (60, 18), (50, 14), (40, 10), (30, 7)]
 @pytest.mark.parametrize("size", SIZES)
 async def test_the_emotion_and_the_state_are_shown_at_every_size(size: tuple[int, int]) -> None:
     listener, app = make()
-    async with app.run_test(size=size) as pilot:
+    async with running(listener, app, size) as pilot:
         await until(pilot, lambda: app.session.utterances == 2 and "41%" in app.part("headline").told)
         assert "uncertain" in app.part("headline").told
         assert "sad?" in app.part("headline").told
         assert "listening" in app.part("header").told
-        for name in ("header", "level", "headline", "bars", "rows", "ribbon", "health"):
-            part = app.part(name)
-            assert all(len(line) <= size[0] for line in part.told.splitlines())
-            assert not part.display or part.region.bottom <= size[1]
-            assert not part.display or len(part.told.splitlines()) <= max(1, part.parent.content_size.height)
-        listener.close()
+        await until(pilot, lambda: all(fits(app.part(name), size) for name in PARTS))
+
+
+def fits(part: Part, size: tuple[int, int]) -> bool:
+    """Whether all that the part tells can be seen."""
+    lines = part.told.splitlines()
+    inside = part.region.bottom <= size[1] and len(lines) <= max(1, part.container_size.height)
+    return not part.display or (inside and all(len(line) <= size[0] for line in lines))
 
 
 async def test_past_utterances_gaps_and_health_are_listed() -> None:
     listener, app = make(status=replace(STATUS, gaps=1, lost_ms=250.0))
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with running(listener, app, (80, 24)) as pilot:
         await until(pilot, lambda: "41%" in app.part("rows").told)
         newest, gap, oldest = app.part("rows").told.splitlines()
         assert newest.split() == ["00:05", "3.5s", "uncertain", "sad?", "41%"]
@@ -165,52 +182,50 @@ async def test_past_utterances_gaps_and_health_are_listed() -> None:
         assert oldest.endswith(" 86%")
         assert "p50   12 ms  p95   32 ms   dropped 3   ! gaps 1 (0.2 s)" in app.part("health").told
         assert "USB microphone · lightsernet · onnx on cpu" in app.part("health").told
-        listener.close()
 
 
 async def test_a_guess_is_never_shown_as_an_answer() -> None:
     listener, app = make(utterance(0, 1, 2, "angry", 0.4))
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with running(listener, app, (80, 24)) as pilot:
         await until(pilot, lambda: app.part("rows").told.endswith("40%"))
         assert re.findall(r"angry\??", app.part("headline").told + app.part("rows").told) == ["angry?", "angry?"]
         assert "? angry" in app.part("bars").told
         assert "▸" not in app.part("bars").told
         assert "angry" not in app.part("ribbon").told
-        listener.close()
 
 
 async def test_nothing_is_painted_again_while_nothing_changes() -> None:
     listener, app = make()
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with running(listener, app, (80, 24)) as pilot:
         await until(pilot, lambda: app.session.utterances == 2)
-        for _ in range(30):  # until the meter has fallen
-            app.tick()
-        await pilot.pause()
         painted: list[str] = []
         for part in app.query(Part):
             part.update = lambda *_, **__: painted.append("again")  # type: ignore[method-assign]
-        for _ in range(50):
-            app.tick()
-        assert painted == []
-        listener.close()
+
+        def calm() -> bool:
+            painted.clear()
+            for _ in range(50):
+                app.tick()
+            return not painted
+
+        await until(pilot, calm)  # as soon as the panes have found their sizes
 
 
 async def test_p_pauses_and_goes_on_and_the_screen_says_so() -> None:
     listener, app = make()
-    async with app.run_test() as pilot:
+    async with running(listener, app) as pilot:
         await pilot.press("p")
         assert listener.state.paused
         assert "paused" in app.part("header").told
         await pilot.press("space")
         assert not listener.state.paused
         assert "listening" in app.part("header").told
-        listener.close()
 
 
 async def test_s_saves_all_events_and_again_to_the_same_file(tmp_path: Path) -> None:
     listener = FakeListener(TALK)
     app = TerminalApp(listener, title="test", save=tmp_path)
-    async with app.run_test(notifications=True) as pilot:
+    async with running(listener, app) as pilot:
         await until(pilot, lambda: app.session.utterances == 2)
         await pilot.press("s")
         (saved,) = tmp_path.iterdir()
@@ -220,17 +235,15 @@ async def test_s_saves_all_events_and_again_to_the_same_file(tmp_path: Path) -> 
         await pilot.press("s")
         assert list(tmp_path.iterdir()) == [saved]
         assert len(saved.read_text().splitlines()) == len(TALK)
-        listener.close()
 
 
 async def test_a_save_that_fails_is_told_and_nothing_ends(tmp_path: Path) -> None:
     listener = FakeListener(TALK)
     app = TerminalApp(listener, title="test", save=tmp_path / "missing" / "out.jsonl")
-    async with app.run_test(notifications=True) as pilot:
+    async with running(listener, app) as pilot:
         await pilot.press("s")
         assert app.saved == ""
         assert app.is_running
-        listener.close()
 
 
 def test_a_file_that_is_there_is_never_saved_over(tmp_path: Path) -> None:
@@ -243,7 +256,7 @@ def test_a_file_that_is_there_is_never_saved_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("key", "code"), [("q", 0), ("ctrl+c", 130), ("ctrl+q", 0)])
 async def test_quitting_closes_the_listener(key: str, code: int) -> None:
     listener, app = make()
-    async with app.run_test() as pilot:
+    async with running(listener, app) as pilot:
         await pilot.press(key)
         await until(pilot, lambda: app.return_value is not None)
     assert app.return_value == app.exit_code == code
@@ -251,8 +264,8 @@ async def test_quitting_closes_the_listener(key: str, code: int) -> None:
 
 
 async def test_a_replay_that_ends_stays_on_the_screen_until_q() -> None:
-    _, app = make([*TALK, END])
-    async with app.run_test() as pilot:
+    listener, app = make([*TALK, END])
+    async with running(listener, app) as pilot:
         await until(pilot, lambda: "finished" in app.part("header").told)
         assert "uncertain" in app.part("headline").told
         assert app.return_value is None
@@ -263,16 +276,17 @@ async def test_a_replay_that_ends_stays_on_the_screen_until_q() -> None:
 
 
 async def test_a_replay_may_end_by_itself() -> None:
-    app = TerminalApp(FakeListener([*TALK, END]), title="test", exit_at_end=True)
-    async with app.run_test() as pilot:
+    listener = FakeListener([*TALK, END])
+    app = TerminalApp(listener, title="test", exit_at_end=True)
+    async with running(listener, app) as pilot:
         await until(pilot, lambda: app.return_value is not None)
     assert (app.return_value, app.session.utterances) == (0, 2)
 
 
 async def test_a_stream_that_fails_says_why_and_the_exit_code_tells() -> None:
     failed = replace(END, error="the device is gone")
-    _, app = make([*TALK, failed], error=DeviceError("USB microphone: the device is gone"))
-    async with app.run_test(notifications=True) as pilot:
+    listener, app = make([*TALK, failed], error=DeviceError("USB microphone: the device is gone"))
+    async with running(listener, app) as pilot:
         await until(pilot, lambda: "stopped" in app.part("header").told)
         await pilot.press("q")
         await until(pilot, lambda: app.return_value is not None)
@@ -282,8 +296,8 @@ async def test_a_stream_that_fails_says_why_and_the_exit_code_tells() -> None:
 
 
 async def test_a_listener_that_breaks_without_a_word_is_not_shown_as_listening() -> None:
-    _, app = make(TALK, error=RuntimeError("a bug"))
-    async with app.run_test(notifications=True) as pilot:
+    listener, app = make(TALK, error=RuntimeError("a bug"))
+    async with running(listener, app) as pilot:
         await until(pilot, lambda: "stopped" in app.part("header").told)
         await pilot.press("q")
         await until(pilot, lambda: app.return_value is not None)
@@ -294,7 +308,7 @@ async def test_what_matters_is_said_in_words_not_in_colour_alone() -> None:
     lost: list[Event] = [*TALK, SourceChanged(state="lost", at=9 * SECOND)]
     status = replace(STATUS, source_state="lost", recording="talk.wav", level_db=-120.0, vad_state="quiet")
     listener, app = make(lost, status=status)
-    async with app.run_test(size=(100, 24)) as pilot:
+    async with running(listener, app, (100, 24)) as pilot:
         await until(pilot, lambda: "microphone lost" in app.part("rows").told)
         for _ in range(30):  # three seconds of silence, not three pauses for breath
             app.tick()
@@ -302,13 +316,12 @@ async def test_what_matters_is_said_in_words_not_in_colour_alone() -> None:
             assert word in words(app)
         assert "·happ·" in app.part("ribbon").told
         assert "???????" in app.part("ribbon").told
-        listener.close()
 
 
 async def test_who_looks_back_is_not_pushed_along() -> None:
     talk = [event for number in range(40) for event in utterance(number, number * 4, number * 4 + 2)]
     listener, app = make(talk)
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with running(listener, app, (80, 24)) as pilot:
         await until(pilot, lambda: app.session.utterances == 40)
         await pilot.press("down", "down", "pagedown")
         seen = app.part("rows").told
@@ -318,24 +331,22 @@ async def test_who_looks_back_is_not_pushed_along() -> None:
         assert app.part("rows").told == seen
         await pilot.press("home")
         assert app.part("rows").told.startswith("02:40")
-        listener.close()
 
 
 async def test_help_opens_and_any_key_leaves_it() -> None:
     listener, app = make()
-    async with app.run_test() as pilot:
+    async with running(listener, app) as pilot:
         await pilot.press("question_mark")
         assert len(app.screen_stack) == 2
         app.tick()
         await pilot.press("q")
         assert len(app.screen_stack) == 1
         assert app.return_value is None
-        listener.close()
 
 
 async def test_the_panes_follow_the_size_of_the_terminal() -> None:
     listener, app = make()
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with running(listener, app, (80, 24)) as pilot:
         assert app.screen.has_class("-stacked") is False
         await pilot.resize_terminal(60, 18)
         await until(pilot, lambda: app.screen.has_class("-stacked"))
@@ -343,7 +354,6 @@ async def test_the_panes_follow_the_size_of_the_terminal() -> None:
         await pilot.resize_terminal(120, 35)
         await until(pilot, lambda: not app.screen.has_class("-stacked"))
         await until(pilot, lambda: len(app.part("bars").told.splitlines()) == 15)
-        listener.close()
 
 
 def test_every_row_of_the_list_is_as_wide_as_the_others() -> None:
@@ -417,22 +427,27 @@ def test_plain_lines_name_the_streams_once_there_are_several() -> None:
 
 
 ON_A_TERMINAL = """
-import os, sys
+import logging, os, sys
 from tests.test_terminal import TALK, FakeListener
 from streamser.terminal import run_terminal, usable
 class Noisy(FakeListener):
     def __iter__(self):
         os.write(2, b"ALSA lib pcm.c:8545: underrun occurred\\n")
+        logging.warning("a warning")
         yield from super().__iter__()
 assert usable()
+if sys.argv[1] == "apart":  # as `streamser live` does: Python's standard error leaves descriptor 2
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+logging.basicConfig()
 sys.exit(run_terminal(Noisy(TALK), title="live: test"))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-@pytest.mark.parametrize(("key", "code"), [(b"q", 0), (b"\x03", 130)])
+@pytest.mark.parametrize(("key", "code", "stderr"), [(b"q", 0, "one"), (b"\x03", 130, "apart")])
 def test_on_a_real_terminal_c_libraries_do_not_scribble_and_all_is_restored(
-    tmp_path: Path, key: bytes, code: int
+    tmp_path: Path, key: bytes, code: int, stderr: str
 ) -> None:
     import pty
     import termios
@@ -443,7 +458,12 @@ def test_on_a_real_terminal_c_libraries_do_not_scribble_and_all_is_restored(
     root = Path(__file__).parent.parent
     environment = {**os.environ, "TERM": "xterm-256color", "TMPDIR": str(tmp_path), "COLUMNS": "80", "LINES": "24"}
     child = subprocess.Popen(
-        [sys.executable, "-c", ON_A_TERMINAL], stdin=theirs, stdout=theirs, stderr=theirs, cwd=root, env=environment
+        [sys.executable, "-c", ON_A_TERMINAL, stderr],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=root,
+        env=environment,
     )
     screen = read_until(ours, b"sad?")
     os.write(ours, key)
@@ -453,10 +473,11 @@ def test_on_a_real_terminal_c_libraries_do_not_scribble_and_all_is_restored(
     os.close(theirs)
     os.close(ours)
     assert b"ALSA" not in screen + after
+    assert b"a warning" not in screen + after
     assert b"\x1b[?1049l" in after  # back from the alternate screen
     assert b"2 utterances, 1 of them uncertain" in after
     (log,) = tmp_path.glob("streamser-*.log")
-    assert log.read_text() == "ALSA lib pcm.c:8545: underrun occurred\n"
+    assert log.read_text() == "ALSA lib pcm.c:8545: underrun occurred\nWARNING:root:a warning\n"
 
 
 def read_until(terminal: int, end: bytes) -> bytes:

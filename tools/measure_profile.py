@@ -31,8 +31,8 @@ from streamser.training.independence import part_of
 from streamser.training.report import md_table
 
 ENROL_S = 30.0
-TEST_CLIPS = 120
-"""Of one speaker, evenly over the labels: enough to know his recall to a few points."""
+TEST_CLIPS = 60
+"""Of one speaker, evenly over the labels: enough for a recall to some points."""
 
 Logits = NDArray[np.float32]
 

@@ -19,7 +19,7 @@ _FATAL_ONLY = 4  # onnxruntime's log level: what it has to say arrives as an exc
 class OnnxEngine:
     """A bundle's graph in an onnxruntime session.
 
-    Windows run one at a time: a batch gains nothing on a CPU, and so a window's scores are the same bits
+    Windows run one at a time: a batch gains under a tenth on a CPU, and this way a window's scores are the same bits
     whatever else was waiting beside it. That is what makes a replay equal to the live stream.
     """
 

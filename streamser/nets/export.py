@@ -53,6 +53,8 @@ def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx\.")
         # It warns of recurrent layers at other batch sizes; `check_onnx` below runs those batch sizes.
         warnings.filterwarnings("ignore", category=UserWarning, message=r"Exporting a model to ONNX with a batch_size")
+        # ... and of the sizes that torch's own recurrent layers compare, which are the features' fixed ones.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         torch.onnx.export(
             _Served(twin).eval(),
             (example,),

@@ -17,9 +17,10 @@ from streamser.server.outbox import Outbox
 from streamser.server.protocol import CLOSE_DONE, CLOSE_SLOW_READER, Refusal
 
 # Results are small; what waits in the kernel beyond this would only be stale ones.
-_SEND_BUFFER_BYTES = 64 * 1024
-_WRITE_BUFFER_BYTES = 16 * 1024
+_SEND_BUFFER_BYTES = 16 * 1024
+_WRITE_BUFFER_BYTES = 8 * 1024
 _CLOSE_PATIENCE_S = 0.5
+_LAST_WORDS_S = 0.05  # they go to a buffer at once; whether anybody reads them is another matter
 # The protocol's own guard cuts the line in the middle of a message; ours, well below it, can still explain.
 _HARD_LIMIT = 16
 
@@ -82,21 +83,27 @@ class Mouth:
         self.outbox.close()
 
     def hang_up(self) -> None:
-        """The client has left: forget what waits."""
-        self.outbox.clear()
-        self.outbox.close()
+        """The client has left: forget what waits, but not the last words to a client that is sent away."""
+        if self.refusal is None:
+            self.outbox.clear()
+            self.outbox.close()
 
     async def run(self) -> None:
         """Send what waits until the end, then close the socket."""
         with contextlib.suppress(ConnectionError):  # the client has left: its reader notices as well
             try:
-                while (message := await self.outbox.get()) is not None:
-                    await asyncio.wait_for(self._ws.send_str(json.dumps(message)), self._patience_s)
+                await self._send(self._patience_s)
             except asyncio.TimeoutError:
                 self.refuse(
                     Refusal("slow_reader", f"no message was taken for {self._patience_s:g} s", CLOSE_SLOW_READER)
                 )
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await self._send(_LAST_WORDS_S)
             await self._close()
+
+    async def _send(self, patience_s: float) -> None:
+        while (message := await self.outbox.get()) is not None:
+            await asyncio.wait_for(self._ws.send_str(json.dumps(message)), patience_s)
 
     async def _close(self) -> None:
         """Close, but do not wait for a client that may never read it; its last words stay on their way a while."""

@@ -90,9 +90,10 @@ class Sockets:
     async def _greet(self, ws: web.WebSocketResponse, request: web.Request, *, sound: bool = True) -> Hello | None:
         """The client's first message, checked; None when it left without one."""
         try:
-            message = await ws.receive(_HELLO_S)
+            patience_s = min(_HELLO_S, self._hub.config.idle_timeout_s)
+            message = await ws.receive(patience_s)
         except asyncio.TimeoutError:
-            raise Refusal("no_hello", f"no hello came within {_HELLO_S:g} s", CLOSE_TIMEOUT) from None
+            raise Refusal("no_hello", f"no hello came within {patience_s:g} s", CLOSE_TIMEOUT) from None
         if message.type is WSMsgType.BINARY:
             raise Refusal("no_hello", "the first message is a hello in JSON; sound comes after it")
         if message.type is not WSMsgType.TEXT:

@@ -267,11 +267,11 @@ class Brain:
                     questions[index] = question
         answers = self._answers(jobs, questions)
         for index, job in enumerate(jobs):
-            if not job.seat.failed:
-                self._say(job, answers.get(index))
-            if isinstance(job.item, StreamEnded):
+            if isinstance(job.item, StreamEnded):  # first: who hears it may give the name to a new stream at once
                 with self._changed:
                     self._seats = {name: seat for name, seat in self._seats.items() if seat is not job.seat}
+            if not job.seat.failed:
+                self._say(job, answers.get(index))
 
     def _answers(self, jobs: Sequence[_Job], questions: dict[int, Question]) -> dict[int, Prediction]:
         """Predictions by job; when a batch fails its jobs are asked one by one, to find the one that is to blame."""

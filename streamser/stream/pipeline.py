@@ -90,6 +90,7 @@ class Listener:
         self._stopping = False
         self._ended = False  # StreamEnded was published
         self._over = False  # and everybody was told
+        self._deaf = False  # a callback has failed
         self._skipped = 0  # samples that came while paused and were not yet told as a gap
         self._told_pause = False
         self._managed = False  # inside a `with`
@@ -233,16 +234,23 @@ class Listener:
 
     def _deliver(self, event: Event) -> None:
         self._publish(event)
+        try:
+            if not self._deaf:
+                self._call_back(event)
+        except BaseException:
+            self._deaf = True  # a callback that failed is not called for the StreamEnded that tells of it
+            raise
+        finally:
+            if isinstance(event, StreamEnded):
+                self._say_over()
+
+    def _call_back(self, event: Event) -> None:
         if isinstance(event, EmotionEvent):
             callback = self._on_final if event.final else self._on_partial
             if callback is not None:
                 callback(event)
-        try:
-            if self._on_event is not None:
-                self._on_event(event)
-        finally:
-            if isinstance(event, StreamEnded):
-                self._say_over()
+        if self._on_event is not None:
+            self._on_event(event)
 
     def _publish(self, event: Event) -> None:
         if isinstance(event, StreamEnded):
@@ -357,6 +365,6 @@ def _recognizer(model: str | PathLike[str] | Recognizer, profile: str | PathLike
     recognizer = model if isinstance(model, Recognizer) else load(model)
     if profile is None:
         return recognizer
-    from streamser.profile import Profile
+    from streamser.profile import adapt
 
-    return recognizer.with_adaptation(Profile.load(profile).adaptation(recognizer.bundle))
+    return adapt(recognizer, profile)

@@ -1,7 +1,8 @@
 """Keep the sound system's complaints off the screen.
 
-PortAudio and ALSA write to file descriptor 2 from C. While the view is up that goes to a log file. The view itself
-draws on standard output's terminal: textual draws on `sys.__stderr__`, which here means a copy of descriptor 1.
+PortAudio and ALSA write to file descriptor 2 from C, and loggers to `sys.stderr`, which may be a descriptor of its own.
+While the view is up both are a log file. The view itself draws on standard output's terminal: textual draws on
+`sys.__stderr__`, which here means a copy of descriptor 1.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 
 class Complaints:
-    """What was written to descriptor 2 meanwhile."""
+    """What was written to standard error meanwhile."""
 
     path: Path | None = None
     """The file that holds them; None when there were none."""
@@ -23,18 +24,19 @@ class Complaints:
 
 @contextmanager
 def stderr_kept() -> Iterator[Complaints]:
-    """Within, descriptor 2 is a log file (unless it is no terminal: then it disturbs nobody)."""
+    """Within, standard error is a log file (unless it is no terminal: then it disturbs nobody)."""
     complaints = Complaints()
-    screen = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    before = sys.__stderr__
+    before, screen = sys.__stderr__, os.fdopen(os.dup(1), "w", encoding="utf-8")
     vars(sys)["__stderr__"] = screen
-    terminal = -1
-    log = ""
-    if os.isatty(2):
+    kept: dict[int, int] = {}  # descriptor: a copy of what it was
+    log = Path()
+    if sys.stderr.isatty() or os.isatty(2):
         sys.stderr.flush()
-        terminal = os.dup(2)
-        file, log = tempfile.mkstemp(prefix="streamser-", suffix=".log")
-        os.dup2(file, 2)
+        file, name = tempfile.mkstemp(prefix="streamser-", suffix=".log")
+        log = Path(name)
+        for descriptor in {2, *_python_stderr()}:
+            kept[descriptor] = os.dup(descriptor)
+            os.dup2(file, descriptor)
         os.close(file)
     try:
         yield complaints
@@ -42,11 +44,18 @@ def stderr_kept() -> Iterator[Complaints]:
         vars(sys)["__stderr__"] = before
         with suppress(OSError):  # the terminal may be gone
             screen.close()
-        if log:
+        if kept:
             sys.stderr.flush()
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            if Path(log).stat().st_size:
-                complaints.path = Path(log)
+            if log.stat().st_size:
+                complaints.path = log
             else:
-                Path(log).unlink()
+                log.unlink()
+        for descriptor, copy in kept.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+def _python_stderr() -> list[int]:
+    with suppress(OSError, ValueError):  # a stream in memory has none
+        return [sys.stderr.fileno()]
+    return []

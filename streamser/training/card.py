@@ -66,8 +66,8 @@ def _calibration(calibration: Calibration, scores: Mapping[str, Any]) -> str:
         return text + "; it never says `uncertain` by itself."
     threshold = scores.get("threshold", {})
     text += f", fitted on {scores.get('calibrated_on', 'validation speakers')}. Below a confidence of "
-    text += f"{calibration.threshold:.3f} it says `uncertain`: there it answered {100 * threshold.get('coverage', 0):.0f} % "
-    text += f"of the clips, and {100 * (calibration.risk or 0):.0f} % of these answers were wrong"
+    text += f"{calibration.threshold:.3f} it says `uncertain`: there it answered "
+    text += f"{100 * threshold.get('coverage', 0):.0f} % of the clips, and {100 * (calibration.risk or 0):.0f} % of these answers were wrong"
     return text + ("." if threshold.get("reached", True) else "; the risk that was asked for could not be reached.")
 
 
@@ -77,8 +77,8 @@ def _scores(scores: Mapping[str, Any]) -> str:
         rows = [(name, f"{value:.1f}") for name, value in scores["left_out_ua"].items()]
         rows.append(("**mean**", f"**{scores['left_out_ua_mean']:.1f}**"))
         parts.append(
-            "Corpora that were left out whole (the same recipe, trained on the others; nobody in them was heard before), UA %:"
-            "\n\n" + _table(("left out", "UA"), rows)
+            "Corpora that were left out whole (the same recipe, trained on the others; "
+            "nobody in them was heard before), UA %:\n\n" + _table(("left out", "UA"), rows)
         )
         if scores.get("left_out_ece_mean") is not None:
             parts.append(
@@ -87,8 +87,8 @@ def _scores(scores: Mapping[str, Any]) -> str:
             )
     if "validation_ua" in scores:
         parts.append(
-            f"Validation speakers of the training corpora: UA {scores['validation_ua']}, WA {scores['validation_wa']} % "
-            f"({scores['validation_note']})."
+            f"Validation speakers of the training corpora: UA {scores['validation_ua']}, "
+            f"WA {scores['validation_wa']} % ({scores['validation_note']})."
         )
     if "folds" in scores:
         parts.append(

@@ -170,6 +170,12 @@ class FeatureAugment:
 
     gain_db: float = 0.0
     """Uniform level offset of up to this much, up or down."""
+    level_db: tuple[float, float] = (0.0, 0.0)
+    """Draw each clip's mean level (of mel power) from this range instead of keeping its own: loudness then says
+    nothing, where acted corpora have an angry clip 20 dB above a neutral one. (0, 0) keeps it."""
+    channel_swap: float = 0.0
+    """Share of clips whose long-term spectrum is replaced by another clip's of the batch, half-way or more: what a
+    microphone and a room add says nothing then."""
     tilt_db: float = 0.0
     """Random smooth colouring (microphone, distance): up to this much at the band's edges and middle."""
     noise_probability: float = 0.0
@@ -248,13 +254,23 @@ class BatchMaker:
 
         if a.shift_mels:
             levels = _warp(levels, uniform(batch) * a.shift_mels)
+        if a.channel_swap:
+            chosen = torch.from_numpy(rng.random(batch) < a.channel_swap).float()
+            strength = chosen * torch.from_numpy(rng.uniform(0.5, 1.0, batch).astype(np.float32))
+            mean = levels.mean(dim=1)  # (B, mels)
+            other = mean[torch.from_numpy(rng.permutation(batch))]
+            levels = levels + (strength[:, None] * (other - mean))[:, None, :]
+        if a.level_db != (0.0, 0.0):
+            loud = torch.logsumexp(levels.flatten(1) / per_db * _NEPER_PER_DB, dim=1) - math.log(frames * mels)
+            wanted = torch.from_numpy(rng.uniform(*a.level_db, batch).astype(np.float32))
+            levels = levels + ((wanted - loud / _NEPER_PER_DB) * per_db)[:, None, None]
         knots = torch.linspace(0, 1, mels)
         if a.noise_probability:
             chosen = torch.from_numpy(rng.random(batch) < a.noise_probability)
             low, high = a.noise_snr_db
             snr_db = torch.from_numpy(rng.uniform(low, high, batch).astype(np.float32))
             colour = 12.0 * _smooth(uniform(batch, 4), knots) * per_db
-            mean = torch.logsumexp(levels.flatten(1) / per_db * _NEPER_PER_DB, dim=1) - float(np.log(frames * mels))
+            mean = torch.logsumexp(levels.flatten(1) / per_db * _NEPER_PER_DB, dim=1) - math.log(frames * mels)
             floor = (mean / _NEPER_PER_DB - snr_db)[:, None, None] * per_db + colour[:, None, :]
             grain = torch.from_numpy(rng.standard_exponential((batch, frames, mels)).astype(np.float32))
             noise = floor + (10 * torch.log10(0.3 + 0.7 * grain)) * per_db

@@ -200,8 +200,9 @@ class Fit:
         mine = slice(self.rank, None, self.world)
         frames = frames[mine].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            output: NetOutput = self.wrapped(frames)
-        output = NetOutput(*(value.float() if value is not None else None for value in output))
+            heard: NetOutput = self.wrapped(frames)
+        memory = None if heard.reconstruction is None else heard.reconstruction.float()
+        output = NetOutput(heard.logits.float(), heard.embedding.float(), memory)
         if self.allowed is not None:
             allowed = (self.allowed[drawn] | self.allowed[drawn[partner]])[mine].to(self.device)
             # 20 below the best: no probability to speak of, no gradient, and a finite price for label smoothing
@@ -211,7 +212,7 @@ class Fit:
         if mix:
             loss = loss + (1 - share) * self._loss_of(output, frames, drawn[partner][mine])
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if self.recipe.gradient_clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.gradient_clip)
         self.optimizer.step()

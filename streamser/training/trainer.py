@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import streamser
 from streamser.audio import read_audio
 from streamser.bundle import Bundle, Calibration, Neutral, save_bundle
 from streamser.errors import ConfigError, ProtocolError
@@ -45,13 +44,9 @@ Progress = Callable[[str, int, int], None]
 def recipe_of(variant: Variant, corpora: Sequence[str], labels: Sequence[str]) -> Recipe:
     """A published row's own training settings as a Recipe."""
     own = variant.recipe
-    schedules = {
-        "constant": Schedule(),
-        "one_cycle": Schedule(kind="onecycle"),
-        "exp": Schedule(
-            kind="steps", start_epoch=own.decay_from, every_epochs=own.decay_every, factor=math.exp(-own.decay)
-        ),
-    }
+    schedule = Schedule(
+        kind=own.schedule, start_epoch=own.start_epoch, every_epochs=own.every_epochs, factor=own.factor
+    )
     return Recipe(
         name=variant.name,
         variant=variant.name,
@@ -61,10 +56,10 @@ def recipe_of(variant: Variant, corpora: Sequence[str], labels: Sequence[str]) -
         epochs=own.epochs,
         batch=own.batch,
         optimizer=own.optimizer,
-        lr=own.learning_rate,
+        lr=own.lr,
         weight_decay=own.weight_decay,
-        schedule=schedules[own.schedule],
-        patience=own.patience or 0,
+        schedule=schedule,
+        patience=own.patience,
         mask_absent_labels=False,
         description=f"{variant.paper}, {variant.table}",
     )
@@ -194,7 +189,8 @@ class Trainer:
         net = self.variant.build(len(self.recipe.labels))
         if net.bins != features.bins:
             raise ConfigError(
-                f"{self.recipe.name}: variant {self.variant.name} takes {net.bins} bins, but features give {features.bins}"
+                f"{self.recipe.name}: variant {self.variant.name} takes {net.bins} bins, "
+                f"but features give {features.bins}"
             )
         return net
 
@@ -283,7 +279,7 @@ class Trainer:
 
         provenance = {
             "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-            "streamser": streamser.__version__,
+            "streamser": version("streamser"),
             "torch": torch.__version__.split("+")[0],
             "python": platform.python_version(),
             "recipe": json.loads(json.dumps(asdict(self.recipe), default=str)),

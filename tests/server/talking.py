@@ -129,7 +129,9 @@ async def talking(server: Server, path: str = "ws/stream", **hello: Any) -> Asyn
         yield Talker(ws)
 
 
-async def refused(server: Server, messages: Sequence[str | bytes], path: str = "ws/stream") -> tuple[int | None, Message]:
+async def refused(
+    server: Server, messages: Sequence[str | bytes], path: str = "ws/stream"
+) -> tuple[int | None, Message]:
     """The close code and the error that a client gets who sends these messages."""
     async with talking(server, path) as talker:
         for message in messages:

@@ -11,9 +11,9 @@ import soundfile
 from streamser.audio import SAMPLE_RATE
 
 
-def make_corpus(folder: Path, *, speakers: int = 6, takes: int = 3, duration_s: float = 0.8) -> Path:
+def make_corpus(folder: Path, *, speakers: int = 6, takes: int = 3, duration_s: float = 0.8, seed: int = 7) -> Path:
     """`folder` with a manifest and WAV files; angry is high and rough, sad is low and soft."""
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
     (folder / "audio").mkdir(parents=True)
     rows = []
     for speaker in range(speakers):

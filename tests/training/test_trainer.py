@@ -51,7 +51,7 @@ def make_recipe(**changes: object) -> Recipe:
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("corpora")
     make_corpus(root / "tiny")
-    make_corpus(root / "other", speakers=4, takes=2)
+    make_corpus(root / "other", speakers=4, takes=2, seed=8)
     return root
 
 

@@ -1,0 +1,185 @@
+"""What verbs share: options for model and configuration, places for events, and a calm end on Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from streamser.audio import Samples
+from streamser.bundle import DEFAULT_MODEL
+from streamser.config import Config, load_config, shipped_config
+from streamser.errors import ConfigError
+from streamser.events import Event
+from streamser.outputs import Writer, open_writer
+from streamser.recognizer import Recognizer, open_recognizer
+
+__all__ = [
+    "Places",
+    "add_config_arguments",
+    "add_event_arguments",
+    "add_model_arguments",
+    "hushed",
+    "load_run_config",
+    "open_run_recognizer",
+    "stopping",
+]
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """--config and --set."""
+    add = parser.add_argument
+    add("--config", metavar="FILE", help=f"settings in YAML; all of them, explained, are in {shipped_config()}")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, as vad.mode=3; may be repeated")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoint, computed by what, and every other setting; read back with `load_run_config`."""
+    add = parser.add_argument
+    add("--model", metavar="NAME", help=f"checkpoint: a name or the path of its folder (default: {DEFAULT_MODEL})")
+    add("--compute", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--profile", metavar="NAME", help='your voice, as "streamser calibrate" learnt it')
+    add_config_arguments(parser)
+
+
+def add_event_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where events go; see `Places`."""
+    add = parser.add_argument
+    add(
+        "--out",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write the events to a .jsonl, .csv, .vtt, .TextGrid, .txt (Audacity) or .rttm file; may be repeated",
+    )
+    add("--jsonl", nargs="?", const="-", metavar="FILE", help="all events as JSON lines; - is standard output")
+    add("--plot", type=Path, metavar="FILE", help="draw the timeline at the end: .png, .svg or .pdf")
+    add("--plain", action="store_true", help="lines instead of the full-screen view")
+
+
+def load_run_config(args: argparse.Namespace) -> Config:
+    """The configuration of this run: file, then --set, then the options that have a name of their own."""
+    config = load_config(args.config, args.set)
+    named = {"model": "model", "compute": "device", "profile": "profile"}
+    given = {field: getattr(args, option, None) for option, field in named.items()}
+    changes = {field: value for field, value in given.items() if value is not None}
+    try:
+        return replace(config, recognizer=replace(config.recognizer, **changes))
+    except ValueError as error:
+        field, _, rule = str(error).partition(":")
+        option = next((option for option, name in named.items() if name == field), field)
+        raise ConfigError(f"--{option}:{rule or error}") from error
+
+
+def open_run_recognizer(config: Config) -> Recognizer:
+    """The recognizer that the configuration asks for, adapted to its profile."""
+    recognizer = open_recognizer(config.recognizer)
+    if config.recognizer.profile is None:
+        return recognizer
+    from streamser.profile import adapt
+
+    return adapt(recognizer, config.recognizer.profile)
+
+
+class Places:
+    """All places that the user wants events in, opened before the first sound so that a slip is told at once."""
+
+    def __init__(self, args: argparse.Namespace, recognizer: Recognizer, streams: int = 1) -> None:
+        self.machine = args.jsonl == "-" or "-" in args.out
+        """True when standard output is for a program, not for people."""
+        self._plot: Path | None = args.plot
+        self._drawn: list[Event] = []
+        if self._plot is not None:
+            from streamser.plot import check_plot
+
+            if streams > 1:
+                raise ConfigError("--plot: a picture shows one file; replay the files one by one")
+            check_plot(self._plot)
+        self._stack = ExitStack()
+        self._writers: list[Writer] = []
+        for path in [*args.out, *([args.jsonl] if args.jsonl else [])]:
+            writer = open_writer(path, labels=recognizer.labels, streams=streams)
+            self._writers.append(self._stack.enter_context(writer))
+
+    def write(self, event: Event) -> None:
+        """Keep one event in every place."""
+        for writer in self._writers:
+            writer.write(event)
+        if self._plot is not None:
+            self._drawn.append(event)
+
+    def draw(self, samples: Samples | None = None, title: str = "") -> None:
+        """Draw the timeline, if one was asked for."""
+        if self._plot is not None:
+            from streamser.plot import save_timeline
+
+            save_timeline(self._plot, self._drawn, samples=samples, title=title)
+            print(f"streamser: timeline drawn in {self._plot}", file=sys.stderr)
+
+    def __enter__(self) -> Places:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+@contextmanager
+def stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Within, the first Ctrl-C or SIGTERM calls `stop` and the second interrupts; gives the signals that came."""
+    came: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def hushed(debug: bool) -> Iterator[None]:
+    """Within, what PortAudio and ALSA write to descriptor 2 on a lost device is not seen; what Python writes is."""
+    stderr = sys.stderr
+    if debug or _descriptor(stderr) != 2:
+        yield
+        return
+    stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    sys.stderr = os.fdopen(os.dup(kept), "w", encoding=stderr.encoding, errors="backslashreplace", buffering=1)
+    logs = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler) and h.stream is stderr]
+    for handler in logs:
+        handler.setStream(sys.stderr)
+    try:
+        yield
+    finally:
+        for handler in logs:
+            handler.setStream(stderr)
+        sys.stderr.close()
+        sys.stderr = stderr
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _descriptor(stream: Any) -> int:
+    """The number of the file behind a stream, or -1 when there is none."""
+    try:
+        return int(stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        return -1

@@ -1,0 +1,171 @@
+"""`streamser label FOLDER`: every sound file of a folder, labelled into one table that can be gone on with."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from streamser.audio import SAMPLE_RATE, read_audio
+from streamser.cli.common import add_model_arguments, load_run_config, open_run_recognizer
+from streamser.cli.labeltable import LabelTable, open_table
+from streamser.cli.progress import ProgressLine
+from streamser.config import Config
+from streamser.errors import AudioError, EngineError
+from streamser.recognizer import Prediction, Recognizer
+from streamser.stream.pipeline import Stream
+from streamser.stream.soundfiles import find_audio
+
+_EPILOG = """examples:
+  streamser label recordings/                       # to labels.jsonl, one row a file
+  streamser label recordings/ --out labels.csv --jobs 4
+  streamser label talks/ --utterances               # one row an utterance, with its times
+
+Run it again with the same --out to go on where it stopped, or to add new files.
+exit code: 0 all files labelled, 3 some could not be read, 130 stopped by Ctrl-C
+"""
+
+SOME_FAILED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One file's rows, or why there are none."""
+
+    file: str
+    """Its path within the folder, with forward slashes."""
+    rows: tuple[dict[str, Any], ...] = ()
+    error: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="searched with all its folders")
+    add("--out", type=Path, default=Path("labels.jsonl"), metavar="FILE", help=".jsonl or .csv (default: %(default)s)")
+    add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    add("--utterances", action="store_true", help="cut each file into utterances, as a live stream would be")
+    add("--overwrite", action="store_true", help="begin anew instead of going on")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when every file has its label, 3 when some have not; an error in the world is raised."""
+    if not args.folder.is_dir():
+        raise AudioError(f"{args.folder}: is not a folder; label one file with: streamser replay {args.folder}")
+    config = load_run_config(args)
+    recognizer = open_run_recognizer(config)  # a wrong model is said before the folder is searched
+    files = [path.relative_to(args.folder).as_posix() for path in find_audio(args.folder)]
+    if not files:
+        raise AudioError(f"{args.folder}: holds no sound file")
+    table = open_table(args.out, recognizer.labels, recognizer.bundle.name, args.utterances, args.overwrite)
+    with closing(table):
+        todo = [file for file in files if file not in table.done]
+        worker = Worker(args.folder, recognizer, config, args.utterances)
+        results = map(worker, todo) if args.jobs <= 1 else _in_processes(args, config, todo)
+        failed = _collect(table, results, len(files), len(files) - len(todo))
+    words = f"{len(files) - failed} of {len(files)} files labelled in {args.out}"
+    print(f"streamser: {words}" + (f", {len(files) - len(todo)} of them before" if len(todo) < len(files) else ""))
+    return SOME_FAILED if failed else 0
+
+
+def _collect(table: LabelTable, results: Iterator[Labelled], of: int, before: int) -> int:
+    """Write what comes, in order; how many files failed."""
+    progress, failed = ProgressLine(), 0
+    try:
+        for done, labelled in enumerate(results, start=before + 1):
+            if labelled.error is None:
+                table.write(labelled.file, labelled.rows)
+            else:
+                failed += 1
+                progress.close()
+                print(f"streamser: skipped: {labelled.error}", file=sys.stderr)
+            progress("labelling", done, of)
+    finally:
+        progress.close()
+    return failed
+
+
+class Worker:
+    """Labels one file after the other with one recognizer."""
+
+    def __init__(self, folder: Path, recognizer: Recognizer, config: Config, utterances: bool) -> None:
+        self._folder = folder
+        self._recognizer = recognizer
+        self._config = config
+        self._label: Callable[[str], tuple[dict[str, Any], ...]] = self._utterances if utterances else self._whole
+
+    def __call__(self, file: str) -> Labelled:
+        try:
+            return Labelled(file, self._label(file))
+        except AudioError as error:
+            return Labelled(file, error=str(error))
+
+    def _whole(self, file: str) -> tuple[dict[str, Any], ...]:
+        sound = read_audio(self._folder / file)
+        prediction = self._recognizer.predict(sound)
+        return ({"file": file, "duration_s": round(len(sound) / SAMPLE_RATE, 3), **self._said(prediction)},)
+
+    def _utterances(self, file: str) -> tuple[dict[str, Any], ...]:
+        stream = Stream(self._recognizer, self._config, file)
+        events = [*stream.push(read_audio(self._folder / file)), *stream.close()]
+        rows = [event.to_dict() for event in events if event.type == "emotion"]
+        keys = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
+        model = self._recognizer.bundle.name
+        return tuple({"file": file, **{key: row[key] for key in keys}, "model": model} for row in rows if row["final"])
+
+    def _said(self, prediction: Prediction) -> dict[str, Any]:
+        return {
+            "label": prediction.label,
+            "confidence": round(prediction.confidence, 4),
+            "uncertain": prediction.uncertain,
+            "scores": {label: round(score, 4) for label, score in prediction.scores.items()},
+            "model": self._recognizer.bundle.name,
+        }
+
+
+# --- several processes
+
+_worker: Worker | None = None  # a process's own, made once
+
+
+def _begin(folder: Path, config: Config, utterances: bool) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    _worker = Worker(folder, open_run_recognizer(config), config, utterances)
+
+
+def _work(file: str) -> Labelled:
+    assert _worker is not None
+    return _worker(file)
+
+
+def _in_processes(args: argparse.Namespace, config: Config, files: Sequence[str]) -> Iterator[Labelled]:
+    """Results in the order of the files; only a few files ahead of what was taken, however many there are."""
+    settings = (args.folder, config, args.utterances)
+    pool = ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=settings)
+    waiting: deque[Future[Labelled]] = deque()
+    try:
+        for file in files:
+            waiting.append(pool.submit(_work, file))
+            if len(waiting) > 4 * args.jobs:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise EngineError(
+            "a worker process died, perhaps for want of memory; run it again with fewer --jobs"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,114 @@
+"""The table that `streamser label` fills: JSON lines or CSV, whole rows only, gone on with where it ended."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from streamser.errors import ConfigError
+
+__all__ = ["LabelTable", "open_table"]
+
+
+def open_table(path: Path, labels: Sequence[str], model: str, utterances: bool, overwrite: bool) -> LabelTable:
+    """The table at `path`, new or with what it already holds; ConfigError when it is another table."""
+    kind = {".jsonl": _Jsonl, ".csv": _Csv}.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigError(f"--out {path}: the extension names the format; known are .jsonl and .csv")
+    if overwrite:
+        path.unlink(missing_ok=True)
+    return kind(path, labels, model, utterances)
+
+
+class LabelTable:
+    """Rows of files; a file is written in one piece, so that after a crash it is there whole or not at all."""
+
+    def __init__(self, path: Path, labels: Sequence[str], model: str, utterances: bool) -> None:
+        places = ("utterance", "start_s", "end_s") if utterances else ("duration_s",)
+        self.columns = ("file", *places, "label", "confidence", "uncertain", *labels, "model")
+        self.done: set[str] = set()
+        self._path, self._labels, self._model = path, tuple(labels), model
+        try:
+            self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        except OSError as error:
+            raise ConfigError(f"--out {path}: cannot be written ({error.strerror})") from error
+        kept = self._file.read()
+        kept = kept[: kept.rfind(b"\n") + 1]  # a last row that a crash has torn is written again
+        self._file.truncate(len(kept))
+        self._file.seek(0, os.SEEK_END)
+        self._take_up(kept.decode("utf-8", errors="surrogateescape"))
+
+    def write(self, file: str, rows: Sequence[dict[str, Any]]) -> None:
+        """All rows of one file; a file in which nobody speaks has one that says so."""
+        self._put("".join(map(self._text, rows or [{"file": file, "model": self._model}])))
+        self.done.add(file)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _put(self, text: str) -> None:
+        try:
+            self._file.write(text.encode("utf-8", errors="surrogateescape"))  # as odd file names are decoded
+        except OSError as error:
+            raise ConfigError(
+                f"--out {self._path}: cannot be written ({error.strerror}); make room, run it again"
+            ) from error
+
+    def _take_up(self, text: str) -> None:
+        raise NotImplementedError
+
+    def _text(self, row: dict[str, Any]) -> str:
+        raise NotImplementedError
+
+    def _refuse(self, why: str) -> ConfigError:
+        return ConfigError(f"--out {self._path}: {why}; give another --out, or --overwrite")
+
+    def _check_model(self, model: object) -> None:
+        if model != self._model:
+            raise self._refuse(f"holds labels of the model {model!r}, not {self._model!r}")
+
+
+class _Jsonl(LabelTable):
+    def _take_up(self, text: str) -> None:
+        try:
+            rows = [json.loads(line) for line in text.splitlines()]
+            self.done = {row["file"] for row in rows}
+            models = {row["model"] for row in rows}
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._refuse("holds other lines than labels") from error
+        if any("utterance" in self.columns and "duration_s" in row for row in rows) or any(
+            "utterance" not in self.columns and "utterance" in row for row in rows
+        ):
+            raise self._refuse("was made with --utterances" if "duration_s" in self.columns else "has a row a file")
+        for model in models:
+            self._check_model(model)
+
+    def _text(self, row: dict[str, Any]) -> str:
+        return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+class _Csv(LabelTable):
+    def _take_up(self, text: str) -> None:
+        if not text:
+            self._put(",".join(self.columns) + "\n")
+            return
+        rows = list(csv.DictReader(io.StringIO(text)))
+        if text.splitlines()[0].split(",") != list(self.columns):
+            raise self._refuse("has other columns")
+        self.done = {row["file"] for row in rows}
+        for model in {row["model"] for row in rows}:
+            self._check_model(model)
+
+    def _text(self, row: dict[str, Any]) -> str:
+        flat = {**row, **row.get("scores", {})}
+        flat.pop("scores", None)
+        if "uncertain" in flat:
+            flat["uncertain"] = str(flat["uncertain"]).lower()
+        out = io.StringIO()
+        csv.DictWriter(out, self.columns, lineterminator="\n").writerow(flat)
+        return out.getvalue()

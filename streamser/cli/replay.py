@@ -1,0 +1,104 @@
+"""`streamser replay FILE...`: sound files through the very pipeline that live uses, with the very same events."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from streamser import terminal
+from streamser.audio import read_audio
+from streamser.cli.common import (
+    Places,
+    add_event_arguments,
+    add_model_arguments,
+    load_run_config,
+    open_run_recognizer,
+    stopping,
+)
+from streamser.cli.progress import ProgressLine
+from streamser.events import EmotionEvent
+from streamser.stream.pipeline import Listener
+from streamser.stream.sources import WavSource
+
+_EPILOG = """examples:
+  streamser replay talk.wav                     # as fast as possible
+  streamser replay talk.wav --speed 1           # as a microphone would hear it
+  streamser replay recordings/ --jsonl -        # every file of a folder, for programs
+  streamser replay talk.wav --out talk.TextGrid --plot talk.png
+
+Each file is a stream of its own, named after the file. The events are the same at every speed.
+"""
+
+_LONG_S = 60.0  # a shorter file is done before a progress line could be read
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("files", nargs="+", metavar="FILE", help="sound files, or folders of them")
+    parser.add_argument(
+        "--speed", type=_speed, default="max", metavar="S", help="1 is real time, 2 is twice as fast (default: max)"
+    )
+    add_model_arguments(parser)
+    add_event_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, 130 after Ctrl-C; an error in the world is raised."""
+    config = load_run_config(args)
+    files = WavSource(args.files, config=config.source).files  # each is looked at now, before the first one plays
+    recognizer = open_run_recognizer(config)
+    with Places(args, recognizer, streams=len(files)) as places:
+        for name, file in zip(stream_names(files), files, strict=True):
+            source = WavSource(file, speed=args.speed, config=config.source)
+            listener = Listener(source, recognizer, config, on_event=places.write, name=name)
+            if terminal.usable() and not (args.plain or places.machine or args.speed == "max"):
+                title = f"{name} · {recognizer.bundle.name}"
+                code = terminal.run_terminal(listener, title=title, exit_at_end=file != files[-1])
+            else:
+                code = _play(listener, source, None if places.machine else terminal.PlainView(labels=recognizer.labels))
+            if code:
+                return code
+        places.draw(read_audio(files[0]) if args.plot else None, title=files[0].name)
+    return 0
+
+
+def _play(listener: Listener, source: WavSource, view: terminal.PlainView | None) -> int:
+    """Show the events as lines, and on a terminal how far a long file has come."""
+    shown = sys.stderr.isatty() and source.duration_s >= _LONG_S
+    progress = ProgressLine()
+    with listener, stopping(listener.stop) as signals:
+        for event in listener:
+            partial = isinstance(event, EmotionEvent) and not event.final
+            if view is not None and not (partial and source.speed == "max"):  # nobody could read partials at that speed
+                if shown:
+                    sys.stderr.write("\r\x1b[K")
+                view.on_event(event)
+            if shown:
+                progress(source.description, round(listener.status().position_s), round(source.duration_s))
+    progress.close()
+    return 130 if signals else 0
+
+
+def stream_names(files: tuple[Path, ...]) -> list[str]:
+    """Each file's name without its suffix; where two are alike, with their folders."""
+    stems = Counter(file.stem for file in files)
+    return [
+        file.stem if stems[file.stem] == 1 else "_".join(file.with_suffix("").parts).strip("_/\\") for file in files
+    ]
+
+
+def _speed(text: str) -> float | Literal["max"]:
+    if text == "max":
+        return "max"
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise argparse.ArgumentTypeError(f"is a number above 0, or max, not {text!r}")
+    return speed

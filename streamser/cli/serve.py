@@ -1,0 +1,120 @@
+"""`streamser serve`: a page in the browser and a WebSocket for programs, on this machine alone unless told otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamser.cli.common import add_model_arguments, hushed, load_run_config, open_run_recognizer, stopping
+from streamser.config import Config
+from streamser.errors import ConfigError
+from streamser.recognizer import Recognizer
+from streamser.server.options import ServerConfig
+from streamser.stream.pipeline import Listener
+from streamser.stream.recorder import RecordingSource
+from streamser.stream.sources import MicSource, Source
+
+if TYPE_CHECKING:
+    from streamser.server.app import Server
+
+TOKEN_VARIABLE = "STREAMSER_TOKEN"
+
+_EPILOG = f"""examples:
+  streamser serve                                  # the page at http://127.0.0.1:8765/
+  streamser serve --mic                            # and what this machine's microphone hears at /ws/events
+  streamser serve --host 0.0.0.0 --token auto      # for other machines, behind a token that is printed
+
+A token can also come from the variable {TOKEN_VARIABLE}, where no list of processes shows it.
+The protocol is described in docs/protocol.md.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    default = ServerConfig()
+    add = parser.add_argument
+    add("--host", metavar="ADDRESS", help=f"address to listen on (default: {default.host}); others need a token")
+    add("--port", type=int, metavar="N", help=f"port to listen on; 0 takes any free one (default: {default.port})")
+    add("--token", metavar="TOKEN", help="what clients must show; auto makes one and prints it")
+    add("--mic", action=argparse.BooleanOptionalAction, default=None, help="listen to this machine's microphone too")
+    add("--device", metavar="MIC", help="microphone for --mic: number or part of its name (see streamser devices)")
+    add("--allow-origin", action="append", metavar="URL", help="another web site that may connect; may be repeated")
+    add("--record", type=Path, metavar="DIR", help="write all sound that comes in to WAV files in this folder")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, also after Ctrl-C, which is how it ends; an error in the world is raised."""
+    from streamser.server.app import Server  # aiohttp is an extra: --help works without it
+
+    config = load_run_config(args)
+    if args.device is not None:
+        config = replace(config, source=replace(config.source, device=args.device))
+    config = replace(config, server=_server_config(config.server, args))
+    with ExitStack() as stack:
+        listener = None
+        if config.server.microphone:
+            stack.enter_context(hushed(args.debug))
+        source = _open_microphone(config) if config.server.microphone else None
+        recognizer = open_run_recognizer(config)
+        if source is not None:
+            listener = Listener(source, recognizer, config, name="microphone")
+        server = Server(recognizer, config.server, config, listener)
+        asyncio.run(_serve(server, lambda: _greet(server, config, recognizer, source)))
+    return 0
+
+
+def _server_config(config: ServerConfig, args: argparse.Namespace) -> ServerConfig:
+    """The configuration's section, changed by what was said on the command line."""
+    token = args.token or os.environ.get(TOKEN_VARIABLE)
+    given = {
+        "host": args.host,
+        "port": args.port,
+        "token": secrets.token_urlsafe() if token == "auto" else token,
+        "microphone": args.mic,
+        "allowed_origins": tuple(args.allow_origin) if args.allow_origin else None,
+        "record": str(args.record) if args.record else None,
+    }
+    try:
+        return replace(config, **{field: value for field, value in given.items() if value is not None})
+    except ValueError as error:
+        raise ConfigError(f"server.{error}") from error
+
+
+def _open_microphone(config: Config) -> Source:
+    source = MicSource(config.source)
+    return RecordingSource(source, Path(config.server.record)) if config.server.record else source
+
+
+async def _serve(server: Server, greet: Callable[[], None]) -> None:
+    """Until Ctrl-C or SIGTERM."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    with stopping(lambda: loop.call_soon_threadsafe(ended.set)):
+        async with server:
+            greet()
+            await ended.wait()
+
+
+def _greet(server: Server, config: Config, recognizer: Recognizer, source: Source | None) -> None:
+    """What the operator needs to know: where, who may come in, and what is listened to and stored."""
+    options = config.server
+    secret = f"#token={options.token}" if options.token else ""
+    lines = [f"serving {recognizer.bundle.name} at {server.url}{secret}; Ctrl-C ends"]
+    if not options.is_loopback:
+        lines.append("other machines can connect; sound and results travel unencrypted, so put it behind https")
+    if source is not None:
+        lines.append(f"listening to {source.description}")
+    if options.record:
+        lines.append(f"RECORDING all sound that comes in to {options.record}")
+    for line in lines:
+        print(f"streamser: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+import soundfile
+from makers import silence
+from talking import DEADLINE_S, Message, finals, pcm, plain, refused, serving, talking, truth, two_utterances
+
+from streamser.audio import SAMPLE_RATE, resample
+from streamser.errors import EngineError
+from streamser.recognizer import Recognizer
+from streamser.server import ServerConfig
+from streamser.server.app import Server
+from streamser.stream.pipeline import Listener
+from streamser.stream.sources import PushSource
+
+TOKEN = "a-token-for-these-tests"
+HELLO = json.dumps({"type": "hello", "sample_rate": 16000})
+DATA = pcm(two_utterances())
+
+
+def is_ready(message: Message) -> bool:
+    return bool(message["type"] == "ready")
+
+
+async def test_a_client_gets_the_very_events_that_its_sound_gets_without_a_server(
+    server: Server, recognizer: Recognizer
+) -> None:
+    async with talking(server, sample_rate=16000, stream="kitchen", lossless=True) as talker:
+        await talker.say(DATA)
+        messages = await talker.end()
+    assert plain(messages) == truth(recognizer, DATA)
+    assert {message["stream"] for message in messages} == {"kitchen"}
+    assert messages[-1]["type"] == "stream_ended"
+    assert talker.ws.close_code == 1000
+
+
+@pytest.mark.parametrize("block", [2, 38, 4410, 100_000])
+async def test_the_size_of_the_messages_changes_nothing(server: Server, recognizer: Recognizer, block: int) -> None:
+    data = DATA[: 2000 * block] if block < 100 else DATA
+    async with talking(server, sample_rate=16000, lossless=True) as talker:
+        await talker.say(data, block)
+        assert plain(await talker.end()) == truth(recognizer, data)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (44100, 2), (48000, 1), (96000, 6)])
+async def test_any_rate_and_channel_count_is_heard(server: Server, rate: int, channels: int) -> None:
+    sound = resample(two_utterances(), SAMPLE_RATE, rate)
+    data = pcm(sound.repeat(channels))
+    async with talking(server, sample_rate=rate, channels=channels, format="s16le") as talker:
+        await talker.say(data, 20 * rate // 1000 * 2 * channels)
+        assert len(finals(await talker.end())) == 2
+
+
+async def test_finals_are_the_same_however_many_partials_were_skipped(server: Server, recognizer: Recognizer) -> None:
+    async with talking(server, sample_rate=16000, partials=False, status_ms=0) as talker:
+        await talker.say(DATA)
+        messages = await talker.end()
+    assert plain(messages) == [e for e in truth(recognizer, DATA) if e["type"] != "emotion" or e["final"]]
+
+
+async def test_status_tells_how_the_stream_does(server: Server) -> None:
+    async with talking(server, sample_rate=16000, status_ms=50) as talker:
+        await talker.say(DATA)
+        statuses = [message for message in await talker.end() if message["type"] == "status"]
+    assert {"quiet", "speaking"} <= {status["vad_state"] for status in statuses}
+    assert statuses[-1]["position_s"] == pytest.approx(len(DATA) / 2 / SAMPLE_RATE, abs=0.05)
+    assert all(status["dropped"] == 0 for status in statuses)
+
+
+async def test_a_loss_that_the_client_tells_keeps_its_place_in_time(server: Server) -> None:
+    async with talking(server, sample_rate=48000) as talker:
+        await talker.ws.send_bytes(pcm(silence(1.0)) * 3)
+        await talker.ws.send_json({"type": "gap", "samples": 24000})
+        await talker.ws.send_bytes(pcm(silence(1.0)) * 3)
+        messages = await talker.end()
+    gap = next(message for message in messages if message["type"] == "gap")
+    assert (gap["start_s"], gap["end_s"], gap["lost_ms"], gap["reason"]) == (1.0, 1.5, 500.0, "client")
+    assert messages[-1]["end_s"] == 2.5
+
+
+async def test_two_clients_of_one_name_get_two_names_and_their_own_events(server: Server) -> None:
+    async with talking(server, sample_rate=16000, stream="same") as one:
+        await one.hear(is_ready)
+        async with talking(server, sample_rate=16000, stream="same") as two:
+            await two.hear(is_ready)
+            assert (one.messages[0]["stream"], two.messages[0]["stream"]) == ("same", "same-2")
+            await one.say(DATA)
+            assert len(finals(await one.end())) == 2
+            assert finals(await two.end()) == []
+    async with talking(server, sample_rate=16000, stream="same") as three:
+        await three.hear(is_ready)
+        assert three.messages[0]["stream"] == "same"
+
+
+async def test_a_client_that_vanishes_frees_its_name_and_its_place(server: Server) -> None:
+    for _ in range(3):
+        async with talking(server, sample_rate=16000, stream="wanderer") as talker:
+            await talker.hear(is_ready)
+            await talker.say(DATA[:40_000])
+            talker.ws._response.connection.transport.abort()  # type: ignore[union-attr]
+
+    async def names() -> str:
+        async with talking(server, sample_rate=16000, stream="wanderer") as talker:
+            return str((await talker.hear(is_ready))[0]["stream"])
+
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + DEADLINE_S
+    while await names() != "wanderer":
+        assert loop.time() < deadline
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "close_code"),
+    [
+        (["rubbish"], "bad_json", 4400),
+        ([b"\0\0"], "no_hello", 4400),
+        (['{"type": "end"}'], "no_hello", 4400),
+        (['{"type": "hello"}'], "sample_rate", 4400),
+        (['{"type": "hello", "sample_rate": 1}'], "sample_rate", 4400),
+        (['{"type": "hello", "sample_rate": 2000000000}'], "sample_rate", 4400),
+        (['{"type": "hello", "sample_rate": 16000, "format": "f32le"}'], "format", 4400),
+        (['{"type": "hello", "sample_rate": 16000, "channels": 0}'], "channels", 4400),
+        ([HELLO, b"\0"], "odd_bytes", 4400),
+        ([HELLO, b"\0" * 641], "odd_bytes", 4400),
+        (['{"type": "hello", "sample_rate": 16000, "channels": 2}', b"\0" * 6], "odd_bytes", 4400),
+        ([HELLO, HELLO], "bad_type", 4400),
+        ([HELLO, "not json"], "bad_json", 4400),
+        ([HELLO, '{"type": "gap", "samples": -5}'], "bad_gap", 4400),
+        ([HELLO, '{"type": "gap", "samples": 100000000000}'], "bad_gap", 4400),
+        ([HELLO, b"\0" * 300_000], "too_big", 1009),
+        (["x" * 5000], "too_big", 1009),
+    ],
+)
+async def test_what_cannot_be_taken_is_refused_with_a_code_and_a_sentence(
+    server: Server, messages: list[str | bytes], code: str, close_code: int
+) -> None:
+    got, error = await refused(server, messages)
+    assert (got, error["type"], error["code"]) == (close_code, "error", code)
+    assert 15 < len(error["message"]) < 400
+
+
+async def test_a_message_far_over_the_limit_is_cut_off_by_the_protocol_itself(server: Server) -> None:
+    async with talking(server, sample_rate=16000) as talker:
+        await talker.hear(is_ready)
+        with contextlib.suppress(ConnectionError):
+            await talker.ws.send_bytes(b"\0" * 20_000_000)
+        await talker.hear()
+        assert talker.ws.close_code in (1009, 1006)
+
+
+async def test_what_was_rightly_sent_before_a_mistake_is_answered_first(server: Server, recognizer: Recognizer) -> None:
+    async with talking(server, sample_rate=16000, lossless=True) as talker:
+        await talker.say(DATA)
+        await talker.ws.send_bytes(b"\0")
+        messages = await talker.hear()
+    assert plain(messages) == truth(recognizer, DATA)
+    assert messages[-1]["code"] == "odd_bytes"
+
+
+async def test_a_clients_mistake_does_not_touch_its_neighbour(server: Server, recognizer: Recognizer) -> None:
+    async with talking(server, sample_rate=16000, lossless=True) as neighbour:
+        await neighbour.say(DATA[: len(DATA) // 2])
+        for bad in ([HELLO, b"\0"], ["rubbish"], [HELLO, b"\0" * 300_000]):
+            await refused(server, bad)
+        await neighbour.say(DATA[len(DATA) // 2 :])
+        assert plain(await neighbour.end()) == truth(recognizer, DATA)
+
+
+async def test_one_client_too_many_is_told_so_and_the_others_stay(recognizer: Recognizer) -> None:
+    async with serving(recognizer, max_clients=2) as server:
+        async with talking(server, sample_rate=16000) as one, talking(server, sample_rate=16000) as two:
+            await one.hear(is_ready)
+            await two.hear(is_ready)
+            close_code, error = await refused(server, [])
+            assert (close_code, error["code"]) == (1013, "too_many_clients")
+            await one.say(DATA)
+            assert len(finals(await one.end())) == 2
+        async with talking(server, sample_rate=16000) as three:
+            assert (await three.hear(is_ready))[0]["type"] == "ready"
+
+
+async def test_a_client_that_falls_silent_gets_its_results_and_is_shown_out(recognizer: Recognizer) -> None:
+    async with serving(recognizer, idle_timeout_s=0.3) as server:
+        async with talking(server, sample_rate=16000) as talker:
+            await talker.say(DATA)
+            messages = await talker.hear()
+            assert len(finals(messages)) == 2
+            assert (messages[-1]["code"], talker.ws.close_code) == ("idle", 4408)
+        close_code, error = await refused(server, [])
+        assert (close_code, error["code"]) == (4408, "no_hello")
+
+
+async def test_a_token_opens_by_header_by_query_and_by_hello_and_nothing_else_does(recognizer: Recognizer) -> None:
+    async with serving(recognizer, token=TOKEN) as server:
+        for wrong in ({}, {"token": TOKEN[:-1]}):
+            close_code, error = await refused(server, [json.dumps({**json.loads(HELLO), **wrong})])
+            assert (close_code, error["code"]) == (4401, "token")
+            assert TOKEN not in error["message"]
+        async with talking(server, sample_rate=16000, token=TOKEN) as talker:
+            assert (await talker.hear(is_ready))[0]["type"] == "ready"
+        async with talking(server, f"ws/stream?token={TOKEN}", sample_rate=16000) as talker:
+            assert (await talker.hear(is_ready))[0]["type"] == "ready"
+        url, headers = server.url + "ws/stream", {"Authorization": f"Bearer {TOKEN}"}
+        async with aiohttp.ClientSession() as session, session.ws_connect(url, headers=headers) as ws:
+            await ws.send_str(HELLO)
+            assert (await ws.receive_json())["type"] == "ready"
+
+
+class NeverReads:
+    """A client that sends and never reads an answer, until the end."""
+
+    def __init__(self, server: Server) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.connect(("127.0.0.1", server.port))
+        self._socket.settimeout(DEADLINE_S)
+        request = (
+            f"GET /ws/stream HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        self._socket.sendall(request.encode())
+        self._send(1, json.dumps({"type": "hello", "sample_rate": 16000, "lossless": True, "stream": "deaf"}).encode())
+
+    def _send(self, opcode: int, payload: bytes) -> None:
+        # A mask of zeros leaves the payload as it is.
+        self._socket.sendall(struct.pack("!BBH4x", 0x80 | opcode, 0x80 | 126, len(payload)) + payload)
+
+    def complain(self, times: int) -> None:
+        """Tell of lost sound, which is answered by an event each time, until the server hears no more of it."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            for _ in range(times):
+                self._send(1, b'{"type": "gap", "samples": 160}')
+
+    def read_all(self) -> bytes:
+        """At last: all that the server had said."""
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            while chunk := self._socket.recv(65536):
+                received += chunk
+        self._socket.close()
+        return received
+
+
+async def test_a_client_that_never_reads_is_let_go_with_a_reason_and_costs_its_neighbour_nothing(
+    recognizer: Recognizer,
+) -> None:
+    async with serving(recognizer, client_queue=16, send_timeout_s=0.5) as server:
+        deaf = await asyncio.to_thread(NeverReads, server)
+        complaining = asyncio.create_task(asyncio.to_thread(deaf.complain, 5000))
+        async with talking(server, sample_rate=16000, lossless=True) as neighbour:
+            await neighbour.say(DATA)
+            assert plain(await neighbour.end()) == truth(recognizer, DATA)
+        await asyncio.wait_for(complaining, DEADLINE_S)
+        await _until(server, 'streamser_refusals_total{reason="slow_reader"} 1')
+        await _until(server, "streamser_clients 0")
+        said = await asyncio.to_thread(deaf.read_all)
+        assert b'"code": "slow_reader"' in said
+        assert struct.pack("!H", 4429) in said
+
+
+async def _until(server: Server, line: str) -> None:
+    """Wait until the metrics say so."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + DEADLINE_S
+    async with aiohttp.ClientSession() as session:
+        while line not in (await (await session.get(server.url + "metrics")).text()).splitlines():
+            assert loop.time() < deadline, line
+
+
+# --- faults of our own
+
+
+class Failing(Recognizer):
+    """A recognizer whose engine fails on request."""
+
+    fails = False
+
+    def predict(self, sound: Any) -> Any:
+        if self.fails:
+            raise EngineError("the engine caught fire")
+        return super().predict(sound)
+
+
+async def test_a_fault_of_the_engine_is_told_to_its_client_and_the_server_goes_on(recognizer: Recognizer) -> None:
+    failing = Failing(recognizer.bundle, recognizer.engine)
+    async with serving(failing) as server:
+        failing.fails = True
+        async with talking(server, sample_rate=16000, stream="kitchen") as talker:
+            await talker.say(DATA)
+            messages = await talker.end()
+        assert (messages[-1]["code"], talker.ws.close_code) == ("failed", 1011)
+        ended = next(message for message in messages if message["type"] == "stream_ended")
+        assert ended["error"] == messages[-1]["message"] == "the engine caught fire"
+        failing.fails = False
+        async with talking(server, sample_rate=16000, stream="kitchen", lossless=True) as talker:
+            await talker.say(DATA)
+            assert plain(await talker.end()) == truth(recognizer, DATA)
+
+
+# --- the server's own microphone
+
+
+def pushed_microphone(recognizer: Recognizer) -> tuple[PushSource, Listener]:
+    """A listener whose microphone is the test."""
+    source = PushSource()
+    return source, Listener(source, recognizer, name="room")
+
+
+async def test_everybody_at_the_servers_microphone_hears_the_same(recognizer: Recognizer) -> None:
+    source, listener = pushed_microphone(recognizer)
+    async with Server(recognizer, ServerConfig(port=0), microphone=listener) as server:
+        async with talking(server, "ws/events") as one, talking(server, "ws/events", token="ignored-here") as two:
+            for talker in (one, two):
+                ready = (await talker.hear(is_ready))[0]
+                assert (ready["stream"], ready["position_s"], ready["recording"]) == ("room", 0, False)
+            await asyncio.to_thread(source.push, np.frombuffer(DATA, np.int16))
+            await asyncio.to_thread(source.close)
+            for talker in (one, two):
+                messages = await talker.hear()
+                assert plain(messages) == truth(recognizer, DATA)
+                assert (messages[-1]["code"], talker.ws.close_code) == ("microphone_ended", 1013)
+        close_code, error = await refused(server, [], "ws/events")
+        assert (close_code, error["code"]) == (1013, "microphone_ended")
+
+
+async def test_somebody_who_comes_later_is_told_how_far_the_stream_is_and_how_loud(recognizer: Recognizer) -> None:
+    source, listener = pushed_microphone(recognizer)
+    async with Server(recognizer, ServerConfig(port=0), microphone=listener) as server:
+        async with talking(server, "ws/events") as one:
+            await asyncio.to_thread(source.push, np.frombuffer(DATA, np.int16))
+            await one.hear(lambda message: message["type"] == "status" and message["position_s"] > 3)
+            async with talking(server, "ws/events") as two:
+                assert (await two.hear(is_ready))[0]["position_s"] > 3
+
+
+async def test_the_microphones_socket_takes_no_sound(recognizer: Recognizer) -> None:
+    _, listener = pushed_microphone(recognizer)
+    async with Server(recognizer, ServerConfig(port=0), microphone=listener) as server:
+        close_code, error = await refused(server, [b"\0\0"], "ws/events")
+        assert (close_code, error["code"]) == (4400, "bad_type")
+
+
+async def test_without_a_microphone_the_socket_says_how_to_get_one(server: Server) -> None:
+    close_code, error = await refused(server, [], "ws/events")
+    assert (close_code, error["code"]) == (4404, "no_microphone")
+    assert "--mic" in error["message"]
+
+
+async def test_the_microphones_socket_asks_for_the_token_too(recognizer: Recognizer) -> None:
+    _, listener = pushed_microphone(recognizer)
+    config = ServerConfig(port=0, token=TOKEN)
+    async with Server(recognizer, config, microphone=listener) as server:
+        close_code, error = await refused(server, ['{"type": "hello"}'], "ws/events")
+        assert (close_code, error["code"]) == (4401, "token")
+        for path, hello in ((f"ws/events?token={TOKEN}", {}), ("ws/events", {"token": TOKEN})):
+            async with talking(server, path, **hello) as talker:
+                assert (await talker.hear(is_ready))[0]["type"] == "ready"
+
+
+# --- recording
+
+
+async def test_sound_is_written_only_where_the_operator_asked_and_every_client_is_told(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
+    async with serving(recognizer, record=str(tmp_path / "sound")) as server:
+        async with talking(server, sample_rate=16000, stream="kitchen") as talker:
+            assert (await talker.hear(is_ready))[0]["recording"] is True
+            await talker.say(DATA)
+            await talker.end()
+        async with aiohttp.ClientSession() as session:
+            assert (await (await session.get(server.url + "healthz")).json())["recording"] is True
+    (file,) = (tmp_path / "sound").glob("*kitchen*.wav")
+    sound, rate = soundfile.read(file, dtype="int16")
+    assert rate == SAMPLE_RATE
+    assert sound.tobytes() == DATA

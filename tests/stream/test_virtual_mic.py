@@ -1,0 +1,153 @@
+"""The whole way from a real PortAudio device: heard, unplugged, wedged, crashed, and heard again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from makers import babble, noise, silence
+from stream_parts import finals, partials, streamser_threads, two_utterances, until
+from virtualmic import VirtualMic, needs_virtual_mic, virtual_mic
+
+from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.errors import DeviceError
+from streamser.events import Event, Gap, SourceChanged, SpeechEnded, StreamEnded
+from streamser.recognizer import Recognizer
+from streamser.stream.pipeline import Listener, StreamConfig, listen, replay
+from streamser.stream.recorder import RecordingSource
+from streamser.stream.sources import MicSource, SourceConfig
+
+pytestmark = needs_virtual_mic
+
+
+@pytest.fixture
+def mic(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualMic]:
+    with virtual_mic(monkeypatch) as device:
+        yield device
+
+
+def write(path: Path, sound: Samples) -> Path:
+    soundfile.write(path, sound, SAMPLE_RATE, subtype="PCM_16")
+    return path
+
+
+def place_of(part: Samples, whole: Samples) -> int:
+    """Where `part` is loudest to be found in `whole`, by correlation."""
+    size = 1 << (len(part) + len(whole)).bit_length()
+    product = np.fft.rfft(whole, size) * np.conj(np.fft.rfft(part, size))
+    return int(np.argmax(np.fft.irfft(product, size)[: len(whole)]))
+
+
+def heard_device(settings: SourceConfig, recognizer: Recognizer, folder: Path, events: list[Event]) -> Listener:
+    source = RecordingSource(MicSource(settings), folder)
+    return Listener(source, recognizer, on_event=events.append, name=str(settings.device))
+
+
+def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
+    mic: VirtualMic, recognizer: Recognizer, tmp_path: Path
+) -> None:
+    """One at 48 kHz in stereo, one at 16 kHz in mono; each hears another file."""
+    # With some breath in the voice: bands that are empty would show the sound server's resampler and nothing else.
+    voice = two_utterances()
+    voice += noise(len(voice) / SAMPLE_RATE, level=0.003) * (voice != 0)
+    sounds = {
+        "vmic": (voice, "stereo", SourceConfig(device="vmic", sample_rate=48_000, channels=2)),
+        "monomic": (
+            voice[::-1].copy(),
+            "mono",
+            SourceConfig(device="monomic", sample_rate=16_000, channels=1),
+        ),
+    }
+    events: dict[str, list[Event]] = {name: [] for name in sounds}
+    listeners = []
+    for name, (_, _, settings) in sounds.items():
+        listeners.append(heard_device(settings, recognizer, tmp_path / name, events[name]).start())
+    until(lambda: all(listener.status().source_state == "open" for listener in listeners))
+    assert "48000 Hz, 2 channels" in listeners[0].status().device and "16000 Hz" in listeners[1].status().device
+    for name, (sound, sink, _) in sounds.items():
+        mic.play(write(tmp_path / f"{name}.wav", sound), sink)
+    until(lambda: all(len(finals(heard)) == 2 for heard in events.values()), deadline_s=20)
+    for listener in listeners:
+        listener.close()
+    for name in sounds:
+        wav = next((tmp_path / name).glob("*.wav"))
+        offset = place_of(read_audio(tmp_path / f"{name}.wav"), read_audio(wav))
+        expected = finals(list(replay(tmp_path / f"{name}.wav", model=recognizer)))
+        heard = finals(events[name])
+        assert len(expected) == 2
+        assert [event.label for event in heard] == [event.label for event in expected]
+        for event, good in zip(heard, expected, strict=True):
+            assert abs(event.start - offset - good.start) <= 0.060 * SAMPLE_RATE
+        assert not [event for event in events[name] if isinstance(event, Gap | SourceChanged)]
+    assert not streamser_threads()
+
+
+@pytest.mark.parametrize(
+    ("fault", "mend", "said"),
+    [
+        ("unplug", "replug", "unplugged"),
+        ("freeze", "thaw", "stalled"),
+        ("suspend", "resume", "stalled"),
+        ("crash", "start", "unplugged"),
+    ],
+)
+def test_a_microphone_lost_in_the_middle_of_an_utterance_is_said_and_heard_again_at_its_true_time(
+    mic: VirtualMic, recognizer: Recognizer, tmp_path: Path, fault: str, mend: str, said: str
+) -> None:
+    long = write(tmp_path / "long.wav", np.concatenate([silence(0.3), babble(20.0, seed=1)]))
+    short = write(tmp_path / "short.wav", np.concatenate([silence(0.3), babble(1.0, seed=2), silence(0.7)]))
+    events: list[Event] = []
+    listener = listen(model=recognizer, config=StreamConfig(), on_event=events.append)
+    with listener:
+        until(lambda: listener.status().source_state == "open")
+        mic.play(long)
+        until(lambda: bool(partials(events)))
+        began, position_s = time.monotonic(), listener.status().position_s
+        faulted = time.monotonic()
+        threading.Thread(target=mic, args=(fault,), daemon=True).start()
+        until(lambda: any(isinstance(event, SourceChanged) for event in events), deadline_s=5)
+        assert time.monotonic() - faulted < 2
+        assert listener.status().source_state == "lost"
+        until(lambda: any(isinstance(event, SpeechEnded) for event in events), deadline_s=5)  # not only when it is back
+        until(lambda: time.monotonic() - faulted > 1.5)
+        mic.silence()
+        mic(mend)
+        until(lambda: listener.status().source_state == "open", deadline_s=10)
+        heard = len(finals(events))
+        mic.play(short)
+        until(lambda: len(finals(events)) > heard, deadline_s=15)
+        passed_s = time.monotonic() - began
+        assert listener.status().position_s - position_s == pytest.approx(passed_s, abs=0.3)
+    changes = [event for event in events if isinstance(event, SourceChanged)]
+    assert [change.state for change in changes] == ["lost", "back"]
+    assert said in changes[0].detail
+    gaps = [event for event in events if isinstance(event, Gap)]
+    assert {gap.reason for gap in gaps} == {said}
+    assert sum(gap.length for gap in gaps) > 1.2 * SAMPLE_RATE
+    assert next(event.reason for event in events if isinstance(event, SpeechEnded)) == "gap"
+    assert isinstance(events[-1], StreamEnded) and events[-1].error is None
+    until(lambda: not streamser_threads())
+
+
+def test_closing_while_the_sound_server_is_wedged_ends_within_a_second(mic: VirtualMic, recognizer: Recognizer) -> None:
+    listener = listen(model=recognizer)
+    with listener:
+        until(lambda: listener.status().source_state == "open")
+        mic("freeze")
+        until(lambda: listener.status().source_state == "lost")
+        began = time.monotonic()
+        listener.close()
+        assert time.monotonic() - began < 1.2
+    assert isinstance(list(listener)[-1], StreamEnded)
+    mic("thaw")
+    until(lambda: not streamser_threads())
+
+
+def test_a_device_that_is_not_there_is_answered_with_those_that_are(mic: VirtualMic, recognizer: Recognizer) -> None:
+    with pytest.raises(DeviceError, match=r"no microphone 'blue'; there are: .*vmic"):
+        listen("blue", model=recognizer)
