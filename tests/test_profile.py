@@ -18,6 +18,7 @@ from streamser.audio import SAMPLE_RATE, AudioBlock
 from streamser.bundle import Calibration, Neutral, load_bundle
 from streamser.cli import main
 from streamser.cli.calibrate import collect, segmenter_for
+from streamser.config import Config
 from streamser.errors import AudioError, ConfigError
 from streamser.features import extract
 from streamser.profile import (
@@ -205,13 +206,13 @@ class Microphone(list[np.ndarray]):
 
 def test_the_microphone_is_closed_once_there_is_enough_speech(recognizer: Recognizer) -> None:
     source = Microphone([np.concatenate([part for i in range(30) for part in (babble(2.0, seed=i), silence(0.8))])])
-    sounds, heard_s = collect(source, segmenter_for(recognizer), 10.0)
+    sounds, heard_s = collect(source, segmenter_for(recognizer, Config()), 10.0)
     assert 10.0 <= sum(map(len, sounds)) / SAMPLE_RATE < 13.0
     assert heard_s < 20.0
 
 
 def test_a_microphone_that_hears_nobody_is_not_listened_to_for_ever(recognizer: Recognizer) -> None:
-    sounds, heard_s = collect(Microphone([silence(60.0)]), segmenter_for(recognizer), 5.0)
+    sounds, heard_s = collect(Microphone([silence(60.0)]), segmenter_for(recognizer, Config()), 5.0)
     assert sounds == [] and heard_s == pytest.approx(15.0, abs=0.1)
 
 
@@ -221,7 +222,7 @@ def test_a_terminal_shows_the_level_and_the_speech_so_far(recognizer: Recognizer
             return True
 
     terminal = Terminal()
-    collect(Microphone([babble(6.0)]), segmenter_for(recognizer), 5.0, terminal)
+    collect(Microphone([babble(6.0)]), segmenter_for(recognizer, Config()), 5.0, terminal)
     assert "level [####" in terminal.getvalue()
     assert "of 5 s" in terminal.getvalue()
 

@@ -52,6 +52,10 @@ class VirtualMic:
         words = self("start").split()[1:]
         self.env = dict(word.split("=", 1) for word in words)
 
+    @property
+    def playing(self) -> bool:
+        return any(player.poll() is None for player in self._players)
+
     def play(self, file: Path, sink: str = "stereo") -> None:
         """Play a file into a microphone while the test goes on."""
         player = subprocess.Popen(

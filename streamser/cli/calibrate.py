@@ -6,11 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from streamser.audio import SAMPLE_RATE, Samples, Segment
 from streamser.bundle import DEFAULT_MODEL
+from streamser.cli.common import add_config_arguments, hushed, load_run_config
+from streamser.config import Config
 from streamser.events import Gap, SpeechStarted
 from streamser.profile import (
     ENOUGH_SPEECH_S,
@@ -20,10 +23,10 @@ from streamser.profile import (
     load_profile,
     profile_path,
 )
-from streamser.recognizer import Recognizer, load
-from streamser.stream.segmenter import Segmenter, SegmenterConfig
-from streamser.stream.sources import Heard, MicSource, Source, SourceConfig, WavSource
-from streamser.stream.vad import VadConfig, make_vad
+from streamser.recognizer import Recognizer, open_recognizer
+from streamser.stream.segmenter import Segmenter
+from streamser.stream.sources import Heard, MicSource, Source, WavSource
+from streamser.stream.vad import make_vad
 
 _PATIENCE = 3.0  # a microphone is listened to for this many times the speech that is wanted
 _METER_DB = 60  # the meter's left end lies so far below full scale
@@ -52,39 +55,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("files", nargs="*", type=Path, help="recordings of your neutral speech, instead of the microphone")
     add("--name", default="me", help="what to call the profile (default: me)")
     add("--out", type=Path, metavar="PATH", help="write it here instead of to your profiles")
-    add("--model", default=DEFAULT_MODEL, help=f"the checkpoint it is for (default: {DEFAULT_MODEL})")
+    add("--model", metavar="NAME", help=f"the checkpoint it is for (default: {DEFAULT_MODEL})")
     add("--device", metavar="MIC", help="microphone, by number or part of its name (see streamser devices)")
-    add("--compute", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
+    add("--compute", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--seconds", type=float, default=ENOUGH_SPEECH_S, metavar="S", help="speech wanted (default: %(default).0f)")
     add("--list", action="store_true", help="list your profiles and exit")
     add("--json", action="store_true", help="say what was learnt as JSON")
+    add_config_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """0; an error in the world is raised."""
     if args.list:
         return _list()
-    recognizer = load(args.model, args.compute)
-    source = _source(args)
+    config = load_run_config(args)
+    recognizer = open_recognizer(replace(config.recognizer, profile=None))
+    source: Source = WavSource(args.files) if args.files else _microphone(args, config)
     if source.live:
         print(_TEXT, file=sys.stderr)
-    sounds, heard_s = collect(source, segmenter_for(recognizer), args.seconds)
+    with hushed(args.debug):
+        sounds, heard_s = collect(source, segmenter_for(recognizer, config), args.seconds)
     profile = enrol(recognizer, sounds, args.name)
     place = profile.save(args.out or profile_path(args.name))
     _tell(args, recognizer, profile, sounds, heard_s, place)
     return 0
 
 
-def _source(args: argparse.Namespace) -> Source:
-    if args.files:
-        return WavSource(args.files)
-    device = int(args.device) if args.device and args.device.isdigit() else args.device
-    return MicSource(SourceConfig(device=device))
+def _microphone(args: argparse.Namespace, config: Config) -> MicSource:
+    return MicSource(config.source if args.device is None else replace(config.source, device=args.device))
 
 
-def segmenter_for(recognizer: Recognizer) -> Segmenter:
+def segmenter_for(recognizer: Recognizer, config: Config) -> Segmenter:
     """The one that live speech goes through, without partial results."""
-    return Segmenter(SegmenterConfig(hop_ms=0, speculate_ms=0), make_vad(VadConfig()), recognizer.features)
+    finals_only = replace(config.segmenter, hop_ms=0, speculate_ms=0)
+    return Segmenter(finals_only, make_vad(config.vad), recognizer.features)
 
 
 def collect(

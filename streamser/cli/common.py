@@ -20,7 +20,7 @@ from streamser.config import Config, load_config, shipped_config
 from streamser.errors import ConfigError
 from streamser.events import Event
 from streamser.outputs import Writer, open_writer
-from streamser.recognizer import Recognizer, open_recognizer
+from streamser.recognizer import Recognizer
 
 __all__ = [
     "Places",
@@ -29,7 +29,6 @@ __all__ = [
     "add_model_arguments",
     "hushed",
     "load_run_config",
-    "open_run_recognizer",
     "stopping",
 ]
 
@@ -77,16 +76,6 @@ def load_run_config(args: argparse.Namespace) -> Config:
         field, _, rule = str(error).partition(":")
         option = next((option for option, name in named.items() if name == field), field)
         raise ConfigError(f"--{option}:{rule or error}") from error
-
-
-def open_run_recognizer(config: Config) -> Recognizer:
-    """The recognizer that the configuration asks for, adapted to its profile."""
-    recognizer = open_recognizer(config.recognizer)
-    if config.recognizer.profile is None:
-        return recognizer
-    from streamser.profile import adapt
-
-    return adapt(recognizer, config.recognizer.profile)
 
 
 class Places:

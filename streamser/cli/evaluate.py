@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from streamser.cli.common import add_config_arguments, load_run_config
 from streamser.cli.progress import ProgressLine
+from streamser.config import Config
 from streamser.errors import CorpusError
-from streamser.profile import adapt
-from streamser.recognizer import Recognizer, load
+from streamser.recognizer import Recognizer, open_recognizer
 from streamser.training.clips import Clip
 from streamser.training.corpora import map_labels, read_corpora, read_corpus
 from streamser.training.degrade import DEGRADATIONS
@@ -59,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help=f"{_QUICK_CLIPS} clips of each corpus, four spoilt copies, no t-SNE")
     add("--seen", action="store_true", help="judge speakers seen in training too, in a row of their own")
     add("--profile", metavar="NAME|PATH", help='apply a "your voice" profile made by streamser calibrate')
-    add("--compute", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
-    add("--threads", type=int, default=1, metavar="N", help="CPU threads")
+    add("--compute", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add_config_arguments(parser)
     add("--seed", type=int, default=0, help="draws clips and composes streams; the same seed, the same report")
     add("--json", action="store_true", help="print the figures as JSON instead of the summary")
     stream = parser.add_argument_group("streams")
@@ -79,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
         return _run_folds(args)
     if args.model is None or not args.corpora:
         raise CorpusError("give a model and at least one corpus: streamser evaluate MODEL CORPUS... (see --help)")
-    recognizer = _recognizer(args)
+    config = load_run_config(args)
+    recognizer = open_recognizer(config.recognizer)
     clips, reports = read_corpora(args.corpora)
     clips, dropped = map_labels(clips, label_mapping(recognizer.labels, _mapping(args.map)))
     for report in reports:
@@ -93,13 +95,8 @@ def run(args: argparse.Namespace) -> int:
         )
     noise = [clip for folder in args.noise for clip in read_corpus(folder, labelled=False)[0]]
     if args.stream:
-        return _run_stream(args, recognizer, clips)
+        return _run_stream(args, recognizer, clips, config)
     return _run_clips(args, recognizer, clips, dropped, noise)
-
-
-def _recognizer(args: argparse.Namespace) -> Recognizer:
-    recognizer = load(args.model, args.compute, threads=args.threads)
-    return recognizer if args.profile is None else adapt(recognizer, args.profile)
 
 
 def _mapping(words: list[str]) -> dict[str, str]:
@@ -109,7 +106,7 @@ def _mapping(words: list[str]) -> dict[str, str]:
     return {label: target for label, _, target in pairs}
 
 
-def _config(args: argparse.Namespace) -> EvaluationConfig:
+def _plan_of(args: argparse.Namespace) -> EvaluationConfig:
     if args.degrade == "all":
         ways = _QUICK_DEGRADE if args.quick else tuple(DEGRADATIONS)
     else:
@@ -134,7 +131,7 @@ def _run_clips(
 
     progress = ProgressLine()
     try:
-        evaluation = evaluate(recognizer, clips, _config(args), dropped=dropped, noise=noise, progress=progress)
+        evaluation = evaluate(recognizer, clips, _plan_of(args), dropped=dropped, noise=noise, progress=progress)
     finally:
         progress.close()
     report = write_report(evaluation, args.out or Path("evaluation") / recognizer.bundle.name)
@@ -146,14 +143,14 @@ def _run_clips(
     return 0
 
 
-def _run_stream(args: argparse.Namespace, recognizer: Recognizer, clips: list[Clip]) -> int:
+def _run_stream(args: argparse.Namespace, recognizer: Recognizer, clips: list[Clip], config: Config) -> int:
     from streamser.streambench import StreamPlan, measure_streams, stream_markdown, write_stream_report
 
     unseen, independence = unseen_clips(recognizer.bundle, clips)
     progress = ProgressLine()
     try:
         plan = StreamPlan(minutes=args.minutes, seed=args.seed)
-        result = measure_streams(recognizer, unseen, plan, independence=independence.text, progress=progress)
+        result = measure_streams(recognizer, unseen, plan, config, independence=independence.text, progress=progress)
     finally:
         progress.close()
     report = write_stream_report(result, args.out or Path("evaluation") / f"{recognizer.bundle.name}-stream")

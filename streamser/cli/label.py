@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from streamser.audio import SAMPLE_RATE, read_audio
-from streamser.cli.common import add_model_arguments, load_run_config, open_run_recognizer
+from streamser.cli.common import add_model_arguments, load_run_config
 from streamser.cli.labeltable import LabelTable, open_table
 from streamser.cli.progress import ProgressLine
 from streamser.config import Config
 from streamser.errors import AudioError, EngineError
-from streamser.recognizer import Prediction, Recognizer
+from streamser.recognizer import Prediction, Recognizer, open_recognizer
 from streamser.stream.pipeline import Stream
 from streamser.stream.soundfiles import find_audio
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.folder.is_dir():
         raise AudioError(f"{args.folder}: is not a folder; label one file with: streamser replay {args.folder}")
     config = load_run_config(args)
-    recognizer = open_run_recognizer(config)  # a wrong model is said before the folder is searched
+    recognizer = open_recognizer(config.recognizer)  # a wrong model is said before the folder is searched
     files = [path.relative_to(args.folder).as_posix() for path in find_audio(args.folder)]
     if not files:
         raise AudioError(f"{args.folder}: holds no sound file")
@@ -143,7 +143,7 @@ _worker: Worker | None = None  # a process's own, made once
 def _begin(folder: Path, config: Config, utterances: bool) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    _worker = Worker(folder, open_run_recognizer(config), config, utterances)
+    _worker = Worker(folder, open_recognizer(config.recognizer), config, utterances)
 
 
 def _work(file: str) -> Labelled:

@@ -14,11 +14,10 @@ from streamser.cli.common import (
     add_model_arguments,
     hushed,
     load_run_config,
-    open_run_recognizer,
     stopping,
 )
 from streamser.config import Config
-from streamser.recognizer import Recognizer
+from streamser.recognizer import Recognizer, open_recognizer
 from streamser.stream.pipeline import Listener
 from streamser.stream.recorder import RecordingSource
 from streamser.stream.sources import MicSource, Source
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         config = replace(config, source=replace(config.source, device=args.device))
     with hushed(args.debug):
         source: Source = MicSource(config.source)
-        recognizer = open_run_recognizer(config)
+        recognizer = open_recognizer(config.recognizer)
         with Places(args, recognizer) as places:
             if args.record is not None:
                 source = RecordingSource(source, args.record)

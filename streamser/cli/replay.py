@@ -15,11 +15,11 @@ from streamser.cli.common import (
     add_event_arguments,
     add_model_arguments,
     load_run_config,
-    open_run_recognizer,
     stopping,
 )
 from streamser.cli.progress import ProgressLine
 from streamser.events import EmotionEvent
+from streamser.recognizer import open_recognizer
 from streamser.stream.pipeline import Listener
 from streamser.stream.sources import WavSource
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """0, 130 after Ctrl-C; an error in the world is raised."""
     config = load_run_config(args)
     files = WavSource(args.files, config=config.source).files  # each is looked at now, before the first one plays
-    recognizer = open_run_recognizer(config)
+    recognizer = open_recognizer(config.recognizer)
     with Places(args, recognizer, streams=len(files)) as places:
         for name, file in zip(stream_names(files), files, strict=True):
             source = WavSource(file, speed=args.speed, config=config.source)

@@ -1,4 +1,4 @@
-"""`streamser serve`: a page in the browser and a WebSocket for programs, on this machine alone unless told otherwise."""
+"""`streamser serve`: a page for the browser and a WebSocket for programs, on loopback unless told otherwise."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamser.cli.common import add_model_arguments, hushed, load_run_config, open_run_recognizer, stopping
+from streamser.cli.common import add_model_arguments, hushed, load_run_config, stopping
 from streamser.config import Config
 from streamser.errors import ConfigError
-from streamser.recognizer import Recognizer
+from streamser.recognizer import Recognizer, open_recognizer
 from streamser.server.options import ServerConfig
 from streamser.stream.pipeline import Listener
 from streamser.stream.recorder import RecordingSource
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         if config.server.microphone:
             stack.enter_context(hushed(args.debug))
         source = _open_microphone(config) if config.server.microphone else None
-        recognizer = open_run_recognizer(config)
+        recognizer = open_recognizer(config.recognizer)
         if source is not None:
             listener = Listener(source, recognizer, config, name="microphone")
         server = Server(recognizer, config.server, config, listener)
@@ -99,7 +99,11 @@ def _open_microphone(config: Config) -> Source:
 async def _serve(server: Server, greet: Callable[[], None]) -> None:
     """Until Ctrl-C or SIGTERM."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    with stopping(lambda: loop.call_soon_threadsafe(ended.set)):
+
+    def stop() -> None:
+        loop.call_soon_threadsafe(ended.set)
+
+    with stopping(stop):
         async with server:
             greet()
             await ended.wait()

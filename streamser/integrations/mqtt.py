@@ -3,29 +3,40 @@
     <topic>/event           every event as JSON, as it comes
     <topic>/state           the last final, retained: what the sensors show
     <topic>/speaking        ON while somebody speaks, else OFF, retained
-    <topic>/availability    online or offline, retained; the broker says offline if we die
-    <prefix>/…/config       Home Assistant's discovery, retained
+    <topic>/availability    online or offline, retained; the broker itself says offline if we die
+    <prefix>/.../config     Home Assistant's discovery, retained
+
+Events are for now: what comes while the broker is away is not sent later. What is retained is said anew whenever
+the broker is back, as it is by then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
+import secrets
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
 from streamser.errors import DeviceError, MissingExtraError
-from streamser.events import UNCERTAIN, EmotionEvent, Event, SpeechEnded, SpeechStarted, StreamEnded
+from streamser.events import UNCERTAIN, EmotionEvent, Event, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
+
+__all__ = ["MqttConfig", "MqttPublisher", "discovery"]
+
+logger = logging.getLogger(__name__)
 
 CONNECT_S = 10.0
 """A broker that has not answered by then is not there."""
 
-# Small enough to forget: while the broker is away, so many messages wait for it, then the oldest are dropped.
-WAITING_MESSAGES = 1000
+_KEEPALIVE_S = 30  # after one and a half of these the broker takes a silent client for dead
+_RETRY_S = (1, 30)  # first and longest wait before a lost connection is tried again
+_GOODBYE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +46,7 @@ class MqttConfig:
     host: str = "localhost"
     port: int = 1883
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     tls: bool = False
     topic: str = "streamser"
     """Root of all topics of this listener; give each room its own."""
@@ -45,10 +56,16 @@ class MqttConfig:
     """Empty publishes no discovery."""
 
     def __post_init__(self) -> None:
+        if not self.host:
+            raise ValueError("host: is the broker's name or address, not empty")
         if not 1 <= self.port <= 65535:
-            raise ValueError(f"port: within 1..65535, not {self.port}")
-        if not self.topic or re.search(r"[#+\0]", self.topic) or self.topic != self.topic.strip("/"):
-            raise ValueError(f"topic: a name like home/desk without wildcards or outer slashes, not {self.topic!r}")
+            raise ValueError(f"port: is 1 to 65535, not {self.port}")
+        if self.password and not self.username:
+            raise ValueError("username: a password needs one")
+        if not _is_topic(self.topic):
+            raise ValueError(f"topic: is like home/desk, without wildcards or outer slashes, not {self.topic!r}")
+        if self.discovery_prefix and not _is_topic(self.discovery_prefix):
+            raise ValueError(f"discovery-prefix: is like homeassistant, or empty, not {self.discovery_prefix!r}")
 
     @property
     def node(self) -> str:
@@ -56,25 +73,29 @@ class MqttConfig:
         return re.sub(r"[^a-zA-Z0-9_-]", "_", self.topic)
 
 
-def discovery(config: MqttConfig, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _is_topic(text: str) -> bool:
+    return bool(text) and text == text.strip("/ ") and text.isprintable() and not re.search(r"[#+]|^\$", text)
+
+
+def discovery(config: MqttConfig, labels: Sequence[str], model: str = "") -> dict[str, dict[str, Any]]:
     """Home Assistant's discovery messages, topic -> payload; empty where no prefix is set."""
     if not config.discovery_prefix:
         return {}
     state = f"{config.topic}/state"
-    shown = f"{{{{ '{UNCERTAIN}' if value_json.uncertain else value_json.label }}}}"
     sensors: dict[tuple[str, str], dict[str, Any]] = {
         ("sensor", "emotion"): {
             "name": "Emotion",
             "device_class": "enum",
             "options": [*labels, UNCERTAIN],
             "state_topic": state,
-            "value_template": shown,
+            "value_template": f"{{{{ '{UNCERTAIN}' if value_json.uncertain else value_json.label }}}}",
             "json_attributes_topic": state,
             "icon": "mdi:emoticon-outline",
         },
         ("sensor", "confidence"): {
             "name": "Confidence",
             "unit_of_measurement": "%",
+            "state_class": "measurement",
             "suggested_display_precision": 0,
             "state_topic": state,
             "value_template": "{{ (value_json.confidence * 100) | round(1) }}",
@@ -92,9 +113,10 @@ def discovery(config: MqttConfig, labels: Sequence[str]) -> dict[str, dict[str, 
             "icon": "mdi:account-voice",
         },
     }
+    device = {"identifiers": [f"streamser_{config.node}"], "name": config.name, "manufacturer": "streamser"}
     shared = {
         "availability_topic": f"{config.topic}/availability",
-        "device": {"identifiers": [f"streamser_{config.node}"], "name": config.name, "manufacturer": "streamser"},
+        "device": {**device, "model": model} if model else device,
         "origin": {"name": "streamser", "sw_version": version("streamser")},
     }
     return {
@@ -108,21 +130,31 @@ def discovery(config: MqttConfig, labels: Sequence[str]) -> dict[str, dict[str, 
 
 
 class MqttPublisher:
-    """A connection to the broker that takes events; it reconnects by itself and announces everything again."""
+    """A connection to the broker that takes events; it comes back by itself and announces everything again."""
 
-    def __init__(self, config: MqttConfig, labels: Sequence[str]) -> None:
+    def __init__(self, config: MqttConfig, labels: Sequence[str], model: str = "") -> None:
         try:
             from paho.mqtt import client as mqtt
         except ImportError as error:
             raise MissingExtraError("streamser mqtt", "mqtt") from error
         self.config = config
-        self._labels = tuple(labels)
+        self._lock = threading.Lock()
+        """Held while something is kept and sent, so that an older value never follows a newer one."""
+        self._kept = {
+            **{topic: json.dumps(payload) for topic, payload in discovery(config, labels, model).items()},
+            self._topic("speaking"): "OFF",
+            self._topic("availability"): "online",
+        }
+        """Retained topics as they are now: said at each connection."""
         self._answered = threading.Event()
-        self._refusal = ""
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"streamser-{config.node}")
-        self._client.max_queued_messages_set(WAITING_MESSAGES)
-        self._client.will_set(f"{config.topic}/availability", "offline", qos=1, retain=True)
+        self._refusal: str | None = None  # what the broker answered: None is nothing yet, "" is welcome
+        # Of two clients with one name a broker throws out the older one, and they would take turns forever.
+        name = f"streamser-{config.node}-{secrets.token_hex(4)}"
+        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name)
+        self._client.reconnect_delay_set(*_RETRY_S)
+        self._client.will_set(self._topic("availability"), "offline", qos=1, retain=True)
         self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
         if config.username:
             self._client.username_pw_set(config.username, config.password)
         if config.tls:
@@ -132,49 +164,77 @@ class MqttPublisher:
         """Connect and announce; DeviceError, in one line, when the broker is not there or refuses."""
         where = f"{self.config.host}:{self.config.port}"
         try:
-            self._client.connect(self.config.host, self.config.port, keepalive=30)
-        except OSError as error:
-            raise DeviceError(f"no MQTT broker at {where} ({error}); see --host and --port") from error
+            self._client.connect(self.config.host, self.config.port, keepalive=_KEEPALIVE_S)
+        except (OSError, UnicodeError) as error:
+            raise DeviceError(f"no MQTT broker at {where} ({error}); see --host, --port and --tls") from error
         self._client.loop_start()
-        if not self._answered.wait(CONNECT_S) or self._refusal:
-            self._client.loop_stop()
-            why = self._refusal or f"no answer within {CONNECT_S:.0f} s"
+        self._answered.wait(CONNECT_S)
+        if self._refusal != "":
+            self.close()
+            why = self._refusal or "it does not speak MQTT, or not without TLS"
             raise DeviceError(f"the MQTT broker at {where} does not let us in: {why}; see --username and --tls")
         return self
 
     def publish(self, event: Event) -> None:
-        """Send one event; it waits, bounded, while the broker is away."""
-        words = event.to_dict()
-        self._send("event", words)
-        if isinstance(event, EmotionEvent) and event.final:
-            self._send("state", words, retain=True)
-        elif isinstance(event, SpeechStarted | SpeechEnded | StreamEnded):
-            self._send("speaking", "ON" if isinstance(event, SpeechStarted) else "OFF", retain=True)
+        """Send one event, at once and without waiting; any thread may call it."""
+        words = json.dumps(event.to_dict(), ensure_ascii=False)
+        with self._lock:
+            self._send("event", words)
+            if isinstance(event, EmotionEvent) and event.final:
+                self._keep("state", words)
+            elif isinstance(event, SpeechStarted | SpeechEnded | StreamEnded):
+                self._keep("speaking", "ON" if isinstance(event, SpeechStarted) else "OFF")
+            elif isinstance(event, SourceChanged):  # without a microphone the sensors know nothing
+                self._keep("availability", "offline" if event.state == "lost" else "online")
 
     def close(self) -> None:
         """Say goodbye: the sensors become unavailable."""
         if self._client.is_connected():
-            self._send("availability", "offline", retain=True).wait_for_publish(2.0)
+            for topic, text in (("speaking", "OFF"), ("availability", "offline")):
+                last = self._client.publish(self._topic(topic), text, qos=1, retain=True)
+            with contextlib.suppress(RuntimeError, ValueError):  # it went away while we said goodbye
+                last.wait_for_publish(_GOODBYE_S)
+        self._client.on_disconnect = None
         self._client.disconnect()
         self._client.loop_stop()
 
     def __enter__(self) -> MqttPublisher:
         return self.connect()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
-    def _send(self, topic: str, payload: dict[str, Any] | str, *, retain: bool = False) -> Any:
-        text = payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False)
-        return self._client.publish(f"{self.config.topic}/{topic}", text, qos=1, retain=retain)
+    def _topic(self, name: str) -> str:
+        return f"{self.config.topic}/{name}"
+
+    def _keep(self, name: str, text: str) -> None:
+        self._kept[self._topic(name)] = text
+        self._send(name, text, retain=True)
+
+    def _send(self, name: str, text: str, *, retain: bool = False) -> None:
+        """QoS 0: TCP keeps order while the connection lives, and what it loses when it dies is stale by the next."""
+        if self._client.is_connected():
+            self._client.publish(self._topic(name), text, retain=retain)
+
+    # --- on paho's thread
 
     def _on_connect(self, client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             self._refusal = str(reason)
-        else:
-            self._refusal = ""
-            for topic, payload in discovery(self.config, self._labels).items():
-                client.publish(topic, json.dumps(payload), qos=1, retain=True)
-            self._send("availability", "online", retain=True)
-            self._send("speaking", "OFF", retain=True)
+        self._answered.set()  # to hang up without a word is an answer, too
+            self._answered.set()
+            return
+        if self._refusal == "":
+            logger.warning("the MQTT broker at %s is back", self.config.host)
+        self._refusal = ""
+        with self._lock:
+            for topic, text in self._kept.items():
+                client.publish(topic, text, qos=1, retain=True)
         self._answered.set()
+
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if self._refusal == "":
+            logger.warning("the MQTT broker at %s is gone (%s); trying again", self.config.host, reason)
+        self._answered.set()  # to hang up without a word is an answer, too

@@ -12,7 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from streamser.errors import ConfigError
+import torch
+
+from streamser.bundle import Bundle
+from streamser.errors import BundleError, ConfigError
 from streamser.features import FeatureConfig
 from streamser.nets.cnn_blstm import CnnBlstm
 from streamser.nets.focal_resnet import FocalResNet
@@ -399,3 +402,21 @@ def get(name: str) -> Variant:
 def build(name: str, n_classes: int) -> SerNet:
     """A fresh net of that variant."""
     return get(name).build(n_classes)
+
+
+def restore(bundle: Bundle) -> SerNet:
+    """The net of a checkpoint's variant with the checkpoint's weights, ready to judge."""
+    try:
+        net = build(bundle.variant, len(bundle.labels))
+    except ConfigError as error:
+        raise BundleError(f"{bundle.path}: {error}; the onnx engine does not need the variant") from error
+    if net.bins != bundle.features.bins:
+        raise BundleError(
+            f"{bundle.path}: variant {bundle.variant} takes {net.bins} bins, but features give {bundle.features.bins}"
+        )
+    try:
+        net.load_state_dict({name: torch.from_numpy(value) for name, value in bundle.weights().items()})
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise BundleError(f"{bundle.weights_path}: not the weights of variant {bundle.variant} ({said})") from error
+    return net.eval().requires_grad_(False)

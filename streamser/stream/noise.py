@@ -12,14 +12,15 @@ from streamser.audio import SAMPLE_RATE, Samples
 
 __all__ = ["NoiseGate"]
 
-_Power = NDArray[np.floating]
-"""Mean square of white noise that would be as strong in each band, (bands,)."""
+_Power = NDArray[np.float64]
+"""Of each band, as the mean square of white noise that would be as strong in it, (bands,)."""
 
 _BLOCK_MS = 100  # floor and background are brought up to date this often
 _SMOOTH_MS = 70.0  # about a phone: noise averages out, syllables stay
 _HOLD_MS = 60  # an open gate outlasts a dip this long
 _LEAVE = 0.8  # an open gate closes at this share of the decibels that open it
 _BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # where speech is; below lies a fan's rumble
+_MEAN = np.full(_BANDS, 1.0 / _BANDS)
 _DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no sound and says nothing about the room
 
 
@@ -36,8 +37,8 @@ class NoiseGate:
         self._least = 10 ** (min_level_dbfs / 10)
         self._frames_per_block = max(1, round(_BLOCK_MS * SAMPLE_RATE / 1000 / frame_samples))
         self._hold_frames = max(1, round(_HOLD_MS * SAMPLE_RATE / 1000 / frame_samples))
-        self._smooth = np.float32(math.exp(-frame_samples * 1000 / SAMPLE_RATE / _SMOOTH_MS))
-        self._window = np.hanning(frame_samples + 2)[1:-1].astype(np.float32)
+        self._smooth = math.exp(-frame_samples * 1000 / SAMPLE_RATE / _SMOOTH_MS)
+        self._window = np.hanning(frame_samples + 2)[1:-1]
         self._window /= np.sqrt(np.sum(np.square(self._window)))
         self._bands = _band_matrix(frame_samples)
         self._floor = _Floor(self._frames_per_block)
@@ -45,11 +46,8 @@ class NoiseGate:
         self._power: _Power | None = None
         self._frames = 0
         self._held = 0
-
-    @property
-    def floor_power(self) -> float:
-        """Mean square of the room's steady noise, as white noise of the same strength."""
-        return max(self._least, float(self._floor.power.mean()) if self._power is not None else 0.0)
+        self.floor_power = self._least
+        """The room's steady noise: mean square of white noise as strong."""
 
     def open(self, frame: Samples) -> bool:
         """True when this frame, the next one of the stream, stands out."""
@@ -70,10 +68,10 @@ class NoiseGate:
         spectrum = np.fft.rfft(frame * self._window)
         power = (np.square(spectrum.real) + np.square(spectrum.imag)) @ self._bands
         self._power = power if self._power is None else power + self._smooth * (self._power - power)
-        level_db = 10.0 * math.log10(float(self._power.mean()) + 1e-12)
-        self._frames += 1
+        level_db = 10.0 * math.log10(float(self._power @ _MEAN) + 1e-12)
         self._floor.hear(self._power, level_db)
         self._background.hear(level_db)
+        self._frames += 1
         if self._frames % self._frames_per_block == 0:
             self._floor.update()
             self._background.update()
@@ -81,7 +79,8 @@ class NoiseGate:
         # bands, and power relative to each floor, where the emptiest band shouts loudest.
         floor = np.maximum(self._floor.power, self._least)
         root = np.sqrt(floor)
-        return 10.0 * math.log10(float((self._power / root).sum()) / float(root.sum()) + 1e-12), level_db
+        self.floor_power = float(floor @ _MEAN)
+        return 10.0 * math.log10(float(self._power @ (1.0 / root)) / float(root.sum()) + 1e-12), level_db
 
 
 class _Floor:
@@ -158,7 +157,7 @@ class _Background:
         self.threshold_db = mean_db + min(max(self._DEVIATIONS * deviation_db, self._LEAST_DB), self._MOST_DB)
 
 
-def _band_matrix(frame_samples: int) -> NDArray[np.float32]:
+def _band_matrix(frame_samples: int) -> NDArray[np.float64]:
     """Mean of the FFT's bins in each of 16 bands, equally wide in mel, (bins, bands)."""
     ends = 2595.0 * np.log10(1.0 + np.array([_LOWEST_HZ, _HIGHEST_HZ]) / 700.0)
     corners = 700.0 * (10.0 ** (np.linspace(ends[0], ends[1], _BANDS + 1) / 2595.0) - 1.0)
@@ -166,4 +165,5 @@ def _band_matrix(frame_samples: int) -> NDArray[np.float32]:
     inside = (hz[:, None] >= corners[:-1]) & (hz[:, None] < corners[1:])
     for band in np.flatnonzero(~inside.any(axis=0)):  # narrower than a bin: the nearest one
         inside[np.argmin(np.abs(hz - corners[band : band + 2].mean())), band] = True
-    return (inside / inside.sum(axis=0)).astype(np.float32)
+    mean: NDArray[np.float64] = inside / inside.sum(axis=0)
+    return mean

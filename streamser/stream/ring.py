@@ -53,7 +53,7 @@ class Ring:
         return tail.copy() if len(tail) == length else np.concatenate([tail, self._buffer[: length - len(tail)]])
 
     def lost(self, start: int, end: int) -> int:
-        """How many samples between `start` and `end` are overwritten, or were never written before the stream went on."""
+        """How many samples between `start` and `end` are overwritten, or lie in a hole."""
         overwritten = max(0, min(end, self.start) - start)
         start = max(start, self.start)
         return overwritten + sum(max(0, min(end, stop) - max(start, first)) for first, stop in self._holes)

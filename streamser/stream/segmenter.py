@@ -58,22 +58,33 @@ class SegmenterConfig:
     """Lost sound up to this length is silence inside an utterance; a longer gap ends it."""
 
     def __post_init__(self) -> None:
+        ranges = {
+            "pre_roll_ms": (0, 5_000),
+            "min_speech_ms": (10, 5_000),
+            "dip_ms": (10, 5_000),
+            "end_silence_ms": (50, 10_000),
+            "max_utterance_s": (2, 300),
+            "cut_search_s": (0.2, 60),
+            "first_partial_ms": (0, 10_000),
+            "bridge_gap_ms": (0, 2_000),
+        }
+        for name, (least, most) in ranges.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name}: is {least} to {most}, not {getattr(self, name)}")
         rules = {
-            "pre_roll_ms: is 0 to 5000": 0 <= self.pre_roll_ms <= 5000,
-            "min_speech_ms: is 10 to 5000": 10 <= self.min_speech_ms <= 5000,
-            "dip_ms: is 10 to 5000": 10 <= self.dip_ms <= 5000,
-            "end_silence_ms: is 50 to 10000": 50 <= self.end_silence_ms <= 10000,
-            "resume_ms: is 0 or more and below end_silence_ms": 0 <= self.resume_ms < self.end_silence_ms,
-            "post_roll_ms: is 0 or more and below end_silence_ms": 0 <= self.post_roll_ms < self.end_silence_ms,
-            "speculate_ms: is 0, or at least post_roll_ms and below end_silence_ms": self.speculate_ms == 0
-            or self.post_roll_ms <= self.speculate_ms < self.end_silence_ms,
-            "max_utterance_s: is 2 to 300": 2 <= self.max_utterance_s <= 300,
-            "max_utterance_s: is above pre_roll_ms + min_speech_ms + cut_search_s": 1000 * self.max_utterance_s
-            > self.pre_roll_ms + self.min_speech_ms + 1000 * self.cut_search_s,
-            "cut_search_s: is at least 0.2": self.cut_search_s >= 0.2,
-            "hop_ms: is 0, or 20 to 10000": self.hop_ms == 0 or 20 <= self.hop_ms <= 10000,
-            "first_partial_ms: is 0 to 10000": 0 <= self.first_partial_ms <= 10000,
-            "bridge_gap_ms: is 0 to 2000": 0 <= self.bridge_gap_ms <= 2000,
+            f"resume_ms: is 0 or more and below end_silence_ms, not {self.resume_ms}": (
+                0 <= self.resume_ms < self.end_silence_ms
+            ),
+            f"post_roll_ms: is 0 or more and below end_silence_ms, not {self.post_roll_ms}": (
+                0 <= self.post_roll_ms < self.end_silence_ms
+            ),
+            f"speculate_ms: is 0, or from post_roll_ms to below end_silence_ms, not {self.speculate_ms}": (
+                self.speculate_ms == 0 or self.post_roll_ms <= self.speculate_ms < self.end_silence_ms
+            ),
+            f"max_utterance_s: is more than pre_roll_ms, min_speech_ms and cut_search_s, not {self.max_utterance_s}": (
+                self.max_utterance_s > (self.pre_roll_ms + self.min_speech_ms) / 1000 + self.cut_search_s
+            ),
+            f"hop_ms: is 0 or 20 to 10000, not {self.hop_ms}": self.hop_ms == 0 or 20 <= self.hop_ms <= 10_000,
         }
         for rule, held in rules.items():
             if not held:
@@ -180,10 +191,15 @@ class Segmenter:
         return items
 
     def gap(self, start: int, length: int) -> list[Item]:
-        """Sound was lost here: a short gap is silence, a longer one ends the open utterance; time goes on."""
+        """Sound was lost here: up to `bridge_gap_ms` it is silence, and more of it ends the open utterance.
+
+        Time goes on either way: the next block starts behind the gap.
+        """
         if start != self.position or length <= 0:
             raise ValueError(f"gap: starts at {self.position} and has a length, not start {start}, length {length}")
         bridged = length <= self._bridge
+        if self._open is not None and self.state == "stopping":  # the pause goes on through the gap
+            bridged = bridged and start + length - self._open.speech_end < self._end_silence
         items = [] if bridged else self._close("gap")
         self._ring.write(np.zeros(0, np.float32), start + length)
         self._judged = start + length  # frames begin anew behind the gap
@@ -242,9 +258,10 @@ class Segmenter:
 
     def _start(self, utterance: _Utterance, end: int, speech: bool) -> list[Item]:
         """Count speech until it is enough to be an utterance."""
-        if not speech:
-            if end - utterance.speech_end >= self._dip:
-                self._open, self.state = None, "quiet"
+        dipped = not speech and end - utterance.speech_end >= self._dip
+        if dipped or end - utterance.onset >= self._max:  # too thin to be speech: it began, but got nowhere
+            self._open, self.state = None, "quiet"
+        if self._open is None or not speech:
             return []
         utterance.speech += self._vad.frame_samples
         utterance.speech_end = end
@@ -318,11 +335,14 @@ class Segmenter:
         speech = np.array([speech for _, _, speech in self._recent])
         frame = self._vad.frame_samples
         width = 2 * (SAMPLE_RATE // 20 // frame) + 1
-        smooth = np.convolve(power, np.ones(width) / width, mode="same")
+        around = np.ones(width)
+        smooth = np.convolve(power, around, "same") / np.convolve(np.ones(len(power)), around, "same")
         behind = np.cumsum(speech[::-1])[::-1] * frame
         near = (starts >= limit - self._search) & (starts + frame <= limit)
         fit = near & (behind >= self._min_speech)
         candidates = np.flatnonzero(fit if fit.any() else near)
+        if not len(candidates):  # all of it was lost in a gap
+            return limit
         return int(starts[candidates[np.argmin(smooth[candidates])]]) + frame // 2
 
     def _segment(self, utterance: _Utterance, start: int, end: int) -> Segment:

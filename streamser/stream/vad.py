@@ -1,4 +1,4 @@
-"""Tell speech from everything else, one short frame at a time: webrtcvad behind a noise floor, silero, or energy."""
+"""Tell speech from everything else, one short frame at a time: webrtcvad behind a noise gate, silero, or the gate."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ _SPEECH_OVER_FLOOR = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VadConfig:
-    """Which detector listens, and how strict it is."""
+    """Which detector listens, and how strict it is; docs/vad.md says what each was measured to do."""
 
     engine: Literal["webrtc", "silero", "energy"] = "webrtc"
+    """webrtc (small and fast), silero (best against music and clatter; an extra), or energy (the noise gate alone)."""
     mode: int = 1
     """webrtc: 0 (takes much for speech) to 3 (takes little)."""
     noise_floor: bool = True
@@ -109,18 +110,18 @@ class WebRtcVad:
         self._peak = 0.0
 
     def _heard(self, frame: Samples) -> bool:
-        pcm = (np.clip(frame, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
-        return bool(self._vad.is_speech(pcm, SAMPLE_RATE))
+        pcm = np.minimum(np.maximum(frame * 32767.0, -32767.0), 32767.0).astype("<i2")
+        return bool(self._vad.is_speech(pcm.tobytes(), SAMPLE_RATE))
 
-    def _gain(self, frame: Samples, outstanding: bool) -> np.float32:
+    def _gain(self, frame: Samples, outstanding: bool) -> float:
         """Lifts a quiet microphone to the level webrtcvad was made for; loud sound stays as it is."""
         if self._gate is None:
-            return np.float32(1.0)
+            return 1.0
         self._peak *= _PEAK_DECAY ** (self.frame_samples / SAMPLE_RATE)
         if outstanding:
             self._peak = max(self._peak, float(np.dot(frame, frame)) / self.frame_samples)
         reference = max(self._peak, _SPEECH_OVER_FLOOR * self._gate.floor_power)
-        return np.float32(min(max(_TARGET_RMS / math.sqrt(reference), 1.0), _MOST_GAIN))
+        return min(max(_TARGET_RMS / math.sqrt(reference), 1.0), _MOST_GAIN)
 
 
 class SileroVad:
@@ -128,21 +129,24 @@ class SileroVad:
 
     frame_samples = 512
     _CONTEXT_SAMPLES = 64  # the net hears the end of the last frame again before each new one
+    _RATE = np.array(SAMPLE_RATE, np.int64)
+
+    _input: Samples  # (1, 64 + 512)
+    _state: Samples  # (2, 1, 128)
+    _speaking: bool
 
     def __init__(self, config: VadConfig) -> None:
         self._config = config
         self._session = _silero_session()
-        self._rate = np.array(SAMPLE_RATE, np.int64)
         self.reset()
 
     def speech(self, frame: Samples) -> bool:
         self._input[0, self._CONTEXT_SAMPLES :] = frame
-        feeds = {"input": self._input, "state": self._state, "sr": self._rate}
+        feeds = {"input": self._input, "state": self._state, "sr": self._RATE}
         probability, self._state = self._session.run(None, feeds)
         self._input[0, : self._CONTEXT_SAMPLES] = frame[-self._CONTEXT_SAMPLES :]
-        self._speaking = float(probability[0, 0]) >= (
-            self._config.release if self._speaking else self._config.threshold
-        )
+        enough = self._config.release if self._speaking else self._config.threshold
+        self._speaking = float(probability[0, 0]) >= enough
         return self._speaking
 
     def reset(self) -> None:
@@ -155,7 +159,7 @@ def _silero_session() -> Any:
     spec = importlib.util.find_spec("silero_vad")  # finds the package without running it: it would import torch
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError("the VAD engine 'silero'", "silero")
-    import onnxruntime
+    import onnxruntime  # half the start-up time of a stream that does not use it
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -165,9 +169,6 @@ def _silero_session() -> Any:
 
 def make_vad(config: VadConfig) -> Vad:
     """The detector that the config names, fresh."""
-    engines: dict[str, type[WebRtcVad] | type[SileroVad] | type[EnergyVad]] = {
-        "webrtc": WebRtcVad,
-        "silero": SileroVad,
-        "energy": EnergyVad,
-    }
-    return engines[config.engine](config)
+    if config.engine == "silero":
+        return SileroVad(config)
+    return EnergyVad(config) if config.engine == "energy" else WebRtcVad(config)

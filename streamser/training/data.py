@@ -30,6 +30,9 @@ from streamser.training.corpora import Clip
 # Half precision keeps 0.06 dB at 100 dB: far below anything a net or an ear could tell.
 _STORED = np.float16
 
+# A frame's strongest band this far below the clip's loud frames is a pause or the room, not the voice.
+_SPOKEN_DB = 35.0
+
 _NEPER_PER_DB = math.log(10.0) / 10.0  # of power
 
 
@@ -190,6 +193,8 @@ class FeatureAugment:
     """Vocal-tract warp: bins move by up to this share of the mel axis."""
     mixup: float = 0.0
     """Beta(a, a) parameter of mixup; both targets are kept, weighted."""
+    trim_probability: float = 0.0
+    """Share of clips without the silence before and after their speech, as a stream's segments come."""
     crop_probability: float = 0.0
     """Share of clips cut to a random shorter piece (from `crop_min_s`), as a partial hears them."""
     crop_min_s: float = 0.6
@@ -220,6 +225,8 @@ class BatchMaker:
 
     def _window(self, clip: int, rng: np.random.Generator) -> Frames:
         frames = self.store.frames(clip, int(rng.integers(0, self.store.copies + 1)))
+        if self.augment.trim_probability and rng.random() < self.augment.trim_probability:
+            frames = frames[self._spoken(frames)]
         length = self.train_frames
         want = length
         if self.augment.crop_probability and rng.random() < self.augment.crop_probability:
@@ -234,6 +241,12 @@ class BatchMaker:
             )
             frames = frames[first : first + want]
         return self._fit(frames, length)
+
+    def _spoken(self, frames: NDArray[np.float16]) -> slice:
+        """From the first to the last frame that is loud beside the clip's loudest ones."""
+        level = frames.astype(np.float32).max(axis=1)
+        loud = np.flatnonzero(level > np.quantile(level, 0.95) - _SPOKEN_DB * self._per_db)
+        return slice(int(loud[0]), int(loud[-1]) + 1)
 
     def _fit(self, frames: NDArray[np.float16], length: int) -> Frames:
         """The serving rule for short sound (`cut_window`), applied to log-mel."""

@@ -43,8 +43,16 @@ def test_a_token_is_never_part_of_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("host", "is_loopback"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)]
-    + [("192.168.1.2", False), ("myhost", False)],
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.2", False),
+        ("myhost", False),
+    ],
 )
 def test_only_addresses_that_no_other_machine_reaches_are_loopback(host: str, is_loopback: bool) -> None:
     assert ServerConfig(host=host).is_loopback is is_loopback

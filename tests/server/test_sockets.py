@@ -338,12 +338,14 @@ async def test_everybody_at_the_servers_microphone_hears_the_same(recognizer: Re
 
 async def test_somebody_who_comes_later_is_told_how_far_the_stream_is_and_how_loud(recognizer: Recognizer) -> None:
     source, listener = pushed_microphone(recognizer)
-    async with Server(recognizer, ServerConfig(port=0), microphone=listener) as server:
-        async with talking(server, "ws/events") as one:
-            await asyncio.to_thread(source.push, np.frombuffer(DATA, np.int16))
-            await one.hear(lambda message: message["type"] == "status" and message["position_s"] > 3)
-            async with talking(server, "ws/events") as two:
-                assert (await two.hear(is_ready))[0]["position_s"] > 3
+    async with (
+        Server(recognizer, ServerConfig(port=0), microphone=listener) as server,
+        talking(server, "ws/events") as one,
+    ):
+        await asyncio.to_thread(source.push, np.frombuffer(DATA, np.int16))
+        await one.hear(lambda message: message["type"] == "status" and message["position_s"] > 3)
+        async with talking(server, "ws/events") as two:
+            assert (await two.hear(is_ready))[0]["position_s"] > 3
 
 
 async def test_the_microphones_socket_takes_no_sound(recognizer: Recognizer) -> None:

@@ -1,0 +1,103 @@
+"""`streamser mqtt`: emotion events to an MQTT broker, where Home Assistant finds them as sensors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+
+from streamser.cli.common import add_model_arguments, hushed, load_run_config, stopping
+from streamser.config import Config
+from streamser.errors import ConfigError
+from streamser.integrations.mqtt import MqttConfig, MqttPublisher
+from streamser.recognizer import open_recognizer
+from streamser.stream.pipeline import Listener
+from streamser.stream.sources import MicSource, Source, WavSource
+
+PASSWORD_VARIABLE = "STREAMSER_MQTT_PASSWORD"
+
+_TLS_PORT = 8883  # where brokers listen for TLS by custom
+
+_EPILOG = f"""examples:
+  streamser mqtt --host homeassistant.local --username streamser --topic home/desk --name "Desk voice"
+  streamser mqtt talk.wav --speed 1             # a file instead of the microphone, as it would be heard
+  mosquitto_sub -t 'streamser/#' -v             # to look on
+
+The password is best given in the variable {PASSWORD_VARIABLE}, where no list of processes shows it.
+Whoever may read the topics learns how people speak: give the broker users and access rules.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    default = MqttConfig()
+    add = parser.add_argument
+    add("files", nargs="*", metavar="FILE", help="sound files to play instead of the microphone")
+    add("--device", metavar="MIC", help="microphone: number or part of its name (see streamser devices)")
+    add("--speed", type=float, default=1.0, metavar="S", help="of the files: 2 is twice as fast (default: 1, real time)")
+    add("--host", default=default.host, metavar="NAME", help=f"the broker (default: {default.host})")
+    add("--port", type=int, metavar="N", help=f"its port (default: {default.port}, with --tls {_TLS_PORT})")
+    add("--username", default="", metavar="NAME", help="who we are to the broker")
+    add("--password", metavar="WORD", help=f"its password; better in {PASSWORD_VARIABLE}")
+    add("--tls", action="store_true", help="encrypted, the broker's certificate checked by this system's authorities")
+    add("--topic", default=default.topic, metavar="T", help=f"root of all topics (default: {default.topic})")
+    add("--name", default=default.name, metavar="NAME", help="what Home Assistant calls the device")
+    add(
+        "--discovery-prefix",
+        default=default.discovery_prefix,
+        metavar="T",
+        help=f"Home Assistant's discovery topic (default: {default.discovery_prefix}); '' announces nothing",
+    )
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, also after Ctrl-C, which is how it ends; an error in the world is raised."""
+    broker = _broker(args)
+    config = load_run_config(args)
+    if args.device is not None:
+        config = replace(config, source=replace(config.source, device=args.device))
+    with hushed(args.debug):
+        source = _source(args.files, args.speed, config)
+        recognizer = open_recognizer(config.recognizer)
+        with MqttPublisher(broker, recognizer.labels, recognizer.bundle.name) as publisher:
+            listener = Listener(source, recognizer, config, on_event=publisher.publish)
+            print(
+                f"streamser: {source.description} with {recognizer.bundle.name} to "
+                f"{broker.host}:{broker.port}/{broker.topic}; Ctrl-C ends",
+                file=sys.stderr,
+                flush=True,
+            )
+            with listener, stopping(listener.stop):
+                listener.wait()
+    return 0
+
+
+def _source(files: list[str], speed: float, config: Config) -> Source:
+    if not files:
+        return MicSource(config.source)
+    try:
+        return WavSource(files, speed=speed, config=config.source)
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from error
+
+
+def _broker(args: argparse.Namespace) -> MqttConfig:
+    port = args.port if args.port is not None else _TLS_PORT if args.tls else MqttConfig().port
+    password = args.password if args.password is not None else os.environ.get(PASSWORD_VARIABLE, "")
+    try:
+        return MqttConfig(
+            host=args.host,
+            port=port,
+            username=args.username,
+            password=password,
+            tls=args.tls,
+            topic=args.topic,
+            name=args.name,
+            discovery_prefix=args.discovery_prefix,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from error

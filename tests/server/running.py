@@ -1,0 +1,72 @@
+"""`streamser serve` as its user runs it: a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START_S = 90.0  # a busy machine imports slowly
+
+
+class Running:
+    """A server process, and what it has said on stderr so far."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "streamser", "serve", "--port", "0", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        self.lines: list[str] = []
+        self._spoke = threading.Condition()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._spoke:
+                self.lines.append(line.rstrip("\n"))
+                self._spoke.notify_all()
+
+    def says(self, pattern: str) -> re.Match[str]:
+        """Wait for a line like this."""
+
+        def found() -> re.Match[str] | None:
+            return next((match for line in self.lines if (match := re.search(pattern, line))), None)
+
+        with self._spoke:
+            match = self._spoke.wait_for(found, START_S)
+        assert match, f"no line like {pattern!r} in {self.lines}"
+        return match
+
+    @property
+    def url(self) -> str:
+        """Where the page is, once it is there."""
+        return self.says(r"serving .* at (http://\S+/)")[1]
+
+    def end(self) -> None:
+        """Make sure that it is gone."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+@contextmanager
+def running(model: Path, *arguments: str, **environment: str) -> Iterator[Running]:
+    """The server, for as long as the `with` lasts."""
+    server = Running("--model", str(model), *arguments, **environment)
+    try:
+        yield server
+    finally:
+        server.end()

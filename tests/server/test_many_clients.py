@@ -1,0 +1,49 @@
+"""Thirty-two microphones at once: every final arrives, each at its own client, and the delay is measured."""
+
+from __future__ import annotations
+
+import asyncio
+from statistics import quantiles
+
+import pytest
+from talking import BLOCK_BYTES, Message, Talker, finals, pcm, plain, serving, talking, truth, two_utterances
+
+from streamser.recognizer import Recognizer
+from streamser.server.app import Server
+
+CLIENTS = 32
+BLOCK_S = 0.02
+
+
+async def speak(talker: Talker, data: bytes) -> list[Message]:
+    """Send as a microphone does: a block as soon as it has sounded, and read meanwhile."""
+    hearing = asyncio.create_task(talker.hear())
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for number, first in enumerate(range(0, len(data), BLOCK_BYTES), 1):
+        await asyncio.sleep(began + number * BLOCK_S - loop.time())  # the pace is the subject, not a wait for something
+        await talker.ws.send_bytes(data[first : first + BLOCK_BYTES])
+    await talker.ws.send_json({"type": "end"})
+    return await hearing
+
+
+async def client(server: Server, seed: int, data: bytes) -> list[Message]:
+    async with talking(server, sample_rate=16000, stream=f"mic-{seed}", status_ms=500) as talker:
+        return await speak(talker, data)
+
+
+@pytest.mark.slow
+async def test_thirty_two_clients_at_once_each_get_all_of_their_own_finals(recognizer: Recognizer) -> None:
+    sounds = [pcm(two_utterances(seed)) for seed in range(CLIENTS)]
+    expected = [plain(finals(truth(recognizer, data))) for data in sounds]
+    assert len({str(one) for one in expected}) == CLIENTS, "the sounds must differ, or a mix-up would not be seen"
+    async with serving(recognizer) as server:
+        heard = await asyncio.gather(*(client(server, seed, data) for seed, data in enumerate(sounds)))
+    for seed, (messages, own) in enumerate(zip(heard, expected, strict=True)):
+        assert plain(finals(messages)) == own
+        assert {message["stream"] for message in messages} == {f"mic-{seed}"}
+    partials = [m["latency_ms"] for messages in heard for m in messages if m["type"] == "emotion" and not m["final"]]
+    p50, p95 = (quantiles(partials, n=20)[at] for at in (9, 18))
+    skipped = sum(max(m["skipped"] for m in messages if m["type"] == "status") for messages in heard)
+    print(f"\n{CLIENTS} clients, {len(partials)} partials: p50 {p50:.1f} ms, p95 {p95:.1f} ms, {skipped} skipped")
+    assert len(partials) + skipped >= 4 * CLIENTS

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from running import START_S, running
+
+from streamser.bundle import Bundle
+from streamser.cli import main
+
+pytestmark = pytest.mark.slow
+
+
+def fetch(url: str, **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_on_loopback_until_it_is_told_to_stop_and_ends_well(bundle: Bundle, number: signal.Signals) -> None:
+    with running(bundle.path) as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        assert fetch(server.url)[0] == 200
+        health = json.loads(fetch(server.url + "healthz")[1])
+        assert (health["model"], health["microphone"], health["recording"]) == (bundle.name, False, False)
+        server.process.send_signal(number)
+        assert server.process.wait(START_S) == 0
+        assert not [line for line in server.lines if "Traceback" in line or "ERROR" in line]
+
+
+def test_a_token_that_it_makes_is_printed_in_the_address_and_opens(bundle: Bundle) -> None:
+    with running(bundle.path, "--token", "auto") as server:
+        token = server.says(r"/#token=(\S+);")[1]
+        assert len(token) >= 32
+        url = server.url
+        assert fetch(url + "v1/models")[0] == 401
+        assert fetch(url + "v1/models", Authorization=f"Bearer {token}")[0] == 200
+
+
+def test_what_is_recorded_and_who_can_listen_is_said_at_the_start(bundle: Bundle, tmp_path: Path) -> None:
+    options = ("--host", "0.0.0.0", "--record", str(tmp_path / "sound"))
+    with running(bundle.path, *options, STREAMSER_TOKEN="a-token-from-the-environment") as server:
+        server.says("RECORDING all sound that comes in to")
+        server.says("other machines can connect")
+        server.says("#token=a-token-from-the-environment;")
+        port = server.url.rstrip("/").rpartition(":")[2]
+        assert json.loads(fetch(f"http://127.0.0.1:{port}/healthz")[1])["recording"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--host", "0.0.0.0"], "needs a token"),
+        (["--token", "short"], "server.token: "),
+        (["--port", "99999"], "server.port: "),
+        (["--allow-origin", "example.org"], "server.allowed_origins: "),
+        (["--set", "server.prot=1"], "did you mean"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_one_line(
+    bundle: Bundle, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--model", str(bundle.path), *arguments]) == 1
+    told = capsys.readouterr().err
+    assert says in told
+    assert told.startswith("streamser: ")
+    assert told.count("\n") == 1
+
+
+def test_help_needs_no_extra() -> None:
+    code = "import sys; sys.modules['aiohttp'] = None; from streamser.cli import main; main(['serve', '--help'])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert told.returncode == 0
+    assert "--mic" in told.stdout
