@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-# One thread each: tests share the machine, and pools of threads that wait for each other spin.
+# One thread each: the threads of a pool spin while they wait for each other, and beside any other work two of them are
+# several times slower than one.
 for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(pool, "1")
 
@@ -13,10 +14,6 @@ from makers import make_bundle  # noqa: E402
 
 from streamser.bundle import Bundle  # noqa: E402
 from streamser.recognizer import Recognizer, load  # noqa: E402
-
-# Read when torch is first imported: its threads spin while they wait, and beside any other work two of them are
-# several times slower than one.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ class Voice:
     enrol_s: float
     frame_mean: NDArray[np.float64]
     frame_std: NDArray[np.float64]
+    enrol_frames: list[Frames]
     enrol_logits: Logits
     enrol_embedding: Frames
     frames: list[Frames]
@@ -109,24 +110,24 @@ def frame_shift(base: Base, voice: Voice, strength: float) -> Logits:
     return base.judge([frames + shift for frames in voice.frames])
 
 
-def level_shift(base: Base, voice: Voice, strength: float) -> Logits:
-    """Move the level only: the same amount in every mel band, the first coefficient of an MFCC."""
+def level_direction(base: Base) -> NDArray[np.float64]:
+    """What turning the volume up does to a frame, as a unit vector: every mel band alike, or the first coefficient."""
     config = base.recognizer.features
     level = dct_matrix(config).sum(axis=0) if config.mfcc else np.ones(config.bins)
     level = level / np.array(config.std) if config.scale == "standard" else level
-    level = level / np.linalg.norm(level)
-    difference = base.frame_mean - voice.frame_mean
-    shift = (strength * level * (level @ difference)).astype(np.float32)
+    return np.asarray(level / np.linalg.norm(level), np.float64)
+
+
+def level_shift(base: Base, voice: Voice, strength: float) -> Logits:
+    """Move the level only."""
+    level = level_direction(base)
+    shift = (strength * level * (level @ (base.frame_mean - voice.frame_mean))).astype(np.float32)
     return base.judge([frames + shift for frames in voice.frames])
 
 
 def shift_without_level(base: Base, voice: Voice, strength: float) -> Logits:
     """Move the colour of the voice and of the channel, but let the level be."""
-    config = base.recognizer.features
-    level = dct_matrix(config).sum(axis=0) if config.mfcc else np.ones(config.bins)
-    level = level / np.array(config.std) if config.scale == "standard" else level
-    level = level / np.linalg.norm(level)
-    difference = base.frame_mean - voice.frame_mean
+    level, difference = level_direction(base), base.frame_mean - voice.frame_mean
     shift = (strength * (difference - level * (level @ difference))).astype(np.float32)
     return base.judge([frames + shift for frames in voice.frames])
 
@@ -139,9 +140,19 @@ def frame_scale(base: Base, voice: Voice, strength: float) -> Logits:
 
 
 def shift_and_bias(base: Base, voice: Voice, strength: float) -> Logits:
-    """Half the frame shift, then the logit bias that is left after it."""
+    """Half the frame shift, then the bias of the logits as they are after it."""
     shift = (0.5 * (base.frame_mean - voice.frame_mean)).astype(np.float32)
-    bias = strength * (base.logits_mean - voice.enrol_logits.mean(axis=0))
+    own = base.judge([frames + shift for frames in voice.enrol_frames]).mean(axis=0)
+    bias = strength * (base.logits_mean - own)
+    return base.judge([frames + shift for frames in voice.frames]) + bias.astype(np.float32)
+
+
+def bias_and_level(base: Base, voice: Voice, strength: float) -> Logits:
+    """The whole level shift, then the bias of the logits as they are after it."""
+    level = level_direction(base)
+    shift = (level * (level @ (base.frame_mean - voice.frame_mean))).astype(np.float32)
+    own = base.judge([frames + shift for frames in voice.enrol_frames]).mean(axis=0)
+    bias = strength * (base.logits_mean - own)
     return base.judge([frames + shift for frames in voice.frames]) + bias.astype(np.float32)
 
 
@@ -175,6 +186,7 @@ WAYS: dict[str, tuple[Way, tuple[float, ...]]] = {
     "frame shift, all but level": (shift_without_level, (0.0, 0.25, 0.5, 0.75, 1.0)),
     "frame shift and spread": (frame_scale, (0.0, 0.25, 0.5, 0.75, 1.0)),
     "half frame shift, then logit bias": (shift_and_bias, (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "level shift, then logit bias": (bias_and_level, (0.0, 0.25, 0.5, 0.75, 1.0)),
     "own neutral centroid": (own_centroid, (0.0, 0.5, 1.0, 2.0)),
     "(oracle) mean logits of all test clips": (oracle_bias, (1.0,)),
 }
@@ -201,7 +213,8 @@ def make_voice(recognizer: Recognizer, speaker: str, clips: Sequence[Clip], rng:
     test = [clip for same in by_label.values() for clip in same[: TEST_CLIPS // len(by_label)]]
     features = recognizer.features
     frames = [extract(read_audio(clip.path), features) for clip in test]
-    heard = run_frames(recognizer.engine, [extract(sound, features) for sound in enrol], features)
+    enrol_frames = [extract(sound, features) for sound in enrol]
+    heard = run_frames(recognizer.engine, enrol_frames, features)
     plain = run_frames(recognizer.engine, frames, features)
     spoken = [speech_frames(sound, features) for sound in enrol]
     return Voice(
@@ -209,6 +222,7 @@ def make_voice(recognizer: Recognizer, speaker: str, clips: Sequence[Clip], rng:
         heard_s,
         np.concatenate(spoken).mean(axis=0, dtype=np.float64),
         spread_of(spoken),
+        enrol_frames,
         np.stack([one.logits.mean(axis=0) for one in heard]),
         np.stack([one.embedding.mean(axis=0) for one in heard]),
         frames,

@@ -62,7 +62,8 @@ case $verb in
   start)
     alive || start
     echo "export PULSE_SERVER=unix:$dir/sock HOME=$dir/home" ;;
-  play) paplay --latency-msec=20 --device="${4:-stereo}" "${3:?a file}" ;;
+  # a second of buffer: a busy machine must not tear holes into what is played
+  play) paplay --latency-msec=1000 --device="${4:-stereo}" "${3:?a file}" ;;
   unplug) for module in module-remap-source module-null-sink; do pactl unload-module "$module"; done ;;
   replug) plug ;;
   suspend) for sink in stereo mono; do pactl suspend-sink "$sink" 1; done ;;

@@ -20,9 +20,12 @@ def open_table(path: Path, labels: Sequence[str], model: str, utterances: bool, 
     kind = {".jsonl": _Jsonl, ".csv": _Csv}.get(path.suffix.lower())
     if kind is None:
         raise ConfigError(f"--out {path}: the extension names the format; known are .jsonl and .csv")
-    if overwrite:
-        path.unlink(missing_ok=True)
-    return kind(path, labels, model, utterances)
+    try:
+        if overwrite:
+            path.unlink(missing_ok=True)
+        return kind(path, labels, model, utterances)
+    except OSError as error:
+        raise ConfigError(f"--out {path}: cannot be written ({error.strerror})") from error
 
 
 class LabelTable:
@@ -33,15 +36,14 @@ class LabelTable:
         self.columns = ("file", *places, "label", "confidence", "uncertain", *labels, "model")
         self.done: set[str] = set()
         self._path, self._labels, self._model = path, tuple(labels), model
-        try:
-            self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
-        except OSError as error:
-            raise ConfigError(f"--out {path}: cannot be written ({error.strerror})") from error
-        kept = self._file.read()
+        kept = path.read_bytes() if path.exists() else b""
         kept = kept[: kept.rfind(b"\n") + 1]  # a last row that a crash has torn is written again
+        self._take_up(kept.decode("utf-8", errors="surrogateescape"))
+        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         self._file.truncate(len(kept))
         self._file.seek(0, os.SEEK_END)
-        self._take_up(kept.decode("utf-8", errors="surrogateescape"))
+        if not kept:
+            self._put(self._header())
 
     def write(self, file: str, rows: Sequence[dict[str, Any]]) -> None:
         """All rows of one file; a file in which nobody speaks has one that says so."""
@@ -60,7 +62,11 @@ class LabelTable:
             ) from error
 
     def _take_up(self, text: str) -> None:
+        """Learn which files are done; ConfigError when these are not our rows."""
         raise NotImplementedError
+
+    def _header(self) -> str:
+        return ""
 
     def _text(self, row: dict[str, Any]) -> str:
         raise NotImplementedError
@@ -94,15 +100,15 @@ class _Jsonl(LabelTable):
 
 class _Csv(LabelTable):
     def _take_up(self, text: str) -> None:
-        if not text:
-            self._put(",".join(self.columns) + "\n")
-            return
-        rows = list(csv.DictReader(io.StringIO(text)))
-        if text.splitlines()[0].split(",") != list(self.columns):
+        if text and not text.startswith(self._header()):
             raise self._refuse("has other columns")
+        rows = list(csv.DictReader(io.StringIO(text)))
         self.done = {row["file"] for row in rows}
         for model in {row["model"] for row in rows}:
             self._check_model(model)
+
+    def _header(self) -> str:
+        return ",".join(self.columns) + "\n"
 
     def _text(self, row: dict[str, Any]) -> str:
         flat = {**row, **row.get("scores", {})}

@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help="sound files to play instead of the microphone")
     add("--device", metavar="MIC", help="microphone: number or part of its name (see streamser devices)")
-    add("--speed", type=float, default=1.0, metavar="S", help="of the files: 2 is twice as fast (default: 1, real time)")
+    add(
+        "--speed", type=float, default=1.0, metavar="S", help="of the files: 2 is twice as fast (default: 1, real time)"
+    )
     add("--host", default=default.host, metavar="NAME", help=f"the broker (default: {default.host})")
     add("--port", type=int, metavar="N", help=f"its port (default: {default.port}, with --tls {_TLS_PORT})")
     add("--username", default="", metavar="NAME", help="who we are to the broker")
@@ -65,13 +67,9 @@ def run(args: argparse.Namespace) -> int:
         recognizer = open_recognizer(config.recognizer)
         with MqttPublisher(broker, recognizer.labels, recognizer.bundle.name) as publisher:
             listener = Listener(source, recognizer, config, on_event=publisher.publish)
-            print(
-                f"streamser: {source.description} with {recognizer.bundle.name} to "
-                f"{broker.host}:{broker.port}/{broker.topic}; Ctrl-C ends",
-                file=sys.stderr,
-                flush=True,
-            )
+            words = f"{source.description} with {recognizer.bundle.name} to {broker.host}:{broker.port}/{broker.topic}"
             with listener, stopping(listener.stop):
+                print(f"streamser: {words}; Ctrl-C ends", file=sys.stderr, flush=True)
                 listener.wait()
     return 0
 

@@ -134,7 +134,8 @@ class MqttPublisher:
 
     def __init__(self, config: MqttConfig, labels: Sequence[str], model: str = "") -> None:
         try:
-            from paho.mqtt import client as mqtt
+            from paho.mqtt.client import Client
+            from paho.mqtt.enums import CallbackAPIVersion
         except ImportError as error:
             raise MissingExtraError("streamser mqtt", "mqtt") from error
         self.config = config
@@ -150,7 +151,7 @@ class MqttPublisher:
         self._refusal: str | None = None  # what the broker answered: None is nothing yet, "" is welcome
         # Of two clients with one name a broker throws out the older one, and they would take turns forever.
         name = f"streamser-{config.node}-{secrets.token_hex(4)}"
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name)
+        self._client = Client(CallbackAPIVersion.VERSION2, client_id=name)
         self._client.reconnect_delay_set(*_RETRY_S)
         self._client.will_set(self._topic("availability"), "offline", qos=1, retain=True)
         self._client.on_connect = self._on_connect
@@ -223,7 +224,6 @@ class MqttPublisher:
     def _on_connect(self, client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             self._refusal = str(reason)
-        self._answered.set()  # to hang up without a word is an answer, too
             self._answered.set()
             return
         if self._refusal == "":

@@ -21,7 +21,10 @@ _HOLD_MS = 60  # an open gate outlasts a dip this long
 _LEAVE = 0.8  # an open gate closes at this share of the decibels that open it
 _BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # where speech is; below lies a fan's rumble
 _MEAN = np.full(_BANDS, 1.0 / _BANDS)
-_DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no sound and says nothing about the room
+_DROP = 4.0  # smoothing never holds the level more than 6 dB above the frame's own: words end when they end
+_DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no sound: a muted device, an edited file
+_QUIET_ROOM = 10**-6.5  # and is taken for a room of -65 dBFS, so that neither a voice nor a room after it startles
+_SILENCE = np.full(_BANDS, _QUIET_ROOM)
 
 
 class NoiseGate:
@@ -51,9 +54,6 @@ class NoiseGate:
 
     def open(self, frame: Samples) -> bool:
         """True when this frame, the next one of the stream, stands out."""
-        if float(np.dot(frame, frame)) < _DIGITAL_SILENCE * len(frame):
-            self._held = 0
-            return False
         rise_db, level_db = self._measure(frame)
         was_open = self._held > 0
         enough_db = self._rise_db * (_LEAVE if was_open else 1.0)
@@ -65,9 +65,7 @@ class NoiseGate:
 
     def _measure(self, frame: Samples) -> tuple[float, float]:
         """How far the bands stand above their floors, and how loud they are in all; in dB."""
-        spectrum = np.fft.rfft(frame * self._window)
-        power = (np.square(spectrum.real) + np.square(spectrum.imag)) @ self._bands
-        self._power = power if self._power is None else power + self._smooth * (self._power - power)
+        self._power = self._smoothed(frame)
         level_db = 10.0 * math.log10(float(self._power @ _MEAN) + 1e-12)
         self._floor.hear(self._power, level_db)
         self._background.hear(level_db)
@@ -81,6 +79,17 @@ class NoiseGate:
         root = np.sqrt(floor)
         self.floor_power = float(floor @ _MEAN)
         return 10.0 * math.log10(float(self._power @ (1.0 / root)) / float(root.sum()) + 1e-12), level_db
+
+    def _smoothed(self, frame: Samples) -> _Power:
+        """Power in the bands, a little of the past mixed in."""
+        if float(np.dot(frame, frame)) < _DIGITAL_SILENCE * len(frame):
+            return _SILENCE
+        spectrum = np.fft.rfft(frame * self._window)
+        power = (np.square(spectrum.real) + np.square(spectrum.imag)) @ self._bands
+        if self._power is None:
+            return power
+        mixed = power + self._smooth * (self._power - power)
+        return mixed * min(1.0, _DROP * float(power @ _MEAN) / float(mixed @ _MEAN))
 
 
 class _Floor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamser.bundle import Calibration
@@ -53,7 +53,7 @@ def write_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
@@ -67,7 +67,8 @@ def _calibration(calibration: Calibration, scores: Mapping[str, Any]) -> str:
     threshold = scores.get("threshold", {})
     text += f", fitted on {scores.get('calibrated_on', 'validation speakers')}. Below a confidence of "
     text += f"{calibration.threshold:.3f} it says `uncertain`: there it answered "
-    text += f"{100 * threshold.get('coverage', 0):.0f} % of the clips, and {100 * (calibration.risk or 0):.0f} % of these answers were wrong"
+    text += f"{100 * threshold.get('coverage', 0):.0f} % of the clips, and "
+    text += f"{100 * (calibration.risk or 0):.0f} % of these answers were wrong"
     return text + ("." if threshold.get("reached", True) else "; the risk that was asked for could not be reached.")
 
 
@@ -83,7 +84,8 @@ def _scores(scores: Mapping[str, Any]) -> str:
         if scores.get("left_out_ece_mean") is not None:
             parts.append(
                 f"Expected calibration error there, temperature fitted on the other left-out corpora: "
-                f"{scores['left_out_ece_mean']:.3f} (mean)."
+                f"{scores['left_out_ece_mean']:.3f} (mean). Of the surest 70 % of the answers, "
+                f"UA {scores['left_out_ua_at_70']:.1f} %."
             )
     if "validation_ua" in scores:
         parts.append(
@@ -92,7 +94,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
         )
     if "folds" in scores:
         parts.append(
-            f"The same recipe over {scores['folds']} folds, `{scores['folds_protocol']}`: UA {scores['ua']} "
-            f"(seeds: +-{scores['ua_spread']}), WA {scores['wa']} %."
+            f"The same recipe over {scores['folds']} folds, each tested on speakers that its net never heard: "
+            f"UA {scores['ua']}, WA {scores['wa']} % ({scores['seeds']} seed, spread {scores['ua_spread']})."
         )
     return "\n\n".join(parts) or "Not measured."

@@ -25,13 +25,13 @@ from streamser.nets.export import export_onnx
 from streamser.nets.layers import SerNet, count_parameters
 from streamser.nets.variant import Variant
 from streamser.recognizer import Recognizer, load
-from streamser.training.calibrate import balanced_weights, calibrate, fit_temperature
+from streamser.training.calibrate import balanced_weights, calibrate, fit_temperature, softmax
 from streamser.training.clips import Clip
 from streamser.training.corpora import CorpusReport, map_labels, read_corpora
 from streamser.training.data import BatchMaker, LevelStore, build_store, level_config, standard_of
 from streamser.training.fit import Fit, Fitted, Part, clip_logits, with_common_labels
 from streamser.training.folds import FoldResult, load_folds, pool, save_fold
-from streamser.training.metrics import ece, unweighted_accuracy, weighted_accuracy
+from streamser.training.metrics import ece, ua_at_coverage, unweighted_accuracy, weighted_accuracy
 from streamser.training.protocols import Split, make_splits
 from streamser.training.recipe import Recipe, Schedule
 
@@ -247,9 +247,16 @@ class Trainer:
         part = self.part(split.validation)
         logits = clip_logits(fitted.net, batches, part.rows, torch.device(self.device))
         answers = {"validation speakers": (logits, part.targets, [clip.corpus for clip in split.validation])}
-        if calibrate_from is not None:
-            left_out = pool([fold for fold in load_folds(calibrate_from) if fold.labels == self.recipe.labels])
-            answers["left-out corpora"] = (left_out.logits, left_out.targets, list(left_out.corpora))
+        folds = [] if calibrate_from is None else _same_labels(load_folds(calibrate_from), self.recipe.labels)
+        if folds:
+            unheard = pool(folds)
+            strangers = are_left_out(folds)
+            groups = list(unheard.corpora if strangers else unheard.speakers)
+            answers["left-out corpora" if strangers else "unheard speakers of its folds"] = (
+                unheard.logits,
+                unheard.targets,
+                groups,
+            )
         basis = list(answers)[-1]
         chosen, targets, groups = answers[basis]
         calibration, threshold = calibrate(
@@ -266,8 +273,9 @@ class Trainer:
             "calibrated_on": basis,
             "threshold": asdict(threshold),
         }
-        if calibrate_from is not None:
-            scores |= left_out_scores(load_folds(calibrate_from))
+        if folds:
+            scores |= left_out_scores(folds) if are_left_out(folds) else summarize(folds)
+            scores.pop("each", None)
         return self.save(target, fitted.net, features, calibration, split, seed, scores, batches)
 
     def save(
@@ -326,26 +334,45 @@ class Trainer:
         return Neutral(tuple(np.mean(frames, axis=0).tolist()), tuple(np.mean(logits, axis=0).tolist()))
 
 
+def _same_labels(folds: list[FoldResult], labels: tuple[str, ...]) -> list[FoldResult]:
+    if not folds:
+        raise ProtocolError("--calibrate-from: no finished fold in that run; train it first")
+    if any(fold.labels != labels for fold in folds):
+        raise ProtocolError(f"--calibrate-from: that run has the labels {', '.join(folds[0].labels)}, not the recipe's")
+    return folds
+
+
+def are_left_out(folds: Sequence[FoldResult]) -> bool:
+    """Whether each fold's test corpora were left out of its training whole."""
+    return all(
+        set(fold.test_corpora).isdisjoint(speaker.partition("/")[0] for speaker in fold.train_speakers)
+        for fold in folds
+    )
+
+
 def left_out_scores(folds: Sequence[FoldResult]) -> dict[str, Any]:
-    """UA on each corpus that was left out, mean over seeds, and the calibration of all of it together."""
+    """UA on each corpus that was left out, mean over seeds, and what the answers' confidence is worth there."""
     of_corpus: dict[str, list[float]] = {}
-    errors = []
+    errors, surest = [], []
     for fold in folds:
         predicted = fold.logits.argmax(axis=1)
         name = fold.fold.removeprefix("without-")
         of_corpus.setdefault(name, []).append(100 * unweighted_accuracy(fold.targets, predicted, len(fold.labels)))
-        # the temperature that this fold is judged with was fitted on the other corpora's folds only
+        # what this fold is judged with was fitted on the other corpora's folds only
         others = [other for other in folds if other.fold != fold.fold]
         if others:
             rest = pool(others)
-            scaled = fold.logits / fit_temperature(rest.logits, rest.targets)
-            shown = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-            errors.append(ece(shown / shown.sum(axis=1, keepdims=True), fold.targets))
+            weights = balanced_weights(rest.targets, rest.corpora)
+            fitted = Calibration(temperature=fit_temperature(rest.logits, rest.targets, weights))
+            probabilities = softmax(fold.logits, fitted)
+            errors.append(ece(probabilities, fold.targets))
+            surest.append(100 * ua_at_coverage(probabilities, fold.targets, 0.7))
     means = {name: round(float(np.mean(values)), 1) for name, values in sorted(of_corpus.items())}
     return {
         "left_out_ua": means,
         "left_out_ua_mean": round(float(np.mean(list(means.values()))), 1),
         "left_out_ece_mean": round(float(np.mean(errors)), 3) if errors else None,
+        "left_out_ua_at_70": round(float(np.mean(surest)), 1) if surest else None,
     }
 
 

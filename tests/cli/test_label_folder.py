@@ -1,0 +1,147 @@
+"""`streamser label`: a folder of sound becomes one table, which can be gone on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from makers import babble, make_bundle, noise, silence
+
+from streamser.audio import SAMPLE_RATE, read_audio
+from streamser.bundle import Bundle
+from streamser.cli import main
+from streamser.recognizer import Recognizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three files that are sound, one that is not, and one that is something else."""
+    for seed, name in enumerate(("a.wav", "deep/er/b.flac", 'ü, "c".wav')):
+        path = tmp_path / "talks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sound = np.concatenate([silence(1.2), babble(1.2 + seed / 5, seed=seed), silence(1.0)])
+        soundfile.write(path, sound + noise(len(sound) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
+    (tmp_path / "talks" / "bad.wav").write_bytes(b"RIFF no")
+    (tmp_path / "talks" / "notes.txt").write_text("not sound")
+    return tmp_path / "talks"
+
+
+NAMES = ["a.wav", "deep/er/b.flac", 'ü, "c".wav']
+
+
+def label(folder: Path, bundle: Bundle, out: Path, *options: object) -> int:
+    return main(["label", str(folder), "--model", str(bundle.path), "--out", str(out), *map(str, options)])
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_file_gets_what_the_recognizer_says_and_a_bad_one_is_reported_and_skipped(
+    folder: Path, bundle: Bundle, recognizer: Recognizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "labels.jsonl"
+    assert label(folder, bundle, out) == 3
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and "skipped" in said.err and "bad.wav" in said.err
+    assert said.out == f"streamser: 3 of 4 files labelled in {out}\n"
+    assert [row["file"] for row in rows(out)] == NAMES
+    for row in rows(out):
+        prediction = recognizer.predict(read_audio(folder / row["file"]))
+        assert (row["label"], row["uncertain"], row["model"]) == (prediction.label, prediction.uncertain, "tiny")
+        assert row["scores"] == {name: round(score, 4) for name, score in prediction.scores.items()}
+
+
+def test_all_well_is_exit_code_0(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
+    (folder / "bad.wav").unlink()
+    assert label(folder, bundle, tmp_path / "labels.jsonl") == 0
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_second_run_goes_on_where_the_first_stopped_and_takes_a_torn_row_anew(
+    folder: Path, bundle: Bundle, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"labels{suffix}"
+    label(folder, bundle, out)
+    whole = out.read_bytes()
+    out.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 20])  # killed in the middle of the last row
+    capsys.readouterr()
+    assert label(folder, bundle, out) == 3
+    assert out.read_bytes() == whole
+    assert "3 of 4 files labelled" in (said := capsys.readouterr().out) and "2 of them before" in said
+
+
+def test_several_processes_write_the_same_table_as_one(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
+    assert label(folder, bundle, alone) == label(folder, bundle, together, "--jobs", 2) == 3
+    assert alone.read_bytes() == together.read_bytes()
+
+
+def test_a_csv_opens_in_a_spreadsheet(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "labels.csv"
+    label(folder, bundle, out)
+    with out.open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["file"] for row in table] == NAMES
+    assert list(table[0]) == ["file", "duration_s", "label", "confidence", "uncertain", *bundle.labels, "model"]
+    assert all(sum(float(row[name]) for name in bundle.labels) == pytest.approx(1, abs=1e-3) for row in table)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_files_can_be_cut_into_utterances_and_one_without_speech_has_a_row_that_says_so(
+    folder: Path, bundle: Bundle, tmp_path: Path, suffix: str
+) -> None:
+    soundfile.write(folder / "quiet.wav", silence(2.0), SAMPLE_RATE)
+    (folder / "bad.wav").unlink()
+    out = tmp_path / f"labels{suffix}"
+    assert label(folder, bundle, out, "--utterances") == 0
+    before = out.read_bytes()
+    assert label(folder, bundle, out, "--utterances") == 0
+    assert out.read_bytes() == before
+    if suffix == ".jsonl":
+        spoken = [row for row in rows(out) if "label" in row]
+        assert [row["file"] for row in rows(out) if "label" not in row] == ["quiet.wav"]
+        assert [row["file"] for row in spoken] == NAMES
+        assert all(0.5 < row["start_s"] < 1.3 and 2 < row["end_s"] < 3.5 for row in spoken)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_table_of_another_kind_is_left_alone(
+    folder: Path, bundle: Bundle, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"labels{suffix}"
+    label(folder, bundle, out)
+    before = out.read_bytes()
+    other = make_bundle(tmp_path / "other")
+    assert label(folder, other, out) == 1
+    assert "holds labels of the model 'tiny', not 'other'" in capsys.readouterr().err
+    assert label(folder, bundle, out, "--utterances") == 1
+    assert out.read_bytes() == before
+    out.write_text("something of somebody's\n")
+    assert label(folder, bundle, out) == 1
+    assert out.read_text() == "something of somebody's\n"
+    assert label(folder, other, out, "--overwrite") == 3
+    assert out.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "error"),
+    [
+        ("talks/a.wav", "x.jsonl", "is not a folder; label one file with: streamser replay"),
+        ("empty", "x.jsonl", "holds no sound file"),
+        ("talks", "x.txt", "the extension names the format; known are .jsonl and .csv"),
+        ("talks", "nowhere/x.csv", "cannot be written (No such file or directory)"),
+    ],
+)
+def test_a_slip_is_one_line(
+    folder: Path, bundle: Bundle, tmp_path: Path, name: str, out: str, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert label(tmp_path / name, bundle, tmp_path / out) == 1
+    said = capsys.readouterr().err
+    assert error in said and said.count("\n") == 1

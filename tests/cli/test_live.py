@@ -1,0 +1,157 @@
+"""`streamser live`, as a user runs it: a process, a microphone, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from makers import babble, noise, silence
+from virtualmic import VirtualMic, needs_virtual_mic
+
+from streamser.audio import SAMPLE_RATE
+from streamser.bundle import Bundle
+from streamser.cli import main
+
+
+@pytest.fixture
+def mic() -> Iterator[VirtualMic]:
+    device = VirtualMic()
+    device.start()
+    yield device
+    device.stop()
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    """A room for a second, one utterance, and another one that goes on for long."""
+    sound = np.concatenate([silence(1.0), babble(1.5, seed=1), silence(0.9), babble(12.0, seed=2)])
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, sound + noise(len(sound) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
+    return path
+
+
+def live(mic: VirtualMic, bundle: Bundle, *options: object) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "streamser", "live", "--model", bundle.path, "--device", "vmic", *options]
+    return subprocess.Popen(
+        list(map(str, words)), env=os.environ | mic.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield json.loads(line)
+
+
+def wait_for(path: Path, suffix: str) -> Path:
+    deadline = time.monotonic() + 20
+    while not (found := list(path.glob(f"*{suffix}"))):
+        assert time.monotonic() < deadline, f"no {suffix} in {path}"
+        time.sleep(0.05)
+    return found[0]
+
+
+@needs_virtual_mic
+def test_a_program_reads_json_lines_and_ctrl_c_brings_the_open_utterances_final(
+    mic: VirtualMic, bundle: Bundle, talk: Path, tmp_path: Path
+) -> None:
+    process = live(mic, bundle, "--jsonl", "-", "--record", tmp_path / "sound", "--out", tmp_path / "talk.vtt")
+    wait_for(tmp_path, "sound/*.wav")
+    mic.play(talk)
+    heard: list[dict[str, Any]] = []
+    for event in events(process):
+        heard.append(event)
+        done = sum(event.get("final", False) for event in heard)
+        if done and event["type"] == "emotion" and not event["final"]:
+            process.send_signal(signal.SIGINT)
+            interrupted = time.monotonic()
+            break
+    heard.extend(events(process))
+    assert process.wait(5) == 0 and time.monotonic() - interrupted < 3
+    assert [event["type"] for event in heard[-3:]] == ["emotion", "speech_ended", "stream_ended"]
+    assert heard[-3]["final"] and heard[-2]["reason"] == "stream_end" and heard[-1]["error"] is None
+    assert process.stderr is not None
+    assert process.stderr.read().splitlines()[0].startswith("streamser: RECORDING to ")
+    recording = wait_for(tmp_path / "sound", ".wav")
+    assert soundfile.info(recording).frames == pytest.approx(heard[-1]["end_s"] * SAMPLE_RATE, abs=2)
+    assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT")
+
+
+@needs_virtual_mic
+def test_a_person_reads_a_line_for_each_utterance(mic: VirtualMic, bundle: Bundle, talk: Path) -> None:
+    process = live(mic, bundle)
+    assert process.stderr is not None and process.stdout is not None
+    assert process.stderr.readline().startswith("streamser: listening to vmic (ALSA) with tiny; Ctrl-C ends")
+    mic.play(talk)
+    first = process.stdout.readline()
+    process.terminate()
+    rest, errors = process.communicate(timeout=5)
+    assert any(label in first for label in (*bundle.labels, "uncertain"))
+    assert "end: 2 utterances" in rest.splitlines()[-1]
+    assert process.returncode == 0 and errors == ""
+
+
+@needs_virtual_mic
+def test_an_unplugged_microphone_is_a_line_and_portaudios_complaints_are_not_seen(
+    mic: VirtualMic, bundle: Bundle, talk: Path
+) -> None:
+    process = live(mic, bundle)
+    assert process.stderr is not None and process.stdout is not None
+    process.stderr.readline()
+    mic.play(talk)
+    process.stdout.readline()
+    mic("unplug")
+    while "microphone lost: vmic (ALSA)" not in (line := process.stdout.readline()):
+        assert line
+    mic("replug")
+    while "microphone back: vmic (ALSA)" not in (line := process.stdout.readline()):
+        assert line
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode == 0 and errors == ""
+
+
+@needs_virtual_mic
+def test_a_wedged_sound_server_does_not_keep_the_program_from_ending(
+    mic: VirtualMic, bundle: Bundle, talk: Path
+) -> None:
+    process = live(mic, bundle, "--jsonl", "-")
+    mic.play(talk)
+    next(events(process))
+    mic("freeze")
+    lost = next(event for event in events(process) if event["type"] == "source")
+    assert lost["state"] == "lost"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=8)
+    assert process.returncode == 0
+
+
+def test_a_microphone_that_is_not_there_is_one_line(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sounddevice", exc_type=OSError)
+    assert main(["live", "--model", str(bundle.path), "--device", "no such thing"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("streamser: no microphone") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--compute", "warp"], "streamser: --compute: auto, cpu, cuda or cuda:N, not 'warp'"),
+        (["--set", "vad.mode=9"], "streamser: --set vad.mode=9: vad.mode: is 0, 1, 2 or 3, not 9"),
+        (["--config", "none.yaml"], "streamser: none.yaml: cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_slip_in_an_option_is_one_line(options: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["live", *options]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(error) and said.count("\n") == 1

@@ -1,0 +1,160 @@
+"""`streamser replay`: files in, the events of the pipeline out."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from makers import babble, noise, silence
+
+from streamser.audio import SAMPLE_RATE
+from streamser.bundle import Bundle
+from streamser.cli import main
+from streamser.cli.replay import stream_names
+from streamser.recognizer import Recognizer
+from streamser.stream.pipeline import replay
+
+
+def write(path: Path, times: int = 1) -> Path:
+    one = np.concatenate([silence(1.2), babble(1.5, seed=1), silence(1.3)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.tile(one + noise(len(one) / SAMPLE_RATE, level=0.001), times), SAMPLE_RATE)
+    return path
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    return write(tmp_path / "talk.wav", times=2)
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_person_reads_a_line_for_each_utterance(
+    bundle: Bundle, talk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(talk), "--model", str(bundle.path)]) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert len(lines) == 3 and lines[-1].endswith("end: 2 utterances")
+    assert said.err == ""
+
+
+def test_a_program_reads_the_events_of_the_python_call(
+    bundle: Bundle, recognizer: Recognizer, talk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(talk), "--model", str(bundle.path), "--jsonl", "-"]) == 0
+    heard = rows(capsys.readouterr().out)
+    expected = [event.to_dict() | {"stream": "talk"} for event in replay(talk, model=recognizer)]
+    for row in (*heard, *expected):
+        row.pop("latency_ms", None)
+    assert heard == expected and sum(row.get("final", False) for row in heard) == 2
+
+
+def test_each_file_of_a_folder_is_a_stream_of_its_own(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("talks/b.wav", "talks/a/x.wav", "talks/c/x.flac"):
+        write(tmp_path / name)
+    out = tmp_path / "{stream}.vtt"
+    call = ["replay", str(tmp_path / "talks"), "--model", str(bundle.path), "--jsonl", "-", "--out", str(out)]
+    assert main(call) == 0
+    ended = [row for row in rows(capsys.readouterr().out) if row["type"] == "stream_ended"]
+    names = [row["stream"] for row in ended]
+    assert names[1] == "b" and names[0].endswith("talks_a_x") and names[2].endswith("talks_c_x")
+    assert [row["end_s"] for row in ended] == [4.0, 4.0, 4.0]
+    assert (tmp_path / "b.vtt").read_text().startswith("WEBVTT")
+
+
+def test_streams_are_named_after_their_files() -> None:
+    assert stream_names((Path("a/x.wav"), Path("y.flac"))) == ["x", "y"]
+    assert stream_names((Path("a/x.wav"), Path("b/x.wav"), Path("y.wav"))) == ["a_x", "b_x", "y"]
+
+
+def test_a_picture_is_drawn_at_the_end(bundle: Bundle, talk: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert (
+        main(["replay", str(talk), "--model", str(bundle.path), "--plain", "--plot", str(tmp_path / "talk.png")]) == 0
+    )
+    assert (tmp_path / "talk.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_long_file_shows_its_progress_on_a_terminal(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert (
+        main(["replay", str(write(tmp_path / "long.wav", times=16)), "--model", str(bundle.path), "--jsonl", "-"]) == 0
+    )
+    shown = terminal.getvalue()
+    assert "long.wav  [" in shown and "/64  0:0" in shown
+    assert shown.endswith("\r\x1b[K")
+    assert len(rows(capsys.readouterr().out)) > 40
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["none.wav"], "streamser: none.wav: no such file"),
+        (["{talk}", "--model", "nonsense"], "streamser: "),
+        (["{talk}", "{talk}", "--plot", "x.png"], "streamser: --plot: a picture shows one file"),
+        (["{talk}", "--out", "x.mp4"], "streamser: x.mp4: the extension names the format"),
+    ],
+)
+def test_a_slip_is_one_line(
+    options: list[str], error: str, bundle: Bundle, talk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word.format(talk=talk) for word in options]
+    assert main(["replay", "--model", str(bundle.path), *words]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(error) and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("speed", ["0", "-1", "fast", "inf"])
+def test_a_speed_that_is_none_is_a_wrong_call(speed: str, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", str(talk), "--speed", speed])
+    assert ended.value.code == 2
+    assert f"argument --speed: is a number above 0, or max, not '{speed}'" in capsys.readouterr().err
+
+
+def process(bundle: Bundle, *options: object) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "streamser", "replay", "--model", bundle.path, "--jsonl", "-", *options]
+    return subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def test_ctrl_c_ends_a_replay_with_the_open_utterances_final(bundle: Bundle, talk: Path) -> None:
+    replaying = process(bundle, talk, "--speed", "1")
+    assert replaying.stdout is not None
+    lines = [replaying.stdout.readline(), replaying.stdout.readline()]
+    replaying.send_signal(signal.SIGINT)
+    rest, errors = replaying.communicate(timeout=10)
+    heard = rows("".join(lines) + rest)
+    assert [row["type"] for row in heard[-3:]] == ["emotion", "speech_ended", "stream_ended"]
+    assert heard[-3]["final"] and heard[-1]["end_s"] < 4.0
+    assert (replaying.returncode, errors) == (130, "")
+
+
+def test_a_reader_that_leaves_ends_it_without_a_word(bundle: Bundle, talk: Path) -> None:
+    replaying = process(bundle, talk, talk, talk)
+    assert replaying.stdout is not None
+    replaying.stdout.readline()
+    replaying.stdout.close()
+    assert replaying.wait(10) == 0
+    assert replaying.stderr is not None and replaying.stderr.read() == ""

@@ -1,0 +1,321 @@
+"""The Wyoming service, asked by the wyoming package's own client over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from makers import babble, silence
+
+from streamser.audio import Samples, resample
+from streamser.bundle import Bundle
+from streamser.cli import main
+from streamser.errors import ConfigError, DeviceError
+from streamser.events import EmotionEvent
+from streamser.recognizer import Recognizer
+from streamser.stream.channel import Stream
+
+pytest.importorskip("wyoming", reason="the extra wyoming is not installed")
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.client import AsyncClient
+from wyoming.error import Error
+from wyoming.event import Event
+from wyoming.info import Describe, Info
+from wyoming.ping import Ping, Pong
+
+from streamser.integrations import wyoming as service
+from streamser.integrations.wyoming import WyomingAddress, WyomingServer
+
+ANSWER_S = 30.0
+ANY_PORT = WyomingAddress("tcp", "127.0.0.1", 0)
+
+
+@pytest.fixture
+async def server(recognizer: Recognizer) -> AsyncIterator[WyomingServer]:
+    async with WyomingServer(recognizer, address=ANY_PORT) as server:
+        yield server
+
+
+def talk(seed: int = 0) -> Samples:
+    """Two utterances."""
+    return np.concatenate([silence(0.4), babble(1.2, seed), silence(0.8), babble(1.0, seed + 50), silence(0.6)])
+
+
+def pcm(sound: Samples, rate: int = 16_000, channels: int = 1) -> bytes:
+    values = np.round(resample(sound, 16_000, rate) * 32767).astype("<i2")
+    return np.repeat(values[:, None], channels, axis=1).tobytes()
+
+
+def chunks(data: bytes, rate: int, channels: int, ms: int = 60) -> list[AudioChunk]:
+    size = rate * ms // 1000 * 2 * channels
+    return [AudioChunk(rate, 2, channels, data[at : at + size]) for at in range(0, len(data), size)]
+
+
+def client_of(server: WyomingServer) -> AsyncClient:
+    return AsyncClient.from_uri(str(server.address), connect_timeout=ANSWER_S, read_timeout=ANSWER_S)
+
+
+async def say(client: AsyncClient, data: bytes, rate: int = 16_000, channels: int = 1) -> list[dict[str, Any]]:
+    """Send sound from start to stop; the emotions that come back."""
+    await client.write_event(AudioStart(rate, 2, channels).event())
+    for chunk in chunks(data, rate, channels):
+        await client.write_event(chunk.event())
+    await client.write_event(AudioStop().event())
+    return await emotions(client)
+
+
+async def emotions(client: AsyncClient) -> list[dict[str, Any]]:
+    said = []
+    while (event := await client.read_event()) is not None and event.type != "emotion-end":
+        assert event.type == "emotion", event
+        said.append(event.data)
+    assert event is not None, "the server has hung up"
+    return said
+
+
+def expected(recognizer: Recognizer, data: bytes, rate: int, channels: int, partials: bool = False) -> list[Any]:
+    """What a Stream says to the same PCM."""
+    stream = Stream(recognizer)
+    events = [event for chunk in chunks(data, rate, channels) for event in stream.push(chunk.audio, rate, channels)]
+    events += stream.close()
+    return [plain(e.to_dict()) for e in events if isinstance(e, EmotionEvent) and (e.final or partials)]
+
+
+def plain(words: dict[str, Any]) -> dict[str, Any]:
+    """Without what may differ: the time it took, and the connection's name."""
+    return {key: value for key, value in words.items() if key not in ("latency_ms", "stream")}
+
+
+async def test_describe_is_answered_with_an_info_that_the_package_reads(server: WyomingServer) -> None:
+    async with client_of(server) as client:
+        await client.write_event(Describe().event())
+        event = await client.read_event()
+        assert event is not None
+        assert Info.is_type(event.type)
+        assert Info.from_event(event).asr == []
+        (program,) = event.data["emotion"]
+        assert program["name"] == "streamser"
+        assert program["models"][0]["labels"] == list(server.recognizer.labels)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2), (44_100, 1)])
+async def test_the_emotions_are_those_that_a_stream_gives_for_the_same_pcm(
+    server: WyomingServer, rate: int, channels: int
+) -> None:
+    data = pcm(talk(), rate, channels)
+    async with client_of(server) as client:
+        said = await say(client, data, rate, channels)
+    assert [plain(words) for words in said] == expected(server.recognizer, data, rate, channels)
+    assert len(said) == 2
+    assert all(words["final"] for words in said)
+
+
+async def test_partials_come_only_where_they_were_asked_for(recognizer: Recognizer) -> None:
+    data = pcm(talk())
+    async with WyomingServer(recognizer, address=ANY_PORT, partials=True) as server, client_of(server) as client:
+        said = await say(client, data)
+    assert [plain(words) for words in said] == expected(recognizer, data, 16_000, 1, partials=True)
+    assert sum(not words["final"] for words in said) > 2
+
+
+async def test_an_utterance_is_answered_while_the_sound_still_goes_on(server: WyomingServer) -> None:
+    async with client_of(server) as client:
+        for chunk in chunks(pcm(talk()), 16_000, 1):  # no audio-start: some clients never say it
+            await client.write_event(chunk.event())
+        event = await client.read_event()  # and no audio-stop yet
+        assert event is not None
+        assert event.data["utterance"] == 0
+
+
+async def test_a_second_audio_start_begins_a_new_stream(server: WyomingServer) -> None:
+    data = pcm(talk())
+    async with client_of(server) as client:
+        first, second = await say(client, data), await say(client, data)
+    assert [plain(words) for words in first] == [plain(words) for words in second]
+
+
+async def test_several_clients_at_once_each_get_their_own(server: WyomingServer) -> None:
+    voices = [pcm(talk(seed)) for seed in range(6)]
+
+    async def one(data: bytes) -> list[dict[str, Any]]:
+        async with client_of(server) as client:
+            return await say(client, data)
+
+    said = await asyncio.gather(*map(one, voices))
+    assert len({str([words["scores"] for words in each]) for each in said}) == len(voices), "the voices differ"
+    for data, each in zip(voices, said, strict=True):
+        assert [plain(words) for words in each] == expected(server.recognizer, data, 16_000, 1)
+
+
+def chunk_event(**changes: Any) -> Event:
+    event = AudioChunk(16_000, 2, 1, bytes(640)).event()
+    event.data.update({key: value for key, value in changes.items() if key != "payload"})
+    event.payload = changes.get("payload", event.payload)
+    return event
+
+
+@pytest.mark.parametrize(
+    ("event", "rule"),
+    [
+        (chunk_event(payload=bytes(641)), "641 bytes are no whole number of frames of 2 bytes"),
+        (chunk_event(channels=2, payload=bytes(642)), "642 bytes are no whole number of frames of 4 bytes"),
+        (chunk_event(width=4), "width is 2 (16-bit samples, little endian), not 4"),
+        (chunk_event(rate=10), "rate is 4000 to 192000, not 10"),
+        (chunk_event(rate="16000"), "rate is 4000 to 192000, not '16000'"),
+        (chunk_event(channels=0), "channels is 1 to 32, not 0"),
+        (chunk_event(width=None), "width is 2 (16-bit samples, little endian), not None"),
+    ],
+)
+async def test_what_cannot_be_sound_is_refused_once_and_the_next_start_is_heard(
+    server: WyomingServer, event: Event, rule: str
+) -> None:
+    data = pcm(talk())
+    async with client_of(server) as other, client_of(server) as client:
+        await other.write_event(chunks(data, 16_000, 1)[0].event())
+        await client.write_event(event)
+        await client.write_event(event)
+        await client.write_event(Ping(text="still there?").event())
+        error, pong = await client.read_event(), await client.read_event()
+        assert error is not None
+        assert pong is not None
+        assert Error.is_type(error.type)
+        assert (Error.from_event(error).code, Error.from_event(error).text) == ("bad-audio", f"audio-chunk: {rule}")
+        assert Pong.from_event(pong).text == "still there?"
+        assert len(await say(client, data)) == 2
+        for chunk in chunks(data, 16_000, 1)[1:]:
+            await other.write_event(chunk.event())
+        await other.write_event(AudioStop().event())
+        assert [plain(words) for words in await emotions(other)] == expected(server.recognizer, data, 16_000, 1)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x00\xff\x80 no text at all\n",
+        b"[1, 2]\n",
+        b'{"data": {}}\n',
+        b'{"type": "audio-chunk", "data": [1]}\n',
+        b'{"type": "audio-chunk", "payload_length": 99999999999}\n',
+        b'{"type": "audio-chunk", "payload_length": -1}\n',
+        b'{"type": "audio-chunk", "data_length": "x"}\n',
+        b'{"type": "audio-chunk", "data_length": 5}\n12345',
+        b"[" * 50_000 + b"\n",
+        b"a" * 200_000,
+    ],
+)
+async def test_garbage_is_told_and_ends_that_connection_alone(
+    server: WyomingServer, garbage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client_of(server) as other:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.address.port)
+        writer.write(garbage)
+        header = json.loads(await asyncio.wait_for(reader.readline(), ANSWER_S))
+        data = json.loads(await reader.readexactly(header["data_length"]))
+        assert (header["type"], data["code"]) == ("error", "bad-message")
+        assert data["text"].startswith("not a Wyoming message: ")
+        assert await asyncio.wait_for(reader.read(), ANSWER_S) == b"", "hung up"
+        writer.close()
+        assert len(await say(other, pcm(talk()))) == 2
+    assert caplog.text == ""
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_message_disturbs_nobody(
+    server: WyomingServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", server.address.port)
+    writer.write(b'{"type": "audio-chunk", "payload_length": 640}\n' + bytes(100))
+    writer.close()
+    await writer.wait_closed()
+    async with client_of(server) as client:
+        assert len(await say(client, pcm(talk()))) == 2
+    assert caplog.text == ""
+
+
+async def test_one_client_too_many_is_told_so(server: WyomingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_CLIENTS", 1)
+    async with client_of(server) as first:
+        await first.write_event(Ping().event())
+        assert await first.read_event() is not None
+        async with client_of(server) as second:
+            event = await second.read_event()
+            assert event is not None
+            assert Error.from_event(event).code == "busy"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets")
+async def test_a_unix_socket_serves_too_and_is_gone_afterwards(recognizer: Recognizer, tmp_path: Path) -> None:
+    address = WyomingAddress.parse(f"unix://{tmp_path / 'emotion.sock'}")
+    async with WyomingServer(recognizer, address=address) as server, client_of(server) as client:
+        assert len(await say(client, pcm(talk()))) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "local"),
+    [
+        ("tcp://127.0.0.1:10400", True),
+        ("tcp://localhost:1", True),
+        ("tcp://[::1]:10400", True),
+        ("tcp://127.0.0.1.example.org:10400", False),
+        ("tcp://0.0.0.0:10400", False),
+        ("tcp://[::]:10400", False),
+        ("tcp://192.168.1.2:10400", False),
+    ],
+)
+def test_other_machines_may_connect_only_where_that_was_said(uri: str, local: bool) -> None:
+    assert str(WyomingAddress.parse(uri, public=True)) == uri
+    if not local:
+        with pytest.raises(ConfigError, match="neither passwords nor encryption; say --public"):
+            WyomingAddress.parse(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["10400", "http://127.0.0.1:1", "tcp://127.0.0.1", "tcp://:10400", "tcp://a:b", "tcp://a:99999", "unix://", ""],
+)
+def test_a_uri_that_is_none_is_refused_before_the_model_is_loaded(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["wyoming", "--uri", uri, "--model", "there-is-none"]) == 1
+    assert capsys.readouterr().err.endswith(": is like tcp://127.0.0.1:10400 or unix:///run/emotion.sock\n")
+
+
+async def test_a_port_that_is_taken_is_told_in_one_line(recognizer: Recognizer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = WyomingAddress("tcp", "127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(DeviceError, match=r"cannot listen on tcp://127.0.0.1:\d+ \(.+\); is another service there"):
+            await WyomingServer(recognizer, address=address).__aenter__()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child")
+async def test_the_verb_serves_and_ends_calmly_on_ctrl_c_with_a_client_connected(bundle: Bundle) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamser", "wyoming", "--model", str(bundle.path), "--uri", "tcp://127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        greeting = await asyncio.to_thread(process.stderr.readline)
+        assert greeting.startswith("streamser: serving tiny at tcp://127.0.0.1:")
+        uri = greeting.split(" at ")[1].split(";")[0]
+        async with AsyncClient.from_uri(uri, connect_timeout=ANSWER_S, read_timeout=ANSWER_S) as client:
+            assert len(await say(client, pcm(talk()))) == 2
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            out, err = await asyncio.to_thread(process.communicate, timeout=ANSWER_S)
+            assert time.monotonic() - began < 5, "a stop takes a moment"
+        assert (process.returncode, out, err) == (0, "", "")
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,118 @@
+"""A graph gives what the net gives, at every length and batch size, on inputs that make the logits vary."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from zoo_parts import ARCHITECTURES, CLASSES, overfitted
+
+from streamser.errors import BundleError
+from streamser.nets.export import (
+    OPSET,
+    TOLERANCE,
+    check_onnx,
+    compare_graphs,
+    export_onnx,
+    frozen_copy,
+    largest_difference,
+    open_session,
+    probe_frames,
+    run_session,
+)
+from streamser.nets.zoo import build, get
+
+every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+LIGHT = next(name for name in ARCHITECTURES if name.startswith("LightSerNet"))
+
+
+@every_architecture
+def test_graph_and_net_agree_at_several_lengths_and_batch_sizes(name: str) -> None:
+    trained = overfitted(name)
+    net, features = trained.net, trained.variant.features
+    session = open_session(export_onnx(net, features, CLASSES))
+    for batch, frames in [(1, features.window_frames), (4, net.min_frames + 3), (2, net.min_frames + 40)]:
+        probe = probe_frames(features, batch, frames, seed=7)
+        with torch.no_grad():
+            output = net.eval()(torch.from_numpy(probe))
+        logits, embedding = run_session(session, probe)
+        assert logits.shape == (batch, CLASSES) and embedding.shape == (batch, net.embedding_dim)
+        np.testing.assert_allclose(logits, output.logits.numpy(), atol=1e-4, rtol=1e-5)
+        np.testing.assert_allclose(embedding, output.embedding.numpy(), atol=1e-4, rtol=1e-5)
+        # The control: another input's logits are far away, so that equality says something.
+        others, _ = run_session(session, probe_frames(features, batch, frames, seed=8))
+        assert np.abs(logits - others).max() > 100 * TOLERANCE
+
+
+@every_architecture
+def test_graph_knows_the_clips_that_the_net_learnt(name: str) -> None:
+    trained = overfitted(name)
+    session = open_session(export_onnx(trained.net, trained.variant.features, CLASSES))
+    logits, _ = run_session(session, trained.frames.numpy())
+    assert logits.argmax(1).tolist() == trained.targets.tolist()
+    assert float(np.ptp(logits, axis=0).max()) > 0.1
+
+
+def test_graph_is_an_ordinary_one_with_free_batch_and_time() -> None:
+    graph = onnx.load_from_string(export_onnx(build("lightsernet", 6), get("lightsernet").features, 6))
+    onnx.checker.check_model(graph)
+    assert graph.opset_import[0].version == OPSET
+    shapes = {
+        value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (*graph.graph.input, *graph.graph.output)
+    }
+    assert shapes["frames"] == ["batch", "time", 40]
+    assert shapes["logits"] == ["batch", 6]
+    assert shapes["embedding"][0] == "batch"
+
+
+def test_a_graph_of_other_weights_is_refused() -> None:
+    trained = overfitted(LIGHT)
+    features = trained.variant.features
+    graph = export_onnx(trained.net, features, CLASSES)
+    assert check_onnx(frozen_copy(trained.net), features, graph) <= TOLERANCE
+    other = copy.deepcopy(trained.net).eval()
+    head = other.head
+    assert isinstance(head, torch.nn.Linear)
+    with torch.no_grad():
+        head.bias[0] += 0.01
+    with pytest.raises(BundleError, match="differs from the net by"):
+        check_onnx(other, features, graph)
+    moved = export_onnx(other, features, CLASSES)
+    assert compare_graphs(graph, moved, trained.net, features) == pytest.approx(0.01, rel=0.01)
+
+
+def test_nan_is_no_agreement() -> None:
+    assert not largest_difference([np.array([np.nan])], [np.array([0.0])]) <= TOLERANCE
+
+
+def test_export_leaves_the_net_as_it_is() -> None:
+    net = build("lightsernet", 4).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    export_onnx(net, get("lightsernet").features, 4)
+    assert net.training and all(parameter.requires_grad for parameter in net.parameters())
+    weight = net.body[0][0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_export_of_a_net_in_training_has_no_dropout() -> None:
+    torch.manual_seed(0)
+    net = build("sepconv", 4).train()
+    features = get("sepconv").features
+    session = open_session(export_onnx(net, features, 4))
+    probe = probe_frames(features, 2, 50)
+    first, second = (run_session(session, probe)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    with torch.no_grad():
+        np.testing.assert_allclose(first, net.eval()(torch.from_numpy(probe)).logits, atol=1e-4)
+
+
+def test_export_refuses_a_net_of_another_shape() -> None:
+    with pytest.raises(ValueError, match="4 classes and 40 bins"):
+        export_onnx(build("lightsernet", 4), get("lightsernet").features, 7)
+    with pytest.raises(ValueError, match="but 4 classes and 64 bins"):
+        export_onnx(build("lightsernet", 4), get("sepconv").features, 4)

@@ -1,0 +1,127 @@
+"""Every row of the zoo builds, runs, and learns."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from zoo_parts import ARCHITECTURES, CLASSES, ROWS, overfitted
+
+from streamser.errors import ConfigError
+from streamser.nets.export import probe_frames
+from streamser.nets.layers import CosineHead, count_parameters
+from streamser.nets.variant import Variant
+from streamser.nets.zoo import HOUSE_VARIANTS, VARIANTS, build, get
+from streamser.training.protocols import PAPERS
+
+every_row = pytest.mark.parametrize("variant", ROWS.values(), ids=ROWS.keys())
+every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+
+
+def test_the_zoo_has_every_published_row() -> None:
+    assert len(VARIANTS) == 46
+    families = Counter(variant.paper for variant in VARIANTS.values())
+    assert sorted(families.values()) == [3, 4, 4, 8, 13, 14]  # LightSERNet's seven are four of the paper, three of it
+    assert not set(VARIANTS) & set(HOUSE_VARIANTS)
+
+
+@every_row
+def test_a_row_names_its_paper_its_place_and_what_was_published(variant: Variant) -> None:
+    assert ROWS[variant.name] is variant
+    assert variant.paper and variant.table and variant.corpus
+    if variant.name in VARIANTS:
+        assert variant.recipe.protocol in PAPERS
+        assert variant.published
+        assert all(key.endswith(("_ua", "_wa", "_accuracy")) and 20 < v < 100 for key, v in variant.published.items())
+    else:
+        assert variant.recipe.protocol == "honest"
+
+
+@every_row
+def test_a_row_judges_its_true_length_and_a_shorter_one(variant: Variant) -> None:
+    torch.manual_seed(0)
+    net = variant.build(CLASSES).eval()
+    features = variant.features
+    assert net.bins == features.bins
+    assert features.window_frames >= net.min_frames
+    for batch, frames in [(1, features.window_frames), (3, net.min_frames + 5)]:
+        with torch.inference_mode():
+            output = net(torch.from_numpy(probe_frames(features, batch, frames)))
+        assert output.logits.shape == (batch, CLASSES)
+        assert output.embedding.shape == (batch, net.embedding_dim)
+        assert bool(torch.isfinite(output.logits).all())
+        # What is served as the embedding is what the logits are computed from.
+        np.testing.assert_allclose(net.head(output.embedding).detach(), output.logits, atol=1e-5)
+        if variant.loss.reconstruction:
+            assert output.reconstruction is not None
+            assert output.reconstruction.shape == (batch, frames, features.bins)
+        else:
+            assert output.reconstruction is None
+
+
+@every_row
+def test_a_row_s_loss_fits_its_net(variant: Variant) -> None:
+    net = variant.build(CLASSES)
+    assert isinstance(net.head, CosineHead) == (variant.loss.kind == "am_softmax")
+    if isinstance(net.head, CosineHead):
+        assert net.head.scale == variant.loss.scale
+    if variant.loss.reconstruction:
+        assert variant.features.scale == "unit"  # a sigmoid can only rebuild values in [0, 1]
+
+
+@every_architecture
+def test_an_architecture_overfits_eight_clips(name: str) -> None:
+    trained = overfitted(name)
+    with torch.no_grad():
+        predicted = trained.net.eval()(trained.frames).logits.argmax(1)
+    assert predicted.tolist() == trained.targets.tolist()
+    assert trained.sure > 0.5
+    assert trained.last_loss < 0.35 * trained.first_loss
+
+
+def test_architectures_are_overfitted_with_every_kind_of_loss() -> None:
+    losses = [variant.loss for variant in ARCHITECTURES.values()]
+    assert {loss.kind for loss in losses} == {"softmax", "focal", "difficulty_focal", "am_softmax"}
+    for term in ("weighted", "centre", "reconstruction"):
+        assert any(getattr(loss, term) for loss in losses)
+
+
+def test_parameter_counts_are_the_published_ones() -> None:
+    def count(name: str, **options: bool) -> int:
+        return count_parameters(build(name, 4), **options)
+
+    assert count("lightsernet-3s-ce", statistics=True) == 462_468
+    assert [count(f"sepconv-n{n}-wce") for n in range(1, 7)] == [860_166 + 17_728 * n for n in range(1, 7)]
+    assert count("sepconv-n5-focal") == 948_806
+    # Table 4 prints them cut after two digits, in units of 2^20.
+    printed = [int(count(f"sepconv-n{n}-focal") / 2**20 * 100 + 0.5) / 100 for n in range(1, 7)]
+    assert printed == [0.84, 0.85, 0.87, 0.89, 0.9, 0.92] or printed == [0.83, 0.85, 0.87, 0.88, 0.9, 0.92]
+    assert count("parallel-cnn-mel-sc") == count("parallel-cnn-mfcc-s") == 260_452
+    assert round(count("focal-resnet-mel-focal") / 1e6, 2) == 11.17
+    assert round(count("focal-resnet-mfcc-focal") / 1e6, 2) == 11.17
+
+
+def test_the_cnn_blstm_is_larger_than_its_paper_says() -> None:
+    # "Less than 360K" and "383K" in the paper; the module's docstring tells what is counted here.
+    baseline, combined = (count_parameters(build(f"cnn-blstm-{row}", 4)) for row in ("softmax", "combined"))
+    assert (baseline, combined) == (401_412, 401_668)
+    assert combined - baseline == 256  # 64 values by four classes: 0.07 % of the paper's 383K
+    assert count_parameters(build("cnn-blstm-focal-g2-a2", 4)) == baseline
+    assert count_parameters(build("cnn-blstm-ams-s10-m0.4", 4)) == baseline - 4  # no bias
+
+
+def test_rows_take_any_number_of_classes() -> None:
+    for name in ("lightsernet", "sepconv", "focal-resnet-mfcc-focal", "parallel-cnn-mfcc-s", "cnn-blstm-ams-s30-m0.1"):
+        assert build(name, 7).n_classes == 7
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        build("lightsernet", 1)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    assert get("sepconv").name == "sepconv"
+    with pytest.raises(ConfigError, match="did you mean 'lightsernet'"):
+        get("lightsernett")
+    with pytest.raises(ConfigError, match="did you mean 'sepconv-n5-focal'"):
+        build("sepconv_n5_focal", 4)

@@ -1,0 +1,207 @@
+"""A pipecat processor that says how the user's words were said: its place is behind the STT, before the user aggregator.
+
+transport.input() -> stt -> EmotionProcessor -> user aggregator -> llm -> tts -> transport.output()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipecat.frames.frames import (
+    CancelFrame,
+    EndFrame,
+    Frame,
+    InputAudioRawFrame,
+    LLMMessagesAppendFrame,
+    StartFrame,
+    StopFrame,
+    SystemFrame,
+    TranscriptionFrame,
+)
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+
+from streamser import EmotionEvent, Event, Recognizer, SpeechEnded, SpeechStarted, Stream
+from streamser.audio import SAMPLE_RATE
+from streamser.stream.channel import StreamConfig
+
+__all__ = ["EmotionFrame", "EmotionProcessor"]
+
+# Sound that may wait to be judged: ten seconds in pipecat's usual 20 ms. Past that the machine is too slow for now;
+# what does not fit is told to the stream as lost, so that its time goes on.
+_WAITING_FRAMES = 500
+_FINISH_S = 5.0
+
+
+@dataclass
+class EmotionFrame(SystemFrame):
+    """One utterance has ended, and so it was said; a system frame, because interruptions drop others."""
+
+    emotion: str
+    """The likeliest class, also when `uncertain`: act on it only when not."""
+    confidence: float
+    uncertain: bool
+    event: EmotionEvent
+
+
+class EmotionProcessor(FrameProcessor):
+    """Passes every frame on, and attaches `{"emotion", "confidence", "uncertain"}` to each transcription's metadata.
+
+    An EmotionFrame follows the end of each utterance. The sound of one speaker is judged by a thread, in order; the
+    event loop never waits for it. A recognizer may be shared by many pipelines; a processor belongs to one.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        config: StreamConfig | None = None,
+        *,
+        tell_llm: bool = False,
+        wait_s: float = 0.5,
+        max_age_s: float = 3.0,
+        **kwargs: Any,
+    ) -> None:
+        """`tell_llm` adds a developer message to the context, where the emotion is certain.
+
+        A transcription waits up to `wait_s` for the sound before it to be judged, and for the first judgement of an
+        utterance that is open; a judgement of sound older than `max_age_s` belongs to other words.
+        """
+        super().__init__(**kwargs)
+        self._recognizer, self._config = recognizer, config
+        self._tell_llm, self._wait_s, self._max_age_s = tell_llm, wait_s, max_age_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Look at what passes by, in both directions, and pass it on."""
+        await super().process_frame(frame, direction)
+        if isinstance(frame, StartFrame):
+            await self._start()
+        elif isinstance(frame, EndFrame | StopFrame):
+            await self._finish()
+        elif isinstance(frame, CancelFrame):
+            await self._stop()
+        elif self._task is not None and direction == FrameDirection.DOWNSTREAM:
+            if isinstance(frame, InputAudioRawFrame):
+                self._take(frame)
+            elif isinstance(frame, TranscriptionFrame):
+                await self._attach(frame)
+        await self.push_frame(frame, direction)
+
+    async def cleanup(self) -> None:
+        """Release the task, when no frame has ended it."""
+        await self._stop()
+        await super().cleanup()
+
+    # --- the user's words
+
+    async def _attach(self, frame: TranscriptionFrame) -> None:
+        """Give the words the newest judgement; to wait for it here holds up neither sound nor system frames."""
+        taken = self._taken
+        await self._until(lambda: self._judged >= taken and self._open in (None, self._judged_utterance))
+        event = self._newest
+        if event is None or self._position - event.end > self._max_age_s * SAMPLE_RATE:
+            return
+        frame.metadata["emotion"] = {
+            "emotion": event.label,
+            "confidence": round(event.confidence, 4),
+            "uncertain": event.uncertain,
+        }
+        if self._tell_llm and not event.uncertain and event.utterance != self._told:
+            self._told = event.utterance
+            words = f"The user's voice sounds {event.label} (confidence {event.confidence:.2f}, judged by sound alone)."
+            await self.push_frame(LLMMessagesAppendFrame([{"role": "developer", "content": words}], run_llm=False))
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        async def wait() -> None:
+            async with self._progress:
+                await self._progress.wait_for(true)
+
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(wait(), self._wait_s)
+
+    # --- the user's voice
+
+    async def _start(self) -> None:
+        await self._stop()
+        self._stream = await asyncio.to_thread(Stream, self._recognizer, self._config, self.name)
+        self._waiting: asyncio.Queue[tuple[int, InputAudioRawFrame] | None] = asyncio.Queue(_WAITING_FRAMES)
+        self._progress = asyncio.Condition()
+        self._taken = self._judged = 0  # frames of sound
+        self._lost = 0  # samples that found no room, not yet told to the stream
+        self._position = 0  # samples judged
+        self._open: int | None = None  # the utterance that goes on
+        self._newest: EmotionEvent | None = None
+        self._told = -1  # the last utterance that the LLM knows of
+        self._task = self.create_task(self._judge())
+
+    @property
+    def _judged_utterance(self) -> int | None:
+        return None if self._newest is None else self._newest.utterance
+
+    def _take(self, frame: InputAudioRawFrame) -> None:
+        try:
+            self._waiting.put_nowait((self._lost, frame))
+        except asyncio.QueueFull:
+            self._lost += frame.num_frames * SAMPLE_RATE // frame.sample_rate
+        else:
+            self._lost = 0
+            self._taken += 1
+
+    async def _judge(self) -> None:
+        """The task: all sound that waits goes to a thread, what it brings goes on; None is the end."""
+        ended = False
+        while not ended:
+            batch = [await self._waiting.get()]
+            while not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            ended = batch[-1] is None
+            try:
+                await self._tell(await asyncio.to_thread(self._push, batch))
+            except Exception as error:  # whatever fails here: the conversation goes on, without emotions
+                await self.push_error(f"no emotion for this sound: {error}", exception=error)
+            async with self._progress:
+                self._judged += len(batch)
+                self._progress.notify_all()
+
+    def _push(self, batch: list[tuple[int, InputAudioRawFrame] | None]) -> list[Event]:
+        """On a thread: the one place where the stream is touched."""
+        events: list[Event] = []
+        for item in batch:
+            if item is None:
+                return events + self._stream.close()
+            lost, frame = item
+            if lost:
+                events += self._stream.lose(lost, "overflow")
+            events += self._stream.push(frame.audio, frame.sample_rate, frame.num_channels)
+        self._position = self._stream.position
+        return events
+
+    async def _tell(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, SpeechStarted):
+                self._open = event.utterance
+            elif isinstance(event, SpeechEnded):
+                self._open = None
+            elif isinstance(event, EmotionEvent):
+                self._newest = event
+                if event.final:
+                    await self.push_frame(EmotionFrame(event.label, event.confidence, event.uncertain, event))
+
+    async def _finish(self) -> None:
+        """The sound is over: what still waits is judged, and the open utterance gets its final."""
+        if self._task is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._end(self._task), _FINISH_S)
+            await self._stop()
+
+    async def _end(self, task: asyncio.Task[None]) -> None:
+        await self._waiting.put(None)
+        await task
+
+    async def _stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None and not task.done():
+            await self.cancel_task(task)

@@ -1,0 +1,141 @@
+"""A whole pipecat assistant that hears a WAV file: real turns and context, and stand-ins for STT and LLM.
+
+    python example.py talk.wav
+
+It needs no network and no keys. In an assistant of yours put a transport in Player's place, and real services in
+those of StandInSTT and StandInLLM; EmotionProcessor stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import wave
+
+from emotion_processor import EmotionFrame, EmotionProcessor
+from loguru import logger
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.frames.frames import (
+    EndFrame,
+    Frame,
+    InputAudioRawFrame,
+    LLMContextFrame,
+    LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
+    LLMTextFrame,
+    TranscriptionFrame,
+    VADUserStoppedSpeakingFrame,
+)
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
+from pipecat.turns.user_turn_strategies import UserTurnStrategies
+from pipecat.utils.time import time_now_iso8601
+from pipecat.workers.runner import WorkerRunner
+
+import streamser
+
+FRAME_S = 0.02
+TAIL_S = 3.0  # silence after the file, in which the last turn ends
+
+
+class StandInSTT(FrameProcessor):
+    """Where a speech-to-text service stands: it knows when somebody has spoken, but not what was said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sentences = 0
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        await self.push_frame(frame, direction)
+        if isinstance(frame, VADUserStoppedSpeakingFrame):
+            self._sentences += 1
+            words = f"(the user's sentence {self._sentences})"
+            await self.push_frame(TranscriptionFrame(words, "user", time_now_iso8601(), finalized=True))
+
+
+class StandInLLM(FrameProcessor):
+    """Where a language model stands: it answers each context, and shows what it was told."""
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if not isinstance(frame, LLMContextFrame):
+            await self.push_frame(frame, direction)
+            return
+        for message in frame.context.get_messages()[-2:]:
+            print(f"  context    {message['role']}: {message['content']}")
+        await self.push_frame(LLMFullResponseStartFrame())
+        await self.push_frame(LLMTextFrame("I hear you."))
+        await self.push_frame(LLMFullResponseEndFrame())
+
+
+class Printer(FrameProcessor):
+    """Shows what EmotionProcessor has attached and said."""
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if isinstance(frame, TranscriptionFrame):
+            print(f"  turn       {frame.text} {json.dumps(frame.metadata.get('emotion'))}")
+        elif isinstance(frame, EmotionFrame):
+            shown = "uncertain" if frame.uncertain else frame.emotion
+            print(f"  utterance  {shown} {frame.confidence:.2f}, {frame.event.start_s:.2f} to {frame.event.end_s:.2f} s")
+        await self.push_frame(frame, direction)
+
+
+async def play(path: str, worker: PipelineWorker) -> None:
+    """Send the file as a microphone would, in real time: pipecat's turns go by the clock on the wall."""
+    with wave.open(path) as sound:
+        rate, channels = sound.getframerate(), sound.getnchannels()
+        size = round(rate * FRAME_S)
+        silence = bytes(2 * channels * size)
+        blocks = [sound.readframes(size) for _ in range(0, sound.getnframes(), size)]
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for number, block in enumerate([*blocks, *[silence] * round(TAIL_S / FRAME_S)]):
+        await worker.queue_frame(InputAudioRawFrame(block, rate, channels))
+        await asyncio.sleep(began + number * FRAME_S - loop.time())
+    await worker.queue_frame(EndFrame())
+
+
+async def run(path: str, model: str | None) -> None:
+    recognizer = streamser.load(*[model] if model else [])
+    with wave.open(path) as sound:
+        rate = sound.getframerate()
+    aggregators = LLMContextAggregatorPair(
+        LLMContext(),
+        user_params=LLMUserAggregatorParams(
+            vad_analyzer=SileroVADAnalyzer(sample_rate=16_000),
+            user_turn_strategies=UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy()]),
+        ),
+    )
+    pipeline = Pipeline(
+        [
+            StandInSTT(),
+            EmotionProcessor(recognizer, tell_llm=True),
+            Printer(),
+            aggregators.user(),
+            StandInLLM(),
+            aggregators.assistant(),
+        ]
+    )
+    worker = PipelineWorker(pipeline, params=PipelineParams(audio_in_sample_rate=rate), cancel_on_idle_timeout=False)
+    runner = WorkerRunner()
+    await runner.add_workers(worker)
+    print(f"{path} with {recognizer.bundle.name}:")
+    await asyncio.gather(runner.run(), play(path, worker))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("wav", help="16-bit WAV file, 16 kHz")
+    parser.add_argument("--model", help="a streamser checkpoint: its name or its folder")
+    arguments = parser.parse_args()
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING")
+    asyncio.run(run(arguments.wav, arguments.model))
