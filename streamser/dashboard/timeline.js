@@ -310,7 +310,8 @@ export class Timeline {
     this.brush.fillStyle = this.alarm;
     this.brush.fillRect(x1, 0, x2 - x1, axis - SPACE);
     this.brush.globalAlpha = 1;
-    const text = `lost ${Math.round(1000 * (gap.end - gap.start))} ms`;
+    const lost = gap.end - gap.start;
+    const text = lost < 1 ? `lost ${Math.round(1000 * lost)} ms` : `lost ${lost.toFixed(1)} s`;
     if (x2 - x1 > this.#wide(text, 11)) {
       this.#write(text, (x1 + x2) / 2, this.#lane("speech")[0] + 8, { size: 11, colour: this.alarm, align: "center" });
     }

@@ -68,6 +68,6 @@ class CnnBlstm(SerNet):
         mean = attend(vectors, scores)
         if not self.combined:
             return mean  # (B, 64)
-        square = attend(vectors.square(), scores)
-        deviation = torch.sqrt((square - mean.square()).clamp_min(1e-8))  # the root's slope at 0 is infinite
+        variance = attend((vectors - mean.unsqueeze(1)).square(), scores)
+        deviation = torch.sqrt(variance.clamp_min(1e-8))  # the root's slope at 0 is infinite
         return torch.cat([mean, deviation], dim=1)  # (B, 128)

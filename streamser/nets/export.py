@@ -45,7 +45,7 @@ def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
             f"but {n_classes} classes and {features.bins} bins were promised"
         )
     twin = frozen_copy(net)
-    example = torch.from_numpy(probe_frames(features, 2, max(features.window_frames, net.min_frames)))
+    example = torch.from_numpy(probe_frames(features, 2, net.min_frames + 20))
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # The TorchScript exporter is the one that keeps a GRU's time axis free (torch 2.11); it announces its age.
@@ -114,9 +114,9 @@ def largest_difference(values: Sequence[Frames], references: Sequence[Frames]) -
 
 
 def probe_shapes(net: SerNet, features: FeatureConfig) -> list[tuple[int, int]]:
-    """Batches and lengths worth trying: the true window, the least one, others between and beyond."""
-    whole, least = max(features.window_frames, net.min_frames), net.min_frames
-    return [(1, whole), (3, whole), (1, least), (5, least + 7), (2, whole + 13)]
+    """Batches and lengths worth trying: the true window, the least one, and others that no one traced."""
+    least = net.min_frames
+    return [(2, max(features.window_frames, least)), (1, least), (5, least + 7), (3, least + 40)]
 
 
 def probe_frames(features: FeatureConfig, batch: int, frames: int, seed: int = 0) -> Frames:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 
@@ -14,6 +12,7 @@ from aiohttp import WSMsgType, web
 
 from streamser.errors import StreamserError
 from streamser.events import EmotionEvent, Event, StreamEnded
+from streamser.server.inbox import Inbox
 from streamser.server.mouth import Mouth
 from streamser.server.options import ServerConfig
 from streamser.server.protocol import (
@@ -30,67 +29,13 @@ from streamser.server.sound import SoundStream
 
 logger = logging.getLogger(__name__)
 
-_WAITING_HIGH = 16  # results of one stream that may wait for the brain before more of its sound is taken
+# Results of one stream that may wait for the brain before more of its sound is taken: a file can wait, and must not
+# keep those who are speaking waiting.
+_WAITING_LIVE = 16
+_WAITING_FILE = 4
 _WAKE_S = 0.1
 _TURN_S = 1.0  # sound that one turn on a worker thread takes, so that no client holds one for long
 _MAX_LOST_S = 3600
-
-
-class Inbox:
-    """Messages that wait for a worker thread; when it is full its client waits, by TCP's own back pressure."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._waiting: deque[tuple[bytes | Lost, float]] = deque()
-        self._bytes = 0
-        self._closed = False
-        self._changed = asyncio.Condition()
-
-    async def put(self, message: bytes | Lost) -> None:
-        """Add a message, once there is room for it."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or self._bytes < self._limit_bytes)
-            if self._closed:
-                return
-            self._waiting.append((message, time.monotonic()))
-            self._bytes += _size(message)
-            self._changed.notify_all()
-
-    async def get(self, most_bytes: int) -> tuple[bytes | Lost, float] | None:
-        """What waits, joined up to `most_bytes`, and when the last of it came; None at the end."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or bool(self._waiting))
-            if not self._waiting:
-                return None
-            message, arrived_s = self._take()
-            if isinstance(message, Lost):
-                return message, arrived_s
-            parts, size = [message], len(message)
-            while self._waiting and isinstance(following := self._waiting[0][0], bytes):
-                if (size := size + len(following)) > most_bytes:
-                    break
-                _, arrived_s = self._take()
-                parts.append(following)
-            self._changed.notify_all()
-            return b"".join(parts), arrived_s
-
-    def _take(self) -> tuple[bytes | Lost, float]:
-        message, arrived_s = self._waiting.popleft()
-        self._bytes -= _size(message)
-        self._changed.notify_all()
-        return message, arrived_s
-
-    async def close(self, *, forget: bool = False) -> None:
-        """No more will come; what waits can still be got, unless it is forgotten."""
-        async with self._changed:
-            self._closed = True
-            if forget:
-                self._waiting.clear()
-            self._changed.notify_all()
-
-
-def _size(message: bytes | Lost) -> int:
-    return len(message) if isinstance(message, bytes) else 64
 
 
 class StreamClient:
@@ -129,18 +74,19 @@ class StreamClient:
         feeder = asyncio.create_task(self._feed())
         self._reader = asyncio.create_task(self._read())
         self._mouth.on_refuse = self._give_up
-        forget = True
+        has_left = discard = True
         try:
             await asyncio.wait({self._reader})
-            forget = self._reader.cancelled() or self._reader.result()
+            has_left = not self._reader.cancelled() and self._reader.result()
+            discard = has_left or self._reader.cancelled()
         except Refusal as refusal:  # what was rightly sent before it is answered all the same
-            self._refusal, forget = refusal, False
+            self._refusal, has_left, discard = refusal, False, False
         finally:
             self._reader.cancel()
-            if forget:
+            if has_left:
                 self._mouth.hang_up()
                 self._over.set()
-            await self._inbox.close(forget=forget)
+            await self._inbox.close(forget=discard)
             await feeder
         await self._over.wait()
         if self._refusal is not None:
@@ -178,7 +124,7 @@ class StreamClient:
         error: str | None = None
         try:
             while (piece := await self._inbox.get(turn_bytes)) is not None:
-                await wait_for_room(self._stream, self._room)
+                await wait_for_room(self._stream, self._room, _WAITING_FILE if self._hello.lossless else _WAITING_LIVE)
                 await self._loop.run_in_executor(self._ears, self._hear, *piece)
                 self._tell_status()
         except StreamserError as problem:
@@ -189,7 +135,8 @@ class StreamClient:
         if error is not None:
             self._refusal = Refusal("failed", error, CLOSE_INTERNAL)
             self._reader.cancel()
-        await self._loop.run_in_executor(self._ears, self._stream.end, error)
+        with contextlib.suppress(RuntimeError):  # the threads are gone: the server was stopped
+            await self._loop.run_in_executor(self._ears, self._stream.end, error)
 
     def _hear(self, piece: bytes | Lost, arrived_s: float) -> None:
         if isinstance(piece, Lost):
@@ -209,7 +156,7 @@ class StreamClient:
                 self._reader.cancel()
 
     def _tell_status(self) -> None:
-        if not self._hello.status_ms:
+        if not self._hello.status_ms or self._over.is_set():
             return
         status, now_s = self._stream.status(), self._loop.time()
         if now_s - self._told_s >= self._hello.status_ms / 1000 or status.vad_state != self._told_state:
@@ -217,9 +164,9 @@ class StreamClient:
             self._mouth.say(status_message(status, self._mouth.outbox.dropped), droppable=True)
 
 
-async def wait_for_room(stream: SoundStream, room: asyncio.Event) -> None:
+async def wait_for_room(stream: SoundStream, room: asyncio.Event, most: int = _WAITING_FILE) -> None:
     """Until the brain has few enough results of this stream to compute; `room` is set at each that is said."""
-    while stream.waiting >= _WAITING_HIGH:
+    while stream.waiting >= most:
         room.clear()
         with contextlib.suppress(asyncio.TimeoutError):  # a result computed ahead is not said
             await asyncio.wait_for(room.wait(), _WAKE_S)

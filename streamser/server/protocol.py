@@ -146,6 +146,26 @@ def parse_hello(text: str, *, sound: bool = True) -> Hello:
     )
 
 
+def hello_of_query(query: Mapping[str, str]) -> str | None:
+    """The hello that a client puts into the address because it can send only sound; None when it says no rate.
+
+    >>> hello_of_query({"sample_rate": "16000", "partials": "false", "stream": "kitchen"})
+    '{"type": "hello", "sample_rate": 16000, "partials": false, "stream": "kitchen"}'
+    """
+    if "sample_rate" not in query:
+        return None
+    return json.dumps({"type": "hello", **{name: _query_value(name, text) for name, text in query.items()}})
+
+
+def _query_value(name: str, text: str) -> object:
+    if name in ("stream", "token", "format"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # refused where its type is checked
+
+
 def parse_word(text: str, max_lost_samples: int) -> Lost | Literal["end"]:
     """A later text message: the end, or a loss."""
     words = _object(text, "a text message")

@@ -18,6 +18,7 @@ from streamser.server.protocol import (
     CLOSE_TRY_LATER,
     Hello,
     Refusal,
+    hello_of_query,
     parse_hello,
 )
 from streamser.server.security import shown_token, token_matches
@@ -88,21 +89,27 @@ class Sockets:
             raise Refusal("too_many_clients", f"{most} clients are connected already; try again later", CLOSE_TRY_LATER)
 
     async def _greet(self, ws: web.WebSocketResponse, request: web.Request, *, sound: bool = True) -> Hello | None:
-        """The client's first message, checked; None when it left without one."""
+        """What the client said first, in a message or in the address, checked; None when it left without a word."""
+        text = hello_of_query(request.query) if sound else None
+        if text is None:
+            text = await self._first_message(ws)
+        if text is None:
+            return None
+        hello = parse_hello(text, sound=sound)
+        shown = shown_token(request.headers, request.query) or hello.token
+        if not token_matches(shown, self._hub.config):
+            raise Refusal("token", "this server asks for a token, in hello or as a Bearer header", CLOSE_TOKEN)
+        return hello
+
+    async def _first_message(self, ws: web.WebSocketResponse) -> str | None:
+        patience_s = min(_HELLO_S, self._hub.config.idle_timeout_s)
         try:
-            patience_s = min(_HELLO_S, self._hub.config.idle_timeout_s)
             message = await ws.receive(patience_s)
         except asyncio.TimeoutError:
             raise Refusal("no_hello", f"no hello came within {patience_s:g} s", CLOSE_TIMEOUT) from None
         if message.type is WSMsgType.BINARY:
             raise Refusal("no_hello", "the first message is a hello in JSON; sound comes after it")
-        if message.type is not WSMsgType.TEXT:
-            return None
-        hello = parse_hello(message.data, sound=sound)
-        shown = shown_token(request.headers, request.query) or hello.token
-        if not token_matches(shown, self._hub.config):
-            raise Refusal("token", "this server asks for a token, in hello or as a Bearer header", CLOSE_TOKEN)
-        return hello
+        return message.data if message.type is WSMsgType.TEXT else None
 
     async def _serve(self, ws: web.WebSocketResponse, mouth: Mouth, hello: Hello) -> None:
         open_stream = partial(

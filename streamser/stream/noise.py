@@ -17,13 +17,13 @@ _Power = NDArray[np.float64]
 
 _BLOCK_MS = 100  # floor and background are brought up to date this often
 _SMOOTH_MS = 70.0  # about a phone: noise averages out, syllables stay
-_HOLD_MS = 60  # an open gate outlasts a dip this long
+_HOLD_MS = 100  # an open gate outlasts a dip this long
 _LEAVE = 0.8  # an open gate closes at this share of the decibels that open it
 _BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # where speech is; below lies a fan's rumble
 _MEAN = np.full(_BANDS, 1.0 / _BANDS)
 _DROP = 4.0  # smoothing never holds the level more than 6 dB above the frame's own: words end when they end
 _DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no sound: a muted device, an edited file
-_QUIET_ROOM = 10**-6.5  # and is taken for a room of -65 dBFS, so that neither a voice nor a room after it startles
+_QUIET_ROOM = 10**-6.0  # and is taken for a room of -60 dBFS, so that neither a voice nor a room after it startles
 _SILENCE = np.full(_BANDS, _QUIET_ROOM)
 
 

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
@@ -88,8 +89,10 @@ class Listener:
         self._error: BaseException | None = None
         self._paused = False
         self._stopping = False
+        self._alive_s = 0.0  # when it was stopped, or an event last came
         self._ended = False  # StreamEnded was published
         self._over = False  # and everybody was told
+        self._closed = False
         self._deaf = False  # a callback has failed
         self._skipped = 0  # samples that came while paused and were not yet told as a gap
         self._told_pause = False
@@ -110,6 +113,7 @@ class Listener:
         """End the source and return at once: the open utterance's final and StreamEnded still come."""
         with self._changed:
             self._stopping = True
+            self._alive_s = time.monotonic()
             self._changed.notify_all()
         self.source.close()
 
@@ -118,6 +122,9 @@ class Listener:
 
         Events that were not yet iterated still can be.
         """
+        if self._closed:
+            return
+        self._closed = True
         deadline = time.monotonic() + CLOSE_S
         self.stop()
         self._events.set_policy("drop")
@@ -141,7 +148,11 @@ class Listener:
                 remaining = _WAKE_S if deadline is None else deadline - time.monotonic()
                 if remaining <= 0:
                     return False
+                if self._is_stuck():
+                    break
                 self._changed.wait(min(remaining, _WAKE_S))
+        if not self._over:
+            self.close()
         return True
 
     def pause(self) -> None:
@@ -197,7 +208,12 @@ class Listener:
     def __iter__(self) -> Iterator[Event]:
         self._read()
         try:
-            yield from self._events
+            while not self._events.finished:
+                event = self._events.get(_WAKE_S)
+                if event is not None:
+                    yield event
+                elif self._is_stuck():
+                    self.close()
         finally:
             if not self._managed:
                 self.close()
@@ -217,13 +233,20 @@ class Listener:
             while (event := self._events.get(0)) is not None:
                 yield event
             if not self._events.finished:
-                await came.wait()
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(came.wait(), CLOSE_S)
+                if self._is_stuck():
+                    await asyncio.to_thread(self.close)
         self._raise()
 
     def _read(self) -> None:
         if not self.source.live and not self._stopping:
             self._events.set_policy("block")
         self.start()
+
+    def _is_stuck(self) -> bool:
+        """Stopped, and nothing has come since: a wedged device may hold the ear for ever."""
+        return self._stopping and time.monotonic() - self._alive_s > CLOSE_S
 
     def _raise(self) -> None:
         error, self._error = self._error, None
@@ -233,6 +256,7 @@ class Listener:
     # --- on the brain's thread
 
     def _deliver(self, event: Event) -> None:
+        self._alive_s = time.monotonic()
         self._publish(event)
         try:
             if not self._deaf:

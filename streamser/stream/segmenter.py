@@ -281,10 +281,10 @@ class Segmenter:
         ticks = int((end - utterance.onset) / self._grid.hop)
         if not self.config.hop_ms or ticks <= utterance.ticks:
             return []
+        utterance.ticks = ticks
         start, stop = (utterance.onset + place for place in self._grid.span(ticks))
         if stop - utterance.first_speech < self._first_partial or stop > utterance.speech_end + self._post_roll:
             return []
-        utterance.ticks = ticks
         segment = self._segment(utterance, start, stop)
         utterance.seq += 1
         return [segment]

@@ -135,7 +135,7 @@ class Fit:
             self.wrapped = DistributedDataParallel(
                 self.net, device_ids=[self.device] if self.device.type == "cuda" else None
             )
-        self.epoch = 0
+        self.epoch = self.followed = 0
         self.best_score, self.best_epoch = -math.inf, -1
         self.best_weights: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
@@ -230,10 +230,12 @@ class Fit:
         """Let the averaged weights follow the trained ones, batch norm's statistics with them."""
         if self.average is None:
             return
+        self.followed += 1  # a young average follows faster: it must forget the weights that it began with
+        share = 1 - min(self.recipe.ema, (1 + self.followed) / (10 + self.followed))
         with torch.no_grad():
             for mean, value in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
                 if mean.is_floating_point():
-                    mean.lerp_(value, 1 - self.recipe.ema)
+                    mean.lerp_(value, share)
                 else:
                     mean.copy_(value)
 
@@ -267,6 +269,7 @@ class Fit:
     def _save(self) -> None:
         state = {
             "epoch": self.epoch,
+            "followed": self.followed,
             "net": self.net.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "loss": self.loss.state_dict(),
@@ -290,7 +293,7 @@ class Fit:
             self.average.load_state_dict(state["average"])
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.history = state["epoch"], state["history"]
+        self.epoch, self.followed, self.history = state["epoch"], state["followed"], state["history"]
         best = state["best"]
         self.best_score, self.best_epoch, self.best_weights = best["score"], best["epoch"], best["weights"]
         self.rng.bit_generator.state = json.loads(state["rng"])

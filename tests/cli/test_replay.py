@@ -140,11 +140,11 @@ def process(bundle: Bundle, *options: object) -> subprocess.Popen[str]:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_ends_a_replay_with_the_open_utterances_final(bundle: Bundle, talk: Path) -> None:
-    replaying = process(bundle, talk, "--speed", "1")
-    assert replaying.stdout is not None
-    lines = [replaying.stdout.readline(), replaying.stdout.readline()]
-    replaying.send_signal(signal.SIGINT)
-    rest, errors = replaying.communicate(timeout=10)
+    with process(bundle, talk, "--speed", "1") as replaying:
+        assert replaying.stdout is not None
+        lines = [replaying.stdout.readline(), replaying.stdout.readline()]
+        replaying.send_signal(signal.SIGINT)
+        rest, errors = replaying.communicate(timeout=10)
     heard = rows("".join(lines) + rest)
     assert [row["type"] for row in heard[-3:]] == ["emotion", "speech_ended", "stream_ended"]
     assert heard[-3]["final"] and heard[-1]["end_s"] < 4.0
@@ -152,9 +152,9 @@ def test_ctrl_c_ends_a_replay_with_the_open_utterances_final(bundle: Bundle, tal
 
 
 def test_a_reader_that_leaves_ends_it_without_a_word(bundle: Bundle, talk: Path) -> None:
-    replaying = process(bundle, talk, talk, talk)
-    assert replaying.stdout is not None
-    replaying.stdout.readline()
-    replaying.stdout.close()
-    assert replaying.wait(10) == 0
-    assert replaying.stderr is not None and replaying.stderr.read() == ""
+    with process(bundle, talk, talk, talk) as replaying:
+        assert replaying.stdout is not None and replaying.stderr is not None
+        replaying.stdout.readline()
+        replaying.stdout.close()
+        assert replaying.wait(10) == 0
+        assert replaying.stderr.read() == ""

@@ -345,6 +345,44 @@ def test_with_a_wrong_password_there_is_one_clear_line_and_with_the_right_one_it
         broker.stop()
 
 
+@needs_mosquitto
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves a refused socket open
+def test_with_tls_a_broker_is_used_only_when_its_certificate_is_trusted(
+    tmp_path: Path, talk: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    what = [
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=broker",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, "req", "-x509", *what, *files], check=True, stderr=subprocess.DEVNULL)
+    broker = Broker(tmp_path, f"certfile {certificate}\nkeyfile {key}\nallow_anonymous true\n")
+    broker.start()
+    words = [*command(bundle, broker.port, str(talk), "--speed", "50")[3:]]
+    try:
+        assert main([*words, "--tls"]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "certificate verify failed" in error.lower().replace("_", " ")
+        assert main(words) == 1, "and without --tls it is no broker"
+        assert "see --username and --tls" in capsys.readouterr().err
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # one of the authorities of this system now
+        assert main([*words, "--tls"]) == 0
+    finally:
+        broker.stop()
+
+
 # --- without one
 
 

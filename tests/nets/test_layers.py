@@ -91,7 +91,7 @@ def test_shared_directions_are_one_gru_over_the_sequence_and_its_mirror_image() 
     ahead, behind = steps.chunk(2, dim=2)
     np.testing.assert_allclose(mirrored.chunk(2, dim=2)[0].flip(1).detach(), behind.detach(), atol=1e-6)
     np.testing.assert_allclose(last.detach(), torch.cat([ahead[:, -1], behind[:, 0]], dim=1).detach(), atol=1e-6)
-    assert float((ahead - behind).abs().max()) > 0.1
+    assert float((ahead - behind).detach().abs().max()) > 0.1
 
 
 def test_shared_directions_are_the_gru_s_equations() -> None:
@@ -150,7 +150,7 @@ def test_combined_pooling_is_the_weighted_mean_and_the_weighted_deviation() -> N
     mean = np.einsum("td,tdk->k", weights, steps)
     deviation = np.sqrt(np.einsum("td,tdk->k", weights, (steps - mean) ** 2))
     np.testing.assert_allclose(embedding[:64], mean, atol=1e-5)
-    np.testing.assert_allclose(embedding[64:], deviation, atol=2e-3)
+    np.testing.assert_allclose(embedding[64:], np.maximum(deviation, 1e-4), atol=1e-5)
 
 
 def test_a_decoder_rebuilds_no_more_than_its_window() -> None:

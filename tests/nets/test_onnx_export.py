@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from zoo_parts import ARCHITECTURES, CLASSES, overfitted
+from zoo_parts import ARCHITECTURES, CLASSES, exported, overfitted
 
 from streamser.errors import BundleError
 from streamser.nets.export import (
@@ -33,8 +33,8 @@ LIGHT = next(name for name in ARCHITECTURES if name.startswith("LightSerNet"))
 def test_graph_and_net_agree_at_several_lengths_and_batch_sizes(name: str) -> None:
     trained = overfitted(name)
     net, features = trained.net, trained.variant.features
-    session = open_session(export_onnx(net, features, CLASSES))
-    for batch, frames in [(1, features.window_frames), (4, net.min_frames + 3), (2, net.min_frames + 40)]:
+    session = open_session(exported(name))
+    for batch, frames in [(1, features.window_frames), (4, net.min_frames + 3), (2, net.min_frames + 50)]:
         probe = probe_frames(features, batch, frames, seed=7)
         with torch.no_grad():
             output = net.eval()(torch.from_numpy(probe))
@@ -50,7 +50,7 @@ def test_graph_and_net_agree_at_several_lengths_and_batch_sizes(name: str) -> No
 @every_architecture
 def test_graph_knows_the_clips_that_the_net_learnt(name: str) -> None:
     trained = overfitted(name)
-    session = open_session(export_onnx(trained.net, trained.variant.features, CLASSES))
+    session = open_session(exported(name))
     logits, _ = run_session(session, trained.frames.numpy())
     assert logits.argmax(1).tolist() == trained.targets.tolist()
     assert float(np.ptp(logits, axis=0).max()) > 0.1
@@ -72,7 +72,7 @@ def test_graph_is_an_ordinary_one_with_free_batch_and_time() -> None:
 def test_a_graph_of_other_weights_is_refused() -> None:
     trained = overfitted(LIGHT)
     features = trained.variant.features
-    graph = export_onnx(trained.net, features, CLASSES)
+    graph = exported(LIGHT)
     assert check_onnx(frozen_copy(trained.net), features, graph) <= TOLERANCE
     other = copy.deepcopy(trained.net).eval()
     head = other.head

@@ -47,7 +47,7 @@ def test_a_row_judges_its_true_length_and_a_shorter_one(variant: Variant) -> Non
     assert net.bins == features.bins
     assert features.window_frames >= net.min_frames
     for batch, frames in [(1, features.window_frames), (3, net.min_frames + 5)]:
-        with torch.inference_mode():
+        with torch.no_grad():
             output = net(torch.from_numpy(probe_frames(features, batch, frames)))
         assert output.logits.shape == (batch, CLASSES)
         assert output.embedding.shape == (batch, net.embedding_dim)

@@ -8,7 +8,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from streamser.nets.export import probe_frames
+from streamser.nets.export import export_onnx, probe_frames
 from streamser.nets.layers import SerNet
 from streamser.nets.variant import Variant
 from streamser.nets.zoo import HOUSE_VARIANTS, VARIANTS
@@ -76,3 +76,10 @@ def overfitted(name: str) -> Overfitted:
             logits = net.eval()(frames).logits
         sure = float(logits.softmax(1)[torch.arange(CLIPS), targets].min())
     return Overfitted(variant, net, frames, targets, len(values), values[0], values[-1], sure)
+
+
+@cache
+def exported(name: str) -> bytes:
+    """That architecture's graph."""
+    trained = overfitted(name)
+    return export_onnx(trained.net, trained.variant.features, CLASSES)

@@ -197,6 +197,19 @@ def test_a_file_gives_exactly_what_replay_gives_and_the_exports_hold_it(
         assert page.complaints() == []
 
 
+def test_the_javascript_example_of_the_document_gives_the_finals(
+    serve: Running, talk: Path, truth: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    example = document.partition("```javascript\n")[2].partition("```")[0]
+    samples, rate = soundfile.read(talk, dtype="int16")
+    with browsing(serve.url, talk, tmp_path) as page:
+        url = serve.url.replace("http", "ws") + "ws/stream"
+        call = f"return judge(Int16Array.from(arguments[0]), {rate}, '{url}')"
+        told = page.driver.execute_script(f"{example}\n{call}", samples[:, 0].tolist())
+    assert [event["label"] for event in told] == [final["label"] for final in finals(truth)]
+
+
 def test_what_is_uncertain_is_called_so_and_not_by_a_label(talk: Path, tmp_path: Path) -> None:
     unsure = make_bundle(tmp_path / "unsure", calibration=Calibration(temperature=50.0, threshold=0.9))
     with running(unsure.path) as server, browsing(server.url, talk, tmp_path / "profile") as page:

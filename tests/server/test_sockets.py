@@ -88,6 +88,19 @@ async def test_a_loss_that_the_client_tells_keeps_its_place_in_time(server: Serv
     assert messages[-1]["end_s"] == 2.5
 
 
+async def test_a_client_that_can_send_only_sound_says_hello_in_the_address(
+    server: Server, recognizer: Recognizer
+) -> None:
+    async with talking(server, "ws/stream?sample_rate=16000&partials=false&lossless=true&stream=fifo") as talker:
+        await talker.say(DATA)
+        messages = await talker.end()
+    assert plain(finals(messages)) == plain(finals(truth(recognizer, DATA)))
+    assert messages[0]["stream"] == "fifo"
+    for query, code in (("sample_rate=x", "sample_rate"), ("sample_rate=16000&partials=maybe", "bad_hello")):
+        close_code, error = await refused(server, [], f"ws/stream?{query}")
+        assert (close_code, error["code"]) == (4400, code)
+
+
 async def test_two_clients_of_one_name_get_two_names_and_their_own_events(server: Server) -> None:
     async with talking(server, sample_rate=16000, stream="same") as one:
         await one.hear(is_ready)
@@ -304,6 +317,10 @@ async def test_a_fault_of_the_engine_is_told_to_its_client_and_the_server_goes_o
         assert (messages[-1]["code"], talker.ws.close_code) == ("failed", 1011)
         ended = next(message for message in messages if message["type"] == "stream_ended")
         assert ended["error"] == messages[-1]["message"] == "the engine caught fire"
+        async with talking(server, sample_rate=16000) as unaware:  # it goes on sending, and is told all the same
+            await unaware.say(DATA)
+            messages = await unaware.hear()
+        assert [message["type"] for message in messages[-2:]] == ["stream_ended", "error"]
         failing.fails = False
         async with talking(server, sample_rate=16000, stream="kitchen", lossless=True) as talker:
             await talker.say(DATA)

@@ -1,4 +1,4 @@
-"""A pipecat processor that says how the user's words were said: its place is behind the STT, before the user aggregator.
+"""A pipecat processor that says how the user's words were said; its place is behind the STT.
 
 transport.input() -> stt -> EmotionProcessor -> user aggregator -> llm -> tts -> transport.output()
 """
@@ -127,7 +127,7 @@ class EmotionProcessor(FrameProcessor):
     async def _start(self) -> None:
         await self._stop()
         self._stream = await asyncio.to_thread(Stream, self._recognizer, self._config, self.name)
-        self._waiting: asyncio.Queue[tuple[int, InputAudioRawFrame] | None] = asyncio.Queue(_WAITING_FRAMES)
+        self._waiting: asyncio.Queue[tuple[int, InputAudioRawFrame | None]] = asyncio.Queue(_WAITING_FRAMES)
         self._progress = asyncio.Condition()
         self._taken = self._judged = 0  # frames of sound
         self._lost = 0  # samples that found no room, not yet told to the stream
@@ -151,13 +151,13 @@ class EmotionProcessor(FrameProcessor):
             self._taken += 1
 
     async def _judge(self) -> None:
-        """The task: all sound that waits goes to a thread, what it brings goes on; None is the end."""
+        """The task: all sound that waits goes to a thread, what it brings goes on; no frame is the end."""
         ended = False
         while not ended:
             batch = [await self._waiting.get()]
             while not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            ended = batch[-1] is None
+            ended = batch[-1][1] is None
             try:
                 await self._tell(await asyncio.to_thread(self._push, batch))
             except Exception as error:  # whatever fails here: the conversation goes on, without emotions
@@ -166,15 +166,14 @@ class EmotionProcessor(FrameProcessor):
                 self._judged += len(batch)
                 self._progress.notify_all()
 
-    def _push(self, batch: list[tuple[int, InputAudioRawFrame] | None]) -> list[Event]:
+    def _push(self, batch: list[tuple[int, InputAudioRawFrame | None]]) -> list[Event]:
         """On a thread: the one place where the stream is touched."""
         events: list[Event] = []
-        for item in batch:
-            if item is None:
-                return events + self._stream.close()
-            lost, frame = item
+        for lost, frame in batch:
             if lost:
                 events += self._stream.lose(lost, "overflow")
+            if frame is None:
+                return events + self._stream.close()
             events += self._stream.push(frame.audio, frame.sample_rate, frame.num_channels)
         self._position = self._stream.position
         return events
@@ -198,7 +197,7 @@ class EmotionProcessor(FrameProcessor):
             await self._stop()
 
     async def _end(self, task: asyncio.Task[None]) -> None:
-        await self._waiting.put(None)
+        await self._waiting.put((self._lost, None))
         await task
 
     async def _stop(self) -> None:

@@ -81,10 +81,11 @@ class Printer(FrameProcessor):
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
         if isinstance(frame, TranscriptionFrame):
-            print(f"  turn       {frame.text} {json.dumps(frame.metadata.get('emotion'))}")
+            print(f"  words      {frame.text} {json.dumps(frame.metadata.get('emotion'))}")
         elif isinstance(frame, EmotionFrame):
             shown = "uncertain" if frame.uncertain else frame.emotion
-            print(f"  utterance  {shown} {frame.confidence:.2f}, {frame.event.start_s:.2f} to {frame.event.end_s:.2f} s")
+            start_s, end_s = frame.event.start / streamser.SAMPLE_RATE, frame.event.end / streamser.SAMPLE_RATE
+            print(f"  utterance  {shown} {frame.confidence:.2f}, {start_s:.2f} to {end_s:.2f} s")
         await self.push_frame(frame, direction)
 
 

@@ -1,0 +1,66 @@
+"""One client's sound that waits for a worker thread: bounded, and joined into larger pieces when it piles up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from streamser.server.protocol import Lost
+
+
+class Inbox:
+    """Messages that wait for a worker thread; when it is full its client waits, by TCP's own back pressure."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._waiting: deque[tuple[bytes | Lost, float]] = deque()
+        self._bytes = 0
+        self._closed = False
+        self._changed = asyncio.Condition()
+
+    async def put(self, message: bytes | Lost) -> None:
+        """Add a message, once there is room for it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or self._bytes < self._limit_bytes)
+            if self._closed:
+                return
+            self._waiting.append((message, time.monotonic()))
+            self._bytes += _size(message)
+            self._changed.notify_all()
+
+    async def get(self, most_bytes: int) -> tuple[bytes | Lost, float] | None:
+        """What waits, joined up to `most_bytes`, and when the last of it came; None at the end."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or bool(self._waiting))
+            if not self._waiting:
+                return None
+            message, arrived_s = self._take()
+            if isinstance(message, Lost):
+                return message, arrived_s
+            parts, size = [message], len(message)
+            while self._waiting and isinstance(following := self._waiting[0][0], bytes):
+                if (size := size + len(following)) > most_bytes:
+                    break
+                _, arrived_s = self._take()
+                parts.append(following)
+            self._changed.notify_all()
+            return b"".join(parts), arrived_s
+
+    def _take(self) -> tuple[bytes | Lost, float]:
+        message, arrived_s = self._waiting.popleft()
+        self._bytes -= _size(message)
+        self._changed.notify_all()
+        return message, arrived_s
+
+    async def close(self, *, forget: bool = False) -> None:
+        """No more will come; what waits can still be got, unless it is forgotten."""
+        async with self._changed:
+            self._closed = True
+            if forget:
+                self._waiting.clear()
+            self._changed.notify_all()
+
+
+def _size(message: bytes | Lost) -> int:
+    return len(message) if isinstance(message, bytes) else 64

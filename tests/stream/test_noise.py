@@ -1,0 +1,104 @@
+"""The gate knows a room within seconds and opens for what stands out from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from makers import babble, noise, silence, tone
+
+from streamser.audio import SAMPLE_RATE, Samples
+from streamser.stream.noise import NoiseGate
+
+FRAME = 320
+
+
+def opened(samples: Samples, gate: NoiseGate | None = None, frame: int = FRAME) -> list[bool]:
+    gate = gate or NoiseGate(frame)
+    return [gate.open(samples[at : at + frame]) for at in range(0, len(samples) - frame + 1, frame)]
+
+
+def share(flags: list[bool], start_s: float = 0.0, end_s: float = 1e9, frame: int = FRAME) -> float:
+    """Of the frames between two times, how many are open."""
+    rate = SAMPLE_RATE / frame
+    part = flags[int(start_s * rate) : int(min(end_s, 1e6) * rate)]
+    return sum(part) / len(part)
+
+
+def fan(duration_s: float, seed: int = 0) -> Samples:
+    """A motor's hum over noise that falls towards the treble."""
+    n = round(duration_s * SAMPLE_RATE)
+    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n))
+    rush = np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(n, 1 / SAMPLE_RATE), 50.0), n)
+    hum = sum(tone(hz, duration_s, 1 / k) for k, hz in enumerate((100, 150, 233, 300), 1))
+    return (0.05 * rush / rush.std() + 0.05 * hum).astype(np.float32)
+
+
+@pytest.mark.parametrize("frame", [160, 320, 480])
+@pytest.mark.parametrize("gain_db", [0, -40])
+def test_steady_noise_never_opens_it_from_the_first_frame_on(frame: int, gain_db: int) -> None:
+    for room in (noise(20, 0.1), fan(20)):
+        assert share(opened(room * np.float32(10 ** (gain_db / 20)), frame=frame)) < 0.01
+
+
+@pytest.mark.parametrize("gain_db", [0, -20, -40])
+@pytest.mark.parametrize("room", [noise(9, 0.06), fan(9)], ids=["white", "fan"])
+def test_a_voice_at_a_few_decibels_opens_it_whatever_the_level(room: Samples, gain_db: int) -> None:
+    voice = np.concatenate([silence(3), babble(2), silence(4)])
+    flags = opened((room + voice) * np.float32(10 ** (gain_db / 20)))
+    assert share(flags, 3.1, 5.0) > 0.9
+    assert share(flags, 0, 3) < 0.02
+    assert share(flags, 5.3) < 0.02
+
+
+def test_a_stream_that_begins_in_the_middle_of_speech_is_heard_within_a_syllable() -> None:
+    flags = opened(babble(3) + noise(3, 0.003))
+    assert share(flags, 0.3, 3) > 0.8
+
+
+def test_a_voice_out_of_digital_silence_is_heard_at_once_and_ends_at_once() -> None:
+    flags = opened(np.concatenate([silence(1), babble(1.4), silence(1)]))
+    assert share(flags, 1.04, 2.38) == 1
+    assert share(flags, 0, 1) == 0
+    assert share(flags, 2.6) == 0
+
+
+def test_a_fan_that_is_switched_on_is_noise_within_two_seconds() -> None:
+    flags = opened(np.concatenate([noise(5, 0.001), noise(10, 0.1)]))
+    assert share(flags, 5.1, 6) > 0.5  # the control: at first it does stand out
+    assert share(flags, 7) < 0.01
+
+
+def test_a_fan_that_is_switched_off_leaves_the_gate_as_keen_as_before() -> None:
+    quiet = np.concatenate([noise(5, 0.1), noise(1, 0.001), babble(1, level=0.01) + noise(1, 0.001)])
+    assert share(opened(quiet), 6.1, 7) > 0.8
+
+
+def test_a_microphone_that_opens_with_a_ramp_is_known_soon() -> None:
+    room = noise(10, 0.05) * np.clip(np.linspace(-0.05, 4.95, 10 * SAMPLE_RATE), 0, 1).astype(np.float32)
+    assert share(opened(room), 2.5) < 0.01
+
+
+def test_what_is_quieter_than_the_least_level_never_opens_it() -> None:
+    faint = np.concatenate([noise(3, 1e-5), babble(1, level=1e-4)])  # about -90 dBFS
+    assert share(opened(faint, NoiseGate(FRAME, min_level_dbfs=-60.0))) == 0
+    assert share(opened(faint, NoiseGate(FRAME, min_level_dbfs=-110.0)), 3.1) > 0.8
+
+
+def test_a_near_voice_stands_out_from_chatter_and_the_chatter_does_not() -> None:
+    far = sum(babble(30, seed=seed, level=0.01) for seed in range(6))
+    near = np.concatenate([silence(12), babble(2, seed=9), silence(4), babble(2, seed=8), silence(10)])
+    flags = opened((far + near).astype(np.float32))
+    assert share(flags, 12.1, 14) > 0.9
+    assert share(flags, 18.1, 20) > 0.9
+    assert share(flags, 14.5, 18) < 0.2
+
+
+def test_it_is_as_good_after_an_hour_as_after_a_minute() -> None:
+    gate = NoiseGate(FRAME)
+    minute = noise(10, 0.02)
+    minute[3 * SAMPLE_RATE : 5 * SAMPLE_RATE] += babble(2)
+    first, second = opened(minute, gate), opened(minute, gate)
+    for _ in range(60):
+        last = opened(minute, gate)
+    assert share([a == b for a, b in zip(second, last, strict=True)]) == 1
+    assert share([a == b for a, b in zip(first, last, strict=True)]) > 0.95

@@ -1,0 +1,101 @@
+"""The ring gives back what was written, by absolute index, and owns up to what it no longer has."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from streamser.audio import Samples
+from streamser.stream.ring import Ring
+
+
+def count(start: int, end: int) -> Samples:
+    """Samples whose values are their indexes."""
+    return np.arange(start, end, dtype=np.float32)
+
+
+def test_what_was_written_is_read_by_its_index() -> None:
+    ring = Ring(100)
+    ring.write(count(0, 60), 0)
+    ring.write(count(60, 90), 60)
+    assert np.array_equal(ring.read(10, 80), count(10, 80))
+    assert (ring.start, ring.end) == (0, 90)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_crumbs_of_any_size_read_like_the_whole_stream(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ring, position = Ring(97), 0
+    for size in rng.integers(0, 250, 60):
+        ring.write(count(position, position + int(size)), position)
+        position += int(size)
+        start = int(rng.integers(ring.start, position + 1))
+        end = int(rng.integers(start, position + 1))
+        assert np.array_equal(ring.read(start, end), count(start, end))
+        assert np.array_equal(ring.read(ring.start, ring.end), count(max(0, position - 97), position))
+
+
+def test_the_oldest_are_overwritten_and_counted_as_lost() -> None:
+    ring = Ring(50)
+    ring.write(count(0, 80), 0)
+    assert (ring.start, ring.lost(0, 80), ring.lost(20, 40), ring.lost(30, 80)) == (30, 30, 10, 0)
+    with pytest.raises(IndexError, match="samples 29 to 40 are not held, only 30 to 80"):
+        ring.read(29, 40)
+
+
+def test_what_is_still_to_come_cannot_be_read() -> None:
+    ring = Ring(50)
+    ring.write(count(0, 10), 0)
+    with pytest.raises(IndexError, match="only 0 to 10"):
+        ring.read(5, 11)
+
+
+def test_a_jump_leaves_a_hole_that_reads_as_silence_and_counts_as_lost() -> None:
+    ring = Ring(100)
+    ring.write(count(1, 11), 0)
+    ring.write(count(31, 41), 30)
+    assert np.array_equal(ring.read(5, 35), np.concatenate([count(6, 11), np.zeros(20), count(31, 36)]))
+    assert (ring.lost(0, 40), ring.lost(15, 20), ring.lost(30, 40)) == (20, 5, 0)
+    ring.write(count(41, 131), 40)
+    assert ring.lost(30, 130) == 0
+
+
+def test_a_jump_longer_than_the_ring_loses_all_that_was_before() -> None:
+    ring = Ring(10)
+    ring.write(count(0, 10), 0)
+    ring.write(count(1_000_000_000, 1_000_000_003), 1_000_000_000)
+    assert ring.lost(0, ring.end) == 1_000_000_000
+    assert np.array_equal(ring.read(999_999_993, 1_000_000_000), np.zeros(7, np.float32))
+
+
+def test_time_does_not_run_backwards() -> None:
+    ring = Ring(10)
+    ring.write(count(0, 5), 0)
+    with pytest.raises(ValueError, match="start: 4 lies before 5"):
+        ring.write(count(4, 8), 4)
+
+
+def test_a_ring_without_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="capacity: at least 1"):
+        Ring(0)
+
+
+def test_what_was_read_stays_when_the_ring_goes_on() -> None:
+    ring = Ring(10)
+    ring.write(count(0, 10), 0)
+    kept = ring.read(0, 10)
+    ring.write(count(10, 20), 10)
+    assert np.array_equal(kept, count(0, 10))
+
+
+def test_memory_stays_flat_however_long_the_stream() -> None:
+    ring, block = Ring(16_000), np.ones(320, np.float32)
+    ring.write(block, 0)
+    tracemalloc.start()
+    for start in range(320, 320 * 5_000, 320 * 2):  # every other block is missing: holes are forgotten as well
+        ring.write(block, start + 320)
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < 20_000

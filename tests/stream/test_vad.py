@@ -1,0 +1,139 @@
+"""Each detector hears speech, and the default is not fooled by a fan."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from makers import babble, noise, silence
+
+from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.errors import MissingExtraError
+from streamser.stream.vad import Vad, VadConfig, make_vad
+
+SILERO = pytest.mark.skipif(importlib.util.find_spec("silero_vad") is None, reason="the extra 'silero' is not there")
+ENGINES = ["webrtc", "energy", pytest.param("silero", marks=SILERO)]
+CORPORA = Path(os.environ.get("STREAMSER_CORPORA", Path(__file__).resolve().parents[2].parent / "shared" / "corpora"))
+
+
+def decided(vad: Vad, samples: Samples) -> np.ndarray:
+    """One decision for each of the detector's frames."""
+    size = vad.frame_samples
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    return np.array([vad.speech(frame) for frame in frames])
+
+
+def real_speech() -> tuple[Samples, np.ndarray]:
+    """Six voices with pauses of 1.5 s, and for each sample whether it is speech by its energy."""
+    manifest = CORPORA / "librispeech_subset" / "manifest.csv"
+    if not manifest.is_file():
+        pytest.skip(f"no corpora in {CORPORA}; set STREAMSER_CORPORA")
+    with manifest.open(newline="") as file:
+        paths = {row["speaker"]: manifest.parent / row["path"] for row in csv.DictReader(file)}
+    parts = [np.zeros(SAMPLE_RATE, np.float32)]
+    for path in list(paths.values())[:6]:
+        clip = read_audio(path)[: 6 * SAMPLE_RATE]
+        parts += [
+            clip * np.float32(0.05 / np.sqrt(np.mean(np.square(clip)))),
+            np.zeros(3 * SAMPLE_RATE // 2, np.float32),
+        ]
+    samples = np.concatenate(parts)
+    power = np.convolve(np.square(samples), np.ones(480) / 480, "same")
+    speech = np.convolve(power > np.percentile(power, 95) * 1e-3, np.ones(3200), "same") > 0.5  # pauses of 0.2 s count
+    return samples, speech
+
+
+def rates(vad: Vad, samples: Samples, speech: np.ndarray) -> tuple[float, float]:
+    """Share of speech that is found, and of the rest that is taken for speech."""
+    flags = np.repeat(decided(vad, samples), vad.frame_samples)
+    truth = speech[: len(flags)]
+    return float(flags[truth].mean()), float(flags[~truth].mean())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("snr_db", [10, 5, 0])
+def test_real_speech_is_found_in_steady_noise_and_the_noise_is_not_speech(engine: str, snr_db: int) -> None:
+    samples, speech = real_speech()
+    level = np.sqrt(np.mean(np.square(samples[speech]))) * 10 ** (-snr_db / 20)
+    noisy = samples + noise(len(samples) / SAMPLE_RATE, level)
+    recall, false = rates(make_vad(VadConfig(engine=engine)), noisy, speech)  # type: ignore[arg-type]
+    assert recall > 0.75
+    assert false < 0.08
+
+
+def test_without_the_noise_floor_webrtcvad_takes_noise_for_speech() -> None:
+    """The control: this is what the gate is there for."""
+    room = noise(10, 0.1)
+    assert decided(make_vad(VadConfig(noise_floor=False)), room).mean() > 0.9
+    assert decided(make_vad(VadConfig()), room).mean() < 0.01
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_quiet_microphone_hears_as_much_as_a_loud_one(engine: str) -> None:
+    samples, speech = real_speech()
+    noisy = samples + noise(len(samples) / SAMPLE_RATE, 0.003)
+    loud = rates(make_vad(VadConfig(engine=engine)), noisy, speech)  # type: ignore[arg-type]
+    quiet = rates(make_vad(VadConfig(engine=engine)), noisy * np.float32(0.03), speech)  # type: ignore[arg-type]
+    assert quiet == pytest.approx(loud, abs=0.06)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("frame_ms", [10, 20, 30])
+def test_silence_is_not_speech_and_frames_are_as_long_as_said(engine: str, frame_ms: int) -> None:
+    vad = make_vad(VadConfig(engine=engine, frame_ms=frame_ms))  # type: ignore[arg-type]
+    assert vad.frame_samples == (512 if engine == "silero" else frame_ms * 16)
+    assert not decided(vad, silence(2)).any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_after_a_reset_it_decides_as_if_it_were_new(engine: str) -> None:
+    room = noise(3, 0.01) + np.concatenate([silence(1), babble(1), silence(1)])
+    vad = make_vad(VadConfig(engine=engine))  # type: ignore[arg-type]
+    fresh = decided(vad, room)
+    decided(vad, noise(3, 0.3))
+    vad.reset()
+    assert np.array_equal(decided(vad, room), fresh)
+
+
+def test_sound_beyond_full_scale_is_clipped_not_wrapped() -> None:
+    room = np.concatenate([silence(1), babble(2, level=0.5), silence(1)])
+    found = decided(make_vad(VadConfig()), room)
+    assert np.mean(found == decided(make_vad(VadConfig()), 20 * room)) > 0.95
+
+
+@SILERO
+def test_silero_does_not_import_torch() -> None:
+    code = (
+        "import sys; from streamser.stream.vad import *; make_vad(VadConfig(engine='silero'));"
+        "sys.exit('torch' in sys.modules or 'silero_vad' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_silero_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'streamser\[silero\]'"):
+        make_vad(VadConfig(engine="silero"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"engine": "magic"}, "engine: is one of webrtc, silero, energy, not 'magic'"),
+        ({"mode": 4}, "mode: is 0, 1, 2 or 3, not 4"),
+        ({"snr_db": -1}, "snr_db: is 0 to 40, not -1"),
+        ({"min_level_dbfs": 3}, "min_level_dbfs: is -120 to 0, not 3"),
+        ({"threshold": 1.0}, "threshold: lies between 0 and 1, not 1.0"),
+        ({"release": 0.6}, "release: is above 0 and at most threshold, not 0.6"),
+        ({"frame_ms": 25}, "frame_ms: is 10, 20 or 30, not 25"),
+    ],
+)
+def test_impossible_settings_name_the_field_the_rule_and_the_value(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VadConfig(**values)  # type: ignore[arg-type]

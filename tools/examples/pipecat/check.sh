@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Make a virtual environment with pipecat and this checkout, run the processor's tests in it, then the example on a WAV.
+#
+#   tools/examples/pipecat/check.sh [FILE.wav [MODEL]]      PYTHON=python3.12 VENV=folder choose others
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../../.." && pwd)
+wav=$(realpath "${1:-$root/samples/three-voices.wav}")
+venv=${VENV:-${TMPDIR:-/tmp}/streamser-pipecat}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+[ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root" -r "$here/requirements.txt" \
+    pytest pytest-asyncio pytest-timeout onnx safetensors
+cd "$root"
+"$venv/bin/python" -m pytest -q -p no:cacheprovider tests/integrations/test_pipecat.py
+"$venv/bin/python" "$here/example.py" "$wav" ${2:+--model "$2"}
