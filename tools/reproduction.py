@@ -1,0 +1,87 @@
+"""Write models/REPRODUCTION.md: every published row of the five papers, beside what was measured of it here.
+
+    python tools/reproduction.py [RUN ...]
+
+Rows come from the zoo, figures from the finished folds in the run folders of `streamser train VARIANT --out RUN`. A row
+without a run says so, with the command that measures it; nothing is filled in by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from streamser.nets.variant import Variant
+from streamser.nets.zoo import VARIANTS
+from streamser.training.folds import FoldResult, load_folds
+from streamser.training.trainer import summarize
+
+TARGET = Path(__file__).parents[1] / "models" / "REPRODUCTION.md"
+
+HEAD = """\
+# Reproduction
+
+Every published row of the five papers as a variant of the zoo, and what was measured of it here. Two protocols: `paper`
+as published, so that readers can compare, and `honest`, in which the test speakers are in no other part and the epoch
+is chosen on other speakers. A paper's own figure may have shared speakers, or have chosen its epoch on the test fold:
+its protocol says which. This file is written by `tools/reproduction.py` from the folds of finished runs.
+"""
+
+SEVEN = "angry,boredom,disgust,fear,happy,neutral,sad"
+CORPORA = {
+    "iemocap": ("IEMOCAP", "angry,happy,neutral,sad"),
+    "emodb": ("emodb", SEVEN),
+    "asvp": ("ASVP-ESD", f"{SEVEN},disappointment,excited,pain,pleasure,surprise"),
+}
+"""Where a score's first word comes from: the folder, and its labels."""
+COLUMNS = ("variant", "table", "corpus", "published", "`paper` here", "`honest` here")
+
+
+def corpora_of(variant: Variant) -> list[str]:
+    """The corpora that a row was published on, by the first word of its scores."""
+    return sorted({key.split("_")[0] for key in variant.published} & set(CORPORA)) or ["iemocap"]
+
+
+def published(variant: Variant, corpus: str) -> str:
+    """`UA 94.15, WA 94.21`."""
+    parts = [(key, value) for key, value in variant.published.items() if key.startswith(corpus)]
+    return ", ".join(f"{key.removeprefix(corpus + '_').upper()} {value:g}" for key, value in parts) or "-"
+
+
+def command(variant: Variant, corpus: str, protocol: str) -> str:
+    """What measures the row."""
+    folder, labels = CORPORA[corpus]
+    return f"`streamser train {variant.name} --corpora {folder} --labels {labels} --set protocol={protocol}`"
+
+
+def measured(folds: Iterable[FoldResult], protocol: str) -> str:
+    """UA and WA of the finished folds of one protocol, or nothing."""
+    kept = [fold for fold in folds if fold.protocol.split(":")[0] == protocol]
+    if not kept:
+        return "not measured"
+    result = summarize(kept)
+    return f"UA {result['ua']:.1f}, WA {result['wa']:.1f} ({result['folds']} folds, {result['seeds']} seed)"
+
+
+def main(runs: list[str]) -> int:
+    """Write the file; returns the exit code."""
+    folds = [fold for run in runs for fold in load_folds(run)]
+    lines = [HEAD]
+    for paper in dict.fromkeys(variant.paper for variant in VARIANTS.values()):
+        lines += [f"\n## {paper}\n", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+        own = [variant for variant in VARIANTS.values() if variant.paper == paper]
+        rows = [(variant, corpus) for variant in own for corpus in corpora_of(variant)]
+        for variant, corpus in rows:
+            done = [fold for fold in folds if fold.name == variant.name and corpus in fold.test_corpora]
+            cells = [variant.name, variant.table, variant.corpus, published(variant, corpus)]
+            lines.append("| " + " | ".join([*cells, measured(done, "paper"), measured(done, "honest")]) + " |")
+        lines.append("\nTo measure a row (`--set protocol=honest` for the other column):\n")
+        lines += [f"- {command(variant, corpus, variant.recipe.protocol)}" for variant, corpus in rows]
+    TARGET.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"wrote {TARGET}: {sum(line.startswith('| ') for line in lines)} rows")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
