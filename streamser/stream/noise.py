@@ -52,7 +52,7 @@ class NoiseGate:
     background of the last ten seconds, spread included? That tells a near voice from chatter and music.
     """
 
-    def __init__(self, frame_samples: int, rise_db: float = 3.5, min_level_dbfs: float = -85.0) -> None:
+    def __init__(self, frame_samples: int, rise_db: float = 4.0, min_level_dbfs: float = -85.0) -> None:
         self._rise_db = rise_db
         self._least = 10 ** (min_level_dbfs / 10)
         self._frames_per_block = max(1, round(_BLOCK_MS * SAMPLE_RATE / 1000 / frame_samples))

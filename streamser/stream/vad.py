@@ -36,7 +36,7 @@ class VadConfig:
     """webrtc: 0 (takes much for speech) to 3 (takes little)."""
     noise_floor: bool = True
     """webrtc: let nothing pass that does not rise above the room's own tracked noise."""
-    snr_db: float = 3.5
+    snr_db: float = 4.0
     """webrtc and energy: how far above the noise floor speech must rise."""
     min_level_dbfs: float = -85.0
     """webrtc and energy: whatever is quieter is never speech."""
