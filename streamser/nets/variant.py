@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from streamser.features import FeatureConfig
 from streamser.nets.layers import SerNet
-from streamser.training.losses import LossSpec
+from streamser.nets.losses import LossSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

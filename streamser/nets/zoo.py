@@ -21,10 +21,10 @@ from streamser.nets.cnn_blstm import CnnBlstm
 from streamser.nets.focal_resnet import FocalResNet
 from streamser.nets.layers import SerNet
 from streamser.nets.lightsernet import LightSerNet
+from streamser.nets.losses import LossSpec
 from streamser.nets.parallel_cnn import ParallelCnn
 from streamser.nets.sepconv import SepConv
 from streamser.nets.variant import Recipe, Variant
-from streamser.training.losses import LossSpec
 
 
 def _scores(corpus: str, ua: float, wa: float) -> dict[str, float]:

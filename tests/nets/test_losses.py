@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from streamser.nets.layers import CosineHead, NetOutput
-from streamser.training.losses import LossSpec, SerLoss, class_weights
+from streamser.nets.losses import LossSpec, SerLoss, class_weights
 
 CLASSES, DIM, CLIPS = 3, 5, 6
 COUNTS = [10, 20, 70]
