@@ -9,15 +9,14 @@ so that a learning rate means the same with and without them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from streamser.nets.layers import NetOutput
+from streamser.nets.layers import NetOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +61,6 @@ class LossSpec:
     def build(self, n_classes: int, embedding_dim: int, class_counts: Sequence[int] | None = None) -> SerLoss:
         """The loss as a module; `class_counts` of the training set are needed when `weighted`."""
         return SerLoss(self, n_classes, embedding_dim, class_counts)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def class_weights(class_counts: Sequence[int]) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from streamser.features import FeatureConfig
 from streamser.nets.layers import SerNet
@@ -31,10 +31,6 @@ class Recipe:
     patience: int = 0
     """Epochs without a better validation score after which training stops; 0 runs to the end."""
     weight_decay: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from streamser.nets.export import (
     probe_frames,
     run_session,
 )
+from streamser.nets.lightsernet import LightSerNet
 from streamser.nets.zoo import build, get
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -86,7 +87,19 @@ def test_a_graph_of_other_weights_is_refused() -> None:
 
 
 def test_nan_is_no_agreement() -> None:
-    assert not largest_difference([np.array([np.nan])], [np.array([0.0])]) <= TOLERANCE
+    class Broken(LightSerNet):
+        def embed(self, frames: torch.Tensor) -> torch.Tensor:
+            return super().embed(frames) * torch.tensor(float("nan"))
+
+    with pytest.raises(BundleError, match="differs from the net by nan"):
+        export_onnx(Broken(CLASSES), get("lightsernet").features, CLASSES)
+
+
+def test_differences_are_measured_in_digits_that_float32_has() -> None:
+    ones = np.ones(2, np.float32)
+    assert largest_difference(ones, ones + 0.5) == pytest.approx(0.5)
+    assert largest_difference(1000 * ones, 1000 * ones + 0.5) == pytest.approx(0.005, rel=0.01)
+    assert largest_difference(ones, ones + 0.5, terms=1000.0) == pytest.approx(0.05)
 
 
 def test_export_leaves_the_net_as_it_is() -> None:

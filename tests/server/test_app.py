@@ -7,7 +7,6 @@ import sys
 
 import aiohttp
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from talking import pcm, serving, talking, two_utterances, wav
 
 from streamser.bundle import Bundle
@@ -15,6 +14,8 @@ from streamser.errors import ConfigError
 from streamser.recognizer import Recognizer
 from streamser.server import ServerConfig
 from streamser.server.app import Server
+
+prometheus = pytest.importorskip("prometheus_client.parser")
 
 TOKEN = "a-token-for-these-tests"
 
@@ -69,7 +70,7 @@ async def test_metrics_count_what_happened(server: Server) -> None:
         await talker.hear(lambda message: message["type"] == "ready")
         _, body, headers = await get(server, "metrics")
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    families = {family.name: family for family in text_string_to_metric_families(body)}
+    families = {family.name: family for family in prometheus.text_string_to_metric_families(body)}
     events = {sample.labels["type"]: sample.value for sample in families["streamser_events"].samples}
     assert events["speech_ended"] == events["speech_started"] == 2
     assert families["streamser_clients"].samples[0].value == 1

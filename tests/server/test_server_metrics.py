@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from prometheus_client.parser import text_string_to_metric_families
+import pytest
+
+prometheus = pytest.importorskip("prometheus_client.parser")
+
 
 from streamser.server.metrics import Metrics
 
@@ -11,7 +14,7 @@ def test_prometheus_own_parser_reads_what_we_write() -> None:
     metrics.count("streamser_refusals_total", 2, reason="origin")
     for seconds in (0.004, 0.3, 7.0):
         metrics.observe("streamser_final_latency_seconds", seconds)
-    families = {f.name: f for f in text_string_to_metric_families(metrics.text({"streamser_clients": 3}))}
+    families = {f.name: f for f in prometheus.text_string_to_metric_families(metrics.text({"streamser_clients": 3}))}
     refusals = {sample.labels["reason"]: sample.value for sample in families["streamser_refusals"].samples}
     assert refusals == {'say "no"\\\n': 1, "origin": 2}
     assert (families["streamser_clients"].type, families["streamser_clients"].samples[0].value) == ("gauge", 3)

@@ -1,0 +1,40 @@
+"""The house's rules that no linter knows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import streamser
+
+PACKAGE = Path(streamser.__file__).parent
+SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+
+
+def files_with(pattern: str) -> set[str]:
+    return {name for name, text in SOURCES.items() if re.search(pattern, text, re.M)}
+
+
+def test_threads_are_started_by_the_pipeline_alone() -> None:
+    assert files_with(r"\bThread\(") == {"stream/brain.py", "stream/pipeline.py"}
+
+
+def test_queues_and_locks_live_in_few_rooms() -> None:
+    rooms = {"bus", "brain", "pipeline", "portaudio", "sources"}
+    assert files_with(r"^(import|from) (threading|queue)\b") <= {
+        *(f"stream/{room}.py" for room in rooms),
+        "engines/__init__.py",  # counters of a recognizer that many threads share
+        "engines/torch.py",  # one batch at a time on a device
+        "integrations/mqtt.py",  # waits for paho's own thread to connect
+        "server/client.py",  # the brain's thread hands events to the loop
+        "server/hub.py",
+    }
+
+
+def test_every_module_opens_with_a_sentence() -> None:
+    silent = [name for name, text in SOURCES.items() if not re.match(r'(?:#!.*\n)?r?"""\S', text)]
+    assert not silent
+
+
+def test_no_pickle_is_read_anywhere() -> None:
+    assert not files_with(r"^(import|from) pickle\b|allow_pickle=True|weights_only=False")
