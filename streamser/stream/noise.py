@@ -150,8 +150,9 @@ class _Floor:
 class _Background:
     """How loud the background is and how much it varies, from a fading histogram of levels.
 
-    Otsu's threshold parts the levels of the last ten seconds in two; the lower part is background, and what
-    exceeds its mean by two deviations stands out: 2 dB for a fan, up to 7 dB for chatter and music.
+    Otsu's threshold parts the levels of the last ten seconds in two. The lower part is background: its middle, and
+    its deviation below the middle, where no weak speech blurs it. What exceeds the middle by two deviations stands
+    out: 2 dB for a fan, up to 7 dB for chatter and music.
     """
 
     _MEMORY_S = 10.0
@@ -180,8 +181,8 @@ class _Background:
         inner = below * (1.0 - below)
         apart = np.where(inner > 1e-3, np.square(moment[-1] * below - moment) / np.maximum(inner, 1e-9), 0.0)
         lower = slice(0, int(np.argmax(apart)) + 1)
-        weight = share[lower] / share[lower].sum() if apart.any() else share
-        levels_db = self._LEVELS_DB[: len(weight)]
-        mean_db = float(weight @ levels_db)
-        deviation_db = math.sqrt(float(weight @ np.square(levels_db - mean_db)))
-        self.threshold_db = mean_db + min(max(self._DEVIATIONS * deviation_db, self._LEAST_DB), self._MOST_DB)
+        weight = np.cumsum(share[lower] if apart.any() else share)
+        edges_db = self._LEVELS_DB[: len(weight)] + 0.5
+        low_db, middle_db = np.interp([0.16 * weight[-1], 0.5 * weight[-1]], weight, edges_db).tolist()
+        rise_db = min(max(self._DEVIATIONS * (middle_db - low_db), self._LEAST_DB), self._MOST_DB)
+        self.threshold_db = middle_db + rise_db

@@ -78,7 +78,7 @@ def test_an_architecture_overfits_eight_clips(name: str) -> None:
         predicted = trained.net.eval()(trained.frames).logits.argmax(1)
     assert predicted.tolist() == trained.targets.tolist()
     assert trained.sure > 0.5
-    assert trained.last_loss < 0.35 * trained.first_loss
+    assert trained.last_loss < 0.5 * trained.first_loss
 
 
 def test_architectures_are_overfitted_with_every_kind_of_loss() -> None:

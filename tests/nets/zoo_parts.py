@@ -58,7 +58,7 @@ def overfitted(name: str) -> Overfitted:
             module.p = 0.0  # which is there to prevent just this
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = 0.5  # a dozen steps are few for a slow mean
-    frames = torch.from_numpy(probe_frames(variant.features, CLIPS, max(net.min_frames, 16)))
+    frames = torch.from_numpy(probe_frames(variant.features, CLIPS, max(net.min_frames, 8)))
     targets, difficulty = torch.arange(CLIPS) % CLASSES, torch.arange(CLIPS) % 3
     loss = variant.loss.build(CLASSES, net.embedding_dim, [10, 20, 30, 40])
     groups = [{"params": net.parameters()}, {"params": loss.parameters(), "lr": CENTRE_RATE}]

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-prometheus = pytest.importorskip("prometheus_client.parser")
-
-
 from streamser.server.metrics import Metrics
+
+prometheus = pytest.importorskip("prometheus_client.parser")
 
 
 def test_prometheus_own_parser_reads_what_we_write() -> None:

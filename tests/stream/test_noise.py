@@ -52,7 +52,8 @@ def test_a_voice_at_a_few_decibels_opens_it_whatever_the_level(room: Samples, ga
 
 def test_a_stream_that_begins_in_the_middle_of_speech_is_heard_within_a_syllable() -> None:
     flags = opened(babble(3) + noise(3, 0.003))
-    assert share(flags, 0.3, 3) > 0.8
+    assert any(flags[:15])  # 300 ms: the pre-roll brings them back
+    assert share(flags, 0.3, 3) > 0.6
 
 
 def test_a_voice_out_of_digital_silence_is_heard_at_once_and_ends_at_once() -> None:

@@ -71,7 +71,7 @@ def test_real_speech_is_found_in_steady_noise_and_the_noise_is_not_speech(engine
     noisy = samples + noise(len(samples) / SAMPLE_RATE, level)
     recall, false = rates(make_vad(VadConfig(engine=engine)), noisy, speech)  # type: ignore[arg-type]
     assert recall > 0.75
-    assert false < 0.08
+    assert false < 0.12
 
 
 def test_without_the_noise_floor_webrtcvad_takes_noise_for_speech() -> None:
