@@ -88,7 +88,9 @@ class Resampler:
         self.from_rate = from_rate
         self.to_rate = to_rate
         self._soxr = (
-            None if from_rate == to_rate else soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality=_QUALITY)
+            None
+            if from_rate == to_rate
+            else soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality=_QUALITY)
         )
 
     def feed(self, samples: Samples) -> Samples:
@@ -157,13 +159,13 @@ def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Sam
     try:
         pcm, rate = soundfile.read(name, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
-        raise AudioError(
-            f"{name}: not a sound file that can be read ({error}); WAV, FLAC, Ogg and MP3 are"
-        ) from error
+        raise AudioError(f"{name}: not a sound file that can be read ({error}); WAV, FLAC, Ogg and MP3 are") from error
     if not len(pcm):
         raise AudioError(f"{name}: the file holds no samples")
     mono = check_finite(to_mono(pcm), name)
     sound = resample(mono, rate, sample_rate) if rate != sample_rate else mono
     if not len(sound):
-        raise AudioError(f"{name}: its {len(mono)} samples at {rate} Hz are shorter than one sample at {sample_rate} Hz")
+        raise AudioError(
+            f"{name}: its {len(mono)} samples at {rate} Hz are shorter than one sample at {sample_rate} Hz"
+        )
     return sound

@@ -33,7 +33,7 @@ def test_every_verb_is_in_the_readme_and_every_verb_in_the_readme_exists() -> No
     named = set(re.findall(r"streamser ([a-z]+)\b", README))
     assert named >= {"live", "replay", "label", "serve", "devices", "calibrate", "train", "evaluate", "models"}
     words = {"live", *VERBS}
-    assert {verb for verb in re.findall(r"`streamser ([a-z]+)", README)} <= words
+    assert set(re.findall(r"`streamser ([a-z]+)", README)) <= words
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -8,7 +8,13 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OPENBLAS_NUM_THREADS="${OPENBLAS_
 python=${PYTHON:-python}
 tests=()
 [ "${1:-}" = --fast ] && tests=(-m "not slow")
-echo "== ruff" && "$python" -m ruff format --check . && "$python" -m ruff check .
-echo "== mypy" && "$python" -m mypy
-echo "== imports" && "$python" -c "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
-echo "== pytest" && "$python" -m pytest -q "${tests[@]}"
+# One command a line: in a chain of && only the last one's failure would stop the script.
+echo "== ruff"
+"$python" -m ruff format --check .
+"$python" -m ruff check .
+echo "== mypy"
+"$python" -m mypy
+echo "== imports"
+"$python" -c "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
+echo "== pytest"
+"$python" -m pytest -q "${tests[@]}"

@@ -89,7 +89,7 @@ def test_a_graph_of_other_weights_is_refused() -> None:
 def test_nan_is_no_agreement() -> None:
     class Broken(LightSerNet):
         def embed(self, frames: torch.Tensor) -> torch.Tensor:
-            return super().embed(frames) * torch.tensor(float("nan"))
+            return super().embed(frames) * float("nan")
 
     with pytest.raises(BundleError, match="differs from the net by nan"):
         export_onnx(Broken(CLASSES), get("lightsernet").features, CLASSES)

@@ -86,15 +86,15 @@ def test_a_resumed_run_ends_with_the_very_same_weights(material: Material, tmp_p
     split = whole.splits(0)[0]
     straight, *_ = whole.fit(split, 0)
 
-    class Unplugged(Exception):
+    class UnpluggedError(Exception):
         pass
 
     def unplug(_: str, row: dict[str, float]) -> None:
         if row["epoch"] == 2:
-            raise Unplugged
+            raise UnpluggedError
 
     broken = Trainer(make_recipe(), material, tmp_path / "broken", cache=cache, on_epoch=unplug)
-    with pytest.raises(Unplugged):
+    with pytest.raises(UnpluggedError):
         broken.fit(split, 0)
     resumed, *_ = trainer(make_recipe(), material, tmp_path / "broken", cache).fit(split, 0)
     again, other = straight.net.state_dict(), resumed.net.state_dict()
