@@ -1,9 +1,9 @@
 """Your voice: what half a minute of one speaker's neutral speech teaches, kept in a small file and applied.
 
-A recognizer takes a low, slow or nasal voice for a mood. A profile holds how this speaker, in this room and on
-this microphone, sounds when nothing is the matter; the difference to the checkpoint's own `Neutral` is then taken
-out of every frame and of the logits. It holds averages only: no sound, no words. docs/your-voice.md has what this
-brings, and what else was tried.
+A recognizer takes a low, slow or nasal voice for a mood. A profile holds what the checkpoint says of this speaker, in
+this room and on this microphone, when nothing is the matter; by how much that differs from what it says of neutral
+speech on average is then taken out of its answers. The file holds one number a class: no sound, no words.
+docs/your-voice.md has what this brings, and what else was tried.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import numpy as np
 from streamser.audio import SAMPLE_RATE, Samples
 from streamser.bundle import Bundle, Neutral
 from streamser.errors import AudioError, ConfigError
-from streamser.features import FeatureConfig, Frames, extract
 from streamser.recognizer import Adaptation, Recognizer
 
 FORMAT = 1
@@ -34,14 +33,12 @@ LEAST_SPEECH_S = 15.0
 """With less speech the average is one of a few sentences, not of a voice."""
 ENOUGH_SPEECH_S = 30.0
 
-FRAME_STRENGTH = 0.0
-LOGIT_STRENGTH = 1.0
+LOGIT_STRENGTH = 0.75
 """How much of the difference is taken out; chosen on speakers who do not count in docs/your-voice.md."""
 
 _QUIET_DBFS = -60.0  # speech below this drowns in the noise of any sound card
 _CLIPPED_SHARE = 0.001  # more samples at full scale than this are audible as distortion
 _FULL_SCALE = 0.99
-_SPEECH_RANGE_DB = 35.0  # a frame so far below its utterance's loudest is a pause
 
 _AGAIN = "run `streamser calibrate` again"
 
@@ -57,10 +54,8 @@ class Profile:
     """SHA-256 of the checkpoint's weights and front end: to another net these averages mean nothing."""
     speech_s: float
     """Seconds of speech that it was made from."""
-    frame_mean: tuple[float, ...]
-    """One value a bin."""
     logits_mean: tuple[float, ...]
-    """One value a class, before calibration."""
+    """What the checkpoint says of this neutral voice: one value a class, before calibration."""
 
     def adaptation(self, bundle: Bundle, strength: float = 1.0) -> Adaptation:
         """What the recognizer has to do for this speaker; 0 does nothing.
@@ -74,10 +69,10 @@ class Profile:
                 f"profile '{self.name}' was made for {self.model} ({self.fingerprint[:8]}), not for {bundle.name} "
                 f"({fingerprint(bundle)[:8]}): {_AGAIN} with --model {bundle.name}"
             )
-        base = _neutral(bundle)
+        difference = np.array(_neutral(bundle).logits_mean) - np.array(self.logits_mean)
         return Adaptation(
-            frame_shift=_difference(base.frame_mean, self.frame_mean, FRAME_STRENGTH * strength),
-            logit_bias=_difference(base.logits_mean, self.logits_mean, LOGIT_STRENGTH * strength),
+            frame_shift=np.zeros(bundle.features.bins, np.float32),  # moving the features helped nobody
+            logit_bias=np.asarray(LOGIT_STRENGTH * strength * difference, np.float32),
         )
 
     def save(self, path: str | PathLike[str]) -> Path:
@@ -112,10 +107,6 @@ class Profile:
             return cls(**fields)
         except TypeError as error:
             raise ConfigError(f"{place}: holds other values than a profile ({error}); {_AGAIN}") from error
-
-
-def _difference(base: Sequence[float], own: Sequence[float], strength: float) -> Frames:
-    return np.asarray(strength * (np.array(base) - np.array(own)), np.float32)
 
 
 def _seal(values: Mapping[str, Any]) -> str:
@@ -202,14 +193,13 @@ def enrol(
     """Learn a voice from neutral speech, 16 kHz, an utterance each; AudioError when it is too little or distorted."""
     check_recording(sounds, least_speech_s)
     _neutral(recognizer.bundle)  # say at once that the profile could not be used
-    voice = neutral_of(recognizer, sounds)
+    logits = recognizer.with_adaptation(None).logits(list(sounds))
     return Profile(
         name=name,
         model=recognizer.bundle.name,
         fingerprint=fingerprint(recognizer.bundle),
         speech_s=round(sum(map(len, sounds)) / SAMPLE_RATE, 2),
-        frame_mean=voice.frame_mean,
-        logits_mean=voice.logits_mean,
+        logits_mean=tuple(round(float(value), 6) for value in logits.mean(axis=0, dtype=np.float64)),
     )
 
 
@@ -236,55 +226,16 @@ def check_recording(sounds: Sequence[Samples], least_speech_s: float = LEAST_SPE
         )
 
 
-def neutral_of(recognizer: Recognizer, sounds: Sequence[Samples]) -> Neutral:
-    """How one speaker's neutral utterances look and sound to a checkpoint, nothing adapted."""
-    plain = recognizer.with_adaptation(None)
-    frames = np.concatenate([speech_frames(sound, plain.features) for sound in sounds])
-    logits = plain.logits(list(sounds))
-    return Neutral(_rounded(frames.mean(axis=0, dtype=np.float64)), _rounded(logits.mean(axis=0, dtype=np.float64)))
-
-
-def average_neutral(voices: Sequence[Neutral]) -> Neutral:
-    """The mean of several speakers, each counting once: the `neutral` of a checkpoint."""
-    if not voices:
-        raise ValueError("voices: at least one speaker")
-    return Neutral(
-        _rounded(np.mean([voice.frame_mean for voice in voices], axis=0)),
-        _rounded(np.mean([voice.logits_mean for voice in voices], axis=0)),
-    )
-
-
-def _rounded(values: Frames | np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, ...]:
-    return tuple(round(float(value), 6) for value in values)
-
-
-def speech_frames(sound: Samples, config: FeatureConfig) -> Frames:
-    """The frames in which somebody speaks: pauses belong to the room, not to the voice."""
-    frames = extract(sound, config)
-    hop = config.hop_samples * SAMPLE_RATE / config.sample_rate
-    width = round(config.window_samples * SAMPLE_RATE / config.sample_rate)
-    # a centred frame looks around its place, another one forward from it
-    first = -width / 2 if config.center else 0.0
-    energy = np.concatenate([[0.0], np.cumsum(np.square(sound, dtype=np.float64))])
-    starts = np.clip(np.round(np.arange(len(frames)) * hop + first), 0, len(sound)).astype(np.int64)
-    power = energy[np.minimum(starts + width, len(sound))] - energy[starts]
-    spoken = power >= power.max(initial=0.0) * 10 ** (-_SPEECH_RANGE_DB / 10)
-    return np.asarray(frames[spoken], np.float32)
-
-
 __all__ = [
     "ENOUGH_SPEECH_S",
     "LEAST_SPEECH_S",
     "Profile",
     "adapt",
-    "average_neutral",
     "check_recording",
     "enrol",
     "find_profiles",
     "fingerprint",
     "load_profile",
-    "neutral_of",
     "profile_folder",
     "profile_path",
-    "speech_frames",
 ]

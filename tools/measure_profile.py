@@ -3,14 +3,16 @@
     python tools/measure_profile.py BUNDLE... --corpora ravdess emodb nemo [--out TABLE.md]
 
 Each bundle is judged on the speakers of those corpora that neither trained it nor chose anything in it (give the
-bundles of a leave-one-corpus-out run). A way's strength is chosen on the bundle's validation speakers, who have
+bundles of a leave-one-corpus-out run). A way's strength is chosen on the bundles' validation speakers, who have
 neutral clips too, and applied to the test speakers unseen. Every way is in the table, whatever came of it.
+`--first-s 2` tests what a stream says early: only the first seconds of speech of each test clip.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.audio import SAMPLE_RATE, read_audio
+from streamser.audio import SAMPLE_RATE, Samples, read_audio
 from streamser.engines import run_frames
-from streamser.features import Frames, dct_matrix, extract
-from streamser.profile import average_neutral, neutral_of, speech_frames
+from streamser.features import FeatureConfig, Frames, dct_matrix, extract
 from streamser.recognizer import Recognizer, load
 from streamser.training import metrics
 from streamser.training.clips import Clip
+from streamser.training.compose import speech_extent
 from streamser.training.corpora import map_labels, read_corpora
 from streamser.training.evaluate import label_mapping
 from streamser.training.independence import part_of
@@ -85,9 +87,9 @@ def logit_bias(base: Base, voice: Voice, strength: float) -> Logits:
 
 
 def shrunk_logit_bias(base: Base, voice: Voice, strength: float) -> Logits:
-    """The same, less of it the less speech there was: n / (n + 5) with n utterances."""
+    """The same, less of it the less speech there was: n / (n + 2) with n utterances."""
     n = len(voice.enrol_logits)
-    return logit_bias(base, voice, strength * n / (n + 5))
+    return logit_bias(base, voice, strength * n / (n + 2))
 
 
 def probability_bias(base: Base, voice: Voice, strength: float) -> Logits:
@@ -156,17 +158,26 @@ def bias_and_level(base: Base, voice: Voice, strength: float) -> Logits:
     return base.judge([frames + shift for frames in voice.frames]) + bias.astype(np.float32)
 
 
+def nearness(voice: Voice) -> NDArray[np.float64]:
+    """How near each test clip's embedding is to the voice's own neutral: 0 as its clips are to each other, 1 there."""
+    own = voice.enrol_embedding
+    # each enrolled clip is compared with the mean of the others, as a clip that is not enrolled will be
+    others = (own.sum(axis=0) - own) / max(1, len(own) - 1)
+    usual = float(np.linalg.norm(own - others, axis=1).mean()) if len(own) > 1 else float(np.linalg.norm(own)) / 3
+    return np.asarray(1 - np.linalg.norm(voice.embedding - own.mean(axis=0), axis=1) / usual)
+
+
 def own_centroid(base: Base, voice: Voice, strength: float) -> Logits:
-    """Raise `neutral` by how much nearer the embedding is to the voice's own neutral than its clips are on average."""
-    centre = voice.enrol_embedding.mean(axis=0)
-
-    def nearness(embedding: Frames) -> NDArray[np.float64]:
-        return -np.linalg.norm(embedding - centre, axis=1) / max(float(np.linalg.norm(centre)), 1e-6)
-
-    # the enrolled clips helped to make the centre, so that they lie nearer to it than another neutral clip does
-    threshold = nearness(voice.enrol_embedding).mean() - 0.25
+    """Raise `neutral` by how near the embedding is to the voice's own neutral."""
     raised = voice.logits.copy()
-    raised[:, base.neutral] += (4 * strength * (nearness(voice.embedding) - threshold)).astype(np.float32)
+    raised[:, base.neutral] += (strength * nearness(voice)).astype(np.float32)
+    return raised
+
+
+def bias_and_centroid(base: Base, voice: Voice, strength: float) -> Logits:
+    """Three quarters of the logit bias, and the nearness to the voice's own neutral."""
+    raised = logit_bias(base, voice, 0.75).copy()
+    raised[:, base.neutral] += (strength * nearness(voice)).astype(np.float32)
     return raised
 
 
@@ -187,21 +198,43 @@ WAYS: dict[str, tuple[Way, tuple[float, ...]]] = {
     "frame shift and spread": (frame_scale, (0.0, 0.25, 0.5, 0.75, 1.0)),
     "half frame shift, then logit bias": (shift_and_bias, (0.0, 0.25, 0.5, 0.75, 1.0)),
     "level shift, then logit bias": (bias_and_level, (0.0, 0.25, 0.5, 0.75, 1.0)),
-    "own neutral centroid": (own_centroid, (0.0, 0.5, 1.0, 2.0)),
+    "own neutral centroid": (own_centroid, (0.0, 0.5, 1.0, 1.5, 2.0)),
+    "logit bias 0.75, then own centroid": (bias_and_centroid, (0.0, 0.5, 1.0, 1.5, 2.0)),
     "(oracle) mean logits of all test clips": (oracle_bias, (1.0,)),
 }
+
+
+def speech_frames(sound: Samples, config: FeatureConfig) -> Frames:
+    """The frames in which somebody speaks: pauses belong to the room, not to the voice."""
+    frames = extract(sound, config)
+    hop = config.hop_samples * SAMPLE_RATE / config.sample_rate
+    width = round(config.window_samples * SAMPLE_RATE / config.sample_rate)
+    first = -width / 2 if config.center else 0.0  # a centred frame looks around its place, another one forward from it
+    energy = np.concatenate([[0.0], np.cumsum(np.square(sound, dtype=np.float64))])
+    starts = np.clip(np.round(np.arange(len(frames)) * hop + first), 0, len(sound)).astype(np.int64)
+    power = energy[np.minimum(starts + width, len(sound))] - energy[starts]
+    return frames[power >= power.max(initial=0.0) * 10**-3.5]
 
 
 def spread_of(sounds: Sequence[Frames]) -> NDArray[np.float64]:
     return np.concatenate(list(sounds)).std(axis=0, dtype=np.float64)
 
 
-def make_voice(recognizer: Recognizer, speaker: str, clips: Sequence[Clip], rng: np.random.Generator) -> Voice | None:
+def beginning(sound: Samples, first_s: float | None) -> Samples:
+    """The first seconds of a clip's speech, or all of it with the silence around."""
+    if first_s is None:
+        return sound
+    start, end = speech_extent(sound)
+    return sound[start : min(end, start + round(first_s * SAMPLE_RATE))]
+
+
+def make_voice(recognizer: Recognizer, speaker: str, clips: Sequence[Clip], first_s: float | None) -> Voice | None:
     """Half of the neutral clips (30 s of them at most) enrol; the others, and other emotions', are the test."""
     neutral = [clip for clip in clips if clip.label == "neutral"]
     others = [clip for clip in clips if clip.label != "neutral"]
     if len(neutral) < 4 or not others:
         return None
+    rng = np.random.default_rng(zlib.crc32(speaker.encode()))
     neutral = [neutral[i] for i in rng.permutation(len(neutral))]
     enrol, heard_s = [], 0.0
     while len(enrol) < len(neutral) // 2 and heard_s < ENROL_S:
@@ -212,7 +245,7 @@ def make_voice(recognizer: Recognizer, speaker: str, clips: Sequence[Clip], rng:
         by_label.setdefault(clip.label, []).append(clip)
     test = [clip for same in by_label.values() for clip in same[: TEST_CLIPS // len(by_label)]]
     features = recognizer.features
-    frames = [extract(read_audio(clip.path), features) for clip in test]
+    frames = [extract(beginning(read_audio(clip.path), first_s), features) for clip in test]
     enrol_frames = [extract(sound, features) for sound in enrol]
     heard = run_frames(recognizer.engine, enrol_frames, features)
     plain = run_frames(recognizer.engine, frames, features)
@@ -238,18 +271,23 @@ def make_base(recognizer: Recognizer, clips: Sequence[Clip]) -> Base:
     for clip in clips:
         if clip.label == "neutral":
             of_speaker.setdefault(clip.speaker, []).append(clip)
-    voices, spreads = [], []
+    means, spreads, logits = [], [], []
     for own in of_speaker.values():
         sounds = [read_audio(clip.path) for clip in own[:8]]
-        voices.append(neutral_of(recognizer, sounds))
-        spreads.append(spread_of([speech_frames(sound, recognizer.features) for sound in sounds]))
-    mean = average_neutral(voices)
-    return Base(
-        recognizer,
-        np.array(mean.frame_mean),
-        np.mean(spreads, axis=0),
-        np.array(mean.logits_mean),
-    )
+        spoken = [speech_frames(sound, recognizer.features) for sound in sounds]
+        means.append(np.concatenate(spoken).mean(axis=0, dtype=np.float64))
+        spreads.append(spread_of(spoken))
+        logits.append(recognizer.logits(sounds).mean(axis=0, dtype=np.float64))
+    return Base(recognizer, np.mean(means, axis=0), np.mean(spreads, axis=0), np.mean(logits, axis=0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examined:
+    """One bundle with the voices it is chosen and tested on."""
+
+    base: Base
+    validation: list[Voice]
+    test: list[Voice]
 
 
 def recall_of(base: Base, voice: Voice, logits: Logits) -> NDArray[np.int64]:
@@ -263,32 +301,24 @@ def mean_ua(matrices: Sequence[NDArray[np.int64]]) -> float:
     return float(np.mean([metrics.ua(matrix) for matrix in matrices]))
 
 
-def choose(base: Base, voices: Sequence[Voice], way: Way, strengths: Sequence[float]) -> float:
-    """The strength of the highest mean UA on the validation speakers; the weakest of equals."""
-    if len(strengths) == 1 or not voices:
-        return strengths[-1]
-    scores = [mean_ua([recall_of(base, voice, way(base, voice, s)) for voice in voices]) for s in strengths]
+def choose(examined: Sequence[Examined], way: Way, strengths: Sequence[float]) -> float:
+    """The strength of the highest mean UA over all validation speakers; the weakest of equals."""
+    if len(strengths) == 1:
+        return strengths[0]
+    pairs = [(one.base, voice) for one in examined for voice in one.validation]
+    scores = [mean_ua([recall_of(base, voice, way(base, voice, s)) for base, voice in pairs]) for s in strengths]
     return strengths[int(np.argmax(np.round(scores, 6)))]
 
 
-def difference(after: Sequence[float], before: Sequence[float]) -> str:
+def difference(after: NDArray[np.float64], before: NDArray[np.float64]) -> str:
     """Mean gain in points with its 95 % bootstrap interval over the speakers."""
-    gains = 100 * (np.array(after) - np.array(before))
+    gains = 100 * (after - before)
     draws = np.random.default_rng(0).integers(0, len(gains), (4000, len(gains)))
     low, high = np.percentile(gains[draws].mean(axis=1), [2.5, 97.5])
     return f"{gains.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Examined:
-    """One bundle with the voices it is chosen and tested on."""
-
-    base: Base
-    validation: list[Voice]
-    test: list[Voice]
-
-
-def examine(path: Path, clips: Sequence[Clip], corpora: Sequence[str]) -> Examined:
+def examine(path: Path, clips: Sequence[Clip], corpora: Sequence[str], first_s: float | None) -> Examined:
     recognizer = load(path, "cpu")
     mine, _ = map_labels(clips, {**label_mapping(recognizer.labels), "calm": "neutral"})
     parts = part_of(recognizer.bundle)
@@ -299,7 +329,7 @@ def examine(path: Path, clips: Sequence[Clip], corpora: Sequence[str]) -> Examin
         if part == "train" or (part == "test" and speaker.partition("/")[0] not in corpora):
             continue
         own = [clip for clip in mine if clip.speaker == speaker]
-        voice = make_voice(recognizer, speaker, own, np.random.default_rng(len(speaker)))
+        voice = make_voice(recognizer, speaker, own, first_s if part == "test" else None)
         if voice is not None:
             sets[part].append(voice)
             print(f"\r{path}: {part} {speaker}      ", end="", file=sys.stderr)
@@ -310,33 +340,22 @@ def examine(path: Path, clips: Sequence[Clip], corpora: Sequence[str]) -> Examin
 def table(examined: Sequence[Examined], strength: float | None) -> str:
     """All ways as rows; `strength` overrides the choice on validation speakers."""
     rows = []
-    before: list[float] = []
+    before = np.zeros(0)
+    pairs = [(one.base, voice) for one in examined for voice in one.test]
+    corpora = np.array([voice.speaker.partition("/")[0] for _, voice in pairs])
+    neutral = examined[0].base.neutral
     for name, (way, strengths) in WAYS.items():
-        chosen, matrices, corpora = [], [], []
-        for one in examined:
-            s = choose(one.base, one.validation, way, strengths) if strength is None else strength
-            chosen.append(s)
-            matrices += [recall_of(one.base, voice, way(one.base, voice, s)) for voice in one.test]
-            corpora += [voice.speaker.partition("/")[0] for voice in one.test]
-        ua = [float(metrics.ua(matrix)) for matrix in matrices]
-        before = before or ua
-        neutral = examined[0].base.neutral
-        found = np.mean([metrics.recalls(matrix)[neutral] for matrix in matrices])
-        rest = np.mean([np.nanmean(np.delete(metrics.recalls(matrix), neutral)) for matrix in matrices])
-        each = [
-            difference([u for u, c in zip(ua, corpora, strict=True) if c == name_], [
-                u for u, c in zip(before, corpora, strict=True) if c == name_
-            ])
-            for name_ in sorted(set(corpora))
-        ]  # fmt: skip
-        worse = sum(a < b - 1e-9 for a, b in zip(ua, before, strict=True))
-        words = "/".join(f"{s:g}" for s in chosen)
-        rows.append(
-            (name, words, f"{100 * np.mean(ua):.1f}", difference(ua, before), *each, f"{100 * found:.0f}",
-             f"{100 * rest:.0f}", f"{worse} of {len(ua)}")
-        )  # fmt: skip
-    names = sorted({voice.speaker.partition("/")[0] for one in examined for voice in one.test})
-    header = ("way", "strength", "UA", "gain, all", *names, "neutral %", "others %", "speakers worse off")
+        chosen = choose(examined, way, strengths) if strength is None else strength
+        matrices = [recall_of(base, voice, way(base, voice, chosen)) for base, voice in pairs]
+        ua = np.array([float(metrics.ua(matrix)) for matrix in matrices])
+        before = ua if not len(before) else before
+        each = [difference(ua[corpora == one], before[corpora == one]) for one in np.unique(corpora)]
+        found = 100 * np.mean([metrics.recalls(matrix)[neutral] for matrix in matrices])
+        rest = 100 * np.mean([np.nanmean(np.delete(metrics.recalls(matrix), neutral)) for matrix in matrices])
+        worse = f"{int(np.sum(ua < before - 1e-9))} of {len(ua)}"
+        gain = difference(ua, before)
+        rows.append((name, f"{chosen:g}", f"{100 * ua.mean():.1f}", gain, *each, f"{found:.0f}", f"{rest:.0f}", worse))
+    header = ("way", "strength", "UA", "gain, all", *np.unique(corpora), "neutral %", "others %", "speakers worse off")
     return md_table(header, rows)
 
 
@@ -346,10 +365,11 @@ def main() -> None:
     parser.add_argument("--corpora", nargs="+", required=True, help="corpora whose unseen speakers are the test")
     parser.add_argument("--train-corpora", nargs="*", default=[], help="more corpora, for the average and the choice")
     parser.add_argument("--strength", type=float, help="use this strength for every way instead of choosing it")
+    parser.add_argument("--first-s", type=float, help="test on the first so many seconds of each clip")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     clips, _ = read_corpora(dict.fromkeys([*args.corpora, *args.train_corpora]))
-    examined = [examine(path, clips, args.corpora) for path in args.bundles]
+    examined = [examine(path, clips, args.corpora, args.first_s) for path in args.bundles]
     voices = [voice for one in examined for voice in one.test]
     seconds = [voice.enrol_s for voice in voices]
     text = (

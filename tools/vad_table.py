@@ -189,8 +189,10 @@ def fan(rng: np.random.Generator, length: int) -> Samples:
     spectrum = np.fft.rfft(rng.standard_normal(length))
     rush = np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(length, 1 / SAMPLE_RATE), 50.0), length)
     t = np.arange(length) / SAMPLE_RATE
-    hum = np.sum([np.sin(2 * np.pi * hz * t) / k for k, hz in enumerate((100, 150, 233, 300), 1)], axis=0)
-    return (rush / rush.std() + hum / hum.std()).astype(np.float32)
+    tones = [np.sin(2 * np.pi * hz * t) / k for k, hz in enumerate((100, 150, 233, 300), 1)]
+    hum: NDArray[np.float64] = np.sum(tones, axis=0)
+    total: NDArray[np.float64] = rush / rush.std() + hum / hum.std()
+    return total.astype(np.float32)
 
 
 def noises(rng: np.random.Generator, speech: Speech) -> Iterator[tuple[str, Samples]]:
@@ -219,6 +221,8 @@ class Score:
     false_positive_rate: float
     covered: float
     """Share of the speech inside the segmenter's utterances."""
+    filled: float
+    """Share of the silence more than half a second from any speech that lies inside utterances all the same."""
     false_a_minute: float
     """Utterances in which nobody speaks, for each minute without speech."""
     cost_us: float
@@ -226,7 +230,19 @@ class Score:
 
     @property
     def frames(self) -> str:
-        return "/".join(f"{100 * x:.0f}" for x in (self.precision, self.recall, self.false_positive_rate))
+        return "/".join(_percent(x) for x in (self.precision, self.recall, self.false_positive_rate))
+
+    @property
+    def utterances(self) -> str:
+        return f"{_percent(self.covered)} / {_percent(self.filled)} / {self.false_a_minute:.1f}"
+
+
+def _percent(share: float) -> str:
+    return "-" if np.isnan(share) else f"{100 * share:.0f}"
+
+
+def _share(part: Flags, whole: Flags) -> float:
+    return float(np.sum(part & whole)) / float(np.sum(whole)) if whole.any() else float("nan")
 
 
 def decide(vad: Vad, samples: Samples) -> tuple[Flags, float]:
@@ -251,17 +267,18 @@ def judge(config: VadConfig, samples: Samples, truth: Flags) -> Score:
     heard, cost_us = decide(make_vad(config), samples)
     n = min(len(heard), len(truth))
     heard, truth = heard[:n], truth[:n]
-    hits = float(np.sum(heard & truth))
     inside, false = np.zeros(n, bool), 0
     for utterance in utterances(make_vad(config), samples):
         span = slice(utterance.start // TICK, utterance.end // TICK)
         inside[span] = True
         false += not truth[span].any()
+    far = np.convolve(truth, np.ones(101), mode="same") == 0
     return Score(
-        precision=hits / max(1.0, float(np.sum(heard))),
-        recall=hits / max(1.0, float(np.sum(truth))),
-        false_positive_rate=float(np.sum(heard & ~truth)) / max(1.0, float(np.sum(~truth))),
-        covered=float(np.sum(inside & truth)) / max(1.0, float(np.sum(truth))),
+        precision=_share(truth, heard) if truth.any() else float("nan"),
+        recall=_share(heard, truth),
+        false_positive_rate=_share(heard, ~truth),
+        covered=_share(inside, truth),
+        filled=_share(inside, far),
         false_a_minute=false / (float(np.sum(~truth)) / 6000),
         cost_us=cost_us,
     )
@@ -283,15 +300,17 @@ def detectors() -> dict[str, VadConfig]:
     return DETECTORS
 
 
-def conditions(rng: np.random.Generator, speech: Speech) -> Iterator[tuple[str, str, Samples]]:
-    """Kind of noise, ratio, and the mixture."""
-    yield "none", "clean", speech.samples
+def conditions(rng: np.random.Generator, speech: Speech) -> Iterator[tuple[str, str, Samples, Flags]]:
+    """Kind of noise, ratio, the mixture, and where speech is in it."""
+    yield "none", "clean", speech.samples, speech.truth
     for name, noise in noises(rng, speech):
         for snr_db in SNRS_DB:
-            yield name, f"{snr_db} dB", mix(speech, noise, snr_db)
+            yield name, f"{snr_db} dB", mix(speech, noise, snr_db), speech.truth
+        yield name, "no speech", level(noise[: 60 * SAMPLE_RATE], -36.0), np.zeros_like(speech.truth)
     for gain_db in (-20, -40):  # a quiet microphone, in 16 bits
         sound = mix(speech, pink(rng, len(speech.samples)), 20) * 10 ** (gain_db / 20)
-        yield "pink 20 dB, quiet", f"{gain_db} dB gain", (np.round(sound * 32768) / 32768).astype(np.float32)
+        quiet = (np.round(sound * 32768) / 32768).astype(np.float32)
+        yield "pink 20 dB", f"{gain_db} dB gain", quiet, speech.truth
 
 
 def table(rows: Sequence[tuple[str, str, Mapping[str, Score]]], cell: Callable[[Score], str]) -> list[str]:
@@ -330,9 +349,11 @@ def document(args: argparse.Namespace, speech: Speech, rows: Sequence[tuple[str,
             + ", ".join(f"{name} {cost_us:.0f} us" for name, cost_us in costs.items())
             + ".",
             "",
-            "## Utterances: speech inside them, % / false ones a minute without speech",
+            "## Utterances: speech inside them, % / silence inside them, % / false ones a minute",
             "",
-            *table(rows, lambda score: f"{100 * score.covered:.0f} / {score.false_a_minute:.1f}"),
+            *UTTERANCES.splitlines(),
+            "",
+            *table(rows, lambda score: score.utterances),
             "",
             *FINDINGS.splitlines(),
             "",
@@ -352,7 +373,11 @@ without its pauses, to the noise. Speakers are the `{half}` half of each corpus;
 the other half, with noises of the same kinds. White, pink and the fan's noise are generated; babble is six other
 LibriSpeech voices at once, without pauses; music is synthesised (chords, bass, a melody with vibrato, snare) and no
 more than a hint at real music; ESC-10 is its recorded sounds (rain, dogs, clocks, chainsaws, babies), five seconds of
-each, one after another at equal level: a hard room."""
+each, one after another at equal level: a hard room. "No speech" is the noise alone for a minute, at -36 dBFS."""
+
+UTTERANCES = """\
+By the segmenter with its defaults. Silence counts when it is more than half a second from any speech; an utterance is
+false when nobody speaks in it, and counted for each minute without speech."""
 
 FINDINGS = """\
 ## How to read it
@@ -379,8 +404,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rng = np.random.default_rng(args.seed)
     speech = compose(rng, args.half, args.seconds)
     rows = []
-    for kind, ratio, samples in conditions(rng, speech):
-        scores = {name: judge(config, samples, speech.truth) for name, config in detectors().items()}
+    for kind, ratio, samples, truth in conditions(rng, speech):
+        scores = {name: judge(config, samples, truth) for name, config in detectors().items()}
         rows.append((kind, ratio, scores))
         print(kind, ratio, {name: score.frames for name, score in scores.items()}, file=sys.stderr, flush=True)
     text = document(args, speech, rows)

@@ -23,11 +23,10 @@ from torch import Tensor
 from streamser.audio import SAMPLE_RATE, Samples, resample
 from streamser.bundle import Bundle
 from streamser.engines import Counters, WindowScores, check_frames, check_length
-from streamser.errors import BundleError, ConfigError, EngineError
+from streamser.errors import BundleError, EngineError
 from streamser.features import FeatureConfig, Frames, silent_frame, window_starts
-from streamser.nets import zoo
 from streamser.nets.frontend import TorchFrontEnd
-from streamser.nets.layers import SerNet
+from streamser.nets.zoo import restore
 
 _CUDA_BATCH = 128  # windows at once: some 100 MB of a ResNet's activations
 _SILENT = -1  # in a piece's order of frames: not a frame of the sound, but silence
@@ -54,7 +53,7 @@ class TorchEngine:
         self._max_batch = _CUDA_BATCH if self._device.type == "cuda" else 1
         self._counters = Counters()
         self._lock = threading.Lock()
-        net = _build_net(bundle)
+        net = restore(bundle)
         with self._computing():
             self._net = net.to(self._device)
             # Pieces bring their own silence around the sound, so that one in its middle is framed as the whole was.
@@ -194,25 +193,6 @@ def _order(available: int, config: FeatureConfig) -> NDArray[np.int64]:
     if config.short == "zero" or not available:
         return np.where(order < available, order, _SILENT)
     return order % available
-
-
-def _build_net(bundle: Bundle) -> SerNet:
-    """The variant's net with the bundle's weights, ready to judge."""
-    try:
-        net = zoo.build(bundle.variant, len(bundle.labels))
-    except ConfigError as error:
-        raise BundleError(f"{bundle.path}: {error}; the onnx engine does not need the variant") from error
-    if net.bins != bundle.features.bins:
-        raise BundleError(
-            f"{bundle.path}: variant {bundle.variant} takes {net.bins} bins, but features give {bundle.features.bins}"
-        )
-    weights = {name: torch.from_numpy(value) for name, value in bundle.weights().items()}
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        said = " ".join(str(error).split())
-        raise BundleError(f"{bundle.weights_path}: not the weights of variant {bundle.variant} ({said})") from error
-    return net.eval().requires_grad_(False)
 
 
 def _find_device(device: str) -> torch.device:

@@ -23,6 +23,8 @@ Item = SpeechStarted | Segment | SpeechEnded
 
 State = Literal["quiet", "starting", "speaking", "stopping"]
 
+_Reason = Literal["silence", "max_length", "stream_end", "gap"]
+
 _SLICE_SAMPLES = SAMPLE_RATE  # a block of any length passes through the ring in slices of a second
 _RESET_GAP_SAMPLES = 5 * SAMPLE_RATE  # after so long it may be another microphone in another room
 _METER_SHARE = 0.25  # a new frame's weight in the level meter: it settles within about four frames
@@ -298,7 +300,7 @@ class Segmenter:
         utterance.ahead = replace(whole, speculative=True)
         return [utterance.ahead]
 
-    def _close(self, reason: Literal["silence", "stream_end", "gap"]) -> list[Item]:
+    def _close(self, reason: _Reason) -> list[Item]:
         """End the open utterance, if there is one: with its final, or without a word if it never was announced."""
         utterance, announced = self._open, self.state in ("speaking", "stopping")
         self._open, self.state = None, "quiet"
@@ -316,9 +318,7 @@ class Segmenter:
         following.ticks = int((end - place) / self._grid.hop)
         return [*items, self._announce(following)]
 
-    def _end(
-        self, utterance: _Utterance, whole: Segment, reason: Literal["silence", "stream_end", "gap", "max_length"]
-    ) -> list[Item]:
+    def _end(self, utterance: _Utterance, whole: Segment, reason: _Reason) -> list[Item]:
         self._barrier = whole.end
         ended = SpeechEnded(
             stream=self.stream, utterance=utterance.number, start=whole.start, end=whole.end, reason=reason

@@ -119,11 +119,11 @@ def test_a_shipped_checkpoint_loads_and_carries_where_it_comes_from(
     )
     for split in out.splits(0):
         out.run_split(split, 0)
-    one = trainer(make_recipe(protocol="ship"), material, tmp_path, cache)
+    one = trainer(make_recipe(protocol="ship", epochs=12, ema=0.0), material, tmp_path, cache)
     bundle = one.ship(one.splits(0)[0], 0, tmp_path / "tiny", tmp_path / "loco")
     recognizer = load(bundle.path)
-    clip = material.clips[0]
-    assert recognizer.predict(read_audio(clip.path)).label == clip.label
+    right = [recognizer.predict(read_audio(clip.path)).label == clip.label for clip in material.clips[::3]]
+    assert sum(right) > 0.8 * len(right)
     assert set(bundle.provenance["train_speakers"]).isdisjoint(bundle.provenance["validation_speakers"])
     assert bundle.scores["calibrated_on"] == "left-out corpora"
     assert set(bundle.scores["left_out_ua"]) == {"tiny", "other"}
