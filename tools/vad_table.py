@@ -386,7 +386,9 @@ FINDINGS = """\
 - **The default** (`engine: webrtc`) lets webrtcvad have only what stands out from the room: above the tracked noise
   floor of 16 bands, and above the background's usual spread of levels. Steady noise gives no utterance at any level.
   Its input is levelled, so a quiet microphone loses nothing.
-- **energy** is that gate without webrtcvad: as good in noise, less sure in quiet rooms full of small sounds.
+  Sounds that come and go are its weakness: music, clatter or a chatting crowd with nobody near the microphone still
+  make an utterance every two to four seconds.
+- **energy** is that gate without webrtcvad: as good in loud noise, less sure in quiet rooms full of small sounds.
 - **silero** knows speech from other sounds: take it (`pip install 'streamser[silero]'`, `vad.engine: silero`) where
   dogs bark, dishes clatter or music plays. Babble at 10 dB and below it hears as the speech that it is, without end.
 - Nothing here tells a voice on the television from one in the room, other than by its level.

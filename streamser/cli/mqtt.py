@@ -63,9 +63,10 @@ def run(args: argparse.Namespace) -> int:
     if args.device is not None:
         config = replace(config, source=replace(config.source, device=args.device))
     with hushed(args.debug):
-        source = _source(args.files, args.speed, config)
         recognizer = open_recognizer(config.recognizer)
-        with MqttPublisher(broker, recognizer.labels, recognizer.bundle.name) as publisher:
+        publisher = MqttPublisher(broker, recognizer.labels, recognizer.bundle.name)  # tells first that its extra lacks
+        source = _source(args.files, args.speed, config)
+        with publisher:
             listener = Listener(source, recognizer, config, on_event=publisher.publish)
             words = f"{source.description} with {recognizer.bundle.name} to {broker.host}:{broker.port}/{broker.topic}"
             with listener, stopping(listener.stop):
