@@ -301,13 +301,12 @@ def mean_ua(matrices: Sequence[NDArray[np.int64]]) -> float:
     return float(np.mean([metrics.ua(matrix) for matrix in matrices]))
 
 
-def choose(examined: Sequence[Examined], way: Way, strengths: Sequence[float]) -> float:
-    """The strength of the highest mean UA over all validation speakers; the weakest of equals."""
-    if len(strengths) == 1:
-        return strengths[0]
+def choose(examined: Sequence[Examined], way: Way, strengths: Sequence[float]) -> tuple[float, float]:
+    """The strength of the highest mean UA over all validation speakers, the weakest of equals, and that UA."""
     pairs = [(one.base, voice) for one in examined for voice in one.validation]
     scores = [mean_ua([recall_of(base, voice, way(base, voice, s)) for base, voice in pairs]) for s in strengths]
-    return strengths[int(np.argmax(np.round(scores, 6)))]
+    best = int(np.argmax(np.round(scores, 6)))
+    return strengths[best], scores[best]
 
 
 def difference(after: NDArray[np.float64], before: NDArray[np.float64]) -> str:
@@ -345,7 +344,7 @@ def table(examined: Sequence[Examined], strength: float | None) -> str:
     corpora = np.array([voice.speaker.partition("/")[0] for _, voice in pairs])
     neutral = examined[0].base.neutral
     for name, (way, strengths) in WAYS.items():
-        chosen = choose(examined, way, strengths) if strength is None else strength
+        chosen, validation = choose(examined, way, strengths if strength is None else (strength,))
         matrices = [recall_of(base, voice, way(base, voice, chosen)) for base, voice in pairs]
         ua = np.array([float(metrics.ua(matrix)) for matrix in matrices])
         before = ua if not len(before) else before
@@ -354,9 +353,18 @@ def table(examined: Sequence[Examined], strength: float | None) -> str:
         rest = 100 * np.mean([np.nanmean(np.delete(metrics.recalls(matrix), neutral)) for matrix in matrices])
         worse = f"{int(np.sum(ua < before - 1e-9))} of {len(ua)}"
         gain = difference(ua, before)
-        rows.append((name, f"{chosen:g}", f"{100 * ua.mean():.1f}", gain, *each, f"{found:.0f}", f"{rest:.0f}", worse))
-    header = ("way", "strength", "UA", "gain, all", *np.unique(corpora), "neutral %", "others %", "speakers worse off")
-    return md_table(header, rows)
+        figures = (
+            f"{100 * validation:.1f}",
+            f"{100 * ua.mean():.1f}",
+            gain,
+            *each,
+            f"{found:.0f}",
+            f"{rest:.0f}",
+            worse,
+        )
+        rows.append((name, f"{chosen:g}", *figures))
+    figures = ("validation UA", "test UA", "gain", *np.unique(corpora), "neutral %", "others %", "speakers worse off")
+    return md_table(("way", "strength", *figures), rows)
 
 
 def main() -> None:

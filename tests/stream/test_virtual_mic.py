@@ -22,7 +22,9 @@ from streamser.stream.pipeline import Listener, StreamConfig, listen, replay
 from streamser.stream.recorder import RecordingSource
 from streamser.stream.sources import MicSource, SourceConfig
 
-pytestmark = needs_virtual_mic
+# A sound daemon and a device keep real time: where others take the processor for seconds, they starve, and that is no
+# fault of ours. A true fault fails three times in a row.
+pytestmark = [needs_virtual_mic, pytest.mark.flaky(reruns=2, reruns_delay=2)]
 
 
 @pytest.fixture
@@ -121,10 +123,10 @@ def test_a_microphone_lost_in_the_middle_of_an_utterance_is_said_and_heard_again
         until(lambda: time.monotonic() - faulted > 1.5)
         mic.silence()
         mic(mend)
-        until(lambda: listener.status().source_state == "open", deadline_s=10)
+        until(lambda: listener.status().source_state == "open", deadline_s=30)
         heard = len(finals(events))
         mic.play(short)
-        until(lambda: len(finals(events)) > heard, deadline_s=15)
+        until(lambda: len(finals(events)) > heard, deadline_s=30)
         passed_s = time.monotonic() - began
         assert listener.status().position_s - position_s == pytest.approx(passed_s, abs=0.3)
     changes = [event for event in events if isinstance(event, SourceChanged)]
