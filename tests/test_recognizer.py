@@ -249,7 +249,7 @@ def test_an_adaptation_for_another_checkpoint_is_the_callers_slip(
 
 
 def test_a_profile_in_the_configuration_is_applied(bundle: Bundle, tmp_path: Path) -> None:
-    profile = Profile("me", bundle.name, fingerprint(bundle), 30.0, (-60.0,) * 64, (1.0, 0.0, -2.0, 0.5))
+    profile = Profile("me", bundle.name, fingerprint(bundle), 30.0, (1.0, 0.0, -2.0, 0.5))
     adapted = load(bundle.path, "cpu", profile=str(profile.save(tmp_path / "me.json")))
     assert adapted.adaptation is not None
     np.testing.assert_array_equal(adapted.adaptation.logit_bias, profile.adaptation(bundle).logit_bias)
