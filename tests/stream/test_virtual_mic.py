@@ -96,10 +96,10 @@ def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
 @pytest.mark.parametrize(
     ("fault", "mend", "said"),
     [
+        ("crash", "start", "unplugged"),
         ("unplug", "replug", "unplugged"),
         ("freeze", "thaw", "stalled"),
         ("suspend", "resume", "stalled"),
-        ("crash", "start", "unplugged"),
     ],
 )
 def test_a_microphone_lost_in_the_middle_of_an_utterance_is_said_and_heard_again_at_its_true_time(
