@@ -274,17 +274,15 @@ class BatchMaker:
             other = mean[torch.from_numpy(rng.permutation(batch))]
             levels = levels + (strength[:, None] * (other - mean))[:, None, :]
         if a.level_db != (0.0, 0.0):
-            loud = torch.logsumexp(levels.flatten(1) / per_db * _NEPER_PER_DB, dim=1) - math.log(frames * mels)
             wanted = torch.from_numpy(rng.uniform(*a.level_db, batch).astype(np.float32))
-            levels = levels + ((wanted - loud / _NEPER_PER_DB) * per_db)[:, None, None]
+            levels = levels + ((wanted - self._mean_db(levels)) * per_db)[:, None, None]
         knots = torch.linspace(0, 1, mels)
         if a.noise_probability:
             chosen = torch.from_numpy(rng.random(batch) < a.noise_probability)
             low, high = a.noise_snr_db
             snr_db = torch.from_numpy(rng.uniform(low, high, batch).astype(np.float32))
             colour = 12.0 * _smooth(uniform(batch, 4), knots) * per_db
-            mean = torch.logsumexp(levels.flatten(1) / per_db * _NEPER_PER_DB, dim=1) - math.log(frames * mels)
-            floor = (mean / _NEPER_PER_DB - snr_db)[:, None, None] * per_db + colour[:, None, :]
+            floor = (self._mean_db(levels) - snr_db)[:, None, None] * per_db + colour[:, None, :]
             grain = torch.from_numpy(rng.standard_exponential((batch, frames, mels)).astype(np.float32))
             noise = floor + (10 * torch.log10(0.3 + 0.7 * grain)) * per_db
             mixed = (
@@ -312,6 +310,11 @@ class BatchMaker:
                     mask[row, first : first + width] = True
             levels = torch.where(mask, mean, levels)
         return levels
+
+    def _mean_db(self, levels: Tensor) -> Tensor:
+        """Mean mel power of each clip in dB, (B, T, mels) -> (B,)."""
+        nepers = levels.flatten(1) / self._per_db * _NEPER_PER_DB
+        return (torch.logsumexp(nepers, dim=1) - math.log(nepers.shape[1])) / _NEPER_PER_DB
 
     def finish(self, levels: Tensor) -> Tensor:
         """Log-mel to the net's input, as `features.from_log_mel` does it."""

@@ -248,9 +248,9 @@ class Trainer:
         logits = clip_logits(fitted.net, batches, part.rows, torch.device(self.device))
         answers = {"validation speakers": (logits, part.targets, [clip.corpus for clip in split.validation])}
         folds = [] if calibrate_from is None else _same_labels(load_folds(calibrate_from), self.recipe.labels)
+        strangers = are_left_out(folds)
         if folds:
             unheard = pool(folds)
-            strangers = are_left_out(folds)
             groups = list(unheard.corpora if strangers else unheard.speakers)
             answers["left-out corpora" if strangers else "unheard speakers of its folds"] = (
                 unheard.logits,
@@ -274,7 +274,7 @@ class Trainer:
             "threshold": asdict(threshold),
         }
         if folds:
-            scores |= left_out_scores(folds) if are_left_out(folds) else summarize(folds)
+            scores |= left_out_scores(folds) if strangers else summarize(folds)
             scores.pop("each", None)
         return self.save(target, fitted.net, features, calibration, split, seed, scores, batches)
 
