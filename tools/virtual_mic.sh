@@ -23,7 +23,8 @@ dir=${2:-}
 export PULSE_SERVER=unix:$dir/sock
 unset PULSE_SINK PULSE_SOURCE
 
-alive() { [ -s "$dir/pid" ] && kill -0 "$(cat "$dir/pid")" 2>/dev/null; }
+# A daemon that was killed and that nobody has reaped yet still has its number, but is not alive.
+alive() { [ -s "$dir/pid" ] && grep -q '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$(cat "$dir/pid")/status" 2>/dev/null; }
 
 plug() {
   # norewinds: without it an idle null sink renders two seconds at a time, and recordings begin that late

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import sys
 import threading
 import time
@@ -20,9 +21,12 @@ from streamser.stream.bus import SoundQueue
 
 __all__ = ["Chunk", "InputDevice", "Line", "OpenLine", "find_device", "list_devices", "open_line"]
 
+logger = logging.getLogger(__name__)
+
 # PortAudio is not made for threads: one of ours at a time opens a stream or restarts the library.
 _PORTAUDIO = threading.Lock()
 _BUSY_S = 0.5  # another stream's open may hang in a wedged sound server; then we come back later
+_LET_GO_S = 0.5  # so long we wait for a stream to end
 _INSIDE: set[int] = set()  # threads that are inside a call which a wedged sound server would not answer
 
 _BAD_RATE, _BAD_CHANNELS = -9997, -9998  # paInvalidSampleRate, paInvalidChannelCount
@@ -205,6 +209,15 @@ class _PortAudioLine:
         return self._queue.take(timeout_s)
 
     def close(self) -> None:
+        # Elsewhere, as it may never come back: libpulse deadlocks when its server dies at the wrong moment, and a
+        # frozen one does not answer. Such a stream is left behind, so that whoever waits for the microphone can go on.
+        ending = threading.Thread(target=self._end, name="streamser-mic-end", daemon=True)
+        ending.start()
+        ending.join(_LET_GO_S)
+        if ending.is_alive():
+            logger.warning("%s: the sound system does not let go of it; left behind", self.description)
+
+    def _end(self) -> None:
         with _inside():
             self._stream.abort(ignore_errors=True)
             self._stream.close(ignore_errors=True)
@@ -268,10 +281,14 @@ def _portaudio() -> Iterator[Any]:
 
 
 def _streams_in_use(sd: Any) -> bool:
-    """Whether any stream of this process is open, ours or the host program's; sounddevice keeps no list of them."""
+    """Whether any stream of this process is open, ours or the host program's; sounddevice keeps no list of them.
+
+    One that was never opened has no sample rate, though it does not call itself closed; and one that was left behind
+    is open for ever: restarting the library would wait for it.
+    """
     base: type = sd._StreamBase
     streams = [thing for thing in gc.get_objects() if issubclass(type(thing), base)]
-    return any(not getattr(stream, "closed", True) for stream in streams)
+    return any(hasattr(stream, "samplerate") and not stream.closed for stream in streams)
 
 
 def _one_line(error: BaseException) -> str:

@@ -181,6 +181,13 @@ class FeatureAugment:
     microphone and a room add says nothing then."""
     tilt_db: float = 0.0
     """Random smooth colouring (microphone, distance): up to this much at the band's edges and middle."""
+    room_probability: float = 0.0
+    """Share of clips whose power rings on as in a room, each band decaying exponentially. Corpora differ in how dry
+    they are, and a net that never heard otherwise takes a dry voice for an angry one."""
+    room_rt60_s: tuple[float, float] = (0.1, 0.8)
+    """Time in which the sound dies away by 60 dB; up to half as long in the highest band."""
+    room_direct_db: tuple[float, float] = (-3.0, 12.0)
+    """Direct sound against what rings on."""
     noise_probability: float = 0.0
     """Share of clips that get a stationary noise floor of random colour."""
     noise_snr_db: tuple[float, float] = (0.0, 30.0)
@@ -277,6 +284,13 @@ class BatchMaker:
             wanted = torch.from_numpy(rng.uniform(*a.level_db, batch).astype(np.float32))
             levels = levels + ((wanted - self._mean_db(levels)) * per_db)[:, None, None]
         knots = torch.linspace(0, 1, mels)
+        if a.room_probability:
+            chosen = torch.from_numpy(rng.random(batch) < a.room_probability)
+            rt60_s = torch.from_numpy(rng.uniform(*a.room_rt60_s, batch).astype(np.float32))
+            direct_db = torch.from_numpy(rng.uniform(*a.room_direct_db, batch).astype(np.float32))
+            shorter = 1 - 0.5 * torch.from_numpy(rng.random(batch).astype(np.float32))[:, None] * knots
+            decay = 10 ** (-6 * self.features.hop_s / (rt60_s[:, None] * shorter))  # (B, mels), of power, a frame
+            levels = torch.where(chosen[:, None, None], self._ringing(levels, decay, direct_db), levels)
         if a.noise_probability:
             chosen = torch.from_numpy(rng.random(batch) < a.noise_probability)
             low, high = a.noise_snr_db
@@ -310,6 +324,18 @@ class BatchMaker:
                     mask[row, first : first + width] = True
             levels = torch.where(mask, mean, levels)
         return levels
+
+    def _ringing(self, levels: Tensor, decay: Tensor, direct_db: Tensor) -> Tensor:
+        """The levels with an exponential tail after every frame, all of it `direct_db` weaker than the sound itself."""
+        power = torch.exp(levels * (_NEPER_PER_DB / self._per_db))
+        share = (10 ** (-direct_db / 10))[:, None] * (1 - decay)
+        tail = torch.zeros_like(power[:, 0])
+        tails = []
+        for frame in power.unbind(dim=1):
+            tails.append(tail)
+            tail = decay * tail + share * frame
+        whole = power + torch.stack(tails, dim=1)
+        return torch.log(whole.clamp_min(1e-30)) * (self._per_db / _NEPER_PER_DB)
 
     def _mean_db(self, levels: Tensor) -> Tensor:
         """Mean mel power of each clip in dB, (B, T, mels) -> (B,)."""
