@@ -65,6 +65,9 @@ class FeatureConfig:
     """Sound longer than the window: its beginning, its middle, or all of it in overlapping windows."""
     stride_s: float = 1.0
     """Step between those windows; the last one always ends with the sound."""
+    trim_db: float = 0.0
+    """A whole sound's silence before and after its speech, so far below its loud parts, is not judged; 0 judges it.
+    A stream's segmenter cuts there anyway, a corpus does as it likes: nets learn what silence says about the corpus."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -89,6 +92,7 @@ class FeatureConfig:
             "short is zero, tile or keep": self.short in ("zero", "tile", "keep"),
             "long is head, middle or windows": self.long in ("head", "middle", "windows"),
             "length_s and stride_s are positive": self.length_s > 0 and self.stride_s > 0,
+            "trim_db is 0 or more": self.trim_db >= 0,
         }
         broken = [rule for rule, held in rules.items() if not held]
         if broken:
@@ -324,6 +328,28 @@ def extract(samples: Samples, config: FeatureConfig) -> Frames:
     """All frames of a whole 16 kHz signal, (frames, bins)."""
     front_end = FrontEnd(config)
     return np.concatenate([front_end.feed(np.ascontiguousarray(samples, np.float32)), front_end.flush()])
+
+
+_PIECE = 256  # samples; 16 ms
+_BESIDE = 2  # pieces kept on either side of the speech
+
+
+def trimmed(samples: Samples, config: FeatureConfig) -> Samples:
+    """A whole 16 kHz sound without the silence around its speech; all of it where the config does not trim.
+
+    >>> quiet, loud = np.zeros(16_000, np.float32), np.ones(8_000, np.float32)
+    >>> len(trimmed(np.concatenate([quiet, loud, quiet]), FeatureConfig(trim_db=25.0))) / 256
+    36.0
+    """
+    count = len(samples) // _PIECE
+    if not config.trim_db or count < 2 * _BESIDE + 1:
+        return samples
+    # this difference is deaf to hum and rumble, which are no speech however loud
+    whole = samples[: count * _PIECE]
+    bright = whole - np.float32(0.97) * np.concatenate([whole[:1], whole[:-1]])
+    level_db = 10 * np.log10(np.square(bright, dtype=np.float64).reshape(count, _PIECE).mean(axis=1) + 1e-12)
+    loud = np.flatnonzero(level_db >= np.quantile(level_db, 0.95) - config.trim_db)
+    return samples[max(0, int(loud[0]) - _BESIDE) * _PIECE : (int(loud[-1]) + 1 + _BESIDE) * _PIECE]
 
 
 def silent_frame(config: FeatureConfig) -> Frames:

@@ -18,7 +18,7 @@ from streamser.audio import SAMPLE_RATE, Samples, Segment, check_finite, to_mono
 from streamser.bundle import DEFAULT_MODEL, Bundle, load_bundle
 from streamser.engines import Engine, WindowScores, check_choice, open_engine, run_audio, run_frames
 from streamser.errors import AudioError, EngineError
-from streamser.features import FeatureConfig, Frames
+from streamser.features import FeatureConfig, Frames, trimmed
 
 Sound = Samples | Segment
 """What can be judged: 16 kHz mono samples, or a Segment of a stream."""
@@ -165,7 +165,8 @@ class Recognizer:
         sounds = [_samples(one, f"sound {i}" if len(several) > 1 else "sound") for i, one in enumerate(several)]
         if not sounds:
             return [], []
-        padded = [np.pad(samples, (0, max(0, self._one_frame - len(samples)))) for samples in sounds]
+        speech = [trimmed(samples, self.features) for samples in sounds]
+        padded = [np.pad(samples, (0, max(0, self._one_frame - len(samples)))) for samples in speech]
         shift = None if self.adaptation is None else self.adaptation.frame_shift
         return sounds, self._finite(run_audio(self.engine, padded, self.features, shift))
 

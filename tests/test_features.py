@@ -11,7 +11,7 @@ import scipy.fft
 import torch
 from makers import babble, noise, silence, tone
 
-from streamser.audio import Resampler, Samples, resample
+from streamser.audio import SAMPLE_RATE, Resampler, Samples, resample
 from streamser.features import (
     FeatureConfig,
     Frames,
@@ -23,6 +23,7 @@ from streamser.features import (
     mel_hz,
     mel_matrix,
     silent_frame,
+    trimmed,
     window_starts,
     windows,
 )
@@ -299,3 +300,23 @@ def test_log_mel_alone_gives_the_input_that_the_whole_front_end_gives() -> None:
     config = CONFIGS["mfcc in nepers"]
     level = extract(babble(1.0), replace(config, mfcc=0))
     np.testing.assert_allclose(from_log_mel(level, config), extract(babble(1.0), config), atol=1e-5)
+
+
+@pytest.mark.parametrize("around_s", [0.0, 0.5, 2.0])
+def test_silence_around_speech_is_trimmed_and_nothing_of_the_speech(around_s: float) -> None:
+    speech, quiet = babble(1.5, seed=3), noise(around_s, level=0.0005)
+    config = FeatureConfig(trim_db=25.0)
+    heard = trimmed(np.concatenate([quiet, speech, quiet]), config)
+    kept = (len(heard) - len(trimmed(speech, config))) / SAMPLE_RATE
+    assert 0 <= kept <= 0.2
+    assert len(trimmed(np.concatenate([quiet, speech]), FeatureConfig())) == len(quiet) + len(speech)
+
+
+def test_hum_is_no_speech_and_a_sound_without_any_stays_whole() -> None:
+    time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
+    hum = (0.03 * np.sin(2 * np.pi * 50 * time)).astype(np.float32)
+    sound = hum.copy()
+    sound[SAMPLE_RATE // 2 : SAMPLE_RATE] += babble(0.5, seed=4)
+    assert len(trimmed(sound, FeatureConfig(trim_db=25.0))) < 0.8 * SAMPLE_RATE
+    for nothing in (silence(1.0), noise(1.0), np.zeros(5, np.float32), np.zeros(0, np.float32)):
+        assert len(trimmed(nothing, FeatureConfig(trim_db=25.0))) == len(nothing)

@@ -331,3 +331,11 @@ def test_a_long_recording_is_judged_in_bounded_memory(recognizer: Recognizer, mo
     assert max(batches) == 5
     assert sum(batches) == whole.windows
     assert len(sound) / SAMPLE_RATE == 20.0
+
+
+def test_silence_around_a_sound_changes_no_answer_where_the_checkpoint_trims(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "trims", features=make_features(trim_db=25.0))
+    trims = load(bundle.path, device="cpu")
+    speech, quiet = babble(2.0, seed=5), silence(1.5)
+    alone, around = trims.logits([speech, np.concatenate([quiet, speech, quiet])])
+    np.testing.assert_allclose(alone, around, atol=0.05 * float(np.abs(alone).max()))

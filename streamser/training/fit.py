@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from streamser.nets.layers import NetOutput, SerNet
+from streamser.training.adversary import Adversary
 from streamser.training.corpora import Clip
 from streamser.training.data import BatchMaker, sampling_weights
 from streamser.training.metrics import unweighted_accuracy, weighted_accuracy
@@ -123,9 +124,14 @@ class Fit:
         self.net = net.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
         self.loss = loss.to(self.device)
         self.average = copy.deepcopy(self.net) if recipe.ema else None
-        self.optimizer = make_optimizer(recipe, iter([*self.net.parameters(), *self.loss.parameters()]))
         self.rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
+        self.adversary: Adversary | None = None
+        if recipe.adversary.of:
+            self.adversary = Adversary(recipe.adversary, train.clips, net.embedding_dim)
+            self.adversary.to(self.device)
+        learning = [self.net, self.loss, *([self.adversary] if self.adversary else [])]
+        self.optimizer = make_optimizer(recipe, (p for module in learning for p in module.parameters()))
         self.weights = sampling_weights(train.clips, recipe.balance)
         self.allowed = (
             torch.from_numpy(allowed_labels(train.clips, recipe.labels)) if recipe.mask_absent_labels else None
@@ -224,7 +230,7 @@ class Fit:
         # Clips of a corpus with one annotation count as the paper's "easy" ones: their focal loss is the weighted one.
         grades = torch.tensor(["ABC".index(self.train.clips[i].difficulty or "A") for i in drawn], device=self.device)
         result: Tensor = self.loss(output, targets, frames=frames, difficulty=grades)
-        return result
+        return result + self.adversary(output.embedding, drawn) if self.adversary else result
 
     def _follow(self) -> None:
         """Let the averaged weights follow the trained ones, batch norm's statistics with them."""
@@ -273,6 +279,7 @@ class Fit:
             "net": self.net.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "loss": self.loss.state_dict(),
+            "adversary": self.adversary.state_dict() if self.adversary else None,
             "optimizer": self.optimizer.state_dict(),
             "best": {"score": self.best_score, "epoch": self.best_epoch, "weights": self.best_weights},
             "history": self.history,
@@ -292,6 +299,8 @@ class Fit:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.loss.load_state_dict(state["loss"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state["adversary"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.followed, self.history = state["epoch"], state["followed"], state["history"]
         best = state["best"]

@@ -29,6 +29,24 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdversaryConfig:
+    """An opponent that the embedding must not tell its corpus or speaker (`streamser.training.adversary`)."""
+
+    of: Literal["", "corpus", "speaker"] = ""
+    """What it guesses; empty for no opponent."""
+    weight: float = 0.5
+    """How hard the net works against it."""
+    warmup_steps: int = 400
+    """So many looks at it (two a batch with mixup) until it does so with all its weight."""
+
+    def __post_init__(self) -> None:
+        if self.of not in ("", "corpus", "speaker"):
+            raise ValueError(f"adversary.of: 'corpus' or 'speaker', not {self.of!r}")
+        if self.weight <= 0:
+            raise ValueError(f"adversary.weight: {self.weight} is not above 0; leave `of` empty for no adversary")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that decides a training run; the same recipe and seed give the same weights on a CPU."""
 
@@ -52,6 +70,7 @@ class Recipe:
     """Changes to the variant's FeatureConfig."""
     loss: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the variant's loss."""
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     mask_absent_labels: bool = True
     """Score a clip only among the labels its corpus has, so that a corpus without a label says nothing about it.
     A corpus has a label when 2 % of its clips do; the few clips of the others are not trained on."""
@@ -89,7 +108,12 @@ class Recipe:
     """What this checkpoint is, for the card."""
 
 
-_NESTED: dict[str, type[Any]] = {"schedule": Schedule, "augment": AugmentConfig, "feature_augment": FeatureAugment}
+_NESTED: dict[str, type[Any]] = {
+    "schedule": Schedule,
+    "adversary": AdversaryConfig,
+    "augment": AugmentConfig,
+    "feature_augment": FeatureAugment,
+}
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamser.audio import read_audio
+from streamser.audio import Samples, read_audio
 from streamser.bundle import Bundle, Calibration, Neutral, save_bundle
 from streamser.errors import ConfigError, ProtocolError
-from streamser.features import FeatureConfig, extract
+from streamser.features import FeatureConfig, Frames, extract, trimmed
 from streamser.nets import zoo
 from streamser.nets.export import export_onnx
 from streamser.nets.layers import SerNet, count_parameters
@@ -30,7 +30,7 @@ from streamser.training.clips import Clip
 from streamser.training.corpora import CorpusReport, map_labels, read_corpora
 from streamser.training.data import BatchMaker, LevelStore, build_store, level_config, standard_of
 from streamser.training.fit import Fit, Fitted, Part, clip_logits, with_common_labels
-from streamser.training.folds import FoldResult, load_folds, pool, save_fold
+from streamser.training.folds import FoldResult, by_seed, load_folds, pool, save_fold
 from streamser.training.metrics import ece, ua_at_coverage, unweighted_accuracy, weighted_accuracy
 from streamser.training.protocols import Split, make_splits
 from streamser.training.recipe import Recipe, Schedule
@@ -249,13 +249,12 @@ class Trainer:
         answers = {"validation speakers": (logits, part.targets, [clip.corpus for clip in split.validation])}
         folds = [] if calibrate_from is None else _same_labels(load_folds(calibrate_from), self.recipe.labels)
         strangers = are_left_out(folds)
-        if folds:
-            unheard = pool(folds)
-            groups = list(unheard.corpora if strangers else unheard.speakers)
+        if folds:  # a clip of several seeds counts once for each: they are answers of several nets
+            unheard = [pool(of_seed) for of_seed in by_seed(folds).values()]
             answers["left-out corpora" if strangers else "unheard speakers of its folds"] = (
-                unheard.logits,
-                unheard.targets,
-                groups,
+                np.concatenate([one.logits for one in unheard]),
+                np.concatenate([one.targets for one in unheard]),
+                [group for one in unheard for group in (one.corpora if strangers else one.speakers)],
             )
         basis = list(answers)[-1]
         chosen, targets, groups = answers[basis]
@@ -327,11 +326,16 @@ class Trainer:
         frames, logits = [], []
         for clips in of_speaker.values():
             few = clips[:8]
-            frames.append(np.mean([extract(read_audio(clip.path), features).mean(axis=0) for clip in few], axis=0))
+            frames.append(np.mean([_mean_frame(read_audio(clip.path), features) for clip in few], axis=0))
             logits.append(clip_logits(net, batches, self.part(few).rows, torch.device("cpu")).mean(axis=0))
         if not frames:
             return None
         return Neutral(tuple(np.mean(frames, axis=0).tolist()), tuple(np.mean(logits, axis=0).tolist()))
+
+
+def _mean_frame(sound: Samples, features: FeatureConfig) -> Frames:
+    mean: Frames = extract(trimmed(sound, features), features).mean(axis=0)
+    return mean
 
 
 def _same_labels(folds: list[FoldResult], labels: tuple[str, ...]) -> list[FoldResult]:
@@ -359,7 +363,7 @@ def left_out_scores(folds: Sequence[FoldResult]) -> dict[str, Any]:
         name = fold.fold.removeprefix("without-")
         of_corpus.setdefault(name, []).append(100 * unweighted_accuracy(fold.targets, predicted, len(fold.labels)))
         # what this fold is judged with was fitted on the other corpora's folds only
-        others = [other for other in folds if other.fold != fold.fold]
+        others = [other for other in folds if other.fold != fold.fold and other.seed == fold.seed]
         if others:
             rest = pool(others)
             weights = balanced_weights(rest.targets, rest.corpora)
@@ -381,8 +385,8 @@ def summarize(folds: Sequence[FoldResult]) -> dict[str, Any]:
     if not folds:
         raise ProtocolError("nothing to summarize: no fold was trained")
     rows = []
-    for seed in sorted({fold.seed for fold in folds}):
-        everything = pool([fold for fold in folds if fold.seed == seed])
+    for of_seed in by_seed(folds).values():
+        everything = pool(of_seed)
         predicted = everything.logits.argmax(axis=1)
         rows.append(
             (

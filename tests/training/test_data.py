@@ -75,6 +75,31 @@ def test_a_clips_windows_are_those_that_are_served(store: LevelStore, clips: lis
     np.testing.assert_allclose(trained, served, atol=0.05)
 
 
+def test_where_the_front_end_trims_only_the_speech_judges_a_clip() -> None:
+    frames = np.full((200, 4), -60.0, np.float16)
+    frames[80:120] = -20.0
+    clip = LevelStore(frames, np.zeros((1, 1), np.int64), np.full((1, 1), 200))
+    features = FeatureConfig(n_mels=4, log="db", length_s=1.0, trim_db=25.0, short="keep")
+    windows_of = BatchMaker(clip, features, FeatureAugment()).whole(0)
+    assert windows_of.shape == (1, 44, 4)  # and two frames on either side
+    everything = BatchMaker(clip, replace(features, trim_db=0.0), FeatureAugment()).whole(0)
+    assert everything.shape[0] > 1
+
+
+def test_a_pause_is_made_of_the_clips_own_quiet_frames() -> None:
+    frames = np.repeat(np.linspace(-80, -20, 100, dtype=np.float16)[:, None], 4, axis=1)
+    clip = LevelStore(frames, np.zeros((1, 1), np.int64), np.full((1, 1), 100))
+    features = FeatureConfig(n_mels=4, log="db", length_s=2.0)
+    maker = BatchMaker(clip, features, FeatureAugment(pause_probability=1.0))
+    drawn = maker.draw(np.zeros(20, np.int64), np.random.default_rng(0))
+    assert drawn.shape == (20, features.window_frames, 4)
+    # a rising ramp in a pause: what is not of the ramp, but for its first frame, is among its ten quietest
+    ramp = (torch.diff(drawn[:, :, 0], dim=1) - 60 / 99).abs() < 0.1
+    strange = ~ramp & (drawn[:, 1:, 0] > -74)
+    assert int(strange.sum(dim=1).max()) <= 1
+    assert int((~ramp).sum(dim=1).max()) > 20
+
+
 def test_a_short_clip_is_tiled_in_training_as_when_it_is_served(store: LevelStore) -> None:
     maker = BatchMaker(store, replace(FEATURES, mfcc=0), FeatureAugment())
     frames = store.frames(0)[:10]
@@ -97,6 +122,8 @@ def test_a_batch_is_the_generators_alone(store: LevelStore) -> None:
         FeatureAugment(gain_db=10.0),
         FeatureAugment(tilt_db=6.0),
         FeatureAugment(noise_probability=1.0, noise_snr_db=(0.0, 5.0)),
+        FeatureAugment(room_probability=1.0),
+        FeatureAugment(pause_probability=1.0),
         FeatureAugment(mask_mels=12),
         FeatureAugment(mask_frames=12),
         FeatureAugment(shift_mels=0.1),
@@ -111,6 +138,20 @@ def test_each_feature_augmentation_alone_changes_the_batch(store: LevelStore, se
     assert changed.shape == plain.shape
     assert not torch.allclose(plain, changed, atol=0.5)
     assert bool(torch.isfinite(changed).all())
+
+
+def test_a_room_rings_on_after_a_sound_as_its_time_and_its_distance_say() -> None:
+    """A click of 0 dB in silence: 60 dB in rt60, all of the tail `direct_db` weaker than the click."""
+    features = FeatureConfig(n_mels=4, mfcc=0, log="db", floor=1e-20, length_s=1.0, stride_s=0.5)
+    frames = np.full((50, 4), -200.0, np.float16)
+    frames[10] = 0.0
+    click = LevelStore(frames, np.zeros((1, 1), np.int64), np.full((1, 1), 50))
+    room = FeatureAugment(room_probability=1.0, room_rt60_s=(0.5, 0.5), room_direct_db=(3.0, 3.0))
+    heard = BatchMaker(click, features, room).draw(np.array([0]), np.random.default_rng(0))[0, :, 0].numpy()
+    assert heard[10] == pytest.approx(0.0, abs=0.01) and heard[9] < -150
+    tail = heard[11:41]
+    np.testing.assert_allclose(np.diff(tail), -60 * features.hop_s / 0.5, atol=0.01)
+    assert 10 * np.log10(np.sum(10 ** (tail / 10))) == pytest.approx(-3.0, abs=0.05)
 
 
 def test_balanced_drawing_gives_every_corpus_label_and_speaker_its_share() -> None:

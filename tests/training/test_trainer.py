@@ -81,8 +81,12 @@ def test_it_learns_and_every_score_comes_from_unheard_speakers(material: Materia
     assert one.run_split(one.splits(0)[0], 0).logits.tolist() == folds[0].logits.tolist()  # done is not done again
 
 
-def test_a_resumed_run_ends_with_the_very_same_weights(material: Material, tmp_path: Path, cache: Path) -> None:
-    whole = trainer(make_recipe(), material, tmp_path / "whole", cache)
+@pytest.mark.parametrize("adversary", [{}, {"of": "speaker", "warmup_steps": 8}], ids=["alone", "with an adversary"])
+def test_a_resumed_run_ends_with_the_very_same_weights(
+    material: Material, tmp_path: Path, cache: Path, adversary: dict[str, object]
+) -> None:
+    recipe = make_recipe(adversary=adversary)
+    whole = trainer(recipe, material, tmp_path / "whole", cache)
     split = whole.splits(0)[0]
     straight, *_ = whole.fit(split, 0)
 
@@ -93,14 +97,14 @@ def test_a_resumed_run_ends_with_the_very_same_weights(material: Material, tmp_p
         if row["epoch"] == 2:
             raise UnpluggedError
 
-    broken = Trainer(make_recipe(), material, tmp_path / "broken", cache=cache, on_epoch=unplug)
+    broken = Trainer(recipe, material, tmp_path / "broken", cache=cache, on_epoch=unplug)
     with pytest.raises(UnpluggedError):
         broken.fit(split, 0)
-    resumed, *_ = trainer(make_recipe(), material, tmp_path / "broken", cache).fit(split, 0)
+    resumed, *_ = trainer(recipe, material, tmp_path / "broken", cache).fit(split, 0)
     again, other = straight.net.state_dict(), resumed.net.state_dict()
     assert all(torch.equal(again[name], other[name]) for name in again)
     assert straight.history == resumed.history
-    different, *_ = trainer(make_recipe(), material, tmp_path / "seed1", cache).fit(split, 1)
+    different, *_ = trainer(recipe, material, tmp_path / "seed1", cache).fit(split, 1)
     assert not all(torch.equal(value, different.net.state_dict()[name]) for name, value in again.items())
 
 

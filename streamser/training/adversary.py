@@ -1,0 +1,60 @@
+"""An opponent that guesses from the embedding whose voice, or which corpus, was heard; the net learns to mislead it.
+
+What tells corpora apart moves all answers of a corpus that nobody trained on the same way, so that it comes out "angry"
+as a whole. Ganin et al., "Domain-adversarial training of neural networks", JMLR 2016: the opponent's gradient is turned
+round on its way into the net. (An opponent that was shown the label, too, helped less.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamser.training.clips import Clip
+from streamser.training.recipe import AdversaryConfig
+
+_HIDDEN = 64
+
+
+class _Reversed(torch.autograd.Function):
+    """The identity, whose gradient is turned round and scaled."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -ctx.weight * gradients[0], None
+
+
+class Adversary(nn.Module):
+    """A small classifier of corpora or speakers; its loss is added to the net's."""
+
+    steps: Tensor
+
+    def __init__(self, config: AdversaryConfig, clips: Sequence[Clip], embedding_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        names = [str(getattr(clip, config.of)) for clip in clips]
+        self.groups = sorted(set(names))
+        self.group_of = np.array([self.groups.index(name) for name in names])
+        """The group of each training clip."""
+        self.guess = nn.Sequential(nn.Linear(embedding_dim, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, len(self.groups)))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, embedding: Tensor, drawn: NDArray[np.int64]) -> Tensor:
+        """How far off the guesses are; the embedding is pushed to make them worse, gently at first."""
+        if self.training:
+            self.steps += 1
+        weight = self.config.weight * min(1.0, int(self.steps) / max(1, self.config.warmup_steps))
+        guesses = self.guess(_Reversed.apply(embedding, weight))  # type: ignore[no-untyped-call]
+        groups = torch.from_numpy(self.group_of[drawn]).to(embedding.device)
+        return F.cross_entropy(guesses, groups)
