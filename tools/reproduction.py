@@ -52,7 +52,8 @@ def published(variant: Variant, corpus: str) -> str:
 def command(variant: Variant, corpus: str, protocol: str) -> str:
     """What measures the row."""
     folder, labels = CORPORA[corpus]
-    return f"`streamser train {variant.name} --corpora {folder} --labels {labels} --set protocol={protocol}`"
+    words = f"streamser train {variant.name} --corpora {folder} --labels {labels} --set protocol={protocol}"
+    return f"`{words}{' --set styles=[improvised]' if corpus == 'iemocap' and 'improvised' in variant.corpus else ''}`"
 
 
 def measured(folds: Iterable[FoldResult], protocol: str) -> str:

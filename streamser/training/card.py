@@ -48,7 +48,7 @@ def write_card(
         "## How sure it is\n\n" + _calibration(calibration, scores),
         "## What it scored\n\n" + _scores(scores),
         "## What it does not know\n\n" + _LIMITS,
-        "## Train it again\n\n```\nstreamser train models/" + recipe.name + "/recipe.yaml --corpora-root CORPORA\n```",
+        "## Train it again\n\n" + _commands(recipe, scores),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -56,6 +56,20 @@ def write_card(
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _commands(recipe: Recipe, scores: Mapping[str, Any]) -> str:
+    """What was typed: the run on strangers that calibrates the checkpoint, where there was one, and then its own."""
+    train = f"streamser train models/{recipe.name}/recipe.yaml --corpora-root CORPORA"
+    before = {
+        "left-out corpora": " --set protocol=leave-one-corpus-out",
+        "unheard speakers of its folds": "",
+    }.get(scores.get("calibrated_on", ""))
+    if before is None:
+        return f"```\n{train}\n```"
+    run = f"runs/{recipe.name}-strangers"
+    ship = f"{train} --set protocol=ship --calibrate-from {run}"
+    return f"```\n{train}{before} --out {run}\n{ship}\n```\n\nThe first run gives the figures above."
 
 
 def _calibration(calibration: Calibration, scores: Mapping[str, Any]) -> str:

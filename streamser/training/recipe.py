@@ -58,6 +58,8 @@ class Recipe:
     labels: tuple[str, ...] = ("angry", "happy", "neutral", "sad")
     label_map: Mapping[str, str] = field(default_factory=dict)
     """Corpus labels under another name: {calm: neutral}."""
+    styles: tuple[str, ...] = ()
+    """Only clips of these styles, as the corpus names them: [improvised] for half of IEMOCAP. Empty takes all."""
     protocol: str = "honest"
     """honest, honest-loso, leave-one-corpus-out, ship, or paper:<name>."""
     folds: int = 5

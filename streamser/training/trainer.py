@@ -80,6 +80,11 @@ def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
     if not recipe.corpora:
         raise ConfigError(f"{recipe.name}: corpora is empty; name at least one corpus folder")
     clips, reports = read_corpora([root / name for name in recipe.corpora], check=True, cache=cache / "heard.json")
+    if recipe.styles:
+        there = sorted({clip.style or "none" for clip in clips})
+        clips = [clip for clip in clips if clip.style in recipe.styles]
+        if not clips:
+            raise ConfigError(f"{recipe.name}: no clip is {' or '.join(recipe.styles)}; styles: {', '.join(there)}")
     mapping = {label: label for label in recipe.labels} | dict(recipe.label_map)
     kept, dropped = map_labels(clips, mapping)
     missing = set(recipe.labels) - {clip.label for clip in kept}

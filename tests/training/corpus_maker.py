@@ -27,7 +27,7 @@ def make_corpus(folder: Path, *, speakers: int = 6, takes: int = 3, duration_s: 
                 soundfile.write(folder / name, sound.astype(np.float32), SAMPLE_RATE)
                 rows.append(
                     {"path": name, "speaker": f"s{speaker}", "gender": "fm"[speaker % 2], "emotion": label,
-                     "intensity": "", "text_id": f"t{take}", "language": "xx", "split_hint": ""}
+                     "intensity": ("normal", "strong")[take % 2], "text_id": f"t{take}", "language": "xx", "split_hint": ""}
                 )  # fmt: skip
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -132,7 +132,18 @@ def test_a_shipped_checkpoint_loads_and_carries_where_it_comes_from(
     assert bundle.scores["calibrated_on"] == "left-out corpora"
     assert set(bundle.scores["left_out_ua"]) == {"tiny", "other"}
     assert "What it does not know" in bundle.card
+    again = bundle.card.partition("## Train it again")[2]
+    assert "--set protocol=leave-one-corpus-out" in again and "--calibrate-from" in again
     assert bundle.neutral is None  # the corpus has no neutral speech
+
+
+def test_only_clips_of_the_styles_that_were_asked_for_are_taken(corpora: Path, cache: Path) -> None:
+    everything = gather(make_recipe(), corpora, cache)
+    styles = sorted({clip.style for clip in everything.clips})
+    some = gather(make_recipe(styles=styles[:1]), corpora, cache)
+    assert len(styles) == 2 and {clip.style for clip in some.clips} == {styles[0]}
+    with pytest.raises(ConfigError, match="no clip is sung"):
+        gather(make_recipe(styles=["sung"]), corpora, cache)
 
 
 def test_labels_that_a_corpus_hardly_has_are_not_trained_on(material: Material) -> None:
