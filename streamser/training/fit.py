@@ -114,10 +114,12 @@ class Fit:
         *,
         seed: int,
         folder: Path,
+        outliers: BatchMaker | None = None,
         device: str = "cpu",
         on_epoch: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
         self.recipe, self.batches, self.train, self.choose = recipe, batches, train, choose
+        self.outliers = outliers
         self.folder, self.device, self.on_epoch = folder, torch.device(device), on_epoch
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         layout = torch.channels_last if self._convolutional(net) else torch.contiguous_format
@@ -204,11 +206,14 @@ class Fit:
         if mix:
             frames = share * frames + (1 - share) * frames[torch.from_numpy(partner)]
         mine = slice(self.rank, None, self.world)
-        frames = frames[mine].to(self.device)
+        frames = self._with_outliers(frames[mine]).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             heard: NetOutput = self.wrapped(frames)
         memory = None if heard.reconstruction is None else heard.reconstruction.float()
-        output = NetOutput(heard.logits.float(), heard.embedding.float(), memory)
+        clips = len(drawn[mine])
+        nothing, frames = heard.logits[clips:].float(), frames[:clips]
+        memory = None if memory is None else memory[:clips]
+        output = NetOutput(heard.logits[:clips].float(), heard.embedding[:clips].float(), memory)
         if self.allowed is not None:
             allowed = (self.allowed[drawn] | self.allowed[drawn[partner]])[mine].to(self.device)
             # 20 below the best: no probability to speak of, no gradient, and a finite price for label smoothing
@@ -217,6 +222,8 @@ class Fit:
         loss = share * self._loss_of(output, frames, drawn[mine])
         if mix:
             loss = loss + (1 - share) * self._loss_of(output, frames, drawn[partner][mine])
+        if len(nothing):  # cross entropy with knowing nothing: every class as likely as every other
+            loss = loss - self.recipe.outliers.weight * nn.functional.log_softmax(nothing, dim=1).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.recipe.gradient_clip:
@@ -224,6 +231,14 @@ class Fit:
         self.optimizer.step()
         self._follow()
         return float(loss.detach())
+
+    def _with_outliers(self, frames: Tensor) -> Tensor:
+        """The batch with sounds that are no speech behind its clips."""
+        if self.outliers is None:
+            return frames
+        count = max(1, round(self.recipe.outliers.share * len(frames)))
+        drawn = self.rng.integers(0, self.outliers.store.starts.shape[1], count)
+        return torch.cat([frames, self.outliers.draw(drawn, self.rng)])
 
     def _loss_of(self, output: NetOutput, frames: Tensor, drawn: NDArray[np.int64]) -> Tensor:
         targets = torch.from_numpy(self.train.targets[drawn]).to(self.device)

@@ -47,6 +47,28 @@ class AdversaryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutlierConfig:
+    """Sounds that are no speech, of which the net learns that it knows nothing (Hendrycks et al., ICLR 2019)."""
+
+    folder: str = ""
+    """A folder of sounds, or a corpus's name; empty for none."""
+    names: tuple[str, ...] = ("*",)
+    """Patterns of the file names to learn from; keep other kinds back to see what it has learnt."""
+    share: float = 0.1
+    """As many beside the clips of a batch."""
+    weight: float = 0.5
+    """What their loss, the distance to knowing nothing, counts beside the clips'."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(
+                f"outliers.share: {self.share} is not above 0 and at most 1; leave `folder` empty for none"
+            )
+        if self.weight <= 0:
+            raise ValueError(f"outliers.weight: {self.weight} is not above 0; leave `folder` empty for none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that decides a training run; the same recipe and seed give the same weights on a CPU."""
 
@@ -73,6 +95,7 @@ class Recipe:
     loss: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the variant's loss."""
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
+    outliers: OutlierConfig = field(default_factory=OutlierConfig)
     mask_absent_labels: bool = True
     """Score a clip only among the labels its corpus has, so that a corpus without a label says nothing about it.
     A corpus has a label when 2 % of its clips do; the few clips of the others are not trained on."""
@@ -113,6 +136,7 @@ class Recipe:
 _NESTED: dict[str, type[Any]] = {
     "schedule": Schedule,
     "adversary": AdversaryConfig,
+    "outliers": OutlierConfig,
     "augment": AugmentConfig,
     "feature_augment": FeatureAugment,
 }

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ from streamser.nets.variant import Variant
 from streamser.recognizer import Recognizer, load
 from streamser.training.calibrate import balanced_weights, calibrate, fit_temperature, softmax
 from streamser.training.clips import Clip
-from streamser.training.corpora import CorpusReport, map_labels, read_corpora
+from streamser.training.corpora import CorpusReport, find_corpus, map_labels, read_corpora
 from streamser.training.data import BatchMaker, LevelStore, build_store, level_config, standard_of
 from streamser.training.fit import Fit, Fitted, Part, clip_logits, with_common_labels
 from streamser.training.folds import FoldResult, by_seed, load_folds, pool, save_fold
+from streamser.training.layouts import sound_files
 from streamser.training.metrics import ece, ua_at_coverage, unweighted_accuracy, weighted_accuracy
 from streamser.training.protocols import Split, make_splits
 from streamser.training.recipe import Recipe, Schedule
@@ -128,6 +130,20 @@ class Trainer:
             progress=None if progress is None else lambda done, of: progress("features", done, of),
         )
 
+        self.outliers = None if not recipe.outliers.folder else self._outliers(cache, workers)
+
+    def _outliers(self, cache: Path, workers: int) -> LevelStore:
+        """The log-mel of the recipe's sounds that are no speech."""
+        wanted = self.recipe.outliers
+        files = sound_files(find_corpus(wanted.folder))
+        kept = [path for path in files if any(fnmatch(path.name, name) for name in wanted.names)]
+        if not kept:
+            raise ConfigError(
+                f"outliers: none of {len(files)} sounds in {wanted.folder} is {' or '.join(wanted.names)}"
+            )
+        clips = [Clip(path, "outliers", "", "") for path in kept]
+        return build_store(clips, level_config(self.features), cache=cache, workers=workers)
+
     # ---- splits ----------------------------------------------------------------------------------------
 
     def splits(self, seed: int) -> list[Split]:
@@ -165,6 +181,11 @@ class Trainer:
         chosen = {"validation": split.validation, "test": split.test, "nothing": split.validation or split.test}
         pieces = round(recipe.train_window_s * features.sample_rate)
         batches = BatchMaker(self.store, features, recipe.feature_augment, features.frames_in(pieces) or None)
+        outliers = (
+            None
+            if self.outliers is None
+            else BatchMaker(self.outliers, features, recipe.feature_augment, batches.train_frames)
+        )
         fit = Fit(
             recipe,
             net,
@@ -174,6 +195,7 @@ class Trainer:
             self.part(chosen[split.choose_on]),
             seed=seed,
             folder=self.folder_of(split, seed),
+            outliers=outliers,
             device=self.device,
             on_epoch=None if self.on_epoch is None else lambda row: self.on_epoch(split.name, row),  # type: ignore[misc]
         )

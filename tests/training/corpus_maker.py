@@ -23,11 +23,12 @@ def make_corpus(folder: Path, *, speakers: int = 6, takes: int = 3, duration_s: 
                 pitch = hz * (1 + 0.05 * speaker) * (1 + 0.1 * rng.random())
                 voice = sum(np.sin(2 * np.pi * k * pitch * t) / k for k in range(1, 8))
                 sound = level * voice + 0.01 * rng.standard_normal(len(t))
+                intensity = ("normal", "strong")[take % 2]
                 name = f"audio/s{speaker}-{label}-{take}.wav"
                 soundfile.write(folder / name, sound.astype(np.float32), SAMPLE_RATE)
                 rows.append(
                     {"path": name, "speaker": f"s{speaker}", "gender": "fm"[speaker % 2], "emotion": label,
-                     "intensity": ("normal", "strong")[take % 2], "text_id": f"t{take}", "language": "xx", "split_hint": ""}
+                     "intensity": intensity, "text_id": f"t{take}", "language": "xx", "split_hint": ""}
                 )  # fmt: skip
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))

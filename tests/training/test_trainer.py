@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from corpus_maker import make_corpus
+from makers import noise, tone
 
 from streamser import cli
-from streamser.audio import read_audio
+from streamser.audio import SAMPLE_RATE, read_audio
 from streamser.errors import ConfigError
 from streamser.recognizer import load
 from streamser.training.fit import rate_factor, with_common_labels
@@ -81,11 +83,22 @@ def test_it_learns_and_every_score_comes_from_unheard_speakers(material: Materia
     assert one.run_split(one.splits(0)[0], 0).logits.tolist() == folds[0].logits.tolist()  # done is not done again
 
 
-@pytest.mark.parametrize("adversary", [{}, {"of": "speaker", "warmup_steps": 8}], ids=["alone", "with an adversary"])
+@pytest.fixture(scope="module")
+def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sounds that are no speech."""
+    folder = tmp_path_factory.mktemp("noises")
+    for seed in range(8):
+        soundfile.write(folder / f"hiss-{seed}.wav", noise(1.0, seed=seed), SAMPLE_RATE)
+        soundfile.write(folder / f"whistle-{seed}.wav", tone(900.0 + 100 * seed, 1.0), SAMPLE_RATE)
+    return folder
+
+
+@pytest.mark.parametrize("opponents", [False, True], ids=["alone", "with an adversary and outliers"])
 def test_a_resumed_run_ends_with_the_very_same_weights(
-    material: Material, tmp_path: Path, cache: Path, adversary: dict[str, object]
+    material: Material, tmp_path: Path, cache: Path, noises: Path, opponents: bool
 ) -> None:
-    recipe = make_recipe(adversary=adversary)
+    adversary, outliers = {"of": "speaker", "warmup_steps": 8}, {"folder": str(noises)}
+    recipe = make_recipe(adversary=adversary, outliers=outliers) if opponents else make_recipe()
     whole = trainer(recipe, material, tmp_path / "whole", cache)
     split = whole.splits(0)[0]
     straight, *_ = whole.fit(split, 0)
@@ -144,6 +157,24 @@ def test_only_clips_of_the_styles_that_were_asked_for_are_taken(corpora: Path, c
     assert len(styles) == 2 and {clip.style for clip in some.clips} == {styles[0]}
     with pytest.raises(ConfigError, match="no clip is sung"):
         gather(make_recipe(styles=["sung"]), corpora, cache)
+
+
+def test_of_sounds_that_are_no_speech_it_learns_to_know_nothing(
+    material: Material, tmp_path: Path, cache: Path, noises: Path
+) -> None:
+    """Also of sounds that it was not taught with: whistles are kept back, and unheard hisses are judged."""
+    apart = {}
+    taught = {"folder": str(noises), "names": ["hiss*"], "share": 1.0, "weight": 2.0}
+    for name, outliers in {"without": {}, "with": taught}.items():
+        one = trainer(make_recipe(outliers=outliers, ema=0.0, epochs=16), material, tmp_path / name, cache)
+        result = one.run_split(one.splits(0)[0], 0)
+        assert (result.logits.argmax(axis=1) == result.targets).mean() > 0.9
+        recognizer = load(tmp_path / name / "fold-1-of-2-s0" / "bundle")
+        logits = recognizer.logits([noise(1.0, seed=seed) for seed in range(50, 58)])
+        apart[name] = np.abs(logits[:, 0] - logits[:, 1]).mean() / np.ptp(result.logits, axis=1).mean()
+    assert apart["with"] < 0.4 * apart["without"]
+    with pytest.raises(ConfigError, match=r"none of 16 sounds in .* is honk\*"):
+        trainer(make_recipe(outliers={"folder": str(noises), "names": ["honk*"]}), material, tmp_path, cache)
 
 
 def test_labels_that_a_corpus_hardly_has_are_not_trained_on(material: Material) -> None:
