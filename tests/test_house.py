@@ -16,7 +16,8 @@ def files_with(pattern: str) -> set[str]:
 
 
 def test_threads_are_started_by_the_pipeline_alone() -> None:
-    assert files_with(r"\bThread\(") == {"stream/brain.py", "stream/pipeline.py"}
+    stuck = "stream/portaudio.py"  # ends a stream aside, which a dead sound server may never let it
+    assert files_with(r"\bThread\(") == {"stream/brain.py", "stream/pipeline.py", stuck}
 
 
 def test_queues_and_locks_live_in_few_rooms() -> None:

@@ -65,10 +65,27 @@ def measured(folds: Iterable[FoldResult], protocol: str) -> str:
     return f"UA {result['ua']:.1f}, WA {result['wa']:.1f} ({result['folds']} folds, {result['seeds']} seed)"
 
 
+def own_rows(folds: list[FoldResult]) -> list[str]:
+    """The house's own recipes on the papers' corpora, and its ablations, from their finished folds."""
+    names = dict.fromkeys((fold.name, "+".join(fold.test_corpora)) for fold in folds if fold.name not in VARIANTS)
+    if not names:
+        return []
+    lines = [
+        "\n## Recipes of the house\n",
+        "| recipe | corpus | classes | `paper` here | `honest` here |",
+        "|---" * 5 + "|",
+    ]
+    for name, corpus in names:
+        done = [fold for fold in folds if fold.name == name and "+".join(fold.test_corpora) == corpus]
+        cells = [name, corpus, str(len(done[0].labels)), measured(done, "paper"), measured(done, "honest")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def main(runs: list[str]) -> int:
     """Write the file; returns the exit code."""
     folds = [fold for run in runs for fold in load_folds(run)]
-    lines = [HEAD]
+    lines = [HEAD, *own_rows(folds)]
     for paper in dict.fromkeys(variant.paper for variant in VARIANTS.values()):
         lines += [f"\n## {paper}\n", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
         own = [variant for variant in VARIANTS.values() if variant.paper == paper]

@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from streamser.nets.layers import NetOutput, SerNet
 from streamser.training.adversary import Adversary
+from streamser.training.batches import BatchMaker, sampling_weights
 from streamser.training.corpora import Clip
-from streamser.training.data import BatchMaker, sampling_weights
 from streamser.training.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.training.recipe import Recipe, Schedule
 

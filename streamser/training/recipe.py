@@ -12,7 +12,7 @@ import yaml
 
 from streamser.errors import ConfigError
 from streamser.training.augment import AugmentConfig
-from streamser.training.data import FeatureAugment
+from streamser.training.batches import FeatureAugment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,16 +26,17 @@ from streamser.nets.export import export_onnx
 from streamser.nets.layers import SerNet, count_parameters
 from streamser.nets.variant import Variant
 from streamser.recognizer import Recognizer, load
+from streamser.training.batches import BatchMaker
 from streamser.training.calibrate import balanced_weights, calibrate, fit_temperature, softmax
 from streamser.training.clips import Clip
 from streamser.training.corpora import CorpusReport, find_corpus, map_labels, read_corpora
-from streamser.training.data import BatchMaker, LevelStore, build_store, level_config, standard_of
 from streamser.training.fit import Fit, Fitted, Part, clip_logits, with_common_labels
 from streamser.training.folds import FoldResult, by_seed, load_folds, pool, save_fold
 from streamser.training.layouts import sound_files
 from streamser.training.metrics import ece, ua_at_coverage, unweighted_accuracy, weighted_accuracy
 from streamser.training.protocols import Split, make_splits
 from streamser.training.recipe import Recipe, Schedule
+from streamser.training.store import LevelStore, build_store, level_config, standard_of
 
 log = logging.getLogger(__name__)
 

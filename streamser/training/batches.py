@@ -1,175 +1,28 @@
-"""Log-mel of every clip, computed once, kept on disk, and drawn from in balanced, augmented batches.
+"""Batches drawn from the store: balanced, and augmented in the log-mel domain.
 
-The cache holds the log-mel *before* cepstra and scaling, one clean copy of each clip and as many
-waveform-augmented copies as the recipe asks for. What is cheap in the feature domain (level, spectral
-tilt, a stationary noise floor, masks, mixup) is drawn afresh for every batch.
+What is cheap there (level, spectral tilt, rooms, a stationary noise floor, masks, mixup) is drawn afresh for every
+batch.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from multiprocessing import get_context
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from streamser.audio import Samples, read_audio
-from streamser.features import FeatureConfig, Frames, dct_matrix, extract, window_starts
-from streamser.training.augment import AugmentConfig, Augmenter
-from streamser.training.corpora import Clip
-
-# Half precision keeps 0.06 dB at 100 dB: far below anything a net or an ear could tell.
-_STORED = np.float16
+from streamser.features import FeatureConfig, Frames, dct_matrix, window_starts
+from streamser.training.clips import Clip
+from streamser.training.store import LevelStore
 
 # A frame's strongest band this far below the clip's loud frames is a pause or the room, not the voice.
 _SPOKEN_DB = 35.0
 
 _NEPER_PER_DB = math.log(10.0) / 10.0  # of power
-
-
-def level_config(features: FeatureConfig) -> FeatureConfig:
-    """The same front end, stopped at the log-mel: no cepstra, clipping or scaling, and nothing trimmed.
-
-    Silence that a net is not served is worth hearing in training: trimmed clips taught less (EMO-DB, left out: UA 50
-    for 66, recipe and seed alike).
-    """
-    plain = replace(features, mfcc=0, clip=None, scale="none", mean=(), std=(), length_s=3.0, stride_s=1.0)
-    return replace(plain, trim_db=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class LevelStore:
-    """Log-mel of clips, all copies end to end; `starts[copy, clip]` and `lengths[copy, clip]` find one."""
-
-    levels: NDArray[np.float16]  # (all frames, n_mels)
-    starts: NDArray[np.int64]  # (1 + copies, clips)
-    lengths: NDArray[np.int64]  # (1 + copies, clips)
-
-    def frames(self, clip: int, copy: int = 0) -> NDArray[np.float16]:
-        start = self.starts[copy, clip]
-        return self.levels[start : start + self.lengths[copy, clip]]
-
-    @property
-    def copies(self) -> int:
-        """Augmented copies beside the clean one."""
-        return len(self.starts) - 1
-
-
-def _cache_key(
-    clips: Sequence[Clip], features: FeatureConfig, augment: AugmentConfig | None, copies: int, seed: int
-) -> str:
-    parts = [json.dumps(features.to_dict(), sort_keys=True), repr(augment), str(copies), str(seed), "v1"]
-    parts += [f"{clip.path}:{clip.path.stat().st_size}" for clip in clips]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _job(
-    paths: Sequence[Path], features: FeatureConfig, augment: AugmentConfig | None, copies: int, seeds: Sequence[int]
-) -> list[list[NDArray[np.float16]]]:
-    """Log-mel of a few clips, clean copy first; one seed a clip, so that the order of work changes nothing."""
-    torch.set_num_threads(1)
-    done = []
-    for path, seed in zip(paths, seeds, strict=True):
-        sound = read_audio(path)
-        augmenter = Augmenter(augment, np.random.default_rng(seed)) if augment is not None and copies else None
-        versions = [sound] + [augmenter(sound) for _ in range(copies) if augmenter is not None]
-        done.append([_levels(version, features) for version in versions])
-    return done
-
-
-def _levels(sound: Samples, features: FeatureConfig) -> NDArray[np.float16]:
-    short = features.samples_in(1) - len(sound)
-    return extract(np.pad(sound, (0, max(0, short))), features).astype(_STORED)
-
-
-def build_store(
-    clips: Sequence[Clip],
-    features: FeatureConfig,
-    *,
-    augment: AugmentConfig | None = None,
-    copies: int = 0,
-    seed: int = 0,
-    cache: Path,
-    workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> LevelStore:
-    """Read the store from the cache folder, or compute it over several processes and keep it there."""
-    features = level_config(features)
-    folder = cache / _cache_key(clips, features, augment, copies, seed)
-    index = folder / "index.npz"
-    if not index.exists():
-        _compute(clips, features, augment, copies, seed, folder, workers or os.cpu_count() or 1, progress)
-    arrays = np.load(index)
-    levels = np.memmap(folder / "levels.f16", dtype=_STORED, mode="r").reshape(-1, features.n_mels)
-    return LevelStore(levels, arrays["starts"], arrays["lengths"])
-
-
-def _compute(
-    clips: Sequence[Clip],
-    features: FeatureConfig,
-    augment: AugmentConfig | None,
-    copies: int,
-    seed: int,
-    folder: Path,
-    workers: int,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    copies = copies if augment is not None else 0
-    starts = np.zeros((1 + copies, len(clips)), np.int64)
-    lengths = np.zeros_like(starts)
-    seeds = np.random.default_rng(seed).integers(0, 2**63, len(clips)).tolist()
-    batch = 32
-    jobs = [range(i, min(i + batch, len(clips))) for i in range(0, len(clips), batch)]
-    written = 0
-    partial = folder / "levels.f16.part"
-    # spawn: the same on every system, and no fork of a process that already runs torch's threads
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, partial.open("wb") as out:
-        results = pool.map(
-            _job,
-            [[clips[i].path for i in job] for job in jobs],
-            [features] * len(jobs),
-            [augment] * len(jobs),
-            [copies] * len(jobs),
-            [[seeds[i] for i in job] for job in jobs],
-        )
-        for job, versions in zip(jobs, results, strict=True):
-            for clip, version in zip(job, versions, strict=True):
-                for copy, levels in enumerate(version):
-                    starts[copy, clip], lengths[copy, clip] = written, len(levels)
-                    out.write(np.ascontiguousarray(levels).tobytes())
-                    written += len(levels)
-            if progress:
-                progress(job[-1] + 1, len(clips))
-    partial.replace(folder / "levels.f16")
-    np.savez(folder / "index.npz", starts=starts, lengths=lengths)  # last: its presence says the rest is whole
-
-
-def standard_of(
-    store: LevelStore, clips: Iterable[int], features: FeatureConfig
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each input bin over the clean copies of some clips."""
-    total = square = np.zeros(features.bins)
-    count = 0
-    cepstra = dct_matrix(features) if features.mfcc else None
-    for clip in clips:
-        frames = store.frames(clip).astype(np.float32)
-        values = frames @ cepstra if cepstra is not None else frames
-        total = total + values.sum(axis=0, dtype=np.float64)
-        square = square + np.square(values, dtype=np.float64).sum(axis=0)
-        count += len(values)
-    mean = total / max(count, 1)
-    deviation = np.sqrt(np.maximum(square / max(count, 1) - mean**2, 1e-6))
-    return tuple(np.round(mean, 5).tolist()), tuple(np.round(deviation, 5).tolist())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
