@@ -63,10 +63,12 @@ def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Ind
 
 
 def training_noises(bundle: Bundle) -> set[str]:
-    """Names of the noise collections that were mixed into the training, as far as the checkpoint's recipe says."""
+    """Names of the sound collections that were mixed into the training, or taught as saying nothing, as far as the
+    checkpoint's recipe says."""
     recipe = bundle.provenance.get("recipe") or {}
-    folders = (recipe.get("augment") or {}).get("noise_folders") or ()
-    return {Path(str(folder)).name for folder in folders}
+    folders = [*((recipe.get("augment") or {}).get("noise_folders") or ())]
+    folders.append((recipe.get("outliers") or {}).get("folder") or "")
+    return {Path(str(folder)).name for folder in folders if folder}
 
 
 def _namesake(parts: Mapping[str, str], clips: Iterable[Clip]) -> tuple[str, str] | None:

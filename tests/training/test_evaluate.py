@@ -19,7 +19,7 @@ from streamser.training.clips import Clip
 from streamser.training.corpora import map_labels, read_corpus
 from streamser.training.degrade import DEGRADATIONS
 from streamser.training.evaluate import EvaluationConfig, answer, evaluate, label_mapping, sample_clips
-from streamser.training.independence import unseen_clips
+from streamser.training.independence import training_noises, unseen_clips
 from streamser.training.report import markdown
 
 EMOTIONS = (*LABELS, "disgust")
@@ -175,7 +175,9 @@ def test_noise_that_was_mixed_into_the_training_is_said_to_be_known(tmp_path: Pa
     path = tmp_path / "rain.wav"
     soundfile.write(path, noise(0.5), 16_000)
     sounds = [Clip(path, "noises", "", "", text_id="rain")]
-    bundle = make_bundle(tmp_path / "tiny", provenance={"recipe": {"augment": {"noise_folders": ["noises"]}}})
+    recipe = {"augment": {"noise_folders": ["noises"]}, "outliers": {"folder": "CORPORA/honks"}}
+    bundle = make_bundle(tmp_path / "tiny", provenance={"recipe": recipe})
+    assert training_noises(bundle) == {"noises", "honks"}
     result = evaluate(load(bundle.path, "cpu"), clips, quick(), noise=sounds)
     assert result.noise_seen == ("noises",)
     assert "noises was mixed into the training" in markdown(result)
