@@ -369,6 +369,11 @@ def _house() -> Iterator[Variant]:
         corpus="several",
     )
     yield row
+    # Ideas of papers 1 to 3 on this net, each alone, so that they can be compared.
+    cosine = partial(LightSerNet, bins=40, cosine_scale=10.0)
+    margin = LossSpec(kind="am_softmax", scale=10.0, margin=0.4)
+    yield replace(row, name="lightsernet-margin", build=cosine, loss=margin)
+    yield replace(row, name="lightsernet-spread", build=partial(LightSerNet, bins=40, spread=True))
     yield replace(
         row,
         name="sepconv",
@@ -387,7 +392,7 @@ VARIANTS = _table(_focal_resnets(), _parallel_cnns(), _cnn_blstms(), _sepconvs()
 """The 46 published rows, by name."""
 
 HOUSE_VARIANTS = _table(_house())
-"""The rows that ship with weights."""
+"""The rows that ship with weights, and those that serve ablations."""
 
 
 def get(name: str) -> Variant:
