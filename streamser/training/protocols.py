@@ -47,7 +47,8 @@ class Split:
             f"{name} {len(clips)} clips of {len({clip.speaker for clip in clips})} speakers"
             for name, clips in self.parts.items()
         )
-        return f"{self.name} ({self.protocol}, best epoch chosen on {self.choose_on}): {sizes}"
+        epoch = "last epoch kept" if self.choose_on == "nothing" else f"best epoch chosen on {self.choose_on}"
+        return f"{self.name} ({self.protocol}, {epoch}): {sizes}"
 
 
 @dataclass(frozen=True, slots=True)

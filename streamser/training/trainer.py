@@ -150,7 +150,7 @@ class Trainer:
     def splits(self, seed: int) -> list[Split]:
         """The protocol's splits for one seed, each checked for leaks."""
         recipe = self.recipe
-        return make_splits(
+        splits = make_splits(
             recipe.protocol,
             self.material.clips,
             seed=seed,
@@ -158,6 +158,7 @@ class Trainer:
             validation_speakers=recipe.validation_speakers,
             test_corpora=recipe.test_corpora,
         )
+        return [replace(split, choose_on="nothing") for split in splits] if recipe.choose_by == "last" else splits
 
     def part(self, clips: Sequence[Clip]) -> Part:
         rows = np.array([self.row[clip.id] for clip in clips], np.int64)
@@ -296,7 +297,9 @@ class Trainer:
                 100 * unweighted_accuracy(part.targets, logits.argmax(1), len(self.recipe.labels)), 1
             ),
             "validation_wa": round(100 * weighted_accuracy(part.targets, logits.argmax(1)), 1),
-            "validation_note": "the epoch was chosen on these speakers: a ceiling, not a promise",
+            "validation_note": "of the training corpora"
+            if split.choose_on == "nothing"
+            else "the epoch was chosen on these speakers: a ceiling, not a promise",
             "calibrated_on": basis,
             "threshold": asdict(threshold),
         }
