@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
 from streamser.engines import run_frames
-from streamser.features import FeatureConfig, Frames, dct_matrix, extract
+from streamser.features import FeatureConfig, Frames, dct_matrix, extract, trimmed
 from streamser.recognizer import Recognizer, load
 from streamser.training import metrics
 from streamser.training.clips import Clip
@@ -245,8 +245,8 @@ def make_voice(recognizer: Recognizer, speaker: str, clips: Sequence[Clip], firs
         by_label.setdefault(clip.label, []).append(clip)
     test = [clip for same in by_label.values() for clip in same[: TEST_CLIPS // len(by_label)]]
     features = recognizer.features
-    frames = [extract(beginning(read_audio(clip.path), first_s), features) for clip in test]
-    enrol_frames = [extract(sound, features) for sound in enrol]
+    tests = [beginning(read_audio(clip.path), first_s) for clip in test]
+    frames, enrol_frames = ([extract(trimmed(one, features), features) for one in sounds] for sounds in (tests, enrol))
     heard = run_frames(recognizer.engine, enrol_frames, features)
     plain = run_frames(recognizer.engine, frames, features)
     spoken = [speech_frames(sound, features) for sound in enrol]

@@ -22,6 +22,8 @@ from streamser.training.store import LevelStore
 # A frame's strongest band this far below the clip's loud frames is a pause or the room, not the voice.
 _SPOKEN_DB = 35.0
 
+_BESIDE_S = 0.2  # `features.trimmed` leaves so much silence on either side
+
 _NEPER_PER_DB = math.log(10.0) / 10.0  # of power
 
 
@@ -236,7 +238,7 @@ class BatchMaker:
         """
         frames = self.store.frames(clip)
         if self.features.trim_db:
-            frames = frames[self._spoken(frames, self.features.trim_db, beside=2)]
+            frames = frames[self._spoken(frames, self.features.trim_db, beside=round(_BESIDE_S / self.features.hop_s))]
         starts = window_starts(len(frames), self.features)
         return self.finish(
             torch.from_numpy(np.stack([self._fit(frames[start:], self.features.window_frames) for start in starts]))

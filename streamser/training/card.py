@@ -103,7 +103,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
             )
     if "validation_ua" in scores:
         parts.append(
-            f"Validation speakers of the training corpora: UA {scores['validation_ua']}, "
+            f"Validation speakers, who were not trained on: UA {scores['validation_ua']}, "
             f"WA {scores['validation_wa']} % ({scores['validation_note']})."
         )
     if "folds" in scores:

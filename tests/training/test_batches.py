@@ -72,9 +72,9 @@ def test_where_the_front_end_trims_only_the_speech_judges_a_clip() -> None:
     frames = np.full((200, 4), -60.0, np.float16)
     frames[80:120] = -20.0
     clip = LevelStore(frames, np.zeros((1, 1), np.int64), np.full((1, 1), 200))
-    features = FeatureConfig(n_mels=4, log="db", length_s=1.0, trim_db=25.0, short="keep")
+    features = FeatureConfig(n_mels=4, log="db", length_s=2.0, trim_db=25.0, short="keep")
     windows_of = BatchMaker(clip, features, FeatureAugment()).whole(0)
-    assert windows_of.shape == (1, 44, 4)  # and two frames on either side
+    assert windows_of.shape == (1, 40 + 2 * 12, 4)  # and a fifth of a second on either side
     everything = BatchMaker(clip, replace(features, trim_db=0.0), FeatureAugment()).whole(0)
     assert everything.shape[0] > 1
 
