@@ -67,6 +67,8 @@ def _commands(recipe: Recipe, scores: Mapping[str, Any]) -> str:
     }.get(scores.get("calibrated_on", ""))
     if before is None:
         return f"```\n{train}\n```"
+    if scores.get("strangers_epochs", recipe.epochs) != recipe.epochs:
+        before += f" --set epochs={scores['strangers_epochs']}"
     run = f"runs/{recipe.name}-strangers"
     ship = f"{train} --set protocol=ship --calibrate-from {run}"
     return f"```\n{train}{before} --out {run}\n{ship}\n```\n\nThe first run gives the figures above."

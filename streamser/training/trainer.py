@@ -306,6 +306,7 @@ class Trainer:
         if folds:
             scores |= left_out_scores(folds) if strangers else summarize(folds)
             scores.pop("each", None)
+            scores["strangers_epochs"] = _epochs_of(calibrate_from) or self.recipe.epochs
         return self.save(target, fitted.net, features, calibration, split, seed, scores, batches)
 
     def save(
@@ -375,6 +376,14 @@ def _same_labels(folds: list[FoldResult], labels: tuple[str, ...]) -> list[FoldR
     if any(fold.labels != labels for fold in folds):
         raise ProtocolError(f"--calibrate-from: that run has the labels {', '.join(folds[0].labels)}, not the recipe's")
     return folds
+
+
+def _epochs_of(run: Path | None) -> int | None:
+    """How long a run trained each of its nets, as far as its folder says."""
+    try:
+        return int(json.loads((Path(run or "") / "recipe.json").read_text(encoding="utf-8"))["epochs"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def are_left_out(folds: Sequence[FoldResult]) -> bool:
