@@ -33,7 +33,7 @@ LEAST_SPEECH_S = 15.0
 """With less speech the average is one of a few sentences, not of a voice."""
 ENOUGH_SPEECH_S = 30.0
 
-LOGIT_STRENGTH = 0.75
+LOGIT_STRENGTH = 1.0
 """How much of the difference is taken out; chosen on speakers who do not count in docs/your-voice.md."""
 
 _QUIET_DBFS = -60.0  # speech below this drowns in the noise of any sound card
