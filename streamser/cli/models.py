@@ -74,7 +74,18 @@ def _load_all() -> tuple[list[Bundle], list[str]]:
 
 def _row(bundle: Bundle) -> tuple[str, ...]:
     size = f"{bundle.size_bytes / 1e6:.1f} MB"
-    return bundle.name, bundle.variant, size, headline(bundle.scores), ", ".join(bundle.labels), bundle.licence
+    return (
+        bundle.name,
+        bundle.variant,
+        size,
+        headline(bundle.scores),
+        ", ".join(bundle.labels),
+        bundle.licence.partition(":")[0],
+    )
+
+
+_COUNTS = frozenset({"folds", "seeds", "strangers_epochs"})
+"""Numbers among the scores that are no scores."""
 
 
 def headline(scores: Mapping[str, Any]) -> str:
@@ -84,4 +95,9 @@ def headline(scores: Mapping[str, Any]) -> str:
     'ua 0.612, wa 0.640, ece 0.031'
     """
     numbers = {k: v for k, v in scores.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return ", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
+    numbers = {k: v for k, v in numbers.items() if k not in _COUNTS and not k.endswith("_spread")}
+    strangers = {k: v for k, v in numbers.items() if not k.startswith("validation_")}
+    numbers = strangers or numbers  # how it did with strangers says more than with voices that calibrated it
+    return ", ".join(
+        f"{k} {v:.{1 if v > 1 else 3}f}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items()
+    )
