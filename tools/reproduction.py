@@ -28,6 +28,11 @@ is chosen on other speakers. A paper's own figure may have shared speakers, or h
 its protocol says which. This file is written by `tools/reproduction.py` from the folds of finished runs.
 """
 
+OWN = """\
+The recipes stand in `models/*/recipe.yaml` and `models/recipes/`: `streamser train RECIPE --corpora-root CORPORA`, for the
+other column with `--set protocol=paper:lightsernet --set choose_by=wa --set validate_every=1`. `losses-*` is one net on
+one corpus with the losses and the pooling of papers 1 to 3, two speakers left out at a time."""
+
 SEVEN = "angry,boredom,disgust,fear,happy,neutral,sad"
 CORPORA = {
     "iemocap": ("IEMOCAP", "angry,happy,neutral,sad"),
@@ -79,7 +84,7 @@ def own_rows(folds: list[FoldResult]) -> list[str]:
         done = [fold for fold in folds if fold.name == name and "+".join(fold.test_corpora) == corpus]
         cells = [name, corpus, str(len(done[0].labels)), measured(done, "paper"), measured(done, "honest")]
         lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    return [*lines, "", OWN]
 
 
 def main(runs: list[str]) -> int:
