@@ -31,7 +31,8 @@ its protocol says which. This file is written by `tools/reproduction.py` from th
 OWN = """\
 The recipes stand in `models/*/recipe.yaml` and `models/recipes/`: `streamser train RECIPE --corpora-root CORPORA`, for
 the other column with `--set protocol=paper:lightsernet --set choose_by=wa --set validate_every=1`. `losses-*` is one
-net on one corpus with the losses and the pooling of papers 1 to 3, two speakers left out at a time."""
+net on one corpus with the losses and the pooling of papers 1 to 3, two speakers left out at a time. Where fewer folds
+are counted than the protocol has (10), the others were not run."""
 
 SEVEN = "angry,boredom,disgust,fear,happy,neutral,sad"
 CORPORA = {
