@@ -331,7 +331,9 @@ def extract(samples: Samples, config: FeatureConfig) -> Frames:
 
 
 _PIECE = 256  # samples; 16 ms
-_BESIDE = 12  # pieces kept on either side of the speech: 0.2 s, about what a stream's segmenter leaves
+_BESIDE = 12  # pieces kept on either side of the speech, about what a stream's segmenter leaves
+TRIM_BESIDE_S = _BESIDE * _PIECE / SAMPLE_RATE
+"""So much silence stays on either side of trimmed speech."""
 
 
 def trimmed(samples: Samples, config: FeatureConfig) -> Samples:

@@ -15,14 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from streamser.features import FeatureConfig, Frames, dct_matrix, window_starts
+from streamser.features import TRIM_BESIDE_S, FeatureConfig, Frames, dct_matrix, window_starts
 from streamser.training.clips import Clip
 from streamser.training.store import LevelStore
 
 # A frame's strongest band this far below the clip's loud frames is a pause or the room, not the voice.
 _SPOKEN_DB = 35.0
-
-_BESIDE_S = 0.2  # `features.trimmed` leaves so much silence on either side
 
 _NEPER_PER_DB = math.log(10.0) / 10.0  # of power
 
@@ -238,7 +236,8 @@ class BatchMaker:
         """
         frames = self.store.frames(clip)
         if self.features.trim_db:
-            frames = frames[self._spoken(frames, self.features.trim_db, beside=round(_BESIDE_S / self.features.hop_s))]
+            beside = round(TRIM_BESIDE_S / self.features.hop_s)
+            frames = frames[self._spoken(frames, self.features.trim_db, beside)]
         starts = window_starts(len(frames), self.features)
         return self.finish(
             torch.from_numpy(np.stack([self._fit(frames[start:], self.features.window_frames) for start in starts]))

@@ -209,10 +209,9 @@ class Fit:
         frames = self._with_outliers(frames[mine]).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             heard: NetOutput = self.wrapped(frames)
-        memory = None if heard.reconstruction is None else heard.reconstruction.float()
         clips = len(drawn[mine])
         nothing, frames = heard.logits[clips:].float(), frames[:clips]
-        memory = None if memory is None else memory[:clips]
+        memory = None if heard.reconstruction is None else heard.reconstruction[:clips].float()
         output = NetOutput(heard.logits[:clips].float(), heard.embedding[:clips].float(), memory)
         if self.allowed is not None:
             allowed = (self.allowed[drawn] | self.allowed[drawn[partner]])[mine].to(self.device)

@@ -130,12 +130,13 @@ class Trainer:
             workers=workers,
             progress=None if progress is None else lambda done, of: progress("features", done, of),
         )
+        self.outliers = self._outliers(cache, workers)
 
-        self.outliers = None if not recipe.outliers.folder else self._outliers(cache, workers)
-
-    def _outliers(self, cache: Path, workers: int) -> LevelStore:
-        """The log-mel of the recipe's sounds that are no speech."""
+    def _outliers(self, cache: Path, workers: int) -> LevelStore | None:
+        """The log-mel of the recipe's sounds that are no speech, where it names some."""
         wanted = self.recipe.outliers
+        if not wanted.folder:
+            return None
         files = sound_files(find_corpus(wanted.folder))
         kept = [path for path in files if any(fnmatch(path.name, name) for name in wanted.names)]
         if not kept:
