@@ -75,15 +75,13 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Neutral:
-    """What average neutral speech looks like to this checkpoint: the base that "your voice" is compared with."""
+    """What this checkpoint says of average neutral speech: the base that "your voice" is compared with."""
 
-    frame_mean: tuple[float, ...]
-    """One value a bin."""
     logits_mean: tuple[float, ...]
     """One value a class, before calibration."""
 
     def __post_init__(self) -> None:
-        if not (_finite(self.frame_mean) and _finite(self.logits_mean)):
+        if not _finite(self.logits_mean):
             raise ValueError("neutral holds finite numbers")
 
 
@@ -121,10 +119,6 @@ class Bundle:
             raise ValueError(f"labels must not hold {UNCERTAIN!r}: that is what streamser says when it does not know")
         if len(self.calibration.bias) not in (0, classes):
             raise ValueError(f"calibration.bias has {len(self.calibration.bias)} values but labels has {classes}")
-        if self.neutral is not None and len(self.neutral.frame_mean) != features.bins:
-            raise ValueError(
-                f"neutral.frame_mean has {len(self.neutral.frame_mean)} values but features give {features.bins} bins"
-            )
         if self.neutral is not None and len(self.neutral.logits_mean) != classes:
             raise ValueError(f"neutral.logits_mean has {len(self.neutral.logits_mean)} values but labels has {classes}")
         if not features.window_frames * features.bins <= _WINDOW_VALUES:

@@ -1,4 +1,4 @@
-"""Log-mel and MFCC features in NumPy, whole or incremental: the reference that every other path equals.
+"""Log-mel, MFCC or plain samples as frames, in NumPy, whole or incremental: what every other path equals.
 
 One `FeatureConfig` travels inside a bundle and decides everything between 16 kHz samples and the net's
 input. A frame depends on its own samples and on constants only, never on the window around it, so a frame
@@ -27,6 +27,8 @@ Frames = NDArray[np.float32]
 class FeatureConfig:
     """Everything between samples and a net's input; the five papers' front ends are five values of it."""
 
+    kind: Literal["mel", "samples"] = "mel"
+    """`samples`: a frame is the next `hop_samples` samples as they are, for a net that has ears of its own."""
     sample_rate: int = SAMPLE_RATE
     """Hz; 16 kHz sound is resampled where a paper asks for another rate."""
     window: Literal["hann", "hamming"] = "hann"
@@ -71,6 +73,14 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         rules = {
+            "kind is mel or samples": self.kind in ("mel", "samples"),
+            "kind 'samples' takes them as they are: one frame after the other, neither centred nor changed": (
+                self.kind != "samples"
+                or (
+                    self.hop_samples == self.window_samples == self.fft_size
+                    and (self.center, self.mfcc, self.clip, self.scale) == (False, 0, None, "none")
+                )
+            ),
             "sample_rate is positive": self.sample_rate > 0,
             "1 <= hop_samples": self.hop_samples >= 1,
             "2 <= window_samples <= fft_size": 2 <= self.window_samples <= self.fft_size,
@@ -101,7 +111,7 @@ class FeatureConfig:
     @property
     def bins(self) -> int:
         """Values in a frame."""
-        return self.mfcc or self.n_mels
+        return self.hop_samples if self.kind == "samples" else self.mfcc or self.n_mels
 
     @property
     def window_frames(self) -> int:
@@ -318,10 +328,19 @@ class FrontEnd:
     def _advance(self, samples: Samples) -> Frames:
         self._heard += len(samples)
         self._waiting = np.concatenate([self._waiting, samples])
+        if self.config.kind == "samples":
+            return self._next_samples()
         power = _mel_power(self._waiting, self.config)
         self._waiting = self._waiting[len(power) * self.config.hop_samples :]
         self._given += len(power)
         return from_log_mel(log_mel(power, self.config), self.config)
+
+    def _next_samples(self) -> Frames:
+        size = self.config.hop_samples
+        count = len(self._waiting) // size
+        frames, self._waiting = self._waiting[: count * size].reshape(count, size), self._waiting[count * size :]
+        self._given += count
+        return np.array(frames, np.float32)  # a copy: what comes in may be written over
 
 
 def extract(samples: Samples, config: FeatureConfig) -> Frames:
@@ -356,6 +375,8 @@ def trimmed(samples: Samples, config: FeatureConfig) -> Samples:
 
 def silent_frame(config: FeatureConfig) -> Frames:
     """What digital silence looks like to the net, (1, bins)."""
+    if config.kind == "samples":
+        return np.zeros((1, config.bins), np.float32)
     return from_log_mel(log_mel(np.zeros((1, config.n_mels), np.float32), config), config)
 
 

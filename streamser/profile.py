@@ -70,10 +70,7 @@ class Profile:
                 f"({fingerprint(bundle)[:8]}): {_AGAIN} with --model {bundle.name}"
             )
         difference = np.array(_neutral(bundle).logits_mean) - np.array(self.logits_mean)
-        return Adaptation(
-            frame_shift=np.zeros(bundle.features.bins, np.float32),  # moving the features helped nobody
-            logit_bias=np.asarray(LOGIT_STRENGTH * strength * difference, np.float32),
-        )
+        return Adaptation(np.asarray(LOGIT_STRENGTH * strength * difference, np.float32))
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the profile whole or not at all; returns where it is."""

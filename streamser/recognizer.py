@@ -69,10 +69,8 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adaptation:
-    """What a speaker's profile changes: features are moved towards the training speakers', logits are levelled."""
+    """What a speaker's profile changes: the logits are levelled."""
 
-    frame_shift: Frames
-    """(bins,), added to every frame."""
     logit_bias: Frames
     """(classes,), added to the logits before calibration."""
 
@@ -126,8 +124,7 @@ class Recognizer:
                 raise ValueError(f"frames have shape (time, {self.features.bins}), not {frames.shape}")
         if not utterances:
             return []
-        shift = None if self.adaptation is None else self.adaptation.frame_shift
-        scores = self._finite(run_frames(self.engine, utterances, self.features, shift))
+        scores = self._finite(run_frames(self.engine, utterances, self.features))
         pairs = zip(self._utterance_logits(scores), scores, strict=True)
         return [self._prediction(logits, score, False) for logits, score in pairs]
 
@@ -167,8 +164,7 @@ class Recognizer:
             return [], []
         speech = [trimmed(samples, self.features) for samples in sounds]
         padded = [np.pad(samples, (0, max(0, self._one_frame - len(samples)))) for samples in speech]
-        shift = None if self.adaptation is None else self.adaptation.frame_shift
-        return sounds, self._finite(run_audio(self.engine, padded, self.features, shift))
+        return sounds, self._finite(run_audio(self.engine, padded, self.features))
 
     def _finite(self, scores: list[WindowScores]) -> list[WindowScores]:
         if not all(np.isfinite(score.logits).all() for score in scores):
@@ -239,10 +235,7 @@ def _checked(adaptation: Adaptation | None, bundle: Bundle) -> Adaptation | None
     """The adaptation, or ValueError when it was made for another checkpoint."""
     if adaptation is None:
         return None
-    for name, values, size in (
-        ("frame_shift", adaptation.frame_shift, bundle.features.bins),
-        ("logit_bias", adaptation.logit_bias, len(bundle.labels)),
-    ):
-        if np.shape(values) != (size,) or not np.isfinite(values).all():
-            raise ValueError(f"adaptation.{name} holds {size} finite values for {bundle.name}, not {np.shape(values)}")
-    return Adaptation(np.asarray(adaptation.frame_shift, np.float32), np.asarray(adaptation.logit_bias, np.float32))
+    bias, size = adaptation.logit_bias, len(bundle.labels)
+    if np.shape(bias) != (size,) or not np.isfinite(bias).all():
+        raise ValueError(f"adaptation.logit_bias holds {size} finite values for {bundle.name}, not {np.shape(bias)}")
+    return Adaptation(np.asarray(bias, np.float32))

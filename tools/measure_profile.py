@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
 from streamser.engines import run_frames
-from streamser.features import FeatureConfig, Frames, dct_matrix, extract, trimmed
+from streamser.features import Frames, extract, trimmed
+from streamser.profile import LOGIT_STRENGTH
 from streamser.recognizer import Recognizer, load
 from streamser.training import metrics
 from streamser.training.clips import Clip
@@ -45,12 +46,8 @@ class Voice:
 
     speaker: str
     enrol_s: float
-    frame_mean: NDArray[np.float64]
-    frame_std: NDArray[np.float64]
-    enrol_frames: list[Frames]
     enrol_logits: Logits
     enrol_embedding: Frames
-    frames: list[Frames]
     targets: NDArray[np.int64]
     logits: Logits
     embedding: Frames
@@ -61,17 +58,11 @@ class Base:
     """The average of the training speakers' neutral voices, and what each way compares with."""
 
     recognizer: Recognizer
-    frame_mean: NDArray[np.float64]
-    frame_std: NDArray[np.float64]
     logits_mean: NDArray[np.float64]
 
     @property
     def neutral(self) -> int:
         return self.recognizer.labels.index("neutral")
-
-    def judge(self, frames: Sequence[Frames]) -> Logits:
-        scores = run_frames(self.recognizer.engine, frames, self.recognizer.features)
-        return np.stack([score.logits.mean(axis=0) for score in scores])
 
 
 Way = Callable[[Base, Voice, float], Logits]
@@ -106,58 +97,6 @@ def probability_bias(base: Base, voice: Voice, strength: float) -> Logits:
     return (log_softmax(voice.logits) + strength * (log_softmax(base.logits_mean) - own)).astype(np.float32)
 
 
-def frame_shift(base: Base, voice: Voice, strength: float) -> Logits:
-    """Move every bin's mean to that of average neutral speech."""
-    shift = (strength * (base.frame_mean - voice.frame_mean)).astype(np.float32)
-    return base.judge([frames + shift for frames in voice.frames])
-
-
-def level_direction(base: Base) -> NDArray[np.float64]:
-    """What turning the volume up does to a frame, as a unit vector: every mel band alike, or the first coefficient."""
-    config = base.recognizer.features
-    level = dct_matrix(config).sum(axis=0) if config.mfcc else np.ones(config.bins)
-    level = level / np.array(config.std) if config.scale == "standard" else level
-    return np.asarray(level / np.linalg.norm(level), np.float64)
-
-
-def level_shift(base: Base, voice: Voice, strength: float) -> Logits:
-    """Move the level only."""
-    level = level_direction(base)
-    shift = (strength * level * (level @ (base.frame_mean - voice.frame_mean))).astype(np.float32)
-    return base.judge([frames + shift for frames in voice.frames])
-
-
-def shift_without_level(base: Base, voice: Voice, strength: float) -> Logits:
-    """Move the colour of the voice and of the channel, but let the level be."""
-    level, difference = level_direction(base), base.frame_mean - voice.frame_mean
-    shift = (strength * (difference - level * (level @ difference))).astype(np.float32)
-    return base.judge([frames + shift for frames in voice.frames])
-
-
-def frame_scale(base: Base, voice: Voice, strength: float) -> Logits:
-    """Give every bin the mean and the spread of average neutral speech."""
-    scale = (base.frame_std / np.maximum(voice.frame_std, 1e-3)) ** strength
-    mean = voice.frame_mean + strength * (base.frame_mean - voice.frame_mean)
-    return base.judge([((f - voice.frame_mean) * scale + mean).astype(np.float32) for f in voice.frames])
-
-
-def shift_and_bias(base: Base, voice: Voice, strength: float) -> Logits:
-    """Half the frame shift, then the bias of the logits as they are after it."""
-    shift = (0.5 * (base.frame_mean - voice.frame_mean)).astype(np.float32)
-    own = base.judge([frames + shift for frames in voice.enrol_frames]).mean(axis=0)
-    bias = strength * (base.logits_mean - own)
-    return base.judge([frames + shift for frames in voice.frames]) + bias.astype(np.float32)
-
-
-def bias_and_level(base: Base, voice: Voice, strength: float) -> Logits:
-    """The whole level shift, then the bias of the logits as they are after it."""
-    level = level_direction(base)
-    shift = (level * (level @ (base.frame_mean - voice.frame_mean))).astype(np.float32)
-    own = base.judge([frames + shift for frames in voice.enrol_frames]).mean(axis=0)
-    bias = strength * (base.logits_mean - own)
-    return base.judge([frames + shift for frames in voice.frames]) + bias.astype(np.float32)
-
-
 def nearness(voice: Voice) -> NDArray[np.float64]:
     """How near each test clip's embedding is to the voice's own neutral: 0 as its clips are to each other, 1 there."""
     own = voice.enrol_embedding
@@ -175,8 +114,8 @@ def own_centroid(base: Base, voice: Voice, strength: float) -> Logits:
 
 
 def bias_and_centroid(base: Base, voice: Voice, strength: float) -> Logits:
-    """Three quarters of the logit bias, and the nearness to the voice's own neutral."""
-    raised = logit_bias(base, voice, 0.75).copy()
+    """The logit bias as it ships, and the nearness to the voice's own neutral."""
+    raised = logit_bias(base, voice, LOGIT_STRENGTH).copy()
     raised[:, base.neutral] += (strength * nearness(voice)).astype(np.float32)
     return raised
 
@@ -192,32 +131,10 @@ WAYS: dict[str, tuple[Way, tuple[float, ...]]] = {
     "logit bias": (logit_bias, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)),
     "logit bias, shrunk": (shrunk_logit_bias, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)),
     "log-probability bias": (probability_bias, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)),
-    "frame shift": (frame_shift, (0.0, 0.25, 0.5, 0.75, 1.0)),
-    "frame shift, level only": (level_shift, (0.0, 0.25, 0.5, 0.75, 1.0)),
-    "frame shift, all but level": (shift_without_level, (0.0, 0.25, 0.5, 0.75, 1.0)),
-    "frame shift and spread": (frame_scale, (0.0, 0.25, 0.5, 0.75, 1.0)),
-    "half frame shift, then logit bias": (shift_and_bias, (0.0, 0.25, 0.5, 0.75, 1.0)),
-    "level shift, then logit bias": (bias_and_level, (0.0, 0.25, 0.5, 0.75, 1.0)),
     "own neutral centroid": (own_centroid, (0.0, 0.5, 1.0, 1.5, 2.0)),
-    "logit bias 0.75, then own centroid": (bias_and_centroid, (0.0, 0.5, 1.0, 1.5, 2.0)),
+    "logit bias as it ships, then own centroid": (bias_and_centroid, (0.0, 0.5, 1.0, 1.5, 2.0)),
     "(oracle) mean logits of all test clips": (oracle_bias, (1.0,)),
 }
-
-
-def speech_frames(sound: Samples, config: FeatureConfig) -> Frames:
-    """The frames in which somebody speaks: pauses belong to the room, not to the voice."""
-    frames = extract(sound, config)
-    hop = config.hop_samples * SAMPLE_RATE / config.sample_rate
-    width = round(config.window_samples * SAMPLE_RATE / config.sample_rate)
-    first = -width / 2 if config.center else 0.0  # a centred frame looks around its place, another one forward from it
-    energy = np.concatenate([[0.0], np.cumsum(np.square(sound, dtype=np.float64))])
-    starts = np.clip(np.round(np.arange(len(frames)) * hop + first), 0, len(sound)).astype(np.int64)
-    power = energy[np.minimum(starts + width, len(sound))] - energy[starts]
-    return frames[power >= power.max(initial=0.0) * 10**-3.5]
-
-
-def spread_of(sounds: Sequence[Frames]) -> NDArray[np.float64]:
-    return np.concatenate(list(sounds)).std(axis=0, dtype=np.float64)
 
 
 def beginning(sound: Samples, first_s: float | None) -> Samples:
@@ -249,16 +166,11 @@ def make_voice(recognizer: Recognizer, speaker: str, clips: Sequence[Clip], firs
     frames, enrol_frames = ([extract(trimmed(one, features), features) for one in sounds] for sounds in (tests, enrol))
     heard = run_frames(recognizer.engine, enrol_frames, features)
     plain = run_frames(recognizer.engine, frames, features)
-    spoken = [speech_frames(sound, features) for sound in enrol]
     return Voice(
         speaker,
         heard_s,
-        np.concatenate(spoken).mean(axis=0, dtype=np.float64),
-        spread_of(spoken),
-        enrol_frames,
         np.stack([one.logits.mean(axis=0) for one in heard]),
         np.stack([one.embedding.mean(axis=0) for one in heard]),
-        frames,
         np.array([recognizer.labels.index(clip.label) for clip in test]),
         np.stack([one.logits.mean(axis=0) for one in plain]),
         np.stack([one.embedding.mean(axis=0) for one in plain]),
@@ -271,14 +183,11 @@ def make_base(recognizer: Recognizer, clips: Sequence[Clip]) -> Base:
     for clip in clips:
         if clip.label == "neutral":
             of_speaker.setdefault(clip.speaker, []).append(clip)
-    means, spreads, logits = [], [], []
-    for own in of_speaker.values():
-        sounds = [read_audio(clip.path) for clip in own[:8]]
-        spoken = [speech_frames(sound, recognizer.features) for sound in sounds]
-        means.append(np.concatenate(spoken).mean(axis=0, dtype=np.float64))
-        spreads.append(spread_of(spoken))
-        logits.append(recognizer.logits(sounds).mean(axis=0, dtype=np.float64))
-    return Base(recognizer, np.mean(means, axis=0), np.mean(spreads, axis=0), np.mean(logits, axis=0))
+    logits = [
+        recognizer.logits([read_audio(clip.path) for clip in own[:8]]).mean(axis=0, dtype=np.float64)
+        for own in of_speaker.values()
+    ]
+    return Base(recognizer, np.mean(logits, axis=0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

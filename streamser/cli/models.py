@@ -84,7 +84,7 @@ def _row(bundle: Bundle) -> tuple[str, ...]:
     )
 
 
-_COUNTS = frozenset({"folds", "seeds", "strangers_epochs"})
+_COUNTS = frozenset({"folds", "seeds"})
 """Numbers among the scores that are no scores."""
 
 

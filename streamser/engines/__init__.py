@@ -67,30 +67,24 @@ class Engine(Protocol):
 class AudioEngine(Protocol):
     """An engine that has ears of its own: features and net in one pass on its device."""
 
-    def run_audio(self, sounds: Sequence[Samples], shift: Frames | None = None) -> list[WindowScores]:
-        """16 kHz sounds, each whole, to the scores of their windows; `shift` (bins,) is added to every frame."""
+    def run_audio(self, sounds: Sequence[Samples]) -> list[WindowScores]:
+        """16 kHz sounds, each whole, to the scores of their windows."""
 
 
-def run_audio(
-    engine: Engine, sounds: Sequence[Samples], config: FeatureConfig, shift: Frames | None = None
-) -> list[WindowScores]:
+def run_audio(engine: Engine, sounds: Sequence[Samples], config: FeatureConfig) -> list[WindowScores]:
     """Sounds to scores, with the engine's own ears where it has them and NumPy's where not."""
     if isinstance(engine, AudioEngine):
-        return engine.run_audio(sounds, shift)
-    return run_frames(engine, [extract(samples, config) for samples in sounds], config, shift)
+        return engine.run_audio(sounds)
+    return run_frames(engine, [extract(samples, config) for samples in sounds], config)
 
 
-def run_frames(
-    engine: Engine, utterances: Sequence[Frames], config: FeatureConfig, shift: Frames | None = None
-) -> list[WindowScores]:
+def run_frames(engine: Engine, utterances: Sequence[Frames], config: FeatureConfig) -> list[WindowScores]:
     """Whole utterances' frames to the scores of their windows, in as few engine calls as memory allows."""
     starts = [window_starts(len(frames), config) for frames in utterances]
     audible = [
         any(is_audible(frames[start : start + config.window_frames], config) for start in of_one)
         for frames, of_one in zip(utterances, starts, strict=True)
     ]
-    if shift is not None:
-        utterances = [frames + shift for frames in utterances]
     cuts = (
         cut_window(frames, start, config) for frames, of_one in zip(utterances, starts, strict=True) for start in of_one
     )
@@ -175,8 +169,8 @@ class FallbackEngine:
     def run(self, frames: Frames) -> tuple[Frames, Frames]:
         return self._try(lambda engine: engine.run(frames))
 
-    def run_audio(self, sounds: Sequence[Samples], shift: Frames | None = None) -> list[WindowScores]:
-        return self._try(lambda engine: run_audio(engine, sounds, self._features, shift))
+    def run_audio(self, sounds: Sequence[Samples]) -> list[WindowScores]:
+        return self._try(lambda engine: run_audio(engine, sounds, self._features))
 
     def metrics(self) -> dict[str, Any]:
         return {**self._engine.metrics(), "fallback": self._fallback}

@@ -78,11 +78,11 @@ class TorchEngine:
             [embedding for _, embedding in outputs]
         )
 
-    def run_audio(self, sounds: Sequence[Samples], shift: Frames | None = None) -> list[WindowScores]:
-        """16 kHz sounds, each whole, to the scores of their windows; `shift` (bins,) is added to every frame."""
+    def run_audio(self, sounds: Sequence[Samples]) -> list[WindowScores]:
+        """16 kHz sounds, each whole, to the scores of their windows."""
         started = time.perf_counter()
         pieces = [_cut(samples, self._bundle.features) for samples in sounds]
-        scores = list(self._run_pieces(itertools.chain.from_iterable(pieces), shift))
+        scores = list(self._run_pieces(itertools.chain.from_iterable(pieces)))
         self._counters.add(len(scores), started)
         of_sound = (itertools.islice(rest, len(cut)) for rest in [iter(scores)] for cut in pieces)
         return [_stacked(list(windows)) for windows in of_sound]
@@ -90,26 +90,23 @@ class TorchEngine:
     def metrics(self) -> dict[str, Any]:
         return {"engine": self.name, "device": self.device, **self._counters.to_dict()}
 
-    def _run_pieces(self, pieces: Iterable[_Piece], shift: Frames | None) -> Iterator[WindowScores]:
+    def _run_pieces(self, pieces: Iterable[_Piece]) -> Iterator[WindowScores]:
         for _, alike in itertools.groupby(pieces, key=lambda piece: len(piece.order)):
             while batch := list(itertools.islice(alike, self._max_batch)):
                 samples = np.stack([piece.samples for piece in batch])
                 order = np.stack([piece.order for piece in batch])
                 with self._computing():
-                    frames, audible = self._hear(self._to_device(samples), self._to_device(order), shift)
+                    frames, audible = self._hear(self._to_device(samples), self._to_device(order))
                     logits, embedding = self._judge(frames, len(batch))
                     heard = audible[: len(batch)].tolist()
                 yield from map(WindowScores, logits, embedding, heard)
 
-    def _hear(self, samples: Tensor, order: Tensor, shift: Frames | None) -> tuple[Tensor, Tensor]:
+    def _hear(self, samples: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """Pieces (B, n) and their order (B, T) to windows (B, T, bins), and whether there is anything to hear (B,)."""
         frames: Tensor = self._ears(samples)  # (B, n) -> (B, window_frames, bins)
         chosen = frames.gather(1, order.clamp_min(0)[..., None].expand(-1, -1, frames.shape[2]))
         frames = torch.where((order == _SILENT)[..., None], self._silence, chosen)  # (B, T, bins)
         audible = ((frames - self._silence).abs() > 1e-4 + 1e-5 * self._silence.abs()).flatten(1).any(1)
-        if shift is not None:  # the silence that fills a window up is nobody's voice and stays
-            moved = torch.from_numpy(np.ascontiguousarray(shift, np.float32)).to(self._device)
-            frames = frames + moved * (order != _SILENT)[..., None]
         return frames, audible
 
     def _judge(self, frames: Tensor, n: int) -> tuple[Frames, Frames]:

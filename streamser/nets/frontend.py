@@ -27,6 +27,8 @@ class TorchFrontEnd(nn.Module):
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
         self.config = config
+        if config.kind == "samples":
+            return
         standard = config.scale == "standard"
         constants = {
             "window": torch.from_numpy(window_values(config).copy()),
@@ -42,6 +44,9 @@ class TorchFrontEnd(nn.Module):
         """All whole frames of each signal, (B, n) -> (B, T, bins)."""
         if samples.ndim != 2:
             raise ValueError(f"samples have shape (batch, samples), not {tuple(samples.shape)}")
+        if self.config.kind == "samples":
+            size = self.config.hop_samples
+            return samples[:, : samples.shape[1] // size * size].float().reshape(len(samples), -1, size)
         with torch.autocast(samples.device.type, enabled=False):
             return self._scaled(self._log_mel(self._framed(samples.double()))).float()
 

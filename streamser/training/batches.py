@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from streamser.features import TRIM_BESIDE_S, FeatureConfig, Frames, dct_matrix, window_starts
+from streamser.errors import ConfigError
+from streamser.features import TRIM_BESIDE_S, FeatureConfig, Frames, dct_matrix, trimmed, window_starts
 from streamser.training.clips import Clip
 from streamser.training.store import LevelStore
 
@@ -66,6 +67,17 @@ class FeatureAugment:
     """Share of clips cut to a random shorter piece (from `crop_min_s`), as a partial hears them."""
     crop_min_s: float = 0.6
 
+    def check(self, features: FeatureConfig) -> None:
+        """ConfigError for what cannot be drawn for frames of this kind."""
+        asked = [f.name for f in fields(self) if getattr(self, f.name) != f.default and f.name not in _OF_TIME]
+        if features.kind == "samples" and asked:
+            raise ConfigError(
+                f"feature_augment: {', '.join(asked)} change log-mel, but this net hears samples: see `augment`"
+            )
+
+
+_OF_TIME = ("mixup", "trim_probability", "pause_probability", "crop_probability", "crop_min_s")
+
 
 class BatchMaker:
     """Windows of chosen clips as the net's input, augmented when a Generator is given."""
@@ -73,6 +85,7 @@ class BatchMaker:
     def __init__(
         self, store: LevelStore, features: FeatureConfig, augment: FeatureAugment, train_frames: int | None = None
     ) -> None:
+        augment.check(features)
         self.store = store
         self.train_frames = train_frames or features.window_frames
         self.features = features
@@ -88,7 +101,7 @@ class BatchMaker:
     def draw(self, clips: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """One augmented window of each clip, (B, T, bins)."""
         levels = torch.from_numpy(np.stack([self._window(int(clip), rng) for clip in clips]))
-        return self.finish(self._colour(levels, rng))
+        return levels if self.features.kind == "samples" else self.finish(self._colour(levels, rng))
 
     def _window(self, clip: int, rng: np.random.Generator) -> Frames:
         frames = self.store.frames(clip, int(rng.integers(0, self.store.copies + 1)))
@@ -109,18 +122,26 @@ class BatchMaker:
                 else window_starts(len(frames), self.features)[0]
             )
             frames = frames[first : first + want]
+        if self.features.short == "keep":  # served as short as it is; a batch wants one length
+            return np.take(frames, np.arange(length) % len(frames), axis=0).astype(np.float32)
         return self._fit(frames, length)
 
     def _spoken(self, frames: NDArray[np.float16], below_db: float = _SPOKEN_DB, beside: int = 0) -> slice:
         """From the first to the last frame that is loud beside the clip's loudest ones."""
-        level = frames.astype(np.float32).max(axis=1)
+        level = self._loudness(frames)
         loud = np.flatnonzero(level >= np.quantile(level, 0.95) - below_db * self._per_db)
         return slice(max(0, int(loud[0]) - beside), int(loud[-1]) + 1 + beside)
 
+    def _loudness(self, frames: NDArray[np.float16]) -> NDArray[np.float32]:
+        """How loud each frame is, in the features' logarithm: its strongest band, or the power of its samples."""
+        values = frames.astype(np.float32)
+        if self.features.kind == "mel":
+            return np.asarray(values.max(axis=1), np.float32)
+        return np.asarray(10 * self._per_db * np.log10(np.square(values).mean(axis=1) + 1e-10), np.float32)
+
     def _with_pause(self, frames: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float16]:
         """A shorter piece with the clip's own quietest frames before and after it, as long as a training piece."""
-        level = frames.astype(np.float32).mean(axis=1)
-        quiet = frames[np.argsort(level)[: max(1, len(frames) // 10)]]
+        quiet = frames[np.argsort(self._loudness(frames))[: max(1, len(frames) // 10)]]
         speech = int(self.train_frames * rng.uniform(0.3, 1.0))
         first = int(rng.integers(0, max(1, len(frames) - speech + 1)))
         piece = frames[first : first + speech]
@@ -235,13 +256,17 @@ class BatchMaker:
         Where the front end trims, the log-mel says where the speech is, as nearly as the samples do.
         """
         frames = self.store.frames(clip)
-        if self.features.trim_db:
+        if self.features.kind == "samples":
+            samples = trimmed(frames.astype(np.float32).ravel(), self.features).astype(np.float16)  # as it was
+            frames = samples[: len(samples) // self.features.bins * self.features.bins].reshape(-1, self.features.bins)
+        elif self.features.trim_db:
             beside = round(TRIM_BESIDE_S / self.features.hop_s)
             frames = frames[self._spoken(frames, self.features.trim_db, beside)]
         starts = window_starts(len(frames), self.features)
-        return self.finish(
-            torch.from_numpy(np.stack([self._fit(frames[start:], self.features.window_frames) for start in starts]))
+        windows = torch.from_numpy(
+            np.stack([self._fit(frames[start:], self.features.window_frames) for start in starts])
         )
+        return windows if self.features.kind == "samples" else self.finish(windows)
 
 
 def _smooth(values: Tensor, knots: Tensor) -> Tensor:

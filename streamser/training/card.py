@@ -48,7 +48,7 @@ def write_card(
         "## How sure it is\n\n" + _calibration(calibration, scores),
         "## What it scored\n\n" + _scores(scores),
         "## What it does not know\n\n" + _LIMITS,
-        "## Train it again\n\n" + _commands(recipe, scores),
+        "## Train it again\n\n" + _commands(recipe, scores, provenance.get("strangers_epochs", recipe.epochs)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -58,7 +58,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _commands(recipe: Recipe, scores: Mapping[str, Any]) -> str:
+def _commands(recipe: Recipe, scores: Mapping[str, Any], strangers_epochs: int) -> str:
     """What was typed: the run on strangers that calibrates the checkpoint, where there was one, and then its own."""
     train = f"streamser train models/{recipe.name}/recipe.yaml --corpora-root CORPORA"
     before = {
@@ -67,8 +67,8 @@ def _commands(recipe: Recipe, scores: Mapping[str, Any]) -> str:
     }.get(scores.get("calibrated_on", ""))
     if before is None:
         return f"```\n{train}\n```"
-    if scores.get("strangers_epochs", recipe.epochs) != recipe.epochs:
-        before += f" --set epochs={scores['strangers_epochs']}"
+    if strangers_epochs != recipe.epochs:
+        before += f" --set epochs={strangers_epochs}"
     run = f"runs/{recipe.name}-strangers"
     ship = f"{train} --set protocol=ship --calibrate-from {run}"
     return f"```\n{train}{before} --out {run}\n{ship}\n```\n\nThe first run gives the figures above."

@@ -75,6 +75,9 @@ class Recipe:
     name: str
     variant: str
     """A row of the zoo: the network, its front end and its loss."""
+    start: str = ""
+    """Weights to begin with: a checkpoint's name or folder, or a .safetensors file. Every tensor that the net has under
+    the same name and shape is taken from there, but for the head; empty begins at random."""
     corpora: tuple[str, ...] = ()
     """Corpus folders, below the corpora root."""
     labels: tuple[str, ...] = ("angry", "happy", "neutral", "sad")

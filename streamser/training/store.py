@@ -1,7 +1,7 @@
 """Log-mel of every clip, computed once and kept on disk.
 
 The cache holds the log-mel *before* cepstra and scaling, one clean copy of each clip and as many waveform-augmented
-copies as the recipe asks for.
+copies as the recipe asks for; plain samples where the net has ears of its own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def level_config(features: FeatureConfig) -> FeatureConfig:
 class LevelStore:
     """Log-mel of clips, all copies end to end; `starts[copy, clip]` and `lengths[copy, clip]` find one."""
 
-    levels: NDArray[np.float16]  # (all frames, n_mels)
+    levels: NDArray[np.float16]  # (all frames, n_mels or samples)
     starts: NDArray[np.int64]  # (1 + copies, clips)
     lengths: NDArray[np.int64]  # (1 + copies, clips)
 
@@ -101,7 +101,7 @@ def build_store(
     if not index.exists():
         _compute(clips, features, augment, copies, seed, folder, workers or os.cpu_count() or 1, progress)
     arrays = np.load(index)
-    levels = np.memmap(folder / "levels.f16", dtype=_STORED, mode="r").reshape(-1, features.n_mels)
+    levels = np.memmap(folder / "levels.f16", dtype=_STORED, mode="r").reshape(-1, features.bins)
     return LevelStore(levels, arrays["starts"], arrays["lengths"])
 
 

@@ -6,23 +6,26 @@ import json
 import logging
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
-from streamser.audio import Samples, read_audio
-from streamser.bundle import Bundle, Calibration, Neutral, save_bundle
+from streamser.audio import read_audio
+from streamser.bundle import Bundle, Calibration, Neutral, load_bundle, save_bundle
 from streamser.errors import ConfigError, ProtocolError
-from streamser.features import FeatureConfig, Frames, extract, trimmed
+from streamser.features import FeatureConfig
 from streamser.nets import zoo
-from streamser.nets.export import export_onnx
+from streamser.nets.export import export_onnx, is_narrow
 from streamser.nets.layers import SerNet, count_parameters
 from streamser.nets.variant import Variant
 from streamser.recognizer import Recognizer, load
@@ -99,8 +102,8 @@ def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
 def _features(variant: Variant, recipe: Recipe) -> FeatureConfig:
     """The variant's front end with the recipe's changes; `standard` scaling gets its constants split by split."""
     values = {**variant.features.to_dict(), **recipe.features}
-    bins = values["mfcc"] or values["n_mels"]
     if values["scale"] == "standard" and not values["mean"]:
+        bins = values["mfcc"] or values["n_mels"]
         values |= {"mean": [0.0] * bins, "std": [1.0] * bins}
     return FeatureConfig.from_dict(values)
 
@@ -307,14 +310,14 @@ class Trainer:
         if folds:
             scores |= left_out_scores(folds) if strangers else summarize(folds)
             scores.pop("each", None)
-            scores["strangers_epochs"] = _epochs_of(calibrate_from) or self.recipe.epochs
-        return self.save(target, fitted.net, features, calibration, split, seed, scores, batches)
+        trained = {"strangers_epochs": _epochs_of(calibrate_from) or self.recipe.epochs} if folds else {}
+        return self.save(target, fitted.net, features, calibration, split, seed, scores, batches, trained)
 
     def save(
         self, target: Path, net: SerNet, features: FeatureConfig, calibration: Calibration, split: Split, seed: int,
-        scores: dict[str, Any], batches: BatchMaker,
+        scores: dict[str, Any], batches: BatchMaker, more: Mapping[str, Any] = MappingProxyType({}),
     ) -> Bundle:  # fmt: skip
-        """Write a checkpoint folder with everything that is known about how it came to be."""
+        """Write a checkpoint folder with everything that is known about how it came to be, and `more` of it."""
         from streamser.training.card import write_card
 
         provenance = {
@@ -331,6 +334,7 @@ class Trainer:
             "validation_speakers": sorted({clip.speaker for clip in split.validation}),
             "test_speakers": sorted({clip.speaker for clip in split.test}),
             "parameters": count_parameters(net, statistics=True),
+            **more,
         }
         cpu = net.to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         return save_bundle(
@@ -338,17 +342,17 @@ class Trainer:
             labels=self.recipe.labels,
             features=features,
             variant=self.variant.name,
-            weights={name: value.detach().cpu().numpy() for name, value in cpu.state_dict().items()},
+            weights={name: _narrow(value.detach().cpu().numpy()) for name, value in cpu.state_dict().items()},
             onnx=export_onnx(cpu, features, len(self.recipe.labels)),
             calibration=calibration,
             provenance=provenance,
             scores=scores,
             licence=self.recipe.licence or "see the corpora it was trained on",
             card=write_card(self.recipe, self.variant, calibration, provenance, scores),
-            neutral=self._neutral(cpu, features, split, batches),
+            neutral=self._neutral(cpu, split, batches),
         )
 
-    def _neutral(self, net: SerNet, features: FeatureConfig, split: Split, batches: BatchMaker) -> Neutral | None:
+    def _neutral(self, net: SerNet, split: Split, batches: BatchMaker) -> Neutral | None:
         """How neutral speech of the training speakers looks, each speaker counting once."""
         if "neutral" not in self.recipe.labels:
             return None
@@ -356,19 +360,33 @@ class Trainer:
         for clip in split.train:
             if clip.label == "neutral":
                 of_speaker.setdefault(clip.speaker, []).append(clip)
-        frames, logits = [], []
-        for clips in of_speaker.values():
-            few = clips[:8]
-            frames.append(np.mean([_mean_frame(read_audio(clip.path), features) for clip in few], axis=0))
-            logits.append(clip_logits(net, batches, self.part(few).rows, torch.device("cpu")).mean(axis=0))
-        if not frames:
-            return None
-        return Neutral(tuple(np.mean(frames, axis=0).tolist()), tuple(np.mean(logits, axis=0).tolist()))
+        few = [self.part(clips[:8]) for clips in of_speaker.values()]
+        logits = [clip_logits(net, batches, part.rows, torch.device("cpu")).mean(axis=0) for part in few]
+        return Neutral(tuple(np.mean(logits, axis=0).tolist())) if logits else None
 
 
-def _mean_frame(sound: Samples, features: FeatureConfig) -> Frames:
-    mean: Frames = extract(trimmed(sound, features), features).mean(axis=0)
-    return mean
+def _narrow(values: NDArray[Any]) -> NDArray[Any]:
+    """In half precision what loses nothing by it: a frozen encoder came so."""
+    return values.astype(np.float16) if is_narrow(values) else values
+
+
+def _begin_with(net: SerNet, start: str) -> None:
+    """Take over every tensor of `start` that fits the net; ConfigError when none does."""
+    if start.endswith(".safetensors"):
+        if not Path(start).is_file():
+            raise ConfigError(f"start: {start}: no such file")
+        weights: Mapping[str, NDArray[Any]] = load_file(start)
+    else:
+        weights = load_bundle(start).weights()
+    own = net.state_dict()
+    fitting = {
+        name: torch.from_numpy(value).float()
+        for name, value in weights.items()
+        if name in own and own[name].shape == value.shape and not name.startswith("head.")
+    }
+    if not fitting:
+        raise ConfigError(f"start: {start} holds nothing that fits {type(net).__name__}")
+    net.load_state_dict({**own, **fitting})
 
 
 def _same_labels(folds: list[FoldResult], labels: tuple[str, ...]) -> list[FoldResult]:

@@ -86,23 +86,13 @@ def test_frames_give_the_same_scores_in_both_engines(tmp_path: Path, variant: st
 def test_both_recognizers_say_the_same(net_bundle: Bundle) -> None:
     on_torch, on_onnx = load(net_bundle.path, "cpu", engine="torch"), load(net_bundle.path, "cpu")
     assert (on_torch.metrics()["engine"], on_onnx.metrics()["engine"]) == ("torch", "onnx")
-    shift = Adaptation(np.linspace(-2, 2, 40, dtype=np.float32), np.array([0.5, 0.0, 0.0, -1.0], np.float32))
+    shift = Adaptation(np.array([0.5, 0.0, 0.0, -1.0], np.float32))
     for left, right in ((on_torch, on_onnx), (on_torch.with_adaptation(shift), on_onnx.with_adaptation(shift))):
         for got, wanted in zip(left.predict(SOUNDS), right.predict(SOUNDS), strict=True):
             assert (got.label, got.uncertain, got.windows) == (wanted.label, wanted.uncertain, wanted.windows)
             np.testing.assert_allclose(list(got.scores.values()), list(wanted.scores.values()), atol=1e-4)
         np.testing.assert_allclose(left.embed(SOUNDS), right.embed(SOUNDS), atol=1e-4, rtol=1e-4)
     assert on_torch.with_adaptation(shift).predict(SOUNDS) != on_torch.predict(SOUNDS)
-
-
-@pytest.mark.parametrize("ears", ["tile", "zero"])
-def test_an_adaptation_moves_the_voice_and_not_the_silence_that_fills_a_window(tmp_path: Path, ears: str) -> None:
-    bundle = make_net_bundle(tmp_path / "net", "lightsernet", EARS[ears])
-    shift = np.linspace(-2, 2, 40, dtype=np.float32)
-    expected = run_audio(OnnxEngine(bundle), SOUNDS, bundle.features, shift)
-    for wanted, got in zip(expected, TorchEngine(bundle).run_audio(SOUNDS, shift), strict=True):
-        np.testing.assert_allclose(got.logits, wanted.logits, atol=1e-4)
-        assert got.audible == wanted.audible
 
 
 @pytest.mark.parametrize("batch", [2, 8])

@@ -18,7 +18,14 @@ CLASSES = 4
 CLIPS = 8
 MOST_STEPS = 100
 
-LEARNING_RATES = {"FocalResNet": 1e-3, "ParallelCnn": 1e-2, "CnnBlstm": 5e-3, "SepConv": 3e-3, "LightSerNet": 5e-3}
+LEARNING_RATES = {
+    "FocalResNet": 1e-3,
+    "ParallelCnn": 1e-2,
+    "CnnBlstm": 5e-3,
+    "SepConv": 3e-3,
+    "LightSerNet": 5e-3,
+    "Moonshine": 5e-3,
+}
 CENTRE_RATE = 0.1  # centres follow the embedding, as in Wen et al. 2016, faster than the embedding moves
 
 
