@@ -51,6 +51,7 @@ CONFIGS = {
         mel_min_hz=0.0,
         mel_max_hz=11_025.0,
     ),
+    "samples": FeatureConfig(kind="samples", window_samples=384, hop_samples=384, fft_size=384),
 }
 
 
@@ -77,6 +78,8 @@ every_sound = pytest.mark.parametrize("sound", SOUNDS.values(), ids=SOUNDS.keys(
 def by_librosa(samples: Samples, config: FeatureConfig) -> Frames:
     """The same features from librosa's and SciPy's own functions, (frames, bins)."""
     sound = resample(samples, 16_000, config.sample_rate)
+    if config.kind == "samples":
+        return librosa.util.frame(sound, frame_length=config.hop_samples, hop_length=config.hop_samples).T
     if not config.center:  # librosa puts a short window into the middle of its FFT, we count from its first sample
         lead = (config.fft_size - config.window_samples) // 2
         sound = np.pad(sound, (lead, config.fft_size - config.window_samples - lead))
@@ -283,6 +286,9 @@ def test_a_config_survives_a_round_through_plain_values(config: FeatureConfig) -
         ({"window": "boxcar"}, "window is"),
         ({"nmels": 3}, "unknown keys nmels"),
         ({"n_mels": "many"}, "FeatureConfig"),
+        ({"kind": "sound"}, "kind is mel or samples"),
+        ({"kind": "samples"}, "one frame after the other"),
+        ({"kind": "samples", "hop_samples": 1024, "mfcc": 13}, "neither centred nor changed"),
     ],
 )
 def test_an_impossible_config_names_the_rule(changes: dict[str, object], rule: str) -> None:

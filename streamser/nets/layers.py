@@ -26,6 +26,9 @@ class SerNet(nn.Module):
     `min_frames` and `min_bins` are the smallest input that leaves something after the last pooling.
     """
 
+    needs_start = False
+    """Whether a part of it is frozen, so that training cannot begin without weights from elsewhere."""
+
     def __init__(
         self, n_classes: int, *, bins: int, embedding_dim: int, min_frames: int, min_bins: int, dropout: float = 0.0
     ) -> None:

@@ -119,6 +119,8 @@ class Moonshine(SerNet):
     The encoder is frozen: a recipe says under `start` where its weights come from.
     """
 
+    needs_start = True
+
     def __init__(self, n_classes: int, *, layers: int = 3, hidden: int = 128, dropout: float = 0.3) -> None:
         super().__init__(n_classes, bins=STEP_SAMPLES, embedding_dim=hidden, min_frames=1, min_bins=1, dropout=dropout)
         self.encoder = Encoder(layers).requires_grad_(False)
@@ -131,7 +133,11 @@ class Moonshine(SerNet):
         samples = samples * (_LOUDNESS / (loudness + _SILENCE))
         before, after = (torch.zeros_like(loudness).expand(-1, count) for count in _STEM_PAD)
         x = self.encoder(torch.cat([before, samples, after], dim=1))
-        mean = x.mean(dim=1)
-        variance = (x - mean[:, None]).square().mean(dim=1)
-        embedding: Tensor = F.relu(self.hidden(self.standard(torch.cat([mean, (variance + 1e-5).sqrt()], dim=1))))
+        # Written out: many of its values are far from 0 beside their spread, of which bfloat16 would leave little.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            mean = x.mean(dim=1)
+            variance = (x - mean[:, None]).square().mean(dim=1)
+            heard = self.standard(torch.cat([mean, (variance + 1e-5).sqrt()], dim=1))
+            embedding: Tensor = F.relu(self.hidden(heard))
         return embedding

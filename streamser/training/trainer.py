@@ -225,6 +225,13 @@ class Trainer:
                 f"{self.recipe.name}: variant {self.variant.name} takes {net.bins} bins, "
                 f"but features give {features.bins}"
             )
+        if self.recipe.start:
+            _begin_with(net, self.recipe.start)
+        elif net.needs_start:
+            raise ConfigError(
+                f"{self.recipe.name}: much of {self.variant.name} is not trained but taken over; "
+                "name a checkpoint of it, or its weights, under start"
+            )
         return net
 
     # ---- results ---------------------------------------------------------------------------------------

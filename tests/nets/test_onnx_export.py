@@ -70,6 +70,17 @@ def test_graph_is_an_ordinary_one_with_free_batch_and_time() -> None:
     assert shapes["embedding"][0] == "batch"
 
 
+def test_constants_that_lose_nothing_by_it_take_half_the_room() -> None:
+    features, net = get("moonshine").features, build("moonshine", 4)
+    plain = export_onnx(net, features, 4)
+    for values in net.parameters():
+        values.data = values.data.half().float()
+    half = export_onnx(net.eval(), features, 4)
+    assert len(half) < 0.55 * len(plain)
+    assert check_onnx(frozen_copy(net), features, half) <= TOLERANCE
+    onnx.checker.check_model(onnx.load_from_string(half))
+
+
 def test_a_graph_of_other_weights_is_refused() -> None:
     trained = overfitted(LIGHT)
     features = trained.variant.features

@@ -12,7 +12,8 @@ import torch
 from corpus_maker import make_corpus
 
 from streamser.audio import read_audio
-from streamser.features import FeatureConfig, cut_window, extract, windows
+from streamser.errors import ConfigError
+from streamser.features import FeatureConfig, cut_window, extract, trimmed, windows
 from streamser.training.augment import AugmentConfig
 from streamser.training.batches import BatchMaker, FeatureAugment, sampling_weights
 from streamser.training.clips import Clip
@@ -157,3 +158,31 @@ def test_balanced_drawing_gives_every_corpus_label_and_speaker_its_share() -> No
     for one, weight in zip(clips, weights, strict=True):
         share[one.corpus, one.label] += float(weight)  # type: ignore[assignment]
     assert share == pytest.approx({("big", "angry"): 0.25, ("big", "sad"): 0.25, ("small", "angry"): 0.5})
+
+
+SAMPLES = FeatureConfig(
+    kind="samples", window_samples=384, hop_samples=384, fft_size=384, length_s=0.96, short="keep", trim_db=25.0
+)
+
+
+def test_a_net_with_ears_of_its_own_gets_samples(clips: list[Clip], cache: Path) -> None:
+    store = build_store(clips, SAMPLES, cache=cache, workers=1)
+    batches = BatchMaker(store, SAMPLES, FeatureAugment(crop_probability=0.5, mixup=0.2))
+    drawn = batches.draw(np.arange(len(clips)), np.random.default_rng(0))
+    assert drawn.shape == (len(clips), SAMPLES.window_frames, 384)
+    sound = read_audio(clips[0].path)
+    served = windows(extract(trimmed(sound, SAMPLES), SAMPLES), SAMPLES)
+    np.testing.assert_allclose(batches.whole(0).numpy(), served, atol=1e-3)
+    assert float(np.abs(served).max()) > 0.1
+    with pytest.raises(ConfigError, match=r"tilt_db, mask_mels change log-mel, but this net hears samples"):
+        BatchMaker(store, SAMPLES, FeatureAugment(tilt_db=3.0, mask_mels=4))
+
+
+def test_a_batch_of_short_clips_has_one_length_though_they_are_served_as_they_are(
+    clips: list[Clip], cache: Path
+) -> None:
+    keep = replace(FEATURES, short="keep", length_s=30.0)
+    batches = BatchMaker(build_store(clips, keep, cache=cache, workers=1), keep, FeatureAugment())
+    drawn = batches.draw(np.arange(len(clips)), np.random.default_rng(0))
+    assert drawn.shape == (len(clips), keep.window_frames, keep.bins)
+    assert batches.whole(0).shape[1] < keep.window_frames

@@ -15,10 +15,13 @@ import soundfile
 import torch
 from corpus_maker import make_corpus
 from makers import noise, tone
+from safetensors.torch import load_file, save_file
 
 from streamser import cli
 from streamser.audio import SAMPLE_RATE, read_audio
+from streamser.bundle import load_bundle
 from streamser.errors import ConfigError
+from streamser.nets.moonshine import Moonshine
 from streamser.recognizer import load
 from streamser.training.fit import rate_factor, with_common_labels
 from streamser.training.folds import load_folds
@@ -273,3 +276,51 @@ def test_two_processes_train_one_net(corpora: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert load(tmp_path / "run" / "tiny").labels == ("angry", "sad")
+
+
+# Weights from elsewhere
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder in half precision, as it is taken out of its package."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
+    save_file({name: value.half() for name, value in Moonshine(2).state_dict().items() if "encoder" in name}, path)
+    return path
+
+
+def on_samples(**changes: object) -> Recipe:
+    plain = {"features": {"length_s": 0.96}, "feature_augment": {}, "loss": {}, "epochs": 1, "variant": "moonshine"}
+    return make_recipe(**{**plain, **changes})
+
+
+def test_a_frozen_encoder_comes_from_its_file_and_then_from_the_checkpoint(
+    material: Material, tmp_path: Path, cache: Path, encoder: Path
+) -> None:
+    one = trainer(on_samples(start=str(encoder)), material, tmp_path / "one", cache)
+    one.run_split(one.splits(0)[0], 0)
+    folder = tmp_path / "one" / f"{one.splits(0)[0].name}-s0" / "bundle"
+    bundle = load_bundle(folder)
+    shipped, original = bundle.weights(), load_file(encoder)
+    for name, value in original.items():
+        assert shipped[name].astype(np.float16).tobytes() == value.numpy().tobytes()
+    assert bundle.size_bytes < 21e6  # two files of 4.7 million values in half precision
+    other = trainer(on_samples(start=str(folder)), material, tmp_path / "other", cache)
+    net = other._net(other.features)
+    assert torch.equal(net.encoder.conv2.weight.half(), original["encoder.conv2.weight"])
+    assert not np.allclose(net.head.weight.detach().numpy(), shipped["head.weight"])  # a head is learnt anew
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ("", "name a checkpoint of it, or its weights, under start"),
+        ("nowhere.safetensors", "nowhere.safetensors: no such file"),
+        ("lightsernet", "lightsernet holds nothing that fits Moonshine"),
+    ],
+)
+def test_a_start_that_is_none_is_said(material: Material, tmp_path: Path, cache: Path, start: str, words: str) -> None:
+    one = trainer(on_samples(start=start), material, tmp_path, cache)
+    with pytest.raises(ConfigError, match=words):
+        one.fit(one.splits(0)[0], 0)
