@@ -34,7 +34,7 @@ from streamser.features import FeatureConfig
 
 FORMAT = 1
 """Rises when an older streamser would misread the folder."""
-DEFAULT_MODEL = "lightsernet"
+DEFAULT_MODEL = "moonshine"
 
 MANIFEST = "bundle.yaml"
 WEIGHTS = "weights.safetensors"

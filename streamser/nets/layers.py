@@ -54,6 +54,14 @@ class SerNet(nn.Module):
         """The last hidden layer, (B, T, F) -> (B, D)."""
         raise NotImplementedError
 
+    def listen(self, frames: Tensor) -> Tensor:
+        """What the part that does not learn makes of windows, one vector each: (B, T, F) -> (B, size)."""
+        raise NotImplementedError(f"all of {type(self).__name__} learns")
+
+    def trained(self) -> SerNet:
+        """The part that learns, under the same names: the net itself, or what judges the results of `listen`."""
+        return self
+
     def check(self, frames: Tensor) -> None:
         """ValueError unless the frames are of a shape that this net can judge."""
         if torch.onnx.is_in_onnx_export():  # a traced comparison would freeze the export's shape into the graph

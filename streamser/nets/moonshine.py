@@ -127,7 +127,7 @@ class Moonshine(SerNet):
         self.standard = nn.BatchNorm1d(2 * WIDTH, affine=False)  # each statistic against the training set's
         self.hidden = nn.Linear(2 * WIDTH, hidden)
 
-    def embed(self, frames: Tensor) -> Tensor:
+    def listen(self, frames: Tensor) -> Tensor:
         samples = frames.flatten(1)
         loudness = samples.square().mean(dim=1, keepdim=True).sqrt()
         samples = samples * (_LOUDNESS / (loudness + _SILENCE))
@@ -138,6 +138,27 @@ class Moonshine(SerNet):
             x = x.float()
             mean = x.mean(dim=1)
             variance = (x - mean[:, None]).square().mean(dim=1)
-            heard = self.standard(torch.cat([mean, (variance + 1e-5).sqrt()], dim=1))
-            embedding: Tensor = F.relu(self.hidden(heard))
-        return embedding
+            return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        return _embedded(self.listen(frames), self.standard, self.hidden)
+
+    def trained(self) -> SerNet:
+        return _Head(self)
+
+
+def _embedded(heard: Tensor, standard: nn.Module, hidden: nn.Module) -> Tensor:
+    with torch.autocast(heard.device.type, enabled=False):
+        return F.relu(hidden(standard(heard.float())))
+
+
+class _Head(SerNet):
+    """What learns of a Moonshine, sharing its modules: (B, 1, 576) of what the encoder said, to logits."""
+
+    def __init__(self, net: Moonshine) -> None:
+        size = net.hidden.in_features
+        super().__init__(net.n_classes, bins=size, embedding_dim=net.embedding_dim, min_frames=1, min_bins=1)
+        self.standard, self.hidden, self.head, self.dropout = net.standard, net.hidden, net.head, net.dropout
+
+    def embed(self, frames: Tensor) -> Tensor:
+        return _embedded(frames.flatten(1), self.standard, self.hidden)

@@ -18,7 +18,7 @@ from torch import Tensor
 from streamser.errors import ConfigError
 from streamser.features import TRIM_BESIDE_S, FeatureConfig, Frames, dct_matrix, trimmed, window_starts
 from streamser.training.clips import Clip
-from streamser.training.store import LevelStore
+from streamser.training.store import Levels, LevelStore
 
 # A frame's strongest band this far below the clip's loud frames is a pause or the room, not the voice.
 _SPOKEN_DB = 35.0
@@ -126,20 +126,20 @@ class BatchMaker:
             return np.take(frames, np.arange(length) % len(frames), axis=0).astype(np.float32)
         return self._fit(frames, length)
 
-    def _spoken(self, frames: NDArray[np.float16], below_db: float = _SPOKEN_DB, beside: int = 0) -> slice:
+    def _spoken(self, frames: Levels, below_db: float = _SPOKEN_DB, beside: int = 0) -> slice:
         """From the first to the last frame that is loud beside the clip's loudest ones."""
         level = self._loudness(frames)
         loud = np.flatnonzero(level >= np.quantile(level, 0.95) - below_db * self._per_db)
         return slice(max(0, int(loud[0]) - beside), int(loud[-1]) + 1 + beside)
 
-    def _loudness(self, frames: NDArray[np.float16]) -> NDArray[np.float32]:
+    def _loudness(self, frames: Levels) -> NDArray[np.float32]:
         """How loud each frame is, in the features' logarithm: its strongest band, or the power of its samples."""
         values = frames.astype(np.float32)
         if self.features.kind == "mel":
             return np.asarray(values.max(axis=1), np.float32)
         return np.asarray(10 * self._per_db * np.log10(np.square(values).mean(axis=1) + 1e-10), np.float32)
 
-    def _with_pause(self, frames: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float16]:
+    def _with_pause(self, frames: Levels, rng: np.random.Generator) -> Levels:
         """A shorter piece with the clip's own quietest frames before and after it, as long as a training piece."""
         quiet = frames[np.argsort(self._loudness(frames))[: max(1, len(frames) // 10)]]
         speech = int(self.train_frames * rng.uniform(0.3, 1.0))
@@ -150,7 +150,7 @@ class BatchMaker:
         around = quiet[rng.integers(0, len(quiet), pause)]
         return np.concatenate([around[:before], piece, around[before:]])
 
-    def _fit(self, frames: NDArray[np.float16], length: int) -> Frames:
+    def _fit(self, frames: Levels, length: int) -> Frames:
         """The serving rule for short sound (`cut_window`), applied to log-mel."""
         values = frames.astype(np.float32)
         if len(values) >= length or self.features.short == "keep":
@@ -250,13 +250,13 @@ class BatchMaker:
             values = (values - self._mean) / self._std
         return values
 
-    def whole(self, clip: int) -> Tensor:
-        """All the windows that judge a clip when it is served, clean, (windows, T, bins).
+    def whole(self, clip: int, copy: int = 0) -> Tensor:
+        """All the windows that judge a clip, or a copy of it, when it is served, (windows, T, bins).
 
         Where the front end trims, the log-mel says where the speech is, as nearly as the samples do.
         """
-        frames = self.store.frames(clip)
-        if self.features.kind == "samples":
+        frames = self.store.frames(clip, copy)
+        if self.features.kind == "samples" and self.features.trim_db:
             samples = trimmed(frames.astype(np.float32).ravel(), self.features).astype(np.float16)  # as it was
             frames = samples[: len(samples) // self.features.bins * self.features.bins].reshape(-1, self.features.bins)
         elif self.features.trim_db:

@@ -24,6 +24,8 @@ from streamser.features import FeatureConfig, dct_matrix, extract
 from streamser.training.augment import AugmentConfig, Augmenter
 from streamser.training.corpora import Clip
 
+Levels = NDArray[np.float16] | NDArray[np.float32]
+
 # Half precision keeps 0.06 dB at 100 dB: far below anything a net or an ear could tell.
 _STORED = np.float16
 
@@ -42,11 +44,13 @@ def level_config(features: FeatureConfig) -> FeatureConfig:
 class LevelStore:
     """Log-mel of clips, all copies end to end; `starts[copy, clip]` and `lengths[copy, clip]` find one."""
 
-    levels: NDArray[np.float16]  # (all frames, n_mels or samples)
+    levels: Levels  # (all frames, n_mels or samples)
     starts: NDArray[np.int64]  # (1 + copies, clips)
     lengths: NDArray[np.int64]  # (1 + copies, clips)
+    key: str = ""
+    """What it is kept under: the same key, the same values."""
 
-    def frames(self, clip: int, copy: int = 0) -> NDArray[np.float16]:
+    def frames(self, clip: int, copy: int = 0) -> Levels:
         start = self.starts[copy, clip]
         return self.levels[start : start + self.lengths[copy, clip]]
 
@@ -102,7 +106,7 @@ def build_store(
         _compute(clips, features, augment, copies, seed, folder, workers or os.cpu_count() or 1, progress)
     arrays = np.load(index)
     levels = np.memmap(folder / "levels.f16", dtype=_STORED, mode="r").reshape(-1, features.bins)
-    return LevelStore(levels, arrays["starts"], arrays["lengths"])
+    return LevelStore(levels, arrays["starts"], arrays["lengths"], folder.name)
 
 
 def _compute(

@@ -36,6 +36,7 @@ from streamser.training.corpora import CorpusReport, find_corpus, map_labels, re
 from streamser.training.fit import Fit, Fitted, Part, clip_logits, with_common_labels
 from streamser.training.folds import FoldResult, by_seed, load_folds, pool, save_fold
 from streamser.training.layouts import sound_files
+from streamser.training.listen import heard_augment, heard_features, listen
 from streamser.training.metrics import ece, ua_at_coverage, unweighted_accuracy, weighted_accuracy
 from streamser.training.protocols import Split, make_splits
 from streamser.training.recipe import Recipe, Schedule
@@ -123,6 +124,7 @@ class Trainer:
             self.loss = replace(self.variant.loss, **recipe.loss)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{recipe.name}: {error}") from error
+        net = self._net(self.features)  # what cannot be built is said before anything is read
         self.row = {clip.id: i for i, clip in enumerate(material.clips)}
         self.store: LevelStore = build_store(
             material.clips,
@@ -134,6 +136,29 @@ class Trainer:
             progress=None if progress is None else lambda done, of: progress("features", done, of),
         )
         self.outliers = self._outliers(cache, workers)
+        self.heard: FeatureConfig | None = None
+        if net.needs_start:
+            self._listen(net, cache, workers)
+
+    def _listen(self, net: SerNet, cache: Path, workers: int) -> None:
+        """Replace the stores by what the net's frozen part hears of them, once for all splits and epochs."""
+        def hear(store: LevelStore, what: str) -> LevelStore:
+            report = self.progress
+            return listen(
+                net,
+                store,
+                self.features,
+                self.recipe.feature_augment,
+                precision=self.recipe.precision,
+                cache=cache,
+                device=self.device,
+                workers=workers,
+                progress=None if report is None else lambda done, of: report(what, done, of),
+            )
+
+        self.store = hear(self.store, "listening")
+        self.outliers = None if self.outliers is None else hear(self.outliers, "listening")
+        self.heard = heard_features(self.store.levels.shape[1], self.features.sample_rate)
 
     def _outliers(self, cache: Path, workers: int) -> LevelStore | None:
         """The log-mel of the recipe's sounds that are no speech, where it names some."""
@@ -180,21 +205,25 @@ class Trainer:
             with_common_labels(split.train, self.recipe.labels) if self.recipe.mask_absent_labels else split.train
         )
         counts = Counter(clip.label for clip in train.clips)
+        learning = net.trained()
         loss = self.loss.build(
-            len(self.recipe.labels), net.embedding_dim, [counts[label] for label in self.recipe.labels]
+            len(self.recipe.labels), learning.embedding_dim, [counts[label] for label in self.recipe.labels]
         )
         recipe = replace(self.recipe, choose_by="last") if split.choose_on == "nothing" else self.recipe
         chosen = {"validation": split.validation, "test": split.test, "nothing": split.validation or split.test}
-        pieces = round(recipe.train_window_s * features.sample_rate)
-        batches = BatchMaker(self.store, features, recipe.feature_augment, features.frames_in(pieces) or None)
+        if self.heard is None:
+            pieces = features.frames_in(round(recipe.train_window_s * features.sample_rate)) or None
+            batches = BatchMaker(self.store, features, recipe.feature_augment, pieces)
+        else:
+            batches = BatchMaker(self.store, self.heard, heard_augment(recipe.feature_augment))
         outliers = (
             None
             if self.outliers is None
-            else BatchMaker(self.outliers, features, recipe.feature_augment, batches.train_frames)
+            else BatchMaker(self.outliers, batches.features, batches.augment, batches.train_frames)
         )
         fit = Fit(
             recipe,
-            net,
+            learning,
             loss,
             batches,
             train,
@@ -205,7 +234,9 @@ class Trainer:
             device=self.device,
             on_epoch=None if self.on_epoch is None else lambda row: self.on_epoch(split.name, row),  # type: ignore[misc]
         )
-        return fit.run(), features, batches
+        fitted = fit.run()
+        net.load_state_dict({**net.state_dict(), **fitted.net.state_dict()})
+        return replace(fitted, net=net.eval()), features, batches
 
     def folder_of(self, split: Split, seed: int) -> Path:
         return self.folder / f"{split.name.replace('/', '-')}-s{seed}"
@@ -243,7 +274,7 @@ class Trainer:
             return load_folds(place)[0]
         fitted, features, batches = self.fit(split, seed)
         validation = self.part(split.validation or split.test)
-        logits = clip_logits(fitted.net, batches, validation.rows, torch.device(self.device))
+        logits = clip_logits(fitted.net.trained(), batches, validation.rows, torch.device(self.device))
         temperature = fit_temperature(logits, validation.targets)
         bundle = self.save(
             place / "bundle", fitted.net, features, Calibration(temperature=temperature), split, seed, {}, batches
@@ -285,7 +316,7 @@ class Trainer:
         """
         fitted, features, batches = self.fit(split, seed)
         part = self.part(split.validation)
-        logits = clip_logits(fitted.net, batches, part.rows, torch.device(self.device))
+        logits = clip_logits(fitted.net.trained(), batches, part.rows, torch.device(self.device))
         answers = {"validation speakers": (logits, part.targets, [clip.corpus for clip in split.validation])}
         folds = [] if calibrate_from is None else _same_labels(load_folds(calibrate_from), self.recipe.labels)
         strangers = are_left_out(folds)
@@ -368,7 +399,7 @@ class Trainer:
             if clip.label == "neutral":
                 of_speaker.setdefault(clip.speaker, []).append(clip)
         few = [self.part(clips[:8]) for clips in of_speaker.values()]
-        logits = [clip_logits(net, batches, part.rows, torch.device("cpu")).mean(axis=0) for part in few]
+        logits = [clip_logits(net.trained(), batches, part.rows, torch.device("cpu")).mean(axis=0) for part in few]
         return Neutral(tuple(np.mean(logits, axis=0).tolist())) if logits else None
 
 

@@ -23,9 +23,11 @@ from streamser.bundle import load_bundle
 from streamser.errors import ConfigError
 from streamser.nets.moonshine import Moonshine
 from streamser.recognizer import load
-from streamser.training.fit import rate_factor, with_common_labels
+from streamser.training.batches import BatchMaker, FeatureAugment
+from streamser.training.fit import clip_logits, rate_factor, with_common_labels
 from streamser.training.folds import load_folds
 from streamser.training.recipe import Recipe, Schedule, recipe_from
+from streamser.training.store import build_store
 from streamser.training.trainer import Material, Trainer, gather, left_out_scores, recipe_of, summarize
 
 
@@ -96,12 +98,25 @@ def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("opponents", [False, True], ids=["alone", "with an adversary and outliers"])
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder in half precision, as it is taken out of its package."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
+    save_file({name: value.half() for name, value in Moonshine(2).state_dict().items() if "encoder" in name}, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["alone", "with an adversary and outliers", "on a frozen encoder"])
 def test_a_resumed_run_ends_with_the_very_same_weights(
-    material: Material, tmp_path: Path, cache: Path, noises: Path, opponents: bool
+    material: Material, tmp_path: Path, cache: Path, noises: Path, encoder: Path, kind: str
 ) -> None:
     adversary, outliers = {"of": "speaker", "warmup_steps": 8}, {"folder": str(noises)}
-    recipe = make_recipe(adversary=adversary, outliers=outliers) if opponents else make_recipe()
+    recipe = {
+        "alone": make_recipe(),
+        "with an adversary and outliers": make_recipe(adversary=adversary, outliers=outliers),
+        "on a frozen encoder": on_samples(start=str(encoder), epochs=4, outliers=outliers),
+    }[kind]
     whole = trainer(recipe, material, tmp_path / "whole", cache)
     split = whole.splits(0)[0]
     straight, *_ = whole.fit(split, 0)
@@ -193,9 +208,8 @@ def test_a_label_that_no_clip_has_is_refused(corpora: Path, cache: Path) -> None
 
 
 def test_features_that_do_not_fit_the_net_are_refused(material: Material, tmp_path: Path, cache: Path) -> None:
-    one = trainer(make_recipe(features={"mfcc": 13}), material, tmp_path, cache)
     with pytest.raises(ConfigError, match="takes 40 bins, but features give 13"):
-        one.fit(one.splits(0)[0], 0)
+        trainer(make_recipe(features={"mfcc": 13}), material, tmp_path, cache)
 
 
 def test_schedules_follow_their_formulas() -> None:
@@ -281,15 +295,6 @@ def test_two_processes_train_one_net(corpora: Path, tmp_path: Path) -> None:
 # Weights from elsewhere
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder in half precision, as it is taken out of its package."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
-    save_file({name: value.half() for name, value in Moonshine(2).state_dict().items() if "encoder" in name}, path)
-    return path
-
-
 def on_samples(**changes: object) -> Recipe:
     plain = {"features": {"length_s": 0.96}, "feature_augment": {}, "loss": {}, "epochs": 1, "variant": "moonshine"}
     return make_recipe(**{**plain, **changes})
@@ -312,6 +317,26 @@ def test_a_frozen_encoder_comes_from_its_file_and_then_from_the_checkpoint(
     assert not np.allclose(net.head.weight.detach().numpy(), shipped["head.weight"])  # a head is learnt anew
 
 
+def test_what_learns_on_what_was_heard_judges_as_the_whole_net_does(
+    material: Material, tmp_path: Path, cache: Path, encoder: Path
+) -> None:
+    recipe = on_samples(start=str(encoder), epochs=3, copies=1, augment={"gain_probability": 1.0})
+    one = trainer(recipe, material, tmp_path, cache)
+    split = one.splits(0)[0]
+    fitted, features, heard = one.fit(split, 0)
+    rows = one.part(split.test).rows
+    sounds = build_store(material.clips, features, augment=recipe.augment, copies=1, cache=cache)
+    whole = clip_logits(fitted.net, BatchMaker(sounds, features, FeatureAugment()), rows, torch.device("cpu"))
+    np.testing.assert_allclose(
+        clip_logits(fitted.net.trained(), heard, rows, torch.device("cpu")), whole, atol=2e-3, rtol=1e-3
+    )
+    assert np.ptp(whole, axis=0).min() > 0.05
+    again = trainer(recipe, material, tmp_path / "again", cache)
+    assert again.store.key == one.store.key  # what was heard once is not heard again
+    louder = trainer(replace(recipe, feature_augment=FeatureAugment(crop_probability=1.0)), material, tmp_path, cache)
+    assert louder.store.key != one.store.key
+
+
 @pytest.mark.parametrize(
     ("start", "words"),
     [
@@ -321,6 +346,5 @@ def test_a_frozen_encoder_comes_from_its_file_and_then_from_the_checkpoint(
     ],
 )
 def test_a_start_that_is_none_is_said(material: Material, tmp_path: Path, cache: Path, start: str, words: str) -> None:
-    one = trainer(on_samples(start=start), material, tmp_path, cache)
     with pytest.raises(ConfigError, match=words):
-        one.fit(one.splits(0)[0], 0)
+        trainer(on_samples(start=start), material, tmp_path, cache)

@@ -1,0 +1,150 @@
+"""What the frozen part of a net says of every window of every clip, computed once and kept on disk.
+
+Nothing of it changes while the rest learns, so that an epoch costs the rest alone: a second for what took minutes.
+What it heard of a window is one frame of a store like the other, and batches are drawn from it as from that one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamser.features import FeatureConfig, Frames
+from streamser.nets.layers import SerNet
+from streamser.training.batches import BatchMaker, FeatureAugment
+from streamser.training.store import LevelStore
+
+_CLIPS = 32  # of one job
+
+_net: SerNet  # of a worker process
+
+
+def heard_features(size: int, sample_rate: int) -> FeatureConfig:
+    """A front end whose windows are single frames of `size` values: all that was heard of one window of sound."""
+    return FeatureConfig(
+        kind="samples", sample_rate=sample_rate, window_samples=size, hop_samples=size, fft_size=size,
+        length_s=size / sample_rate, stride_s=size / sample_rate, short="keep",
+    )  # fmt: skip
+
+
+def heard_augment(augment: FeatureAugment) -> FeatureAugment:
+    """What can still be drawn for every batch; what concerns time was drawn when the copies were heard."""
+    return FeatureAugment(mixup=augment.mixup)
+
+
+def listen(
+    net: SerNet,
+    store: LevelStore,
+    features: FeatureConfig,
+    augment: FeatureAugment,
+    *,
+    precision: str,
+    cache: Path,
+    device: str,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> LevelStore:
+    """The store of what the net's frozen part hears: every window of each clip as it is served, and of each copy.
+
+    Of the copies, the share that `augment` crops is heard in a shorter piece, drawn once.
+    """
+    copies, clips = store.starts.shape
+    folder = cache / _key(net, store, features, augment, precision)
+    index = folder / "index.npz"
+    if not index.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        batches = BatchMaker(store, features, FeatureAugment())
+        pairs = [(copy, clip) for clip in range(clips) for copy in range(copies)]
+        lengths = np.zeros((copies, clips), np.int64)
+        starts = np.zeros_like(lengths)
+        heard: list[Frames] = []
+        written = 0
+        jobs = (
+            [_windows(batches, clip, copy, augment) for copy, clip in pairs[i : i + _CLIPS * copies]]
+            for i in range(0, len(pairs), _CLIPS * copies)
+        )
+        for said in _hear_all(net, jobs, precision, device, workers):
+            for one in said:
+                copy, clip = pairs[len(heard)]
+                starts[copy, clip], lengths[copy, clip] = written, len(one)
+                heard.append(one)
+                written += len(one)
+            if progress:
+                progress(len(heard) // copies, clips)
+        partial_file = folder / "heard.part.npy"
+        np.save(partial_file, np.concatenate(heard))
+        partial_file.replace(folder / "heard.npy")
+        np.savez(index, starts=starts, lengths=lengths)  # last: its presence says the rest is whole
+    arrays = np.load(index)
+    return LevelStore(np.load(folder / "heard.npy", mmap_mode="r"), arrays["starts"], arrays["lengths"], folder.name)
+
+
+def _key(net: SerNet, store: LevelStore, features: FeatureConfig, augment: FeatureAugment, precision: str) -> str:
+    learnt = set(net.trained().state_dict())
+    digest = hashlib.sha256(f"v1 {store.key} {precision} {augment.crop_probability} {augment.crop_min_s}".encode())
+    digest.update(json.dumps(features.to_dict(), sort_keys=True).encode())
+    for name, value in net.state_dict().items():
+        if name not in learnt:
+            digest.update(value.cpu().numpy().tobytes())
+    return f"heard-{digest.hexdigest()[:16]}"
+
+
+def _windows(batches: BatchMaker, clip: int, copy: int, augment: FeatureAugment) -> Tensor:
+    """The windows that judge one copy of a clip; a piece of it now and then."""
+    windows = batches.whole(clip, copy)
+    rng = np.random.default_rng((clip, copy))
+    if copy and augment.crop_probability and rng.random() < augment.crop_probability:
+        frames = windows[int(rng.integers(len(windows)))]
+        shortest = round(augment.crop_min_s / batches.features.hop_s)
+        if len(frames) > shortest:
+            size = int(rng.integers(shortest, len(frames)))
+            first = int(rng.integers(0, len(frames) - size + 1))
+            return frames[None, first : first + size]
+    return windows
+
+
+def _hear_all(
+    net: SerNet, jobs: Iterator[list[Tensor]], precision: str, device: str, workers: int
+) -> Iterator[list[Frames]]:
+    if device != "cpu" or workers < 2:
+        place = net.to(device)
+        for job in jobs:
+            yield _hear(place, job, precision)
+        return
+    # spawn: the same on every system, and no fork of a process that already runs torch's threads
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (net,)) as pool:
+        yield from pool.map(partial(_hear_in_worker, precision=precision), _as_arrays(jobs))
+
+
+def _as_arrays(jobs: Iterator[list[Tensor]]) -> Iterator[list[Frames]]:
+    for job in jobs:
+        yield [windows.numpy() for windows in job]
+
+
+def _begin(net: SerNet) -> None:
+    global _net
+    torch.set_num_threads(1)
+    _net = net
+
+
+def _hear_in_worker(job: list[Frames], precision: str) -> list[Frames]:
+    return _hear(_net, [torch.from_numpy(windows) for windows in job], precision)
+
+
+def _hear(net: SerNet, job: Sequence[Tensor], precision: str) -> list[Frames]:
+    device = next(net.parameters()).device
+    net = net.eval()
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return [net.listen(windows.to(device)).float().cpu().numpy() for windows in job]
+
+
+__all__ = ["heard_augment", "heard_features", "listen"]
