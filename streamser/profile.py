@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamser.audio import SAMPLE_RATE, Samples
 from streamser.bundle import Bundle, Neutral
 from streamser.errors import AudioError, ConfigError
-from streamser.recognizer import Adaptation, Recognizer
+from streamser.recognizer import Adaptation, Anchor, Recognizer
 
-FORMAT = 1
+FORMAT = 2
 """Rises when an older streamser would misread the file."""
 
 LEAST_SPEECH_S = 15.0
@@ -35,6 +36,9 @@ ENOUGH_SPEECH_S = 30.0
 
 LOGIT_STRENGTH = 1.0
 """How much of the difference is taken out; chosen on speakers who do not count in docs/your-voice.md."""
+
+ANCHOR_STRENGTH = 0.5
+"""What nearness to one's own neutral speech counts; chosen on the same speakers."""
 
 _QUIET_DBFS = -60.0  # speech below this drowns in the noise of any sound card
 _CLIPPED_SHARE = 0.001  # more samples at full scale than this are audible as distortion
@@ -56,6 +60,10 @@ class Profile:
     """Seconds of speech that it was made from."""
     logits_mean: tuple[float, ...]
     """What the checkpoint says of this neutral voice: one value a class, before calibration."""
+    embedding_mean: tuple[float, ...]
+    """Where its last layer sees it."""
+    embedding_spread: float
+    """How far one utterance of it lies from the mean of the others there."""
 
     def adaptation(self, bundle: Bundle, strength: float = 1.0) -> Adaptation:
         """What the recognizer has to do for this speaker; 0 does nothing.
@@ -70,7 +78,13 @@ class Profile:
                 f"({fingerprint(bundle)[:8]}): {_AGAIN} with --model {bundle.name}"
             )
         difference = np.array(_neutral(bundle).logits_mean) - np.array(self.logits_mean)
-        return Adaptation(np.asarray(LOGIT_STRENGTH * strength * difference, np.float32))
+        anchor = Anchor(
+            centre=np.asarray(self.embedding_mean, np.float32),
+            usual=self.embedding_spread,
+            label=bundle.labels.index("neutral"),
+            strength=ANCHOR_STRENGTH * strength,
+        )
+        return Adaptation(np.asarray(LOGIT_STRENGTH * strength * difference, np.float32), anchor)
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the profile whole or not at all; returns where it is."""
@@ -190,14 +204,29 @@ def enrol(
     """Learn a voice from neutral speech, 16 kHz, an utterance each; AudioError when it is too little or distorted."""
     check_recording(sounds, least_speech_s)
     _neutral(recognizer.bundle)  # say at once that the profile could not be used
-    logits = recognizer.with_adaptation(None).logits(list(sounds))
+    plain = recognizer.with_adaptation(None)
+    logits, embeddings = plain.logits(list(sounds)), plain.embed(list(sounds)).astype(np.float64)
     return Profile(
         name=name,
         model=recognizer.bundle.name,
         fingerprint=fingerprint(recognizer.bundle),
         speech_s=round(sum(map(len, sounds)) / SAMPLE_RATE, 2),
-        logits_mean=tuple(round(float(value), 6) for value in logits.mean(axis=0, dtype=np.float64)),
+        logits_mean=_rounded(logits.mean(axis=0, dtype=np.float64)),
+        embedding_mean=_rounded(embeddings.mean(axis=0)),
+        embedding_spread=round(_spread(embeddings), 6),
     )
+
+
+def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in values)
+
+
+def _spread(embeddings: NDArray[np.float64]) -> float:
+    """How far each utterance lies from the mean of the others, as one that was not enrolled will."""
+    if len(embeddings) < 2:
+        return max(float(np.linalg.norm(embeddings)) / 3, 1e-6)
+    others = (embeddings.sum(axis=0) - embeddings) / (len(embeddings) - 1)
+    return max(float(np.linalg.norm(embeddings - others, axis=1).mean()), 1e-6)
 
 
 def check_recording(sounds: Sequence[Samples], least_speech_s: float = LEAST_SPEECH_S) -> None:

@@ -68,11 +68,33 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Anchor:
+    """Where one speaker's neutral speech lies among the embeddings: what is near it is the likelier neutral."""
+
+    centre: Frames
+    """(dimensions,)"""
+    usual: float
+    """How far neutral utterances of the speaker lie from it."""
+    label: int
+    """Index of the class that gains by nearness."""
+    strength: float
+    """What is added to that class's logit at the centre; as much is taken away at twice the usual distance."""
+
+    def raised(self, logits: Frames, embeddings: Frames) -> Frames:
+        """Utterances' logits (N, classes) after a look at where their embeddings (N, dimensions) are."""
+        nearness = 1 - np.linalg.norm(embeddings - self.centre, axis=1) / self.usual
+        changed = np.array(logits, np.float32)
+        changed[:, self.label] += (self.strength * nearness).astype(np.float32)
+        return changed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Adaptation:
-    """What a speaker's profile changes: the logits are levelled."""
+    """What a speaker's profile changes: the logits are levelled, and neutral is where the speaker's own neutral is."""
 
     logit_bias: Frames
     """(classes,), added to the logits before calibration."""
+    anchor: Anchor | None = None
 
 
 class Recognizer:
@@ -139,7 +161,7 @@ class Recognizer:
         if not scores:
             _, embedding = self.engine.run(np.zeros((0, self.features.window_frames, self.features.bins), np.float32))
             return embedding
-        return np.stack([score.embedding.mean(axis=0) for score in scores])
+        return _embeddings(scores)
 
     def calibrate(self, logits: Frames) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Logits (N, classes) to probabilities that mean what they say, (N, classes)."""
@@ -175,7 +197,11 @@ class Recognizer:
         if not scores:
             return np.zeros((0, len(self.labels)), np.float32)
         means = np.stack([score.logits.mean(axis=0) for score in scores])
-        return means if self.adaptation is None else means + self.adaptation.logit_bias
+        if self.adaptation is None:
+            return means
+        levelled: Frames = means + self.adaptation.logit_bias
+        anchor = self.adaptation.anchor
+        return levelled if anchor is None else anchor.raised(levelled, _embeddings(scores))
 
     def _prediction(self, logits: Frames, scores: WindowScores, too_short: bool) -> Prediction:
         probabilities = self.calibrate(logits[None])[0]
@@ -231,6 +257,11 @@ def _samples(sound: Sound, what: str) -> Samples:
     return mono
 
 
+def _embeddings(scores: Sequence[WindowScores]) -> Frames:
+    """(sounds, dimensions)"""
+    return np.stack([score.embedding.mean(axis=0) for score in scores])
+
+
 def _checked(adaptation: Adaptation | None, bundle: Bundle) -> Adaptation | None:
     """The adaptation, or ValueError when it was made for another checkpoint."""
     if adaptation is None:
@@ -238,4 +269,4 @@ def _checked(adaptation: Adaptation | None, bundle: Bundle) -> Adaptation | None
     bias, size = adaptation.logit_bias, len(bundle.labels)
     if np.shape(bias) != (size,) or not np.isfinite(bias).all():
         raise ValueError(f"adaptation.logit_bias holds {size} finite values for {bundle.name}, not {np.shape(bias)}")
-    return Adaptation(np.asarray(bias, np.float32))
+    return Adaptation(np.asarray(bias, np.float32), adaptation.anchor)

@@ -15,7 +15,7 @@ from streamser.bundle import Bundle, Calibration
 from streamser.errors import AudioError, ConfigError, EngineError
 from streamser.features import Frames, cut_window, extract, window_starts
 from streamser.profile import Profile, fingerprint
-from streamser.recognizer import Adaptation, Prediction, Recognizer, RecognizerConfig, load
+from streamser.recognizer import Adaptation, Anchor, Prediction, Recognizer, RecognizerConfig, load
 
 FEATURES = make_features()
 SOUNDS = [tone(300.0), babble(3.3, seed=1), noise(0.4), babble(1.0, seed=2), tone(2_500.0, 7.25)]
@@ -225,6 +225,18 @@ def test_an_adaptation_levels_the_logits(recognizer: Recognizer) -> None:
     assert adapted.predict(SOUNDS) != recognizer.predict(SOUNDS)
 
 
+def test_what_lies_near_the_anchor_is_the_likelier_one(recognizer: Recognizer) -> None:
+    here, there = (recognizer.embed(sound)[0] for sound in SOUNDS[:2])
+    apart = float(np.linalg.norm(here - there))
+    anchor = Anchor(here, apart / 2, label=2, strength=1.5)
+    adapted = recognizer.with_adaptation(Adaptation(np.zeros(4, np.float32), anchor))
+    changes = [adapted.logits(sound)[0] - recognizer.logits(sound)[0] for sound in SOUNDS[:2]]
+    # at the centre all of the strength, at twice the usual distance as much less
+    np.testing.assert_allclose(changes, [[0, 0, 1.5, 0], [0, 0, -1.5, 0]], atol=1e-4)
+    frames = [extract(sound, FEATURES) for sound in SOUNDS]
+    assert adapted.predict_frames(frames) == adapted.predict(SOUNDS)
+
+
 def test_an_adaptation_leaves_the_recognizer_it_came_from_alone(recognizer: Recognizer) -> None:
     adapted = recognizer.with_adaptation(Adaptation(np.array([2.0, 0.0, 0.0, -2.0], np.float32)))
     assert recognizer.adaptation is None
@@ -246,7 +258,7 @@ def test_an_adaptation_for_another_checkpoint_is_the_callers_slip(recognizer: Re
 
 
 def test_a_profile_in_the_configuration_is_applied(bundle: Bundle, tmp_path: Path) -> None:
-    profile = Profile("me", bundle.name, fingerprint(bundle), 30.0, (1.0, 0.0, -2.0, 0.5))
+    profile = Profile("me", bundle.name, fingerprint(bundle), 30.0, (1.0, 0.0, -2.0, 0.5), (0.0,) * 64, 1.0)
     adapted = load(bundle.path, "cpu", profile=str(profile.save(tmp_path / "me.json")))
     assert adapted.adaptation is not None
     np.testing.assert_array_equal(adapted.adaptation.logit_bias, profile.adaptation(bundle).logit_bias)

@@ -132,7 +132,7 @@ WAYS: dict[str, tuple[Way, tuple[float, ...]]] = {
     "logit bias, shrunk": (shrunk_logit_bias, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)),
     "log-probability bias": (probability_bias, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)),
     "own neutral centroid": (own_centroid, (0.0, 0.5, 1.0, 1.5, 2.0)),
-    "logit bias as it ships, then own centroid": (bias_and_centroid, (0.0, 0.5, 1.0, 1.5, 2.0)),
+    "logit bias, then own centroid: what ships": (bias_and_centroid, (0.0, 0.5, 1.0, 1.5, 2.0)),
     "(oracle) mean logits of all test clips": (oracle_bias, (1.0,)),
 }
 

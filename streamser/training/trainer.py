@@ -142,6 +142,7 @@ class Trainer:
 
     def _listen(self, net: SerNet, cache: Path, workers: int) -> None:
         """Replace the stores by what the net's frozen part hears of them, once for all splits and epochs."""
+
         def hear(store: LevelStore, what: str) -> LevelStore:
             report = self.progress
             return listen(
