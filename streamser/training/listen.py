@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -122,12 +122,13 @@ def _hear_all(
         return
     # spawn: the same on every system, and no fork of a process that already runs torch's threads
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (net,)) as pool:
-        yield from pool.map(partial(_hear_in_worker, precision=precision), _as_arrays(jobs))
-
-
-def _as_arrays(jobs: Iterator[list[Tensor]]) -> Iterator[list[Frames]]:
-    for job in jobs:
-        yield [windows.numpy() for windows in job]
+        waiting: deque[Future[list[Frames]]] = deque()
+        for job in jobs:  # a few ahead of the workers: all at once would be all the sound in memory
+            waiting.append(pool.submit(_hear_in_worker, [windows.numpy() for windows in job], precision))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _begin(net: SerNet) -> None:
