@@ -124,7 +124,8 @@ def check_onnx(net: SerNet, features: FeatureConfig, graph: bytes) -> float:
         logits, embedding = run_session(session, probe)
         differences = [
             largest_difference(logits, expected.logits.numpy(), _terms(net.head, expected.embedding)),
-            largest_difference(embedding, expected.embedding.numpy()),
+            # A small value beside a large one of the same layer is a sum of terms as large.
+            largest_difference(embedding, expected.embedding.numpy(), 10.0 * float(expected.embedding.abs().max())),
         ]
         difference = float(np.max(differences))  # NaN, unlike Python's max, wins
         if not difference <= TOLERANCE:
