@@ -132,8 +132,9 @@ def attend(x: Tensor, scores: Tensor) -> Tensor:
     return (torch.softmax(scores, dim=1).unsqueeze(2) * x).sum(dim=1)
 
 
-def count_parameters(net: nn.Module, *, statistics: bool = False) -> int:
-    """Trainable parameters; `statistics` adds batch norm's running means and variances, as Keras counts."""
-    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+def count_parameters(net: nn.Module, *, statistics: bool = False, frozen: bool = False) -> int:
+    """Trainable parameters; `statistics` adds batch norm's running means and variances, as Keras counts, `frozen` those
+    that were taken over and stay."""
+    trained = sum(p.numel() for p in net.parameters() if frozen or p.requires_grad)
     running = sum(b.numel() for name, b in net.named_buffers() if name.endswith(("running_mean", "running_var")))
     return trained + (running if statistics else 0)

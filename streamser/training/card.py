@@ -27,6 +27,9 @@ def write_card(
     """README.md of a checkpoint's folder."""
     corpora = ", ".join(f"{name} ({count} clips)" for name, count in provenance["corpora"].items())
     heard = len(provenance["train_speakers"])
+    parameters = f"{provenance['parameters']:,}"
+    if recipe.start:
+        parameters += f", {provenance['learnt']:,} of them learnt on these corpora: the rest is as it was begun with"
     sections = [
         f"# {recipe.name}\n\n{recipe.description or variant.name}",
         "## What it is\n\n"
@@ -34,7 +37,7 @@ def write_card(
             ("what", ""),
             [
                 ("labels", ", ".join(recipe.labels)),
-                ("network", f"{variant.name} ({variant.paper}), {provenance['parameters']:,} parameters"),
+                ("network", f"{variant.name} ({variant.paper}), parameters: {parameters}"),
                 ("trained on", corpora),
                 (
                     "speakers",

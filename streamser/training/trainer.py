@@ -372,7 +372,8 @@ class Trainer:
             "train_speakers": sorted({clip.speaker for clip in split.train}),
             "validation_speakers": sorted({clip.speaker for clip in split.validation}),
             "test_speakers": sorted({clip.speaker for clip in split.test}),
-            "parameters": count_parameters(net, statistics=True),
+            "parameters": count_parameters(net, statistics=True, frozen=net.needs_start),
+            "learnt": count_parameters(net),
             **more,
         }
         cpu = net.to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
