@@ -1,0 +1,65 @@
+"""What a frozen part hears is the same however it is computed, and is what the served windows give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from streamser.nets.moonshine import Moonshine
+from streamser.nets.zoo import get
+from streamser.training.batches import BatchMaker, FeatureAugment
+from streamser.training.listen import listen
+from streamser.training.store import LevelStore
+
+FEATURES = get("moonshine").features
+CLIPS, FRAMES = 70, 30
+
+
+@pytest.fixture(scope="module")
+def store() -> LevelStore:
+    values = np.random.default_rng(0).normal(0, 0.1, (2 * CLIPS * FRAMES, FEATURES.bins)).astype(np.float16)
+    starts = np.arange(2 * CLIPS).reshape(2, CLIPS) * FRAMES
+    return LevelStore(values, starts, np.full((2, CLIPS), FRAMES), "sounds")
+
+
+@pytest.fixture(scope="module")
+def net() -> Moonshine:
+    torch.manual_seed(0)
+    return Moonshine(3, layers=1).eval()
+
+
+def heard(net: Moonshine, store: LevelStore, cache: Path, workers: int = 1, crop: float = 0.0) -> LevelStore:
+    augment = FeatureAugment(crop_probability=crop, crop_min_s=0.2)
+    return listen(net, store, FEATURES, augment, precision="fp32", cache=cache, device="cpu", workers=workers)
+
+
+def test_it_is_what_the_served_windows_give_and_comes_back_from_disk(
+    net: Moonshine, store: LevelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = heard(net, store, tmp_path)
+    windows = BatchMaker(store, FEATURES, FeatureAugment()).whole(7, 1)
+    with torch.no_grad():
+        np.testing.assert_allclose(first.frames(7, 1), net.listen(windows).numpy(), atol=1e-6)
+    monkeypatch.setattr(Moonshine, "listen", lambda *_: pytest.fail("it was heard before"))
+    again = heard(net, store, tmp_path)
+    np.testing.assert_array_equal(again.levels, first.levels)
+    assert again.key == first.key
+
+
+def test_two_workers_hear_what_one_does(net: Moonshine, store: LevelStore, tmp_path: Path) -> None:
+    one, two = heard(net, store, tmp_path / "one"), heard(net, store, tmp_path / "two", workers=2)
+    np.testing.assert_allclose(two.levels, one.levels, atol=1e-6)
+    np.testing.assert_array_equal(two.starts, one.starts)
+
+
+def test_only_copies_are_cropped_and_another_encoder_hears_anew(
+    net: Moonshine, store: LevelStore, tmp_path: Path
+) -> None:
+    whole, pieces = heard(net, store, tmp_path), heard(net, store, tmp_path, crop=1.0)
+    np.testing.assert_array_equal(pieces.frames(3, 0), whole.frames(3, 0))
+    assert np.abs(pieces.frames(3, 1) - whole.frames(3, 1)).max() > 1e-3
+    torch.manual_seed(1)
+    assert heard(Moonshine(3, layers=1).eval(), store, tmp_path).key != whole.key
