@@ -15,7 +15,7 @@ from pathlib import Path
 from streamser.nets.variant import Variant
 from streamser.nets.zoo import VARIANTS
 from streamser.training.folds import FoldResult, load_folds
-from streamser.training.trainer import summarize
+from streamser.training.scores import summarize
 
 TARGET = Path(__file__).parents[1] / "models" / "REPRODUCTION.md"
 

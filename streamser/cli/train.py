@@ -179,7 +179,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
 
 def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -> int:
     from streamser.training.folds import load_folds
-    from streamser.training.trainer import summarize
+    from streamser.training.scores import summarize
 
     recipe = trainer.recipe
     wanted = {int(fold) for fold in args.folds.split(",")} if args.folds else None

@@ -102,8 +102,9 @@ def _scores(scores: Mapping[str, Any]) -> str:
         )
         if scores.get("left_out_ece_mean") is not None:
             parts.append(
-                f"Expected calibration error there, temperature fitted on the other left-out corpora: "
-                f"{scores['left_out_ece_mean']:.3f} (mean). Of the surest 70 % of the answers, "
+                "Expected calibration error there, temperature fitted on the other left-out corpora: "
+                f"{scores['left_out_ece_mean']:.3f} (mean of the corpora), {scores['left_out_ece_pooled']:.3f} "
+                "over all of them together, each counting alike. Of the surest 70 % of the answers, "
                 f"UA {scores['left_out_ua_at_70']:.1f} %."
             )
     if "validation_ua" in scores:

@@ -120,6 +120,15 @@ def ece(probabilities: ArrayLike, targets: ArrayLike, bins: int = ECE_BINS) -> f
     return sum(b.count * abs(b.confidence - b.accuracy) for b in filled) / max(1, len(table))
 
 
+def weighted_ece(probabilities: ArrayLike, targets: ArrayLike, weights: ArrayLike, bins: int = ECE_BINS) -> float:
+    """The same where answers count differently, as when corpora of unlike sizes are to count alike."""
+    table, share = np.asarray(probabilities, np.float64), np.asarray(weights, np.float64)
+    confidence, correct = table.max(axis=1), table.argmax(axis=1) == np.asarray(targets)
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(place, share * (confidence - correct), bins)  # of each bin: its share times its distance
+    return float(np.abs(gaps).sum() / share.sum())
+
+
 def nll(probabilities: ArrayLike, targets: ArrayLike) -> float:
     """Mean negative log-likelihood in nats."""
     table = np.asarray(probabilities, np.float64)

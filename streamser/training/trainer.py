@@ -30,16 +30,17 @@ from streamser.nets.layers import SerNet, count_parameters
 from streamser.nets.variant import Variant
 from streamser.recognizer import Recognizer, load
 from streamser.training.batches import BatchMaker
-from streamser.training.calibrate import balanced_weights, calibrate, fit_temperature, softmax
+from streamser.training.calibrate import balanced_weights, calibrate, fit_temperature
 from streamser.training.clips import Clip
 from streamser.training.corpora import CorpusReport, find_corpus, map_labels, read_corpora
 from streamser.training.fit import Fit, Fitted, Part, clip_logits, with_common_labels
 from streamser.training.folds import FoldResult, by_seed, load_folds, pool, save_fold
 from streamser.training.layouts import sound_files
 from streamser.training.listen import heard_augment, heard_features, listen
-from streamser.training.metrics import ece, ua_at_coverage, unweighted_accuracy, weighted_accuracy
+from streamser.training.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.training.protocols import Split, make_splits
 from streamser.training.recipe import Recipe, Schedule
+from streamser.training.scores import are_left_out, left_out_scores, summarize
 from streamser.training.store import LevelStore, build_store, level_config, standard_of
 
 log = logging.getLogger(__name__)
@@ -443,69 +444,3 @@ def _epochs_of(run: Path | None) -> int | None:
         return int(json.loads((Path(run or "") / "recipe.json").read_text(encoding="utf-8"))["epochs"])
     except (OSError, ValueError, KeyError):
         return None
-
-
-def are_left_out(folds: Sequence[FoldResult]) -> bool:
-    """Whether each fold's test corpora were left out of its training whole."""
-    return all(
-        set(fold.test_corpora).isdisjoint(speaker.partition("/")[0] for speaker in fold.train_speakers)
-        for fold in folds
-    )
-
-
-def left_out_scores(folds: Sequence[FoldResult]) -> dict[str, Any]:
-    """UA on each corpus that was left out, mean over seeds, and what the answers' confidence is worth there."""
-    of_corpus: dict[str, list[float]] = {}
-    errors, surest = [], []
-    for fold in folds:
-        predicted = fold.logits.argmax(axis=1)
-        name = fold.fold.removeprefix("without-")
-        of_corpus.setdefault(name, []).append(100 * unweighted_accuracy(fold.targets, predicted, len(fold.labels)))
-        # what this fold is judged with was fitted on the other corpora's folds only
-        others = [other for other in folds if other.fold != fold.fold and other.seed == fold.seed]
-        if others:
-            rest = pool(others)
-            weights = balanced_weights(rest.targets, rest.corpora)
-            fitted = Calibration(temperature=fit_temperature(rest.logits, rest.targets, weights))
-            probabilities = softmax(fold.logits, fitted)
-            errors.append(ece(probabilities, fold.targets))
-            surest.append(100 * ua_at_coverage(probabilities, fold.targets, 0.7))
-    means = {name: round(float(np.mean(values)), 1) for name, values in sorted(of_corpus.items())}
-    return {
-        "left_out_ua": means,
-        "left_out_ua_mean": round(float(np.mean(list(means.values()))), 1),
-        "left_out_ece_mean": round(float(np.mean(errors)), 3) if errors else None,
-        "left_out_ua_at_70": round(float(np.mean(surest)), 1) if surest else None,
-    }
-
-
-def summarize(folds: Sequence[FoldResult]) -> dict[str, Any]:
-    """UA and WA over all test clips of each seed, mean and spread over seeds, and each fold's own."""
-    if not folds:
-        raise ProtocolError("nothing to summarize: no fold was trained")
-    rows = []
-    for of_seed in by_seed(folds).values():
-        everything = pool(of_seed)
-        predicted = everything.logits.argmax(axis=1)
-        rows.append(
-            (
-                100 * unweighted_accuracy(everything.targets, predicted, len(everything.labels)),
-                100 * weighted_accuracy(everything.targets, predicted),
-            )
-        )
-    ua, wa = np.array(rows).T
-    return {
-        "protocol": folds[0].protocol,
-        "folds": len({fold.fold for fold in folds}),
-        "seeds": len(rows),
-        "ua": round(float(ua.mean()), 2),
-        "ua_spread": round(float(ua.std()), 2),
-        "wa": round(float(wa.mean()), 2),
-        "wa_spread": round(float(wa.std()), 2),
-        "each": {
-            f"{fold.fold} s{fold.seed}": round(
-                100 * unweighted_accuracy(fold.targets, fold.logits.argmax(axis=1), len(fold.labels)), 1
-            )
-            for fold in folds
-        },
-    }

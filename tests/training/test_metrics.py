@@ -115,3 +115,12 @@ def test_one_speaker_gives_a_figure_without_an_interval() -> None:
     interval = metrics.bootstrap(metrics.wa, np.diag([3, 1])[None])
     assert interval.value == 1.0 and np.isnan(interval.low)
     assert str(interval) == "100.0"
+
+
+def test_a_weighted_calibration_error_counts_an_answer_as_often_as_its_weight_says() -> None:
+    rng = np.random.default_rng(0)
+    probabilities, targets = rng.dirichlet((2.0, 1.0, 1.0), 200), rng.integers(0, 3, 200)
+    weights = rng.integers(1, 4, 200)
+    repeated = metrics.ece(np.repeat(probabilities, weights, axis=0), np.repeat(targets, weights))
+    assert metrics.weighted_ece(probabilities, targets, weights) == pytest.approx(repeated)
+    assert repeated != pytest.approx(metrics.ece(probabilities, targets), abs=1e-3)
