@@ -34,10 +34,10 @@ LEAST_SPEECH_S = 15.0
 """With less speech the average is one of a few sentences, not of a voice."""
 ENOUGH_SPEECH_S = 30.0
 
-LOGIT_STRENGTH = 1.0
+LOGIT_STRENGTH = 0.5
 """How much of the difference is taken out; chosen on speakers who do not count in docs/your-voice.md."""
 
-ANCHOR_STRENGTH = 0.5
+ANCHOR_STRENGTH = 0.25
 """What nearness to one's own neutral speech counts; chosen on the same speakers."""
 
 _QUIET_DBFS = -60.0  # speech below this drowns in the noise of any sound card

@@ -131,8 +131,8 @@ WAYS: dict[str, tuple[Way, tuple[float, ...]]] = {
     "logit bias": (logit_bias, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)),
     "logit bias, shrunk": (shrunk_logit_bias, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)),
     "log-probability bias": (probability_bias, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)),
-    "own neutral centroid": (own_centroid, (0.0, 0.5, 1.0, 1.5, 2.0)),
-    "logit bias, then own centroid: what ships": (bias_and_centroid, (0.0, 0.5, 1.0, 1.5, 2.0)),
+    "own neutral centroid": (own_centroid, (0.0, 0.25, 0.5, 1.0, 1.5)),
+    "logit bias, then own centroid: what ships": (bias_and_centroid, (0.0, 0.25, 0.5, 1.0, 1.5)),
     "(oracle) mean logits of all test clips": (oracle_bias, (1.0,)),
 }
 
