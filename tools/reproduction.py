@@ -8,6 +8,7 @@ without a run says so, with the command that measures it; nothing is filled in b
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,13 +63,24 @@ def command(variant: Variant, corpus: str, protocol: str) -> str:
     return f"`{words}{' --set styles=[improvised]' if corpus == 'iemocap' and 'improvised' in variant.corpus else ''}`"
 
 
-def measured(folds: Iterable[FoldResult], protocol: str) -> str:
+def measured(folds: Iterable[FoldResult], protocol: str, shorter: str = "") -> str:
     """UA and WA of the finished folds of one protocol, or nothing."""
     kept = [fold for fold in folds if fold.protocol.split(":")[0] == protocol]
     if not kept:
         return "not measured"
     result = summarize(kept)
-    return f"UA {result['ua']:.1f}, WA {result['wa']:.1f} ({result['folds']} folds, {result['seeds']} seed)"
+    count = f"{_some(result['folds'], 'fold')}, {_some(result['seeds'], 'seed')}"
+    return f"UA {result['ua']:.1f}, WA {result['wa']:.1f} ({count}{shorter})"
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"
+
+
+def epochs_of(run: str) -> tuple[str, int]:
+    """A run's recipe and how long it was trained."""
+    recipe = json.loads((Path(run) / "recipe.json").read_text(encoding="utf-8"))
+    return recipe["name"], recipe["epochs"]
 
 
 def own_rows(folds: list[FoldResult]) -> list[str]:
@@ -91,6 +103,7 @@ def own_rows(folds: list[FoldResult]) -> list[str]:
 def main(runs: list[str]) -> int:
     """Write the file; returns the exit code."""
     folds = [fold for run in runs for fold in load_folds(run)]
+    epochs = dict(map(epochs_of, runs))
     lines = [HEAD, *own_rows(folds)]
     for paper in dict.fromkeys(variant.paper for variant in VARIANTS.values()):
         lines += [f"\n## {paper}\n", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
@@ -99,7 +112,10 @@ def main(runs: list[str]) -> int:
         for variant, corpus in rows:
             done = [fold for fold in folds if fold.name == variant.name and corpus in fold.test_corpora]
             cells = [variant.name, variant.table, variant.corpus, published(variant, corpus)]
-            lines.append("| " + " | ".join([*cells, measured(done, "paper"), measured(done, "honest")]) + " |")
+            trained, published_epochs = epochs.get(variant.name), variant.recipe.epochs
+            shorter = f", {trained} of {published_epochs} epochs" if trained not in (None, published_epochs) else ""
+            cells += [measured(done, protocol, shorter) for protocol in ("paper", "honest")]
+            lines.append("| " + " | ".join(cells) + " |")
         lines.append("\nTo measure a row (`--set protocol=honest` for the other column):\n")
         lines += [f"- {command(variant, corpus, variant.recipe.protocol)}" for variant, corpus in rows]
     TARGET.write_text("\n".join(lines) + "\n", encoding="utf-8")
