@@ -33,8 +33,8 @@ OWN = """\
 The recipes stand in `models/*/recipe.yaml` and `models/recipes/`: `streamser train RECIPE --corpora-root CORPORA`, for
 the other column with `--set protocol=paper:lightsernet --set choose_by=wa --set validate_every=1` (moonshine-emodb:
 `--set epochs=12` too). `moonshine-*` is no paper's net: what a frozen speech recognizer's ears make of the same
-protocols. `losses-*` is one net on one corpus with the losses and the pooling of papers 1 to 3, two speakers left out at a time. Where fewer folds
-are counted than the protocol has (10), the others were not run."""
+protocols. `losses-*` is one net on one corpus with the losses and the pooling of papers 1 to 3, two speakers left out
+at a time. Where fewer folds are counted than the protocol has (10), the others were not run."""
 
 SEVEN = "angry,boredom,disgust,fear,happy,neutral,sad"
 CORPORA = {

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamser.errors import ConfigError
 from streamser.features import FeatureConfig, Frames
 from streamser.nets.layers import SerNet
 from streamser.training.batches import BatchMaker, FeatureAugment
@@ -37,7 +38,12 @@ def heard_features(size: int, sample_rate: int) -> FeatureConfig:
 
 
 def heard_augment(augment: FeatureAugment) -> FeatureAugment:
-    """What can still be drawn for every batch; what concerns time was drawn when the copies were heard."""
+    """What can still be drawn for every batch; pieces were drawn when the copies were heard."""
+    if augment.trim_probability or augment.pause_probability:
+        raise ConfigError(
+            "feature_augment: trim_probability and pause_probability are drawn for every batch, but a frozen net hears "
+            "its clips once; crop_probability works, and `augment` with `copies`"
+        )
     return FeatureAugment(mixup=augment.mixup)
 
 

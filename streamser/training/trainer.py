@@ -143,6 +143,12 @@ class Trainer:
 
     def _listen(self, net: SerNet, cache: Path, workers: int) -> None:
         """Replace the stores by what the net's frozen part hears of them, once for all splits and epochs."""
+        heard_augment(self.recipe.feature_augment)  # what cannot be drawn is said before an hour of listening
+        if self.recipe.train_window_s:
+            raise ConfigError(
+                f"{self.recipe.name}: train_window_s is for nets that learn as a whole; {self.variant.name} learns on "
+                "the windows that are served, and on pieces of them by feature_augment: {crop_probability: ...}"
+            )
 
         def hear(store: LevelStore, what: str) -> LevelStore:
             report = self.progress

@@ -349,3 +349,13 @@ def test_what_learns_on_what_was_heard_judges_as_the_whole_net_does(
 def test_a_start_that_is_none_is_said(material: Material, tmp_path: Path, cache: Path, start: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         trainer(on_samples(start=start), material, tmp_path, cache)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train_window_s": 0.5}, {"feature_augment": {"pause_probability": 0.5}}], ids=["pieces", "pauses"]
+)
+def test_what_a_frozen_net_cannot_draw_is_refused(
+    material: Material, tmp_path: Path, cache: Path, encoder: Path, changes: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError, match=r"train_window_s is for nets that learn|a frozen net hears its clips once"):
+        trainer(on_samples(start=str(encoder), **changes), material, tmp_path, cache)
