@@ -328,19 +328,19 @@ class FrontEnd:
     def _advance(self, samples: Samples) -> Frames:
         self._heard += len(samples)
         self._waiting = np.concatenate([self._waiting, samples])
-        if self.config.kind == "samples":
-            return self._next_samples()
-        power = _mel_power(self._waiting, self.config)
-        self._waiting = self._waiting[len(power) * self.config.hop_samples :]
-        self._given += len(power)
-        return from_log_mel(log_mel(power, self.config), self.config)
+        frames = _whole_frames(self._waiting, self.config)
+        self._waiting = self._waiting[len(frames) * self.config.hop_samples :]
+        self._given += len(frames)
+        return frames
 
-    def _next_samples(self) -> Frames:
-        size = self.config.hop_samples
-        count = len(self._waiting) // size
-        frames, self._waiting = self._waiting[: count * size].reshape(count, size), self._waiting[count * size :]
-        self._given += count
-        return np.array(frames, np.float32)  # a copy: what comes in may be written over
+
+def _whole_frames(samples: Samples, config: FeatureConfig) -> Frames:
+    """Every whole frame in samples that begin on a frame's edge, (frames, bins)."""
+    if config.kind == "mel":
+        return from_log_mel(log_mel(_mel_power(samples, config), config), config)
+    count = len(samples) // config.hop_samples
+    # a copy: what came in may be written over
+    return np.array(samples[: count * config.hop_samples].reshape(count, config.bins), np.float32)
 
 
 def extract(samples: Samples, config: FeatureConfig) -> Frames:

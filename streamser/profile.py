@@ -204,16 +204,15 @@ def enrol(
     """Learn a voice from neutral speech, 16 kHz, an utterance each; AudioError when it is too little or distorted."""
     check_recording(sounds, least_speech_s)
     _neutral(recognizer.bundle)  # say at once that the profile could not be used
-    plain = recognizer.with_adaptation(None)
-    logits, embeddings = plain.logits(list(sounds)), plain.embed(list(sounds)).astype(np.float64)
+    logits, embeddings = recognizer.with_adaptation(None).logits_and_embeddings(list(sounds))
     return Profile(
         name=name,
         model=recognizer.bundle.name,
         fingerprint=fingerprint(recognizer.bundle),
         speech_s=round(sum(map(len, sounds)) / SAMPLE_RATE, 2),
         logits_mean=_rounded(logits.mean(axis=0, dtype=np.float64)),
-        embedding_mean=_rounded(embeddings.mean(axis=0)),
-        embedding_spread=round(_spread(embeddings), 6),
+        embedding_mean=_rounded(embeddings.mean(axis=0, dtype=np.float64)),
+        embedding_spread=round(neutral_spread(embeddings.astype(np.float64)), 6),
     )
 
 
@@ -221,7 +220,7 @@ def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(round(float(value), 6) for value in values)
 
 
-def _spread(embeddings: NDArray[np.float64]) -> float:
+def neutral_spread(embeddings: NDArray[np.floating[Any]]) -> float:
     """How far each utterance lies from the mean of the others, as one that was not enrolled will."""
     if len(embeddings) < 2:
         return max(float(np.linalg.norm(embeddings)) / 3, 1e-6)
@@ -262,6 +261,7 @@ __all__ = [
     "find_profiles",
     "fingerprint",
     "load_profile",
+    "neutral_spread",
     "profile_folder",
     "profile_path",
 ]

@@ -150,6 +150,11 @@ class Recognizer:
         pairs = zip(self._utterance_logits(scores), scores, strict=True)
         return [self._prediction(logits, score, False) for logits, score in pairs]
 
+    def logits_and_embeddings(self, sound: Sound | Sequence[Sound]) -> tuple[Frames, Frames]:
+        """What `logits` and `embed` say of one sound or several, from one run of the net."""
+        _, scores = self._hear(sound)
+        return self._utterance_logits(scores), _embeddings(scores)
+
     def logits(self, sound: Sound | Sequence[Sound]) -> Frames:
         """The net's answers before calibration, (sounds, classes): each the mean of its windows'."""
         _, scores = self._hear(sound)

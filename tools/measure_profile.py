@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
 from streamser.engines import run_frames
 from streamser.features import Frames, extract, trimmed
-from streamser.profile import LOGIT_STRENGTH
-from streamser.recognizer import Recognizer, load
+from streamser.profile import LOGIT_STRENGTH, neutral_spread
+from streamser.recognizer import Anchor, Recognizer, load
 from streamser.training import metrics
 from streamser.training.clips import Clip
 from streamser.training.compose import speech_extent
@@ -97,27 +97,20 @@ def probability_bias(base: Base, voice: Voice, strength: float) -> Logits:
     return (log_softmax(voice.logits) + strength * (log_softmax(base.logits_mean) - own)).astype(np.float32)
 
 
-def nearness(voice: Voice) -> NDArray[np.float64]:
-    """How near each test clip's embedding is to the voice's own neutral: 0 as its clips are to each other, 1 there."""
+def anchor(base: Base, voice: Voice, strength: float) -> Anchor:
+    """The voice's own neutral, as a profile keeps it."""
     own = voice.enrol_embedding
-    # each enrolled clip is compared with the mean of the others, as a clip that is not enrolled will be
-    others = (own.sum(axis=0) - own) / max(1, len(own) - 1)
-    usual = float(np.linalg.norm(own - others, axis=1).mean()) if len(own) > 1 else float(np.linalg.norm(own)) / 3
-    return np.asarray(1 - np.linalg.norm(voice.embedding - own.mean(axis=0), axis=1) / usual)
+    return Anchor(own.mean(axis=0), neutral_spread(own), base.neutral, strength)
 
 
 def own_centroid(base: Base, voice: Voice, strength: float) -> Logits:
     """Raise `neutral` by how near the embedding is to the voice's own neutral."""
-    raised = voice.logits.copy()
-    raised[:, base.neutral] += (strength * nearness(voice)).astype(np.float32)
-    return raised
+    return anchor(base, voice, strength).raised(voice.logits, voice.embedding)
 
 
 def bias_and_centroid(base: Base, voice: Voice, strength: float) -> Logits:
     """The logit bias as it ships, and the nearness to the voice's own neutral."""
-    raised = logit_bias(base, voice, LOGIT_STRENGTH).copy()
-    raised[:, base.neutral] += (strength * nearness(voice)).astype(np.float32)
-    return raised
+    return anchor(base, voice, strength).raised(logit_bias(base, voice, LOGIT_STRENGTH), voice.embedding)
 
 
 def oracle_bias(base: Base, voice: Voice, strength: float) -> Logits:

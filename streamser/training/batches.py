@@ -101,7 +101,7 @@ class BatchMaker:
     def draw(self, clips: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """One augmented window of each clip, (B, T, bins)."""
         levels = torch.from_numpy(np.stack([self._window(int(clip), rng) for clip in clips]))
-        return levels if self.features.kind == "samples" else self.finish(self._colour(levels, rng))
+        return self.finish(self._colour(levels, rng) if self.features.kind == "mel" else levels)
 
     def _window(self, clip: int, rng: np.random.Generator) -> Frames:
         frames = self.store.frames(clip, int(rng.integers(0, self.store.copies + 1)))
@@ -157,7 +157,8 @@ class BatchMaker:
             return values[:length]
         if self.features.short == "tile":
             return np.take(values, np.arange(length) % len(values), axis=0)
-        return np.pad(values, ((0, length - len(values)), (0, 0)), constant_values=self._floor)
+        silence = self._floor if self.features.kind == "mel" else 0.0
+        return np.pad(values, ((0, length - len(values)), (0, 0)), constant_values=silence)
 
     def _colour(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
         """Level, tilt, noise floor, vocal-tract warp and masks on (B, T, mels) log-mel."""
@@ -238,7 +239,7 @@ class BatchMaker:
         return (torch.logsumexp(nepers, dim=1) - math.log(nepers.shape[1])) / _NEPER_PER_DB
 
     def finish(self, levels: Tensor) -> Tensor:
-        """Log-mel to the net's input, as `features.from_log_mel` does it."""
+        """Log-mel to the net's input, as `features.from_log_mel` does it; samples are it."""
         values = levels @ self._dct if self._dct is not None else levels
         if self.features.clip is not None:
             values = values.clamp(*self.features.clip)
@@ -266,7 +267,7 @@ class BatchMaker:
         windows = torch.from_numpy(
             np.stack([self._fit(frames[start:], self.features.window_frames) for start in starts])
         )
-        return windows if self.features.kind == "samples" else self.finish(windows)
+        return self.finish(windows)
 
 
 def _smooth(values: Tensor, knots: Tensor) -> Tensor:

@@ -99,10 +99,15 @@ class ConfidenceBin:
     """Share that was right; NaN in an empty bin."""
 
 
+def _bin_of(confidence: Values, bins: int) -> NDArray[np.int64]:
+    """A bin holds its upper edge."""
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS) -> tuple[ConfidenceBin, ...]:
     """How often answers of each confidence are right; the reliability diagram."""
     sure, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
-    place = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)  # a bin holds its upper edge
+    place = _bin_of(sure, bins)
     counts = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
         mean_sure = np.bincount(place, sure, bins) / counts
@@ -113,20 +118,16 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS)
     )
 
 
-def ece(probabilities: ArrayLike, targets: ArrayLike, bins: int = ECE_BINS) -> float:
-    """Expected calibration error: mean distance between confidence and accuracy, over the answers."""
+def ece(probabilities: ArrayLike, targets: ArrayLike, bins: int = ECE_BINS, weights: ArrayLike | None = None) -> float:
+    """Expected calibration error: mean distance between confidence and accuracy, over the answers.
+
+    With `weights` answers count differently, as when corpora of unlike sizes are to count alike.
+    """
     table = np.asarray(probabilities, np.float64)
-    filled = [b for b in reliability(table.max(axis=1), table.argmax(axis=1) == np.asarray(targets), bins) if b.count]
-    return sum(b.count * abs(b.confidence - b.accuracy) for b in filled) / max(1, len(table))
-
-
-def weighted_ece(probabilities: ArrayLike, targets: ArrayLike, weights: ArrayLike, bins: int = ECE_BINS) -> float:
-    """The same where answers count differently, as when corpora of unlike sizes are to count alike."""
-    table, share = np.asarray(probabilities, np.float64), np.asarray(weights, np.float64)
     confidence, correct = table.max(axis=1), table.argmax(axis=1) == np.asarray(targets)
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(place, share * (confidence - correct), bins)  # of each bin: its share times its distance
-    return float(np.abs(gaps).sum() / share.sum())
+    share = np.ones(len(table)) if weights is None else np.asarray(weights, np.float64)
+    gaps = np.bincount(_bin_of(confidence, bins), share * (confidence - correct), bins)  # each bin's share x distance
+    return float(np.abs(gaps).sum() / share.sum()) if len(table) else 0.0
 
 
 def nll(probabilities: ArrayLike, targets: ArrayLike) -> float:

@@ -12,7 +12,7 @@ from streamser.bundle import Calibration
 from streamser.errors import ProtocolError
 from streamser.training.calibrate import balanced_weights, fit_temperature, softmax
 from streamser.training.folds import FoldResult, by_seed, pool
-from streamser.training.metrics import ece, ua_at_coverage, unweighted_accuracy, weighted_accuracy, weighted_ece
+from streamser.training.metrics import ece, ua_at_coverage, unweighted_accuracy, weighted_accuracy
 
 Values = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ def pooled_ece(answers: Sequence[tuple[Values, NDArray[np.int64]]]) -> float:
     another."""
     probabilities, targets = (np.concatenate(part) for part in zip(*answers, strict=True))
     weights = np.concatenate([np.full(len(of_one), 1 / len(of_one)) for _, of_one in answers])
-    return round(weighted_ece(probabilities, targets, weights), 3)
+    return round(ece(probabilities, targets, weights=weights), 3)
 
 
 def summarize(folds: Sequence[FoldResult]) -> dict[str, Any]:

@@ -125,7 +125,16 @@ class Trainer:
             self.loss = replace(self.variant.loss, **recipe.loss)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{recipe.name}: {error}") from error
-        net = self._net(self.features)  # what cannot be built is said before anything is read
+        # what cannot be built or drawn is said before anything is read
+        net = self._net(self.features)
+        recipe.feature_augment.check(self.features)
+        if net.needs_start:
+            heard_augment(recipe.feature_augment)
+            if recipe.train_window_s:
+                raise ConfigError(
+                    f"{recipe.name}: train_window_s is for nets that learn as a whole; {self.variant.name} learns on "
+                    "the windows that are served, and on pieces of them by feature_augment: {crop_probability: ...}"
+                )
         self.row = {clip.id: i for i, clip in enumerate(material.clips)}
         self.store: LevelStore = build_store(
             material.clips,
@@ -143,14 +152,8 @@ class Trainer:
 
     def _listen(self, net: SerNet, cache: Path, workers: int) -> None:
         """Replace the stores by what the net's frozen part hears of them, once for all splits and epochs."""
-        heard_augment(self.recipe.feature_augment)  # what cannot be drawn is said before an hour of listening
-        if self.recipe.train_window_s:
-            raise ConfigError(
-                f"{self.recipe.name}: train_window_s is for nets that learn as a whole; {self.variant.name} learns on "
-                "the windows that are served, and on pieces of them by feature_augment: {crop_probability: ...}"
-            )
 
-        def hear(store: LevelStore, what: str) -> LevelStore:
+        def hear(store: LevelStore) -> LevelStore:
             report = self.progress
             return listen(
                 net,
@@ -161,11 +164,11 @@ class Trainer:
                 cache=cache,
                 device=self.device,
                 workers=workers,
-                progress=None if report is None else lambda done, of: report(what, done, of),
+                progress=None if report is None else lambda done, of: report("listening", done, of),
             )
 
-        self.store = hear(self.store, "listening")
-        self.outliers = None if self.outliers is None else hear(self.outliers, "listening")
+        self.store = hear(self.store)
+        self.outliers = None if self.outliers is None else hear(self.outliers)
         self.heard = heard_features(self.store.levels.shape[1], self.features.sample_rate)
 
     def _outliers(self, cache: Path, workers: int) -> LevelStore | None:

@@ -122,5 +122,5 @@ def test_a_weighted_calibration_error_counts_an_answer_as_often_as_its_weight_sa
     probabilities, targets = rng.dirichlet((2.0, 1.0, 1.0), 200), rng.integers(0, 3, 200)
     weights = rng.integers(1, 4, 200)
     repeated = metrics.ece(np.repeat(probabilities, weights, axis=0), np.repeat(targets, weights))
-    assert metrics.weighted_ece(probabilities, targets, weights) == pytest.approx(repeated)
+    assert metrics.ece(probabilities, targets, weights=weights) == pytest.approx(repeated)
     assert repeated != pytest.approx(metrics.ece(probabilities, targets), abs=1e-3)

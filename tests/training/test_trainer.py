@@ -352,10 +352,14 @@ def test_a_start_that_is_none_is_said(material: Material, tmp_path: Path, cache:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"train_window_s": 0.5}, {"feature_augment": {"pause_probability": 0.5}}], ids=["pieces", "pauses"]
+    "changes",
+    [{"train_window_s": 0.5}, {"feature_augment": {"pause_probability": 0.5}}, {"feature_augment": {"tilt_db": 3.0}}],
+    ids=["pieces", "pauses", "colour"],
 )
 def test_what_a_frozen_net_cannot_draw_is_refused(
     material: Material, tmp_path: Path, cache: Path, encoder: Path, changes: dict[str, object]
 ) -> None:
-    with pytest.raises(ConfigError, match=r"train_window_s is for nets that learn|a frozen net hears its clips once"):
+    with pytest.raises(
+        ConfigError, match=r"train_window_s is for nets|a frozen net hears its clips once|tilt_db change log-mel"
+    ):
         trainer(on_samples(start=str(encoder), **changes), material, tmp_path, cache)
