@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from streamser.nets.layers import CosineHead, SerNet
+from streamser.nets.layers import SerNet
 
 PATH_KERNELS = ((11, 1), (1, 9), (3, 3))  # over time, over frequency, over both
 PATH_FILTERS = 32
@@ -57,11 +57,7 @@ def _block(inputs: int, filters: int, kernel: int, pool: tuple[int, int] | None,
 
 
 class LightSerNet(SerNet):
-    """(B, T >= 32, F >= 8) frames to logits; plain layers only, so channels_last memory format applies.
-
-    For ablations of other papers' ideas on this net: `cosine_scale` > 0 gives it the additive margin's head, `spread`
-    puts the standard deviation over time and frequency beside the mean.
-    """
+    """(B, T >= 32, F >= 8) frames to logits; plain layers only, so channels_last memory format applies."""
 
     def __init__(
         self,
@@ -72,15 +68,10 @@ class LightSerNet(SerNet):
         prelu: bool = False,
         residual: bool = False,
         body_filters: Sequence[int] = BODY_FILTERS,
-        cosine_scale: float = 0.0,
-        spread: bool = False,
+        embedding_dim: int = EMBEDDING,
     ) -> None:
         # Five halvings of time and three of frequency leave one value of 32 frames and 8 bins.
-        size = 2 * EMBEDDING if spread else EMBEDDING
-        super().__init__(n_classes, bins=bins, embedding_dim=size, min_frames=32, min_bins=8, dropout=dropout)
-        self.spread = spread
-        if cosine_scale:
-            self.head = CosineHead(size, n_classes, cosine_scale)
+        super().__init__(n_classes, bins=bins, embedding_dim=embedding_dim, min_frames=32, min_bins=8, dropout=dropout)
         self.paths = nn.ModuleList(_Path(kernel, prelu, residual) for kernel in PATH_KERNELS)
         widths = (len(PATH_KERNELS) * PATH_FILTERS, *body_filters)
         self.body = nn.Sequential(
@@ -89,11 +80,12 @@ class LightSerNet(SerNet):
         )
 
     def embed(self, frames: Tensor) -> Tensor:
+        embedding: Tensor = self.maps(frames).mean(dim=(2, 3))  # (B, 320)
+        return embedding
+
+    def maps(self, frames: Tensor) -> Tensor:
+        """What the convolutions leave to be pooled, (B, T, F) -> (B, 320, T/32, F/8)."""
         x = frames.unsqueeze(1)  # (B, T, F) -> (B, 1, T, F)
         x = torch.cat([path(x) for path in self.paths], dim=1)  # (B, 96, T/2, F/2)
-        x = self.body(x)  # (B, 320, T/32, F/8)
-        embedding: Tensor = x.mean(dim=(2, 3))  # (B, 320)
-        if self.spread:
-            variance = (x - embedding[:, :, None, None]).square().mean(dim=(2, 3))
-            embedding = torch.cat([embedding, (variance + 1e-5).sqrt()], dim=1)  # (B, 640)
-        return embedding
+        maps: Tensor = self.body(x)
+        return maps

@@ -19,6 +19,7 @@ from streamser.errors import BundleError, ConfigError
 from streamser.features import FeatureConfig
 from streamser.nets.cnn_blstm import CnnBlstm
 from streamser.nets.focal_resnet import FocalResNet
+from streamser.nets.ideas import LightSerNetIdea, Pooling
 from streamser.nets.layers import SerNet
 from streamser.nets.lightsernet import LightSerNet
 from streamser.nets.losses import LossSpec
@@ -371,10 +372,17 @@ def _house() -> Iterator[Variant]:
     )
     yield row
     # Ideas of papers 1 to 3 on this net, each alone, so that they can be compared.
-    cosine = partial(LightSerNet, bins=40, cosine_scale=10.0)
+    idea = partial(LightSerNetIdea, bins=40)
     margin = LossSpec(kind="am_softmax", scale=10.0, margin=0.4)
-    yield replace(row, name="lightsernet-margin", build=cosine, loss=margin)
-    yield replace(row, name="lightsernet-spread", build=partial(LightSerNet, bins=40, spread=True))
+    rebuild = LossSpec(reconstruction=1.0)
+    yield replace(row, name="lightsernet-margin", build=partial(idea, cosine_scale=10.0), loss=margin)
+    decode_frames = features.window_frames
+    yield replace(
+        row, name="lightsernet-reconstruction", build=partial(idea, decode_frames=decode_frames), loss=rebuild
+    )
+    poolings: tuple[Pooling, ...] = ("spread", "attention", "combined")
+    for pooling in poolings:
+        yield replace(row, name=f"lightsernet-{pooling}", build=partial(idea, pooling=pooling))
     yield replace(
         row,
         name="sepconv",

@@ -13,8 +13,9 @@ from zoo_parts import CLASSES
 from streamser.nets.cnn_blstm import CnnBlstm
 from streamser.nets.export import probe_frames
 from streamser.nets.focal_resnet import FocalResNet
+from streamser.nets.ideas import LightSerNetIdea
 from streamser.nets.layers import SerNet, SharedBiGru, attend
-from streamser.nets.lightsernet import LightSerNet
+from streamser.nets.lightsernet import EMBEDDING, LightSerNet
 from streamser.nets.parallel_cnn import ParallelCnn, _quarters
 from streamser.nets.sepconv import SepConv
 from streamser.nets.zoo import build, get
@@ -172,3 +173,24 @@ def test_the_report_s_net_adds_its_input_to_each_path() -> None:
         without = path(frames.unsqueeze(1))
     pooled = F.avg_pool2d(frames.unsqueeze(1), 2).expand_as(without)
     np.testing.assert_allclose(with_input - without, pooled, atol=1e-4)
+
+
+def test_an_idea_s_attention_begins_as_the_plain_mean_and_leaves_it_with_its_query() -> None:
+    torch.manual_seed(0)
+    net = LightSerNetIdea(CLASSES, pooling="combined").eval()
+    frames = torch.from_numpy(probe_frames(get("lightsernet").features, 2, 64))
+    assert net.query is not None
+    with torch.no_grad():
+        places = net.maps(frames).flatten(2)
+        begun = net.embed(frames)
+        np.testing.assert_allclose(begun[:, :EMBEDDING], places.mean(dim=2), atol=1e-5)
+        np.testing.assert_allclose(begun[:, EMBEDDING:], (places.var(dim=2, correction=0) + 1e-5).sqrt(), atol=1e-4)
+        net.query.fill_(1.0)
+        weights = torch.softmax(places.sum(dim=1), dim=1)
+        np.testing.assert_allclose(net.embed(frames)[:, :EMBEDDING], (places @ weights.unsqueeze(2))[..., 0], atol=1e-4)
+
+
+def test_an_idea_s_decoder_is_a_second_task_only() -> None:
+    net = LightSerNetIdea(CLASSES, decode_frames=60).eval()
+    assert net(torch.rand(2, 40, 40)).reconstruction.shape == (2, 40, 40)
+    assert net(torch.rand(2, 61, 40)).reconstruction is None

@@ -1,0 +1,67 @@
+"""LightSERNet with one idea of papers 1 to 3 at a time, so that their claims can be compared on one net.
+
+Their losses need no net of their own, but for the additive margin's normalised head and the reconstruction's decoder.
+Pooling: `spread` puts the standard deviation beside the mean, `attention` weighs every place of the last plane by a
+learned query, `combined` does both, as paper 3 pools its recurrent steps.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from streamser.nets.layers import CosineHead, NetOutput, attend
+from streamser.nets.lightsernet import EMBEDDING, LightSerNet
+
+DECODER_UNITS = 128
+
+Pooling = Literal["mean", "spread", "attention", "combined"]
+
+
+class LightSerNetIdea(LightSerNet):
+    """(B, T >= 32, F >= 8) frames to logits.
+
+    `cosine_scale` > 0 gives it the additive margin's head, `decode_frames` > 0 a decoder that rebuilds windows of up to
+    so many frames from the embedding, in training only.
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        *,
+        bins: int = 40,
+        pooling: Pooling = "mean",
+        cosine_scale: float = 0.0,
+        decode_frames: int = 0,
+    ) -> None:
+        size = EMBEDDING * (2 if pooling in ("spread", "combined") else 1)
+        super().__init__(n_classes, bins=bins, embedding_dim=size)
+        self.pooling = pooling
+        self.query = nn.Parameter(torch.zeros(EMBEDDING)) if pooling in ("attention", "combined") else None
+        if cosine_scale:
+            self.head = CosineHead(size, n_classes, cosine_scale)
+        self.decode_frames = decode_frames
+        self.decoder = (
+            nn.Sequential(nn.Linear(size, DECODER_UNITS), nn.ReLU(), nn.Linear(DECODER_UNITS, decode_frames * bins))
+            if decode_frames
+            else None
+        )
+
+    def forward(self, frames: Tensor) -> NetOutput:
+        output = super().forward(frames)
+        if self.decoder is None or torch.onnx.is_in_onnx_export() or frames.shape[1] > self.decode_frames:
+            return output
+        rebuilt: Tensor = self.decoder(output.embedding).reshape(-1, self.decode_frames, self.bins)
+        return output._replace(reconstruction=rebuilt[:, : frames.shape[1]])
+
+    def embed(self, frames: Tensor) -> Tensor:
+        places = self.maps(frames).flatten(2).transpose(1, 2)  # (B, places, 320)
+        # With no query all places weigh alike, as they do before the query has learnt anything.
+        scores = (places * self.query).sum(dim=2) if self.query is not None else places.new_zeros(places.shape[:2])
+        mean = attend(places, scores)
+        if self.pooling in ("mean", "attention"):
+            return mean  # (B, 320)
+        variance = attend((places - mean.unsqueeze(1)).square(), scores)
+        return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)  # (B, 640)
