@@ -100,12 +100,15 @@ def _scores(scores: Mapping[str, Any]) -> str:
             "Corpora that were left out whole (the same recipe, trained on the others; "
             "nobody in them was heard before), UA %:\n\n" + _table(("left out", "UA"), rows)
         )
-        if scores.get("left_out_ece_mean") is not None:
+        if scores.get("left_out_together"):
+            together = scores["left_out_together"]
             parts.append(
                 "Expected calibration error there, temperature fitted on the other left-out corpora: "
-                f"{scores['left_out_ece_mean']:.3f} (mean of the corpora), {scores['left_out_ece_pooled']:.3f} "
-                "over all of them together, each counting alike. Of the surest 70 % of the answers, "
-                f"UA {scores['left_out_ua_at_70']:.1f} %."
+                f"{scores['left_out_ece_mean']:.3f} (mean of the corpora), {together['ece']:.3f} "
+                "over all of them together, each counting alike. Of the surest 70 % of each corpus's answers, "
+                f"UA {scores['left_out_ua_at_70']:.1f} % (of all of them {scores['left_out_ua_mean']:.1f}); of the "
+                f"surest 70 % of all corpora together {together['ua_at_70']:.1f} % (of all "
+                f"{together['ua']:.1f})."
             )
     if "validation_ua" in scores:
         parts.append(

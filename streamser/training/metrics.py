@@ -171,19 +171,32 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
     )
 
 
-def most_confident(confidence: ArrayLike, coverage: float) -> NDArray[np.int64]:
+def most_confident(confidence: ArrayLike, coverage: float, weights: ArrayLike | None = None) -> NDArray[np.int64]:
     """Indexes of the surest `coverage` share of the answers, at least one."""
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage is a share within (0, 1], not {coverage!r}")
     sure = np.asarray(confidence, np.float64)
-    return np.argsort(-sure, kind="stable")[: max(1, round(coverage * len(sure)))]
+    share = np.ones(len(sure)) if weights is None else np.asarray(weights, np.float64)
+    order = np.argsort(-sure, kind="stable")
+    reached = np.cumsum(share[order]) / share.sum()
+    count = int(np.argmin(np.abs(reached - coverage))) + 1  # as near to the share as whole answers allow
+    return order[:count]
 
 
-def ua_at_coverage(probabilities: ArrayLike, targets: ArrayLike, coverage: float) -> float:
-    """Unweighted accuracy over the surest `coverage` share of the answers."""
+def ua_at_coverage(
+    probabilities: ArrayLike, targets: ArrayLike, coverage: float, weights: ArrayLike | None = None
+) -> float:
+    """Unweighted accuracy over the surest `coverage` share of the answers.
+
+    With `weights` answers count differently, in what is a share of them as in what a class's recall is.
+    """
     table, truth = np.asarray(probabilities, np.float64), np.asarray(targets, np.int64)
-    kept = most_confident(table.max(axis=1), coverage)
-    return unweighted_accuracy(truth[kept], table[kept].argmax(axis=1), table.shape[1])
+    share = np.ones(len(table)) if weights is None else np.asarray(weights, np.float64)
+    kept = most_confident(table.max(axis=1), coverage, share)
+    right = table[kept].argmax(axis=1) == truth[kept]
+    found = np.bincount(truth[kept], share[kept] * right, table.shape[1])
+    total = np.bincount(truth[kept], share[kept], table.shape[1])
+    return float(np.mean(found[total > 0] / total[total > 0]))
 
 
 # ---- how sure we are

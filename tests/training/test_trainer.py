@@ -242,7 +242,14 @@ def test_left_out_scores_are_judged_with_the_other_folds_temperature(
     assert [fold.test_corpora for fold in folds] == [("other",), ("tiny",)]
     scores = left_out_scores(folds)
     assert scores["left_out_ua_mean"] == pytest.approx(np.mean(list(scores["left_out_ua"].values())), abs=0.1)
-    assert 0 <= scores["left_out_ece_pooled"] <= scores["left_out_ece_mean"] + 1e-3 <= 1  # errors may cancel, never add
+    assert (
+        0 <= scores["left_out_together"]["ece"] <= scores["left_out_ece_mean"] + 1e-3 <= 1
+    )  # errors may cancel, never add
+    twins = left_out_scores([folds[0], replace(folds[0], fold="without-its-twin")])
+    assert twins["left_out_together"]["ua"] == twins["left_out_ua_mean"]  # a corpus and its twin are one
+    assert twins["left_out_together"]["ua_at_70"] == pytest.approx(
+        twins["left_out_ua_at_70"], abs=10
+    )  # a clip more or less
 
 
 def test_the_verb_trains_from_a_file_and_refuses_to_overwrite_a_run(
