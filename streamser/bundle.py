@@ -85,6 +85,33 @@ class Neutral:
             raise ValueError("neutral holds finite numbers")
 
 
+Table = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How this checkpoint's answers lie, class by class, and how far a new voice and room moves them all.
+
+    Measured on corpora that its recipe was not trained on, in log probabilities against the last class's.
+    """
+
+    means: Table
+    """(C, C - 1), of each class."""
+    within: Table
+    """(C - 1, C - 1), covariance of the answers to one class."""
+    between: Table
+    """(C - 1, C - 1), covariance of what a voice and a room add."""
+
+    def __post_init__(self) -> None:
+        size = len(self.means) - 1
+        for name, rows, square in (("means", size + 1, False), ("within", size, True), ("between", size, True)):
+            table: Table = getattr(self, name)
+            if size < 1 or len(table) != rows or any(len(row) != size or not _finite(row) for row in table):
+                raise ValueError(f"drift.{name} is a table of {rows} times {size} finite numbers")
+            if square and not (np.linalg.eigvalsh(np.array(table)) > 0).all():
+                raise ValueError(f"drift.{name} is a covariance, so it has no direction without spread")
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """A verified checkpoint folder."""
@@ -105,6 +132,7 @@ class Bundle:
     licence: str
     """Terms of the weights; those of the corpora they learnt from."""
     neutral: Neutral | None
+    drift: Drift | None
     files: Mapping[str, str]
     """SHA-256 of each file beside bundle.yaml."""
 
@@ -121,6 +149,8 @@ class Bundle:
             raise ValueError(f"calibration.bias has {len(self.calibration.bias)} values but labels has {classes}")
         if self.neutral is not None and len(self.neutral.logits_mean) != classes:
             raise ValueError(f"neutral.logits_mean has {len(self.neutral.logits_mean)} values but labels has {classes}")
+        if self.drift is not None and len(self.drift.means) != classes:
+            raise ValueError(f"drift.means has {len(self.drift.means)} rows but labels has {classes}")
         if not features.window_frames * features.bins <= _WINDOW_VALUES:
             raise ValueError(f"features.length_s is {features.length_s:g}: no net takes a window that long")
         if not (isinstance(self.variant, str) and self.variant and isinstance(self.licence, str) and self.licence):
@@ -222,6 +252,7 @@ def save_bundle(
     licence: str,
     card: str,
     neutral: Neutral | None = None,
+    drift: Drift | None = None,
 ) -> Bundle:
     """Write a checkpoint folder and read it back; a kill in the middle never leaves a bundle that loads wrongly.
 
@@ -239,7 +270,18 @@ def save_bundle(
     }
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     bundle = Bundle(
-        path, path.name, tuple(labels), features, variant, calibration, provenance, scores, licence, neutral, files
+        path=path,
+        name=path.name,
+        labels=tuple(labels),
+        features=features,
+        variant=variant,
+        calibration=calibration,
+        provenance=provenance,
+        scores=scores,
+        licence=licence,
+        neutral=neutral,
+        drift=drift,
+        files=files,
     )
     manifest = yaml.safe_dump(
         _manifest(bundle), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
@@ -274,6 +316,7 @@ def _manifest(bundle: Bundle) -> dict[str, Any]:
         "features": bundle.features.to_dict(),
         "calibration": asdict(bundle.calibration),
         "neutral": None if bundle.neutral is None else asdict(bundle.neutral),
+        **({} if bundle.drift is None else {"drift": asdict(bundle.drift)}),
         "scores": bundle.scores,
         "provenance": bundle.provenance,
         "files": bundle.files,
@@ -390,7 +433,7 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
             raise ValueError(f"files lists exactly {WEIGHTS}, {GRAPH} and {CARD}, no other name and no path")
         if not all(isinstance(digest, str) for digest in files.values()):
             raise ValueError("files gives the SHA-256 of each in hexadecimal")
-        neutral = values["neutral"]
+        neutral, drift = values["neutral"], values.get("drift")  # older checkpoints know of no drift
         return Bundle(
             path=folder,
             name=folder.resolve().name,
@@ -402,6 +445,7 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
             scores=dict(values["scores"]),
             licence=values["licence"],
             neutral=None if neutral is None else Neutral(**_tuples(neutral)),
+            drift=None if drift is None else Drift(**{key: tuple(map(tuple, table)) for key, table in drift.items()}),
             files=files,
         )
     except KeyError as error:

@@ -18,9 +18,10 @@ import yaml
 from makers import LABELS, make_bundle, make_features, make_onnx, make_weights
 
 from streamser import bundle as room
-from streamser.bundle import Bundle, Calibration, Neutral, find_models, load_bundle
+from streamser.bundle import Bundle, Calibration, Drift, Neutral, find_models, load_bundle
 from streamser.errors import BundleError, MissingExtraError
 
+DRIFT = Drift(((1.0, 0.0, 0.0),) * 4, *[((1.0, 0.5, 0.0), (0.5, 1.0, 0.0), (0.0, 0.0, 2.0))] * 2)
 FILES = ("weights.safetensors", "model.onnx", "README.md")
 
 
@@ -50,6 +51,7 @@ def test_everything_that_was_saved_comes_back(tmp_path: Path) -> None:
         features=features,
         calibration=Calibration(1.7, (0.1, -0.2, 0.0, 1e-9), 0.55, 0.12),
         neutral=Neutral((1.0, 2.0, 3.0, 4.0)),
+        drift=DRIFT,
         provenance={"corpora": ["a", "b"], "speakers": np.int64(12), "date": "2025-01-01", "note": "zwölf: #1"},
         scores={"ua": np.float32(0.5), "per corpus": {"x": {"ua": 0.25}}},
         licence="CC-BY-NC-SA-4.0",
@@ -61,6 +63,7 @@ def test_everything_that_was_saved_comes_back(tmp_path: Path) -> None:
     assert loaded.features == features
     assert loaded.calibration == Calibration(1.7, (0.1, -0.2, 0.0, 1e-9), 0.55, 0.12)
     assert loaded.neutral == Neutral((1.0, 2.0, 3.0, 4.0))
+    assert loaded.drift == DRIFT
     assert loaded.provenance == {"corpora": ["a", "b"], "speakers": 12, "date": "2025-01-01", "note": "zwölf: #1"}
     assert loaded.scores == {"ua": 0.5, "per corpus": {"x": {"ua": 0.25}}}
     assert loaded.card.startswith("# full")
@@ -75,8 +78,10 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
         np.testing.assert_array_equal(bundle.weights()[name], value)
 
 
-def test_a_bundle_without_neutral_speech_says_none(tmp_path: Path) -> None:
-    assert make_bundle(tmp_path / "tiny", neutral=None).neutral is None
+def test_a_bundle_without_neutral_speech_or_drift_says_none(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "tiny", neutral=None)
+    assert bundle.neutral is None and bundle.drift is None
+    assert "drift" not in (bundle.path / "bundle.yaml").read_text("utf-8")  # an older streamser reads it as before
 
 
 def test_a_folder_holds_four_files_and_no_pickle(folder: Path) -> None:

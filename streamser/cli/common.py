@@ -46,6 +46,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help=f"checkpoint: a name or the path of its folder (default: {DEFAULT_MODEL})")
     add("--compute", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--profile", metavar="NAME", help='your voice, as "streamser calibrate" learnt it')
+    add("--settle", action="store_true", help="learn the voice and the room from the stream's own answers")
     add_config_arguments(parser)
 
 
@@ -70,6 +71,8 @@ def load_run_config(args: argparse.Namespace) -> Config:
     named = {"model": "model", "compute": "device", "profile": "profile"}
     given = {field: getattr(args, option, None) for option, field in named.items()}
     changes = {field: value for field, value in given.items() if value is not None}
+    if getattr(args, "settle", False):
+        config = replace(config, pipeline=replace(config.pipeline, settle=True))
     try:
         return replace(config, recognizer=replace(config.recognizer, **changes))
     except ValueError as error:

@@ -19,6 +19,7 @@ from streamser.audio import Segment
 from streamser.errors import StreamserError
 from streamser.events import Event, StreamEnded
 from streamser.recognizer import Prediction, Recognizer
+from streamser.settling import drift_of
 from streamser.stream.judge import Judge, Novelty, Piece, Question, ask, computes_on_cuda
 from streamser.stream.status import Tally
 
@@ -41,6 +42,8 @@ class PipelineConfig:
 
     smoothing: float = 0.4
     """Weight of what was said before in each partial result, 0 (none) to below 1; finals are never smoothed."""
+    settle: bool = False
+    """Whether each stream learns from its own answers how its voice and room move them; see docs/your-voice.md."""
     waiting_finals: int = 32
     """Finals of one stream that may wait for the recognizer; then its source waits."""
     batch: int = 64
@@ -98,6 +101,8 @@ class Brain:
     def __init__(self, recognizer: Recognizer, config: PipelineConfig | None = None) -> None:
         self.recognizer = recognizer
         self.config = config or PipelineConfig()
+        if self.config.settle:
+            drift_of(recognizer.bundle)  # a checkpoint that cannot is refused before the first sound
         self._seats: dict[str, _Seat] = {}
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -144,7 +149,7 @@ class Brain:
                 return
             seat = self._seats.get(stream)
             if seat is None:
-                judge = Judge(self.recognizer, self.config.smoothing, stream)
+                judge = Judge(self.recognizer, self.config.smoothing, stream, self.config.settle)
                 seat = self._seats[stream] = _Seat(judge, deliver, on_error, tally or Tally())
             job = _Job(seat, item, now if heard_s is None else heard_s, now)
             if isinstance(item, Segment) and not self._admit(job, lossless):

@@ -112,7 +112,8 @@ class Stream(_Channel):
 
     def __init__(self, recognizer: Recognizer, config: StreamConfig | None = None, name: str = "main") -> None:
         super().__init__(recognizer, config, name)
-        self._judge = Judge(recognizer, self.config.pipeline.smoothing, name)
+        pipeline = self.config.pipeline
+        self._judge = Judge(recognizer, pipeline.smoothing, name, pipeline.settle)
         self._novelty = Novelty()
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> list[Event]:

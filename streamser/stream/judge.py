@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from streamser.audio import Samples, Segment
 from streamser.events import EmotionEvent
 from streamser.features import FeatureConfig, Frames, FrontEnd
 from streamser.recognizer import Prediction, Recognizer
+from streamser.settling import Settling
 
 __all__ = ["FeatureTrack", "Judge", "Novelty", "Piece", "Question", "ask"]
 
@@ -71,9 +73,12 @@ class Judge:
     `ask`, which may serve several streams at once.
     """
 
-    def __init__(self, recognizer: Recognizer, smoothing: float = 0.0, stream: str = "main") -> None:
+    def __init__(
+        self, recognizer: Recognizer, smoothing: float = 0.0, stream: str = "main", settle: bool = False
+    ) -> None:
         self.recognizer = recognizer
         self.smoothing = smoothing
+        self.settling = Settling(recognizer.bundle) if settle else None
         self.stream = stream
         self._track = FeatureTrack(recognizer.features)
         self._ahead: tuple[Segment, Prediction] | None = None
@@ -102,10 +107,17 @@ class Judge:
             return None
         prediction = prediction or self._known(segment)
         assert prediction is not None, "a question without an answer"
+        # Uncertain, though not for its scores: too short, or nothing audible.
+        silent = prediction.uncertain and prediction.confidence >= self.recognizer.threshold
+        scores = prediction.scores
+        if self.settling is not None:
+            prediction = self._again(prediction, self.settling.settle(scores), silent)
+            if segment.final and not silent:
+                self.settling.hear(scores)
         if segment.final:
             self._ahead = self._smooth = None
         else:
-            prediction = self._smoothed(segment, prediction)
+            prediction = self._again(prediction, self._smoothed(segment, prediction), silent)
         return EmotionEvent(
             stream=self.stream,
             utterance=segment.utterance,
@@ -128,7 +140,7 @@ class Judge:
         same = (ahead.utterance, ahead.start, ahead.end) == (segment.utterance, segment.start, segment.end)
         return prediction if same else None
 
-    def _smoothed(self, segment: Segment, prediction: Prediction) -> Prediction:
+    def _smoothed(self, segment: Segment, prediction: Prediction) -> dict[str, float]:
         """Blend with what was said before in this utterance: s = a s' + (1 - a) p, a = smoothing ** steps."""
         scores = np.array(list(prediction.scores.values()))
         if self._smooth is not None and self._smooth[0].utterance == segment.utterance:
@@ -136,17 +148,13 @@ class Judge:
             share = self.smoothing ** (segment.seq - before.seq)  # a skipped partial fades as if it had been said
             scores = share * smooth + (1.0 - share) * scores
         self._smooth = (segment, scores)
-        best = int(scores.argmax())
-        confidence = float(scores[best])
-        threshold = self.recognizer.threshold
-        silent = prediction.uncertain and prediction.confidence >= threshold  # uncertain, though not for its score
-        return Prediction(
-            label=self.recognizer.labels[best],
-            scores=dict(zip(prediction.scores, scores.tolist(), strict=True)),
-            confidence=confidence,
-            uncertain=silent or confidence < threshold,
-            windows=prediction.windows,
-        )
+        return dict(zip(prediction.scores, scores.tolist(), strict=True))
+
+    def _again(self, prediction: Prediction, scores: Mapping[str, float], silent: bool) -> Prediction:
+        """The same answer with other scores."""
+        best = max(scores, key=scores.__getitem__)
+        uncertain = silent or scores[best] < self.recognizer.threshold
+        return replace(prediction, label=best, scores=scores, confidence=scores[best], uncertain=uncertain)
 
 
 def computes_on_cuda(recognizer: Recognizer) -> bool:

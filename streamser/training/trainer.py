@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from streamser.audio import read_audio
-from streamser.bundle import Bundle, Calibration, Neutral, load_bundle, save_bundle
+from streamser.bundle import Bundle, Calibration, Drift, Neutral, load_bundle, save_bundle
 from streamser.errors import ConfigError, ProtocolError
 from streamser.features import FeatureConfig
 from streamser.nets import zoo
@@ -33,6 +33,7 @@ from streamser.training.batches import BatchMaker
 from streamser.training.calibrate import balanced_weights, calibrate, fit_temperature
 from streamser.training.clips import Clip
 from streamser.training.corpora import CorpusReport, find_corpus, map_labels, read_corpora
+from streamser.training.drift import measure_drift
 from streamser.training.fit import Fit, Fitted, Part, clip_logits, with_common_labels
 from streamser.training.folds import FoldResult, by_seed, load_folds, pool, save_fold
 from streamser.training.layouts import sound_files
@@ -359,12 +360,14 @@ class Trainer:
         if folds:
             scores |= left_out_scores(folds) if strangers else summarize(folds)
             scores.pop("each", None)
+        drift = measure_drift(folds, calibration) if strangers else None
         trained = {"strangers_epochs": _epochs_of(calibrate_from) or self.recipe.epochs} if folds else {}
-        return self.save(target, fitted.net, features, calibration, split, seed, scores, batches, trained)
+        return self.save(target, fitted.net, features, calibration, split, seed, scores, batches, trained, drift)
 
     def save(
         self, target: Path, net: SerNet, features: FeatureConfig, calibration: Calibration, split: Split, seed: int,
         scores: dict[str, Any], batches: BatchMaker, more: Mapping[str, Any] = MappingProxyType({}),
+        drift: Drift | None = None,
     ) -> Bundle:  # fmt: skip
         """Write a checkpoint folder with everything that is known about how it came to be, and `more` of it."""
         from streamser.training.card import write_card
@@ -400,6 +403,7 @@ class Trainer:
             licence=self.recipe.licence or "see the corpora it was trained on",
             card=write_card(self.recipe, self.variant, calibration, provenance, scores),
             neutral=self._neutral(cpu, split, batches),
+            drift=drift,
         )
 
     def _neutral(self, net: SerNet, split: Split, batches: BatchMaker) -> Neutral | None:
