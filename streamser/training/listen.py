@@ -22,7 +22,7 @@ from streamser.errors import ConfigError
 from streamser.features import FeatureConfig, Frames
 from streamser.nets.layers import SerNet
 from streamser.training.batches import BatchMaker, FeatureAugment
-from streamser.training.store import LevelStore
+from streamser.training.store import LevelStore, keep
 
 _CLIPS = 32  # of one job
 
@@ -64,39 +64,24 @@ def listen(
     Of the copies, the share that `augment` crops is heard in a shorter piece, drawn once.
     """
     copies, clips = store.starts.shape
-    folder = cache / _key(net, store, features, augment, precision)
-    index = folder / "index.npz"
-    if not index.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        batches = BatchMaker(store, features, FeatureAugment())
-        pairs = [(copy, clip) for clip in range(clips) for copy in range(copies)]
-        lengths = np.zeros((copies, clips), np.int64)
-        starts = np.zeros_like(lengths)
-        heard: list[Frames] = []
-        written = 0
-        jobs = (
-            [_windows(batches, clip, copy, augment) for copy, clip in pairs[i : i + _CLIPS * copies]]
-            for i in range(0, len(pairs), _CLIPS * copies)
-        )
-        for said in _hear_all(net, jobs, precision, device, workers):
-            for one in said:
-                copy, clip = pairs[len(heard)]
-                starts[copy, clip], lengths[copy, clip] = written, len(one)
-                heard.append(one)
-                written += len(one)
-            if progress:
-                progress(len(heard) // copies, clips)
-        partial_file = folder / "heard.part.npy"
-        np.save(partial_file, np.concatenate(heard))
-        partial_file.replace(folder / "heard.npy")
-        np.savez(index, starts=starts, lengths=lengths)  # last: its presence says the rest is whole
-    arrays = np.load(index)
-    return LevelStore(np.load(folder / "heard.npy", mmap_mode="r"), arrays["starts"], arrays["lengths"], folder.name)
+    batches = BatchMaker(store, features, FeatureAugment())
+    pairs = [(clip, copy) for clip in range(clips) for copy in range(copies)]
+    size = _CLIPS * copies
+    jobs = (
+        [_windows(batches, clip, copy, augment) for clip, copy in pairs[i : i + size]]
+        for i in range(0, len(pairs), size)
+    )
+    versions = (
+        said[i : i + copies]
+        for said in _hear_all(net, jobs, precision, device, workers)
+        for i in range(0, len(said), copies)
+    )
+    return keep(cache / _key(net, store, features, augment, precision), versions, clips, np.float32, progress)
 
 
 def _key(net: SerNet, store: LevelStore, features: FeatureConfig, augment: FeatureAugment, precision: str) -> str:
     learnt = set(net.trained().state_dict())
-    digest = hashlib.sha256(f"v1 {store.key} {precision} {augment.crop_probability} {augment.crop_min_s}".encode())
+    digest = hashlib.sha256(f"v2 {store.key} {precision} {augment.crop_probability} {augment.crop_min_s}".encode())
     digest.update(json.dumps(features.to_dict(), sort_keys=True).encode())
     for name, value in net.state_dict().items():
         if name not in learnt:

@@ -1,7 +1,8 @@
 """Log-mel of every clip, computed once and kept on disk.
 
 The cache holds the log-mel *before* cepstra and scaling, one clean copy of each clip and as many waveform-augmented
-copies as the recipe asks for; plain samples where the net has ears of its own.
+copies as the recipe asks for; plain samples where the net has ears of its own. `keep` writes such a store for whatever
+else is computed once for every clip.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -28,6 +29,8 @@ Levels = NDArray[np.float16] | NDArray[np.float32]
 
 # Half precision keeps 0.06 dB at 100 dB: far below anything a net or an ear could tell.
 _STORED = np.float16
+
+_CLIPS = 32  # of one job
 
 
 def level_config(features: FeatureConfig) -> FeatureConfig:
@@ -101,12 +104,9 @@ def build_store(
     """Read the store from the cache folder, or compute it over several processes and keep it there."""
     features = level_config(features)
     folder = cache / _cache_key(clips, features, augment, copies, seed)
-    index = folder / "index.npz"
-    if not index.exists():
-        _compute(clips, features, augment, copies, seed, folder, workers or os.cpu_count() or 1, progress)
-    arrays = np.load(index)
-    levels = np.memmap(folder / "levels.f16", dtype=_STORED, mode="r").reshape(-1, features.bins)
-    return LevelStore(levels, arrays["starts"], arrays["lengths"], folder.name)
+    seeds = np.random.default_rng(seed).integers(0, 2**63, len(clips)).tolist()
+    versions = _compute(clips, features, augment, copies, seeds, workers or os.cpu_count() or 1)
+    return keep(folder, versions, len(clips), _STORED, progress)
 
 
 def _compute(
@@ -114,40 +114,55 @@ def _compute(
     features: FeatureConfig,
     augment: AugmentConfig | None,
     copies: int,
-    seed: int,
-    folder: Path,
+    seeds: Sequence[int],
     workers: int,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    copies = copies if augment is not None else 0
-    starts = np.zeros((1 + copies, len(clips)), np.int64)
-    lengths = np.zeros_like(starts)
-    seeds = np.random.default_rng(seed).integers(0, 2**63, len(clips)).tolist()
-    batch = 32
-    jobs = [range(i, min(i + batch, len(clips))) for i in range(0, len(clips), batch)]
-    written = 0
-    partial = folder / "levels.f16.part"
+) -> Iterator[list[NDArray[np.float16]]]:
+    """The versions of each clip, clean copy first."""
+    jobs = [slice(i, i + _CLIPS) for i in range(0, len(clips), _CLIPS)]
     # spawn: the same on every system, and no fork of a process that already runs torch's threads
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, partial.open("wb") as out:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         results = pool.map(
             _job,
-            [[clips[i].path for i in job] for job in jobs],
+            [[clip.path for clip in clips[job]] for job in jobs],
             [features] * len(jobs),
             [augment] * len(jobs),
             [copies] * len(jobs),
-            [[seeds[i] for i in job] for job in jobs],
+            [seeds[job] for job in jobs],
         )
-        for job, versions in zip(jobs, results, strict=True):
-            for clip, version in zip(job, versions, strict=True):
-                for copy, levels in enumerate(version):
-                    starts[copy, clip], lengths[copy, clip] = written, len(levels)
-                    out.write(np.ascontiguousarray(levels).tobytes())
-                    written += len(levels)
-            if progress:
-                progress(job[-1] + 1, len(clips))
-    partial.replace(folder / "levels.f16")
-    np.savez(folder / "index.npz", starts=starts, lengths=lengths)  # last: its presence says the rest is whole
+        for versions in results:
+            yield from versions
+
+
+def keep(
+    folder: Path,
+    versions: Iterable[Sequence[Levels]],
+    clips: int,
+    kind: type[np.float16 | np.float32],
+    progress: Callable[[int, int], None] | None = None,
+) -> LevelStore:
+    """The store in that folder; where there is none yet, `versions` are computed and written as they come.
+
+    `versions` gives each clip's copies in turn, the clean one first, all clips as many.
+    """
+    index, values = folder / "index.npz", folder / f"levels.f{8 * np.dtype(kind).itemsize}"
+    if not index.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = values.with_suffix(values.suffix + ".part")
+        lengths = []
+        with partial.open("wb") as out:
+            for clip, copies in enumerate(versions, 1):
+                lengths.append([len(one) for one in copies])
+                for one in copies:
+                    out.write(np.ascontiguousarray(one, kind).tobytes())
+                if progress and (clip % _CLIPS == 0 or clip == clips):
+                    progress(clip, clips)
+        ends = np.cumsum(lengths, dtype=np.int64).reshape(clips, -1)
+        partial.replace(values)
+        np.savez(index, starts=(ends - lengths).T, lengths=np.array(lengths, np.int64).T)  # last: the rest is whole
+    arrays = np.load(index)
+    starts, lengths_of = arrays["starts"], arrays["lengths"]
+    levels = np.memmap(values, dtype=kind, mode="r").reshape(int(lengths_of.sum()), -1)
+    return LevelStore(levels, starts, lengths_of, folder.name)
 
 
 def standard_of(
