@@ -92,7 +92,8 @@ Table = tuple[tuple[float, ...], ...]
 class Drift:
     """How this checkpoint's answers lie, class by class, and how far a new voice and room moves them all.
 
-    Measured on corpora that its recipe was not trained on, in log probabilities against the last class's.
+    Measured with nets of its recipe, each on the corpus that was left out of its training, in log probabilities against
+    the last class's.
     """
 
     means: Table
@@ -108,8 +109,9 @@ class Drift:
             table: Table = getattr(self, name)
             if size < 1 or len(table) != rows or any(len(row) != size or not _finite(row) for row in table):
                 raise ValueError(f"drift.{name} is a table of {rows} times {size} finite numbers")
-            if square and not (np.linalg.eigvalsh(np.array(table)) > 0).all():
-                raise ValueError(f"drift.{name} is a covariance, so it has no direction without spread")
+            values = np.array(table)
+            if square and not (np.array_equal(values, values.T) and (np.linalg.eigvalsh(values) > 0).all()):
+                raise ValueError(f"drift.{name} is a covariance: symmetric, and no direction is without spread")
 
 
 @dataclass(frozen=True, slots=True)

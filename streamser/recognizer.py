@@ -65,6 +65,8 @@ class Prediction:
     uncertain: bool
     windows: int
     """How many windows were averaged."""
+    audible: bool = True
+    """False for sound too short to be judged or without anything in it: `uncertain`, whatever its scores."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,12 +214,14 @@ class Recognizer:
         probabilities = self.calibrate(logits[None])[0]
         best = int(probabilities.argmax())
         confidence = float(probabilities[best])
+        audible = scores.audible and not too_short
         return Prediction(
             label=self.labels[best],
             scores=dict(zip(self.labels, probabilities.tolist(), strict=True)),
             confidence=confidence,
-            uncertain=confidence < self.threshold or too_short or not scores.audible,
+            uncertain=confidence < self.threshold or not audible,
             windows=len(scores.logits),
+            audible=audible,
         )
 
 

@@ -3,8 +3,8 @@
 A new voice, microphone or room moves all of a net's answers alike, and one answer does not show it. Many do, to
 whoever knows where answers of each class lie, how widely, how far voices and rooms move them (the checkpoint's
 `drift`), and that people speak neutrally most of the time. That is a mixture of Gaussians, one a class, with one offset
-for all: expectation-maximization finds the likeliest offset in the newest answers, nobody labels anything. Who only
-ever sounds one way but neutral is taken for neutral by and by. docs/your-voice.md has what it brings and costs.
+for all: expectation-maximization finds the likeliest offset in the newest answers, nobody labels anything. A mood that
+never ends is in part taken for the voice. docs/your-voice.md has what it brings and costs.
 """
 
 from __future__ import annotations

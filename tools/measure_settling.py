@@ -120,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", metavar="RUN", help="a finished leave-one-corpus-out run")
     parser.add_argument("--model", default="moonshine", help="any checkpoint with the run's labels")
+    parser.add_argument("--threshold", type=float, default=0.466, help="of the last lines (default: 0.466)")
     args = parser.parse_args(arguments)
     folds, shell = load_folds(args.run), load_bundle(args.model)
     draws = np.random.default_rng(0).random((DRAWS, max(len(set(fold.speakers)) for fold in folds)))
@@ -149,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps = []
     for first, end in zip(STEPS, [*STEPS[1:], None], strict=True):
         scores = [_between(heard, first, end) for heard in everything]
-        without, with_it = np.mean(scores, axis=0)
+        without, with_it = np.nanmean(scores, axis=0)  # NaN where no stream is so long
         heard_before = f"{first}" if end == first + 1 else f"{first} to {end - 1}" if end else f"{first} and more"
         steps.append([heard_before, f"{without:.1f}", f"{with_it:.1f}", f"{with_it - without:+.1f}"])
     print(table(["utterances heard before, all clips", "without", "settled", "gain"], steps))
@@ -161,6 +162,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = [[ece(answers, heard.targets) for answers in (heard.plain, heard.settled)] for heard in everything]
     (without, with_it), (error, settled_error) = np.mean(surest, axis=0), np.mean(errors, axis=0)
     print(f"Of the surest 70 % of each corpus's answers, all clips: UA {without:.1f} without, {with_it:.1f} settled.")
+    answered = [[(answers.max(axis=1) >= args.threshold) for answers in (h.plain, h.settled)] for h in everything]
+    right = [[answers.argmax(axis=1) == h.targets for answers in (h.plain, h.settled)] for h in everything]
+    share = np.mean([[said.mean() for said in one] for one in answered], axis=0)
+    risk = np.mean(
+        [[1 - ok[said].mean() for said, ok in zip(*both, strict=True)] for both in zip(answered, right, strict=True)],
+        axis=0,
+    )
+    for name, part, wrong in zip(("Without", "Settled"), share, risk, strict=True):
+        print(f"{name}, {100 * part:.0f} % are answered above {args.threshold}, {100 * wrong:.0f} % of that wrongly.")
     print(f"Calibration error, mean of the corpora: {error:.3f} without, {settled_error:.3f} settled.")
     return 0
 

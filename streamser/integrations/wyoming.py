@@ -27,6 +27,7 @@ from streamser.errors import ConfigError, DeviceError, MissingExtraError, Stream
 from streamser.events import EmotionEvent
 from streamser.events import Event as StreamEvent
 from streamser.recognizer import Recognizer
+from streamser.settling import Settling
 from streamser.stream.channel import Stream, StreamConfig
 
 try:
@@ -117,6 +118,11 @@ class WyomingServer:
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._served = 0
+        self.settling()  # a checkpoint that cannot is refused before anybody listens
+
+    def settling(self) -> Settling | None:
+        """A voice that nobody knows yet, where streams are to settle in."""
+        return Settling(self.recognizer.bundle) if self.config.pipeline.settle else None
 
     async def __aenter__(self) -> WyomingServer:
         address = self.address
@@ -171,6 +177,7 @@ class Conversation:
 
     def __init__(self, server: WyomingServer, name: str, writer: asyncio.StreamWriter) -> None:
         self._server, self._name, self._writer = server, name, writer
+        self._settling = server.settling()  # an assistant sends an utterance a stream: what they teach is kept
         self._stream: Stream | None = None
         self._refused = False  # until the next audio-start: more of what was refused is not told each time
 
@@ -192,7 +199,7 @@ class Conversation:
 
     async def _hear(self, event: Event) -> None:
         if self._stream is None:  # some clients never say audio-start
-            self._stream = Stream(self._server.recognizer, self._server.config, self._name)
+            self._stream = Stream(self._server.recognizer, self._server.config, self._name, self._settling)
         try:
             chunk = checked_chunk(event)
             events = await asyncio.to_thread(self._stream.push, chunk.audio, chunk.rate, chunk.channels)

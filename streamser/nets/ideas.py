@@ -24,7 +24,7 @@ class LightSerNetIdea(LightSerNet):
     """(B, T >= 32, F >= 8) frames to logits.
 
     `cosine_scale` > 0 gives it the additive margin's head, `decode_frames` > 0 a decoder that rebuilds windows of up to
-    so many frames from the embedding, in training only.
+    so many frames from the embedding; an exported graph has none.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from streamser.audio import Segment
 from streamser.errors import StreamserError
 from streamser.events import Event, StreamEnded
 from streamser.recognizer import Prediction, Recognizer
-from streamser.settling import drift_of
+from streamser.settling import Settling
 from streamser.stream.judge import Judge, Novelty, Piece, Question, ask, computes_on_cuda
 from streamser.stream.status import Tally
 
@@ -101,8 +101,7 @@ class Brain:
     def __init__(self, recognizer: Recognizer, config: PipelineConfig | None = None) -> None:
         self.recognizer = recognizer
         self.config = config or PipelineConfig()
-        if self.config.settle:
-            drift_of(recognizer.bundle)  # a checkpoint that cannot is refused before the first sound
+        self._settling()  # a checkpoint that cannot is refused before the first sound
         self._seats: dict[str, _Seat] = {}
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -149,7 +148,7 @@ class Brain:
                 return
             seat = self._seats.get(stream)
             if seat is None:
-                judge = Judge(self.recognizer, self.config.smoothing, stream, self.config.settle)
+                judge = Judge(self.recognizer, self.config.smoothing, stream, self._settling())
                 seat = self._seats[stream] = _Seat(judge, deliver, on_error, tally or Tally())
             job = _Job(seat, item, now if heard_s is None else heard_s, now)
             if isinstance(item, Segment) and not self._admit(job, lossless):
@@ -157,6 +156,9 @@ class Brain:
             while self._is_full(seat, lossless) and not self._closing and not seat.failed:
                 self._changed.wait(_WAKE_S)
             self._append(job)
+
+    def _settling(self) -> Settling | None:
+        return Settling(self.recognizer.bundle) if self.config.settle else None
 
     def waiting(self, stream: str) -> int:
         """How many things of that stream wait; a host on an event loop looks here before it takes more sound in."""

@@ -10,6 +10,7 @@ from typing import Literal
 from streamser.audio import SAMPLE_RATE, AudioBlock, Segment
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged
 from streamser.recognizer import Recognizer
+from streamser.settling import Settling
 from streamser.stream.brain import Brain, Deliver, OnError, PipelineConfig
 from streamser.stream.hearing import Cue, Ear
 from streamser.stream.intake import Intake, Pcm
@@ -110,10 +111,18 @@ class Stream(_Channel):
     ['speech_started', 'speech_ended', 'stream_ended']
     """
 
-    def __init__(self, recognizer: Recognizer, config: StreamConfig | None = None, name: str = "main") -> None:
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        config: StreamConfig | None = None,
+        name: str = "main",
+        settling: Settling | None = None,
+    ) -> None:
+        """`settling` goes on from an earlier stream of the same voice; without it `pipeline.settle` begins anew."""
         super().__init__(recognizer, config, name)
-        pipeline = self.config.pipeline
-        self._judge = Judge(recognizer, pipeline.smoothing, name, pipeline.settle)
+        if settling is None and self.config.pipeline.settle:
+            settling = Settling(recognizer.bundle)
+        self._judge = Judge(recognizer, self.config.pipeline.smoothing, name, settling)
         self._novelty = Novelty()
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> list[Event]:

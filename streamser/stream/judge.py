@@ -74,12 +74,16 @@ class Judge:
     """
 
     def __init__(
-        self, recognizer: Recognizer, smoothing: float = 0.0, stream: str = "main", settle: bool = False
+        self,
+        recognizer: Recognizer,
+        smoothing: float = 0.0,
+        stream: str = "main",
+        settling: Settling | None = None,
     ) -> None:
         self.recognizer = recognizer
         self.smoothing = smoothing
-        self.settling = Settling(recognizer.bundle) if settle else None
         self.stream = stream
+        self.settling = settling
         self._track = FeatureTrack(recognizer.features)
         self._ahead: tuple[Segment, Prediction] | None = None
         self._smooth: tuple[Segment, np.ndarray[tuple[int], np.dtype[np.float64]]] | None = None
@@ -107,17 +111,14 @@ class Judge:
             return None
         prediction = prediction or self._known(segment)
         assert prediction is not None, "a question without an answer"
-        # Uncertain, though not for its scores: too short, or nothing audible.
-        silent = prediction.uncertain and prediction.confidence >= self.recognizer.threshold
-        scores = prediction.scores
         if self.settling is not None:
-            prediction = self._again(prediction, self.settling.settle(scores), silent)
-            if segment.final and not silent:
-                self.settling.hear(scores)
+            heard, prediction = prediction, self._again(prediction, self.settling.settle(prediction.scores))
+            if segment.final and heard.audible:
+                self.settling.hear(heard.scores)
         if segment.final:
             self._ahead = self._smooth = None
         else:
-            prediction = self._again(prediction, self._smoothed(segment, prediction), silent)
+            prediction = self._again(prediction, self._smoothed(segment, prediction))
         return EmotionEvent(
             stream=self.stream,
             utterance=segment.utterance,
@@ -150,10 +151,10 @@ class Judge:
         self._smooth = (segment, scores)
         return dict(zip(prediction.scores, scores.tolist(), strict=True))
 
-    def _again(self, prediction: Prediction, scores: Mapping[str, float], silent: bool) -> Prediction:
+    def _again(self, prediction: Prediction, scores: Mapping[str, float]) -> Prediction:
         """The same answer with other scores."""
         best = max(scores, key=scores.__getitem__)
-        uncertain = silent or scores[best] < self.recognizer.threshold
+        uncertain = not prediction.audible or scores[best] < self.recognizer.threshold
         return replace(prediction, label=best, scores=scores, confidence=scores[best], uncertain=uncertain)
 
 

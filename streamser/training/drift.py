@@ -1,4 +1,4 @@
-"""How voices and rooms move a recipe's answers, from corpora it was not trained on: what `settling` starts from."""
+"""How voices and rooms move a recipe's answers: what `settling` starts from, measured on left-out corpora."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ Values = NDArray[np.float64]
 
 
 def measure_drift(folds: Sequence[FoldResult], calibration: Calibration) -> Drift | None:
-    """The mean over seeds; None where there are not two corpora in which every class and a whole speaker occurs.
+    """The mean over seeds; None where no two corpora have every class, and speakers with all of them.
 
+    Each fold's net is a stranger to the corpus it is tested on; a corpus that lacks a class cannot say how all move.
     All answers of a corpus are apart from everybody's by its rooms and language, and a speaker's by the voice:
     `between` is the sum of both covariances. `within` holds what is left, and how unlike its neighbours a class moves.
     """
@@ -34,22 +35,22 @@ def _plain(table: Values) -> tuple[tuple[float, ...], ...]:
 
 
 def _of_seed(folds: Sequence[FoldResult], calibration: Calibration) -> tuple[Values, Values, Values] | None:
-    of_corpus = [(ratios(softmax(fold.logits, calibration)), fold.targets, np.array(fold.speakers)) for fold in folds]
     classes = len(folds[0].labels)
-    own = [_class_means(answers, targets, classes) for answers, targets, _ in of_corpus]
-    if len(own) < 2 or any(table is None for table in own):
+    whole = [fold for fold in folds if len(set(fold.targets.tolist())) == classes]
+    if len(whole) < 2:
         return None
-    tables = np.array(own)  # (corpora, C, C - 1)
-    means = tables.mean(axis=0)
+    of_corpus = [(ratios(softmax(fold.logits, calibration)), fold.targets, np.array(fold.speakers)) for fold in whole]
+    tables = np.array([_class_means(answers, targets, classes) for answers, targets, _ in of_corpus])
+    means = tables.mean(axis=0)  # of (corpora, C, C - 1)
     rooms = (tables - means).mean(axis=1)  # what a corpus adds to all classes
     apart = (tables - means - rooms[:, None]).reshape(-1, classes - 1)  # and to one more than to another
     voices, left = [], []
     for (answers, targets, speakers), table in zip(of_corpus, tables, strict=True):
         for speaker in sorted(set(speakers)):
             his = speakers == speaker
-            of_class = _class_means(answers[his], targets[his], classes)
-            if of_class is None:
+            if len(set(targets[his].tolist())) < classes:
                 continue
+            of_class = _class_means(answers[his], targets[his], classes)
             voices.append((of_class - table).mean(axis=0))
             counts = np.bincount(targets[his], minlength=classes)[targets[his]]
             enough = counts > 1  # one answer lies on its own mean
@@ -64,10 +65,8 @@ def _of_seed(folds: Sequence[FoldResult], calibration: Calibration) -> tuple[Val
     return means, within + tiny, between.reshape(size, size) + tiny
 
 
-def _class_means(answers: Values, targets: NDArray[np.int64], classes: int) -> Values | None:
-    """(C, C - 1), or None when a class does not occur."""
-    if len(set(targets.tolist())) < classes:
-        return None
+def _class_means(answers: Values, targets: NDArray[np.int64], classes: int) -> Values:
+    """(C, C - 1)"""
     return np.stack([answers[targets == label].mean(axis=0) for label in range(classes)])
 
 

@@ -179,7 +179,7 @@ def most_confident(confidence: ArrayLike, coverage: float, weights: ArrayLike | 
     share = np.ones(len(sure)) if weights is None else np.asarray(weights, np.float64)
     order = np.argsort(-sure, kind="stable")
     reached = np.cumsum(share[order]) / share.sum()
-    count = int(np.argmin(np.abs(reached - coverage))) + 1  # as near to the share as whole answers allow
+    count = int(np.argmin(np.abs(reached - coverage))) + 1 if len(sure) else 0  # as near as whole answers allow
     return order[:count]
 
 
@@ -196,7 +196,7 @@ def ua_at_coverage(
     right = table[kept].argmax(axis=1) == truth[kept]
     found = np.bincount(truth[kept], share[kept] * right, table.shape[1])
     total = np.bincount(truth[kept], share[kept], table.shape[1])
-    return float(np.mean(found[total > 0] / total[total > 0]))
+    return float(_mean_over_occurring(found / np.where(total > 0, total, 1.0), total > 0))
 
 
 # ---- how sure we are

@@ -145,3 +145,14 @@ def test_a_slip_is_one_line(
     assert label(tmp_path / name, bundle, tmp_path / out) == 1
     said = capsys.readouterr().err
     assert error in said and said.count("\n") == 1
+
+
+def test_what_cannot_settle_is_refused_before_a_table_is_begun(
+    folder: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "labels.jsonl"
+    assert label(folder, bundle, out, "--settle") == 1
+    assert "add --utterances" in capsys.readouterr().err
+    assert label(folder, bundle, out, "--settle", "--utterances") == 1
+    assert "does not say how voices and rooms move its answers" in capsys.readouterr().err
+    assert not out.exists()

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from makers import babble, silence
+from makers import babble, make_bundle, silence
 
 from streamser.audio import Samples, resample
-from streamser.bundle import Bundle
+from streamser.bundle import Bundle, Drift
 from streamser.cli import main
 from streamser.errors import ConfigError, DeviceError
 from streamser.events import EmotionEvent
-from streamser.recognizer import Recognizer
-from streamser.stream.channel import Stream
+from streamser.recognizer import Recognizer, load
+from streamser.stream.brain import PipelineConfig
+from streamser.stream.channel import Stream, StreamConfig
 
 pytest.importorskip("wyoming", reason="the extra wyoming is not installed")
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -142,6 +143,25 @@ async def test_a_second_audio_start_begins_a_new_stream(server: WyomingServer) -
     async with client_of(server) as client:
         first, second = await say(client, data), await say(client, data)
     assert [plain(words) for words in first] == [plain(words) for words in second]
+
+
+async def test_a_connection_settles_in_over_the_utterances_that_it_sends_one_by_one(tmp_path: Path) -> None:
+    tables = ((1.0, 0.2, 0.0), (0.2, 1.0, 0.0), (0.0, 0.0, 1.0))
+    drift = Drift(((0.5, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 0.5), (-0.5, -0.5, -0.5)), tables, tables)
+    recognizer = load(make_bundle(tmp_path / "settler", drift=drift).path, "cpu")
+    settings = StreamConfig(pipeline=PipelineConfig(settle=True))
+    async with WyomingServer(recognizer, settings, address=ANY_PORT) as server:
+        async with client_of(server) as client:
+            first, again = await say(client, pcm(talk())), await say(client, pcm(talk()))
+        async with client_of(server) as client:
+            anew = await say(client, pcm(talk()))
+    assert [said["scores"] for said in anew] == [said["scores"] for said in first]
+    assert again[0]["scores"] != first[0]["scores"]
+
+
+def test_a_checkpoint_that_cannot_settle_is_refused_before_anybody_connects(recognizer: Recognizer) -> None:
+    with pytest.raises(ConfigError, match="--settle"):
+        WyomingServer(recognizer, StreamConfig(pipeline=PipelineConfig(settle=True)))
 
 
 async def test_several_clients_at_once_each_get_their_own(server: WyomingServer) -> None:
