@@ -205,13 +205,19 @@ def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -
 
 
 def _listen(recipe: Recipe, root: Path, out: Path) -> int:
-    from streamser.training.augment import AugmentConfig, listen_augment
+    from streamser.nets import zoo
+    from streamser.training.audible import listen_augment
     from streamser.training.corpora import read_corpora
+    from streamser.training.trainer import features_of
 
     clips, _ = read_corpora([root / name for name in recipe.corpora])
     step = max(1, len(clips) // 4)
-    listen_augment(clips[::step][:4], out, recipe.augment or AugmentConfig(), recipe.seeds[0])
-    print(f"listen to {out}/")
+    features = features_of(zoo.get(recipe.variant), recipe)
+    drawn, window_s = recipe.feature_augment, recipe.train_window_s
+    page = listen_augment(
+        clips[::step][:4], out, features, recipe.augment, drawn, window_s=window_s, seed=recipe.seeds[0]
+    )
+    print(f"open {page}: each change alone, then all together")
     return 0
 
 

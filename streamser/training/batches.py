@@ -101,7 +101,7 @@ class BatchMaker:
     def draw(self, clips: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """One augmented window of each clip, (B, T, bins)."""
         levels = torch.from_numpy(np.stack([self._window(int(clip), rng) for clip in clips]))
-        return self.finish(self._colour(levels, rng) if self.features.kind == "mel" else levels)
+        return self.finish(self.colour(levels, rng) if self.features.kind == "mel" else levels)
 
     def _window(self, clip: int, rng: np.random.Generator) -> Frames:
         frames = self.store.frames(clip, int(rng.integers(0, self.store.copies + 1)))
@@ -160,7 +160,7 @@ class BatchMaker:
         silence = self._floor if self.features.kind == "mel" else 0.0
         return np.pad(values, ((0, length - len(values)), (0, 0)), constant_values=silence)
 
-    def _colour(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
+    def colour(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
         """Level, tilt, noise floor, vocal-tract warp and masks on (B, T, mels) log-mel."""
         a, per_db = self.augment, self._per_db
         batch, frames, mels = levels.shape

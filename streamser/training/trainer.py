@@ -102,7 +102,7 @@ def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
     return Material(tuple(kept), tuple(reports), dropped)
 
 
-def _features(variant: Variant, recipe: Recipe) -> FeatureConfig:
+def features_of(variant: Variant, recipe: Recipe) -> FeatureConfig:
     """The variant's front end with the recipe's changes; `standard` scaling gets its constants split by split."""
     values = {**variant.features.to_dict(), **recipe.features}
     if values["scale"] == "standard" and not values["mean"]:
@@ -122,7 +122,7 @@ class Trainer:
         self.device, self.on_epoch, self.progress = device, on_epoch, progress
         self.variant = zoo.get(recipe.variant)
         try:
-            self.features = _features(self.variant, recipe)
+            self.features = features_of(self.variant, recipe)
             self.loss = replace(self.variant.loss, **recipe.loss)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{recipe.name}: {error}") from error

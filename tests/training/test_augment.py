@@ -10,25 +10,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.audio import SAMPLE_RATE, Samples
 from streamser.errors import CorpusError
-from streamser.training.augment import (
-    AugmentConfig,
-    Augmenter,
-    Band,
-    Gain,
-    MaskDrawn,
-    Mixup,
-    Noise,
-    Room,
-    SpecMask,
+from streamser.training.acoustics import (
     active_power,
     add_noise,
-    apply_plan,
     band_limit,
     change_speed,
     coloured_noise,
-    listen_augment,
     mu_law,
     reverberate,
     room_response,
@@ -36,7 +25,7 @@ from streamser.training.augment import (
     stretch,
     telephone,
 )
-from streamser.training.clips import Clip
+from streamser.training.augment import AugmentConfig, Augmenter, Band, Gain, Noise, Room, apply_plan
 
 EVERYTHING = AugmentConfig(
     speed_probability=0.5,
@@ -280,62 +269,3 @@ def test_any_sound_comes_back_finite_and_within_full_scale(samples: Samples) -> 
 def test_an_impossible_setting_is_refused_by_name(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AugmentConfig(**wrong)  # type: ignore[arg-type]
-
-
-# ---- features
-
-
-def test_specaugment_sets_a_band_and_a_stretch_to_the_mean() -> None:
-    levels = np.random.default_rng(0).normal(size=(100, 64)).astype(np.float32)
-    masked = SpecMask(bins=8, frames=10).apply(levels, MaskDrawn(0.99, 0.5, 0.99, 0.0))
-    changed = masked != levels
-    assert changed.all(axis=0).sum() == 8
-    assert changed.all(axis=1).sum() == 10
-    assert np.allclose(masked[changed], levels.mean())
-
-
-def test_specaugment_is_never_wider_than_it_may_be() -> None:
-    rng = np.random.default_rng(0)
-    mask = SpecMask(bins=24, frames=30)
-    shares = [mask.where((20, 10), mask.draw(rng)) for _ in range(50)]  # features smaller than the widest mask
-    shares += [mask.where((300, 128), mask.draw(rng)) for _ in range(50)]
-    assert max(share.all(axis=0).sum() for share in shares[50:]) <= 24
-    assert max(share.all(axis=1).sum() for share in shares[50:]) <= 30
-
-
-def test_mixup_mixes_features_and_labels_in_one_proportion() -> None:
-    mixup = Mixup(0.4)
-    weight = mixup.draw(np.random.default_rng(0))
-    first, second = np.eye(2, dtype=np.float32)
-    assert mixup.apply(first, second, weight) == pytest.approx([weight, 1 - weight])
-
-
-# ---- listening
-
-
-def test_every_augmentation_can_be_listened_to(tmp_path: Path) -> None:
-    for number in (0, 1):
-        soundfile.write(tmp_path / f"{number}.wav", sine(200.0 + 100 * number), SAMPLE_RATE)
-    clips = [Clip(tmp_path / f"{number}.wav", "c", "c/1", "sad") for number in (0, 1)]
-    config = AugmentConfig(gain_probability=0.2, noise_probability=0.1)
-    page = listen_augment(clips, tmp_path / "out", config, 0, SpecMask(), Mixup())
-    names = ["gain", "mixup", "noise", "original", "specaugment", "together"]
-    assert sorted(p.name for p in page.parent.glob("*.wav")) == [f"0{n}-{name}.wav" for n in (0, 1) for name in names]
-    text = page.read_text(encoding="utf-8")
-    assert "noise: snr_db" in text and "gain: gain_db" in text and 'src="00-noise.wav"' in text
-    assert np.allclose(read_audio(tmp_path / "out" / "00-original.wav"), sine(200.0), atol=1e-4)
-    assert np.isfinite(read_audio(tmp_path / "out" / "01-specaugment.wav")).all()
-
-
-def test_a_mask_of_nothing_leaves_the_sound_as_it_is(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", sine(), SAMPLE_RATE)
-    clip = Clip(tmp_path / "a.wav", "c", "c/1", "sad")
-    listen_augment([clip], tmp_path / "out", AugmentConfig(gain_probability=1.0), mask=SpecMask(bins=0, frames=0))
-    assert np.allclose(read_audio(tmp_path / "out" / "00-specaugment.wav"), sine(), atol=1e-3)
-
-
-def test_all_are_heard_when_none_is_switched_on(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", sine(), SAMPLE_RATE)
-    clip = Clip(tmp_path / "a.wav", "c", "c/1", "sad")
-    page = listen_augment([clip], tmp_path / "out", AugmentConfig())
-    assert len(list(page.parent.glob("*.wav"))) == 7 + 2

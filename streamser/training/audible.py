@@ -1,0 +1,215 @@
+"""Hear what a recipe does to its clips: each change alone, then all of them together, on a page of players.
+
+What is drawn in the domain of features is made audible by the very code that training draws it with: the change of each
+frame's bands becomes a gain on the sound's own spectrum, whose phases stay.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.features import FeatureConfig, Frames, extract, mel_corners
+from streamser.training.acoustics import limit
+from streamser.training.augment import Augmentation, AugmentConfig, Plan, apply_plan
+from streamser.training.batches import BatchMaker, FeatureAugment
+from streamser.training.clips import Clip
+from streamser.training.store import LevelStore, level_config
+
+SHOWN = FeatureAugment(mask_mels=24, mask_frames=30, mixup=0.4)
+"""What is played of the feature domain for a recipe that changes nothing at all."""
+
+_GRAIN = SAMPLE_RATE // 100  # samples of a frame where only time is cut
+_PIECE = 1024  # samples of one piece of a spectrum
+_LOUDEST_DB = 40.0  # of a gain: a band at the floor has no sound that could be raised further
+
+Sounds = list[Samples]
+Change = Callable[[Sounds, np.random.Generator], Sounds]
+
+
+def listen_augment(
+    clips: Sequence[Clip],
+    out_dir: Path,
+    features: FeatureConfig,
+    augment: AugmentConfig | None = None,
+    drawn: FeatureAugment | None = None,
+    *,
+    window_s: float = 0.0,
+    seed: int = 0,
+) -> Path:
+    """Write each clip as it is, changed by each augmentation alone, and by all together; returns the page.
+
+    The augmentations are those that a recipe uses, or all when it uses none. `augment` changes a clip once, before the
+    features; `drawn` changes windows of `window_s` (the net's own without it) for every batch anew.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    augment, drawn = augment or AugmentConfig(), drawn or FeatureAugment()
+    steps = [(share, one) for share, one in augment.steps() if share]
+    if not steps and drawn == FeatureAugment():
+        steps, drawn = [(1.0, one) for _, one in augment.steps()], SHOWN
+    length_s = window_s or features.length_s
+    parts = _alone(drawn, features)
+    originals = [read_audio(clip.path) for clip in clips]
+    rows: list[tuple[str, str, str, str]] = []
+
+    def write(number: int, name: str, sound: Samples, words: str) -> None:
+        file = f"{number:02d}-{name}.wav"
+        soundfile.write(out_dir / file, limit(sound), SAMPLE_RATE, subtype="PCM_16")
+        rows.append((clips[number].id, name, file, words))
+
+    together = []
+    for number, sound in enumerate(originals):
+        rng = np.random.default_rng([seed, number])
+        write(number, "original", sound, "")
+        for _, one in steps:
+            plan: Plan = ((one, one.draw(rng)),)
+            write(number, one.name, apply_plan(sound, plan), _words(plan))
+        plan = tuple((one, one.draw(rng)) for _, one in steps)
+        together.append(apply_plan(sound, plan))
+        if not parts:
+            write(number, "together", together[-1], _words(plan))
+    for index, (name, (part, words)) in enumerate(parts.items()):
+        rng = np.random.default_rng([seed, len(clips) + index])
+        for number, sound in enumerate(_changed(originals, part, features, length_s, rng)):
+            write(number, name, sound, words)
+    if parts:
+        rng = np.random.default_rng([seed, len(clips) + len(parts)])
+        for number, sound in enumerate(_changed(together, drawn, features, length_s, rng)):
+            write(number, "together", sound, "as often and as far as the recipe draws them")
+    page = out_dir / "index.html"
+    page.write_text(_page(sorted(rows, key=lambda row: row[2].split("-")[0])), encoding="utf-8")
+    return page
+
+
+def _alone(drawn: FeatureAugment, features: FeatureConfig) -> dict[str, tuple[FeatureAugment, str]]:
+    """Each change that is switched on, by itself and for every clip, and in words how far it may go."""
+    plain = FeatureAugment()
+    always: dict[str, dict[str, Any]] = {
+        "drawn-gain": {"gain_db": drawn.gain_db},
+        "drawn-level": {"level_db": drawn.level_db},
+        "drawn-channel": {"channel_swap": float(drawn.channel_swap > 0)},
+        "drawn-tilt": {"tilt_db": drawn.tilt_db},
+        "drawn-room": {
+            "room_probability": float(drawn.room_probability > 0),
+            "room_rt60_s": drawn.room_rt60_s,
+            "room_direct_db": drawn.room_direct_db,
+        },
+        "drawn-noise": {"noise_probability": float(drawn.noise_probability > 0), "noise_snr_db": drawn.noise_snr_db},
+        "drawn-warp": {"shift_mels": drawn.shift_mels},
+        "specaugment": {"mask_mels": drawn.mask_mels, "mask_frames": drawn.mask_frames},
+        "mixup": {"mixup": drawn.mixup},
+        "trim": {"trim_probability": float(drawn.trim_probability > 0)},
+        "pause": {"pause_probability": float(drawn.pause_probability > 0)},
+        "crop": {"crop_probability": float(drawn.crop_probability > 0), "crop_min_s": drawn.crop_min_s},
+    }
+    found = {}
+    for name, values in always.items():
+        switch = next(iter(values))  # the first says whether it is on
+        if values[switch] != getattr(plain, switch) or (name == "specaugment" and drawn.mask_frames):
+            part = replace(plain, **values)
+            part.check(features)
+            far = {key: value for key, value in values.items() if not key.endswith(("_probability", "_swap"))}
+            found[name] = (part, ", ".join(f"{key} {value}" for key, value in far.items()))
+    return found
+
+
+def _changed(
+    sounds: Sounds, augment: FeatureAugment, features: FeatureConfig, length_s: float, rng: np.random.Generator
+) -> Sounds:
+    """A window of each sound as a training batch of them all would have it."""
+    windows = [_in_time(sound, augment, features, length_s, rng) for sound in sounds]
+    if features.kind == "mel":
+        windows = _in_bands(windows, augment, features, rng)
+    if augment.mixup:
+        share = np.float32(rng.beta(augment.mixup, augment.mixup))
+        partner = rng.permutation(len(windows))
+        windows = [share * one + (1 - share) * windows[other] for one, other in zip(windows, partner, strict=True)]
+    return windows
+
+
+def _in_time(
+    sound: Samples, augment: FeatureAugment, features: FeatureConfig, length_s: float, rng: np.random.Generator
+) -> Samples:
+    """Trimmed, cropped or set into a pause, as `BatchMaker` does it, here over frames of plain samples."""
+    grains = np.resize(sound, max(len(sound) // _GRAIN, 1) * _GRAIN).reshape(-1, _GRAIN)
+    of_samples = FeatureConfig(
+        kind="samples", window_samples=_GRAIN, hop_samples=_GRAIN, fft_size=_GRAIN, length_s=length_s,
+        short=features.short, long=features.long,
+    )  # fmt: skip
+    store = LevelStore(grains.astype(np.float32), np.array([[0]]), np.array([[len(grains)]]))
+    of_time = {name: getattr(augment, name) for name in ("trim_probability", "pause_probability", "crop_probability")}
+    maker = BatchMaker(store, of_samples, FeatureAugment(**of_time, crop_min_s=augment.crop_min_s))
+    return np.asarray(maker.draw(np.array([0]), rng)[0].numpy().ravel(), np.float32)
+
+
+def _in_bands(windows: Sounds, augment: FeatureAugment, features: FeatureConfig, rng: np.random.Generator) -> Sounds:
+    """What is drawn on log-mel, as gains on the sounds' own spectra."""
+    plain = level_config(features)
+    levels = np.stack([extract(window, plain) for window in windows])
+    empty = np.zeros((1, 0), np.int64)
+    maker = BatchMaker(LevelStore(levels[:, :0, 0], empty, empty), plain, augment)
+    after = maker.colour(torch.from_numpy(levels.astype(np.float32)), rng).numpy()
+    per_db = 1.0 if plain.log == "db" else np.log(10.0) / 10.0
+    # A piece of the spectrum is longer than a frame: what raises a pause must not raise the word beside it too.
+    rise = np.minimum(after - levels, _loudest_near(after, plain) - _loudest_near(levels, plain))
+    return [_with_gains(window, gains, plain) for window, gains in zip(windows, rise / per_db, strict=True)]
+
+
+def _loudest_near(levels: Frames, features: FeatureConfig) -> Frames:
+    """(clips, frames, bands), each the loudest within reach of one piece of the spectrum."""
+    reach = int(np.ceil(_PIECE / 2 / SAMPLE_RATE / features.hop_s))
+    padded = np.pad(levels, ((0, 0), (reach, reach), (0, 0)), mode="edge")
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=1).max(axis=-1))
+
+
+def _with_gains(samples: Samples, gains_db: Frames, features: FeatureConfig) -> Samples:
+    """The sound with each band of each frame louder or softer by so many decibels, (frames, bands)."""
+    size, hop = _PIECE, _PIECE // 4
+    padded = np.pad(samples, (size, 2 * size))
+    window = np.hanning(size + 1)[:-1].astype(np.float32)
+    starts = np.arange(0, len(padded) - size, hop)
+    spectra = np.fft.rfft(np.stack([padded[start : start + size] for start in starts]) * window)
+    seconds = (starts - size / 2) / SAMPLE_RATE  # of each piece's middle
+    frame = np.clip(np.round(seconds / features.hop_s).astype(np.int64), 0, len(gains_db) - 1)
+    peaks = mel_corners(features)[1:-1]
+    band: NDArray[np.int64] = np.abs(np.fft.rfftfreq(size, 1 / SAMPLE_RATE)[:, None] - peaks).argmin(axis=1)
+    spectra *= 10 ** (np.clip(gains_db, -2 * _LOUDEST_DB, _LOUDEST_DB)[frame][:, band] / 20)
+    out = np.zeros_like(padded)
+    for start, piece in zip(starts.tolist(), np.fft.irfft(spectra) * window, strict=True):
+        out[start : start + size] += piece / np.float32(1.5)  # four Hann squares at this hop add up to 1.5
+    return np.asarray(out[size : size + len(samples)], np.float32)
+
+
+def _words(plan: Sequence[tuple[Augmentation, Any]]) -> str:
+    """What was drawn, for a person."""
+    said = []
+    for augmentation, drawn in plan:
+        named = drawn._asdict().items() if hasattr(drawn, "_asdict") else [(_first_field(augmentation), drawn)]
+        shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in named if v != "")
+        said.append(f"{augmentation.name}: {shown}")
+    return "; ".join(said)
+
+
+def _first_field(augmentation: Any) -> str:
+    return fields(augmentation)[0].name
+
+
+def _page(rows: Sequence[tuple[str, str, str, str]]) -> str:
+    lines = ["<!doctype html><meta charset=utf-8><title>Augmentations</title><table>"]
+    for row in rows:
+        clip, name, file, drawn = map(html.escape, row)
+        player = f'<audio controls preload=none src="{file}"></audio>'
+        lines.append(f"<tr><td>{clip}<td>{name}<td>{player}<td>{drawn}")
+    return "\n".join([*lines, "</table>", ""])
+
+
+__all__ = ["listen_augment"]

@@ -1,0 +1,129 @@
+"""What a recipe does to its clips can be listened to, each change alone and as training draws it."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from makers import babble, make_features, silence, tone
+
+from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.errors import ConfigError
+from streamser.features import FeatureConfig, extract
+from streamser.training.audible import SHOWN, listen_augment
+from streamser.training.augment import AugmentConfig
+from streamser.training.batches import FeatureAugment
+from streamser.training.clips import Clip
+from streamser.training.store import level_config
+
+EARS = make_features()
+WINDOW_S = 2.0
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Clip]:
+    sounds = [np.concatenate([silence(0.4), babble(1.2, seed=seed), silence(0.4)]) for seed in (1, 2)]
+    for number, sound in enumerate(sounds):
+        soundfile.write(tmp_path / f"{number}.wav", sound, SAMPLE_RATE)
+    return [Clip(tmp_path / f"{number}.wav", "c", f"c/{number}", "sad") for number in (0, 1)]
+
+
+def heard(
+    clips: list[Clip],
+    out: Path,
+    augment: AugmentConfig | None = None,
+    drawn: FeatureAugment | None = None,
+    seed: int = 0,
+) -> dict[str, Samples]:
+    """What is played of the first clip, by name."""
+    page = listen_augment(clips, out, EARS, augment, drawn, window_s=WINDOW_S, seed=seed)
+    text = html.unescape(page.read_text(encoding="utf-8"))
+    files = sorted(out.glob("*.wav"))
+    assert all(f'src="{file.name}"' in text for file in files)
+    return {file.stem[3:]: read_audio(file) for file in files if file.name.startswith("00-")}
+
+
+def levels(sound: Samples, features: FeatureConfig = EARS) -> np.ndarray:
+    return np.asarray(extract(sound, level_config(features)))
+
+
+def test_each_change_of_a_recipe_is_played_alone_and_then_all_together(clips: list[Clip], tmp_path: Path) -> None:
+    augment = AugmentConfig(gain_probability=0.2, noise_probability=0.1)
+    drawn = FeatureAugment(mask_mels=8, room_probability=0.3, mixup=0.2, crop_probability=0.5)
+    sounds = heard(clips, tmp_path / "out", augment, drawn)
+    assert sorted(sounds) == ["crop", "drawn-room", "gain", "mixup", "noise", "original", "specaugment", "together"]
+    assert np.allclose(sounds["original"], read_audio(clips[0].path), atol=1e-4)
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "noise: snr_db" in text and "gain: gain_db" in text and "mask_mels 8" in text and "room_rt60_s" in text
+    for name in ("drawn-room", "specaugment", "mixup", "together"):
+        assert len(sounds[name]) == WINDOW_S * SAMPLE_RATE
+        assert np.isfinite(sounds[name]).all() and np.abs(sounds[name]).max() > 0.01
+
+
+def test_all_are_heard_when_none_is_switched_on(clips: list[Clip], tmp_path: Path) -> None:
+    sounds = heard(clips, tmp_path / "out")
+    line = ["band", "gain", "noise", "pitch", "room", "speed", "telephone"]
+    assert sorted(sounds) == sorted([*line, "specaugment", "mixup", "original", "together"])
+    assert SHOWN.mask_mels and SHOWN.mixup
+
+
+def test_a_drawn_level_is_the_level_that_is_heard(clips: list[Clip], tmp_path: Path) -> None:
+    quiet = heard(clips, tmp_path / "q", drawn=FeatureAugment(level_db=(-40.0, -40.0)))["drawn-level"]
+    louder = heard(clips, tmp_path / "l", drawn=FeatureAugment(level_db=(-30.0, -30.0)))["drawn-level"]
+    assert 20 * np.log10(louder.std() / quiet.std()) == pytest.approx(10.0, abs=0.5)
+
+
+def test_a_masked_band_is_flat_and_the_others_stay_as_they_are(clips: list[Clip], tmp_path: Path) -> None:
+    sounds = heard(clips, tmp_path / "out", drawn=FeatureAugment(mask_mels=30), seed=1)
+    before = levels(np.resize(sounds["original"], int(WINDOW_S * SAMPLE_RATE)))
+    after = levels(sounds["specaugment"])
+    spoken = slice(60, 140)  # frames
+    change = np.abs(after - before)[spoken].mean(axis=0)
+    masked, kept = change > 3.5, change < 2.5
+    assert masked.any() and (masked | kept).mean() > 0.9  # the band, and its edges
+    assert after[spoken][:, masked].std(axis=0).mean() < 0.7 * before[spoken][:, masked].std(axis=0).mean()
+
+
+def test_noise_and_rooms_fill_the_pause_and_leave_the_words(clips: list[Clip], tmp_path: Path) -> None:
+    loud = FeatureAugment(noise_probability=1.0, noise_snr_db=(10.0, 10.0))
+    ringing = FeatureAugment(room_probability=1.0, room_rt60_s=(0.8, 0.8), room_direct_db=(-3.0, -3.0))
+    soundfile.write(clips[0].path, np.concatenate([0.3 * babble(1.0, seed=3), 1e-3 * babble(0.8, seed=4)]), SAMPLE_RATE)
+    for name, drawn in (("drawn-noise", loud), ("drawn-room", ringing)):
+        sounds = heard(clips, tmp_path / name, drawn=drawn)
+        before = levels(np.resize(sounds["original"], int(WINDOW_S * SAMPLE_RATE)))
+        rise = levels(sounds[name]) - before
+        loudest = np.argsort(before[20:80].mean(axis=0))[-10:]
+        pause = np.median(rise[108:160, loudest])
+        words = np.median(rise[20:80, loudest])
+        assert pause > 6.0 and words < pause - 4.0, (name, pause, words)
+
+
+def test_mixup_plays_both_clips_in_one_share(tmp_path: Path) -> None:
+    for number, hz in enumerate((300.0, 2000.0)):
+        soundfile.write(tmp_path / f"{number}.wav", tone(hz, WINDOW_S), SAMPLE_RATE)
+    pair = [Clip(tmp_path / f"{number}.wav", "c", "c/1", "sad") for number in (0, 1)]
+    for seed in range(8):  # until the two change places
+        mixed = heard(pair, tmp_path / f"out{seed}", drawn=FeatureAugment(mixup=5.0), seed=seed)["mixup"]
+        spectrum = np.abs(np.fft.rfft(mixed)) / len(mixed) * 2
+        first, second = spectrum[round(300 * WINDOW_S)], spectrum[round(2000 * WINDOW_S)]
+        if second > 0.01:
+            break
+    assert first + second == pytest.approx(0.3, abs=0.01) and min(first, second) > 0.01
+
+
+def test_a_crop_is_a_shorter_piece_of_the_clip(clips: list[Clip], tmp_path: Path) -> None:
+    soundfile.write(clips[0].path, tone(440.0, 1.5) * np.linspace(0.1, 1.0, 24_000, dtype=np.float32), SAMPLE_RATE)
+    piece = heard(clips, tmp_path / "out", drawn=FeatureAugment(crop_probability=1.0, crop_min_s=0.6))["crop"]
+    assert np.abs(piece).max() < 0.299  # the loud end is not in it
+    assert len(piece) == WINDOW_S * SAMPLE_RATE  # played as often as it fits
+
+
+def test_what_cannot_be_drawn_for_samples_is_refused(clips: list[Clip], tmp_path: Path) -> None:
+    samples = FeatureConfig(kind="samples", window_samples=384, hop_samples=384, fft_size=384, short="keep")
+    with pytest.raises(ConfigError, match="change log-mel, but this net hears samples"):
+        listen_augment(clips, tmp_path / "out", samples, drawn=FeatureAugment(mask_mels=8))
+    page = listen_augment(clips, tmp_path / "heard", samples, drawn=FeatureAugment(mixup=0.2))
+    assert (page.parent / "01-mixup.wav").exists()
