@@ -50,6 +50,10 @@ def levels(sound: Samples, features: FeatureConfig = EARS) -> np.ndarray:
     return np.asarray(extract(sound, level_config(features)))
 
 
+def frames(begin_s: float, end_s: float) -> slice:
+    return slice(round(begin_s / EARS.hop_s), round(end_s / EARS.hop_s))
+
+
 def test_each_change_of_a_recipe_is_played_alone_and_then_all_together(clips: list[Clip], tmp_path: Path) -> None:
     augment = AugmentConfig(gain_probability=0.2, noise_probability=0.1)
     drawn = FeatureAugment(mask_mels=8, room_probability=0.3, mixup=0.2, crop_probability=0.5)
@@ -76,15 +80,17 @@ def test_a_drawn_level_is_the_level_that_is_heard(clips: list[Clip], tmp_path: P
     assert 20 * np.log10(louder.std() / quiet.std()) == pytest.approx(10.0, abs=0.5)
 
 
-def test_a_masked_band_is_flat_and_the_others_stay_as_they_are(clips: list[Clip], tmp_path: Path) -> None:
-    sounds = heard(clips, tmp_path / "out", drawn=FeatureAugment(mask_mels=30), seed=1)
+def test_a_masked_band_goes_to_the_mean_and_the_others_stay_as_they_are(clips: list[Clip], tmp_path: Path) -> None:
+    sounds = heard(clips, tmp_path / "out", drawn=FeatureAugment(mask_mels=30), seed=0)
     before = levels(np.resize(sounds["original"], int(WINDOW_S * SAMPLE_RATE)))
     after = levels(sounds["specaugment"])
-    spoken = slice(60, 140)  # frames
-    change = np.abs(after - before)[spoken].mean(axis=0)
+    spoken = frames(0.5, 1.5)
+    sounding = before[spoken].mean(axis=0) > before[spoken].mean(axis=0).max() - 30  # others hear what leaks from these
+    change = np.abs(after - before)[spoken].mean(axis=0)[sounding]
     masked, kept = change > 3.5, change < 2.5
-    assert masked.any() and (masked | kept).mean() > 0.9  # the band, and its edges
-    assert after[spoken][:, masked].std(axis=0).mean() < 0.7 * before[spoken][:, masked].std(axis=0).mean()
+    assert masked.sum() >= 3 and kept.sum() >= 3 and (masked | kept).mean() > 0.8  # the band, and its edges
+    away = [abs(of[spoken][:, sounding][:, masked].mean() - before.mean()) for of in (before, after)]
+    assert away[1] < 0.5 * away[0]  # what is masked is set to the clip's mean
 
 
 def test_noise_and_rooms_fill_the_pause_and_leave_the_words(clips: list[Clip], tmp_path: Path) -> None:
@@ -95,9 +101,9 @@ def test_noise_and_rooms_fill_the_pause_and_leave_the_words(clips: list[Clip], t
         sounds = heard(clips, tmp_path / name, drawn=drawn)
         before = levels(np.resize(sounds["original"], int(WINDOW_S * SAMPLE_RATE)))
         rise = levels(sounds[name]) - before
-        loudest = np.argsort(before[20:80].mean(axis=0))[-10:]
-        pause = np.median(rise[108:160, loudest])
-        words = np.median(rise[20:80, loudest])
+        loudest = np.argsort(before[frames(0.2, 0.8)].mean(axis=0))[-10:]
+        pause = np.median(rise[frames(1.1, 1.5), loudest])
+        words = np.median(rise[frames(0.2, 0.8), loudest])
         assert pause > 6.0 and words < pause - 4.0, (name, pause, words)
 
 
