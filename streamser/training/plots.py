@@ -1,8 +1,8 @@
-"""The pictures of a report: reliability, risk against coverage, the confusion matrix, the map of the embedding."""
+"""Pictures: a report's (reliability, risk against coverage, confusion, map of the embedding) and learning curves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ def figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("drawing the report's pictures", "plot") from error
+        raise MissingExtraError("drawing pictures", "plot") from error
     drawn = Figure(figsize=(width, height), layout="constrained")
     axes = drawn.subplots(1, columns, squeeze=False)
     return drawn, list(axes[0])
@@ -127,10 +127,39 @@ def plot_seconds(points: Sequence[tuple[float, float, int]], final: float, path:
     drawn.savefig(path, dpi=120)
 
 
+def plot_curves(history: Sequence[Mapping[str, float]], best_epoch: int, title: str, path: Path) -> None:
+    """How training went: loss of what was learnt and of what was not, and the validation's recall, epoch by epoch.
+
+    Losses of training and validation differ also by augmentation, dropout and weighting: their shapes say more than
+    their distance.
+    """
+    drawn, (left, right) = figure(9, 3.6, columns=2)
+    for axes, values in (
+        (left, {"loss": "training", "val_loss": "validation"}),
+        (right, {"val_ua": "UA", "val_wa": "WA"}),
+    ):
+        for number, (key, name) in enumerate(values.items()):
+            rows = [row for row in history if key in row]
+            scale = 1.0 if "loss" in key else 100.0
+            style = "o-" if len(rows) < 12 else "-"
+            axes.plot(
+                [row["epoch"] for row in rows], [scale * row[key] for row in rows], style, color=_PALETTE[number],
+                markersize=3, label=name,
+            )  # fmt: skip
+        if best_epoch:
+            axes.axvline(best_epoch, color="#8C8C8C", linewidth=1, linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.set(xlabel="epoch")
+        axes.legend(frameon=False, fontsize=8)
+    left.set(title=f"{title}: loss")
+    right.set(title="validation, %", ylim=(0, 100))
+    drawn.savefig(path, dpi=120)
+
+
 __all__ = [
     "figure",
     "plot_bars",
     "plot_confusion",
+    "plot_curves",
     "plot_embedding",
     "plot_reliability",
     "plot_risk_coverage",

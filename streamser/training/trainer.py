@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from streamser.audio import read_audio
 from streamser.bundle import Bundle, Calibration, Drift, Neutral, load_bundle, save_bundle
-from streamser.errors import ConfigError, ProtocolError
+from streamser.errors import ConfigError, MissingExtraError, ProtocolError
 from streamser.features import FeatureConfig
 from streamser.nets import zoo
 from streamser.nets.export import export_onnx, is_narrow
@@ -246,7 +246,11 @@ class Trainer:
             device=self.device,
             on_epoch=None if self.on_epoch is None else lambda row: self.on_epoch(split.name, row),  # type: ignore[misc]
         )
-        fitted = fit.run()
+        try:
+            fitted = fit.run()
+        finally:  # also of a run that was stopped
+            if fit.rank == 0:
+                _draw_curves(fit.history, fit.best_epoch, split.name, fit.folder / "curves.png")
         net.load_state_dict({**net.state_dict(), **fitted.net.state_dict()})
         return replace(fitted, net=net.eval()), features, batches
 
@@ -422,6 +426,17 @@ class Trainer:
 def _narrow(values: NDArray[Any]) -> NDArray[Any]:
     """In half precision what loses nothing by it: a frozen encoder came so."""
     return values.astype(np.float16) if is_narrow(values) else values
+
+
+def _draw_curves(history: list[dict[str, float]], best_epoch: int, title: str, path: Path) -> None:
+    """Beside log.jsonl, where there is something to draw with: a training needs no pictures."""
+    from streamser.training.plots import plot_curves
+
+    try:
+        if history:
+            plot_curves(history, best_epoch, title, path)
+    except MissingExtraError as error:
+        log.info("no learning curves: %s", error)
 
 
 def _begin_with(net: SerNet, start: str) -> None:

@@ -132,10 +132,13 @@ def test_a_resumed_run_ends_with_the_very_same_weights(
     broken = Trainer(recipe, material, tmp_path / "broken", cache=cache, on_epoch=unplug)
     with pytest.raises(UnpluggedError):
         broken.fit(split, 0)
+    curves = broken.folder_of(split, 0) / "curves.png"
+    stopped = curves.read_bytes()  # a run that was stopped has its curves too
     resumed, *_ = trainer(recipe, material, tmp_path / "broken", cache).fit(split, 0)
     again, other = straight.net.state_dict(), resumed.net.state_dict()
     assert all(torch.equal(again[name], other[name]) for name in again)
     assert straight.history == resumed.history
+    assert curves.read_bytes() != stopped
     different, *_ = trainer(recipe, material, tmp_path / "seed1", cache).fit(split, 1)
     assert not all(torch.equal(value, different.net.state_dict()[name]) for name, value in again.items())
 
@@ -271,6 +274,15 @@ def test_the_verb_trains_from_a_file_and_refuses_to_overwrite_a_run(
     assert cli.main(words) == 1
     assert "add --resume" in capsys.readouterr().err
     assert cli.main([*words, "--resume"]) == 0
+
+
+def test_a_training_needs_no_pictures(
+    material: Material, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    run = trainer(make_recipe(epochs=1), material, tmp_path / "run", cache)
+    fitted, *_ = run.fit(run.splits(0)[0], 0)
+    assert len(fitted.history) == 1 and not list((tmp_path / "run").rglob("*.png"))
 
 
 def test_the_verb_lists_the_published_variants(capsys: pytest.CaptureFixture[str]) -> None:
