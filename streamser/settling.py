@@ -37,7 +37,7 @@ _LEAST_PROBABILITY = 1e-9
 
 
 class Settling:
-    """One stream's memory of its answers."""
+    """What is remembered of one voice in one room: a stream's last answers."""
 
     def __init__(self, bundle: Bundle) -> None:
         drift = drift_of(bundle)

@@ -120,9 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", metavar="RUN", help="a finished leave-one-corpus-out run")
     parser.add_argument("--model", default="moonshine", help="any checkpoint with the run's labels")
-    parser.add_argument("--threshold", type=float, default=0.466, help="of the last lines (default: 0.466)")
+    parser.add_argument("--threshold", type=float, help="of the last lines (default: the checkpoint's own)")
     args = parser.parse_args(arguments)
     folds, shell = load_folds(args.run), load_bundle(args.model)
+    threshold = shell.calibration.threshold if args.threshold is None else args.threshold
     draws = np.random.default_rng(0).random((DRAWS, max(len(set(fold.speakers)) for fold in folds)))
     corpora = sorted({fold.fold for fold in folds})
     rows, everything = [], []
@@ -162,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = [[ece(answers, heard.targets) for answers in (heard.plain, heard.settled)] for heard in everything]
     (without, with_it), (error, settled_error) = np.mean(surest, axis=0), np.mean(errors, axis=0)
     print(f"Of the surest 70 % of each corpus's answers, all clips: UA {without:.1f} without, {with_it:.1f} settled.")
-    answered = [[(answers.max(axis=1) >= args.threshold) for answers in (h.plain, h.settled)] for h in everything]
+    answered = [[(answers.max(axis=1) >= threshold) for answers in (h.plain, h.settled)] for h in everything]
     right = [[answers.argmax(axis=1) == h.targets for answers in (h.plain, h.settled)] for h in everything]
     share = np.mean([[said.mean() for said in one] for one in answered], axis=0)
     risk = np.mean(
@@ -170,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         axis=0,
     )
     for name, part, wrong in zip(("Without", "Settled"), share, risk, strict=True):
-        print(f"{name}, {100 * part:.0f} % are answered above {args.threshold}, {100 * wrong:.0f} % of that wrongly.")
+        print(f"{name}, {100 * part:.0f} % are answered above {threshold:.3f}, {100 * wrong:.0f} % of that wrongly.")
     print(f"Calibration error, mean of the corpora: {error:.3f} without, {settled_error:.3f} settled.")
     return 0
 

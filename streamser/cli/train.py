@@ -208,11 +208,15 @@ def _listen(recipe: Recipe, root: Path, out: Path) -> int:
     from streamser.nets import zoo
     from streamser.training.audible import listen_augment
     from streamser.training.corpora import read_corpora
+    from streamser.training.listen import heard_augment
     from streamser.training.trainer import features_of
 
     clips, _ = read_corpora([root / name for name in recipe.corpora])
     step = max(1, len(clips) // 4)
-    features = features_of(zoo.get(recipe.variant), recipe)
+    variant = zoo.get(recipe.variant)
+    features = features_of(variant, recipe)
+    if variant.build(len(recipe.labels)).needs_start:
+        heard_augment(recipe.feature_augment)  # refuses what such a net is never trained with
     drawn, window_s = recipe.feature_augment, recipe.train_window_s
     page = listen_augment(
         clips[::step][:4], out, features, recipe.augment, drawn, window_s=window_s, seed=recipe.seeds[0]

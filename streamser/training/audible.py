@@ -1,13 +1,14 @@
 """Hear what a recipe does to its clips: each change alone, then all of them together, on a page of players.
 
-What is drawn in the domain of features is made audible by the very code that training draws it with: the change of each
-frame's bands becomes a gain on the sound's own spectrum, whose phases stay.
+What is drawn on log-mel is made audible by the very code that training draws it with: the change of each frame's bands
+becomes a gain on the sound's own spectrum, whose phases stay. Mixup mixes the sounds themselves here, and features (or
+what a frozen ear made of them) in training.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,13 @@ from streamser.training.clips import Clip
 from streamser.training.store import LevelStore, level_config
 
 SHOWN = FeatureAugment(mask_mels=24, mask_frames=30, mixup=0.4)
-"""What is played of the feature domain for a recipe that changes nothing at all."""
+"""What is played for a recipe that changes nothing at all, beside all of `AugmentConfig`; no masks on samples."""
 
 _GRAIN = SAMPLE_RATE // 100  # samples of a frame where only time is cut
 _PIECE = 1024  # samples of one piece of a spectrum
 _LOUDEST_DB = 40.0  # of a gain: a band at the floor has no sound that could be raised further
 
 Sounds = list[Samples]
-Change = Callable[[Sounds, np.random.Generator], Sounds]
 
 
 def listen_augment(
@@ -51,13 +51,18 @@ def listen_augment(
     The augmentations are those that a recipe uses, or all when it uses none. `augment` changes a clip once, before the
     features; `drawn` changes windows of `window_s` (the net's own without it) for every batch anew.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
     augment, drawn = augment or AugmentConfig(), drawn or FeatureAugment()
+    drawn.check(features)
     steps = [(share, one) for share, one in augment.steps() if share]
     if not steps and drawn == FeatureAugment():
-        steps, drawn = [(1.0, one) for _, one in augment.steps()], SHOWN
+        mel = features.kind == "mel"
+        widest, longest = (min(SHOWN.mask_mels, features.n_mels), SHOWN.mask_frames) if mel else (0, 0)
+        steps, drawn = augment.steps(), replace(SHOWN, mask_mels=widest, mask_frames=longest)
     length_s = window_s or features.length_s
-    parts = _alone(drawn, features)
+    parts = _alone(drawn)
+    if len(clips) < 2:  # what takes another clip has none
+        parts = {name: part for name, part in parts.items() if name not in ("mixup", "drawn-channel")}
+    out_dir.mkdir(parents=True, exist_ok=True)
     originals = [read_audio(clip.path) for clip in clips]
     rows: list[tuple[str, str, str, str]] = []
 
@@ -66,7 +71,7 @@ def listen_augment(
         soundfile.write(out_dir / file, limit(sound), SAMPLE_RATE, subtype="PCM_16")
         rows.append((clips[number].id, name, file, words))
 
-    together = []
+    together: list[tuple[Samples, str]] = []
     for number, sound in enumerate(originals):
         rng = np.random.default_rng([seed, number])
         write(number, "original", sound, "")
@@ -74,23 +79,25 @@ def listen_augment(
             plan: Plan = ((one, one.draw(rng)),)
             write(number, one.name, apply_plan(sound, plan), _words(plan))
         plan = tuple((one, one.draw(rng)) for _, one in steps)
-        together.append(apply_plan(sound, plan))
-        if not parts:
-            write(number, "together", together[-1], _words(plan))
+        together.append((apply_plan(sound, plan), _words(plan)))
     for index, (name, (part, words)) in enumerate(parts.items()):
         rng = np.random.default_rng([seed, len(clips) + index])
         for number, sound in enumerate(_changed(originals, part, features, length_s, rng)):
             write(number, name, sound, words)
+    rng = np.random.default_rng([seed, len(clips) + len(parts)])
+    sounds, said = [sound for sound, _ in together], [words for _, words in together]
     if parts:
-        rng = np.random.default_rng([seed, len(clips) + len(parts)])
-        for number, sound in enumerate(_changed(together, drawn, features, length_s, rng)):
-            write(number, "together", sound, "as often and as far as the recipe draws them")
+        sounds = _changed(sounds, drawn, features, length_s, rng)
+        rest = ", ".join(parts) + " as often and as far as the recipe draws them"
+        said = [f"{words}; {rest}" if words else rest for words in said]
+    for number, (sound, words) in enumerate(zip(sounds, said, strict=True)):
+        write(number, "together", sound, words)
     page = out_dir / "index.html"
     page.write_text(_page(sorted(rows, key=lambda row: row[2].split("-")[0])), encoding="utf-8")
     return page
 
 
-def _alone(drawn: FeatureAugment, features: FeatureConfig) -> dict[str, tuple[FeatureAugment, str]]:
+def _alone(drawn: FeatureAugment) -> dict[str, tuple[FeatureAugment, str]]:
     """Each change that is switched on, by itself and for every clip, and in words how far it may go."""
     plain = FeatureAugment()
     always: dict[str, dict[str, Any]] = {
@@ -116,7 +123,6 @@ def _alone(drawn: FeatureAugment, features: FeatureConfig) -> dict[str, tuple[Fe
         switch = next(iter(values))  # the first says whether it is on
         if values[switch] != getattr(plain, switch) or (name == "specaugment" and drawn.mask_frames):
             part = replace(plain, **values)
-            part.check(features)
             far = {key: value for key, value in values.items() if not key.endswith(("_probability", "_swap"))}
             found[name] = (part, ", ".join(f"{key} {value}" for key, value in far.items()))
     return found
@@ -131,8 +137,8 @@ def _changed(
         windows = _in_bands(windows, augment, features, rng)
     if augment.mixup:
         share = np.float32(rng.beta(augment.mixup, augment.mixup))
-        partner = rng.permutation(len(windows))
-        windows = [share * one + (1 - share) * windows[other] for one, other in zip(windows, partner, strict=True)]
+        others = [*windows[1:], windows[0]]  # training draws who is mixed with whom, now and then with oneself
+        windows = [share * one + (1 - share) * other for one, other in zip(windows, others, strict=True)]
     return windows
 
 
@@ -161,7 +167,7 @@ def _in_bands(windows: Sounds, augment: FeatureAugment, features: FeatureConfig,
     per_db = 1.0 if plain.log == "db" else np.log(10.0) / 10.0
     # A piece of the spectrum is longer than a frame: what raises a pause must not raise the word beside it too.
     rise = np.minimum(after - levels, _loudest_near(after, plain) - _loudest_near(levels, plain))
-    return [_with_gains(window, gains, plain) for window, gains in zip(windows, rise / per_db, strict=True)]
+    return [with_gains(window, gains, plain) for window, gains in zip(windows, rise / per_db, strict=True)]
 
 
 def _loudest_near(levels: Frames, features: FeatureConfig) -> Frames:
@@ -171,7 +177,7 @@ def _loudest_near(levels: Frames, features: FeatureConfig) -> Frames:
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=1).max(axis=-1))
 
 
-def _with_gains(samples: Samples, gains_db: Frames, features: FeatureConfig) -> Samples:
+def with_gains(samples: Samples, gains_db: Frames, features: FeatureConfig) -> Samples:
     """The sound with each band of each frame louder or softer by so many decibels, (frames, bands)."""
     size, hop = _PIECE, _PIECE // 4
     padded = np.pad(samples, (size, 2 * size))
@@ -179,6 +185,8 @@ def _with_gains(samples: Samples, gains_db: Frames, features: FeatureConfig) -> 
     starts = np.arange(0, len(padded) - size, hop)
     spectra = np.fft.rfft(np.stack([padded[start : start + size] for start in starts]) * window)
     seconds = (starts - size / 2) / SAMPLE_RATE  # of each piece's middle
+    if not features.center:  # a frame's middle is half a window after its beginning
+        seconds -= features.window_samples / 2 / features.sample_rate
     frame = np.clip(np.round(seconds / features.hop_s).astype(np.int64), 0, len(gains_db) - 1)
     peaks = mel_corners(features)[1:-1]
     band: NDArray[np.int64] = np.abs(np.fft.rfftfreq(size, 1 / SAMPLE_RATE)[:, None] - peaks).argmin(axis=1)
@@ -212,4 +220,4 @@ def _page(rows: Sequence[tuple[str, str, str, str]]) -> str:
     return "\n".join([*lines, "</table>", ""])
 
 
-__all__ = ["listen_augment"]
+__all__ = ["listen_augment", "with_gains"]

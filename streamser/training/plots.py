@@ -146,11 +146,11 @@ def plot_curves(history: Sequence[Mapping[str, float]], best_epoch: int, title: 
                 [row["epoch"] for row in rows], [scale * row[key] for row in rows], style, color=_PALETTE[number],
                 markersize=3, label=name,
             )  # fmt: skip
-        if best_epoch:
+        if best_epoch > 0:
             axes.axvline(best_epoch, color="#8C8C8C", linewidth=1, linestyle=":", label=f"kept: epoch {best_epoch}")
         axes.set(xlabel="epoch")
         axes.legend(frameon=False, fontsize=8)
-    left.set(title=f"{title}: loss")
+    left.set_title(f"{title}: loss", parse_math=False)
     right.set(title="validation, %", ylim=(0, 100))
     drawn.savefig(path, dpi=120)
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from streamser.audio import read_audio
 from streamser.bundle import Bundle, Calibration, Drift, Neutral, load_bundle, save_bundle
-from streamser.errors import ConfigError, MissingExtraError, ProtocolError
+from streamser.errors import ConfigError, ProtocolError
 from streamser.features import FeatureConfig
 from streamser.nets import zoo
 from streamser.nets.export import export_onnx, is_narrow
@@ -103,12 +103,18 @@ def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
 
 
 def features_of(variant: Variant, recipe: Recipe) -> FeatureConfig:
-    """The variant's front end with the recipe's changes; `standard` scaling gets its constants split by split."""
+    """The variant's front end with the recipe's changes; `standard` scaling gets its constants split by split.
+
+    ConfigError for a front end that cannot be.
+    """
     values = {**variant.features.to_dict(), **recipe.features}
     if values["scale"] == "standard" and not values["mean"]:
         bins = values["mfcc"] or values["n_mels"]
         values |= {"mean": [0.0] * bins, "std": [1.0] * bins}
-    return FeatureConfig.from_dict(values)
+    try:
+        return FeatureConfig.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{recipe.name}: {error}") from error
 
 
 class Trainer:
@@ -121,8 +127,8 @@ class Trainer:
         self.recipe, self.material, self.folder = recipe, material, folder
         self.device, self.on_epoch, self.progress = device, on_epoch, progress
         self.variant = zoo.get(recipe.variant)
+        self.features = features_of(self.variant, recipe)
         try:
-            self.features = features_of(self.variant, recipe)
             self.loss = replace(self.variant.loss, **recipe.loss)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{recipe.name}: {error}") from error
@@ -430,13 +436,13 @@ def _narrow(values: NDArray[Any]) -> NDArray[Any]:
 
 def _draw_curves(history: list[dict[str, float]], best_epoch: int, title: str, path: Path) -> None:
     """Beside log.jsonl, where there is something to draw with: a training needs no pictures."""
-    from streamser.training.plots import plot_curves
-
     try:
+        from streamser.training.plots import plot_curves
+
         if history:
             plot_curves(history, best_epoch, title, path)
-    except MissingExtraError as error:
-        log.info("no learning curves: %s", error)
+    except Exception as error:  # whatever it is, it must not hide why a run was stopped, or cost what it learnt
+        log.warning("no learning curves: %s", error)
 
 
 def _begin_with(net: SerNet, start: str) -> None:

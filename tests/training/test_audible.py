@@ -13,7 +13,7 @@ from makers import babble, make_features, silence, tone
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig, extract
-from streamser.training.audible import SHOWN, listen_augment
+from streamser.training.audible import SHOWN, listen_augment, with_gains
 from streamser.training.augment import AugmentConfig
 from streamser.training.batches import FeatureAugment
 from streamser.training.clips import Clip
@@ -127,9 +127,29 @@ def test_a_crop_is_a_shorter_piece_of_the_clip(clips: list[Clip], tmp_path: Path
     assert len(piece) == WINDOW_S * SAMPLE_RATE  # played as often as it fits
 
 
+@pytest.mark.parametrize("center", [False, True])
+def test_a_gain_is_heard_when_its_frames_are(center: bool) -> None:
+    ears = make_features(center=center)
+    sound = tone(1000.0, 2.0, level=0.1)
+    gains = np.zeros(levels(sound, ears).shape, np.float32)
+    middles_s = np.arange(len(gains)) * ears.hop_s + (0.0 if center else ears.window_samples / 2 / ears.sample_rate)
+    gains[middles_s >= 1.0] = 20.0
+    loud = np.abs(with_gains(sound, gains, ears))
+    at_s = np.flatnonzero(loud > 0.4)[0] / SAMPLE_RATE  # half-way up, from 0.1 to 1.0
+    assert at_s == pytest.approx(1.0, abs=0.015)
+
+
+def test_a_clip_alone_has_nobody_to_be_mixed_with(clips: list[Clip], tmp_path: Path) -> None:
+    drawn = FeatureAugment(mixup=0.4, channel_swap=0.5, tilt_db=3.0)
+    assert sorted(heard(clips[:1], tmp_path / "out", drawn=drawn)) == ["drawn-tilt", "original", "together"]
+    assert {"mixup", "drawn-channel"} <= set(heard(clips, tmp_path / "both", drawn=drawn))
+
+
 def test_what_cannot_be_drawn_for_samples_is_refused(clips: list[Clip], tmp_path: Path) -> None:
     samples = FeatureConfig(kind="samples", window_samples=384, hop_samples=384, fft_size=384, short="keep")
     with pytest.raises(ConfigError, match="change log-mel, but this net hears samples"):
         listen_augment(clips, tmp_path / "out", samples, drawn=FeatureAugment(mask_mels=8))
-    page = listen_augment(clips, tmp_path / "heard", samples, drawn=FeatureAugment(mixup=0.2))
-    assert (page.parent / "01-mixup.wav").exists()
+    assert not (tmp_path / "out").exists()
+    page = listen_augment(clips, tmp_path / "heard", samples)
+    names = {path.stem[3:] for path in page.parent.glob("*.wav")}
+    assert {"mixup", "pitch", "together"} <= names and "specaugment" not in names

@@ -285,6 +285,24 @@ def test_a_training_needs_no_pictures(
     assert len(fitted.history) == 1 and not list((tmp_path / "run").rglob("*.png"))
 
 
+def test_a_picture_that_fails_costs_neither_the_training_nor_the_reason_why_it_stopped(
+    material: Material, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("streamser.training.plots.plot_curves", broken)
+    run = trainer(make_recipe(epochs=1), material, tmp_path / "run", cache)
+    assert run.fit(run.splits(0)[0], 0)[0].history
+
+    def unplug(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    stopped = Trainer(make_recipe(epochs=2), material, tmp_path / "stopped", cache=cache, on_epoch=unplug)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(stopped.splits(0)[0], 0)
+
+
 def test_the_verb_lists_the_published_variants(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--list"]) == 0
     assert "lightsernet" in capsys.readouterr().out
