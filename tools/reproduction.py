@@ -43,6 +43,8 @@ CORPORA = {
     "asvp": ("ASVP-ESD", f"{SEVEN},disappointment,excited,pain,pleasure,surprise"),
 }
 """Where a score's first word comes from: the folder, and its labels."""
+LEARNT = 30.0
+"""WA of a row that learnt anything, where chance is 14 %."""
 COLUMNS = ("variant", "table", "corpus", "published", "`paper` here", "`honest` here")
 
 
@@ -94,6 +96,30 @@ def shortened(run: str, variant: Variant) -> str:
     return "".join(spared)
 
 
+def cost_of_strangers(folds: list[FoldResult]) -> str:
+    """What the published rows lose when the test speakers are strangers, where both columns were measured."""
+    was = {family: by_name(folds, family) for family in ("paper", "honest")}
+    both = [name for name in VARIANTS if was["paper"].get(name, 0.0) > LEARNT and name in was["honest"]]
+    if not both:
+        return ""
+    pairs = [(was["paper"][name], was["honest"][name]) for name in both]
+    paper, honest = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+    least, most = min(a - b for a, b in pairs), max(a - b for a, b in pairs)
+    return (
+        f"**What sharing speakers is worth:** over the {len(pairs)} published rows with both columns (and more than "
+        f"{LEARNT:.0f} %), WA is {paper:.1f} % on average\nas published and {honest:.1f} % on strangers, "
+        f"{paper - honest:.1f} points less ({least:.1f} to {most:.1f}). "
+        "Most are of one fold: each alone is off by several points.\n"
+    )
+
+
+def by_name(folds: list[FoldResult], protocol: str) -> dict[str, float]:
+    """WA of each recipe under one protocol."""
+    kept = [fold for fold in folds if family(fold) == protocol]
+    names = {fold.name for fold in kept}
+    return {name: summarize([fold for fold in kept if fold.name == name])["wa"] for name in names}
+
+
 def own_rows(folds: list[FoldResult]) -> list[str]:
     """The house's own recipes on the papers' corpora, and its ablations, from their finished folds."""
     names = dict.fromkeys((fold.name, "+".join(fold.test_corpora)) for fold in folds if fold.name not in VARIANTS)
@@ -115,7 +141,7 @@ def main(runs: list[str]) -> int:
     """Write the file; returns the exit code."""
     of_run = {run: load_folds(run) for run in runs}
     folds = [fold for found in of_run.values() for fold in found]
-    lines = [HEAD, *own_rows(folds)]
+    lines = [HEAD, cost_of_strangers(folds), *own_rows(folds)]
     for paper in dict.fromkeys(variant.paper for variant in VARIANTS.values()):
         lines += [f"\n## {paper}\n", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
         own = [variant for variant in VARIANTS.values() if variant.paper == paper]
