@@ -40,7 +40,7 @@ class Settling:
     """What is remembered of one voice in one room: a stream's last answers."""
 
     def __init__(self, bundle: Bundle) -> None:
-        drift = drift_of(bundle)
+        drift = _drift_of(bundle)
         self._means = np.array(drift.means)  # (C, C - 1)
         self._precision = np.linalg.inv(np.array(drift.within))
         self._rigidity = np.linalg.inv(np.array(drift.between))
@@ -66,8 +66,8 @@ class Settling:
         offset = np.zeros_like(self.offset)
         shares = np.full(len(self._means), 1 / len(self._means))
         certainty = np.linalg.inv(self._rigidity + WORTH * len(heard) * self._precision)
+        away = heard[:, None] - self._means  # (N, C, C - 1)
         for _ in range(_ROUNDS):
-            away = heard[:, None] - self._means  # (N, C, C - 1)
             off = away - offset
             fit = np.log(shares) - 0.5 * np.einsum("nci,ij,ncj->nc", off, self._precision, off)
             belongs = np.exp(fit - fit.max(axis=1, keepdims=True))
@@ -84,7 +84,7 @@ def ratios(scores: ArrayLike) -> Values:
     return np.asarray(logs[..., :-1] - logs[..., -1:])
 
 
-def drift_of(bundle: Bundle) -> Drift:
+def _drift_of(bundle: Bundle) -> Drift:
     """What the checkpoint knows of voices and rooms; ConfigError where nobody measured it."""
     if bundle.drift is None:
         raise ConfigError(
@@ -94,4 +94,4 @@ def drift_of(bundle: Bundle) -> Drift:
     return bundle.drift
 
 
-__all__ = ["Settling", "drift_of", "ratios"]
+__all__ = ["Settling", "ratios"]

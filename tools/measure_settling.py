@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from streamser.bundle import Bundle, Calibration, Drift, load_bundle
 from streamser.settling import Settling
-from streamser.training.calibrate import balanced_weights, fit_temperature, softmax
+from streamser.training.calibrate import softmax
 from streamser.training.drift import measure_drift
-from streamser.training.folds import FoldResult, load_folds, pool
-from streamser.training.metrics import by_speaker, ece, ua, ua_at_coverage
+from streamser.training.folds import FoldResult, load_folds
+from streamser.training.metrics import by_speaker, ece, ua, ua_at_coverage, unweighted_accuracy
+from streamser.training.scores import beside, calibration_of
 
 DRAWS = 500
 STEPS = (0, 1, 5, 10, 20)
@@ -58,10 +59,8 @@ class Heard:
 
 def left_out_knowledge(fold: FoldResult, folds: Sequence[FoldResult]) -> tuple[Calibration, Drift]:
     """Temperature and drift, as the folds that left other corpora out teach them."""
-    others = [other for other in folds if other.fold != fold.fold and other.seed == fold.seed]
-    rest = pool(others)
-    weights = balanced_weights(rest.targets, rest.corpora)
-    calibration = Calibration(temperature=fit_temperature(rest.logits, rest.targets, weights))
+    others = beside(fold, folds)
+    calibration = calibration_of(others)
     drift = measure_drift(others, calibration)
     if drift is None:
         raise SystemExit(f"{fold.fold}: the other corpora do not have every class; nothing can be settled with them")
@@ -180,8 +179,12 @@ def _between(heard: Heard, first: int, end: int | None) -> tuple[float, float]:
     """UA without and with settling of the clips that so many came before."""
     chosen = (heard.before >= first) & (heard.before < (end or heard.before.max() + 1))
     targets = heard.targets[chosen]
-    values = [100 * ua_at_coverage(answers[chosen], targets, 1.0) for answers in (heard.plain, heard.settled)]
-    return values[0], values[1]
+    classes = heard.plain.shape[1]
+    without, with_it = (
+        100 * unweighted_accuracy(targets, answers[chosen].argmax(axis=1), classes)
+        for answers in (heard.plain, heard.settled)
+    )
+    return without, with_it
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from streamser.cli.progress import ProgressLine
 from streamser.config import Config
 from streamser.errors import AudioError, ConfigError, EngineError
 from streamser.recognizer import Prediction, Recognizer, open_recognizer
-from streamser.settling import Settling
 from streamser.stream.pipeline import Stream
 from streamser.stream.soundfiles import find_audio
 
@@ -69,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     if args.settle and not args.utterances:
         raise ConfigError("--settle: a file that is judged whole is no stream to settle in; add --utterances")
     recognizer = open_recognizer(config.recognizer)  # a wrong model is said before the folder is searched
-    if config.pipeline.settle and args.utterances:
-        Settling(recognizer.bundle)  # and a checkpoint that cannot, before the table is begun
+    if args.utterances:
+        config.pipeline.settling(recognizer.bundle)  # and a checkpoint that cannot, before the table is begun
     files = [path.relative_to(args.folder).as_posix() for path in find_audio(args.folder)]
     if not files:
         raise AudioError(f"{args.folder}: holds no sound file")

@@ -122,7 +122,7 @@ class WyomingServer:
 
     def settling(self) -> Settling | None:
         """A voice that nobody knows yet, where streams are to settle in."""
-        return Settling(self.recognizer.bundle) if self.config.pipeline.settle else None
+        return self.config.pipeline.settling(self.recognizer.bundle)
 
     async def __aenter__(self) -> WyomingServer:
         address = self.address

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from streamser.nets.layers import CosineHead, NetOutput, attend
+from streamser.nets.layers import CosineHead, NetOutput, attend, rebuilt
 from streamser.nets.lightsernet import EMBEDDING, LightSerNet
 
 DECODER_UNITS = 128
@@ -51,10 +51,7 @@ class LightSerNetIdea(LightSerNet):
 
     def forward(self, frames: Tensor) -> NetOutput:
         output = super().forward(frames)
-        if self.decoder is None or torch.onnx.is_in_onnx_export() or frames.shape[1] > self.decode_frames:
-            return output
-        rebuilt: Tensor = self.decoder(output.embedding).reshape(-1, self.decode_frames, self.bins)
-        return output._replace(reconstruction=rebuilt[:, : frames.shape[1]])
+        return output._replace(reconstruction=rebuilt(self.decoder, output.embedding, frames, self.decode_frames))
 
     def embed(self, frames: Tensor) -> Tensor:
         places = self.maps(frames).flatten(2).transpose(1, 2)  # (B, places, 320)

@@ -127,6 +127,14 @@ def recur(rnn: nn.GRU | nn.LSTM, x: Tensor) -> Tensor:
     return steps
 
 
+def rebuilt(decoder: nn.Module | None, code: Tensor, frames: Tensor, most: int) -> Tensor | None:
+    """The input as a decoder of `most` frames makes it of `code`, (B, T, F); None without one, and in a graph."""
+    if decoder is None or torch.onnx.is_in_onnx_export() or frames.shape[1] > most:
+        return None
+    whole: Tensor = decoder(code).reshape(-1, most, frames.shape[2])
+    return whole[:, : frames.shape[1]]
+
+
 def attend(x: Tensor, scores: Tensor) -> Tensor:
     """Mean over time weighted by softmax of the scores, (B, T, D) and (B, T) -> (B, D)."""
     return (torch.softmax(scores, dim=1).unsqueeze(2) * x).sum(dim=1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from streamser.nets.layers import NetOutput, SerNet
+from streamser.nets.layers import NetOutput, SerNet, rebuilt
 
 KERNELS = ((6, 4), (8, 6), (10, 8), (12, 10))  # (time, frequency)
 PATH_FILTERS = 200
@@ -49,7 +49,7 @@ class ParallelCnn(SerNet):
         shared = self.share(frames)
         embedding = self.hidden(shared)
         logits = self.head(self.dropout(embedding))
-        return NetOutput(logits, embedding, self.reconstruct(shared, frames))
+        return NetOutput(logits, embedding, rebuilt(self.decoder, shared, frames, self.decode_frames))
 
     def embed(self, frames: Tensor) -> Tensor:
         embedding: Tensor = self.hidden(self.share(frames))
@@ -59,13 +59,6 @@ class ParallelCnn(SerNet):
         """What both branches see, (B, T, F) -> (B, 3200)."""
         x = frames.unsqueeze(1)
         return torch.cat([_quarters(torch.relu(path(x))) for path in self.paths], dim=1)
-
-    def reconstruct(self, shared: Tensor, frames: Tensor) -> Tensor | None:
-        """The input as the decoder sees it, (B, T, F)."""
-        if self.decoder is None or torch.onnx.is_in_onnx_export() or frames.shape[1] > self.decode_frames:
-            return None
-        whole: Tensor = self.decoder(shared).reshape(-1, self.decode_frames, self.bins)
-        return whole[:, : frames.shape[1]]
 
 
 def _decoder(values: int, dropout: float) -> nn.Sequential:

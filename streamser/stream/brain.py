@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamser.audio import Segment
+from streamser.bundle import Bundle
 from streamser.errors import StreamserError
 from streamser.events import Event, StreamEnded
 from streamser.recognizer import Prediction, Recognizer
@@ -50,6 +51,10 @@ class PipelineConfig:
     """Segments of all streams that are judged in one call on a GPU; a CPU takes them one by one."""
     waiting_events: int = 1024
     """Events that may wait for the program that reads them; a live stream then drops partial results."""
+
+    def settling(self, bundle: Bundle) -> Settling | None:
+        """A voice that nobody knows yet, where streams settle in; ConfigError for a checkpoint that cannot."""
+        return Settling(bundle) if self.settle else None
 
     def __post_init__(self) -> None:
         rules = {
@@ -101,7 +106,7 @@ class Brain:
     def __init__(self, recognizer: Recognizer, config: PipelineConfig | None = None) -> None:
         self.recognizer = recognizer
         self.config = config or PipelineConfig()
-        self._settling()  # a checkpoint that cannot is refused before the first sound
+        self.config.settling(recognizer.bundle)  # a checkpoint that cannot is refused before the first sound
         self._seats: dict[str, _Seat] = {}
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -148,7 +153,8 @@ class Brain:
                 return
             seat = self._seats.get(stream)
             if seat is None:
-                judge = Judge(self.recognizer, self.config.smoothing, stream, self._settling())
+                settling = self.config.settling(self.recognizer.bundle)
+                judge = Judge(self.recognizer, self.config.smoothing, stream, settling)
                 seat = self._seats[stream] = _Seat(judge, deliver, on_error, tally or Tally())
             job = _Job(seat, item, now if heard_s is None else heard_s, now)
             if isinstance(item, Segment) and not self._admit(job, lossless):
@@ -156,9 +162,6 @@ class Brain:
             while self._is_full(seat, lossless) and not self._closing and not seat.failed:
                 self._changed.wait(_WAKE_S)
             self._append(job)
-
-    def _settling(self) -> Settling | None:
-        return Settling(self.recognizer.bundle) if self.config.settle else None
 
     def waiting(self, stream: str) -> int:
         """How many things of that stream wait; a host on an event loop looks here before it takes more sound in."""

@@ -120,9 +120,8 @@ class Stream(_Channel):
     ) -> None:
         """`settling` goes on from an earlier stream of the same voice; without it `pipeline.settle` begins anew."""
         super().__init__(recognizer, config, name)
-        if settling is None and self.config.pipeline.settle:
-            settling = Settling(recognizer.bundle)
-        self._judge = Judge(recognizer, self.config.pipeline.smoothing, name, settling)
+        pipeline = self.config.pipeline
+        self._judge = Judge(recognizer, pipeline.smoothing, name, settling or pipeline.settling(recognizer.bundle))
         self._novelty = Novelty()
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> list[Event]:

@@ -25,6 +25,18 @@ def are_left_out(folds: Sequence[FoldResult]) -> bool:
     )
 
 
+def beside(fold: FoldResult, folds: Sequence[FoldResult]) -> list[FoldResult]:
+    """The folds of the same seed that left something else out."""
+    return [other for other in folds if other.fold != fold.fold and other.seed == fold.seed]
+
+
+def calibration_of(folds: Sequence[FoldResult]) -> Calibration:
+    """The temperature that folds teach together, every class of every corpus having the same say."""
+    together = pool(folds)
+    weights = balanced_weights(together.targets, together.corpora)
+    return Calibration(temperature=fit_temperature(together.logits, together.targets, weights))
+
+
 def left_out_scores(folds: Sequence[FoldResult]) -> dict[str, Any]:
     """UA on each corpus that was left out, mean over seeds, and what the answers' confidence is worth there."""
     of_corpus: dict[str, list[float]] = {}
@@ -35,12 +47,8 @@ def left_out_scores(folds: Sequence[FoldResult]) -> dict[str, Any]:
         name = fold.fold.removeprefix("without-")
         of_corpus.setdefault(name, []).append(100 * unweighted_accuracy(fold.targets, predicted, len(fold.labels)))
         # what this fold is judged with was fitted on the other corpora's folds only
-        others = [other for other in folds if other.fold != fold.fold and other.seed == fold.seed]
-        if others:
-            rest = pool(others)
-            weights = balanced_weights(rest.targets, rest.corpora)
-            fitted = Calibration(temperature=fit_temperature(rest.logits, rest.targets, weights))
-            probabilities = softmax(fold.logits, fitted)
+        if others := beside(fold, folds):
+            probabilities = softmax(fold.logits, calibration_of(others))
             answers.append((probabilities, fold.targets))
             errors.append(ece(probabilities, fold.targets))
             surest.append(100 * ua_at_coverage(probabilities, fold.targets, 0.7))
