@@ -44,7 +44,7 @@ _QUIET_DBFS = -60.0  # speech below this drowns in the noise of any sound card
 _CLIPPED_SHARE = 0.001  # more samples at full scale than this are audible as distortion
 _FULL_SCALE = 0.99
 
-_AGAIN = "run `streamser calibrate` again"
+_AGAIN = "run `streamser calibrate --overwrite`"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from streamser.cli.calibrate import collect, segmenter_for
 from streamser.config import Config
 from streamser.errors import AudioError, ConfigError
 from streamser.profile import (
+    LEAST_SPEECH_S,
     LOGIT_STRENGTH,
     Profile,
     adapt,
@@ -181,7 +182,8 @@ def test_the_microphone_is_closed_once_there_is_enough_speech(recognizer: Recogn
 
 
 def test_a_microphone_that_hears_nobody_is_not_listened_to_for_ever(recognizer: Recognizer) -> None:
-    sounds, heard_s = collect(Microphone([silence(60.0)]), segmenter_for(recognizer, Config()), 5.0)
+    room = noise(60.0, level=0.0005)
+    sounds, heard_s = collect(Microphone([room]), segmenter_for(recognizer, Config()), 5.0)
     assert sounds == [] and heard_s == pytest.approx(15.0, abs=0.1)
 
 
@@ -243,3 +245,52 @@ def test_calibrate_refuses_too_little_speech_and_writes_nothing(
     assert main(words) == 1
     assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_calibrate_refuses_fewer_seconds_than_a_voice_needs_before_it_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", "--seconds", "12", "--out", str(tmp_path / "p.json"), "--device", "no such thing"]) == 1
+    said = capsys.readouterr()
+    assert said.err == "streamser: --seconds: is at least 15, the least speech a voice is learnt from, not 12\n"
+
+
+def test_the_least_seconds_are_enough_speech_when_the_microphone_is_closed(recognizer: Recognizer) -> None:
+    for spoken_s in (14.2, 14.5, 14.8):  # the wanted seconds are reached in the silence that ends the last utterance
+        parts = [babble(7.0, seed=1), silence(0.9), babble(spoken_s - 7.0, seed=2), silence(0.9), babble(4.0, seed=3)]
+        source = Microphone([np.concatenate(parts)])
+        sounds, _ = collect(source, segmenter_for(recognizer, Config()), LEAST_SPEECH_S, io.StringIO())
+        assert sum(map(len, sounds)) / SAMPLE_RATE >= LEAST_SPEECH_S
+
+
+def test_calibrate_keeps_a_profile_that_is_there_unless_told_to_overwrite_it(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(tmp_path / "tiny")
+    voice = recording(tmp_path / "me.wav")
+    words = ["calibrate", str(voice), "--model", str(bundle.path), "--compute", "cpu", "--json"]
+    assert main(words) == 0
+    before = (home / "me.json").read_bytes()
+    capsys.readouterr()
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "me.json: exists" in said and "--overwrite" in said and "--name" in said
+    recording(voice, 20.0)
+    assert main(words) == 1
+    assert (home / "me.json").read_bytes() == before
+    assert main([*words, "--overwrite"]) == 0
+    assert (home / "me.json").read_bytes() != before
+
+
+def test_a_microphone_without_any_sound_is_named_while_it_lasts_and_at_the_end(recognizer: Recognizer) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    with pytest.raises(AudioError, match=r"a list gave no sound at all.*muted.*streamser devices --test"):
+        collect(Microphone([silence(60.0)]), segmenter_for(recognizer, Config()), 5.0, terminal)
+    assert "NO SOUND" in terminal.getvalue()
+    quiet = Terminal()
+    collect(Microphone([noise(60.0, level=0.0005)]), segmenter_for(recognizer, Config()), 5.0, quiet)
+    assert "NO SOUND" not in quiet.getvalue()

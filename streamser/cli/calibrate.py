@@ -14,9 +14,11 @@ from streamser.audio import SAMPLE_RATE, Samples, Segment
 from streamser.bundle import DEFAULT_MODEL
 from streamser.cli.common import add_config_arguments, hushed, load_run_config
 from streamser.config import Config
+from streamser.errors import AudioError, ConfigError
 from streamser.events import Gap, SpeechStarted
 from streamser.profile import (
     ENOUGH_SPEECH_S,
+    LEAST_SPEECH_S,
     Profile,
     enrol,
     find_profiles,
@@ -31,6 +33,9 @@ from streamser.stream.vad import make_vad
 _PATIENCE = 3.0  # a microphone is listened to for this many times the speech that is wanted
 _METER_DB = 60  # the meter's left end lies so far below full scale
 _METER_WIDTH = 20
+_SILENT_DB = -80.0  # an open microphone in a quiet room is louder: below this it is muted or not connected
+_SILENT_S = 3.0
+_MARGIN_S = 1.0  # an utterance loses its silent end when it is closed
 
 _TEXT = """Speak as you do when nothing is the matter: calmly, at your usual distance, in your language. For example:
 
@@ -60,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--compute", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--seconds", type=float, default=ENOUGH_SPEECH_S, metavar="S", help="speech wanted (default: %(default).0f)")
     add("--list", action="store_true", help="list your profiles and exit")
-    add("--json", action="store_true", help="say what was learnt as JSON")
+    add("--overwrite", action="store_true", help="replace a profile of that name")
+    add("--json", action="store_true", help="print the result as JSON")
     add_config_arguments(parser)
 
 
@@ -68,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     """0; an error in the world is raised."""
     if args.list:
         return _list()
+    place = args.out or profile_path(args.name)
+    _check(args, place)
     config = load_run_config(args)
     recognizer = open_recognizer(replace(config.recognizer, profile=None))
     source: Source = WavSource(args.files) if args.files else _microphone(args, config)
@@ -76,9 +84,19 @@ def run(args: argparse.Namespace) -> int:
     with hushed(args.debug):
         sounds, heard_s = collect(source, segmenter_for(recognizer, config), args.seconds)
     profile = enrol(recognizer, sounds, args.name)
-    place = profile.save(args.out or profile_path(args.name))
-    _tell(args, recognizer, profile, sounds, heard_s, place)
+    _tell(args, recognizer, profile, sounds, heard_s, profile.save(place))
     return 0
+
+
+def _check(args: argparse.Namespace, place: Path) -> None:
+    """ConfigError, before anybody speaks, for a recording that would be refused afterwards."""
+    if not args.seconds >= LEAST_SPEECH_S:
+        raise ConfigError(
+            f"--seconds: is at least {LEAST_SPEECH_S:.0f}, the least speech a voice is learnt from, "
+            f"not {args.seconds:g}"
+        )
+    if place.exists() and not args.overwrite:
+        raise ConfigError(f"{place}: exists; replace it with --overwrite, or keep it and give another --name")
 
 
 def _microphone(args: argparse.Namespace, config: Config) -> MicSource:
@@ -100,6 +118,7 @@ def collect(
     """
     meter = _Meter(sys.stderr if file is None else file, wanted_s)
     found: list[Samples] = []
+    loudest_db = -float("inf")
     opened: int | None = None  # where the utterance began that is being spoken
     for item in source:
         if isinstance(item, Heard):
@@ -114,13 +133,22 @@ def collect(
             opened = one.start if isinstance(one, SpeechStarted) else None
         speaking = 0 if opened is None else segmenter.position - opened
         speech_s = (sum(map(len, found)) + speaking) / SAMPLE_RATE
-        meter.show(segmenter.level_db, speech_s)
-        if source.live and (speech_s >= wanted_s or segmenter.position > _PATIENCE * wanted_s * SAMPLE_RATE):
+        loudest_db = max(loudest_db, segmenter.level_db)
+        silent = source.live and loudest_db < _SILENT_DB and segmenter.position > _SILENT_S * SAMPLE_RATE
+        meter.show(segmenter.level_db, speech_s, silent)
+        enough = speech_s >= wanted_s + _MARGIN_S
+        if source.live and (enough or segmenter.position > _PATIENCE * wanted_s * SAMPLE_RATE):
             break
     source.close()
     found += [one.samples for one in segmenter.flush() if isinstance(one, Segment) and one.final]
     meter.close()
-    return found, segmenter.position / SAMPLE_RATE
+    heard_s = segmenter.position / SAMPLE_RATE
+    if source.live and loudest_db < _SILENT_DB:
+        raise AudioError(
+            f"{source.description} gave no sound at all in {heard_s:.0f} s: is it muted, or is another one meant? "
+            "Try it with: streamser devices --test"
+        )
+    return found, heard_s
 
 
 class _Meter:
@@ -130,12 +158,13 @@ class _Meter:
         self._file, self._wanted_s = file, wanted_s
         self._shown = file.isatty()
 
-    def show(self, level_db: float, speech_s: float) -> None:
+    def show(self, level_db: float, speech_s: float, silent: bool) -> None:
         if self._shown:
             full = round(_METER_WIDTH * min(1.0, max(0.0, 1 + level_db / _METER_DB)))
             bar = "#" * full + "." * (_METER_WIDTH - full)
             self._file.write(
                 f"\r\x1b[Klevel [{bar}] {level_db:5.0f} dB   speech {speech_s:4.1f} of {self._wanted_s:.0f} s"
+                + ("   NO SOUND: muted?" if silent else "")
             )
             self._file.flush()
 
