@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.audio import SAMPLE_RATE, Samples
+from streamser.colors import UNCERTAIN_COLOR, clock, color_of
 from streamser.errors import ConfigError, MissingExtraError
 from streamser.events import UNCERTAIN, EmotionEvent, Event, Gap, SpeechEnded, SpeechStarted, StreamEnded
-from streamser.looks import UNCERTAIN_COLOUR, clock, colour_of
 
 _FORMATS = (".png", ".svg", ".pdf")
 _INK, _FAINT, _SPEECH = "#30343A", "#D7DADE", "#DCE6F2"
@@ -128,7 +128,7 @@ def _ribbons(events: list[Event], labels: list[str]) -> Iterator[_Ribbon]:
 def _draw_ribbons(axes: Any, events: list[Event]) -> list[str]:
     """Stacked probabilities, a ribbon a class, drawn while an utterance lasts; returns the classes."""
     labels = list(dict.fromkeys(name for event in events if isinstance(event, EmotionEvent) for name in event.scores))
-    colours = [colour_of(name) for name in labels]
+    colours = [color_of(name) for name in labels]
     for ribbon in _ribbons(events, labels):
         axes.stackplot(ribbon.times_s, ribbon.scores, colors=colours, linewidth=0.4, edgecolor="white")
     axes.set_ylim(0, 1)
@@ -145,7 +145,7 @@ def _draw_finals(axes: Any, events: list[Event], inches_per_s: float) -> None:
         if not (isinstance(event, EmotionEvent) and event.final):
             continue
         start_s, length_s = event.start / SAMPLE_RATE, (event.end - event.start) / SAMPLE_RATE
-        colour = UNCERTAIN_COLOUR if event.uncertain else colour_of(event.label)
+        colour = UNCERTAIN_COLOR if event.uncertain else color_of(event.label)
         filled = (
             {"facecolor": "white", "edgecolor": colour, "hatch": "////"} if event.uncertain else {"facecolor": colour}
         )
@@ -191,8 +191,8 @@ def _dress(figure: Any, rows: tuple[Any, ...], end_s: float, title: str) -> None
 def _draw_legend(figure: Any, labels: list[str], gaps: bool) -> None:
     from matplotlib.patches import Patch
 
-    keys = [Patch(facecolor=colour_of(name), label=name) for name in labels]
-    keys.append(Patch(facecolor="white", edgecolor=UNCERTAIN_COLOUR, hatch="////", label=UNCERTAIN))
+    keys = [Patch(facecolor=color_of(name), label=name) for name in labels]
+    keys.append(Patch(facecolor="white", edgecolor=UNCERTAIN_COLOR, hatch="////", label=UNCERTAIN))
     keys.append(Patch(facecolor=_SPEECH, label="speech"))
     if gaps:
         keys.append(Patch(facecolor="none", edgecolor="#C00000", hatch="xxxx", label="sound lost"))

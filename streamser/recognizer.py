@@ -134,7 +134,7 @@ class Recognizer:
     def predict(self, sound: Sequence[Sound]) -> list[Prediction]: ...
     def predict(self, sound: Sound | Sequence[Sound]) -> Prediction | list[Prediction]:
         """Judge one sound, or several in one batch; AudioError for sound that is empty, NaN or infinite."""
-        sounds, scores = self._hear(sound)
+        sounds, scores = self._score(sound)
         predictions = [
             self._prediction(logits, score, len(samples) < self._one_frame)
             for samples, score, logits in zip(sounds, scores, self._utterance_logits(scores), strict=True)
@@ -154,17 +154,17 @@ class Recognizer:
 
     def logits_and_embeddings(self, sound: Sound | Sequence[Sound]) -> tuple[Frames, Frames]:
         """What `logits` and `embed` say of one sound or several, from one run of the net."""
-        _, scores = self._hear(sound)
+        _, scores = self._score(sound)
         return self._utterance_logits(scores), _embeddings(scores)
 
     def logits(self, sound: Sound | Sequence[Sound]) -> Frames:
         """The net's answers before calibration, (sounds, classes): each the mean of its windows'."""
-        _, scores = self._hear(sound)
+        _, scores = self._score(sound)
         return self._utterance_logits(scores)
 
     def embed(self, sound: Sound | Sequence[Sound]) -> Frames:
         """What the net's last hidden layer says, (sounds, dimensions): each the mean of its windows'."""
-        _, scores = self._hear(sound)
+        _, scores = self._score(sound)
         if not scores:
             _, embedding = self.engine.run(np.zeros((0, self.features.window_frames, self.features.bins), np.float32))
             return embedding
@@ -186,7 +186,7 @@ class Recognizer:
         config = self.features
         return -(-config.window_samples * SAMPLE_RATE // config.sample_rate)
 
-    def _hear(self, sound: Sound | Sequence[Sound]) -> tuple[list[Samples], list[WindowScores]]:
+    def _score(self, sound: Sound | Sequence[Sound]) -> tuple[list[Samples], list[WindowScores]]:
         several = [sound] if isinstance(sound, np.ndarray | Segment) else list(sound)
         sounds = [_samples(one, f"sound {i}" if len(several) > 1 else "sound") for i, one in enumerate(several)]
         if not sounds:

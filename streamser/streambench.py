@@ -41,7 +41,7 @@ class Said:
     """Samples of the stream heard when it was said."""
 
 
-def hear(stream: Composed, recognizer: Recognizer, config: StreamConfig | None = None) -> list[Said]:
+def judge_stream(stream: Composed, recognizer: Recognizer, config: StreamConfig | None = None) -> list[Said]:
     """Push a stream through the real pipeline and keep what it says of emotions."""
     pipeline = Stream(recognizer, config)
     said: list[Said] = []
@@ -54,7 +54,7 @@ def hear(stream: Composed, recognizer: Recognizer, config: StreamConfig | None =
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
+class _SpanResult:
     """What became of one spoken clip."""
 
     span: Span
@@ -69,7 +69,7 @@ class _Heard:
 class _Sheet:
     """Everything counted over all streams."""
 
-    heard: list[_Heard]
+    results: list[_SpanResult]
     false: list[tuple[Kind, Said]]
     """Finals in which nobody speaks, by what was there instead."""
     length: Counter[str]
@@ -92,7 +92,7 @@ def _score(stream: Composed, said: Sequence[Said], sheet: _Sheet) -> None:
     for span in stream.spans:
         sheet.length[span.kind] += span.end - span.start
     for span in stream.spoken:
-        sheet.heard.append(_found(span, utterances))
+        sheet.results.append(_found(span, utterances))
     for events in utterances:
         final = events[-1].event
         covered = [(span.overlap(final.start, final.end), span) for span in stream.spans]
@@ -108,13 +108,13 @@ def _score(stream: Composed, said: Sequence[Said], sheet: _Sheet) -> None:
             sheet.false.append(((loud[0] if loud else most).kind, events[-1]))
 
 
-def _found(span: Span, utterances: Sequence[list[Said]]) -> _Heard:
+def _found(span: Span, utterances: Sequence[list[Said]]) -> _SpanResult:
     overlaps = [span.overlap(events[-1].event.start, events[-1].event.end) for events in utterances]
     pieces = [i for i, n in enumerate(overlaps) if n > 0]
     found = sum(overlaps) >= _FOUND * (span.end - span.start) and bool(pieces)
     if not found:
-        return _Heard(span, False, (), len(pieces))
-    return _Heard(span, True, tuple(utterances[max(pieces, key=lambda i: overlaps[i])]), len(pieces))
+        return _SpanResult(span, False, (), len(pieces))
+    return _SpanResult(span, True, tuple(utterances[max(pieces, key=lambda i: overlaps[i])]), len(pieces))
 
 
 def _shown(said: Said) -> str:
@@ -211,7 +211,7 @@ def measure_streams(
     streams, took_s, done = 0, 0.0, 0.0
     for stream in compose_all(clips, plan):
         began = time.monotonic()
-        said = hear(stream, recognizer, config)
+        said = judge_stream(stream, recognizer, config)
         took_s += time.monotonic() - began
         _score(stream, said, sheet)
         streams += 1
@@ -224,9 +224,9 @@ def measure_streams(
 def _result(
     recognizer: Recognizer, plan: StreamPlan, sheet: _Sheet, streams: int, took_s: float, independence: str
 ) -> StreamResult:
-    found = [one for one in sheet.heard if one.found]
+    found = [one for one in sheet.results if one.found]
     if not found:
-        raise CorpusError(f"not one of {len(sheet.heard)} spoken clips was found; the VAD lets nothing pass")
+        raise CorpusError(f"not one of {len(sheet.results)} spoken clips was found; the VAD lets nothing pass")
     length_s = sum(sheet.length.values()) / SAMPLE_RATE
     delays = [(one.answers[-1].at - one.span.end) / SAMPLE_RATE for one in found]
     onsets = [(one.answers[-1].event.start - one.span.start) / SAMPLE_RATE for one in found]
@@ -237,8 +237,8 @@ def _result(
         plan=plan,
         streams=streams,
         minutes=length_s / 60,
-        utterances=len(sheet.heard),
-        found=len(found) / len(sheet.heard),
+        utterances=len(sheet.results),
+        found=len(found) / len(sheet.results),
         split=float(np.mean([one.pieces > 1 for one in found])),
         merged=sheet.merged,
         finals=_finals(recognizer.labels, found),
@@ -253,7 +253,7 @@ def _result(
     )
 
 
-def _finals(labels: tuple[str, ...], found: Sequence[_Heard]) -> Measured:
+def _finals(labels: tuple[str, ...], found: Sequence[_SpanResult]) -> Measured:
     clips = [one.span.clip for one in found if one.span.clip is not None]
     finals = [one.answers[-1].event for one in found]
     return measure(
@@ -266,15 +266,15 @@ def _finals(labels: tuple[str, ...], found: Sequence[_Heard]) -> Measured:
     )
 
 
-def _by_seconds(found: Sequence[_Heard]) -> tuple[SecondsRow, ...]:
+def _by_seconds(found: Sequence[_SpanResult]) -> tuple[SecondsRow, ...]:
     """Partials by how much speech they had heard, in half seconds; a clip counts once in each."""
     table: dict[int, dict[int, tuple[bool, bool]]] = {}
     for i, one in enumerate(found):
         assert one.span.clip is not None
         for said in one.answers[:-1]:
-            heard_s = (min(said.event.end, one.span.end) - one.span.start) / SAMPLE_RATE
-            if heard_s > 0:
-                step = int(heard_s / _STEP_S)
+            speech_s = (min(said.event.end, one.span.end) - one.span.start) / SAMPLE_RATE
+            if speech_s > 0:
+                step = int(speech_s / _STEP_S)
                 table.setdefault(step, {})[i] = (said.event.label == one.span.clip.label, said.event.uncertain)
     rows = []
     for step in sorted(table):
@@ -367,7 +367,7 @@ __all__ = [
     "Said",
     "StreamPlan",
     "StreamResult",
-    "hear",
+    "judge_stream",
     "measure_streams",
     "stream_markdown",
     "write_stream_report",

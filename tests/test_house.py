@@ -17,17 +17,17 @@ def files_with(pattern: str) -> set[str]:
 
 def test_threads_are_started_by_the_pipeline_alone() -> None:
     stuck = "stream/portaudio.py"  # ends a stream aside, which a dead sound server may never let it
-    assert files_with(r"\bThread\(") == {"stream/brain.py", "stream/pipeline.py", stuck}
+    assert files_with(r"\bThread\(") == {"stream/worker.py", "stream/pipeline.py", stuck}
 
 
 def test_queues_and_locks_live_in_few_rooms() -> None:
-    rooms = {"bus", "brain", "pipeline", "portaudio", "sources"}
+    rooms = {"bus", "worker", "pipeline", "portaudio", "sources"}
     assert files_with(r"^(import|from) (threading|queue)\b") <= {
         *(f"stream/{room}.py" for room in rooms),
         "engines/__init__.py",  # counters of a recognizer that many threads share
         "engines/torch.py",  # one batch at a time on a device
         "integrations/mqtt.py",  # waits for paho's own thread to connect
-        "server/client.py",  # the brain's thread hands events to the loop
+        "server/client.py",  # the worker's thread hands events to the loop
         "server/hub.py",
     }
 

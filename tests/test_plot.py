@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamser.colors import COLORS
 from streamser.errors import ConfigError, MissingExtraError
 from streamser.events import EmotionEvent, Event, Gap, SpeechEnded, SpeechStarted, StreamEnded
-from streamser.looks import COLOURS
 from streamser.plot import check_plot, save_timeline
 
 SECOND = 16_000
@@ -55,7 +55,7 @@ def test_every_class_has_its_colour_in_the_picture(tmp_path: Path) -> None:
     sound = np.sin(np.arange(8 * SECOND) * 0.05).astype(np.float32)
     events = [*utterance(0, "happy"), Gap(start=3 * SECOND, length=SECOND // 2), *utterance(1, "sad", uncertain=True)]
     save_timeline(tmp_path / "out.png", events, samples=sound, title="two utterances")
-    assert {rgb(COLOURS[name]) for name in ("angry", "happy", "sad")} <= drawn(tmp_path / "out.png")
+    assert {rgb(COLORS[name]) for name in ("angry", "happy", "sad")} <= drawn(tmp_path / "out.png")
 
 
 def test_a_guess_is_not_drawn_in_the_colour_of_the_emotion(tmp_path: Path) -> None:
@@ -71,9 +71,9 @@ def test_a_guess_is_not_drawn_in_the_colour_of_the_emotion(tmp_path: Path) -> No
         uncertain=True,
     )
     save_timeline(tmp_path / "sure.png", [replace(guess, uncertain=False)])
-    assert rgb(COLOURS["happy"]) in drawn(tmp_path / "sure.png")
+    assert rgb(COLORS["happy"]) in drawn(tmp_path / "sure.png")
     save_timeline(tmp_path / "out.png", [guess])
-    assert rgb(COLOURS["happy"]) not in drawn(tmp_path / "out.png")
+    assert rgb(COLORS["happy"]) not in drawn(tmp_path / "out.png")
 
 
 @pytest.mark.parametrize("events", [[], [StreamEnded(end=0)], [SpeechStarted(utterance=0, start=0)]])

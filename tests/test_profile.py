@@ -31,7 +31,7 @@ from streamser.profile import (
     profile_path,
 )
 from streamser.recognizer import Recognizer, load
-from streamser.stream.sources import Heard
+from streamser.stream.sources import TimedBlock
 
 VOICE = [babble(2.0, seed=seed, level=0.1) for seed in range(10)]
 
@@ -165,10 +165,10 @@ class Microphone(list[np.ndarray]):
     live, description, state, overflows = True, "a list", "open", 0
     taken = 0
 
-    def __iter__(self) -> Iterator[Heard]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[TimedBlock]:  # type: ignore[override]
         for i in range(0, len(self[0]), 320):
             self.taken = i
-            yield Heard(AudioBlock(self[0][i : i + 320], i), 0.0)
+            yield TimedBlock(AudioBlock(self[0][i : i + 320], i), 0.0)
 
     def close(self) -> None:
         pass
@@ -176,15 +176,15 @@ class Microphone(list[np.ndarray]):
 
 def test_the_microphone_is_closed_once_there_is_enough_speech(recognizer: Recognizer) -> None:
     source = Microphone([np.concatenate([part for i in range(30) for part in (babble(2.0, seed=i), silence(0.8))])])
-    sounds, heard_s = collect(source, segmenter_for(recognizer, Config()), 10.0)
+    sounds, arrived_s = collect(source, segmenter_for(recognizer, Config()), 10.0)
     assert 10.0 <= sum(map(len, sounds)) / SAMPLE_RATE < 13.0
-    assert heard_s < 20.0
+    assert arrived_s < 20.0
 
 
 def test_a_microphone_that_hears_nobody_is_not_listened_to_for_ever(recognizer: Recognizer) -> None:
     room = noise(60.0, level=0.0005)
-    sounds, heard_s = collect(Microphone([room]), segmenter_for(recognizer, Config()), 5.0)
-    assert sounds == [] and heard_s == pytest.approx(15.0, abs=0.1)
+    sounds, arrived_s = collect(Microphone([room]), segmenter_for(recognizer, Config()), 5.0)
+    assert sounds == [] and arrived_s == pytest.approx(15.0, abs=0.1)
 
 
 def test_a_terminal_shows_the_level_and_the_speech_so_far(recognizer: Recognizer) -> None:
@@ -214,7 +214,7 @@ def test_calibrate_makes_a_profile_from_a_recording(
     words = ["calibrate", str(recording(tmp_path / "me.wav")), "--model", str(bundle.path), "--compute", "cpu"]
     assert main([*words, "--name", "anna", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert 20 < said["speech_s"] < 35 and said["heard_s"] == pytest.approx(34.0, abs=0.1)
+    assert 20 < said["speech_s"] < 35 and said["arrived_s"] == pytest.approx(34.0, abs=0.1)
     assert sum(said["before"].values()) == pytest.approx(1.0, abs=0.01)
     assert said["before"] != said["after"]
     assert Path(said["path"]) == home / "anna.json"

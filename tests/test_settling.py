@@ -18,10 +18,10 @@ from streamser.errors import ConfigError
 from streamser.events import EmotionEvent, Event
 from streamser.recognizer import Recognizer, load
 from streamser.settling import MEMORY, Settling, ratios
-from streamser.stream.brain import Brain, PipelineConfig
 from streamser.stream.judge import Judge
-from streamser.stream.pipeline import BrainStream, Stream, StreamConfig
+from streamser.stream.pipeline import Stream, StreamConfig, WorkerStream
 from streamser.stream.vad import VadConfig
+from streamser.stream.worker import InferenceWorker, PipelineConfig
 from streamser.training.drift import measure_drift
 from streamser.training.folds import FoldResult
 
@@ -150,8 +150,8 @@ def test_a_brain_says_what_a_stream_says_whatever_it_leaves_out(settler: Bundle)
     recognizer = load(settler.path, "cpu")
     said: list[Event] = []
     settings = StreamConfig(vad=VadConfig(engine="energy"), pipeline=PipelineConfig(settle=True))
-    with Brain(recognizer, settings.pipeline) as brain:
-        stream = BrainStream(brain, said.append, settings)
+    with InferenceWorker(recognizer, settings.pipeline) as worker:
+        stream = WorkerStream(worker, said.append, settings)
         stream.push(talk())
         stream.close()
     finals = [event.scores for event in said if isinstance(event, EmotionEvent) and event.final]
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_knows_no_drift_is_refused_before_the_first_sound(reco
     with pytest.raises(ConfigError, match=r"'tiny' does not say how voices and rooms move .* leave --settle out"):
         Stream(recognizer, StreamConfig(pipeline=PipelineConfig(settle=True)))
     with pytest.raises(ConfigError, match="--settle"):
-        Brain(recognizer, PipelineConfig(settle=True))
+        InferenceWorker(recognizer, PipelineConfig(settle=True))
 
 
 def test_the_option_and_the_setting_are_one() -> None:

@@ -21,7 +21,7 @@ from streamser.streambench import (
     StreamPlan,
     _score,
     _Sheet,
-    hear,
+    judge_stream,
     measure_streams,
     stream_markdown,
 )
@@ -129,7 +129,7 @@ def sheet_of(*events: Said) -> _Sheet:
 
 
 def test_an_utterance_that_covers_half_of_a_clip_finds_it_and_less_does_not() -> None:
-    heard = sheet_of(said(0, 2.0, 3.2, "angry", 3.5), said(1, 10.0, 11.0, "sad", 11.4)).heard
+    heard = sheet_of(said(0, 2.0, 3.2, "angry", 3.5), said(1, 10.0, 11.0, "sad", 11.4)).results
     assert [one.found for one in heard] == [True, False]
     assert heard[0].answers[-1].event.label == "angry"
 
@@ -137,7 +137,7 @@ def test_an_utterance_that_covers_half_of_a_clip_finds_it_and_less_does_not() ->
 def test_an_utterance_in_music_is_a_false_event_of_music() -> None:
     sheet = sheet_of(said(0, 4.5, 7.0, "happy", 7.4), said(1, 14.0, 15.0, "sad", 15.4))
     assert [kind for kind, _ in sheet.false] == ["music", "quiet"]
-    assert not any(one.found for one in sheet.heard)
+    assert not any(one.found for one in sheet.results)
 
 
 def test_an_utterance_over_speech_is_no_false_event_even_where_its_pre_roll_is_quiet() -> None:
@@ -148,8 +148,8 @@ def test_two_clips_in_one_utterance_are_merged_and_two_utterances_in_one_clip_ar
     sheet = sheet_of(said(0, 2.0, 13.0, "angry", 13.4))
     assert sheet.merged == 1
     sheet = sheet_of(said(0, 10.0, 11.8, "sad", 12.0), said(1, 12.0, 13.0, "happy", 13.4))
-    assert sheet.heard[1].pieces == 2
-    assert sheet.heard[1].answers[-1].event.label == "sad"  # the piece that covers more
+    assert sheet.results[1].pieces == 2
+    assert sheet.results[1].answers[-1].event.label == "sad"  # the piece that covers more
 
 
 def test_a_change_of_what_is_shown_is_a_flip_also_to_uncertain_and_back() -> None:
@@ -187,7 +187,7 @@ def test_the_benchmark_twice_gives_the_same_figures(recognizer: Recognizer, clip
 
 def test_partials_and_final_of_one_utterance_arrive_in_stream_time(recognizer: Recognizer, clips: list[Clip]) -> None:
     stream = next(iter(compose_all(clips, PLAN)))
-    events = hear(stream, recognizer)
+    events = judge_stream(stream, recognizer)
     assert any(not one.event.final for one in events)
     assert all(one.at >= one.event.end for one in events)
     assert [one.at for one in events] == sorted(one.at for one in events)

@@ -257,8 +257,8 @@ def decide(vad: Vad, samples: Samples) -> tuple[Flags, float]:
 
 def utterances(vad: Vad, samples: Samples) -> list[SpeechEnded]:
     """What the segmenter makes of it, as configured by default."""
-    ear = Segmenter(SegmenterConfig(hop_ms=0, speculate_ms=0), vad, FeatureConfig())
-    items = ear.feed(AudioBlock(samples, 0)) + ear.flush()
+    segmenter = Segmenter(SegmenterConfig(hop_ms=0, speculate_ms=0), vad, FeatureConfig())
+    items = segmenter.feed(AudioBlock(samples, 0)) + segmenter.flush()
     return [item for item in items if isinstance(item, SpeechEnded)]
 
 

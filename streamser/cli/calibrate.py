@@ -27,7 +27,7 @@ from streamser.profile import (
 )
 from streamser.recognizer import Recognizer, open_recognizer
 from streamser.stream.segmenter import Segmenter
-from streamser.stream.sources import Heard, MicSource, Source, WavSource
+from streamser.stream.sources import MicSource, Source, TimedBlock, WavSource
 from streamser.stream.vad import make_vad
 
 _PATIENCE = 3.0  # a microphone is listened to for this many times the speech that is wanted
@@ -82,9 +82,9 @@ def run(args: argparse.Namespace) -> int:
     if source.live:
         print(_TEXT, file=sys.stderr)
     with hushed(args.debug):
-        sounds, heard_s = collect(source, segmenter_for(recognizer, config), args.seconds)
+        sounds, arrived_s = collect(source, segmenter_for(recognizer, config), args.seconds)
     profile = enrol(recognizer, sounds, args.name)
-    _tell(args, recognizer, profile, sounds, heard_s, profile.save(place))
+    _tell(args, recognizer, profile, sounds, arrived_s, profile.save(place))
     return 0
 
 
@@ -121,7 +121,7 @@ def collect(
     loudest_db = -float("inf")
     opened: int | None = None  # where the utterance began that is being spoken
     for item in source:
-        if isinstance(item, Heard):
+        if isinstance(item, TimedBlock):
             said = segmenter.feed(item.block)
         elif isinstance(item, Gap):
             said = segmenter.gap(item.start, item.length)
@@ -142,13 +142,13 @@ def collect(
     source.close()
     found += [one.samples for one in segmenter.flush() if isinstance(one, Segment) and one.final]
     meter.close()
-    heard_s = segmenter.position / SAMPLE_RATE
+    arrived_s = segmenter.position / SAMPLE_RATE
     if source.live and loudest_db < _SILENT_DB:
         raise AudioError(
-            f"{source.description} gave no sound at all in {heard_s:.0f} s: is it muted, or is another one meant? "
+            f"{source.description} gave no sound at all in {arrived_s:.0f} s: is it muted, or is another one meant? "
             "Try it with: streamser devices --test"
         )
-    return found, heard_s
+    return found, arrived_s
 
 
 class _Meter:
@@ -179,17 +179,17 @@ def _tell(
     recognizer: Recognizer,
     profile: Profile,
     sounds: Sequence[Samples],
-    heard_s: float,
+    arrived_s: float,
     place: Path,
 ) -> None:
     """What was learnt: how the neutral voice was taken before, and how it is now."""
     before = _shares(recognizer, sounds)
     after = _shares(recognizer.with_adaptation(profile.adaptation(recognizer.bundle)), sounds)
     if args.json:
-        values = {"path": str(place), "heard_s": round(heard_s, 2), "speech_s": profile.speech_s}
+        values = {"path": str(place), "arrived_s": round(arrived_s, 2), "speech_s": profile.speech_s}
         print(json.dumps({**values, "before": before, "after": after}, indent=2, ensure_ascii=False))
         return
-    print(f"{profile.speech_s:.1f} s of speech found in {heard_s:.1f} s, {len(sounds)} utterances.")
+    print(f"{profile.speech_s:.1f} s of speech found in {arrived_s:.1f} s, {len(sounds)} utterances.")
     if profile.speech_s < min(args.seconds, ENOUGH_SPEECH_S):
         print("That is little; with more the profile would be surer.")
     print(f"Your neutral voice was taken for:  {_words(before)}")

@@ -14,7 +14,7 @@ from streamser.audio import SAMPLE_RATE
 from streamser.cli.common import add_config_arguments, hushed, stopping
 from streamser.cli.tables import table
 from streamser.config import load_config
-from streamser.stream.sources import Heard, MicSource, Source, list_devices
+from streamser.stream.sources import MicSource, Source, TimedBlock, list_devices
 
 _EPILOG = """examples:
   streamser devices                 # the list; * marks the default
@@ -70,7 +70,7 @@ def measure(source: Source, seconds: float, as_json: bool) -> int:
     peak, heard = 0.0, 0
     with stopping(source.close):
         for item in source:
-            if not isinstance(item, Heard):
+            if not isinstance(item, TimedBlock):
                 continue
             samples = item.block.samples
             heard += len(samples)

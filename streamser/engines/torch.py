@@ -57,7 +57,7 @@ class TorchEngine:
         with self._computing():
             self._net = net.to(self._device)
             # Pieces bring their own silence around the sound, so that one in its middle is framed as the whole was.
-            self._ears = TorchFrontEnd(replace(bundle.features, center=False)).to(self._device)
+            self._front_end = TorchFrontEnd(replace(bundle.features, center=False)).to(self._device)
             self._silence = torch.from_numpy(silent_frame(bundle.features).copy()).to(self._device)
         self._warm_up()
 
@@ -96,14 +96,14 @@ class TorchEngine:
                 samples = np.stack([piece.samples for piece in batch])
                 order = np.stack([piece.order for piece in batch])
                 with self._computing():
-                    frames, audible = self._hear(self._to_device(samples), self._to_device(order))
+                    frames, audible = self._extract(self._to_device(samples), self._to_device(order))
                     logits, embedding = self._judge(frames, len(batch))
                     heard = audible[: len(batch)].tolist()
                 yield from map(WindowScores, logits, embedding, heard)
 
-    def _hear(self, samples: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    def _extract(self, samples: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """Pieces (B, n) and their order (B, T) to windows (B, T, bins), and whether there is anything to hear (B,)."""
-        frames: Tensor = self._ears(samples)  # (B, n) -> (B, window_frames, bins)
+        frames: Tensor = self._front_end(samples)  # (B, n) -> (B, window_frames, bins)
         chosen = frames.gather(1, order.clamp_min(0)[..., None].expand(-1, -1, frames.shape[2]))
         frames = torch.where((order == _SILENT)[..., None], self._silence, chosen)  # (B, T, bins)
         audible = ((frames - self._silence).abs() > 1e-4 + 1e-5 * self._silence.abs()).flatten(1).any(1)

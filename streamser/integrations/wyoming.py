@@ -191,13 +191,13 @@ class Conversation:
             await self._finish()
             self._refused = False
         elif AudioChunk.is_type(event.type) and not self._refused:
-            await self._hear(event)
+            await self._handle_audio(event)
         elif AudioStop.is_type(event.type):
             await self._finish()
             self._refused = False
             await self._write(Event("emotion-end"))
 
-    async def _hear(self, event: Event) -> None:
+    async def _handle_audio(self, event: Event) -> None:
         if self._stream is None:  # some clients never say audio-start
             self._stream = Stream(self._server.recognizer, self._server.config, self._name, self._settling)
         try:

@@ -19,9 +19,9 @@ from streamser.errors import BundleError, ConfigError
 from streamser.features import FeatureConfig
 from streamser.nets.cnn_blstm import CnnBlstm
 from streamser.nets.focal_resnet import FocalResNet
-from streamser.nets.ideas import LightSerNetIdea, Pooling
 from streamser.nets.layers import SerNet
 from streamser.nets.lightsernet import LightSerNet
+from streamser.nets.lightsernet_variants import LightSerNetVariant, Pooling
 from streamser.nets.losses import LossSpec
 from streamser.nets.moonshine import STEP_SAMPLES, Moonshine
 from streamser.nets.parallel_cnn import ParallelCnn
@@ -56,13 +56,13 @@ def _focal_resnets() -> Iterator[Variant]:
         ("mfcc", "softmax"): (56.9, 70.7),
         ("mfcc", "focal"): (66.7, 74.6),
     }
-    for (ears, loss), (ua, wa) in published.items():
+    for (front_end, loss), (ua, wa) in published.items():
         yield Variant(
-            name=f"focal-resnet-{ears}-{loss}",
+            name=f"focal-resnet-{front_end}-{loss}",
             paper="Tripathi, Kumar et al. 2019",
-            table=f"Table 4, {ears} with {loss} loss",
-            features=inputs[ears],
-            build=partial(FocalResNet, bins=inputs[ears].bins),
+            table=f"Table 4, {front_end} with {loss} loss",
+            features=inputs[front_end],
+            build=partial(FocalResNet, bins=inputs[front_end].bins),
             loss=losses[loss],
             recipe=Recipe(protocol="paper:focal-resnet"),
             corpus="IEMOCAP improvised, 4 classes",
@@ -99,12 +99,12 @@ def _parallel_cnns() -> Iterator[Variant]:
         ("mel", "sc"): (66.5, 73.6),
         ("mel", "sac"): (67.2, 74.3),
     }
-    for (ears, terms), (ua, wa) in published.items():
-        features = inputs[ears]
+    for (front_end, terms), (ua, wa) in published.items():
+        features = inputs[front_end]
         yield Variant(
-            name=f"parallel-cnn-{ears}-{terms}",
+            name=f"parallel-cnn-{front_end}-{terms}",
             paper="Tripathi, Ramesh et al. 2019",
-            table=f"Table 1, {'+'.join(terms.upper())}, {ears}",
+            table=f"Table 1, {'+'.join(terms.upper())}, {front_end}",
             features=features,
             build=partial(ParallelCnn, bins=features.bins, decode_frames=features.window_frames if "a" in terms else 0),
             loss=LossSpec(centre=4.0 if "c" in terms else 0.0, reconstruction=1.0 if "a" in terms else 0.0),
@@ -348,7 +348,7 @@ def _lightsernet_reports(row: Variant) -> Iterator[Variant]:
 
 
 def _house() -> Iterator[Variant]:
-    """What we ship: the papers' nets with ears and a recipe that go further on voices never heard."""
+    """The shipped checkpoints: the papers' nets with a front end and a recipe that suit new speakers better."""
     features = FeatureConfig(
         n_mels=128,
         mel_min_hz=80.0,
@@ -372,7 +372,7 @@ def _house() -> Iterator[Variant]:
     )
     yield row
     # Ideas of papers 1 to 3 on this net, each alone, so that they can be compared.
-    idea = partial(LightSerNetIdea, bins=40)
+    idea = partial(LightSerNetVariant, bins=40)
     margin = LossSpec(kind="am_softmax", scale=10.0, margin=0.4)
     rebuild = LossSpec(reconstruction=1.0)
     yield replace(row, name="lightsernet-margin", build=partial(idea, cosine_scale=10.0), loss=margin)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from streamser.audio import SAMPLE_RATE
+from streamser.colors import caption, clock
 from streamser.errors import ConfigError
 from streamser.events import EmotionEvent, Event, StreamEnded
-from streamser.looks import caption, clock
 from streamser.outputs.files import FORMATS, Finals, plain, read_bytes, write_text
 
 

@@ -93,7 +93,7 @@ class Server:
             await self._hub.close()
             raise ConfigError(_explain(error, self.config)) from error
         self.port = self._runner.addresses[0][1]
-        self._hub.brain.start()
+        self._hub.worker.start()
         if self._microphone is not None:
             await self._microphone.start()
         return self
@@ -206,7 +206,7 @@ class Server:
                 "status": "ok",
                 "version": self._hub.version,
                 "model": self._recognizer.bundle.name,
-                "clients": len(self._hub.mouths),
+                "clients": len(self._hub.senders),
                 "microphone": microphone is not None and microphone.end is None,
                 "recording": self._hub.is_recording,
                 "uptime_s": round(self._hub.uptime_s, 1),

@@ -12,8 +12,6 @@ from aiohttp import WSMsgType, web
 
 from streamser.errors import StreamserError
 from streamser.events import EmotionEvent, Event, StreamEnded
-from streamser.server.inbox import Inbox
-from streamser.server.mouth import Mouth
 from streamser.server.options import ServerConfig
 from streamser.server.protocol import (
     CLOSE_INTERNAL,
@@ -25,11 +23,13 @@ from streamser.server.protocol import (
     parse_word,
     status_message,
 )
+from streamser.server.receivequeue import ReceiveQueue
+from streamser.server.sender import Sender
 from streamser.server.sound import SoundStream
 
 logger = logging.getLogger(__name__)
 
-# Results of one stream that may wait for the brain before more of its sound is taken: a file can wait, and must not
+# Results of one stream that may wait for the worker before more of its sound is taken: a file can wait, and must not
 # keep those who are speaking waiting.
 _WAITING_LIVE = 16
 _WAITING_FILE = 4
@@ -39,25 +39,25 @@ _MAX_LOST_S = 3600
 
 
 class StreamClient:
-    """The receiving half of one client of /ws/stream; its mouth is the other."""
+    """The receiving half of one client of /ws/stream; its sender is the other."""
 
     def __init__(
         self,
         ws: web.WebSocketResponse,
-        mouth: Mouth,
+        sender: Sender,
         hello: Hello,
         open_stream: Callable[[Callable[[Event], None]], SoundStream],
-        ears: Executor,
+        sound_threads: Executor,
         config: ServerConfig,
     ) -> None:
         self._ws = ws
-        self._mouth = mouth
+        self._sender = sender
         self._hello = hello
-        self._ears = ears
+        self._sound_threads = sound_threads
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._stream = open_stream(self._say)
-        self._inbox = Inbox(config.max_message_bytes)
+        self._received = ReceiveQueue(config.max_message_bytes)
         self._room = asyncio.Event()
         self._over = asyncio.Event()  # all results were said, or nobody wants them
         self._refusal: Refusal | None = None
@@ -70,10 +70,10 @@ class StreamClient:
         return self._stream.name
 
     async def run(self) -> None:
-        """Serve the client until it ends, leaves or is refused; then its stream is closed, its mouth about to be."""
+        """Serve the client until it ends, leaves or is refused; then its stream is closed, its sender about to be."""
         feeder = asyncio.create_task(self._feed())
         self._reader = asyncio.create_task(self._read())
-        self._mouth.on_refuse = self._give_up
+        self._sender.on_refuse = self._give_up
         has_left = discard = True
         try:
             await asyncio.wait({self._reader})
@@ -84,15 +84,15 @@ class StreamClient:
         finally:
             self._reader.cancel()
             if has_left:
-                self._mouth.hang_up()
+                self._sender.hang_up()
                 self._over.set()
-            await self._inbox.close(forget=discard)
+            await self._received.close(forget=discard)
             await feeder
         await self._over.wait()
         if self._refusal is not None:
-            self._mouth.refuse(self._refusal)
+            self._sender.refuse(self._refusal)
         else:
-            self._mouth.finish()
+            self._sender.finish()
 
     def _give_up(self) -> None:
         self._over.set()
@@ -110,22 +110,22 @@ class StreamClient:
                 ) from None
             if message.type is WSMsgType.BINARY:
                 check_pcm(message.data, self._hello, self._config.max_message_bytes)
-                await self._inbox.put(message.data)
+                await self._received.put(message.data)
             elif message.type is WSMsgType.TEXT:
                 word = parse_word(message.data, _MAX_LOST_S * self._hello.sample_rate)
                 if word == "end":
                     return False
-                await self._inbox.put(word)
+                await self._received.put(word)
         return True
 
     async def _feed(self) -> None:
-        """Hand what comes in to a worker thread, as fast as the brain keeps up, and close the stream at the end."""
+        """Segment on a thread what comes in, as fast as the inference worker keeps up; close the stream at the end."""
         turn_bytes = round(_TURN_S * self._hello.sample_rate) * 2 * self._hello.channels
         error: str | None = None
         try:
-            while (piece := await self._inbox.get(turn_bytes)) is not None:
+            while (piece := await self._received.get(turn_bytes)) is not None:
                 await wait_for_room(self._stream, self._room, _WAITING_FILE if self._hello.lossless else _WAITING_LIVE)
-                await self._loop.run_in_executor(self._ears, self._hear, *piece)
+                await self._loop.run_in_executor(self._sound_threads, self._push, *piece)
                 self._tell_status()
         except StreamserError as problem:
             error = str(problem)
@@ -136,9 +136,9 @@ class StreamClient:
             self._refusal = Refusal("failed", error, CLOSE_INTERNAL)
             self._reader.cancel()
         with contextlib.suppress(RuntimeError):  # the threads are gone: the server was stopped
-            await self._loop.run_in_executor(self._ears, self._stream.end, error)
+            await self._loop.run_in_executor(self._sound_threads, self._stream.end, error)
 
-    def _hear(self, piece: bytes | Lost, arrived_s: float) -> None:
+    def _push(self, piece: bytes | Lost, arrived_s: float) -> None:
         if isinstance(piece, Lost):
             self._stream.skip(piece.samples)
         else:
@@ -148,7 +148,7 @@ class StreamClient:
         self._room.set()
         partial = isinstance(event, EmotionEvent) and not event.final
         if not partial or self._hello.partials:
-            self._mouth.say(event.to_dict(), droppable=partial)
+            self._sender.say(event.to_dict(), droppable=partial)
         if isinstance(event, StreamEnded):
             self._over.set()
             if event.error is not None and self._refusal is None:
@@ -161,11 +161,11 @@ class StreamClient:
         status, now_s = self._stream.status(), self._loop.time()
         if now_s - self._told_s >= self._hello.status_ms / 1000 or status.vad_state != self._told_state:
             self._told_s, self._told_state = now_s, status.vad_state
-            self._mouth.say(status_message(status, self._mouth.outbox.dropped), droppable=True)
+            self._sender.say(status_message(status, self._sender.queue.dropped), droppable=True)
 
 
 async def wait_for_room(stream: SoundStream, room: asyncio.Event, most: int = _WAITING_FILE) -> None:
-    """Until the brain has few enough results of this stream to compute; `room` is set at each that is said."""
+    """Until the worker has few enough results of this stream to compute; `room` is set at each that is said."""
     while stream.waiting >= most:
         room.clear()
         with contextlib.suppress(asyncio.TimeoutError):  # a result computed ahead is not said

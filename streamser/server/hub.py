@@ -1,4 +1,4 @@
-"""What all clients share: the brain, the worker threads, the names of streams, the counters, the recordings."""
+"""What all clients share: the inference worker, threads for segmenting, stream names, counters, recordings."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from streamser.audio import SAMPLE_RATE
+from streamser.colors import color_of
 from streamser.events import EVENT_VERSION, EmotionEvent, Event, StreamEnded
-from streamser.looks import colour_of
 from streamser.recognizer import Recognizer
 from streamser.server.metrics import Metrics
-from streamser.server.mouth import Mouth
 from streamser.server.options import ServerConfig
 from streamser.server.protocol import CLOSE_GOING_AWAY, Refusal
 from streamser.server.recording import Recording, check_folder
+from streamser.server.sender import Sender
 from streamser.server.sound import SoundStream
-from streamser.stream.brain import Brain
 from streamser.stream.channel import StreamConfig
+from streamser.stream.worker import InferenceWorker
 
-_EAR_THREADS = 4  # segmentation of one live stream takes well under a hundredth of a thread
+_SOUND_THREADS = 4  # segmentation of one live stream takes well under a hundredth of a thread
 
-# What the brain and its engine tell of themselves, as Prometheus names such things.
-_BRAIN_NAMES = {
-    "busy_s": "streamser_brain_busy_seconds_total",
-    "calls": "streamser_brain_calls_total",
+# What the worker and its engine tell of themselves, as Prometheus names such things.
+_WORKER_NAMES = {
+    "busy_s": "streamser_worker_busy_seconds_total",
+    "calls": "streamser_worker_calls_total",
     "compute_s": "streamser_engine_compute_seconds_total",
-    "partials_dropped": "streamser_brain_partials_skipped_total",
-    "segments_judged": "streamser_brain_segments_total",
-    "streams": "streamser_brain_streams",
-    "waiting": "streamser_brain_waiting",
+    "partials_dropped": "streamser_worker_partials_skipped_total",
+    "segments_judged": "streamser_worker_segments_total",
+    "streams": "streamser_worker_streams",
+    "waiting": "streamser_worker_waiting",
     "windows": "streamser_engine_windows_total",
 }
 
@@ -47,10 +47,10 @@ class Hub:
         self.recognizer = recognizer
         self.config = config
         self.metrics = Metrics()
-        self.mouths: set[Mouth] = set()
+        self.senders: set[Sender] = set()
         """Of every WebSocket that is open."""
-        self.brain = Brain(recognizer, stream.pipeline)
-        self.ears = ThreadPoolExecutor(_EAR_THREADS, "streamser-ear")
+        self.worker = InferenceWorker(recognizer, stream.pipeline)
+        self.sound_threads = ThreadPoolExecutor(_SOUND_THREADS, "streamser-sound")
         self._stream = stream
         self._folder = check_folder(config.record) if config.record else None
         self._names: set[str] = set()
@@ -79,7 +79,7 @@ class Hub:
             "v": EVENT_VERSION,
             "model": bundle.name,
             "labels": list(bundle.labels),
-            "colours": {label: colour_of(label) for label in bundle.labels},
+            "colours": {label: color_of(label) for label in bundle.labels},
             "threshold": round(self.recognizer.threshold, 4),
             "recording": self.is_recording,
         }
@@ -99,19 +99,19 @@ class Hub:
 
         def arrive(event: Event) -> None:
             self.count(event)
-            # A stream that failed may still have a seat in the brain, so its name is not given to another.
+            # A stream that failed may still have its state in the worker, so its name is not given to another.
             if isinstance(event, StreamEnded) and event.error is None:
                 self._names.discard(name)
             on_event(event)
 
-        def deliver(event: Event) -> None:  # on the brain's thread
+        def deliver(event: Event) -> None:  # on the worker's thread
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server was stopped
                 loop.call_soon_threadsafe(arrive, event)
 
         recording = Recording(self._folder, name) if self._folder else None
         self._names.add(name)
         return SoundStream(
-            self.brain,
+            self.worker,
             deliver,
             self._stream,
             name,
@@ -137,20 +137,20 @@ class Hub:
 
     def gauges(self) -> dict[str, float]:
         """What the metrics show as it is now."""
-        brain = self.brain.metrics()
+        worker = self.worker.metrics()
         return {
-            "streamser_clients": len(self.mouths),
+            "streamser_clients": len(self.senders),
             "streamser_recording": self.is_recording,
             "streamser_up_seconds": round(self.uptime_s, 1),
-            **{_BRAIN_NAMES[name]: value for name, value in brain.items() if name in _BRAIN_NAMES},
+            **{_WORKER_NAMES[name]: value for name, value in worker.items() if name in _WORKER_NAMES},
         }
 
     def say_goodbye(self) -> None:
         """Tell every client that the server is being stopped."""
-        for mouth in list(self.mouths):
-            mouth.refuse(Refusal("going_away", "the server is being stopped", CLOSE_GOING_AWAY))
+        for sender in list(self.senders):
+            sender.refuse(Refusal("going_away", "the server is being stopped", CLOSE_GOING_AWAY))
 
     async def close(self) -> None:
         """Stop the threads; what was not computed by now is given up."""
-        self.ears.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self.brain.close, 0.3)
+        self.sound_threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.worker.close, 0.3)

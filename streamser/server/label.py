@@ -140,7 +140,7 @@ class Labeller:
             await wait_for_room(stream, room)
 
     async def _on_thread(self, work: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._hub.ears, partial(work, *args))
+        return await asyncio.get_running_loop().run_in_executor(self._hub.sound_threads, partial(work, *args))
 
 
 def too_large(limit: int) -> HttpRefusal:

@@ -13,12 +13,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 _HELP = {
-    "streamser_brain_busy_seconds_total": "Time the inference worker was at work.",
-    "streamser_brain_calls_total": "Calls to the recognizer, each for one or more segments.",
-    "streamser_brain_partials_skipped_total": "Partial results that gave way to newer ones.",
-    "streamser_brain_segments_total": "Segments judged.",
-    "streamser_brain_streams": "Streams that the inference worker serves now.",
-    "streamser_brain_waiting": "Segments and events that wait for the inference worker.",
+    "streamser_worker_busy_seconds_total": "Time the inference worker was at work.",
+    "streamser_worker_calls_total": "Calls to the recognizer, each for one or more segments.",
+    "streamser_worker_partials_skipped_total": "Partial results that gave way to newer ones.",
+    "streamser_worker_segments_total": "Segments judged.",
+    "streamser_worker_streams": "Streams that the inference worker serves now.",
+    "streamser_worker_waiting": "Segments and events that wait for the inference worker.",
     "streamser_clients": "WebSockets open now.",
     "streamser_dropped_total": "Partial results and status messages dropped for clients that read too slowly.",
     "streamser_engine_compute_seconds_total": "Time in the network itself.",

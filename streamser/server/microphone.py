@@ -8,8 +8,8 @@ from typing import Any
 
 from streamser.events import EmotionEvent, StreamEnded
 from streamser.server.hub import Hub
-from streamser.server.mouth import Mouth
 from streamser.server.protocol import CLOSE_TRY_LATER, Refusal, status_message
+from streamser.server.sender import Sender
 from streamser.stream.pipeline import Listener
 
 _STATUS_S = 0.1
@@ -23,7 +23,7 @@ class Microphone:
         self.end: StreamEnded | None = None
         """Why it no longer listens."""
         self._hub = hub
-        self._mouths: set[Mouth] = set()
+        self._senders: set[Sender] = set()
         self._events = listener.subscribe(maxsize=4096)
 
     async def start(self) -> None:
@@ -42,12 +42,12 @@ class Microphone:
         self._teller.cancel()
         await asyncio.to_thread(self.listener.close)
 
-    def join(self, mouth: Mouth) -> None:
+    def join(self, sender: Sender) -> None:
         """Tell this client from now on."""
         if self.end is not None:
             raise self._over(self.end)
         status = self.listener.status()
-        mouth.say(
+        sender.say(
             {
                 **self._hub.describe(),
                 "type": "ready",
@@ -57,10 +57,10 @@ class Microphone:
                 "position_s": status.position_s,
             }
         )
-        self._mouths.add(mouth)
+        self._senders.add(sender)
 
-    def leave(self, mouth: Mouth) -> None:
-        self._mouths.discard(mouth)
+    def leave(self, sender: Sender) -> None:
+        self._senders.discard(sender)
 
     def _drain(self) -> None:
         while (event := self._events.get(0)) is not None:
@@ -68,19 +68,19 @@ class Microphone:
             self._tell(event.to_dict(), droppable=isinstance(event, EmotionEvent) and not event.final)
             if isinstance(event, StreamEnded):
                 self.end = event
-                for mouth in list(self._mouths):
-                    mouth.refuse(self._over(event))
+                for sender in list(self._senders):
+                    sender.refuse(self._over(event))
 
     def _tell(self, message: dict[str, Any], *, droppable: bool) -> None:
-        for mouth in list(self._mouths):
-            mouth.say(message, droppable=droppable)
+        for sender in list(self._senders):
+            sender.say(message, droppable=droppable)
 
     async def _tell_status(self) -> None:
         """Level and voice activity, ten times a second, while somebody listens."""
         while True:
             await asyncio.sleep(_STATUS_S)
-            for mouth in list(self._mouths):
-                mouth.say(status_message(self.listener.status(), mouth.outbox.dropped), droppable=True)
+            for sender in list(self._senders):
+                sender.say(status_message(self.listener.status(), sender.queue.dropped), droppable=True)
 
     def _over(self, event: StreamEnded) -> Refusal:
         return Refusal("microphone_ended", event.error or "the microphone's stream has ended", CLOSE_TRY_LATER)

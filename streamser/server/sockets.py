@@ -10,7 +10,6 @@ from aiohttp import WSMsgType, web
 from streamser.server.client import StreamClient
 from streamser.server.hub import Hub
 from streamser.server.microphone import Microphone
-from streamser.server.mouth import Mouth, open_socket
 from streamser.server.protocol import (
     CLOSE_NOT_FOUND,
     CLOSE_TIMEOUT,
@@ -22,6 +21,7 @@ from streamser.server.protocol import (
     parse_hello,
 )
 from streamser.server.security import shown_token, token_matches
+from streamser.server.sender import Sender, open_socket
 
 _HELLO_S = 10.0  # a client that says nothing for so long is no client
 
@@ -35,23 +35,23 @@ class Sockets:
 
     async def stream(self, request: web.Request) -> web.WebSocketResponse:
         """A client sends sound and gets its own events back."""
-        ws, mouth = await self._let_in(request)
-        sender = asyncio.create_task(mouth.run())
+        ws, sender = await self._let_in(request)
+        sending = asyncio.create_task(sender.run())
         try:
             self._check_room()
             hello = await self._greet(ws, request)
             if hello is not None:
-                await self._serve(ws, mouth, hello)
+                await self._serve(ws, sender, hello)
         except Refusal as refusal:
-            mouth.refuse(refusal)
+            sender.refuse(refusal)
         finally:
-            await self._show_out(mouth, sender)
+            await self._show_out(sender, sending)
         return ws
 
     async def events(self, request: web.Request) -> web.WebSocketResponse:
         """A client listens to what the server's microphone hears."""
-        ws, mouth = await self._let_in(request)
-        sender = asyncio.create_task(mouth.run())
+        ws, sender = await self._let_in(request)
+        sending = asyncio.create_task(sender.run())
         try:
             self._check_room()
             if not token_matches(shown_token(request.headers, request.query), self._hub.config):
@@ -60,32 +60,32 @@ class Sockets:
                 raise Refusal(
                     "no_microphone", "this server listens to no microphone; start it with --mic", CLOSE_NOT_FOUND
                 )
-            await self._listen(ws, mouth, self._microphone)
+            await self._subscribe(ws, sender, self._microphone)
         except Refusal as refusal:
-            mouth.refuse(refusal)
+            sender.refuse(refusal)
         finally:
-            await self._show_out(mouth, sender)
+            await self._show_out(sender, sending)
         return ws
 
-    async def _let_in(self, request: web.Request) -> tuple[web.WebSocketResponse, Mouth]:
+    async def _let_in(self, request: web.Request) -> tuple[web.WebSocketResponse, Sender]:
         ws = open_socket(self._hub.config)
         if not ws.can_prepare(request):
             raise web.HTTPUpgradeRequired(text="this address is a WebSocket")
         await ws.prepare(request)
-        mouth = Mouth(ws, request.transport, self._hub.config, self._hub.metrics)
-        self._hub.mouths.add(mouth)
-        return ws, mouth
+        sender = Sender(ws, request.transport, self._hub.config, self._hub.metrics)
+        self._hub.senders.add(sender)
+        return ws, sender
 
-    async def _show_out(self, mouth: Mouth, sender: asyncio.Task[None]) -> None:
-        mouth.finish()
+    async def _show_out(self, sender: Sender, sending: asyncio.Task[None]) -> None:
+        sender.finish()
         try:
-            await sender
+            await sending
         finally:
-            self._hub.mouths.discard(mouth)
+            self._hub.senders.discard(sender)
 
     def _check_room(self) -> None:
         most = self._hub.config.max_clients
-        if len(self._hub.mouths) > most:
+        if len(self._hub.senders) > most:
             raise Refusal("too_many_clients", f"{most} clients are connected already; try again later", CLOSE_TRY_LATER)
 
     async def _greet(self, ws: web.WebSocketResponse, request: web.Request, *, sound: bool = True) -> Hello | None:
@@ -111,7 +111,7 @@ class Sockets:
             raise Refusal("no_hello", "the first message is a hello in JSON; sound comes after it")
         return message.data if message.type is WSMsgType.TEXT else None
 
-    async def _serve(self, ws: web.WebSocketResponse, mouth: Mouth, hello: Hello) -> None:
+    async def _serve(self, ws: web.WebSocketResponse, sender: Sender, hello: Hello) -> None:
         open_stream = partial(
             self._hub.open_stream,
             name=hello.stream,
@@ -119,8 +119,8 @@ class Sockets:
             channels=hello.channels,
             lossless=hello.lossless,
         )
-        client = StreamClient(ws, mouth, hello, open_stream, self._hub.ears, self._hub.config)
-        mouth.say(
+        client = StreamClient(ws, sender, hello, open_stream, self._hub.sound_threads, self._hub.config)
+        sender.say(
             {
                 **self._hub.describe(),
                 "type": "ready",
@@ -133,17 +133,17 @@ class Sockets:
         )
         await client.run()
 
-    async def _listen(self, ws: web.WebSocketResponse, mouth: Mouth, microphone: Microphone) -> None:
+    async def _subscribe(self, ws: web.WebSocketResponse, sender: Sender, microphone: Microphone) -> None:
         reader = asyncio.create_task(_read_nothing(ws))
-        mouth.on_refuse = reader.cancel
-        microphone.join(mouth)
+        sender.on_refuse = reader.cancel
+        microphone.join(sender)
         try:
             await asyncio.wait({reader})
             if not reader.cancelled():
                 reader.result()
         finally:
             reader.cancel()
-            microphone.leave(mouth)
+            microphone.leave(sender)
 
 
 async def _read_nothing(ws: web.WebSocketResponse) -> None:

@@ -1,4 +1,4 @@
-"""A client's sound on its way to the brain: the half of a stream that works on a thread, never on the event loop."""
+"""A client's sound on its way to the worker: the half of a stream that works on a thread, never on the event loop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, check_finite, to_m
 from streamser.errors import AudioError
 from streamser.events import Gap
 from streamser.server.recording import Recording
-from streamser.stream.brain import Brain, Deliver
-from streamser.stream.channel import BrainStream, StreamConfig
-from streamser.stream.intake import Intake, Pcm
+from streamser.stream.channel import StreamConfig, WorkerStream
+from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.status import StreamStatus
+from streamser.stream.worker import Deliver, InferenceWorker
 
 
 class SoundStream:
@@ -22,7 +22,7 @@ class SoundStream:
 
     def __init__(
         self,
-        brain: Brain,
+        worker: InferenceWorker,
         deliver: Deliver,
         config: StreamConfig,
         name: str,
@@ -34,13 +34,13 @@ class SoundStream:
     ) -> None:
         self.name = name
         self.sample_rate = sample_rate
-        self._intake = Intake(sample_rate, channels)
-        self._stream = BrainStream(brain, deliver, config, name, lossless=lossless)
+        self._converter = PcmConverter(sample_rate, channels)
+        self._stream = WorkerStream(worker, deliver, config, name, lossless=lossless)
         self._recording = recording
 
     @property
     def waiting(self) -> int:
-        """Results that the brain has yet to compute."""
+        """Results that the worker has yet to compute."""
         return self._stream.waiting
 
     def status(self) -> StreamStatus:
@@ -49,12 +49,12 @@ class SoundStream:
 
     def feed(self, pcm: Pcm, arrived_s: float | None = None) -> None:
         """Take sound at the client's own rate; `arrived_s` is when it came in, on time.monotonic."""
-        self._hear(self._intake.feed(pcm), arrived_s)
+        self._feed(self._converter.feed(pcm), arrived_s)
 
     def skip(self, samples: int) -> None:
         """The client lost so many samples at its own rate; what it sent before them is heard first."""
-        self._hear(self._intake.flush())
-        self._intake = Intake(self.sample_rate, self._intake.channels)
+        self._feed(self._converter.flush())
+        self._converter = PcmConverter(self.sample_rate, self._converter.channels)
         length = round(samples * SAMPLE_RATE / self.sample_rate)
         if length:
             self._stream.note(Gap(stream=self.name, start=self._stream.position, length=length, reason="client"))
@@ -65,13 +65,13 @@ class SoundStream:
         """No more sound will come; the last results follow, and StreamEnded behind them."""
         try:
             if error is None:
-                self._hear(self._intake.flush())
+                self._feed(self._converter.flush())
         finally:
             self._stream.close(error)
             if self._recording is not None:
                 self._recording.close()
 
-    def _hear(self, samples: Samples, arrived_s: float | None = None) -> None:
+    def _feed(self, samples: Samples, arrived_s: float | None = None) -> None:
         if len(samples):
             if self._recording is not None:
                 self._recording.write(samples)

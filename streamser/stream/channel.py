@@ -1,4 +1,4 @@
-"""One stream that is pushed: sound in, events out, judged on the spot or by a brain that serves others too."""
+"""One stream that is pushed: sound in, events out, judged on the spot or by a worker that serves others too."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from streamser.audio import SAMPLE_RATE, AudioBlock, Segment
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged
 from streamser.recognizer import Recognizer
 from streamser.settling import Settling
-from streamser.stream.brain import Brain, Deliver, OnError, PipelineConfig
-from streamser.stream.hearing import Cue, Ear
-from streamser.stream.intake import Intake, Pcm
 from streamser.stream.judge import Judge, Novelty, ask
+from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.segmenter import Segmenter, SegmenterConfig
 from streamser.stream.sources import SourceConfig
 from streamser.stream.status import SourceState, StreamStatus, Tally, percentile
+from streamser.stream.timed import TimedItem, TimedSegmenter
 from streamser.stream.vad import VadConfig, make_vad
+from streamser.stream.worker import Deliver, InferenceWorker, OnError, PipelineConfig
 
-__all__ = ["BrainStream", "Stream", "StreamConfig"]
+__all__ = ["Stream", "StreamConfig", "WorkerStream"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,21 +34,23 @@ class StreamConfig:
 
 
 class _Channel:
-    """One stream of sound on its way to a recognizer: what Stream and BrainStream share."""
+    """One stream of sound on its way to a recognizer: what Stream and WorkerStream share."""
 
     def __init__(self, recognizer: Recognizer, config: StreamConfig | None, name: str) -> None:
         self.recognizer = recognizer
         self.config = config or StreamConfig()
         self.name = name
         self.tally = Tally()
-        self._ear = Ear(Segmenter(self.config.segmenter, make_vad(self.config.vad), recognizer.features, name))
-        self._intake = Intake()
+        self._segmenter = TimedSegmenter(
+            Segmenter(self.config.segmenter, make_vad(self.config.vad), recognizer.features, name)
+        )
+        self._converter = PcmConverter()
         self._ended = False
 
     @property
     def position(self) -> int:
         """Index one past the last sample heard or lost."""
-        return self._ear.position
+        return self._segmenter.position
 
     def status(
         self,
@@ -66,8 +68,8 @@ class _Channel:
         return StreamStatus(
             stream=self.name,
             position_s=round(self.position / SAMPLE_RATE, 2),
-            level_db=round(self._ear.segmenter.level_db, 1),
-            vad_state=self._ear.segmenter.state,
+            level_db=round(self._segmenter.segmenter.level_db, 1),
+            vad_state=self._segmenter.segmenter.state,
             source_state=source_state or state,
             device=device,
             model=self.recognizer.bundle.name,
@@ -86,20 +88,20 @@ class _Channel:
             recording=recording,
         )
 
-    def _hear(self, pcm: Pcm, sample_rate: int, channels: int) -> list[Cue]:
+    def _segment(self, pcm: Pcm, sample_rate: int, channels: int) -> list[TimedItem]:
         if self._ended:
             raise ValueError("push: the stream is closed")
-        cues = []
-        if (sample_rate, channels) != (self._intake.sample_rate, self._intake.channels):
-            cues = self._ear.feed(AudioBlock(self._intake.flush(), self.position))
-            self._intake = Intake(sample_rate, channels)
-        return [*cues, *self._ear.feed(AudioBlock(self._intake.feed(pcm), self.position))]
+        items = []
+        if (sample_rate, channels) != (self._converter.sample_rate, self._converter.channels):
+            items = self._segmenter.feed(AudioBlock(self._converter.flush(), self.position))
+            self._converter = PcmConverter(sample_rate, channels)
+        return [*items, *self._segmenter.feed(AudioBlock(self._converter.feed(pcm), self.position))]
 
-    def _end(self, error: str | None) -> list[Cue]:
+    def _end(self, error: str | None) -> list[TimedItem]:
         if self._ended:
             return []
         self._ended = True
-        return [*self._ear.feed(AudioBlock(self._intake.flush(), self.position)), *self._ear.end(error)]
+        return [*self._segmenter.feed(AudioBlock(self._converter.flush(), self.position)), *self._segmenter.end(error)]
 
 
 class Stream(_Channel):
@@ -126,39 +128,39 @@ class Stream(_Channel):
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> list[Event]:
         """The events that this sound brings: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
-        return self._say(self._hear(pcm, sample_rate, channels))
+        return self._say(self._segment(pcm, sample_rate, channels))
 
     def lose(self, samples: int, reason: Literal["client", "overflow"] = "client") -> list[Event]:
         """Tell that so many 16 kHz samples never arrived; time goes on by them."""
-        return self._say(self._ear.note(Gap(start=self.position, length=samples, reason=reason)))
+        return self._say(self._segmenter.note(Gap(start=self.position, length=samples, reason=reason)))
 
     def close(self) -> list[Event]:
         """The last events: the open utterance ends here."""
         return self._say(self._end(None))
 
-    def _say(self, cues: Sequence[Cue]) -> list[Event]:
+    def _say(self, items: Sequence[TimedItem]) -> list[Event]:
         events: list[Event] = []
-        for item, heard_s in cues:
+        for item, arrived_s in items:
             began = time.monotonic()
-            event = self._answer(item, heard_s) if isinstance(item, Segment) else item
+            event = self._answer(item, arrived_s) if isinstance(item, Segment) else item
             if event is not None:
                 self.tally.count(event, (time.monotonic() - began) * 1000)
                 events.append(event)
         return events
 
-    def _answer(self, segment: Segment, heard_s: float) -> EmotionEvent | None:
+    def _answer(self, segment: Segment, arrived_s: float) -> EmotionEvent | None:
         partial = not (segment.final or segment.speculative)
         question = self._judge.question(segment, [self._novelty.of(segment)] if partial else [])
         answer = None if question is None else ask(self.recognizer, [question])[0]
-        return self._judge.event(segment, answer, heard_s)
+        return self._judge.event(segment, answer, arrived_s)
 
 
-class BrainStream(_Channel):
-    """A stream whose segments go to a Brain that serves others too; `deliver` hears the events on its thread."""
+class WorkerStream(_Channel):
+    """A stream whose segments go to a shared InferenceWorker; `deliver` gets the events on the worker's thread."""
 
     def __init__(
         self,
-        brain: Brain,
+        worker: InferenceWorker,
         deliver: Deliver,
         config: StreamConfig | None = None,
         name: str = "main",
@@ -166,41 +168,41 @@ class BrainStream(_Channel):
         lossless: bool = False,
         on_error: OnError | None = None,
     ) -> None:
-        super().__init__(brain.recognizer, config, name)
-        self._brain = brain
+        super().__init__(worker.recognizer, config, name)
+        self._worker = worker
         self._deliver = deliver
         self._lossless = lossless
         self._on_error = on_error
 
     @property
     def waiting(self) -> int:
-        """How many things wait for the brain; take no more sound in while there are too many."""
-        return self._brain.waiting(self.name)
+        """How many things wait for the worker; take no more sound in while there are too many."""
+        return self._worker.waiting(self.name)
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> None:
         """Add sound: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
-        self._submit(self._hear(pcm, sample_rate, channels))
+        self._submit(self._segment(pcm, sample_rate, channels))
 
     def feed(self, block: AudioBlock, arrived_s: float | None = None) -> None:
         """Add a block that begins at `position`."""
-        self._submit(self._ear.feed(block, arrived_s))
+        self._submit(self._segmenter.feed(block, arrived_s))
 
     def note(self, event: Gap | SourceChanged) -> None:
         """Sound was lost, or the source has news."""
-        self._submit(self._ear.note(event))
+        self._submit(self._segmenter.note(event))
 
     def close(self, error: str | None = None) -> None:
         """End the stream: the open utterance gets its final, then StreamEnded is delivered."""
         self._submit(self._end(error))
 
-    def _submit(self, cues: Sequence[Cue]) -> None:
-        for item, heard_s in cues:
-            self._brain.submit(
+    def _submit(self, items: Sequence[TimedItem]) -> None:
+        for item, arrived_s in items:
+            self._worker.submit(
                 item,
                 stream=self.name,
                 deliver=self._deliver,
                 lossless=self._lossless,
-                heard_s=heard_s,
+                arrived_s=arrived_s,
                 on_error=self._on_error,
                 tally=self.tally,
             )

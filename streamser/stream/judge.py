@@ -103,7 +103,7 @@ class Judge:
             self._track.feed(piece.samples)
         return self._track.window
 
-    def event(self, segment: Segment, prediction: Prediction | None, heard_s: float) -> EmotionEvent | None:
+    def event(self, segment: Segment, prediction: Prediction | None, arrived_s: float) -> EmotionEvent | None:
         """The event that says it; None for a speculative segment, whose answer waits for its final."""
         if segment.speculative:
             if prediction is not None:
@@ -130,7 +130,7 @@ class Judge:
             scores=prediction.scores,
             confidence=prediction.confidence,
             uncertain=prediction.uncertain,
-            latency_ms=max(0.0, (time.monotonic() - heard_s) * 1000),
+            latency_ms=max(0.0, (time.monotonic() - arrived_s) * 1000),
         )
 
     def _known(self, segment: Segment) -> Prediction | None:

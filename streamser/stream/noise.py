@@ -88,8 +88,8 @@ class NoiseGate:
         """How far the bands stand above their floors, and how loud they are in all; in dB."""
         self._power = self._smoothed(frame)
         level_db = 10.0 * math.log10(float(self._power @ _MEAN) + 1e-12)
-        self._floor.hear(self._power, level_db)
-        self._background.hear(level_db)
+        self._floor.follow(self._power, level_db)
+        self._background.follow(level_db)
         self._frames += 1
         if self._frames % self._frames_per_block == 0:
             self._floor.update()
@@ -128,7 +128,7 @@ class _Floor:
         self._blocks = 0
         self._levels_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS * frames_per_block)
 
-    def hear(self, power: _Power, level_db: float) -> None:
+    def follow(self, power: _Power, level_db: float) -> None:
         """Take a frame."""
         self._block = np.minimum(self._block, power)
         self.power = np.minimum(self.power, power)
@@ -166,7 +166,7 @@ class _Background:
         self._weight = 1.0  # grows by the frame, which fades the older ones
         self._histogram = np.zeros(len(self._LEVELS_DB))
 
-    def hear(self, level_db: float) -> None:
+    def follow(self, level_db: float) -> None:
         """Take a frame."""
         self._histogram[min(max(round(level_db) + 110, 0), len(self._histogram) - 1)] += self._weight
         self._weight *= self._growth

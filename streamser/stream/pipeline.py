@@ -1,6 +1,6 @@
 """From sound to events: a Stream that is pushed and answers, and a Listener whose threads do it all alone.
 
-    source -> ear thread (segments) -> mailbox -> brain thread (features, inference) -> bus -> you
+    source -> segmenter thread (segments) -> mailbox -> worker thread (features, inference) -> bus -> you
 
 Both run the very same steps on the sample clock, so that a file replayed at any speed, pushed in crumbs, or played
 to a microphone without losses gives the same events.
@@ -23,20 +23,20 @@ from streamser.audio import SAMPLE_RATE
 from streamser.bundle import DEFAULT_MODEL
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, StreamEnded
 from streamser.recognizer import Recognizer, load
-from streamser.stream.brain import Brain, PipelineConfig, explain
 from streamser.stream.bus import Bus, Policy, Subscription
-from streamser.stream.channel import BrainStream, Stream, StreamConfig
-from streamser.stream.sources import Heard, MicSource, Source, Sourced, WavSource
+from streamser.stream.channel import Stream, StreamConfig, WorkerStream
+from streamser.stream.sources import MicSource, Source, SourceItem, TimedBlock, WavSource
 from streamser.stream.status import StreamStatus
+from streamser.stream.worker import InferenceWorker, PipelineConfig, explain
 
 __all__ = [
-    "Brain",
-    "BrainStream",
+    "InferenceWorker",
     "Listener",
     "PipelineConfig",
     "Stream",
     "StreamConfig",
     "StreamStatus",
+    "WorkerStream",
     "listen",
     "replay",
 ]
@@ -52,7 +52,7 @@ _WAKE_S = 0.1
 class Listener:
     """Events of a source, as a context manager, an iterator, an async iterator, or through callbacks.
 
-    Callbacks run on the brain's thread and must be quick. Whatever goes wrong on a thread becomes a StreamEnded with
+    Callbacks run on the worker's thread and must be quick. Whatever goes wrong on a thread becomes a StreamEnded with
     its error, and is raised again where the events are iterated, or at the end of the `with`.
 
     >>> with Listener(WavSource("spoken.wav"), recognizer) as events:
@@ -81,11 +81,11 @@ class Listener:
         called_back = on_final or on_partial or on_event
         policy: Policy = "drop" if source.live or called_back else "block"
         self._events = self._bus.subscribe(self.config.pipeline.waiting_events, policy)
-        self._brain = Brain(recognizer, self.config.pipeline)
-        self._stream = BrainStream(
-            self._brain, self._deliver, self.config, name, lossless=not source.live, on_error=self._fail
+        self._worker = InferenceWorker(recognizer, self.config.pipeline)
+        self._stream = WorkerStream(
+            self._worker, self._deliver, self.config, name, lossless=not source.live, on_error=self._fail
         )
-        self._ear_thread: threading.Thread | None = None
+        self._segmenter_thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._paused = False
         self._stopping = False
@@ -103,10 +103,10 @@ class Listener:
 
     def start(self) -> Listener:
         """Begin to listen; entering the `with` or iterating does it too."""
-        if self._ear_thread is None:
-            self._brain.start()
-            self._ear_thread = threading.Thread(target=self._listen, name="streamser-ear", daemon=True)
-            self._ear_thread.start()
+        if self._segmenter_thread is None:
+            self._worker.start()
+            self._segmenter_thread = threading.Thread(target=self._run_source, name="streamser-segmenter", daemon=True)
+            self._segmenter_thread.start()
         return self
 
     def stop(self) -> None:
@@ -129,12 +129,12 @@ class Listener:
         self.stop()
         self._events.set_policy("drop")
         mine = threading.current_thread()
-        if self._ear_thread is not None and self._ear_thread is not mine:
-            self._ear_thread.join(max(0.0, deadline - time.monotonic()))
-            if self._ear_thread.is_alive():
+        if self._segmenter_thread is not None and self._segmenter_thread is not mine:
+            self._segmenter_thread.join(max(0.0, deadline - time.monotonic()))
+            if self._segmenter_thread.is_alive():
                 logger.warning("%s does not answer; its thread ends when it does", self.source.description)
-        self._brain.close(max(0.05, deadline - time.monotonic()))
-        if self._ear_thread is not None:
+        self._worker.close(max(0.05, deadline - time.monotonic()))
+        if self._segmenter_thread is not None:
             self._publish(StreamEnded(stream=self.name, end=self._stream.position))  # unless it was said in time
             self._say_over()
         self._events.close()
@@ -250,7 +250,7 @@ class Listener:
         self.start()
 
     def _is_stuck(self) -> bool:
-        """Stopped, and nothing has come since: a wedged device may hold the ear for ever."""
+        """Stopped, and nothing has come since: a wedged device may hold the segmenter for ever."""
         return self._stopping and time.monotonic() - self._alive_s > CLOSE_S
 
     def _raise(self) -> None:
@@ -258,7 +258,7 @@ class Listener:
         if error is not None:
             raise error
 
-    # --- on the brain's thread
+    # --- on the worker's thread
 
     def _deliver(self, event: Event) -> None:
         self._alive_s = time.monotonic()
@@ -298,13 +298,13 @@ class Listener:
         self._error = self._error or error
         self.stop()
 
-    # --- on the ear's thread
+    # --- on the segmenter's thread
 
-    def _listen(self) -> None:
+    def _run_source(self) -> None:
         """The thread: hear the source to its end, whatever the end may be."""
         try:
             for item in self.source:
-                self._hear(item)
+                self._take(item)
             self._tell_skipped()
             self._stream.close()
         except Exception as error:
@@ -312,7 +312,7 @@ class Listener:
             self.source.close()
             self._end_with(error)
 
-    def _hear(self, item: Sourced) -> None:
+    def _take(self, item: SourceItem) -> None:
         with self._changed:
             while self._paused and not self.source.live and not self._stopping:
                 self._changed.wait(_WAKE_S)
@@ -320,14 +320,14 @@ class Listener:
             self._skip(item)
             return
         self._tell_skipped()
-        if isinstance(item, Heard):
+        if isinstance(item, TimedBlock):
             self._stream.feed(*item)
         else:
             self._stream.note(item)
 
-    def _skip(self, item: Heard | Gap) -> None:
+    def _skip(self, item: TimedBlock | Gap) -> None:
         """Sound that came while paused: told as a gap once it is enough to end the utterance, the rest later."""
-        self._skipped += len(item.block.samples) if isinstance(item, Heard) else item.length
+        self._skipped += len(item.block.samples) if isinstance(item, TimedBlock) else item.length
         if not self._told_pause and self._skipped * 1000 > self.config.segmenter.bridge_gap_ms * SAMPLE_RATE:
             self._tell_skipped()
             self._told_pause = True

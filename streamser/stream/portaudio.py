@@ -196,7 +196,7 @@ class _PortAudioLine:
             blocksize=round(block_ms * rate / 1000),
             dtype="float32",
             latency="low",
-            callback=self._hear,
+            callback=self._on_audio,
             finished_callback=self._finish,
         )
         try:
@@ -222,7 +222,7 @@ class _PortAudioLine:
             self._stream.abort(ignore_errors=True)
             self._stream.close(ignore_errors=True)
 
-    def _hear(self, pcm: NDArray[np.float32], frames: int, _time: Any, status: Any) -> None:
+    def _on_audio(self, pcm: NDArray[np.float32], frames: int, _time: Any, status: Any) -> None:
         self._queue.put(Chunk(pcm.copy(), time.monotonic(), bool(status.input_overflow)), frames)
 
     def _finish(self) -> None:

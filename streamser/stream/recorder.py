@@ -12,7 +12,7 @@ import soundfile
 from streamser.audio import SAMPLE_RATE
 from streamser.errors import AudioError
 from streamser.events import Gap
-from streamser.stream.incoming import Heard, Source, Sourced
+from streamser.stream.sourcebase import Source, SourceItem, TimedBlock
 from streamser.stream.status import SourceState
 
 __all__ = ["RecordingSource"]
@@ -61,10 +61,10 @@ class RecordingSource:
     def close(self) -> None:
         self._source.close()
 
-    def __iter__(self) -> Iterator[Sourced]:
+    def __iter__(self) -> Iterator[SourceItem]:
         try:
             for item in self._source:
-                if isinstance(item, Heard):
+                if isinstance(item, TimedBlock):
                     self._file.write(item.block.samples)
                 elif isinstance(item, Gap):
                     self._write_silence(item.length)

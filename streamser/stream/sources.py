@@ -22,20 +22,20 @@ from streamser.errors import AudioError, DeviceError
 from streamser.events import Gap, SourceChanged
 from streamser.stream.bus import SoundQueue
 from streamser.stream.clock import LaggingResampler, SampleClock
-from streamser.stream.incoming import Heard, Source, SourceConfig, Sourced
-from streamser.stream.intake import Intake, Pcm
+from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.portaudio import Chunk, Line, OpenLine, find_device, list_devices, open_line
 from streamser.stream.soundfiles import blocks, duration_s, expand, find_audio, read_pieces
+from streamser.stream.sourcebase import Source, SourceConfig, SourceItem, TimedBlock
 from streamser.stream.status import SourceState
 
 __all__ = [
     "FilePlace",
-    "Heard",
     "MicSource",
     "PushSource",
     "Source",
     "SourceConfig",
-    "Sourced",
+    "SourceItem",
+    "TimedBlock",
     "WavSource",
     "find_audio",
     "list_devices",
@@ -77,8 +77,8 @@ class PushSource:
         self.live = live
         self.description = description
         self.state: SourceState = "waiting"
-        self._intake = Intake(sample_rate, channels)
-        self._queue = SoundQueue[Heard](round(config.queue_s * SAMPLE_RATE), drops=live)
+        self._converter = PcmConverter(sample_rate, channels)
+        self._queue = SoundQueue[TimedBlock](round(config.queue_s * SAMPLE_RATE), drops=live)
         self._block_samples = config.block_samples
         self._position = 0
         self._pushing = threading.Lock()
@@ -88,19 +88,19 @@ class PushSource:
         with self._pushing:
             if self._queue.closed:
                 raise ValueError("push: the source is closed")
-            self._put(self._intake.feed(pcm))
+            self._put(self._converter.feed(pcm))
 
     def close(self) -> None:
         """No more sound will come; what was pushed is still heard."""
         if self._pushing.acquire(timeout=_CLOSE_WAITS_S):  # else a push waits for room, and its end is not yet known
             try:
                 if not self._queue.closed:
-                    self._put(self._intake.flush())
+                    self._put(self._converter.flush())
             finally:
                 self._pushing.release()
         self._queue.close()
 
-    def __iter__(self) -> Iterator[Sourced]:
+    def __iter__(self) -> Iterator[SourceItem]:
         while not self._queue.finished:
             taken = self._queue.take(_LOOK_S)
             if taken is None:
@@ -117,7 +117,7 @@ class PushSource:
         for first in range(0, len(samples), self._block_samples):
             block = AudioBlock(samples[first : first + self._block_samples], self._position)
             self._position = block.end
-            self._queue.put(Heard(block, now), len(block.samples))
+            self._queue.put(TimedBlock(block, now), len(block.samples))
 
 
 class FilePlace(NamedTuple):
@@ -176,7 +176,7 @@ class WavSource:
     def close(self) -> None:
         self._closed.set()
 
-    def __iter__(self) -> Iterator[Sourced]:
+    def __iter__(self) -> Iterator[SourceItem]:
         self.state = "open"
         for samples in self._reblocked():
             block = AudioBlock(samples, self._position)
@@ -184,7 +184,7 @@ class WavSource:
             arrived_s = self._pace(block.end)
             if self._closed.is_set():
                 break
-            yield Heard(block, arrived_s)
+            yield TimedBlock(block, arrived_s)
         self.state = "ended"
 
     def _reblocked(self) -> Iterator[Samples]:
@@ -237,12 +237,12 @@ class MicSource:
     def close(self) -> None:
         self._closed.set()
 
-    def __iter__(self) -> Iterator[Sourced]:
+    def __iter__(self) -> Iterator[SourceItem]:
         line: Line | None = self._open(again=False)  # a DeviceError here is the caller's: there is nothing to wait for
         self._told_s = time.monotonic()
         while line is not None:
             try:
-                loss = yield from self._hear(line)
+                loss = yield from self._read_line(line)
                 if loss is not None:  # said before the line is closed: a wedged device may hold us there
                     self._loss = loss
                     yield from self._announce()
@@ -257,7 +257,7 @@ class MicSource:
             config.device, config.sample_rate, config.channels, config.block_ms, config.queue_s, again=again
         )
 
-    def _hear(self, line: Line) -> Generator[Sourced, None, Loss | None]:
+    def _read_line(self, line: Line) -> Generator[SourceItem, None, Loss | None]:
         """Give what the line brings until it is lost, which is returned, or the source is closed."""
         clock, resampler = SampleClock(line.rate), LaggingResampler(line.rate)
         patience_s = _FIRST_CHUNK_S
@@ -287,7 +287,7 @@ class MicSource:
         yield from self._sound(resampler.flush(), self._told_s)
         return None
 
-    def _greet(self, line: Line, chunk: Chunk) -> Iterator[Sourced]:
+    def _greet(self, line: Line, chunk: Chunk) -> Iterator[SourceItem]:
         """The first sound of a line: what was missed before it, if it is not the first line."""
         self.description = line.description
         if self.state == "lost":
@@ -295,7 +295,7 @@ class MicSource:
             yield SourceChanged(state="back", at=self._position, detail=line.description)
         self.state = "open"
 
-    def _announce(self) -> Iterator[Sourced]:
+    def _announce(self) -> Iterator[SourceItem]:
         if self.state != "lost":
             self.state, self._pause_s, self._told_loss = "lost", self.config.retry_first_ms / 1000, False
             yield SourceChanged(state="lost", at=self._position, detail=f"{self.description}: {self._loss}")
@@ -308,7 +308,7 @@ class MicSource:
             yield from self._lose(now - self._told_s, self._loss)
             self._told_s, self._told_loss = now, True
 
-    def _wait_for_it(self) -> Generator[Sourced, None, Line | None]:
+    def _wait_for_it(self) -> Generator[SourceItem, None, Line | None]:
         """Try to open the microphone again, with growing pauses; None once the source is closed."""
         while not self._closed.wait(self._pause_s):
             yield from self._tell_loss()
@@ -320,11 +320,11 @@ class MicSource:
         yield from self._lose(time.monotonic() - self._told_s, self._loss)
         return None
 
-    def _sound(self, samples: Samples, arrived_s: float) -> Iterator[Heard]:
+    def _sound(self, samples: Samples, arrived_s: float) -> Iterator[TimedBlock]:
         if len(samples):
             block = AudioBlock(samples, self._position)
             self._position = block.end
-            yield Heard(block, arrived_s)
+            yield TimedBlock(block, arrived_s)
 
     def _lose(self, lost_s: float, reason: Literal["overflow", "queue_full", "unplugged", "stalled"]) -> Iterator[Gap]:
         length = round(lost_s * SAMPLE_RATE)

@@ -20,9 +20,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Footer, Static
 
 from streamser.audio import SAMPLE_RATE
+from streamser.colors import clock
 from streamser.errors import StreamserError
 from streamser.events import Event, StreamEnded
-from streamser.looks import clock
 from streamser.stream.status import StreamStatus
 from streamser.terminal import drawing
 from streamser.terminal.session import Session

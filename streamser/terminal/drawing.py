@@ -8,8 +8,8 @@ from __future__ import annotations
 from rich.text import Text
 
 from streamser.audio import SAMPLE_RATE
+from streamser.colors import clock, color_of
 from streamser.events import UNCERTAIN, EmotionEvent, Gap, SourceChanged
-from streamser.looks import clock, colour_of
 from streamser.stream.status import StreamStatus
 from streamser.terminal.session import Row, Session
 
@@ -102,7 +102,7 @@ def headline(session: Session, width: int) -> Text:
     if event.uncertain:
         guess = Text.assemble((f"{event.label}? ", FAINT), f"{percent(event.confidence)}")
         return spread(Text(UNCERTAIN, "bold italic"), guess, width)
-    name = Text(event.label, f"bold {colour_of(event.label)}")
+    name = Text(event.label, f"bold {color_of(event.label)}")
     return spread(name, Text(percent(event.confidence), "bold"), width)
 
 
@@ -111,10 +111,10 @@ def now_titles(session: Session) -> tuple[str, str]:
     event = session.shown
     if event is None:
         return ("now" if session.open else "waiting for speech"), ""
-    heard_s = (event.end - (session.open.start if session.open else event.start)) / SAMPLE_RATE
+    arrived_s = (event.end - (session.open.start if session.open else event.start)) / SAMPLE_RATE
     if event.final:
-        return "last utterance", f"final, {heard_s:.1f} s"
-    return "now", f"so far, {heard_s:.1f} s"
+        return "last utterance", f"final, {arrived_s:.1f} s"
+    return "now", f"so far, {arrived_s:.1f} s"
 
 
 def bars(session: Session, width: int, height: int) -> Text:
@@ -151,7 +151,7 @@ def _bar_cell(event: EmotionEvent | None, name: str, width: int) -> Text:
     name_width = min(10, max(0, width - 7))
     return Text.assemble(
         (f"{mark} {fit(name, name_width)} ", "bold" if first else INK),
-        (bar(score, room), colour_of(name)),
+        (bar(score, room), color_of(name)),
         (f" {percent(score)}" if event else "    -", "bold" if first else INK),
     )
 
@@ -169,12 +169,12 @@ def utterance_row(row: Row, width: int, hours: bool = True) -> Text:
         if row.uncertain:
             line.append(f"{UNCERTAIN:10} ", "italic")
         else:
-            line.append(fit(row.label, 10) + " ", f"bold {colour_of(row.label)}")
+            line.append(fit(row.label, 10) + " ", f"bold {color_of(row.label)}")
         room = width - line.cell_len - 5
         if row.uncertain:
             line.append(fit(f"{row.label}?", max(0, room)), FAINT)
         else:
-            line.append(bar(row.confidence, max(0, min(room, 16))).ljust(max(0, room)), colour_of(row.label))
+            line.append(bar(row.confidence, max(0, min(room, 16))).ljust(max(0, room)), color_of(row.label))
         line.append(f" {percent(row.confidence)}", INK)
     line.truncate(width, overflow="ellipsis")
     return line
@@ -218,7 +218,7 @@ def ribbon(session: Session, position: int, width: int) -> Text:
         elif isinstance(row, EmotionEvent) and row.uncertain:
             put(row.start, row.end, "?", "?", f"{INK} on #4A4E55")
         elif isinstance(row, EmotionEvent):
-            put(row.start, row.end, row.label, "─", f"{ink_on(colour_of(row.label))} on {colour_of(row.label)}")
+            put(row.start, row.end, row.label, "─", f"{ink_on(color_of(row.label))} on {color_of(row.label)}")
     if session.open is not None:
         put(session.open.start, max(position, session.open.start), "~", "~", "bold")
     ticks = "".join(

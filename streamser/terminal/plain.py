@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from streamser.audio import SAMPLE_RATE
+from streamser.colors import clock
 from streamser.events import UNCERTAIN, EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
-from streamser.looks import clock
 
 
 class PlainView:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamser.colors import color_of
 from streamser.errors import MissingExtraError
-from streamser.looks import colour_of
 from streamser.training import metrics
 from streamser.training.measure import COVERAGE, Measured
 
@@ -89,7 +89,7 @@ def plot_embedding(embedding: EmbeddingMap, path: Path) -> None:
     labels = [clip.label for clip in embedding.clips]
     corpora = [clip.corpus for clip in embedding.clips]
     palette = {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(sorted(set(corpora)))}
-    _scatter(axes[0], embedding.points, labels, {label: colour_of(label) for label in set(labels)}, "by emotion")
+    _scatter(axes[0], embedding.points, labels, {label: color_of(label) for label in set(labels)}, "by emotion")
     _scatter(axes[1], embedding.points, corpora, palette, "by corpus")
     drawn.suptitle("t-SNE of the embedding: neighbours mean something, distances and shapes do not")
     drawn.savefig(path, dpi=120)

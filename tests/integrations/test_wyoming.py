@@ -23,8 +23,8 @@ from streamser.cli import main
 from streamser.errors import ConfigError, DeviceError
 from streamser.events import EmotionEvent
 from streamser.recognizer import Recognizer, load
-from streamser.stream.brain import PipelineConfig
 from streamser.stream.channel import Stream, StreamConfig
+from streamser.stream.worker import PipelineConfig
 
 pytest.importorskip("wyoming", reason="the extra wyoming is not installed")
 from wyoming.audio import AudioChunk, AudioStart, AudioStop

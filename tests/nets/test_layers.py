@@ -13,9 +13,9 @@ from zoo_parts import CLASSES
 from streamser.nets.cnn_blstm import CnnBlstm
 from streamser.nets.export import probe_frames
 from streamser.nets.focal_resnet import FocalResNet
-from streamser.nets.ideas import LightSerNetIdea
 from streamser.nets.layers import SerNet, SharedBiGru, attend
 from streamser.nets.lightsernet import EMBEDDING, LightSerNet
+from streamser.nets.lightsernet_variants import LightSerNetVariant
 from streamser.nets.parallel_cnn import ParallelCnn, _quarters
 from streamser.nets.sepconv import SepConv
 from streamser.nets.zoo import build, get
@@ -177,7 +177,7 @@ def test_the_report_s_net_adds_its_input_to_each_path() -> None:
 
 def test_an_idea_s_attention_begins_as_the_plain_mean_and_leaves_it_with_its_query() -> None:
     torch.manual_seed(0)
-    net = LightSerNetIdea(CLASSES, pooling="combined").eval()
+    net = LightSerNetVariant(CLASSES, pooling="combined").eval()
     frames = torch.from_numpy(probe_frames(get("lightsernet").features, 2, 64))
     assert net.query is not None
     with torch.no_grad():
@@ -191,6 +191,6 @@ def test_an_idea_s_attention_begins_as_the_plain_mean_and_leaves_it_with_its_que
 
 
 def test_an_idea_s_decoder_is_a_second_task_only() -> None:
-    net = LightSerNetIdea(CLASSES, decode_frames=60).eval()
+    net = LightSerNetVariant(CLASSES, decode_frames=60).eval()
     assert net(torch.rand(2, 40, 40)).reconstruction.shape == (2, 40, 40)
     assert net(torch.rand(2, 61, 40)).reconstruction is None

@@ -24,7 +24,7 @@ LEARNING_RATES = {
     "CnnBlstm": 5e-3,
     "SepConv": 3e-3,
     "LightSerNet": 5e-3,
-    "LightSerNetIdea": 5e-3,
+    "LightSerNetVariant": 5e-3,
     "Moonshine": 5e-3,
 }
 CENTRE_RATE = 0.1  # centres follow the embedding, as in Wen et al. 2016, faster than the embedding moves

@@ -96,15 +96,15 @@ class Talker:
         self.ws = ws
         self.messages: list[Message] = []
 
-    async def hear(self, until: Callable[[Message], bool] = lambda _: False) -> list[Message]:
+    async def receive(self, until: Callable[[Message], bool] = lambda _: False) -> list[Message]:
         """Read up to the message that was waited for, or to the end of the connection."""
         known = len(self.messages)
-        await asyncio.wait_for(self._hear(until), DEADLINE_S)
+        await asyncio.wait_for(self._receive(until), DEADLINE_S)
         for message in self.messages[known:]:  # only now: it takes longer than the server does
             VALIDATOR.validate(message)
         return self.messages
 
-    async def _hear(self, until: Callable[[Message], bool]) -> None:
+    async def _receive(self, until: Callable[[Message], bool]) -> None:
         async for raw in self.ws:
             message = json.loads(raw.data)
             self.messages.append(message)
@@ -119,7 +119,7 @@ class Talker:
     async def end(self) -> list[Message]:
         """Send the end, and read all that remains."""
         await self.ws.send_json({"type": "end"})
-        return await self.hear()
+        return await self.receive()
 
 
 @asynccontextmanager
@@ -138,5 +138,5 @@ async def refused(
     async with talking(server, path) as talker:
         for message in messages:
             await (talker.ws.send_str(message) if isinstance(message, str) else talker.ws.send_bytes(message))
-        said = await talker.hear()
+        said = await talker.receive()
         return talker.ws.close_code, said[-1]

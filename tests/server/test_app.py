@@ -67,14 +67,14 @@ async def test_metrics_count_what_happened(server: Server) -> None:
     async with aiohttp.ClientSession() as session:
         await session.post(server.url + "v1/label", data=wav(two_utterances()))
     async with talking(server, sample_rate=16000) as talker:
-        await talker.hear(lambda message: message["type"] == "ready")
+        await talker.receive(lambda message: message["type"] == "ready")
         _, body, headers = await get(server, "metrics")
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
     families = {family.name: family for family in prometheus.text_string_to_metric_families(body)}
     events = {sample.labels["type"]: sample.value for sample in families["streamser_events"].samples}
     assert events["speech_ended"] == events["speech_started"] == 2
     assert families["streamser_clients"].samples[0].value == 1
-    assert families["streamser_brain_segments"].samples[0].value > 2
+    assert families["streamser_worker_segments"].samples[0].value > 2
     count = next(s for s in families["streamser_final_latency_seconds"].samples if s.name.endswith("_count"))
     assert count.value == 2
 
@@ -159,10 +159,10 @@ async def test_closing_tells_every_client_and_waits_for_none_that_does_not_answe
         talking(server, sample_rate=16000) as deaf,
     ):
         for talker in (reading, deaf):
-            await talker.hear(lambda message: message["type"] == "ready")
+            await talker.receive(lambda message: message["type"] == "ready")
             await talker.say(pcm(two_utterances())[:40_000])
         began = asyncio.get_running_loop().time()
-        hearing = asyncio.create_task(reading.hear())
+        hearing = asyncio.create_task(reading.receive())
         await server.close()
         assert asyncio.get_running_loop().time() - began < 3.0  # 0.6 s on an idle machine
         messages = await hearing

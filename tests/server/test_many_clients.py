@@ -17,7 +17,7 @@ BLOCK_S = 0.02
 
 async def speak(talker: Talker, data: bytes) -> list[Message]:
     """Send as a microphone does: a block as soon as it has sounded, and read meanwhile."""
-    hearing = asyncio.create_task(talker.hear())
+    hearing = asyncio.create_task(talker.receive())
     loop = asyncio.get_running_loop()
     began = loop.time()
     for number, first in enumerate(range(0, len(data), BLOCK_BYTES), 1):

@@ -103,28 +103,28 @@ async def test_a_client_that_can_send_only_sound_says_hello_in_the_address(
 
 async def test_two_clients_of_one_name_get_two_names_and_their_own_events(server: Server) -> None:
     async with talking(server, sample_rate=16000, stream="same") as one:
-        await one.hear(is_ready)
+        await one.receive(is_ready)
         async with talking(server, sample_rate=16000, stream="same") as two:
-            await two.hear(is_ready)
+            await two.receive(is_ready)
             assert (one.messages[0]["stream"], two.messages[0]["stream"]) == ("same", "same-2")
             await one.say(DATA)
             assert len(finals(await one.end())) == 2
             assert finals(await two.end()) == []
     async with talking(server, sample_rate=16000, stream="same") as three:
-        await three.hear(is_ready)
+        await three.receive(is_ready)
         assert three.messages[0]["stream"] == "same"
 
 
 async def test_a_client_that_vanishes_frees_its_name_and_its_place(server: Server) -> None:
     for _ in range(3):
         async with talking(server, sample_rate=16000, stream="wanderer") as talker:
-            await talker.hear(is_ready)
+            await talker.receive(is_ready)
             await talker.say(DATA[:40_000])
             talker.ws._response.connection.transport.abort()  # type: ignore[union-attr]
 
     async def names() -> str:
         async with talking(server, sample_rate=16000, stream="wanderer") as talker:
-            return str((await talker.hear(is_ready))[0]["stream"])
+            return str((await talker.receive(is_ready))[0]["stream"])
 
     loop = asyncio.get_running_loop()
     deadline = loop.time() + DEADLINE_S
@@ -167,10 +167,10 @@ async def test_what_cannot_be_taken_is_refused_with_a_code_and_a_sentence(
 
 async def test_a_message_far_over_the_limit_is_cut_off_by_the_protocol_itself(server: Server) -> None:
     async with talking(server, sample_rate=16000) as talker:
-        await talker.hear(is_ready)
+        await talker.receive(is_ready)
         with contextlib.suppress(ConnectionError):
             await talker.ws.send_bytes(b"\0" * 20_000_000)
-        await talker.hear()
+        await talker.receive()
         assert talker.ws.close_code in (1009, 1006)
 
 
@@ -178,7 +178,7 @@ async def test_what_was_rightly_sent_before_a_mistake_is_answered_first(server: 
     async with talking(server, sample_rate=16000, lossless=True) as talker:
         await talker.say(DATA)
         await talker.ws.send_bytes(b"\0")
-        messages = await talker.hear()
+        messages = await talker.receive()
     assert plain(messages) == truth(recognizer, DATA)
     assert messages[-1]["code"] == "odd_bytes"
 
@@ -195,21 +195,21 @@ async def test_a_clients_mistake_does_not_touch_its_neighbour(server: Server, re
 async def test_one_client_too_many_is_told_so_and_the_others_stay(recognizer: Recognizer) -> None:
     async with serving(recognizer, max_clients=2) as server:
         async with talking(server, sample_rate=16000) as one, talking(server, sample_rate=16000) as two:
-            await one.hear(is_ready)
-            await two.hear(is_ready)
+            await one.receive(is_ready)
+            await two.receive(is_ready)
             close_code, error = await refused(server, [])
             assert (close_code, error["code"]) == (1013, "too_many_clients")
             await one.say(DATA)
             assert len(finals(await one.end())) == 2
         async with talking(server, sample_rate=16000) as three:
-            assert (await three.hear(is_ready))[0]["type"] == "ready"
+            assert (await three.receive(is_ready))[0]["type"] == "ready"
 
 
 async def test_a_client_that_falls_silent_gets_its_results_and_is_shown_out(recognizer: Recognizer) -> None:
     async with serving(recognizer, idle_timeout_s=0.3) as server:
         async with talking(server, sample_rate=16000) as talker:
             await talker.say(DATA)
-            messages = await talker.hear()
+            messages = await talker.receive()
             assert len(finals(messages)) == 2
             assert (messages[-1]["code"], talker.ws.close_code) == ("idle", 4408)
         close_code, error = await refused(server, [])
@@ -223,9 +223,9 @@ async def test_a_token_opens_by_header_by_query_and_by_hello_and_nothing_else_do
             assert (close_code, error["code"]) == (4401, "token")
             assert TOKEN not in error["message"]
         async with talking(server, sample_rate=16000, token=TOKEN) as talker:
-            assert (await talker.hear(is_ready))[0]["type"] == "ready"
+            assert (await talker.receive(is_ready))[0]["type"] == "ready"
         async with talking(server, f"ws/stream?token={TOKEN}", sample_rate=16000) as talker:
-            assert (await talker.hear(is_ready))[0]["type"] == "ready"
+            assert (await talker.receive(is_ready))[0]["type"] == "ready"
         url, headers = server.url + "ws/stream", {"Authorization": f"Bearer {TOKEN}"}
         async with aiohttp.ClientSession() as session, session.ws_connect(url, headers=headers) as ws:
             await ws.send_str(HELLO)
@@ -319,7 +319,7 @@ async def test_a_fault_of_the_engine_is_told_to_its_client_and_the_server_goes_o
         assert ended["error"] == messages[-1]["message"] == "the engine caught fire"
         async with talking(server, sample_rate=16000) as unaware:  # it goes on sending, and is told all the same
             await unaware.say(DATA)
-            messages = await unaware.hear()
+            messages = await unaware.receive()
         assert [message["type"] for message in messages[-2:]] == ["stream_ended", "error"]
         failing.fails = False
         async with talking(server, sample_rate=16000, stream="kitchen", lossless=True) as talker:
@@ -341,12 +341,12 @@ async def test_everybody_at_the_servers_microphone_hears_the_same(recognizer: Re
     async with Server(recognizer, ServerConfig(port=0), microphone=listener) as server:
         async with talking(server, "ws/events") as one, talking(server, "ws/events", token="ignored-here") as two:
             for talker in (one, two):
-                ready = (await talker.hear(is_ready))[0]
+                ready = (await talker.receive(is_ready))[0]
                 assert (ready["stream"], ready["position_s"], ready["recording"]) == ("room", 0, False)
             await asyncio.to_thread(source.push, np.frombuffer(DATA, np.int16))
             await asyncio.to_thread(source.close)
             for talker in (one, two):
-                messages = await talker.hear()
+                messages = await talker.receive()
                 assert plain(messages) == truth(recognizer, DATA)
                 assert (messages[-1]["code"], talker.ws.close_code) == ("microphone_ended", 1013)
         close_code, error = await refused(server, [], "ws/events")
@@ -360,9 +360,9 @@ async def test_somebody_who_comes_later_is_told_how_far_the_stream_is_and_how_lo
         talking(server, "ws/events") as one,
     ):
         await asyncio.to_thread(source.push, np.frombuffer(DATA, np.int16))
-        await one.hear(lambda message: message["type"] == "status" and message["position_s"] > 3)
+        await one.receive(lambda message: message["type"] == "status" and message["position_s"] > 3)
         async with talking(server, "ws/events") as two:
-            assert (await two.hear(is_ready))[0]["position_s"] > 3
+            assert (await two.receive(is_ready))[0]["position_s"] > 3
 
 
 async def test_the_microphones_socket_takes_no_sound(recognizer: Recognizer) -> None:
@@ -386,7 +386,7 @@ async def test_the_microphones_socket_asks_for_the_token_too(recognizer: Recogni
         assert (close_code, error["code"]) == (4401, "token")
         for path, hello in ((f"ws/events?token={TOKEN}", {}), ("ws/events", {"token": TOKEN})):
             async with talking(server, path, **hello) as talker:
-                assert (await talker.hear(is_ready))[0]["type"] == "ready"
+                assert (await talker.receive(is_ready))[0]["type"] == "ready"
 
 
 # --- recording
@@ -397,7 +397,7 @@ async def test_sound_is_written_only_where_the_operator_asked_and_every_client_i
 ) -> None:
     async with serving(recognizer, record=str(tmp_path / "sound")) as server:
         async with talking(server, sample_rate=16000, stream="kitchen") as talker:
-            assert (await talker.hear(is_ready))[0]["recording"] is True
+            assert (await talker.receive(is_ready))[0]["recording"] is True
             await talker.say(DATA)
             await talker.end()
         async with aiohttp.ClientSession() as session:

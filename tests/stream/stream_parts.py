@@ -16,7 +16,7 @@ from streamser.engines import Engine
 from streamser.events import EmotionEvent, Event
 from streamser.features import Frames
 from streamser.recognizer import Recognizer
-from streamser.stream.sources import Heard, Sourced
+from streamser.stream.sources import SourceItem, TimedBlock
 from streamser.stream.status import SourceState
 
 
@@ -58,13 +58,13 @@ class ListSource:
     overflows = 0
     description = "a list"
 
-    def __init__(self, items: Iterable[Sourced], *, live: bool = False) -> None:
+    def __init__(self, items: Iterable[SourceItem], *, live: bool = False) -> None:
         self.live = live
         self.state: SourceState = "open"
         self._items = items
         self._closed = False
 
-    def __iter__(self) -> Iterator[Sourced]:
+    def __iter__(self) -> Iterator[SourceItem]:
         for item in self._items:
             if self._closed:
                 break
@@ -74,8 +74,8 @@ class ListSource:
         self._closed = True
 
 
-def in_blocks(sound: Samples, length: int = 320) -> list[Heard]:
-    return [Heard(AudioBlock(sound[first : first + length], first), 0.0) for first in range(0, len(sound), length)]
+def in_blocks(sound: Samples, length: int = 320) -> list[TimedBlock]:
+    return [TimedBlock(AudioBlock(sound[first : first + length], first), 0.0) for first in range(0, len(sound), length)]
 
 
 class WrappedEngine:

@@ -1,4 +1,4 @@
-"""Stream, Brain and Listener: order, overload, errors, pauses and ends."""
+"""Stream, InferenceWorker and Listener: order, overload, errors, pauses and ends."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from streamser.audio import SAMPLE_RATE, AudioBlock, Samples
 from streamser.errors import AudioError
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
 from streamser.recognizer import Recognizer
-from streamser.stream.brain import Brain, PipelineConfig
-from streamser.stream.pipeline import BrainStream, Listener, Stream, StreamConfig, replay
+from streamser.stream.pipeline import Listener, Stream, StreamConfig, WorkerStream, replay
 from streamser.stream.segmenter import SegmenterConfig
-from streamser.stream.sources import Heard, PushSource, SourceConfig, Sourced
+from streamser.stream.sources import PushSource, SourceConfig, SourceItem, TimedBlock
 from streamser.stream.vad import VadConfig
+from streamser.stream.worker import InferenceWorker, PipelineConfig
 
 QUIET_ROOM = VadConfig(engine="energy")
 
@@ -161,7 +161,7 @@ def test_a_status_tells_how_the_stream_is_doing(recognizer: Recognizer) -> None:
     assert (after.gaps, after.lost_ms, after.finals, after.source_state) == (1, 100.0, 1, "ended")
 
 
-# --- Brain
+# --- InferenceWorker
 
 
 class Gate:
@@ -181,13 +181,13 @@ def test_while_the_brain_is_busy_partials_give_way_to_newer_ones_and_finals_keep
 ) -> None:
     gate, events = Gate(), []
     gated, _ = with_engine(recognizer, gate)
-    with Brain(gated) as brain:
-        stream = BrainStream(brain, events.append, config())
+    with InferenceWorker(gated) as worker:
+        stream = WorkerStream(worker, events.append, config())
         for _ in range(4):
             stream.push(two_utterances())
         assert gate.reached.wait(10)
         stream.close()
-        assert brain.waiting("main") <= 4 * 2 * 3 + 1
+        assert worker.waiting("main") <= 4 * 2 * 3 + 1
         gate.open.set()
         until(lambda: bool(events) and isinstance(events[-1], StreamEnded))
     complete = pushed(recognizer, np.tile(two_utterances(), 4))
@@ -205,14 +205,14 @@ def test_a_partial_after_skipped_ones_sees_all_the_sound(recognizer: Recognizer)
     gated, _ = with_engine(recognizer, gate)
     sound = np.concatenate([silence(0.5), babble(2.4, seed=1)])
     plain = config(pipeline=PipelineConfig(smoothing=0.0))
-    with Brain(gated, plain.pipeline) as brain:
-        stream = BrainStream(brain, events.append, plain)
+    with InferenceWorker(gated, plain.pipeline) as worker:
+        stream = WorkerStream(worker, events.append, plain)
         for block in in_blocks(sound):
             stream.feed(block.block)
             if not gate.reached.is_set():
-                gate.reached.wait(0.2 if brain.waiting("main") else 0)
+                gate.reached.wait(0.2 if worker.waiting("main") else 0)
         gate.open.set()
-        until(lambda: not brain.waiting("main"))
+        until(lambda: not worker.waiting("main"))
         until(lambda: len(partials(events)) == 2)
     complete = {event.seq: event for event in partials(pushed(recognizer, sound, plain))}
     first, last = partials(events)
@@ -223,8 +223,8 @@ def test_a_partial_after_skipped_ones_sees_all_the_sound(recognizer: Recognizer)
 def test_a_lossless_stream_waits_for_the_brain_and_drops_nothing(recognizer: Recognizer) -> None:
     slow, _ = with_engine(recognizer, lambda: time.sleep(0.001))
     events: list[Event] = []
-    with Brain(slow, PipelineConfig(waiting_finals=2)) as brain:
-        stream = BrainStream(brain, events.append, config(), lossless=True)
+    with InferenceWorker(slow, PipelineConfig(waiting_finals=2)) as worker:
+        stream = WorkerStream(worker, events.append, config(), lossless=True)
         for _ in range(3):
             stream.push(two_utterances())
             assert stream.waiting <= 2
@@ -235,15 +235,15 @@ def test_a_lossless_stream_waits_for_the_brain_and_drops_nothing(recognizer: Rec
 
 def test_many_streams_share_one_brain_and_each_hears_only_its_own_in_order(recognizer: Recognizer) -> None:
     heard: dict[str, list[Event]] = {f"client {number}": [] for number in range(8)}
-    with Brain(recognizer) as brain:
-        streams = {name: BrainStream(brain, events.append, config(), name) for name, events in heard.items()}
+    with InferenceWorker(recognizer) as worker:
+        streams = {name: WorkerStream(worker, events.append, config(), name) for name, events in heard.items()}
         for block in in_blocks(two_utterances(), 1600):
             for stream in streams.values():
                 stream.feed(block.block)
         for stream in streams.values():
             stream.close()
         until(lambda: all(events and isinstance(events[-1], StreamEnded) for events in heard.values()))
-        assert brain.metrics()["streams"] == 0
+        assert worker.metrics()["streams"] == 0
     for name, events in heard.items():
         assert {event.stream for event in events} == {name}
         assert len(finals(events)) == 2
@@ -253,13 +253,13 @@ def test_on_a_gpu_all_that_waits_is_one_call(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, engine = with_engine(recognizer, gate, device="cuda:0")
     heard: list[Event] = []
-    with Brain(gated) as brain:
-        streams = [BrainStream(brain, heard.append, config(), f"client {number}") for number in range(6)]
+    with InferenceWorker(gated) as worker:
+        streams = [WorkerStream(worker, heard.append, config(), f"client {number}") for number in range(6)]
         for stream in streams:
             stream.push(two_utterances()[:20_000])
         assert gate.reached.wait(10)
         gate.open.set()
-        until(lambda: not brain.metrics()["waiting"])
+        until(lambda: not worker.metrics()["waiting"])
         until(lambda: len(partials(heard)) >= 6)
     assert max(engine.batches) >= 5
 
@@ -268,9 +268,9 @@ def test_a_stream_with_broken_sound_ends_alone_and_the_others_go_on(recognizer: 
     good: list[Event] = []
     bad: list[Event] = []
     errors: list[BaseException] = []
-    with Brain(recognizer) as brain:
-        loud = BrainStream(brain, bad.append, config(), "loud", on_error=errors.append)
-        fine = BrainStream(brain, good.append, config(), "fine")
+    with InferenceWorker(recognizer) as worker:
+        loud = WorkerStream(worker, bad.append, config(), "loud", on_error=errors.append)
+        fine = WorkerStream(worker, good.append, config(), "fine")
         loud.push(two_utterances() * 30_000)
         fine.push(two_utterances())
         for stream in (loud, fine):
@@ -287,12 +287,12 @@ def test_a_batch_with_one_broken_sound_is_asked_again_one_by_one(recognizer: Rec
     gate = Gate()
     gated, _ = with_engine(recognizer, gate, device="cuda:0")
     heard: list[Event] = []
-    with Brain(gated) as brain:
-        first = BrainStream(brain, heard.append, config(), "first")
+    with InferenceWorker(gated) as worker:
+        first = WorkerStream(worker, heard.append, config(), "first")
         first.push(two_utterances()[:20_000])
         assert gate.reached.wait(10)
         for name, gain in (("loud", 30_000.0), ("fine", 1.0)):
-            stream = BrainStream(brain, heard.append, config(), name)
+            stream = WorkerStream(worker, heard.append, config(), name)
             stream.push(two_utterances() * np.float32(gain))
             stream.close()
         gate.open.set()
@@ -305,16 +305,16 @@ def test_a_batch_with_one_broken_sound_is_asked_again_one_by_one(recognizer: Rec
 def test_a_brain_that_is_closed_in_time_finishes_what_waits_and_else_gives_it_up(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, _ = with_engine(recognizer, gate)
-    brain = Brain(gated).start()
-    stream = BrainStream(brain, lambda event: None, config())
+    worker = InferenceWorker(gated).start()
+    stream = WorkerStream(worker, lambda event: None, config())
     stream.push(two_utterances())
     assert gate.reached.wait(10)
-    assert not brain.close(timeout_s=0.05)
+    assert not worker.close(timeout_s=0.05)
     gate.open.set()
     until(lambda: not streamser_threads())
-    quick = Brain(recognizer).start()
+    quick = InferenceWorker(recognizer).start()
     events: list[Event] = []
-    BrainStream(quick, events.append, config()).push(two_utterances())
+    WorkerStream(quick, events.append, config()).push(two_utterances())
     assert quick.close(timeout_s=5.0)
     assert len(finals(events)) == 2
 
@@ -388,7 +388,7 @@ def test_two_readers_hear_the_same(recognizer: Recognizer, spoken: Path) -> None
 
 
 def test_an_error_on_a_thread_ends_the_stream_with_its_words_and_is_raised_in_the_with(recognizer: Recognizer) -> None:
-    def broken() -> Iterator[Sourced]:
+    def broken() -> Iterator[SourceItem]:
         yield from in_blocks(two_utterances()[:24_000])
         raise AudioError("the cable is on fire")
 
@@ -442,11 +442,11 @@ class Endless:
         self.closed = threading.Event()
         self._speech = babble(2.0, seed=1)
 
-    def __iter__(self) -> Iterator[Sourced]:
+    def __iter__(self) -> Iterator[SourceItem]:
         while not self.closed.wait(0.001):
             first = self.position % (len(self._speech) - 320)
             loud = np.float32(self.position >= 8_000)
-            yield Heard(AudioBlock(loud * self._speech[first : first + 320], self.position), time.monotonic())
+            yield TimedBlock(AudioBlock(loud * self._speech[first : first + 320], self.position), time.monotonic())
             self.position += 320
 
     def close(self) -> None:
@@ -506,7 +506,7 @@ class Wedged(Endless):
         super().__init__()
         self.answered = threading.Event()
 
-    def __iter__(self) -> Iterator[Sourced]:
+    def __iter__(self) -> Iterator[SourceItem]:
         yield from in_blocks(two_utterances()[:24_000])
         self.answered.wait(30)
 
@@ -579,7 +579,7 @@ def test_a_paused_file_waits_and_loses_nothing(recognizer: Recognizer, spoken: P
 
 
 def test_news_of_the_source_pass_through_in_their_place(recognizer: Recognizer) -> None:
-    items: list[Sourced] = [
+    items: list[SourceItem] = [
         *in_blocks(silence(0.5)),
         SourceChanged(state="lost", at=8_000),
         Gap(start=8_000, length=1_000, reason="unplugged"),
@@ -599,7 +599,7 @@ def test_a_recognizer_ten_times_too_slow_costs_partials_and_never_a_final(recogn
     slow, _ = with_engine(recognizer, lambda: time.sleep(0.13))
     sound = np.tile(two_utterances(), 6)
 
-    def paced() -> Iterator[Sourced]:
+    def paced() -> Iterator[SourceItem]:
         began, ticks = time.monotonic(), threading.Event()
         for heard in in_blocks(sound, 3_200):
             ticks.wait(max(0.0, began + heard.block.end / SAMPLE_RATE / 20 - time.monotonic()))
@@ -627,10 +627,10 @@ def test_an_hour_with_a_thousand_utterances_has_a_thousand_finals_no_drift_and_f
     one = np.concatenate([silence(0.8), babble(1.2, seed=4), silence(1.6)])
     assert len(one) == period
 
-    def hour() -> Iterator[Sourced]:
+    def hour() -> Iterator[SourceItem]:
         for number in range(1_000):
             for heard in in_blocks(one, 1_600):
-                yield Heard(AudioBlock(heard.block.samples, number * period + heard.block.start), time.monotonic())
+                yield TimedBlock(AudioBlock(heard.block.samples, number * period + heard.block.start), time.monotonic())
 
     onsets: list[int] = []
     memory: list[float] = []

@@ -43,14 +43,14 @@ def sound(*parts: tuple[float, float], seed: int = 0) -> Samples:
     return np.concatenate(pieces).astype(np.float32)
 
 
-def segmenter(vad: Vad | None = None, features: FeatureConfig = FEATURES, **config: Any) -> Segmenter:
+def make_segmenter(vad: Vad | None = None, features: FeatureConfig = FEATURES, **config: Any) -> Segmenter:
     return Segmenter(SegmenterConfig(**config), vad or LoudVad(), features)
 
 
-def heard(samples: Samples, **config: Any) -> list[Item]:
+def segmented(samples: Samples, **config: Any) -> list[Item]:
     """All that a whole stream brings."""
-    ear = segmenter(**config)
-    return ear.feed(AudioBlock(samples, 0)) + ear.flush()
+    segmenter = make_segmenter(**config)
+    return segmenter.feed(AudioBlock(samples, 0)) + segmenter.flush()
 
 
 def segments(items: Sequence[Item], kind: str) -> list[Segment]:
@@ -79,7 +79,7 @@ def told(items: Sequence[Item]) -> list[Any]:
 
 def test_an_utterance_begins_before_its_first_speech_and_ends_after_its_last() -> None:
     stream = sound((0.01, 1000), (0.5, 800), (0.01, 1000))
-    items = heard(stream)
+    items = segmented(stream)
     (final,) = segments(items, "final")
     assert (final.start, final.end) == (700 * MS, 1900 * MS)  # 300 ms before, 100 ms after
     assert np.array_equal(final.samples, stream[final.start : final.end])
@@ -90,55 +90,55 @@ def test_an_utterance_begins_before_its_first_speech_and_ends_after_its_last() -
 
 
 def test_pre_roll_reaches_neither_before_the_stream_nor_into_the_last_utterance() -> None:
-    items = heard(sound((0.01, 100), (0.5, 500), (0.01, 420), (0.5, 500), (0.01, 600)), pre_roll_ms=1000)
+    items = segmented(sound((0.01, 100), (0.5, 500), (0.01, 420), (0.5, 500), (0.01, 600)), pre_roll_ms=1000)
     first, second = segments(items, "final")
     assert (first.start, second.start) == (0, first.end)
 
 
 def test_a_pause_shorter_than_end_silence_ms_does_not_split_the_utterance() -> None:
-    assert len(ended(heard(sound((0.5, 500), (0.01, 380), (0.5, 500), (0.01, 600))))) == 1
-    assert len(ended(heard(sound((0.5, 500), (0.01, 400), (0.5, 500), (0.01, 600))))) == 2
+    assert len(ended(segmented(sound((0.5, 500), (0.01, 380), (0.5, 500), (0.01, 600))))) == 1
+    assert len(ended(segmented(sound((0.5, 500), (0.01, 400), (0.5, 500), (0.01, 600))))) == 2
 
 
 def test_speech_shorter_than_min_speech_ms_gives_nothing_at_all() -> None:
-    assert heard(sound((0.01, 500), (0.5, 180), (0.01, 1000))) == []
-    assert len(started(heard(sound((0.01, 500), (0.5, 200), (0.01, 1000))))) == 1
+    assert segmented(sound((0.01, 500), (0.5, 180), (0.01, 1000))) == []
+    assert len(started(segmented(sound((0.01, 500), (0.5, 200), (0.01, 1000))))) == 1
 
 
 def test_a_stream_that_ends_in_too_little_speech_says_nothing_of_it() -> None:
-    assert heard(sound((0.01, 500), (0.5, 180))) == []
+    assert segmented(sound((0.01, 500), (0.5, 180))) == []
 
 
 def test_short_dips_do_not_start_the_count_of_speech_over_but_silence_does() -> None:
-    assert len(started(heard(sound((0.5, 120), (0.01, 80), (0.5, 120), (0.01, 500))))) == 1
-    assert not started(heard(sound((0.5, 120), (0.01, 120), (0.5, 120), (0.01, 500))))
+    assert len(started(segmented(sound((0.5, 120), (0.01, 80), (0.5, 120), (0.01, 500))))) == 1
+    assert not started(segmented(sound((0.5, 120), (0.01, 120), (0.5, 120), (0.01, 500))))
 
 
 def test_speech_so_thin_that_it_never_adds_up_is_dropped_and_does_not_outgrow_the_ring() -> None:
     thin = sound(*[(0.5, 20), (0.01, 980)] * 30)
-    assert heard(thin, min_speech_ms=1000, dip_ms=2000, max_utterance_s=5) == []
+    assert segmented(thin, min_speech_ms=1000, dip_ms=2000, max_utterance_s=5) == []
 
 
 def test_a_click_in_a_pause_neither_prolongs_the_utterance_nor_splits_it() -> None:
-    items = heard(sound((0.5, 500), (0.01, 200), (0.5, 20), (0.01, 800)))
+    items = segmented(sound((0.5, 500), (0.01, 200), (0.5, 20), (0.01, 800)))
     assert [end.end for end in ended(items)] == [600 * MS]
-    longer = heard(sound((0.5, 500), (0.01, 200), (0.5, 40), (0.01, 800)))
+    longer = segmented(sound((0.5, 500), (0.01, 200), (0.5, 40), (0.01, 800)))
     assert [end.end for end in ended(longer)] == [840 * MS]
 
 
 def test_the_four_states_follow_each_other() -> None:
     stream = sound((0.01, 100), (0.5, 500), (0.01, 200), (0.5, 100), (0.01, 500))
-    ear, states = segmenter(), []
+    segmenter, states = make_segmenter(), []
     for start in range(0, len(stream), 320):
-        ear.feed(AudioBlock(stream[start : start + 320], start))
-        if not states or states[-1] != ear.state:
-            states.append(ear.state)
+        segmenter.feed(AudioBlock(stream[start : start + 320], start))
+        if not states or states[-1] != segmenter.state:
+            states.append(segmenter.state)
     assert states == ["quiet", "starting", "speaking", "stopping", "speaking", "stopping", "quiet"]
 
 
 def test_partials_lie_on_the_models_grid_every_hop() -> None:
     stream = sound((0.01, 500), (0.5, 6000), (0.01, 600))
-    parts = segments(heard(stream), "partial")
+    parts = segments(segmented(stream), "partial")
     (onset,) = {part.onset for part in parts}
     assert onset == 200 * MS
     for number, part in enumerate(parts):
@@ -155,8 +155,8 @@ def test_partials_lie_on_the_models_grid_every_hop() -> None:
 def test_partials_of_other_front_ends_hold_a_whole_window(changes: dict[str, Any]) -> None:
     features = FeatureConfig(**changes)
     stream = sound((0.5, 5000), (0.01, 600))
-    ear = segmenter(features=features)
-    items = ear.feed(AudioBlock(stream, 0)) + ear.flush()
+    segmenter = make_segmenter(features=features)
+    items = segmenter.feed(AudioBlock(stream, 0)) + segmenter.flush()
     full = [part for part in segments(items, "partial") if part.start > 0]
     at_rate = {len(part.samples) * features.sample_rate // SAMPLE_RATE for part in full}
     assert {features.frames_in(samples) for samples in at_rate} == {features.window_frames}
@@ -164,25 +164,25 @@ def test_partials_of_other_front_ends_hold_a_whole_window(changes: dict[str, Any
 
 def test_no_partial_before_there_is_enough_to_judge_nor_in_a_pause() -> None:
     stream = sound((0.01, 500), (0.5, 1500), (0.01, 380), (0.5, 800), (0.01, 600))
-    parts = segments(heard(stream, first_partial_ms=1000), "partial")
+    parts = segments(segmented(stream, first_partial_ms=1000), "partial")
     assert parts[0].end >= 1500 * MS
     assert not [part for part in parts if 2100 * MS < part.end < 2380 * MS]
     assert [part for part in parts if part.end > 2380 * MS]
 
 
 def test_without_a_hop_there_are_finals_only() -> None:
-    assert not segments(heard(sound((0.5, 3000), (0.01, 600)), hop_ms=0), "partial")
+    assert not segments(segmented(sound((0.5, 3000), (0.01, 600)), hop_ms=0), "partial")
 
 
 def test_the_final_is_given_ahead_at_the_first_silence_sample_for_sample() -> None:
     stream = sound((0.01, 500), (0.5, 1500), (0.01, 1000))
-    ear, ahead_at, final_at = segmenter(), 0, 0
+    segmenter, ahead_at, final_at = make_segmenter(), 0, 0
     for start in range(0, len(stream), 160):
-        for item in ear.feed(AudioBlock(stream[start : start + 160], start)):
+        for item in segmenter.feed(AudioBlock(stream[start : start + 160], start)):
             if isinstance(item, Segment) and item.speculative:
-                ahead, ahead_at = item, ear.position
+                ahead, ahead_at = item, segmenter.position
             if isinstance(item, Segment) and item.final:
-                final, final_at = item, ear.position
+                final, final_at = item, segmenter.position
     assert (ahead_at, final_at) == (2100 * MS, 2400 * MS)  # 100 and 400 ms after the last speech
     assert final.samples is ahead.samples
     assert (final.start, final.seq, final.utterance) == (ahead.start, ahead.seq, ahead.utterance)
@@ -191,7 +191,7 @@ def test_the_final_is_given_ahead_at_the_first_silence_sample_for_sample() -> No
 
 
 def test_each_pause_gives_the_final_anew_and_the_last_one_holds() -> None:
-    items = heard(sound((0.5, 500), (0.01, 300), (0.5, 500), (0.01, 300), (0.5, 500), (0.01, 700)))
+    items = segmented(sound((0.5, 500), (0.01, 300), (0.5, 500), (0.01, 300), (0.5, 500), (0.01, 700)))
     aheads, (final,) = segments(items, "ahead"), segments(items, "final")
     assert [ahead.end for ahead in aheads] == [600 * MS, 1400 * MS, 2200 * MS]
     assert final.samples is aheads[-1].samples
@@ -199,24 +199,24 @@ def test_each_pause_gives_the_final_anew_and_the_last_one_holds() -> None:
 
 def test_without_speculation_all_else_is_the_same() -> None:
     stream = sound((0.5, 2500), (0.01, 300), (0.5, 500), (0.01, 700))
-    ahead = [item for item in heard(stream) if not (isinstance(item, Segment) and item.speculative)]
-    assert told(ahead) == told(heard(stream, speculate_ms=0))
+    ahead = [item for item in segmented(stream) if not (isinstance(item, Segment) and item.speculative)]
+    assert told(ahead) == told(segmented(stream, speculate_ms=0))
 
 
 def test_the_end_of_the_stream_closes_the_utterance_once() -> None:
-    ear = segmenter()
-    ear.feed(AudioBlock(sound((0.01, 500), (0.5, 1010)), 0))
-    final, end = ear.flush()
+    segmenter = make_segmenter()
+    segmenter.feed(AudioBlock(sound((0.01, 500), (0.5, 1010)), 0))
+    final, end = segmenter.flush()
     assert isinstance(final, Segment)
     assert isinstance(end, SpeechEnded)
     assert (final.end, end.reason) == (1510 * MS, "stream_end")  # the last half frame is in it
-    assert ear.flush() == []
-    assert ear.state == "quiet"
+    assert segmenter.flush() == []
+    assert segmenter.state == "quiet"
 
 
 def test_a_monologue_is_cut_at_its_quietest_places_and_nothing_is_lost() -> None:
     stream = sound((0.01, 300), *[(0.5, 1400), (0.2, 100), (0.5, 700)] * 14, (0.01, 700))  # 31 s without a pause
-    items = heard(stream, max_utterance_s=8)
+    items = segmented(stream, max_utterance_s=8)
     finals = segments(items, "final")
     assert [final.continues for final in finals] == [False, *[True] * (len(finals) - 1)]
     assert [final.utterance for final in finals] == list(range(len(finals)))
@@ -230,59 +230,59 @@ def test_a_monologue_is_cut_at_its_quietest_places_and_nothing_is_lost() -> None
 
 
 def test_a_silence_at_the_limit_ends_the_utterance_and_leaves_no_silent_piece() -> None:
-    items = heard(sound((0.5, 7900), (0.01, 1000)), max_utterance_s=8)
+    items = segmented(sound((0.5, 7900), (0.01, 1000)), max_utterance_s=8)
     assert [(end.end, end.reason) for end in ended(items)] == [(8000 * MS, "silence")]
 
 
 def test_every_piece_of_a_monologue_holds_min_speech_ms() -> None:
     stream = sound((0.5, 7700), (0.01, 340), (0.5, 120), (0.01, 1000))
-    first, second = segments(heard(stream, max_utterance_s=8), "final")
+    first, second = segments(segmented(stream, max_utterance_s=8), "final")
     assert first.end == second.start < 7600 * MS
     assert second.end == 8260 * MS
 
 
 def test_a_short_gap_is_silence_inside_the_utterance() -> None:
-    ear, stream = segmenter(), sound((0.5, 1000))
-    items = ear.feed(AudioBlock(stream, 0)) + ear.gap(1000 * MS, 150 * MS)
-    items += ear.feed(AudioBlock(stream, 1150 * MS)) + ear.flush()
+    segmenter, stream = make_segmenter(), sound((0.5, 1000))
+    items = segmenter.feed(AudioBlock(stream, 0)) + segmenter.gap(1000 * MS, 150 * MS)
+    items += segmenter.feed(AudioBlock(stream, 1150 * MS)) + segmenter.flush()
     (final,) = segments(items, "final")
     assert np.array_equal(final.samples, np.concatenate([stream, np.zeros(150 * MS, np.float32), stream]))
 
 
 def test_a_long_gap_ends_the_utterance_and_shifts_no_time() -> None:
-    ear, stream = segmenter(), sound((0.5, 1000))
-    items = ear.feed(AudioBlock(stream, 0)) + ear.gap(1000 * MS, 300 * MS)
-    assert (ended(items)[0].end, ended(items)[0].reason, ear.state) == (1000 * MS, "gap", "quiet")
-    assert ear.position == 1300 * MS
-    items = ear.feed(AudioBlock(stream, 1300 * MS)) + ear.flush()
+    segmenter, stream = make_segmenter(), sound((0.5, 1000))
+    items = segmenter.feed(AudioBlock(stream, 0)) + segmenter.gap(1000 * MS, 300 * MS)
+    assert (ended(items)[0].end, ended(items)[0].reason, segmenter.state) == (1000 * MS, "gap", "quiet")
+    assert segmenter.position == 1300 * MS
+    items = segmenter.feed(AudioBlock(stream, 1300 * MS)) + segmenter.flush()
     (final,) = segments(items, "final")
     assert (final.start, final.utterance) == (1300 * MS, 1)  # no pre-roll out of the gap
     assert np.array_equal(final.samples, stream)
 
 
 def test_a_gap_in_a_pause_counts_as_pause() -> None:
-    ear = segmenter()
-    ear.feed(AudioBlock(sound((0.5, 1000), (0.01, 260)), 0))
-    assert ear.state == "stopping"
-    assert [end.end for end in ended(ear.gap(1260 * MS, 150 * MS))] == [1100 * MS]
+    segmenter = make_segmenter()
+    segmenter.feed(AudioBlock(sound((0.5, 1000), (0.01, 260)), 0))
+    assert segmenter.state == "stopping"
+    assert [end.end for end in ended(segmenter.gap(1260 * MS, 150 * MS))] == [1100 * MS]
 
 
 def test_half_a_frame_before_a_gap_is_kept_and_frames_begin_anew_behind_it() -> None:
-    ear, stream = segmenter(), sound((0.5, 1007))
-    ear.feed(AudioBlock(stream, 0))
-    ear.gap(1007 * MS, 100 * MS)
-    ear.feed(AudioBlock(stream, 1107 * MS))
-    (final,) = segments(ear.flush(), "final")
+    segmenter, stream = make_segmenter(), sound((0.5, 1007))
+    segmenter.feed(AudioBlock(stream, 0))
+    segmenter.gap(1007 * MS, 100 * MS)
+    segmenter.feed(AudioBlock(stream, 1107 * MS))
+    (final,) = segments(segmenter.flush(), "final")
     assert np.array_equal(final.samples, np.concatenate([stream, np.zeros(100 * MS, np.float32), stream]))
 
 
 def test_only_a_long_absence_makes_the_detector_forget_the_room() -> None:
     vad = LoudVad()
-    ear = segmenter(vad)
-    ear.gap(0, 4 * SAMPLE_RATE)
+    segmenter = make_segmenter(vad)
+    segmenter.gap(0, 4 * SAMPLE_RATE)
     assert vad.resets == 0
-    ear.gap(4 * SAMPLE_RATE, 3600 * SAMPLE_RATE)
-    assert (vad.resets, ear.position) == (1, 3604 * SAMPLE_RATE)
+    segmenter.gap(4 * SAMPLE_RATE, 3600 * SAMPLE_RATE)
+    assert (vad.resets, segmenter.position) == (1, 3604 * SAMPLE_RATE)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -290,17 +290,17 @@ def test_lost_sound_anywhere_breaks_no_rule(seed: int) -> None:
     """Every announced utterance has one final and one end, in order, and what it holds is the stream's."""
     rng = np.random.default_rng(seed)
     config = {"max_utterance_s": 3, "cut_search_s": 0.2, "bridge_gap_ms": 500, "end_silence_ms": 300}
-    ear, truth, items = segmenter(**config), np.zeros(0, np.float32), []
+    segmenter, truth, items = make_segmenter(**config), np.zeros(0, np.float32), []
     for _ in range(150):
         if rng.random() < 0.4:
             length = int(rng.integers(1, 12_000))
-            items += ear.gap(len(truth), length)
+            items += segmenter.gap(len(truth), length)
             truth = np.concatenate([truth, np.zeros(length, np.float32)])
         else:
             block = sound((float(rng.choice([0.01, 0.5])), float(rng.integers(5, 900))), seed=int(rng.integers(99)))
-            items += ear.feed(AudioBlock(block, len(truth)))
+            items += segmenter.feed(AudioBlock(block, len(truth)))
             truth = np.concatenate([truth, block])
-    items += ear.flush()
+    items += segmenter.flush()
     finals = segments(items, "final")
     assert len(finals) > 5
     assert [f.utterance for f in finals] == [e.utterance for e in ended(items)] == list(range(len(finals)))
@@ -312,12 +312,12 @@ def test_lost_sound_anywhere_breaks_no_rule(seed: int) -> None:
 
 
 def test_a_block_that_does_not_follow_is_refused() -> None:
-    ear = segmenter()
-    ear.feed(AudioBlock(sound((0.01, 100)), 0))
+    segmenter = make_segmenter()
+    segmenter.feed(AudioBlock(sound((0.01, 100)), 0))
     with pytest.raises(ValueError, match=r"block: starts at 3200, not at 1600; tell gap\(\)"):
-        ear.feed(AudioBlock(sound((0.01, 100)), 3200))
+        segmenter.feed(AudioBlock(sound((0.01, 100)), 3200))
     with pytest.raises(ValueError, match="gap: starts at 1600"):
-        ear.gap(0, 100)
+        segmenter.gap(0, 100)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -325,7 +325,7 @@ def test_broken_samples_are_an_error_not_silence(bad: float) -> None:
     stream = sound((0.01, 1000))
     stream[9000] = bad
     with pytest.raises(AudioError, match=r"sound at 0\.56 s: NaN or infinite"):
-        heard(stream)
+        segmented(stream)
 
 
 def test_a_detectors_failure_is_raised() -> None:
@@ -334,16 +334,16 @@ def test_a_detectors_failure_is_raised() -> None:
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        segmenter(Broken()).feed(AudioBlock(sound((0.01, 100)), 0))
+        make_segmenter(Broken()).feed(AudioBlock(sound((0.01, 100)), 0))
 
 
 def test_the_level_meter_shows_decibels_of_full_scale() -> None:
-    ear = segmenter()
-    assert ear.level_db == -120
-    ear.feed(AudioBlock(sound((0.1, 500)), 0))
-    assert ear.level_db == pytest.approx(-20, abs=0.1)
-    ear.feed(AudioBlock(sound((0.001, 2000)), 500 * MS))
-    assert ear.level_db == pytest.approx(-60, abs=0.1)
+    segmenter = make_segmenter()
+    assert segmenter.level_db == -120
+    segmenter.feed(AudioBlock(sound((0.1, 500)), 0))
+    assert segmenter.level_db == pytest.approx(-20, abs=0.1)
+    segmenter.feed(AudioBlock(sound((0.001, 2000)), 500 * MS))
+    assert segmenter.level_db == pytest.approx(-60, abs=0.1)
 
 
 def scene(seed: int) -> Samples:
@@ -363,19 +363,19 @@ def test_crumbs_of_any_size_give_the_same_items_as_the_whole(seed: int) -> None:
     config = SegmenterConfig(max_utterance_s=4, cut_search_s=1)
     whole = Segmenter(config, make_vad(VadConfig()), FEATURES)
     expected = told(whole.feed(AudioBlock(stream, 0)) + whole.flush())
-    ear, items, at = Segmenter(config, make_vad(VadConfig()), FEATURES), [], 0
+    segmenter, items, at = Segmenter(config, make_vad(VadConfig()), FEATURES), [], 0
     while at < len(stream):
         size = int(rng.choice([1, 7, 160, 320, 500, 4096]))
-        items += ear.feed(AudioBlock(stream[at : at + size], at))
+        items += segmenter.feed(AudioBlock(stream[at : at + size], at))
         at += len(stream[at : at + size])
     assert len(expected) > 10
-    assert told(items + ear.flush()) == expected
+    assert told(items + segmenter.flush()) == expected
 
 
 def test_a_sample_less_is_not_the_same() -> None:
     """The control: `told` does see differences."""
     stream = scene(0)
-    assert told(heard(stream)) != told(heard(stream[1:]))
+    assert told(segmented(stream)) != told(segmented(stream[1:]))
 
 
 def test_a_voice_in_a_noisy_room_gives_one_utterance_each_time_it_speaks() -> None:
@@ -384,8 +384,8 @@ def test_a_voice_in_a_noisy_room_gives_one_utterance_each_time_it_speaks() -> No
     voice = [babble(1.5, seed=n, level=0.1) for n in range(5)]
     stream = np.concatenate([part for one in voice for part in (quiet, one)] + [quiet])
     noisy = (stream + 0.02 * rng.standard_normal(len(stream))).astype(np.float32)  # about 7 dB below the voice
-    ear = Segmenter(SegmenterConfig(), make_vad(VadConfig()), FEATURES)
-    finals = segments(ear.feed(AudioBlock(noisy, 0)) + ear.flush(), "final")
+    segmenter = Segmenter(SegmenterConfig(), make_vad(VadConfig()), FEATURES)
+    finals = segments(segmenter.feed(AudioBlock(noisy, 0)) + segmenter.flush(), "final")
     assert len(finals) == 5
     for number, final in enumerate(finals):
         begins, ends = (SAMPLE_RATE * (2.5 * number + 1), SAMPLE_RATE * (2.5 * number + 2.5))
@@ -395,10 +395,10 @@ def test_a_voice_in_a_noisy_room_gives_one_utterance_each_time_it_speaks() -> No
 
 def test_a_long_stream_uses_no_more_memory_and_little_time() -> None:
     minute = sound(*[(0.5, 2500), (0.01, 500)] * 20)
-    ear = segmenter()
+    segmenter = make_segmenter()
 
     def listen(minutes: int) -> int:
-        given = [ear.feed(AudioBlock(minute, ear.position)) for _ in range(minutes)]
+        given = [segmenter.feed(AudioBlock(minute, segmenter.position)) for _ in range(minutes)]
         return sum(len(segments(items, "final")) for items in given)
 
     finals = listen(1)
@@ -412,7 +412,7 @@ def test_a_long_stream_uses_no_more_memory_and_little_time() -> None:
     began_s = time.process_time()
     finals += listen(11)
     assert time.process_time() - began_s < 10  # it takes about half a second
-    assert (finals, ear.position) == (15 * 20, 900 * SAMPLE_RATE)
+    assert (finals, segmenter.position) == (15 * 20, 900 * SAMPLE_RATE)
 
 
 @pytest.mark.parametrize(

@@ -21,27 +21,40 @@ from streamser.audio import SAMPLE_RATE, Samples, read_audio, resample
 from streamser.errors import AudioError, DeviceError
 from streamser.events import Gap, SourceChanged
 from streamser.stream.clock import SampleClock
-from streamser.stream.intake import Intake
+from streamser.stream.pcm import PcmConverter
 from streamser.stream.portaudio import Chunk, find_device, list_devices
-from streamser.stream.sources import Heard, MicSource, PushSource, Source, SourceConfig, Sourced, WavSource, find_audio
+from streamser.stream.sources import (
+    MicSource,
+    PushSource,
+    Source,
+    SourceConfig,
+    SourceItem,
+    TimedBlock,
+    WavSource,
+    find_audio,
+)
 
 
-def heard(items: list[Sourced]) -> Samples:
+def samples_of(items: list[SourceItem]) -> Samples:
     """All the sound, after checking that indexes jump only over gaps."""
     for before, after in pairwise(items):
         assert _end(before) == _start(after)
-    return np.concatenate([np.zeros(0, np.float32), *(item.block.samples for item in items if isinstance(item, Heard))])
+    return np.concatenate(
+        [np.zeros(0, np.float32), *(item.block.samples for item in items if isinstance(item, TimedBlock))]
+    )
 
 
-def _start(item: Sourced) -> int:
-    return item.block.start if isinstance(item, Heard) else item.start if isinstance(item, Gap) else item.at
+def _start(item: SourceItem) -> int:
+    return item.block.start if isinstance(item, TimedBlock) else item.start if isinstance(item, Gap) else item.at
 
 
-def _end(item: Sourced) -> int:
-    return item.block.end if isinstance(item, Heard) else _start(item) + (item.length if isinstance(item, Gap) else 0)
+def _end(item: SourceItem) -> int:
+    return (
+        item.block.end if isinstance(item, TimedBlock) else _start(item) + (item.length if isinstance(item, Gap) else 0)
+    )
 
 
-# --- Intake
+# --- PcmConverter
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
@@ -56,19 +69,19 @@ def test_pcm_in_crumbs_of_any_size_is_the_same_sound_as_the_whole(rate: int, cha
         "float32": frames.reshape(-1).astype(np.float32) / 32768,
         "columns": frames,
     }[kind]
-    intake, crumbs, place = Intake(rate, channels), [], 0
+    converter, crumbs, place = PcmConverter(rate, channels), [], 0
     while place < len(pcm):
         size = int(rng.integers(1, 700))
-        crumbs.append(intake.feed(pcm[place : place + size]))
+        crumbs.append(converter.feed(pcm[place : place + size]))
         place += size
     whole = frames.mean(axis=1, dtype=np.float32) / 32768
     expected = whole if rate == SAMPLE_RATE else resample(whole, rate)
-    np.testing.assert_allclose(np.concatenate([*crumbs, intake.flush()]), expected, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([*crumbs, converter.flush()]), expected, atol=1e-6)
 
 
 def test_an_array_with_other_channels_than_said_is_refused() -> None:
     with pytest.raises(ValueError, match="pcm: has 2 channels, but channels is 1"):
-        Intake().feed(np.zeros((4, 2), np.int16))
+        PcmConverter().feed(np.zeros((4, 2), np.int16))
 
 
 # --- WavSource
@@ -83,14 +96,14 @@ def write(path: Path, sound: Samples, rate: int = SAMPLE_RATE) -> Path:
 def test_a_file_is_heard_as_read_audio_reads_it_in_blocks_of_one_length(tmp_path: Path, rate: int) -> None:
     file = write(tmp_path / "a.wav", tone(440, 2.51), rate)
     items = list(WavSource(file))
-    np.testing.assert_array_equal(heard(items), read_audio(file))
-    assert {len(item.block.samples) for item in items[:-1] if isinstance(item, Heard)} == {320}
+    np.testing.assert_array_equal(samples_of(items), read_audio(file))
+    assert {len(item.block.samples) for item in items[:-1] if isinstance(item, TimedBlock)} == {320}
 
 
 def test_files_are_one_stream_with_a_silence_in_between_and_places_to_find_them_by(tmp_path: Path) -> None:
     files = [write(tmp_path / name, tone(hz, 0.3)) for name, hz in (("b.wav", 300), ("a.flac", 500))]
     source = WavSource(files, config=SourceConfig(between_files_ms=500))
-    sound = heard(list(source))
+    sound = samples_of(list(source))
     assert source.duration_s == pytest.approx(len(sound) / SAMPLE_RATE) == 1.1
     assert not sound[4800:12800].any() and sound[12800:].any()
     assert [(place.path.name, place.start) for place in source.places] == [("b.wav", 0), ("a.flac", 12_800)]
@@ -111,7 +124,7 @@ def test_a_folder_is_searched_to_its_depth_in_the_order_of_names_and_hidden_file
 @pytest.mark.parametrize("speed", [1.0, 4.0])
 def test_a_paced_file_comes_no_faster_than_a_microphone_would_bring_it(tmp_path: Path, speed: float) -> None:
     source = WavSource(write(tmp_path / "a.wav", tone(duration_s=0.4)), speed=speed)
-    items = [item for item in source if isinstance(item, Heard)]
+    items = [item for item in source if isinstance(item, TimedBlock)]
     arrived = np.array([item.arrived_s for item in items])
     due = np.array([item.block.end for item in items]) / SAMPLE_RATE / speed
     assert np.all(arrived - arrived[0] >= due - due[0] - 1e-4)
@@ -173,7 +186,7 @@ def test_what_many_threads_push_is_all_heard() -> None:
     source = PushSource()
     chunk = np.full(1_000, 0.25, np.float32)
     threads = [threading.Thread(target=lambda: [source.push(chunk) for _ in range(50)]) for _ in range(4)]
-    items: list[Sourced] = []
+    items: list[SourceItem] = []
     listener = threading.Thread(target=lambda: items.extend(source))
     for thread in (listener, *threads):
         thread.start()
@@ -181,7 +194,7 @@ def test_what_many_threads_push_is_all_heard() -> None:
         thread.join(10)
     source.close()
     listener.join(10)
-    np.testing.assert_array_equal(heard(items), np.full(200_000, 0.25, np.float32))
+    np.testing.assert_array_equal(samples_of(items), np.full(200_000, 0.25, np.float32))
 
 
 def test_a_live_push_never_waits_and_what_nobody_takes_becomes_a_gap() -> None:
@@ -190,7 +203,7 @@ def test_a_live_push_never_waits_and_what_nobody_takes_becomes_a_gap() -> None:
     source.close()
     items = list(source)
     assert items[0] == Gap(start=0, length=32_000, reason="queue_full")
-    np.testing.assert_array_equal(heard(items), tone(duration_s=3.0)[32_000:])
+    np.testing.assert_array_equal(samples_of(items), tone(duration_s=3.0)[32_000:])
 
 
 def test_a_push_that_waits_for_room_is_let_go_when_the_source_is_closed() -> None:
@@ -312,9 +325,9 @@ def microphone(*lines: ScriptedLine | DeviceError, **settings: Any) -> tuple[Mic
     return source, opener
 
 
-def played(source: MicSource, opener: Opener) -> list[Sourced]:
+def played(source: MicSource, opener: Opener) -> list[SourceItem]:
     """All that comes until the script is over: the source is closed when the last line has fallen silent."""
-    items: list[Sourced] = []
+    items: list[SourceItem] = []
     for item in source:
         items.append(item)
         if isinstance(item, SourceChanged) and item.state == "lost" and not opener.lines:
@@ -327,7 +340,7 @@ def test_a_microphone_of_any_rate_and_channels_is_heard_as_16_khz_mono(rate: int
     sound = tone(440, 0.5) if rate == 16_000 else resample(tone(440, 0.5), 16_000, rate)
     source, opener = microphone(ScriptedLine(chunks(sound, 100.0, rate=rate, channels=channels), rate=rate))
     expected = sound if rate == 16_000 else resample(sound, rate)
-    np.testing.assert_allclose(heard(played(source, opener))[: len(expected)], expected, atol=1e-6)
+    np.testing.assert_allclose(samples_of(played(source, opener))[: len(expected)], expected, atol=1e-6)
 
 
 def test_an_overflow_is_counted_and_its_sound_is_a_gap() -> None:
@@ -338,14 +351,14 @@ def test_an_overflow_is_counted_and_its_sound_is_a_gap() -> None:
     gaps = [item for item in items if isinstance(item, Gap) and item.reason == "overflow"]
     assert [(gap.start, gap.length) for gap in gaps] == [(32_000, 4_800)]
     assert source.overflows == 1
-    assert len(heard(items)) == 40_000
+    assert len(samples_of(items)) == 40_000
 
 
 def test_sound_that_the_ear_did_not_take_in_time_is_a_gap() -> None:
     source, opener = microphone(ScriptedLine(chunks(tone(duration_s=0.4), 10.0), dropped=1_600))
     items = played(source, opener)
     assert items[0] == Gap(start=0, length=1_600, reason="queue_full")
-    assert len(heard(items)) == 6_400
+    assert len(samples_of(items)) == 6_400
 
 
 def test_an_unplugged_microphone_is_said_waited_for_and_heard_again_at_its_true_time() -> None:
@@ -358,7 +371,7 @@ def test_an_unplugged_microphone_is_said_waited_for_and_heard_again_at_its_true_
     )
     source, opener = microphone(*lines)
     items = played(source, opener)
-    heard(items)
+    samples_of(items)
     changes = [(item.state, item.at) for item in items if isinstance(item, SourceChanged)]
     assert changes[:2] == [("lost", 6_400), ("back", 6_400 + 48_000)]
     gap = next(item for item in items if isinstance(item, Gap))

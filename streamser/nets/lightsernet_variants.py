@@ -20,7 +20,7 @@ DECODER_UNITS = 128
 Pooling = Literal["mean", "spread", "attention", "combined"]
 
 
-class LightSerNetIdea(LightSerNet):
+class LightSerNetVariant(LightSerNet):
     """(B, T >= 32, F >= 8) frames to logits.
 
     `cosine_scale` > 0 gives it the additive margin's head, `decode_frames` > 0 a decoder that rebuilds windows of up to

@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 from streamser.audio import Resampler, Samples, to_mono
 
-__all__ = ["Intake", "Pcm"]
+__all__ = ["Pcm", "PcmConverter"]
 
 Pcm = bytes | bytearray | memoryview | NDArray[np.generic]
 """Bytes are 16-bit little-endian PCM; arrays are int8..int64, uint8 or float, (samples,) or (samples, channels)."""
 
 
-class Intake:
+class PcmConverter:
     """A stream of PCM in crumbs: half a sample or half a frame waits for its other half.
 
-    >>> intake = Intake(channels=2)
-    >>> [intake.feed(crumb).tolist() for crumb in (bytes([0, 64, 0]), bytes([64, 0]))]
+    >>> converter = PcmConverter(channels=2)
+    >>> [converter.feed(crumb).tolist() for crumb in (bytes([0, 64, 0]), bytes([64, 0]))]
     [[], [0.5]]
     """
 

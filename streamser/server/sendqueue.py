@@ -9,7 +9,7 @@ from typing import Any
 from streamser.server.protocol import CLOSE_SLOW_READER, Refusal
 
 
-class Outbox:
+class SendQueue:
     """Filled by the event loop, emptied by the client's writer task; nobody ever waits to put.
 
     When `limit` messages wait, the oldest droppable one goes and is counted; when all that wait must be kept,

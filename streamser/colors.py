@@ -7,7 +7,7 @@ from streamser.events import UNCERTAIN, EmotionEvent
 
 # Chosen so that every two stay apart (CIE76 distance of 19 and more) for full sight and for protan, deutan and
 # tritan colour blindness, and each from a dark screen. A colour never says anything alone: words stand beside it.
-COLOURS: dict[str, str] = {
+COLORS: dict[str, str] = {
     "angry": "#DD4E03",
     "happy": "#F4C63A",
     "neutral": "#8C8C8C",
@@ -18,7 +18,7 @@ COLOURS: dict[str, str] = {
     "calm": "#85B9FF",
     "bored": "#A44B40",
 }
-UNCERTAIN_COLOUR = "#B0B0B0"
+UNCERTAIN_COLOR = "#B0B0B0"
 
 # Corpora name the same emotion in many ways: anger, angry, ang; joy, happiness, hap.
 _STEMS = {
@@ -36,16 +36,16 @@ _STEMS = {
 _SPARE = ("#7E6BB0", "#5F9EA0", "#C9A27E", "#6E8B3D")
 
 
-def colour_of(label: str) -> str:
+def color_of(label: str) -> str:
     """The colour of an emotion, the same for all its names.
 
-    >>> colour_of("happiness") == colour_of("joy") == colour_of("happy") == COLOURS["happy"]
+    >>> color_of("happiness") == color_of("joy") == color_of("happy") == COLORS["happy"]
     True
     """
     if label == UNCERTAIN:
-        return UNCERTAIN_COLOUR
+        return UNCERTAIN_COLOR
     known = _STEMS.get(label[:3].lower())
-    return COLOURS[known] if known else _SPARE[sum(map(ord, label)) % len(_SPARE)]
+    return COLORS[known] if known else _SPARE[sum(map(ord, label)) % len(_SPARE)]
 
 
 def caption(event: EmotionEvent) -> str:

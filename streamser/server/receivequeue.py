@@ -9,7 +9,7 @@ from collections import deque
 from streamser.server.protocol import Lost
 
 
-class Inbox:
+class ReceiveQueue:
     """Messages that wait for a worker thread; when it is full its client waits, by TCP's own back pressure."""
 
     def __init__(self, limit_bytes: int) -> None:

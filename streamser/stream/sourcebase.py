@@ -10,7 +10,7 @@ from streamser.audio import SAMPLE_RATE, AudioBlock
 from streamser.events import Gap, SourceChanged
 from streamser.stream.status import SourceState
 
-__all__ = ["Heard", "Source", "SourceConfig", "Sourced"]
+__all__ = ["Source", "SourceConfig", "SourceItem", "TimedBlock"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +57,14 @@ class SourceConfig:
         return round(self.block_ms * SAMPLE_RATE / 1000)
 
 
-class Heard(NamedTuple):
+class TimedBlock(NamedTuple):
     """A block of sound, and when its last sample came in (time.monotonic)."""
 
     block: AudioBlock
     arrived_s: float
 
 
-Sourced = Heard | Gap | SourceChanged
+SourceItem = TimedBlock | Gap | SourceChanged
 """What iterating a source gives."""
 
 
@@ -87,7 +87,7 @@ class Source(Protocol):
     def overflows(self) -> int:
         """How often the sound system said that it lost sound."""
 
-    def __iter__(self) -> Iterator[Sourced]:
+    def __iter__(self) -> Iterator[SourceItem]:
         """Blocks and events until the sound ends or `close` is called."""
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamser.looks import COLOURS, colour_of
+from streamser.colors import COLORS, color_of
 
 # Machado, Oliveira and Fernandes 2009, "A physiologically-based model for simulation of color vision deficiency",
 # severity 1.0, on linear RGB.
@@ -37,21 +37,21 @@ def cielab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("eye", EYES)
 def test_every_two_emotions_stay_apart(eye: str) -> None:
-    seen = {name: cielab(np.array(EYES[eye]) @ linear(colour)) for name, colour in COLOURS.items()}
+    seen = {name: cielab(np.array(EYES[eye]) @ linear(colour)) for name, colour in COLORS.items()}
     distances = {(a, b): float(np.linalg.norm(seen[a] - seen[b])) for a, b in combinations(seen, 2)}
     assert min(distances.values()) >= 19, min(distances, key=lambda pair: distances[pair])
 
 
-@pytest.mark.parametrize("name", COLOURS)
+@pytest.mark.parametrize("name", COLORS)
 def test_every_colour_stands_out_from_a_dark_screen(name: str) -> None:
-    light, dark = (float(TO_XYZ[1] @ linear(colour)) for colour in (COLOURS[name], "#121417"))
+    light, dark = (float(TO_XYZ[1] @ linear(colour)) for colour in (COLORS[name], "#121417"))
     assert (light + 0.05) / (dark + 0.05) >= 3  # what WCAG 2.1 asks of graphical objects
 
 
 @pytest.mark.parametrize("name", ["ang", "Anger", "happiness", "neu", "fear", "surprise", "boredom", "calmness"])
 def test_the_names_that_corpora_use_are_known(name: str) -> None:
-    assert colour_of(name) in COLOURS.values()
+    assert color_of(name) in COLORS.values()
 
 
 def test_an_emotion_nobody_foresaw_has_a_colour_of_its_own() -> None:
-    assert colour_of("awe") == colour_of("awe") not in COLOURS.values()
+    assert color_of("awe") == color_of("awe") not in COLORS.values()

@@ -1,6 +1,6 @@
 """The one inference worker: segments of many streams in, their events out, each stream in its own order.
 
-The mailbox between a stream and the brain is bounded. A partial result that nobody has served yet gives way to a
+The mailbox between a stream and the worker is bounded. A partial result that nobody has served yet gives way to a
 newer one of its stream, or to the final; a final is never dropped. When `waiting_finals` of them wait, `submit`
 waits too, so that a live source loses sound and says so in a Gap, and a replay just takes longer.
 """
@@ -24,15 +24,15 @@ from streamser.settling import Settling
 from streamser.stream.judge import Judge, Novelty, Piece, Question, ask, computes_on_cuda
 from streamser.stream.status import Tally
 
-__all__ = ["Brain", "Deliver", "OnError", "PipelineConfig"]
+__all__ = ["Deliver", "InferenceWorker", "OnError", "PipelineConfig"]
 
 logger = logging.getLogger(__name__)
 
 Deliver = Callable[[Event], None]
-"""Takes one stream's events, in order, on the brain's thread: it must be quick."""
+"""Takes one stream's events, in order, on the worker's thread: it must be quick."""
 
 OnError = Callable[[BaseException], None]
-"""Hears, on the brain's thread, why a stream can go on no longer."""
+"""Takes, on the worker's thread, the error that ended a stream."""
 
 _WAKE_S = 0.25
 
@@ -69,8 +69,8 @@ class PipelineConfig:
 
 
 @dataclass(slots=True)
-class _Seat:
-    """What the brain keeps of one stream."""
+class _StreamState:
+    """What the worker keeps for one stream."""
 
     judge: Judge
     deliver: Deliver
@@ -87,16 +87,16 @@ class _Seat:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One thing to say for a stream: a ready event, or a segment to be judged."""
+    """One item of a stream: a ready event, or a segment to be judged."""
 
-    seat: _Seat
+    state: _StreamState
     item: Segment | Event
-    heard_s: float
+    arrived_s: float
     submitted_s: float
     pieces: list[Piece] = field(default_factory=list)
 
 
-class Brain:
+class InferenceWorker:
     """Judges the segments of any number of streams on one thread.
 
     Everything a stream has to say goes through `submit`, in order: segments become emotion events, events pass as
@@ -107,7 +107,7 @@ class Brain:
         self.recognizer = recognizer
         self.config = config or PipelineConfig()
         self.config.settling(recognizer.bundle)  # a checkpoint that cannot is refused before the first sound
-        self._seats: dict[str, _Seat] = {}
+        self._states: dict[str, _StreamState] = {}
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -117,14 +117,14 @@ class Brain:
         self._dropped = 0
         self._busy_s = 0.0
 
-    def start(self) -> Brain:
+    def start(self) -> InferenceWorker:
         """Begin to work; a second call does nothing."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="streamser-brain", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="streamser-inference", daemon=True)
             self._thread.start()
         return self
 
-    def __enter__(self) -> Brain:
+    def __enter__(self) -> InferenceWorker:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -137,13 +137,13 @@ class Brain:
         stream: str = "main",
         deliver: Deliver,
         lossless: bool = False,
-        heard_s: float | None = None,
+        arrived_s: float | None = None,
         on_error: OnError | None = None,
         tally: Tally | None = None,
     ) -> None:
         """Add what `stream` has to say next; `deliver`, `on_error` and `tally` are taken from its first call.
 
-        `lossless` keeps every partial and waits for room instead. `heard_s` is when the last sound of the item came
+        `lossless` keeps every partial and waits for room instead. `arrived_s` is when the last sound of the item came
         in, on time.monotonic. An error in judging or delivering is told to `on_error`, or delivered as StreamEnded;
         the stream is then over and other streams go on.
         """
@@ -151,28 +151,28 @@ class Brain:
         with self._changed:
             if self._closing:
                 return
-            seat = self._seats.get(stream)
-            if seat is None:
+            state = self._states.get(stream)
+            if state is None:
                 settling = self.config.settling(self.recognizer.bundle)
                 judge = Judge(self.recognizer, self.config.smoothing, stream, settling)
-                seat = self._seats[stream] = _Seat(judge, deliver, on_error, tally or Tally())
-            job = _Job(seat, item, now if heard_s is None else heard_s, now)
+                state = self._states[stream] = _StreamState(judge, deliver, on_error, tally or Tally())
+            job = _Job(state, item, now if arrived_s is None else arrived_s, now)
             if isinstance(item, Segment) and not self._admit(job, lossless):
                 return
-            while self._is_full(seat, lossless) and not self._closing and not seat.failed:
+            while self._is_full(state, lossless) and not self._closing and not state.failed:
                 self._changed.wait(_WAKE_S)
             self._append(job)
 
     def waiting(self, stream: str) -> int:
         """How many things of that stream wait; a host on an event loop looks here before it takes more sound in."""
-        seat = self._seats.get(stream)
-        return seat.waiting if seat else 0
+        state = self._states.get(stream)
+        return state.waiting if state else 0
 
     def metrics(self) -> dict[str, Any]:
         """What an operator wants to see of the worker and its engine."""
         return {
             **self.recognizer.metrics(),
-            "streams": len(self._seats),
+            "streams": len(self._states),
             "waiting": len(self._jobs),
             "segments_judged": self._judged,
             "calls": self._calls,
@@ -197,31 +197,31 @@ class Brain:
 
     def _admit(self, job: _Job, lossless: bool) -> bool:
         """Make room by the rules of the mailbox; False when the segment itself is not worth a place."""
-        seat, segment = job.seat, job.item
+        state, segment = job.state, job.item
         assert isinstance(segment, Segment)
-        if segment.speculative:  # a favour for an idle brain: the same answer later costs nothing but time
-            return not (self._jobs if lossless else seat.partial or seat.finals)
+        if segment.speculative:  # a favour for an idle worker: the same answer later costs nothing but time
+            return not (self._jobs if lossless else state.partial or state.finals)
         if not segment.final:
-            job.pieces = [seat.novelty.of(segment)]
-        if not lossless and seat.partial is not None:
-            job.pieces = [*seat.partial.pieces, *job.pieces] if not segment.final else []
-            self._drop(seat.partial)
-            seat.tally.partials_dropped += 1
+            job.pieces = [state.novelty.of(segment)]
+        if not lossless and state.partial is not None:
+            job.pieces = [*state.partial.pieces, *job.pieces] if not segment.final else []
+            self._drop(state.partial)
+            state.tally.partials_dropped += 1
             self._dropped += 1
-        if seat.ahead is not None:
-            self._drop(seat.ahead)
+        if state.ahead is not None:
+            self._drop(state.ahead)
         return True
 
     def _append(self, job: _Job) -> None:
-        seat, item = job.seat, job.item
-        seat.waiting += 1
+        state, item = job.state, job.item
+        state.waiting += 1
         if isinstance(item, Segment):
             if item.final:
-                seat.finals += 1
+                state.finals += 1
             elif item.speculative:
-                seat.ahead = job
+                state.ahead = job
             else:
-                seat.partial = job
+                state.partial = job
         self._jobs.append(job)
         self._changed.notify_all()
 
@@ -231,17 +231,17 @@ class Brain:
 
     def _forget(self, job: _Job) -> None:
         """The job waits no longer."""
-        seat = job.seat
-        seat.waiting -= 1
-        if seat.partial is job:
-            seat.partial = None
-        elif seat.ahead is job:
-            seat.ahead = None
+        state = job.state
+        state.waiting -= 1
+        if state.partial is job:
+            state.partial = None
+        elif state.ahead is job:
+            state.ahead = None
         elif isinstance(job.item, Segment) and job.item.final:
-            seat.finals -= 1
+            state.finals -= 1
 
-    def _is_full(self, seat: _Seat, lossless: bool) -> bool:
-        return (seat.waiting if lossless else seat.finals) >= self.config.waiting_finals
+    def _is_full(self, state: _StreamState, lossless: bool) -> bool:
+        return (state.waiting if lossless else state.finals) >= self.config.waiting_finals
 
     def _work(self) -> None:
         """The thread: take what waits, judge it, deliver it."""
@@ -251,7 +251,7 @@ class Brain:
             self._busy_s += time.perf_counter() - started
 
     def _take(self) -> list[_Job]:
-        """Jobs in order, as many as one call to the recognizer should serve; none when the brain is closed."""
+        """Jobs in order, as many as one call to the recognizer should serve; none when the worker is closed."""
         batch = self.config.batch if computes_on_cuda(self.recognizer) else 1
         with self._changed:
             while not self._jobs:
@@ -267,11 +267,11 @@ class Brain:
     def _serve(self, jobs: Sequence[_Job]) -> None:
         questions: dict[int, Question] = {}
         for index, job in enumerate(jobs):
-            if isinstance(job.item, Segment) and not job.seat.failed:
+            if isinstance(job.item, Segment) and not job.state.failed:
                 try:
-                    question = job.seat.judge.question(job.item, job.pieces)
+                    question = job.state.judge.question(job.item, job.pieces)
                 except Exception as error:
-                    self._fail(job.seat, error)
+                    self._fail(job.state, error)
                     continue
                 if question is not None:
                     questions[index] = question
@@ -279,8 +279,8 @@ class Brain:
         for index, job in enumerate(jobs):
             if isinstance(job.item, StreamEnded):  # first: who hears it may give the name to a new stream at once
                 with self._changed:
-                    self._seats = {name: seat for name, seat in self._seats.items() if seat is not job.seat}
-            if not job.seat.failed:
+                    self._states = {name: state for name, state in self._states.items() if state is not job.state}
+            if not job.state.failed:
                 self._say(job, answers.get(index))
 
     def _answers(self, jobs: Sequence[_Job], questions: dict[int, Question]) -> dict[int, Prediction]:
@@ -293,7 +293,7 @@ class Brain:
             if len(questions) > 1:
                 alone = [self._answers(jobs, {index: question}) for index, question in questions.items()]
                 return {index: answer for one in alone for index, answer in one.items()}
-            self._fail(jobs[next(iter(questions))].seat, error)
+            self._fail(jobs[next(iter(questions))].state, error)
             return {}
         self._calls += 1
         self._judged += len(answers)
@@ -303,30 +303,30 @@ class Brain:
         try:
             event = job.item
             if isinstance(event, Segment):
-                job.seat.end = event.end
-                said = job.seat.judge.event(event, answer, job.heard_s)
+                job.state.end = event.end
+                said = job.state.judge.event(event, answer, job.arrived_s)
                 if said is None:
                     return
                 event = said
-            job.seat.tally.count(event, (time.monotonic() - job.submitted_s) * 1000)
-            job.seat.deliver(event)
+            job.state.tally.count(event, (time.monotonic() - job.submitted_s) * 1000)
+            job.state.deliver(event)
         except Exception as error:
-            self._fail(job.seat, error)
+            self._fail(job.state, error)
 
-    def _fail(self, seat: _Seat, error: Exception) -> None:
+    def _fail(self, state: _StreamState, error: Exception) -> None:
         """This stream is over; the others go on."""
-        if seat.failed:
+        if state.failed:
             return
-        seat.failed = True
+        state.failed = True
         with self._changed:
             self._changed.notify_all()
-        if seat.on_error is not None:
-            seat.on_error(error)
-        ended = StreamEnded(stream=seat.judge.stream, end=seat.end, error=explain(error))
+        if state.on_error is not None:
+            state.on_error(error)
+        ended = StreamEnded(stream=state.judge.stream, end=state.end, error=explain(error))
         try:
-            seat.deliver(ended)
+            state.deliver(ended)
         except Exception:
-            logger.exception("stream %s: its reader failed twice", seat.judge.stream)
+            logger.exception("stream %s: its reader failed twice", state.judge.stream)
 
 
 def explain(error: BaseException) -> str:

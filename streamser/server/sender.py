@@ -1,4 +1,4 @@
-"""The sending half of a WebSocket: whoever has something to say queues it, one task sends it, nobody waits."""
+"""The sending half of a WebSocket: callers queue messages without waiting, and one task sends them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from aiohttp import web
 
 from streamser.server.metrics import Metrics
 from streamser.server.options import ServerConfig
-from streamser.server.outbox import Outbox
 from streamser.server.protocol import CLOSE_DONE, CLOSE_SLOW_READER, Refusal
+from streamser.server.sendqueue import SendQueue
 
 # Results are small; what waits in the kernel beyond this would only be stale ones.
 _SEND_BUFFER_BYTES = 16 * 1024
@@ -35,7 +35,7 @@ def open_socket(config: ServerConfig) -> web.WebSocketResponse:
     )
 
 
-class Mouth:
+class Sender:
     """Queue with `say`, end with `finish`, give up with `refuse`; `run` is the task that sends."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Mouth:
         config: ServerConfig,
         metrics: Metrics,
     ) -> None:
-        self.outbox = Outbox(config.client_queue)
+        self.queue = SendQueue(config.client_queue)
         self.refusal: Refusal | None = None
         self.on_refuse: Callable[[], object] = lambda: None
         """Called once when the client is given up; its reader must then leave the socket alone."""
@@ -60,12 +60,12 @@ class Mouth:
 
     def say(self, message: dict[str, Any], *, droppable: bool = False) -> None:
         """Queue a message; a client that does not read is refused here."""
-        before = self.outbox.dropped
+        before = self.queue.dropped
         try:
-            self.outbox.put(message, droppable=droppable)
+            self.queue.put(message, droppable=droppable)
         except Refusal as refusal:
             self.refuse(refusal)
-        self._metrics.count("streamser_dropped_total", self.outbox.dropped - before)
+        self._metrics.count("streamser_dropped_total", self.queue.dropped - before)
 
     def refuse(self, refusal: Refusal) -> None:
         """Say why, and close; what already waits is sent first, unless nobody reads it."""
@@ -74,19 +74,19 @@ class Mouth:
         self.refusal = refusal
         self._metrics.count("streamser_refusals_total", reason=refusal.code)
         if refusal.close_code == CLOSE_SLOW_READER:
-            self.outbox.clear()
-        self.outbox.close(refusal.to_dict())
+            self.queue.clear()
+        self.queue.close(refusal.to_dict())
         self.on_refuse()
 
     def finish(self) -> None:
         """Close once all that waits is sent."""
-        self.outbox.close()
+        self.queue.close()
 
     def hang_up(self) -> None:
         """The client has left: forget what waits, but not the last words to a client that is sent away."""
         if self.refusal is None:
-            self.outbox.clear()
-            self.outbox.close()
+            self.queue.clear()
+            self.queue.close()
 
     async def run(self) -> None:
         """Send what waits until the end, then close the socket."""
@@ -102,7 +102,7 @@ class Mouth:
             await self._close()
 
     async def _send(self, patience_s: float) -> None:
-        while (message := await self.outbox.get()) is not None:
+        while (message := await self.queue.get()) is not None:
             await asyncio.wait_for(self._ws.send_str(json.dumps(message)), patience_s)
 
     async def _close(self) -> None:

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import asyncio
+
+from streamser.server.protocol import Lost
+from streamser.server.receivequeue import ReceiveQueue
+
+
+async def test_what_piled_up_comes_out_as_one_piece_no_longer_than_asked_for() -> None:
+    received = ReceiveQueue(1000)
+    for byte in b"abcd":
+        await received.put(bytes([byte]) * 10)
+    assert [(await received.get(25) or (b"", 0.0))[0] for _ in range(2)] == [
+        b"a" * 10 + b"b" * 10,
+        b"c" * 10 + b"d" * 10,
+    ]
+
+
+async def test_a_loss_keeps_its_place_between_the_sounds() -> None:
+    received = ReceiveQueue(1000)
+    for message in (b"aa", Lost(5), b"bb", b"cc"):
+        await received.put(message)
+    await received.close()
+    pieces = []
+    while (piece := await received.get(100)) is not None:
+        pieces.append(piece[0])
+    assert pieces == [b"aa", Lost(5), b"bbcc"]
+
+
+async def test_a_full_inbox_makes_its_client_wait_until_there_is_room() -> None:
+    received = ReceiveQueue(10)
+    await received.put(b"x" * 10)
+    putting = asyncio.create_task(received.put(b"y"))
+    await asyncio.wait({putting}, timeout=0.01)
+    assert not putting.done()
+    assert (await received.get(10) or (b"", 0.0))[0] == b"x" * 10
+    await asyncio.wait_for(putting, 5)
+
+
+async def test_closing_lets_a_waiting_client_go_and_may_forget_what_waits() -> None:
+    received = ReceiveQueue(10)
+    await received.put(b"x" * 10)
+    putting = asyncio.create_task(received.put(b"y"))
+    await asyncio.wait({putting}, timeout=0.01)
+    await received.close(forget=True)
+    await asyncio.wait_for(putting, 5)
+    assert await received.get(10) is None
