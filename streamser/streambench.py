@@ -348,12 +348,12 @@ def stream_markdown(result: StreamResult) -> str:
 
 
 def write_stream_report(result: StreamResult, out: Path) -> Path:
-    """Markdown, JSON and a picture into a folder; returns the Markdown file."""
-    from streamser.training.plots import plot_seconds
+    """Markdown, JSON and (with matplotlib) a picture into a folder; returns the Markdown file."""
+    from streamser.training.plots import can_draw, plot_seconds
 
     out.mkdir(parents=True, exist_ok=True)
     text = stream_markdown(result)
-    if result.seconds:
+    if result.seconds and can_draw():
         points = [(row.seconds, row.right, row.count) for row in result.seconds]
         plot_seconds(points, result.finals.wa.value, out / "seconds.png")
         text += "\n![accuracy against time](seconds.png)\n"

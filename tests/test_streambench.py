@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -216,3 +217,18 @@ def test_the_command_writes_the_benchmark(
     values = json.loads((tmp_path / "out" / "stream.json").read_text(encoding="utf-8"))
     assert values["plan"]["minutes"] == 1.0 and values["utterances"] > 5
     assert (tmp_path / "out" / "stream.md").read_text(encoding="utf-8").startswith("# tiny on composed streams")
+
+
+def test_without_matplotlib_the_benchmark_is_written_without_its_picture(
+    clips: list[Clip], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"] + ["matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    corpus = clips[0].path.parent
+    rows = [f"{clip.path.name},{clip.speaker[-1]},{clip.label}" for clip in clips]
+    (corpus / "manifest.csv").write_text("path,speaker,emotion\n" + "\n".join(rows), encoding="utf-8")
+    bundle, out = make_bundle(tmp_path / "tiny"), tmp_path / "out"
+    assert main(["evaluate", str(bundle.path), str(corpus), "--stream", "--minutes", "1", "--out", str(out)]) == 0
+    assert "matplotlib" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == ["stream.json", "stream.md"]
+    assert "png" not in (out / "stream.md").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     if args.model is None or not args.corpora:
         raise CorpusError("give a model and at least one corpus: streamser evaluate MODEL CORPUS... (see --help)")
     config = load_run_config(args)
+    for notice in _missing_pictures(args):
+        print(f"streamser: {notice}", file=sys.stderr)
     recognizer = open_recognizer(config.recognizer)
     clips, reports = read_corpora(args.corpora)
     clips, dropped = map_labels(clips, label_mapping(recognizer.labels, _mapping(args.map)))
@@ -99,6 +102,19 @@ def run(args: argparse.Namespace) -> int:
     return _run_clips(args, recognizer, clips, dropped, noise)
 
 
+def _missing_pictures(args: argparse.Namespace) -> list[str]:
+    """What the report will lack because a library is not installed: known now, not after minutes of judging."""
+    if find_spec("matplotlib") is None:
+        return ["matplotlib is not installed, so the report has no pictures: pip install 'streamser[plot]'"]
+    if _wants_map(args) and find_spec("sklearn") is None:
+        return ["sklearn is not installed, so the report has no map of the embedding: pip install 'streamser[torch]'"]
+    return []
+
+
+def _wants_map(args: argparse.Namespace) -> bool:
+    return not (args.quick or args.stream)
+
+
 def _mapping(words: list[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
     if any(not (label and equals and target) for label, equals, target in pairs):
@@ -111,10 +127,11 @@ def _plan_of(args: argparse.Namespace) -> EvaluationConfig:
         ways = _QUICK_DEGRADE if args.quick else tuple(DEGRADATIONS)
     else:
         ways = () if args.degrade == "none" else tuple(args.degrade.split(","))
+    embed = _wants_map(args) and all(find_spec(name) is not None for name in ("matplotlib", "sklearn"))
     limit = args.limit or (_QUICK_CLIPS if args.quick else 0)
     try:
         return EvaluationConfig(
-            degrade=ways, clips=limit, embed=not args.quick, seen=args.seen, seed=args.seed, degrade_clips=limit or 400
+            degrade=ways, clips=limit, embed=embed, seen=args.seen, seed=args.seed, degrade_clips=limit or 400
         )
     except ValueError as error:
         raise CorpusError(f"--{error}") from error

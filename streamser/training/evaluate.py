@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamser.audio import Samples, read_audio
-from streamser.errors import AudioError, CorpusError
+from streamser.errors import AudioError, CorpusError, MissingExtraError
 from streamser.recognizer import Recognizer
 from streamser.training import metrics
 from streamser.training.clips import Clip, Problem
@@ -269,6 +270,8 @@ def evaluate(
     `noise` are recordings without speech. `progress(what, done, of)` is told after every few clips.
     """
     config = config or EvaluationConfig()
+    if config.embed and find_spec("sklearn") is None:
+        raise MissingExtraError("the map of the embedding (EvaluationConfig.embed)", "torch")
     began = time.monotonic()
     unseen, independence = unseen_clips(recognizer.bundle, clips)
     judged = sample_clips(unseen, config.clips, config.seed)

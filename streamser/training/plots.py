@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 # Apart for full and for impaired colour vision (Okabe and Ito); corpora have no colours of their own.
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed: without it a report is written without its pictures."""
+    return find_spec("matplotlib") is not None
 
 
 def figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
@@ -156,6 +162,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], best_epoch: int, title: 
 
 
 __all__ = [
+    "can_draw",
     "figure",
     "plot_bars",
     "plot_confusion",

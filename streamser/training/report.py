@@ -176,11 +176,22 @@ def _speakers(e: Evaluation) -> str:
 
 
 def write_report(evaluation: Evaluation, out: Path) -> Path:
-    """Markdown, JSON and pictures into a folder; returns the Markdown file."""
-    from streamser.training import plots
-
+    """Markdown, JSON and (with matplotlib) pictures into a folder; returns the Markdown file."""
     out.mkdir(parents=True, exist_ok=True)
     e = evaluation
+    pictures = _draw(e, out)
+    (out / NUMBERS).write_text(json.dumps(e.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    report = out / REPORT
+    report.write_text(markdown(e, pictures), encoding="utf-8")
+    return report
+
+
+def _draw(e: Evaluation, out: Path) -> list[str]:
+    """The report's pictures; returns their names, none when there is nothing to draw with."""
+    from streamser.training import plots
+
+    if not plots.can_draw():
+        return []
     plots.plot_confusion(e.whole, out / "confusion.png")
     plots.plot_reliability(e.answers, out / "reliability.png")
     plots.plot_risk_coverage(e.answers, out / "risk_coverage.png")
@@ -194,10 +205,7 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
     if e.embedding:
         plots.plot_embedding(e.embedding, out / "embedding.png")
         pictures.append("embedding.png")
-    (out / NUMBERS).write_text(json.dumps(e.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    report = out / REPORT
-    report.write_text(markdown(e, pictures), encoding="utf-8")
-    return report
+    return pictures
 
 
 # ---- folds

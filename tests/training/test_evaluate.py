@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from makers import LABELS, babble, make_bundle, noise, tone
 
 from streamser.bundle import Bundle
 from streamser.cli import main
-from streamser.errors import CorpusError
+from streamser.errors import CorpusError, MissingExtraError
 from streamser.recognizer import Recognizer, load
 from streamser.training.clips import Clip
 from streamser.training.corpora import map_labels, read_corpus
@@ -270,3 +271,37 @@ def test_voices_louder_than_the_map_can_show_do_not_stop_it(recognizer: Recogniz
     result = evaluate(recognizer, sounds, quick(embed=True))
     assert result.embedding is not None
     assert result.embedding.points.shape == (12, 2) and np.isfinite(result.embedding.points).all()
+
+
+@pytest.mark.parametrize(("missing", "extra"), [("matplotlib", "plot"), ("sklearn", "torch")])
+def test_a_library_that_only_draws_is_named_first_and_the_report_is_written_without_its_pictures(
+    missing: str,
+    extra: str,
+    corpora: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [missing, *(name for name in sys.modules if name.startswith(f"{missing}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    bundle, out = trained_on(tmp_path), tmp_path / "report"
+    words = ["evaluate", str(bundle.path), *map(str, corpora), "--out", str(out), "--degrade", "gain-20"]
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("streamser: ") and said.count("\n") == 1
+    assert missing in said and f"pip install 'streamser[{extra}]'" in said
+    report = (out / "report.md").read_text(encoding="utf-8")
+    shown = [path.name for path in out.glob("*.png")]
+    assert "embedding.png" not in report and ("confusion.png" in report) is (missing == "sklearn")
+    assert all(f"({name})" in report for name in shown)
+    assert json.loads((out / "report.json").read_text(encoding="utf-8"))["whole"]["clips"] == 40
+
+
+def test_a_map_of_the_embedding_without_scikit_learn_is_refused_before_anything_is_judged(
+    recognizer: Recognizer, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    judged: list[int] = []
+    with pytest.raises(MissingExtraError, match=r"streamser\[torch\]"):
+        evaluate(recognizer, clips, EvaluationConfig(degrade=()), progress=lambda what, done, of: judged.append(done))
+    assert not judged
