@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,11 @@ from streamser.bundle import Bundle
 from streamser.engines import Counters, check_frames, check_length
 from streamser.errors import BundleError, EngineError
 from streamser.features import Frames, silent_frame
+
+logger = logging.getLogger(__name__)
+
+_MEMORY_BYTES = 4 << 30
+"""What all graphs of a process may have in use at once; the largest published net needs some 100 MB for a window."""
 
 _FATAL_ONLY = 4  # onnxruntime's log level: what it has to say arrives as an exception
 
@@ -32,7 +39,7 @@ class OnnxEngine:
         self._bundle = bundle
         self._threads = threads
         self._counters = Counters()
-        graph = bundle.read("model.onnx")  # verified: no other byte reaches native code
+        graph = bundle.graph()  # verified: no other byte reaches native code
         try:
             self._session = _open_session(graph, threads)
         except Exception as error:  # onnxruntime has no common base for its exceptions
@@ -104,9 +111,29 @@ class OnnxEngine:
 
 
 def _open_session(graph: bytes, threads: int) -> Any:
+    _limit_memory()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # never guess another format from the bytes
+    options.add_session_config_entry("session.use_env_allocators", "1")
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def _limit_memory() -> None:
+    """Give the sessions of this process one allocator that refuses to grow beyond `_MEMORY_BYTES`.
+
+    A graph of some hundred bytes may ask for any amount: then its session fails, and the process goes on.
+    """
+    place = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    # Minus one keeps a default: how the arena grows, and the size of its first chunk.
+    limits = onnxruntime.OrtArenaCfg(_MEMORY_BYTES, -1, -1, -1)
+    try:
+        onnxruntime.create_and_register_allocator(place, limits)
+    except Exception as error:  # the host program has registered one of its own, which then holds for us too
+        logger.debug("onnxruntime keeps the allocator it has (%s)", error)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from streamser.errors import BundleError
 from streamser.features import FeatureConfig, Frames, from_log_mel
 from streamser.nets.layers import SerNet
+from streamser.onnxgraph import check_graph
 
 OPSET = 17
 _LONG = 1024  # values below which half the size is not worth a node
@@ -43,7 +44,8 @@ def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
     """The net in evaluation mode as ONNX: frames (batch, time, bins) -> logits, embedding.
 
     The graph's numbers are compared with torch's at several lengths and batch sizes; a graph that differs by
-    more than `TOLERANCE` raises BundleError. The net's own mode, device and memory layout are left as they are.
+    more than `TOLERANCE` raises BundleError, one that the runtime would refuse raises ValueError. The net's own mode,
+    device and memory layout are left as they are.
     """
     if net.n_classes != n_classes or net.bins != features.bins:
         raise ValueError(
@@ -72,6 +74,7 @@ def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
             dynamo=False,
         )
     graph = narrowed(buffer.getvalue())
+    check_graph(graph)
     check_onnx(twin, features, graph)
     return graph
 

