@@ -133,6 +133,7 @@ function showNotice() {
   const there = `this streamser server (${location.host})`;
   const recording = kind === "server" ? health?.recording : source.recording ?? health?.recording;
   $("notice").dataset.record = Boolean(recording);
+  $("notice").dataset.cut = Boolean(source.isCut);
   const stored = recording
     ? " It is being RECORDED to a folder there, because the server was started with ‑‑record."
     : " It is not stored.";
@@ -178,7 +179,7 @@ function showVerdict() {
     $("verdict-word").textContent = "–";
     $("verdict-note").textContent = "Nothing heard yet.";
   } else {
-    const when = latest.final ? "last utterance" : "so far";
+    const when = whenJudged(latest);
     $("verdict-word").textContent = sure ? latest.label : "uncertain";
     $("verdict-note").textContent = sure
       ? `${percent(latest.confidence)} confident, ${when}`
@@ -191,12 +192,18 @@ function showVerdict() {
   }
 }
 
+/** Which part of the session a result is about. */
+function whenJudged(utterance) {
+  if (!utterance.final) return "so far";
+  return utterance === session.finals.at(-1) ? "last utterance" : `utterance at ${clock(utterance.start)}`;
+}
+
 function showFinal(utterance) {
   const row = item("tr", { className: utterance.uncertain ? "unsure" : "" });
   row.dataset.key = utterance.key;
   row.dataset.label = utterance.label;
   row.dataset.final = "true";
-  const go = item("button", { type: "button", ariaLabel: `${clock(utterance.start)}, show on the timeline` }, clock(utterance.start));
+  const go = item("button", { type: "button", className: "go", ariaLabel: `${clock(utterance.start)}, show on the timeline` }, clock(utterance.start));
   go.addEventListener("click", () => select(utterance));
   const meter = item("span", { className: "meter" }, item("i", { ariaHidden: "true" }, item("b", {})), percent(utterance.confidence));
   meter.querySelector("b").style.width = `${100 * utterance.confidence}%`;
@@ -265,6 +272,7 @@ function makeListener(kind) {
       showNotice();
       session.breakOff();
       showVad("off");
+      level = 0;
       timeline.stale = true;
     },
     failed: (error) => stop(error),
@@ -535,3 +543,5 @@ function begin() {
 }
 
 begin();
+
+export { session, timeline };

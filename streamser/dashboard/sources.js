@@ -166,8 +166,8 @@ export class BrowserMicrophone {
 
   #heard({ pcm, low, high, rms }) {
     const link = this.connection?.link;
+    if (!link?.isReady) return; // while the line is down nothing is sent, nothing is kept, and the meter is dark
     this.listener.level(rms);
-    if (!link?.isReady) return; // while the line is down nothing is sent, and nothing is kept
     const rate = this.context.sampleRate;
     const samples = pcm.byteLength / 2;
     const start = (this.sent + this.lost) / rate;
@@ -327,6 +327,7 @@ export class FileSource {
     await new Promise((resolve) => {
       this.finish = resolve;
       this.timer = setInterval(() => this.#tick(), 50);
+      if (this.isSkipped) this.skip();
     });
   }
 
@@ -361,6 +362,7 @@ export class FileSource {
 
   /** Show the rest at once. */
   skip() {
+    this.isSkipped = true; // also when it is asked for before the server has answered
     if (!this.finish) return;
     clearInterval(this.timer);
     this.audio.pause();

@@ -37,9 +37,24 @@ export class Timeline {
     return this.end === null;
   }
 
-  zoom(step) {
+  /**
+   * Show a longer (1) or a shorter time (-1). What is at the anchor stays where it is: a given time, else the selected
+   * utterance where it can be seen, else the right edge.
+   */
+  zoom(step, anchor = this.#anchor()) {
+    const left = this.rightEdge - this.span;
+    const share = anchor === null ? 1 : (anchor - left) / this.span;
     this.spanIndex = Math.max(0, Math.min(SPANS_S.length - 1, this.spanIndex + step));
+    if (anchor !== null) this.show(anchor + (1 - share) * this.span);
     this.stale = true;
+  }
+
+  /** The middle of the selected utterance, when it is in the picture. */
+  #anchor() {
+    const utterance = this.session.byKey.get(this.selected);
+    if (!utterance) return null;
+    const middle = (utterance.start + this.#endOf(utterance)) / 2;
+    return this.rightEdge - this.span <= middle && middle <= this.rightEdge ? middle : null;
   }
 
   scroll(seconds) {
@@ -67,6 +82,15 @@ export class Timeline {
     const box = this.canvas.getBoundingClientRect();
     const time = this.rightEdge - this.span + ((clientX - box.left - GUTTER) / (box.width - GUTTER)) * this.span;
     return this.session.utterances.findLast((u) => u.start <= time && time <= this.#endOf(u)) ?? null;
+  }
+
+  /** Left and right edge of an utterance in pixels of the canvas, wherever it is. */
+  place(key) {
+    const utterance = this.session.byKey.get(key);
+    if (!utterance) return null;
+    const scale = (this.canvas.clientWidth - GUTTER) / this.span;
+    const left = this.rightEdge - this.span;
+    return [utterance.start, this.#endOf(utterance)].map((time) => GUTTER + (time - left) * scale);
   }
 
   #endOf(utterance) {

@@ -1,14 +1,24 @@
-"""A server that every test of this folder may talk to."""
+"""Servers that the tests of this folder may talk to, and a recording for the browser."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+from browsing import coloured
+from makers import make_bundle, silence
+from running import Running, running
 from talking import serving
 
-from streamser.recognizer import Recognizer
+from streamser.audio import SAMPLE_RATE, resample
+from streamser.bundle import Bundle, Calibration
+from streamser.recognizer import Recognizer, load
 from streamser.server.app import Server
+from streamser.stream.pipeline import replay
 
 
 @pytest.fixture
@@ -16,3 +26,37 @@ async def server(recognizer: Recognizer) -> AsyncIterator[Server]:
     """The tiny checkpoint, served on a free port of loopback."""
     async with serving(recognizer) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def sure(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A checkpoint that is sure of itself: a hair's breadth between two ways of sound does not change its answer."""
+    folder = tmp_path_factory.mktemp("models") / "sure"
+    return make_bundle(folder, calibration=Calibration(temperature=0.2, threshold=0.6))
+
+
+@pytest.fixture(scope="module")
+def judge(sure: Bundle) -> Recognizer:
+    return load(sure.path, "cpu")
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two utterances of two answers, as the 48 kHz stereo that the fake microphone of the browser wants."""
+    parts = [silence(1.2), coloured(bright=True), silence(1.2), coloured(bright=False), silence(1.5)]
+    sound = resample(np.concatenate(parts), SAMPLE_RATE, 48_000)
+    path = tmp_path_factory.mktemp("sound") / "talk.wav"
+    soundfile.write(path, np.stack([sound, sound], axis=1), 48_000, subtype="PCM_16")
+    return path
+
+
+@pytest.fixture(scope="module")
+def serve(sure: Bundle) -> Iterator[Running]:
+    with running(sure.path) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def truth(judge: Recognizer, talk: Path) -> list[dict[str, Any]]:
+    """What `streamser replay` says of the same file."""
+    return [event.to_dict() for event in replay(talk, model=judge)]

@@ -1,167 +1,24 @@
-"""The page in a real browser, whose microphone is a file."""
+"""The page in a real browser gives what `streamser replay` gives, says what happens, and can be used by everybody."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import soundfile
-from makers import babble, make_bundle, silence
+from browsing import browsing, needs_browser
+from makers import make_bundle
 from running import Running, running
 from talking import finals, plain
 
-from streamser.audio import SAMPLE_RATE, Samples, resample
 from streamser.bundle import Bundle, Calibration
 from streamser.outputs import open_writer
-from streamser.recognizer import Recognizer, load
+from streamser.recognizer import Recognizer
 from streamser.stream.pipeline import replay
 
-webdriver = pytest.importorskip("selenium.webdriver")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-DEADLINE_S = 60.0
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="chromium and chromedriver are not installed"),
-]
-
-# What a browser does behind its user's back, and what it asks its user, is switched off.
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-dev-shm-usage",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--autoplay-policy=no-user-gesture-required",
-    "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
-    "--window-size=1280,1000",
-)
-
-
-@pytest.fixture(scope="module")
-def sure(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A checkpoint that is sure of itself: a hair's breadth between two ways of sound does not change its answer."""
-    folder = tmp_path_factory.mktemp("models") / "sure"
-    return make_bundle(folder, calibration=Calibration(temperature=0.2, threshold=0.6))
-
-
-@pytest.fixture(scope="module")
-def judge(sure: Bundle) -> Recognizer:
-    return load(sure.path, "cpu")
-
-
-def coloured(*, bright: bool) -> Samples:
-    """A voice through a filter that the test's checkpoint cannot mistake for the other."""
-    voice = babble(1.8, 1, level=0.4)
-    hz = np.fft.rfftfreq(len(voice), 1 / SAMPLE_RATE)
-    gain = hz / (hz + 1500) if bright else 1 / (1 + (hz / 400) ** 2)
-    filtered = np.fft.irfft(np.fft.rfft(voice) * gain, len(voice))
-    return (0.3 * filtered / np.abs(filtered).max()).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two utterances of two answers, as the 48 kHz stereo that the fake microphone of the browser wants."""
-    parts = [silence(1.2), coloured(bright=True), silence(1.2), coloured(bright=False), silence(1.5)]
-    sound = resample(np.concatenate(parts), SAMPLE_RATE, 48_000)
-    path = tmp_path_factory.mktemp("sound") / "talk.wav"
-    soundfile.write(path, np.stack([sound, sound], axis=1), 48_000, subtype="PCM_16")
-    return path
-
-
-@pytest.fixture(scope="module")
-def serve(sure: Bundle) -> Iterator[Running]:
-    with running(sure.path) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def truth(judge: Recognizer, talk: Path) -> list[dict[str, Any]]:
-    """What `streamser replay` says of the same file."""
-    return [event.to_dict() for event in replay(talk, model=judge)]
-
-
-class Page:
-    """The dashboard, as a user handles it."""
-
-    def __init__(self, driver: Any, url: str) -> None:
-        self.driver = driver
-        self.url = url.partition("#")[0]
-        driver.get(url)
-        self.until(lambda: "model" in self.text("#model"))
-
-    def do(self, script: str) -> Any:
-        return self.driver.execute_script(script)
-
-    def find(self, selector: str) -> Any:
-        return self.driver.find_element("css selector", selector)
-
-    def text(self, selector: str) -> str:
-        return str(self.find(selector).text)
-
-    def press(self, key: str) -> None:
-        """A key on the page itself."""
-        self.find("body").send_keys(key)
-
-    def rows(self) -> list[tuple[str, str, float]]:
-        """Emotion, as it is shown, the likeliest label and the confidence of every utterance, the first one first."""
-        script = """return [...document.querySelectorAll("#rows tr")].reverse().map((row) => [
-            row.querySelector(".emotion").textContent, row.dataset.label, row.querySelector(".meter").textContent])"""
-        return [(shown, label, _share(meter)) for shown, label, meter in self.do(script)]
-
-    def until(self, holds: Callable[[], object]) -> None:
-        """Wait, looking ten times a second."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not holds():
-            assert time.monotonic() < deadline, f"{self.text('#link')} {self.text('#trouble')} {self.rows()}"
-            self.do("return new Promise((resolve) => setTimeout(resolve, 100))")
-
-    def export(self, kind: str) -> str:
-        """What a click on an export button would have saved."""
-        script = """
-            window.URL.createObjectURL = (blob) => { window.saved = blob; return "#"; };
-            document.getElementById("export-" + arguments[0]).click();
-            return window.saved.text();"""
-        return str(self.driver.execute_script(script, kind))
-
-    def complaints(self) -> list[str]:
-        """What the browser's console has to say, and what was fetched from elsewhere."""
-        fetched = self.do("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-        elsewhere = [name for name in fetched if not name.startswith((self.url, "data:", "blob:"))]
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"] + elsewhere
-
-
-def _share(text: str) -> float:
-    return float(text.strip("<> %").replace(" ", "")) / 100
-
-
-@contextmanager
-def browsing(url: str, microphone: Path, profile: Path, *flags: str) -> Iterator[Page]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    hears = f"--use-file-for-fake-audio-capture={microphone}%noloop"
-    for flag in (*FLAGS, hears, f"--user-data-dir={profile}", *flags):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-    try:
-        yield Page(driver, url)
-    finally:
-        driver.quit()
+pytestmark = needs_browser
 
 
 def test_the_browsers_microphone_gives_the_finals_that_replay_gives_for_the_same_file(

@@ -1,0 +1,116 @@
+"""The page can be read and used in every state, and its words and colors are true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from browsing import Page, browsing, needs_browser
+from makers import babble
+from running import Running, running
+
+from streamser.audio import SAMPLE_RATE
+from streamser.bundle import Bundle
+
+pytestmark = needs_browser
+
+
+def show_file(page: Page, talk: Path, utterances: int = 2) -> None:
+    """Open a sound file and show all of it."""
+    page.find("#file").send_keys(str(talk))
+    page.until(lambda: page.find("#skip").is_displayed())
+    page.find("#skip").click()
+    page.until(lambda: page.text("#main") == "Open a sound file")
+    assert len(page.rows()) == utterances
+
+
+def hover_over_every_button(page: Page) -> list[str]:
+    """Contrast violations of each visible button while the pointer is on it."""
+    found = []
+    for button in page.driver.find_elements("css selector", "button"):
+        if button.is_displayed() and button.is_enabled():
+            page.hover(button)
+            page.do("arguments[0].dataset.probe = ''", button)
+            found += page.axe("[data-probe]", "color-contrast")
+            page.do("delete arguments[0].dataset.probe", button)
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_any_state_and_every_button_can_be_read_under_the_pointer(
+    serve: Running, talk: Path, tmp_path: Path, scheme: str
+) -> None:
+    with browsing(serve.url, talk, tmp_path) as page:
+        page.look(scheme)
+        assert page.axe() == []
+        show_file(page, talk)
+        assert page.axe() == []
+        assert hover_over_every_button(page) == []
+        for opener, dialog in (("#help-open", "#help"), ("#about-open", "#about")):
+            page.find(opener).click()
+            assert page.find(dialog).is_displayed()
+            assert page.axe() == []
+            assert hover_over_every_button(page) == []
+            page.find(f"{dialog} [data-close]").click()
+        page.do("document.querySelector('input[value=browser]').click()")
+        page.press("s")
+        page.until(lambda: page.text("#main") == "Stop listening")
+        page.hover(page.find("#main"))
+        assert page.axe() == []
+        page.look(scheme, 360, 740)
+        assert page.axe() == []
+
+
+def test_a_cut_connection_turns_the_notice_into_a_warning_and_the_level_meter_dark(
+    sure: Bundle, tmp_path: Path
+) -> None:
+    loud = tmp_path / "loud.wav"
+    soundfile.write(loud, np.repeat(babble(60.0, 1, level=0.4)[:, None], 2, axis=1), SAMPLE_RATE)
+    with running(sure.path) as server, browsing(server.url, loud, tmp_path / "profile") as page:
+        page.press("s")
+        page.until(lambda: page.do("return document.getElementById('level').style.transform") != "scaleX(0)")
+        blue = page.find("#notice").value_of_css_property("border-left-color")
+        server.end()
+        page.until(lambda: "trying again" in page.text("#link"))
+        assert page.find("#notice").value_of_css_property("border-left-color") != blue
+        assert page.find("#notice").value_of_css_property("border-left-color") == page.find(
+            "#link"
+        ).value_of_css_property("color")
+        page.until(lambda: page.do("return document.getElementById('level').style.transform") == "scaleX(0)")
+        levels = page.do(
+            """return new Promise((resolve) => { const seen = new Set(); const each = setInterval(() =>
+            seen.add(document.getElementById("level").style.transform), 20);
+            setTimeout(() => { clearInterval(each); resolve([...seen]); }, 600); })"""
+        )
+        assert levels == ["scaleX(0)"]
+
+
+def test_the_selected_utterance_is_named_by_its_time_and_stays_in_sight_when_one_zooms(
+    serve: Running, talk: Path, tmp_path: Path
+) -> None:
+    selected_x = "return import('/app.js').then(({ timeline }) => timeline.place(timeline.selected))"
+    with browsing(serve.url, talk, tmp_path) as page:
+        show_file(page, talk)
+        page.until(lambda: "last utterance" in page.text("#verdict-note"))
+        older = page.driver.find_elements("css selector", "#rows button.go")[-1]
+        older.click()
+        page.until(lambda: f"utterance at {older.text}" in page.text("#verdict-note"))
+        width = page.do("return document.getElementById('canvas').clientWidth")
+        for button in ("#zoom-in", "#zoom-in", "#zoom-out", "#zoom-out", "#zoom-out", "#zoom-in"):
+            page.find(button).click()
+            left, right = page.do(selected_x)
+            assert 0 < left < right <= width, button
+        assert page.do("return document.querySelectorAll('#rows tr.selected').length") == 1
+
+
+def test_a_skip_that_is_asked_for_before_the_answer_is_not_forgotten(
+    serve: Running, talk: Path, tmp_path: Path
+) -> None:
+    with browsing(serve.url, talk, tmp_path) as page:
+        page.do("HTMLMediaElement.prototype.play = () => Promise.resolve()")  # a player that never gets anywhere
+        page.do("document.getElementById('file').addEventListener('change', () => setTimeout(() => skip.click()))")
+        page.find("#file").send_keys(str(talk))
+        page.until(lambda: page.text("#main") == "Open a sound file")
+        assert len(page.rows()) == 2
