@@ -21,6 +21,8 @@ Samples = NDArray[np.float32]
 # HQ: -100 dB stop band at about 30 ms of delay; VHQ doubles the delay for nothing a 16 kHz model could hear.
 _QUALITY = "HQ"
 
+_NO_REGULAR_FILE = 7  # SFE_BAD_FILE of libsndfile
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AudioBlock:
@@ -146,6 +148,24 @@ def check_finite(samples: Samples, what: str) -> Samples:
     return samples
 
 
+def decoder_words(error: Exception) -> str:
+    """Why libsndfile refuses a file, without the file's name, which the caller gives, or the name of a Python object.
+
+    >>> import io
+    >>> try:
+    ...     soundfile.SoundFile(io.BytesIO(b"letter"))
+    ... except soundfile.LibsndfileError as error:
+    ...     print(decoder_words(error))
+    format not recognised
+    """
+    if not isinstance(error, soundfile.LibsndfileError):
+        return str(error)
+    if error.code == _NO_REGULAR_FILE:  # its MP3 reader's word for any file that is not MP3
+        return "format not recognised"
+    words = str(error.error_string).strip().rstrip(".")
+    return words[:1].lower() + words[1:]
+
+
 def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Samples:
     """Read a WAV, FLAC, Ogg or MP3 file of any rate, channel count and sample type as mono float32.
 
@@ -159,7 +179,7 @@ def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Sam
     try:
         pcm, rate = soundfile.read(name, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
-        raise AudioError(f"{name}: not a sound file that can be read ({error}); WAV, FLAC, Ogg and MP3 are") from error
+        raise AudioError(f"{name}: not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are") from error
     if not len(pcm):
         raise AudioError(f"{name}: the file holds no samples")
     mono = check_finite(to_mono(pcm), name)

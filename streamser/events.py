@@ -51,11 +51,16 @@ class SpeechStarted(Event):
     continues: bool = False
     """True when it is the next piece of an utterance that was cut at the maximum length."""
 
+    @property
+    def start_s(self) -> float:
+        """`start` in seconds since the stream began."""
+        return _seconds(self.start)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             **Event.to_dict(self),
             "utterance": self.utterance,
-            "start_s": _seconds(self.start),
+            "start_s": self.start_s,
             "continues": self.continues,
         }
 
@@ -85,13 +90,23 @@ class EmotionEvent(Event):
     latency_ms: float = field(default=0.0, compare=False)
     """Wall time from the arrival of the last sample judged to this event."""
 
+    @property
+    def start_s(self) -> float:
+        """`start` in seconds since the stream began."""
+        return _seconds(self.start)
+
+    @property
+    def end_s(self) -> float:
+        """`end` in seconds since the stream began."""
+        return _seconds(self.end)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             **Event.to_dict(self),
             "utterance": self.utterance,
             "seq": self.seq,
-            "start_s": _seconds(self.start),
-            "end_s": _seconds(self.end),
+            "start_s": self.start_s,
+            "end_s": self.end_s,
             "final": self.final,
             "label": self.label,
             "scores": {name: round(float(score), 4) for name, score in self.scores.items()},
@@ -112,12 +127,22 @@ class SpeechEnded(Event):
     end: int
     reason: Literal["silence", "max_length", "stream_end", "gap"] = "silence"
 
+    @property
+    def start_s(self) -> float:
+        """`start` in seconds since the stream began."""
+        return _seconds(self.start)
+
+    @property
+    def end_s(self) -> float:
+        """`end` in seconds since the stream began."""
+        return _seconds(self.end)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             **Event.to_dict(self),
             "utterance": self.utterance,
-            "start_s": _seconds(self.start),
-            "end_s": _seconds(self.end),
+            "start_s": self.start_s,
+            "end_s": self.end_s,
             "reason": self.reason,
         }
 

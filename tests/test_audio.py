@@ -274,3 +274,13 @@ def test_blocks_and_segments_know_their_end_and_duration() -> None:
     assert (block.end, block.duration_s) == (2_400, 0.05)
     segment = Segment(utterance=0, start=1_600, samples=block.samples, final=True)
     assert (segment.end, segment.duration_s) == (2_400, 0.05)
+
+
+@pytest.mark.parametrize("name", ["letter.wav", "letter.mp3", "letter.flac"])
+def test_an_error_names_the_file_once_and_no_object_of_python(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("Dear Sir or Madam, this is no sound.\n" * 50)
+    with pytest.raises(AudioError) as caught:
+        read_audio(path)
+    said = str(caught.value)
+    assert said == f"{path}: not a sound file that can be read (format not recognised); WAV, FLAC, Ogg and MP3 are"

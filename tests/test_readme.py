@@ -5,12 +5,26 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from makers import babble, silence
 
+import streamser
+from streamser.audio import resample
 from streamser.cli import VERBS
+from streamser.recognizer import Recognizer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    """One utterance, half a second after the beginning."""
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, np.concatenate([silence(0.8), babble(1.5), silence(0.8)]), 16_000)
+    return path
 
 
 def commands() -> list[str]:
@@ -44,3 +58,29 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         cli.main([verb, "--help"])
     assert stop.value.code == 0
     assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+
+
+def test_the_first_example_prints_seconds(
+    recognizer: Recognizer, talk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("streamser.listen", lambda: streamser.replay(talk, model=recognizer))
+    exec(python_blocks()[0], {})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert 0.3 < float(line.split()[0]) < 0.7
+
+
+def test_the_push_example_gives_the_final_of_an_utterance_that_the_sound_ends_in(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamser.load", lambda: recognizer)
+    monkeypatch.setattr("streamser.read_audio", lambda name: babble(1.2))
+    told: list[streamser.Event] = []
+    microphone = np.array_split(resample(babble(1.2), 16_000, 48_000), 20)
+    (block,) = [block for block in python_blocks() if "stream.push" in block]
+    exec(block.replace("...", "told.append(event)"), {"streamser": streamser, "microphone": microphone, "told": told})
+    assert [event.final for event in told if isinstance(event, streamser.EmotionEvent)][-1]
+    assert isinstance(told[-1], streamser.StreamEnded)

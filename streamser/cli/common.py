@@ -61,7 +61,14 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the events to a .jsonl, .csv, .vtt, .TextGrid, .txt (Audacity) or .rttm file; may be repeated",
     )
     add("--jsonl", nargs="?", const="-", metavar="FILE", help="all events as JSON lines; - is standard output")
-    add("--plot", type=Path, metavar="FILE", help="draw the timeline at the end: .png, .svg or .pdf")
+    add(
+        "--plot",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="draw the timeline at the end as .png, .svg or .pdf; may be repeated",
+    )
     add("--plain", action="store_true", help="lines instead of the full-screen view")
 
 
@@ -87,14 +94,14 @@ class Places:
     def __init__(self, args: argparse.Namespace, recognizer: Recognizer, streams: int = 1) -> None:
         self.machine = args.jsonl == "-" or "-" in args.out
         """True when standard output is for a program, not for people."""
-        self._plot: Path | None = args.plot
+        self._plots: list[Path] = args.plot
         self._drawn: list[Event] = []
-        if self._plot is not None:
+        if self._plots and streams > 1:
+            raise ConfigError("--plot: a picture shows one file; replay the files one by one")
+        for picture in self._plots:
             from streamser.plot import check_plot
 
-            if streams > 1:
-                raise ConfigError("--plot: a picture shows one file; replay the files one by one")
-            check_plot(self._plot)
+            check_plot(picture)
         self._stack = ExitStack()
         self._writers: list[Writer] = []
         for path in [*args.out, *([args.jsonl] if args.jsonl else [])]:
@@ -105,16 +112,16 @@ class Places:
         """Keep one event in every place."""
         for writer in self._writers:
             writer.write(event)
-        if self._plot is not None:
+        if self._plots:
             self._drawn.append(event)
 
     def draw(self, samples: Samples | None = None, title: str = "") -> None:
-        """Draw the timeline, if one was asked for."""
-        if self._plot is not None:
+        """Draw every timeline that was asked for."""
+        for picture in self._plots:
             from streamser.plot import save_timeline
 
-            save_timeline(self._plot, self._drawn, samples=samples, title=title)
-            print(f"streamser: timeline drawn in {self._plot}", file=sys.stderr)
+            save_timeline(picture, self._drawn, samples=samples, title=title)
+            print(f"streamser: timeline drawn in {picture}", file=sys.stderr)
 
     def __enter__(self) -> Places:
         return self
@@ -144,7 +151,11 @@ def stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 @contextmanager
 def hushed(debug: bool) -> Iterator[None]:
-    """Within, what PortAudio and ALSA write to descriptor 2 on a lost device is not seen; what Python writes is."""
+    """Within, only what Python writes to standard error is seen, unless `debug`.
+
+    PortAudio, ALSA and libmpg123 write to descriptor 2 about lost devices and damaged files; streamser reports both
+    in its own words.
+    """
     stderr = sys.stderr
     if debug or _descriptor(stderr) != 2:
         yield

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from streamser.cli.common import add_config_arguments, load_run_config
+from streamser.cli.common import add_config_arguments, hushed, load_run_config
 from streamser.cli.progress import ProgressLine
 from streamser.config import Config
 from streamser.errors import CorpusError
@@ -97,9 +97,10 @@ def run(args: argparse.Namespace) -> int:
             f"the corpora's are {labels}; --map says which counts as which"
         )
     noise = [clip for folder in args.noise for clip in read_corpus(folder, labelled=False)[0]]
-    if args.stream:
-        return _run_stream(args, recognizer, clips, config)
-    return _run_clips(args, recognizer, clips, dropped, noise)
+    with hushed(args.debug):
+        if args.stream:
+            return _run_stream(args, recognizer, clips, config)
+        return _run_clips(args, recognizer, clips, dropped, noise)
 
 
 def _missing_pictures(args: argparse.Namespace) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from streamser.audio import SAMPLE_RATE, read_audio
-from streamser.cli.common import add_model_arguments, load_run_config
+from streamser.cli.common import add_model_arguments, hushed, load_run_config
 from streamser.cli.labeltable import LabelTable, open_table
 from streamser.cli.progress import ProgressLine
 from streamser.config import Config
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if not files:
         raise AudioError(f"{args.folder}: holds no sound file")
     table = open_table(args.out, recognizer.labels, recognizer.bundle.name, args.utterances, args.overwrite)
-    with closing(table):
+    with hushed(args.debug), closing(table):
         todo = [file for file in files if file not in table.done]
         worker = Worker(args.folder, recognizer, config, args.utterances)
         results = map(worker, todo) if args.jobs <= 1 else _in_processes(args, config, todo)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamser.errors import ConfigError
+from streamser.events import UNCERTAIN
 
 __all__ = ["LabelTable", "open_table"]
 
@@ -33,7 +34,9 @@ class LabelTable:
 
     def __init__(self, path: Path, labels: Sequence[str], model: str, utterances: bool) -> None:
         places = ("utterance", "start_s", "end_s") if utterances else ("duration_s",)
-        self.columns = ("file", *places, "label", "confidence", "uncertain", *labels, "model")
+        scores = (f"p_{label}" for label in labels)
+        # The columns of `replay --out x.csv`, so that one program reads both.
+        self.columns = ("file", *places, "label", "uncertain", "likeliest", "confidence", *scores, "model")
         self.done: set[str] = set()
         self._path, self._labels, self._model = path, tuple(labels), model
         kept = path.read_bytes() if path.exists() else b""
@@ -111,10 +114,13 @@ class _Csv(LabelTable):
         return ",".join(self.columns) + "\n"
 
     def _text(self, row: dict[str, Any]) -> str:
-        flat = {**row, **row.get("scores", {})}
-        flat.pop("scores", None)
-        if "uncertain" in flat:
+        flat = dict(row)
+        if "label" in flat:
+            flat["likeliest"], flat["label"] = flat["label"], UNCERTAIN if flat["uncertain"] else flat["label"]
             flat["uncertain"] = str(flat["uncertain"]).lower()
+            shares = {"confidence": flat["confidence"]} | {f"p_{k}": v for k, v in flat.pop("scores").items()}
+            flat |= {name: f"{share:.4f}" for name, share in shares.items()}
+            flat |= {name: f"{flat[name]:.4f}" for name in ("start_s", "end_s") if name in flat}
         out = io.StringIO()
         csv.DictWriter(out, self.columns, lineterminator="\n").writerow(flat)
         return out.getvalue()

@@ -14,12 +14,14 @@ from streamser.cli.common import (
     Places,
     add_event_arguments,
     add_model_arguments,
+    hushed,
     load_run_config,
     stopping,
 )
 from streamser.cli.progress import ProgressLine
+from streamser.config import Config
 from streamser.events import EmotionEvent
-from streamser.recognizer import open_recognizer
+from streamser.recognizer import Recognizer, open_recognizer
 from streamser.stream.pipeline import Listener
 from streamser.stream.sources import WavSource
 
@@ -50,20 +52,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0, 130 after Ctrl-C; an error in the world is raised."""
     config = load_run_config(args)
-    files = WavSource(args.files, config=config.source).files  # each is looked at now, before the first one plays
-    recognizer = open_recognizer(config.recognizer)
-    with Places(args, recognizer, streams=len(files)) as places:
-        for name, file in zip(stream_names(files), files, strict=True):
-            source = WavSource(file, speed=args.speed, config=config.source)
-            listener = Listener(source, recognizer, config, on_event=places.write, name=name)
-            if terminal.usable() and not (args.plain or places.machine or args.speed == "max"):
-                title = f"{name} · {recognizer.bundle.name}"
-                code = terminal.run_terminal(listener, title=title, exit_at_end=file != files[-1])
-            else:
-                code = _play(listener, source, None if places.machine else terminal.PlainView(labels=recognizer.labels))
-            if code:
-                return code
-        places.draw(read_audio(files[0]) if args.plot else None, title=files[0].name)
+    with hushed(args.debug):
+        files = WavSource(args.files, config=config.source).files  # each is looked at now, before the first one plays
+        recognizer = open_recognizer(config.recognizer)
+        with Places(args, recognizer, streams=len(files)) as places:
+            code = _play_all(args, files, recognizer, config, places)
+            if not code:
+                places.draw(read_audio(files[0]) if args.plot else None, title=files[0].name)
+    return code
+
+
+def _play_all(
+    args: argparse.Namespace, files: tuple[Path, ...], recognizer: Recognizer, config: Config, places: Places
+) -> int:
+    view = None if places.machine else terminal.PlainView(labels=recognizer.labels, several=len(files) > 1)
+    for name, file in zip(stream_names(files), files, strict=True):
+        source = WavSource(file, speed=args.speed, config=config.source)
+        listener = Listener(source, recognizer, config, on_event=places.write, name=name)
+        if terminal.usable() and not (args.plain or places.machine or args.speed == "max"):
+            title = f"{name} · {recognizer.bundle.name}"
+            code = terminal.run_terminal(listener, title=title, exit_at_end=file != files[-1])
+        else:
+            code = _play(listener, source, view)
+        if code:
+            return code
     return 0
 
 

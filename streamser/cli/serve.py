@@ -63,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
     config = replace(config, server=_server_config(config.server, args))
     with ExitStack() as stack:
         listener = None
-        if config.server.microphone:
-            stack.enter_context(hushed(args.debug))
+        stack.enter_context(hushed(args.debug))
         source = _open_microphone(config) if config.server.microphone else None
         recognizer = open_recognizer(config.recognizer)
         if source is not None:

@@ -15,19 +15,21 @@ from streamser.events import UNCERTAIN, EmotionEvent, Event, Gap, SourceChanged,
 class PlainView:
     """One line for each final, and, on a terminal, one calm line that tells what is being said now."""
 
-    def __init__(self, stream: TextIO | None = None, labels: Sequence[str] = ()) -> None:
+    def __init__(self, stream: TextIO | None = None, labels: Sequence[str] = (), *, several: bool = False) -> None:
+        """`several` names the first stream too; otherwise only a change of stream is named."""
         self._out = stream if stream is not None else sys.stdout
         self._live = self._out.isatty()
         self._name_width = max([len(UNCERTAIN), *map(len, labels)])
         self._shown = ""
         self._stream: str | None = None
+        self._several = several
         self._utterances = 0
         self._uncertain = 0
 
     def on_event(self, event: Event) -> None:
         """Tell one event, if it is worth a line."""
         if event.stream != self._stream:
-            if self._stream is not None:  # a stream's name is told once there are several
+            if self._several or self._stream is not None:
                 self._line(f"-- {event.stream}")
             self._stream = event.stream
         if isinstance(event, SpeechStarted):

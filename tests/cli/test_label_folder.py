@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import soundfile
 from makers import babble, make_bundle, noise, silence
 
 from streamser.audio import SAMPLE_RATE, read_audio
-from streamser.bundle import Bundle
+from streamser.bundle import Bundle, Calibration
 from streamser.cli import main
 from streamser.recognizer import Recognizer
 
@@ -88,8 +89,25 @@ def test_a_csv_opens_in_a_spreadsheet(folder: Path, bundle: Bundle, tmp_path: Pa
     with out.open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["file"] for row in table] == NAMES
-    assert list(table[0]) == ["file", "duration_s", "label", "confidence", "uncertain", *bundle.labels, "model"]
-    assert all(sum(float(row[name]) for name in bundle.labels) == pytest.approx(1, abs=1e-3) for row in table)
+    said = ["label", "uncertain", "likeliest", "confidence", *(f"p_{name}" for name in bundle.labels)]
+    assert list(table[0]) == ["file", "duration_s", *said, "model"]
+    assert all(sum(float(row[f"p_{name}"]) for name in bundle.labels) == pytest.approx(1, abs=1e-3) for row in table)
+
+
+def test_label_and_replay_call_an_utterance_the_same_in_a_csv(tmp_path: Path) -> None:
+    timid = make_bundle(tmp_path / "timid", calibration=Calibration(threshold=0.99))  # never sure
+    sound = np.concatenate([silence(1.2), babble(1.4), silence(1.0)])
+    path = tmp_path / "talks" / "a.wav"
+    path.parent.mkdir()
+    soundfile.write(path, sound + noise(len(sound) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
+    assert label(path.parent, timid, tmp_path / "label.csv", "--utterances") == 0
+    assert main(["replay", str(path), "--model", str(timid.path), "--plain", "--out", str(tmp_path / "replay.csv")]) == 0
+    tables = [(tmp_path / name).read_text(encoding="utf-8") for name in ("label.csv", "replay.csv")]
+    (labelled,), (replayed,) = (list(csv.DictReader(io.StringIO(table))) for table in tables)
+    assert replayed["label"] == "uncertain" and replayed["likeliest"] in timid.labels
+    shared = [column for column in replayed if column != "stream"]
+    assert {column: labelled[column] for column in shared} == {column: replayed[column] for column in shared}
+    assert [column for column in labelled if column in shared] == shared
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])

@@ -158,3 +158,38 @@ def test_a_reader_that_leaves_ends_it_without_a_word(bundle: Bundle, talk: Path)
         replaying.stdout.close()
         assert replaying.wait(10) == 0
         assert replaying.stderr.read() == ""
+
+
+def test_lines_of_several_files_stand_under_their_files_names(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(write(tmp_path / name)) for name in ("first.wav", "second.wav")]
+    assert main(["replay", *files, "--model", str(bundle.path), "--plain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [number for number, line in enumerate(lines) if line in ("-- first", "-- second")] == [0, len(lines) // 2]
+    assert main(["replay", files[0], "--model", str(bundle.path), "--plain"]) == 0
+    assert "--" not in capsys.readouterr().out
+
+
+def test_every_picture_that_is_asked_for_is_drawn(bundle: Bundle, talk: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pictures = [tmp_path / "one.png", tmp_path / "two.svg"]
+    words = [word for picture in pictures for word in ("--plot", str(picture))]
+    assert main(["replay", str(talk), "--model", str(bundle.path), "--plain", *words]) == 0
+    assert pictures[0].read_bytes().startswith(b"\x89PNG") and "<svg" in pictures[1].read_text()
+
+
+@pytest.mark.parametrize("verb", ["replay", "label"])
+def test_a_damaged_mp3_is_one_line_and_the_decoders_own_lines_are_not_seen(
+    verb: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    folder, whole = tmp_path / "talks", tmp_path / "whole.mp3"
+    folder.mkdir()
+    soundfile.write(whole, noise(3.0), SAMPLE_RATE)
+    data = whole.read_bytes()
+    (folder / "bad.mp3").write_bytes(data[:2000] + np.random.default_rng(1).bytes(3000) + data[3000:])
+    words = [sys.executable, "-m", "streamser", verb, folder, "--model", bundle.path]
+    words += ["--out", tmp_path / "labels.csv"] if verb == "label" else ["--plain"]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 3)
+    assert done.stderr.startswith("streamser: ") and "bad.mp3" in done.stderr and done.stderr.count("\n") == 1

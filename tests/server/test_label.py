@@ -86,6 +86,7 @@ async def test_what_is_no_file_is_refused_with_a_reason(
     got, answer = await post(server, body, query)
     assert (got, answer["error"]["code"]) == (status, code)
     assert len(answer["error"]["message"]) > 20
+    assert "object at" not in answer["error"]["message"] and "<" not in answer["error"]["message"]
 
 
 async def test_a_form_without_a_file_is_refused(server: Server) -> None:
