@@ -179,7 +179,9 @@ def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Sam
     try:
         pcm, rate = soundfile.read(name, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
-        raise AudioError(f"{name}: not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are") from error
+        raise AudioError(
+            f"{name}: not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are"
+        ) from error
     if not len(pcm):
         raise AudioError(f"{name}: the file holds no samples")
     mono = check_finite(to_mono(pcm), name)

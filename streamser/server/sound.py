@@ -85,7 +85,9 @@ class SoundFile:
         try:
             self._file = soundfile.SoundFile(io.BytesIO(body))
         except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
-            raise AudioError(f"not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are") from error
+            raise AudioError(
+                f"not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are"
+            ) from error
         self.sample_rate = int(self._file.samplerate)
         self.duration_s = len(self._file) / self.sample_rate
         """As its header says it."""
@@ -96,4 +98,6 @@ class SoundFile:
             for pcm in self._file.blocks(blocksize=self.sample_rate, dtype="float32", always_2d=True):
                 yield check_finite(to_mono(pcm), "the file")
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(f"the file cannot be read to its end ({decoder_words(error)}); copy or convert it again") from error
+            raise AudioError(
+                f"the file cannot be read to its end ({decoder_words(error)}); copy or convert it again"
+            ) from error

@@ -48,7 +48,9 @@ def _opened(path: Path) -> soundfile.SoundFile:
     try:
         sound = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
-        raise AudioError(f"{path}: not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are") from error
+        raise AudioError(
+            f"{path}: not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are"
+        ) from error
     if not len(sound):
         sound.close()
         raise AudioError(f"{path}: the file holds no samples")
@@ -63,7 +65,9 @@ def read_pieces(path: Path) -> Iterator[Samples]:
             for pcm in sound.blocks(blocksize=sound.samplerate, dtype="float32", always_2d=True):
                 yield resampler.feed(check_finite(to_mono(pcm), str(path)))
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(f"{path}: cannot be read to its end ({decoder_words(error)}); copy or convert the file again") from error
+            raise AudioError(
+                f"{path}: cannot be read to its end ({decoder_words(error)}); copy or convert the file again"
+            ) from error
         yield resampler.flush()
 
 

@@ -101,7 +101,9 @@ def test_label_and_replay_call_an_utterance_the_same_in_a_csv(tmp_path: Path) ->
     path.parent.mkdir()
     soundfile.write(path, sound + noise(len(sound) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
     assert label(path.parent, timid, tmp_path / "label.csv", "--utterances") == 0
-    assert main(["replay", str(path), "--model", str(timid.path), "--plain", "--out", str(tmp_path / "replay.csv")]) == 0
+    assert (
+        main(["replay", str(path), "--model", str(timid.path), "--plain", "--out", str(tmp_path / "replay.csv")]) == 0
+    )
     tables = [(tmp_path / name).read_text(encoding="utf-8") for name in ("label.csv", "replay.csv")]
     (labelled,), (replayed,) = (list(csv.DictReader(io.StringIO(table))) for table in tables)
     assert replayed["label"] == "uncertain" and replayed["likeliest"] in timid.labels
