@@ -1,0 +1,261 @@
+"""What small, slow and malformed input may cost: nothing that another client notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+import soundfile
+from makers import babble, silence
+from talking import DEADLINE_S, finals, pcm, refused, serving, talking, two_utterances, wav
+
+from streamser.recognizer import Recognizer
+from streamser.server.app import Server
+
+DATA = pcm(two_utterances())
+TOKEN = "a-token-for-these-tests"
+
+
+async def raw(server: Server, *pieces: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that has sent these bytes and nothing more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+    return reader, writer
+
+
+async def answer_to(server: Server, request: bytes) -> bytes:
+    """All that the server sends back to these bytes before it closes; nothing where it resets the connection."""
+    reader, writer = await raw(server, request)
+    try:
+        return await asyncio.wait_for(reader.read(), DEADLINE_S)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def healthz(server: Server) -> tuple[int, dict[str, Any]]:
+    async with aiohttp.ClientSession() as session, session.get(server.url + "healthz") as answer:
+        return answer.status, await answer.json()
+
+
+async def post(server: Server, body: Any, query: str = "", **options: Any) -> tuple[int, dict[str, Any]]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(server.url + "v1/label" + query, data=body, **options) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+@contextlib.asynccontextmanager
+async def watched(server: Server) -> AsyncIterator[list[float]]:
+    """Within, another client asks for /healthz again and again; gives how long each answer took."""
+    delays: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def ask() -> None:
+        while True:
+            began_s = loop.time()
+            assert (await healthz(server))[0] == 200
+            delays.append(loop.time() - began_s)
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield delays
+    finally:
+        asking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asking
+
+
+# --- names
+
+
+async def test_a_client_that_names_itself_like_an_unnamed_one_gets_nobody_elses_events(server: Server) -> None:
+    async with (
+        talking(server, sample_rate=16000, stream="client-1") as thief,
+        talking(server, sample_rate=16000) as honest,
+    ):
+        await thief.hear(lambda message: message["type"] == "ready")
+        await honest.say(DATA)
+        assert len(finals(await honest.end())) == 2
+        assert finals(await thief.end()) == []
+    assert honest.messages[0]["stream"] != "client-1"
+
+
+async def test_a_damaged_upload_gives_its_name_back(server: Server) -> None:
+    sound = two_utterances()
+    sound[20_000] = np.nan
+    file = io.BytesIO()
+    soundfile.write(file, sound, 16000, format="WAV", subtype="FLOAT")
+    for _ in range(2):
+        assert (await post(server, file.getvalue(), "?stream=broken"))[0] == 422
+    _, answer = await post(server, wav(two_utterances()), "?stream=broken")
+    assert answer["stream"] == "broken"
+
+
+# --- connections
+
+
+async def test_a_connection_that_sends_no_whole_header_in_time_is_closed(recognizer: Recognizer) -> None:
+    async with serving(recognizer, header_timeout_s=0.2) as server:
+        for pieces in ((), (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ",)):
+            reader, writer = await raw(server, *pieces)
+            assert await asyncio.wait_for(reader.read(), DEADLINE_S) == b""
+            writer.close()
+
+
+async def test_a_header_that_drips_is_cut_all_the_same(recognizer: Recognizer) -> None:
+    async with serving(recognizer, header_timeout_s=0.3) as server:
+        reader, writer = await raw(server, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + DEADLINE_S
+        while not reader.at_eof() and loop.time() < deadline_s:
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"X-Drip: 1\r\n")
+                await writer.drain()
+            with contextlib.suppress(asyncio.TimeoutError, ConnectionError):
+                await asyncio.wait_for(reader.read(1), 0.02)
+        assert reader.at_eof()
+        writer.close()
+
+
+async def test_silent_connections_over_the_limit_give_way_to_a_client_that_asks(recognizer: Recognizer) -> None:
+    async with serving(recognizer, max_connections=16, header_timeout_s=60) as server:
+        silent = [await raw(server) for _ in range(40)]
+        assert (await healthz(server))[0] == 200
+        async with talking(server, sample_rate=16000) as talker:
+            more = [await raw(server) for _ in range(40)]
+            await talker.say(DATA)
+            assert len(finals(await talker.end())) == 2
+        for _, writer in silent + more:
+            writer.close()
+
+
+async def test_when_all_connections_are_at_work_the_next_is_told_to_come_back(recognizer: Recognizer) -> None:
+    async with serving(recognizer, max_connections=2) as server, talking(server, sample_rate=16000) as one:
+        await one.hear(lambda message: message["type"] == "ready")
+        async with talking(server, sample_rate=16000) as two:
+            await two.hear(lambda message: message["type"] == "ready")
+            told = await answer_to(server, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert told.startswith(b"HTTP/1.1 503 ")
+            assert b"Retry-After" in told
+            await two.end()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\x00\xff\xfe rubbish\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/label HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"POST /v1/label HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 400 + b"\r\n",
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://[\r\nConnection: close\r\n\r\n",
+        b"GET /%ff%00 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n",
+    ],
+)
+async def test_a_malformed_request_is_refused_without_a_traceback(
+    server: Server, request_bytes: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        told = await answer_to(server, request_bytes)
+    assert told.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), told[:200]
+    assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []
+
+
+async def test_a_host_that_is_no_name_is_refused_as_a_foreign_one(server: Server) -> None:
+    told = await answer_to(server, b"GET / HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n")
+    assert told.startswith(b"HTTP/1.1 403 ")
+
+
+async def test_a_token_of_any_bytes_is_a_wrong_one(
+    recognizer: Recognizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(recognizer, token=TOKEN) as server:
+        head = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\nConnection: close\r\n\r\n"
+        assert (await answer_to(server, head)).startswith(b"HTTP/1.1 401 ")
+        hello = json.dumps({"type": "hello", "sample_rate": 16000, "token": "\ud800"})
+        close_code, error = await refused(server, [hello])
+        assert (close_code, error["code"]) == (4401, "token")
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+# --- uploads
+
+
+def form_of(parts: int) -> tuple[bytes, dict[str, str]]:
+    """A form of so many empty parts."""
+    part = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n'
+    return part * parts + b"--b--\r\n", {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+async def test_a_form_of_a_hundred_thousand_empty_parts_holds_nobody_up(server: Server) -> None:
+    body, headers = form_of(100_000)
+    loop = asyncio.get_running_loop()
+    async with watched(server) as delays:
+        began_s = loop.time()
+        status, answer = await post(server, body, headers=headers)
+        took_s = loop.time() - began_s
+    assert (status, answer["error"]["code"]) == (400, "bad_form")
+    assert took_s < 5
+    assert max(delays, default=0) < 2
+
+
+async def test_fields_that_are_no_file_count_against_the_limit_too(recognizer: Recognizer) -> None:
+    async def endless() -> Any:
+        yield b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n'
+        for _ in range(200):
+            yield b"\0" * 4096
+
+    async with serving(recognizer, max_body_mb=0.1) as server:
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        status, answer = await post(server, endless(), headers=headers)
+        assert (status, answer["error"]["code"]) == (413, "too_large")
+
+
+async def test_uploads_that_drip_keep_nobody_from_labelling(server: Server) -> None:
+    head = b"POST /v1/label HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\nRIFF"
+    dripping = [await raw(server, head) for _ in range(8)]
+    status, answer = await asyncio.wait_for(post(server, wav(two_utterances())), DEADLINE_S)
+    assert (status, len(answer["segments"])) == (200, 2)
+    for _, writer in dripping:
+        writer.close()
+
+
+async def test_an_upload_that_is_broken_off_leaves_no_traceback(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        head = b"POST /v1/label HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\nRIFF"
+        _, writer = await raw(server, head)
+        writer.transport.abort()
+        assert (await post(server, wav(babble(1.0))))[0] == 200
+    assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("file_format", ["WAV", "OGG"])
+async def test_a_small_file_of_very_many_channels_is_refused(server: Server, file_format: str) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((400, 255), np.float32), 48_000, format=file_format)
+    status, answer = await post(server, file.getvalue())
+    assert (status, answer["error"]["code"]) == (415, "channels")
+
+
+async def test_the_most_channels_that_are_allowed_are_heard(server: Server) -> None:
+    sound = np.repeat(np.concatenate([silence(0.3), babble(1.0), silence(0.6)])[:, None], 32, axis=1)
+    status, answer = await post(server, wav(sound))
+    assert (status, len(answer["segments"])) == (200, 1)
