@@ -144,9 +144,9 @@ async def test_silent_connections_over_the_limit_give_way_to_a_client_that_asks(
 
 async def test_when_all_connections_are_at_work_the_next_is_told_to_come_back(recognizer: Recognizer) -> None:
     async with serving(recognizer, max_connections=2) as server, talking(server, sample_rate=16000) as one:
-        await one.hear(lambda message: message["type"] == "ready")
+        await one.receive(lambda message: message["type"] == "ready")
         async with talking(server, sample_rate=16000) as two:
-            await two.hear(lambda message: message["type"] == "ready")
+            await two.receive(lambda message: message["type"] == "ready")
             told = await answer_to(server, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert told.startswith(b"HTTP/1.1 503 ")
             assert b"Retry-After" in told
