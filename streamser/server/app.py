@@ -14,6 +14,7 @@ from streamser.errors import BundleError, ConfigError, MissingExtraError
 
 try:
     from aiohttp import web
+    from aiohttp.http_exceptions import HttpProcessingError
 except ImportError as error:
     raise MissingExtraError("streamser serve", "serve") from error
 
@@ -21,6 +22,7 @@ from streamser.bundle import find_models, load_bundle
 from streamser.events import EVENT_VERSION
 from streamser.recognizer import Recognizer
 from streamser.server import pages
+from streamser.server.connections import ConnectionLimit, affordable_connections
 from streamser.server.hub import Hub
 from streamser.server.label import Labeller
 from streamser.server.metrics import CONTENT_TYPE
@@ -84,15 +86,25 @@ class Server:
         app = web.Application(middlewares=[self._guard])
         app.add_routes(self._routes())
         app.on_shutdown.append(self._say_goodbye)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S, handle_signals=False)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=_SHUTDOWN_S,
+            handle_signals=False,
+            keepalive_timeout=self.config.header_timeout_s,
+            logger=_http_logger(),
+        )
         await self._runner.setup()
+        self._connections = self._limit_connections()
         try:
-            await web.TCPSite(self._runner, self.config.host, self.config.port).start()
+            self._listening = await asyncio.get_running_loop().create_server(
+                self._connections, self.config.host, self.config.port, backlog=128
+            )
         except (OSError, OverflowError) as error:
             await self._runner.cleanup()
             await self._hub.close()
             raise ConfigError(_explain(error, self.config)) from error
-        self.port = self._runner.addresses[0][1]
+        self.port = self._listening.sockets[0].getsockname()[1]
         self._hub.worker.start()
         if self._microphone is not None:
             await self._microphone.start()
@@ -100,6 +112,7 @@ class Server:
 
     async def close(self) -> None:
         """Tell the clients, and end within about a second."""
+        self._listening.close()
         await self._runner.cleanup()
         if self._microphone is not None:
             await self._microphone.close()
@@ -115,6 +128,16 @@ class Server:
 
     async def _say_goodbye(self, _: web.Application) -> None:
         self._hub.say_goodbye()
+
+    def _limit_connections(self) -> ConnectionLimit:
+        wanted = self.config.max_connections
+        most = affordable_connections(wanted, handles_each=2 if self._hub.is_recording else 1)
+        if most < min(wanted, self.config.max_clients):
+            logger.warning("only %d connections are served: the process has too few file handles (ulimit -n)", most)
+        assert self._runner.server is not None
+        return ConnectionLimit(
+            self._runner.server, self._hub.metrics, most=most, header_timeout_s=self.config.header_timeout_s
+        )
 
     def _routes(self) -> list[web.RouteDef]:
         sockets = Sockets(self._hub, self._microphone)
@@ -133,6 +156,14 @@ class Server:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse who may not come in, and answer every refusal alike."""
+        transport = request.transport
+        self._connections.begin(transport)
+        try:
+            return await self._answer(request, handler)
+        finally:
+            self._connections.end(transport)
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             self._check(request)
             response = self._preflight(request) or await handler(request)
@@ -143,6 +174,9 @@ class Server:
             response = HttpRefusal(
                 answer.status, answer.reason.lower().replace(" ", "_"), _hint(request, answer)
             ).response()
+        except (ConnectionError, web.RequestPayloadError) as error:  # the client has left, or sent a broken body
+            logger.debug("%s %s: %s", request.method, request.path, error)
+            response = HttpRefusal(400, "bad_body", "the body is not what its header says").response()
         except Exception:
             logger.exception("%s %s", request.method, request.path)
             response = HttpRefusal(500, "failed", "the server failed; its log says more").response()
@@ -215,6 +249,22 @@ class Server:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(text=self._hub.metrics.text(self._hub.gauges()), headers={"Content-Type": CONTENT_TYPE})
+
+
+class _Quiet(logging.Filter):
+    """Lets a fault of ours pass, and none of a client's: anybody could fill the disk with those."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, (HttpProcessingError, ConnectionError, web.RequestPayloadError))
+
+
+def _http_logger() -> logging.Logger:
+    """What aiohttp logs to."""
+    http = logging.getLogger(f"{__name__}.http")
+    if not http.filters:
+        http.addFilter(_Quiet())
+    return http
 
 
 def _catalogue() -> list[dict[str, Any]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
+from pathlib import Path
 
 from streamser.server.metrics import Metrics
 
@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 _RESERVED_HANDLES = 12  # the listening sockets, a connection to be refused, files that a request opens
 _FEWEST = 4
+_PATIENCE = 8  # times the header's limit that a client may take to read an answer
 _BUSY_BODY = b'{"error": {"code": "too_many_connections", "message": "all connections are in use; try again later"}}'
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 5\r\n"
@@ -31,12 +32,12 @@ def affordable_connections(wanted: int, handles_each: int = 1) -> int:
         import resource
 
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        used = len(os.listdir("/dev/fd"))
+        used = sum(1 for _ in Path("/dev/fd").iterdir())
     except (ImportError, OSError):  # Windows has no such limit
         return wanted
     if limit == resource.RLIM_INFINITY:
         return wanted
-    return max(_FEWEST, min(wanted, (limit - used - _RESERVED_HANDLES) // handles_each))
+    return min(wanted, max(_FEWEST, (limit - used - _RESERVED_HANDLES) // handles_each))
 
 
 class ConnectionLimit:
@@ -93,9 +94,16 @@ class ConnectionLimit:
         if (timer := self._idle.pop(transport, None)) is not None:
             timer.cancel()
 
-    def _wait(self, transport: asyncio.BaseTransport) -> None:
+    def _wait(self, transport: asyncio.BaseTransport, patience: int = _PATIENCE) -> None:
         loop = asyncio.get_running_loop()
-        self._idle[transport] = loop.call_later(self.header_timeout_s, self._drop, transport, "header_timeout")
+        self._idle[transport] = loop.call_later(self.header_timeout_s, self._expire, transport, patience)
+
+    def _expire(self, transport: asyncio.BaseTransport, patience: int) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if patience > 1 and transport.get_write_buffer_size():  # a long answer on its way to a slow reader
+            self._wait(transport, patience - 1)
+        else:
+            self._drop(transport, "header_timeout")
 
     def _drop(self, transport: asyncio.BaseTransport, reason: str) -> None:
         self._metrics.count("streamser_refusals_total", reason=reason)

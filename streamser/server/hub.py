@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -99,8 +99,7 @@ class Hub:
 
         def arrive(event: Event) -> None:
             self.count(event)
-            # A stream that failed may still have its state in the worker, so its name is not given to another.
-            if isinstance(event, StreamEnded) and event.error is None:
+            if isinstance(event, StreamEnded):
                 self._names.discard(name)
             on_event(event)
 
@@ -124,8 +123,9 @@ class Hub:
     def _free_name(self, wanted: str | None) -> str:
         """The wanted name, or it with a number, so that the events of two streams never mix."""
         if wanted is None:
-            return f"client-{next(self._count)}"
-        names = itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
+            names: Iterable[str] = (f"client-{number}" for number in self._count)
+        else:
+            names = itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
         return next(name for name in names if name not in self._names)
 
     def count(self, event: Event) -> None:

@@ -8,19 +8,23 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from aiohttp import BodyPartReader, web
+from aiohttp import web
 
 from streamser.audio import Samples
 from streamser.errors import AudioError
 from streamser.events import EmotionEvent, Event, StreamEnded
 from streamser.server.client import wait_for_room
+from streamser.server.forms import FormError, file_of_form
 from streamser.server.hub import Hub
-from streamser.server.protocol import MAX_STREAM_NAME, SAMPLE_RATES_HZ, Refusal, check_name
+from streamser.server.protocol import MAX_CHANNELS, MAX_STREAM_NAME, SAMPLE_RATES_HZ, Refusal, check_name
 from streamser.server.refusals import HttpRefusal
 from streamser.server.sound import SoundFile, SoundStream
 
 _AT_ONCE = 2  # files judged at the same time: more would only take longer each, and more memory
 _CHUNK_BYTES = 64 * 1024
+_HELD_BODIES = 4  # bodies of the largest size that may be in memory together
+_START_S = 10.0  # an upload may take this long, and the time its bytes need at the slowest rate
+_SLOWEST_BYTES_S = 8_000  # an hour of telephone sound, as MP3, in the time it lasts
 _SEGMENT_KEYS = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
 
 
@@ -31,6 +35,7 @@ class Labeller:
         self._hub = hub
         self._turn = asyncio.Semaphore(_AT_ONCE)
         self._waiting = 0
+        self._held_bytes = 0  # of all bodies that were received, in part or whole
 
     async def answer(self, request: web.Request) -> web.Response:
         """The handler."""
@@ -41,33 +46,37 @@ class Labeller:
         if self._waiting >= self._hub.config.max_clients:
             raise HttpRefusal(503, "busy", f"{self._waiting} files wait already; try again later", Retry_After="10")
         self._waiting += 1
+        body = bytearray()
         try:
+            await self._receive(request, body, limit)
+            file = await self._on_thread(_file_of, request, bytes(body))
             async with self._turn:
-                body = await self._read(request, limit)
-                return web.json_response(await self._label(request, body, name, partials))
+                return web.json_response(await self._label(request, file, name, partials))
         finally:
             self._waiting -= 1
+            self._held_bytes -= len(body)
 
-    async def _read(self, request: web.Request, limit: int) -> bytes:
-        """The file's bytes: the body itself, or the first file of a form."""
-        source: Any = request.content
-        if request.content_type.startswith("multipart/"):
-            source = await _first_file(request)
-        body = bytearray()
-        read = source.read_chunk if isinstance(source, BodyPartReader) else source.read
+    async def _receive(self, request: web.Request, body: bytearray, limit: int) -> None:
+        """Append the request's body, before it takes a turn: an upload that drips must keep nobody waiting."""
+        began_s = asyncio.get_running_loop().time()
         while True:
+            patience_s = began_s + _START_S + len(body) / _SLOWEST_BYTES_S - asyncio.get_running_loop().time()
             try:
-                chunk = await asyncio.wait_for(read(_CHUNK_BYTES), self._hub.config.idle_timeout_s)
+                chunk = await asyncio.wait_for(
+                    request.content.read(_CHUNK_BYTES), max(0.0, min(patience_s, self._hub.config.idle_timeout_s))
+                )
             except asyncio.TimeoutError:
-                raise HttpRefusal(408, "idle", "the body came to a halt; send it again") from None
+                raise HttpRefusal(408, "idle", "the body came to a halt, or too slowly; send it again") from None
             if not chunk:
                 break
             body += chunk
+            self._held_bytes += len(chunk)
             if len(body) > limit:
                 raise too_large(limit)
+            if self._held_bytes > _HELD_BODIES * limit:
+                raise HttpRefusal(503, "busy", "too many files are being sent; try again later", Retry_After="10")
         if not body:
             raise HttpRefusal(400, "empty", "the body holds no file; try: curl --data-binary @talk.wav URL")
-        return bytes(body)
 
     async def _label(self, request: web.Request, body: bytes, name: str, partials: bool) -> dict[str, Any]:
         began_s = time.perf_counter()
@@ -114,6 +123,8 @@ class Labeller:
         low, high = SAMPLE_RATES_HZ
         if not low <= file.sample_rate <= high:
             raise HttpRefusal(415, "sample_rate", f"a file's sample rate is {low} to {high} Hz, not {file.sample_rate}")
+        if file.channels > MAX_CHANNELS:
+            raise HttpRefusal(415, "channels", f"a file has at most {MAX_CHANNELS} channels, not {file.channels}")
         most_s = self._hub.config.max_sound_s
         if file.duration_s > most_s:
             raise HttpRefusal(
@@ -162,15 +173,17 @@ def _wishes(request: web.Request) -> tuple[str, bool]:
     return name, partials in ("true", "1")
 
 
-async def _first_file(request: web.Request) -> BodyPartReader:
+def _file_of(request: web.Request, body: bytes) -> bytes:
+    """The file's bytes: the body itself, or the first file of a form."""
+    if not request.content_type.startswith("multipart/"):
+        return body
     try:
-        form = await request.multipart()
-        while (part := await form.next()) is not None:
-            if isinstance(part, BodyPartReader) and (part.filename or part.name == "file"):
-                return part
-    except ValueError as error:
-        raise HttpRefusal(400, "bad_form", f"the form cannot be read ({error})") from error
-    raise HttpRefusal(400, "empty", "the form holds no file; try: curl -F file=@talk.wav URL")
+        file = file_of_form(body, request.headers["Content-Type"])
+    except FormError as error:
+        raise HttpRefusal(400, "bad_form", f"the form cannot be read: {error}") from error
+    if not file:
+        raise HttpRefusal(400, "empty", "the form holds no file; try: curl -F file=@talk.wav URL")
+    return file
 
 
 def _is_partial(event: Event) -> bool:

@@ -27,6 +27,10 @@ class ServerConfig:
     """Web sites besides our own page that may connect, as `https://name[:port]`."""
     max_clients: int = 64
     """Open WebSockets; one more is told to come back later."""
+    max_connections: int = 512
+    """Open connections of any kind, fewer where the process has few file handles; idle ones give way to new ones."""
+    header_timeout_s: float = 15.0
+    """A connection that sends no whole request header for so long is closed."""
     max_body_mb: float = 32.0
     """Largest file that POST /v1/label takes."""
     max_sound_s: float = 3600.0
@@ -55,6 +59,8 @@ class ServerConfig:
                 origin.startswith(("http://", "https://")) and origin.count("/") == 2 for origin in self.allowed_origins
             ),
             f"max_clients: is at least 1, not {self.max_clients}": self.max_clients >= 1,
+            f"max_connections: is at least 2, not {self.max_connections}": self.max_connections >= 2,
+            f"header_timeout_s: is above 0, not {self.header_timeout_s}": self.header_timeout_s > 0,
             f"max_body_mb: is above 0, not {self.max_body_mb}": self.max_body_mb > 0,
             f"max_sound_s: is above 0, not {self.max_sound_s}": self.max_sound_s > 0,
             f"max_message_kb: is at least 1, not {self.max_message_kb}": self.max_message_kb >= 1,

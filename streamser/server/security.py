@@ -47,6 +47,14 @@ def _is_loopback(name: str) -> bool:
         return False
 
 
+def _name_of(host: str | None) -> str:
+    """The name in a Host header, without its port; empty where there is none."""
+    try:
+        return urlsplit(f"//{host or ''}").hostname or ""
+    except ValueError:  # a bracket without its partner
+        return ""
+
+
 def refuse_host(host: str | None, config: ServerConfig) -> str | None:
     """Why this Host header is refused, or None.
 
@@ -59,7 +67,7 @@ def refuse_host(host: str | None, config: ServerConfig) -> str | None:
     """
     if config.token is not None:
         return None
-    name = urlsplit(f"//{host or ''}").hostname or ""
+    name = _name_of(host)
     allowed = {urlsplit(origin).hostname for origin in config.allowed_origins} | {config.host.lower()}
     if _is_loopback(name) or name in allowed:
         return None
@@ -79,8 +87,8 @@ def refuse_origin(origin: str | None, host: str | None, config: ServerConfig) ->
         parts, own = urlsplit(origin), urlsplit(f"//{host or ''}")
         default = _DEFAULT_PORTS.get(parts.scheme)
         same = parts.hostname == own.hostname and (parts.port or default) == (own.port or default)
-    except ValueError:  # a port that is no number
-        same = False
+    except ValueError:  # a port that is no number, or a bracket without its partner
+        default, same = None, False
     if same and default is not None and parts.hostname:
         return None
     return f"Origin {origin!r} is another site; list it in server.allowed_origins to let it in"
@@ -90,7 +98,8 @@ def token_matches(shown: str | None, config: ServerConfig) -> bool:
     """Compare in constant time, so that the answer's delay teaches nothing."""
     if config.token is None:
         return True
-    return shown is not None and hmac.compare_digest(shown.encode(), config.token.encode())
+    # What a client shows may hold bytes that are no text, which reach us as surrogates.
+    return shown is not None and hmac.compare_digest(shown.encode(errors="replace"), config.token.encode())
 
 
 def shown_token(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:

@@ -16,6 +16,8 @@ from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.status import StreamStatus
 from streamser.stream.worker import Deliver, InferenceWorker
 
+_PIECE_VALUES = 400_000  # two channels of a second at 192 kHz; more channels come in shorter pieces, not in more memory
+
 
 class SoundStream:
     """Resample, segment and submit; its methods are called one after another, from any thread."""
@@ -89,13 +91,15 @@ class SoundFile:
                 f"not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are"
             ) from error
         self.sample_rate = int(self._file.samplerate)
+        self.channels = int(self._file.channels)
         self.duration_s = len(self._file) / self.sample_rate
         """As its header says it."""
 
     def pieces(self) -> Iterator[Samples]:
-        """A second at a time, mono, at its own rate."""
+        """At most a second at a time, mono, at its own rate."""
+        frames = max(1, min(self.sample_rate, _PIECE_VALUES // self.channels))
         try:
-            for pcm in self._file.blocks(blocksize=self.sample_rate, dtype="float32", always_2d=True):
+            for pcm in self._file.blocks(blocksize=frames, dtype="float32", always_2d=True):
                 yield check_finite(to_mono(pcm), "the file")
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise AudioError(

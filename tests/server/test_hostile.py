@@ -86,7 +86,7 @@ async def test_a_client_that_names_itself_like_an_unnamed_one_gets_nobody_elses_
         talking(server, sample_rate=16000, stream="client-1") as thief,
         talking(server, sample_rate=16000) as honest,
     ):
-        await thief.hear(lambda message: message["type"] == "ready")
+        await thief.receive(lambda message: message["type"] == "ready")
         await honest.say(DATA)
         assert len(finals(await honest.end())) == 2
         assert finals(await thief.end()) == []
@@ -182,9 +182,7 @@ async def test_a_host_that_is_no_name_is_refused_as_a_foreign_one(server: Server
     assert told.startswith(b"HTTP/1.1 403 ")
 
 
-async def test_a_token_of_any_bytes_is_a_wrong_one(
-    recognizer: Recognizer, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_token_of_any_bytes_is_a_wrong_one(recognizer: Recognizer, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(recognizer, token=TOKEN) as server:
         head = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\nConnection: close\r\n\r\n"
         assert (await answer_to(server, head)).startswith(b"HTTP/1.1 401 ")
@@ -208,7 +206,7 @@ async def test_a_form_of_a_hundred_thousand_empty_parts_holds_nobody_up(server: 
     loop = asyncio.get_running_loop()
     async with watched(server) as delays:
         began_s = loop.time()
-        status, answer = await post(server, body, headers=headers)
+        status, answer = await post(server, io.BytesIO(body), headers=headers)
         took_s = loop.time() - began_s
     assert (status, answer["error"]["code"]) == (400, "bad_form")
     assert took_s < 5
@@ -257,5 +255,5 @@ async def test_a_small_file_of_very_many_channels_is_refused(server: Server, fil
 
 async def test_the_most_channels_that_are_allowed_are_heard(server: Server) -> None:
     sound = np.repeat(np.concatenate([silence(0.3), babble(1.0), silence(0.6)])[:, None], 32, axis=1)
-    status, answer = await post(server, wav(sound))
+    status, answer = await post(server, io.BytesIO(wav(sound)))
     assert (status, len(answer["segments"])) == (200, 1)
