@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from streamser.audio import SAMPLE_RATE
+from streamser.corpora.clips import Clip
 from streamser.errors import CorpusError
+from streamser.evaluation.compose import Composed, Kind, Span, StreamPlan, compose_all
+from streamser.evaluation.metricset import MetricSet, compute_metrics
+from streamser.evaluation.report import md_table, percent
 from streamser.events import UNCERTAIN, EmotionEvent
 from streamser.recognizer import Recognizer
 from streamser.stream.pipeline import Stream, StreamConfig
-from streamser.training.clips import Clip
-from streamser.training.compose import Composed, Kind, Span, StreamPlan, compose_all
-from streamser.training.measure import Measured, measure
-from streamser.training.report import md_table, percent
 
 _BLOCK = SAMPLE_RATE // 50  # 20 ms: as fine as the delay is known
 _STEP_S = 0.5  # of the accuracy against seconds heard
@@ -164,7 +164,7 @@ class StreamResult:
     """Share of the found that was cut into several utterances."""
     merged: int
     """Utterances that cover several clips."""
-    finals: Measured
+    finals: MetricSet
     """Of the utterances found."""
     seconds: tuple[SecondsRow, ...]
     delay_p50_s: float
@@ -253,10 +253,10 @@ def _result(
     )
 
 
-def _finals(labels: tuple[str, ...], found: Sequence[_SpanResult]) -> Measured:
+def _finals(labels: tuple[str, ...], found: Sequence[_SpanResult]) -> MetricSet:
     clips = [one.span.clip for one in found if one.span.clip is not None]
     finals = [one.answers[-1].event for one in found]
-    return measure(
+    return compute_metrics(
         "finals",
         labels,
         np.array([[event.scores[label] for label in labels] for event in finals]),
@@ -349,7 +349,7 @@ def stream_markdown(result: StreamResult) -> str:
 
 def write_stream_report(result: StreamResult, out: Path) -> Path:
     """Markdown, JSON and (with matplotlib) a picture into a folder; returns the Markdown file."""
-    from streamser.training.plots import can_draw, plot_seconds
+    from streamser.evaluation.plots import can_draw, plot_seconds
 
     out.mkdir(parents=True, exist_ok=True)
     text = stream_markdown(result)

@@ -72,6 +72,17 @@ def test_a_score_on_the_cpu_imports_nothing_heavy(bundle: Bundle) -> None:
     assert python(script, str(bundle.path), *HEAVY).split() == []
 
 
+def test_corpora_and_evaluation_are_imported_without_torch() -> None:
+    script = (
+        "import importlib, pkgutil, sys, streamser.corpora, streamser.evaluation\n"
+        "for room in (streamser.corpora, streamser.evaluation):\n"
+        "    for module in pkgutil.iter_modules(room.__path__, room.__name__ + '.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "print(*(name for name in ('torch', 'onnx', 'safetensors', 'matplotlib') if name in sys.modules))"
+    )
+    assert python(script).split() == []
+
+
 def test_the_first_score_costs_less_than_a_second_of_work_from_process_start(bundle: Bundle) -> None:
     script = (
         "import sys, time, numpy, streamser\n"

@@ -15,6 +15,8 @@ from streamser.audio import Samples, Segment
 from streamser.bundle import Bundle, Calibration, Drift
 from streamser.cli.common import add_model_arguments, load_run_config
 from streamser.errors import ConfigError
+from streamser.evaluation.drift import measure_drift
+from streamser.evaluation.folds import FoldResult
 from streamser.events import EmotionEvent, Event
 from streamser.recognizer import Recognizer, load
 from streamser.settling import MEMORY, Settling, ratios
@@ -22,8 +24,6 @@ from streamser.stream.judge import Judge
 from streamser.stream.pipeline import Stream, StreamConfig, WorkerStream
 from streamser.stream.vad import VadConfig
 from streamser.stream.worker import InferenceWorker, PipelineConfig
-from streamser.training.drift import measure_drift
-from streamser.training.folds import FoldResult
 
 ANGRY, HAPPY, NEUTRAL, SAD = range(4)
 CENTRES = np.array([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0], [-2.0, -2.0, -2.0]])

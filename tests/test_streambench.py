@@ -14,7 +14,10 @@ from makers import LABELS, babble, make_bundle, silence
 
 from streamser.audio import SAMPLE_RATE
 from streamser.cli import main
+from streamser.corpora.clips import Clip
 from streamser.errors import CorpusError
+from streamser.evaluation.compose import Composed, Span, compose_all, music, speech_extent
+from streamser.evaluation.degrade import level_db, speech_level_db
 from streamser.events import EmotionEvent
 from streamser.recognizer import Recognizer
 from streamser.streambench import (
@@ -26,9 +29,6 @@ from streamser.streambench import (
     measure_streams,
     stream_markdown,
 )
-from streamser.training.clips import Clip
-from streamser.training.compose import Composed, Span, compose_all, music, speech_extent
-from streamser.training.degrade import level_db, speech_level_db
 
 PLAN = StreamPlan(minutes=1.0, stream_minutes=0.5, pause_s=(0.8, 1.5), filler_probability=0.4, filler_s=(1.0, 2.0))
 

@@ -28,12 +28,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from streamser.audio import SAMPLE_RATE, read_audio
-from streamser.training.calibrate import fit_temperature
-from streamser.training.clips import Clip
-from streamser.training.corpora import FOUR, map_labels, read_corpora
-from streamser.training.folds import FoldResult, save_fold
-from streamser.training.metrics import unweighted_accuracy, weighted_accuracy
-from streamser.training.protocols import HONEST, PAPERS, Split, make_splits
+from streamser.corpora.clips import Clip
+from streamser.corpora.protocols import HONEST, PAPERS, Split, make_splits
+from streamser.corpora.reader import FOUR, map_labels, read_corpora
+from streamser.evaluation.calibration import fit_temperature
+from streamser.evaluation.folds import FoldResult, save_fold
+from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 
 # (kernel, C): a linear machine of little freedom up to a round one of much
 CHOICES = [

@@ -21,17 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.corpora.clips import Clip
+from streamser.corpora.reader import map_labels, read_corpora
 from streamser.engines import run_frames
+from streamser.evaluation import metrics
+from streamser.evaluation.compose import speech_extent
+from streamser.evaluation.evaluate import label_mapping
+from streamser.evaluation.independence import part_of
+from streamser.evaluation.report import md_table
 from streamser.features import Frames, extract, trimmed
 from streamser.profile import LOGIT_STRENGTH, neutral_spread
 from streamser.recognizer import Anchor, Recognizer, load
-from streamser.training import metrics
-from streamser.training.clips import Clip
-from streamser.training.compose import speech_extent
-from streamser.training.corpora import map_labels, read_corpora
-from streamser.training.evaluate import label_mapping
-from streamser.training.independence import part_of
-from streamser.training.report import md_table
 
 ENROL_S = 30.0
 TEST_CLIPS = 60

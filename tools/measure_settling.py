@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.bundle import Bundle, Calibration, Drift, load_bundle
+from streamser.evaluation.calibration import softmax
+from streamser.evaluation.drift import measure_drift
+from streamser.evaluation.folds import FoldResult, load_folds
+from streamser.evaluation.foldsummary import beside, calibration_of
+from streamser.evaluation.metrics import by_speaker, ece, ua, ua_at_coverage, unweighted_accuracy
 from streamser.settling import Settling
-from streamser.training.calibrate import softmax
-from streamser.training.drift import measure_drift
-from streamser.training.folds import FoldResult, load_folds
-from streamser.training.metrics import by_speaker, ece, ua, ua_at_coverage, unweighted_accuracy
-from streamser.training.scores import beside, calibration_of
 
 DRAWS = 500
 STEPS = (0, 1, 5, 10, 20)

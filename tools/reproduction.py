@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from streamser.evaluation.folds import FoldResult, load_folds
+from streamser.evaluation.foldsummary import summarize
 from streamser.nets.variant import Variant
 from streamser.nets.zoo import VARIANTS
-from streamser.training.folds import FoldResult, load_folds
-from streamser.training.scores import summarize
 
 TARGET = Path(__file__).parents[1] / "models" / "REPRODUCTION.md"
 

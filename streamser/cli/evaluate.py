@@ -13,15 +13,15 @@ from typing import Any
 from streamser.cli.common import add_config_arguments, hushed, load_run_config
 from streamser.cli.progress import ProgressLine
 from streamser.config import Config
+from streamser.corpora.clips import Clip
+from streamser.corpora.reader import map_labels, read_corpora, read_corpus
 from streamser.errors import CorpusError
+from streamser.evaluation.degrade import DEGRADATIONS
+from streamser.evaluation.evaluate import EvaluationConfig, evaluate, label_mapping
+from streamser.evaluation.folds import load_folds
+from streamser.evaluation.foldtable import tabulate
+from streamser.evaluation.independence import unseen_clips
 from streamser.recognizer import Recognizer, open_recognizer
-from streamser.training.clips import Clip
-from streamser.training.corpora import map_labels, read_corpora, read_corpus
-from streamser.training.degrade import DEGRADATIONS
-from streamser.training.evaluate import EvaluationConfig, evaluate, label_mapping
-from streamser.training.folds import load_folds
-from streamser.training.foldtable import tabulate
-from streamser.training.independence import unseen_clips
 
 _QUICK_CLIPS = 150  # of each corpus: the interval is some five points wide, the time a minute
 _QUICK_DEGRADE = ("noise-10", "reverb", "gain+20", "gain-20")
@@ -145,7 +145,7 @@ def _run_clips(
     dropped: Mapping[str, int],
     noise: list[Clip],
 ) -> int:
-    from streamser.training.report import markdown, summary, write_report
+    from streamser.evaluation.report import markdown, summary, write_report
 
     progress = ProgressLine()
     try:
@@ -181,7 +181,7 @@ def _run_stream(args: argparse.Namespace, recognizer: Recognizer, clips: list[Cl
 
 
 def _run_folds(args: argparse.Namespace) -> int:
-    from streamser.training.report import fold_markdown, write_fold_report
+    from streamser.evaluation.report import fold_markdown, write_fold_report
 
     table = tabulate(load_folds(args.folds))
     beside = [tabulate(load_folds(folder)) for folder in args.beside]

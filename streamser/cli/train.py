@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
     root = (args.corpora_root or Path(os.environ.get("STREAMSER_CORPORA", "."))).expanduser()
     # augmentation names its noise and room folders as the recipe names its corpora
     os.environ.setdefault("STREAMSER_CORPORA", str(root))
-    if args.listen_augment:
-        return _listen(recipe, root, args.listen_augment)
+    if args.preview_augment:
+        return _preview(recipe, root, args.preview_augment)
     return _train(args, recipe, root)
 
 
@@ -178,8 +178,8 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
 
 
 def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -> int:
-    from streamser.training.folds import load_folds
-    from streamser.training.scores import summarize
+    from streamser.evaluation.folds import load_folds
+    from streamser.evaluation.foldsummary import summarize
 
     recipe = trainer.recipe
     wanted = {int(fold) for fold in args.folds.split(",")} if args.folds else None
@@ -204,11 +204,11 @@ def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -
     return 0
 
 
-def _listen(recipe: Recipe, root: Path, out: Path) -> int:
+def _preview(recipe: Recipe, root: Path, out: Path) -> int:
+    from streamser.corpora.reader import read_corpora
     from streamser.nets import zoo
-    from streamser.training.audible import listen_augment
-    from streamser.training.corpora import read_corpora
-    from streamser.training.listen import heard_augment
+    from streamser.training.frozen import frozen_augment
+    from streamser.training.preview import preview_augment
     from streamser.training.trainer import features_of
 
     clips, _ = read_corpora([root / name for name in recipe.corpora])
@@ -216,9 +216,9 @@ def _listen(recipe: Recipe, root: Path, out: Path) -> int:
     variant = zoo.get(recipe.variant)
     features = features_of(variant, recipe)
     if variant.build(len(recipe.labels)).needs_start:
-        heard_augment(recipe.feature_augment)  # refuses what such a net is never trained with
+        frozen_augment(recipe.feature_augment)  # refuses what such a net is never trained with
     drawn, window_s = recipe.feature_augment, recipe.train_window_s
-    page = listen_augment(
+    page = preview_augment(
         clips[::step][:4], out, features, recipe.augment, drawn, window_s=window_s, seed=recipe.seeds[0]
     )
     print(f"open {page}: each change alone, then all together")

@@ -54,7 +54,7 @@ class SerNet(nn.Module):
         """The last hidden layer, (B, T, F) -> (B, D)."""
         raise NotImplementedError
 
-    def listen(self, frames: Tensor) -> Tensor:
+    def encode(self, frames: Tensor) -> Tensor:
         """What the part that does not learn makes of windows, one vector each: (B, T, F) -> (B, size)."""
         raise NotImplementedError(f"all of {type(self).__name__} learns")
 

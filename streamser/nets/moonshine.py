@@ -127,7 +127,7 @@ class Moonshine(SerNet):
         self.standard = nn.BatchNorm1d(2 * WIDTH, affine=False)  # each statistic against the training set's
         self.hidden = nn.Linear(2 * WIDTH, hidden)
 
-    def listen(self, frames: Tensor) -> Tensor:
+    def encode(self, frames: Tensor) -> Tensor:
         samples = frames.flatten(1)
         loudness = samples.square().mean(dim=1, keepdim=True).sqrt()
         samples = samples * (_LOUDNESS / (loudness + _SILENCE))
@@ -141,7 +141,7 @@ class Moonshine(SerNet):
             return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)
 
     def embed(self, frames: Tensor) -> Tensor:
-        return _embedded(self.listen(frames), self.standard, self.hidden)
+        return _embedded(self.encode(frames), self.standard, self.hidden)
 
     def trained(self) -> SerNet:
         return _Head(self)

@@ -13,7 +13,7 @@ from streamser.nets.losses import LossSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class PublishedRecipe:
     """How a variant was trained where it was published; what a paper does not say keeps a plain default."""
 
     protocol: str
@@ -47,7 +47,7 @@ class Variant:
     build: Callable[[int], SerNet]
     """Number of classes -> a fresh net."""
     loss: LossSpec
-    recipe: Recipe
+    recipe: PublishedRecipe
     corpus: str
     """What it was published on."""
     published: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))

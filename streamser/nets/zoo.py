@@ -26,7 +26,7 @@ from streamser.nets.losses import LossSpec
 from streamser.nets.moonshine import STEP_SAMPLES, Moonshine
 from streamser.nets.parallel_cnn import ParallelCnn
 from streamser.nets.sepconv import SepConv
-from streamser.nets.variant import Recipe, Variant
+from streamser.nets.variant import PublishedRecipe, Variant
 
 
 def _scores(corpus: str, ua: float, wa: float) -> dict[str, float]:
@@ -64,7 +64,7 @@ def _focal_resnets() -> Iterator[Variant]:
             features=inputs[front_end],
             build=partial(FocalResNet, bins=inputs[front_end].bins),
             loss=losses[loss],
-            recipe=Recipe(protocol="paper:focal-resnet"),
+            recipe=PublishedRecipe(protocol="paper:focal-resnet"),
             corpus="IEMOCAP improvised, 4 classes",
             published=_scores("iemocap", ua, wa),
             notes="Optimizer, rate and batch are ours. The dB reference is fixed, not each clip's own maximum.",
@@ -108,7 +108,7 @@ def _parallel_cnns() -> Iterator[Variant]:
             features=features,
             build=partial(ParallelCnn, bins=features.bins, decode_frames=features.window_frames if "a" in terms else 0),
             loss=LossSpec(centre=4.0 if "c" in terms else 0.0, reconstruction=1.0 if "a" in terms else 0.0),
-            recipe=Recipe(protocol="paper:parallel-cnn", optimizer="adadelta", lr=1.0),
+            recipe=PublishedRecipe(protocol="paper:parallel-cnn", optimizer="adadelta", lr=1.0),
             corpus="IEMOCAP improvised, 4 classes",
             published=_scores("iemocap", ua, wa),
             notes="Lambda 1 is the paper's best, 4; lambda 2, the rate, the batch and the decoder's sizes are ours, "
@@ -137,7 +137,7 @@ def _cnn_blstms() -> Iterator[Variant]:
         features=features,
         build=partial(CnnBlstm, bins=40),
         loss=LossSpec(),
-        recipe=Recipe(protocol="paper:cnn-blstm", patience=10),
+        recipe=PublishedRecipe(protocol="paper:cnn-blstm", patience=10),
         corpus="IEMOCAP, 4 classes",
         published=_scores("iemocap", 62.3, 61.0),
         notes="The batch is ours.",
@@ -204,7 +204,7 @@ def _sepconvs() -> Iterator[Variant]:
         ),
         build=partial(SepConv, bins=128),
         loss=LossSpec(weighted=True),
-        recipe=Recipe(protocol="paper:sepconv", lr=3e-4, batch=64),
+        recipe=PublishedRecipe(protocol="paper:sepconv", lr=3e-4, batch=64),
         corpus="IEMOCAP, 4 classes, and Emo-DB, 7 classes",
         notes="The paper says 25 % overlap; a 40 ms window every 10 ms is what its sizes speak for. Epochs are ours.",
     )
@@ -262,7 +262,7 @@ def _lightsernets() -> Iterator[Variant]:
         features=features,
         build=partial(LightSerNet, bins=40),
         loss=LossSpec(),
-        recipe=Recipe(
+        recipe=PublishedRecipe(
             protocol="paper:lightsernet",
             schedule="steps",
             start_epoch=50,
@@ -367,7 +367,9 @@ def _house() -> Iterator[Variant]:
         features=features,
         build=partial(LightSerNet, bins=40),
         loss=LossSpec(weighted=True, label_smoothing=0.1),
-        recipe=Recipe(protocol="honest", optimizer="adamw", lr=2e-3, schedule="onecycle", epochs=60, weight_decay=1e-4),
+        recipe=PublishedRecipe(
+            protocol="honest", optimizer="adamw", lr=2e-3, schedule="onecycle", epochs=60, weight_decay=1e-4
+        ),
         corpus="several",
     )
     yield row
@@ -407,7 +409,9 @@ def _house() -> Iterator[Variant]:
         ),
         build=partial(Moonshine),
         loss=LossSpec(label_smoothing=0.1),
-        recipe=Recipe(protocol="honest", optimizer="adamw", lr=2e-3, schedule="onecycle", epochs=10, weight_decay=0.02),
+        recipe=PublishedRecipe(
+            protocol="honest", optimizer="adamw", lr=2e-3, schedule="onecycle", epochs=10, weight_decay=0.02
+        ),
         corpus="several",
         notes="The encoder of a speech recognizer, frozen: a recipe names it under `start`.",
     )

@@ -1,1 +1,1 @@
-"""The offline trainer: corpora, protocols, augmentation, fitting, evaluation (needs torch)."""
+"""Train networks from recipes: augmentation, batches, fitting and the checkpoint that comes out (needs torch)."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamser.training.clips import Clip
+from streamser.corpora.clips import Clip
 from streamser.training.recipe import AdversaryConfig
 
 _HIDDEN = 64

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.corpora.layouts import sound_files
+from streamser.corpora.reader import find_corpus
 from streamser.errors import CorpusError
 from streamser.training.acoustics import (
     COLOURS,
@@ -29,8 +31,6 @@ from streamser.training.acoustics import (
     shift_pitch,
     telephone,
 )
-from streamser.training.corpora import find_corpus
-from streamser.training.layouts import sound_files
 
 Range = tuple[float, float]
 

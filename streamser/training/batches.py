@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from streamser.corpora.clips import Clip
 from streamser.errors import ConfigError
 from streamser.features import TRIM_BESIDE_S, FeatureConfig, Frames, dct_matrix, trimmed, window_starts
-from streamser.training.clips import Clip
 from streamser.training.store import Levels, LevelStore
 
 # A frame's strongest band this far below the clip's loud frames is a pause or the room, not the voice.

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from streamser.corpora.reader import Clip
+from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.nets.layers import NetOutput, SerNet
 from streamser.training.adversary import Adversary
 from streamser.training.batches import BatchMaker, sampling_weights
-from streamser.training.corpora import Clip
-from streamser.training.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.training.recipe import Recipe, Schedule
 
 log = logging.getLogger(__name__)

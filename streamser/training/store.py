@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from streamser.audio import Samples, read_audio
+from streamser.corpora.reader import Clip
 from streamser.features import FeatureConfig, dct_matrix, extract
 from streamser.training.augment import AugmentConfig, Augmenter
-from streamser.training.corpora import Clip
 
 Levels = NDArray[np.float16] | NDArray[np.float32]
 

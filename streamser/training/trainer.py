@@ -22,7 +22,16 @@ from safetensors.numpy import load_file
 
 from streamser.audio import read_audio
 from streamser.bundle import Bundle, Calibration, Drift, Neutral, load_bundle, save_bundle
+from streamser.corpora.clips import Clip
+from streamser.corpora.layouts import sound_files
+from streamser.corpora.protocols import Split, make_splits
+from streamser.corpora.reader import CorpusReport, find_corpus, map_labels, read_corpora
 from streamser.errors import ConfigError, ProtocolError
+from streamser.evaluation.calibration import balanced_weights, fit_calibration, fit_temperature
+from streamser.evaluation.drift import measure_drift
+from streamser.evaluation.folds import FoldResult, by_seed, load_folds, pool, save_fold
+from streamser.evaluation.foldsummary import are_left_out, left_out_metrics, summarize
+from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.features import FeatureConfig
 from streamser.nets import zoo
 from streamser.nets.export import export_onnx, is_narrow
@@ -30,23 +39,14 @@ from streamser.nets.layers import SerNet, count_parameters
 from streamser.nets.variant import Variant
 from streamser.recognizer import Recognizer, load
 from streamser.training.batches import BatchMaker
-from streamser.training.calibrate import balanced_weights, calibrate, fit_temperature
-from streamser.training.clips import Clip
-from streamser.training.corpora import CorpusReport, find_corpus, map_labels, read_corpora
-from streamser.training.drift import measure_drift
 from streamser.training.fit import Fit, Fitted, Part, clip_logits, with_common_labels
-from streamser.training.folds import FoldResult, by_seed, load_folds, pool, save_fold
-from streamser.training.layouts import sound_files
-from streamser.training.listen import heard_augment, heard_features, listen
-from streamser.training.metrics import unweighted_accuracy, weighted_accuracy
-from streamser.training.protocols import Split, make_splits
+from streamser.training.frozen import build_frozen_store, frozen_augment, frozen_features
 from streamser.training.recipe import Recipe, Schedule
-from streamser.training.scores import are_left_out, left_out_scores, summarize
 from streamser.training.store import LevelStore, build_store, level_config, standard_of
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
+StageProgress = Callable[[str, int, int], None]
 """(what, done, of how many)."""
 
 
@@ -122,7 +122,7 @@ class Trainer:
 
     def __init__(
         self, recipe: Recipe, material: Material, folder: Path, *, cache: Path, device: str = "cpu", workers: int = 1,
-        on_epoch: Callable[[str, dict[str, float]], None] | None = None, progress: Progress | None = None,
+        on_epoch: Callable[[str, dict[str, float]], None] | None = None, progress: StageProgress | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self.material, self.folder = recipe, material, folder
         self.device, self.on_epoch, self.progress = device, on_epoch, progress
@@ -136,7 +136,7 @@ class Trainer:
         net = self._net(self.features)
         recipe.feature_augment.check(self.features)
         if net.needs_start:
-            heard_augment(recipe.feature_augment)
+            frozen_augment(recipe.feature_augment)
             if recipe.train_window_s:
                 raise ConfigError(
                     f"{recipe.name}: train_window_s is for nets that learn as a whole; {self.variant.name} learns on "
@@ -153,16 +153,16 @@ class Trainer:
             progress=None if progress is None else lambda done, of: progress("features", done, of),
         )
         self.outliers = self._outliers(cache, workers)
-        self.heard: FeatureConfig | None = None
+        self.frozen_features: FeatureConfig | None = None
         if net.needs_start:
-            self._listen(net, cache, workers)
+            self._freeze(net, cache, workers)
 
-    def _listen(self, net: SerNet, cache: Path, workers: int) -> None:
+    def _freeze(self, net: SerNet, cache: Path, workers: int) -> None:
         """Replace the stores by what the net's frozen part hears of them, once for all splits and epochs."""
 
-        def hear(store: LevelStore) -> LevelStore:
+        def frozen(store: LevelStore) -> LevelStore:
             report = self.progress
-            return listen(
+            return build_frozen_store(
                 net,
                 store,
                 self.features,
@@ -174,9 +174,9 @@ class Trainer:
                 progress=None if report is None else lambda done, of: report("listening", done, of),
             )
 
-        self.store = hear(self.store)
-        self.outliers = None if self.outliers is None else hear(self.outliers)
-        self.heard = heard_features(self.store.levels.shape[1], self.features.sample_rate)
+        self.store = frozen(self.store)
+        self.outliers = None if self.outliers is None else frozen(self.outliers)
+        self.frozen_features = frozen_features(self.store.levels.shape[1], self.features.sample_rate)
 
     def _outliers(self, cache: Path, workers: int) -> LevelStore | None:
         """The log-mel of the recipe's sounds that are no speech, where it names some."""
@@ -229,11 +229,11 @@ class Trainer:
         )
         recipe = replace(self.recipe, choose_by="last") if split.choose_on == "nothing" else self.recipe
         chosen = {"validation": split.validation, "test": split.test, "nothing": split.validation or split.test}
-        if self.heard is None:
+        if self.frozen_features is None:
             pieces = features.frames_in(round(recipe.train_window_s * features.sample_rate)) or None
             batches = BatchMaker(self.store, features, recipe.feature_augment, pieces)
         else:
-            batches = BatchMaker(self.store, self.heard, heard_augment(recipe.feature_augment))
+            batches = BatchMaker(self.store, self.frozen_features, frozen_augment(recipe.feature_augment))
         outliers = (
             None
             if self.outliers is None
@@ -351,7 +351,7 @@ class Trainer:
             )
         basis = list(answers)[-1]
         chosen, targets, groups = answers[basis]
-        calibration, threshold = calibrate(
+        calibration, threshold = fit_calibration(
             chosen, targets, risk=self.recipe.risk, groups=groups, weights=balanced_weights(targets, groups)
         )
         log.info("calibrated on %s: %s, %s", basis, calibration, threshold)
@@ -368,7 +368,7 @@ class Trainer:
             "threshold": asdict(threshold),
         }
         if folds:
-            scores |= left_out_scores(folds) if strangers else summarize(folds)
+            scores |= left_out_metrics(folds) if strangers else summarize(folds)
             scores.pop("each", None)
         drift = measure_drift(folds, calibration) if strangers else None
         trained = {"strangers_epochs": _epochs_of(calibrate_from) or self.recipe.epochs} if folds else {}
@@ -437,7 +437,7 @@ def _narrow(values: NDArray[Any]) -> NDArray[Any]:
 def _draw_curves(history: list[dict[str, float]], best_epoch: int, title: str, path: Path) -> None:
     """Beside log.jsonl, where there is something to draw with: a training needs no pictures."""
     try:
-        from streamser.training.plots import plot_curves
+        from streamser.evaluation.plots import plot_curves
 
         if history:
             plot_curves(history, best_epoch, title, path)

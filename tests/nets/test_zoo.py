@@ -9,13 +9,13 @@ import pytest
 import torch
 from zoo_parts import ARCHITECTURES, CLASSES, ROWS, overfitted
 
+from streamser.corpora.protocols import PAPERS
 from streamser.errors import ConfigError
 from streamser.nets.export import probe_frames
 from streamser.nets.layers import CosineHead, count_parameters
 from streamser.nets.parallel_cnn import ParallelCnn
 from streamser.nets.variant import Variant
 from streamser.nets.zoo import HOUSE_VARIANTS, VARIANTS, build, get
-from streamser.training.protocols import PAPERS
 
 every_row = pytest.mark.parametrize("variant", ROWS.values(), ids=ROWS.keys())
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)

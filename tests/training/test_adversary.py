@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from streamser.corpora.clips import Clip
 from streamser.errors import ConfigError
 from streamser.training.adversary import Adversary
-from streamser.training.clips import Clip
 from streamser.training.recipe import AdversaryConfig, recipe_from
 
 CLIPS = [Clip(Path("x"), "one" if i % 2 else "two", f"s{i % 2}", "angry") for i in range(64)]

@@ -21,13 +21,13 @@ from streamser import cli
 from streamser.audio import SAMPLE_RATE, read_audio
 from streamser.bundle import load_bundle
 from streamser.errors import ConfigError
+from streamser.evaluation.folds import load_folds
+from streamser.evaluation.foldsummary import left_out_metrics, summarize
 from streamser.nets.moonshine import Moonshine
 from streamser.recognizer import load
 from streamser.training.batches import BatchMaker, FeatureAugment
 from streamser.training.fit import clip_logits, rate_factor, with_common_labels
-from streamser.training.folds import load_folds
 from streamser.training.recipe import Recipe, Schedule, recipe_from
-from streamser.training.scores import left_out_scores, summarize
 from streamser.training.store import build_store
 from streamser.training.trainer import Material, Trainer, gather, recipe_of
 
@@ -227,8 +227,8 @@ def test_schedules_follow_their_formulas() -> None:
 
 
 def test_every_row_of_the_zoo_has_a_recipe_that_trains_it() -> None:
+    from streamser.corpora.protocols import HONEST, PAPERS
     from streamser.nets import zoo
-    from streamser.training.protocols import HONEST, PAPERS
 
     for variant in zoo.VARIANTS.values():
         recipe = recipe_of(variant, ["tiny"], ["angry", "sad"])
@@ -243,12 +243,12 @@ def test_left_out_scores_are_judged_with_the_other_folds_temperature(
     out = trainer(recipe, gather(recipe, corpora, cache), tmp_path, cache)
     folds = [out.run_split(split, 0) for split in out.splits(0)]
     assert [fold.test_corpora for fold in folds] == [("other",), ("tiny",)]
-    scores = left_out_scores(folds)
+    scores = left_out_metrics(folds)
     assert scores["left_out_ua_mean"] == pytest.approx(np.mean(list(scores["left_out_ua"].values())), abs=0.1)
     assert (
         0 <= scores["left_out_together"]["ece"] <= scores["left_out_ece_mean"] + 1e-3 <= 1
     )  # errors may cancel, never add
-    twins = left_out_scores([folds[0], replace(folds[0], fold="without-its-twin")])
+    twins = left_out_metrics([folds[0], replace(folds[0], fold="without-its-twin")])
     assert twins["left_out_together"]["ua"] == twins["left_out_ua_mean"]  # a corpus and its twin are one
     assert twins["left_out_together"]["ua_at_70"] == pytest.approx(
         twins["left_out_ua_at_70"], abs=10
@@ -291,7 +291,7 @@ def test_a_picture_that_fails_costs_neither_the_training_nor_the_reason_why_it_s
     def broken(*_: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("streamser.training.plots.plot_curves", broken)
+    monkeypatch.setattr("streamser.evaluation.plots.plot_curves", broken)
     run = trainer(make_recipe(epochs=1), material, tmp_path / "run", cache)
     assert run.fit(run.splits(0)[0], 0)[0].history
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from streamser.bundle import Bundle
-from streamser.training.clips import Clip
+from streamser.corpora.clips import Clip
 
 
 @dataclass(frozen=True, slots=True)

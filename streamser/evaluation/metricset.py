@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.errors import CorpusError
-from streamser.training import metrics
-from streamser.training.metrics import Interval, Matrix
+from streamser.evaluation import metrics
+from streamser.evaluation.metrics import Interval, Matrix
 
 COVERAGE = 0.7
 """At this share of the surest answers the gain of abstaining is stated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MetricSet:
     """All figures of one set of answers."""
 
     name: str
@@ -67,14 +67,14 @@ def plain(value: object) -> object:
     return value
 
 
-def measure(
+def compute_metrics(
     name: str,
     labels: tuple[str, ...],
     probabilities: NDArray[np.float64],
     targets: NDArray[np.int64],
     speakers: Sequence[str],
     uncertain: NDArray[np.bool_] | None = None,
-) -> Measured:
+) -> MetricSet:
     """Every figure of some answers."""
     if not len(targets):
         raise CorpusError(f"{name}: no clips to measure; every one was left out")
@@ -82,7 +82,7 @@ def measure(
     correct = predicted == targets
     _, of_speaker = metrics.by_speaker(targets, predicted, speakers, len(labels))
     given = np.ones(len(targets), np.bool_) if uncertain is None else ~uncertain
-    return Measured(
+    return MetricSet(
         name=name,
         clips=len(targets),
         speakers=len(of_speaker),
@@ -100,4 +100,4 @@ def measure(
     )
 
 
-__all__ = ["COVERAGE", "Measured", "measure", "plain"]
+__all__ = ["COVERAGE", "MetricSet", "compute_metrics", "plain"]

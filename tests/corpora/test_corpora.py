@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from streamser.errors import CorpusError
-from streamser.training.clips import Clip, CorpusReport
-from streamser.training.corpora import (
+from streamser.corpora.clips import Clip, CorpusReport
+from streamser.corpora.reader import (
     FOUR,
     LAYOUTS,
     cautions,
@@ -21,6 +20,7 @@ from streamser.training.corpora import (
     read_corpora,
     read_corpus,
 )
+from streamser.errors import CorpusError
 
 REAL = Path(os.environ.get("STREAMSER_CORPORA") or Path(__file__).parents[3] / "shared" / "corpora")
 

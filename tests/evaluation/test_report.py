@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from streamser.cli import main
-from streamser.training.folds import FoldResult, save_fold
-from streamser.training.foldtable import tabulate
-from streamser.training.report import fold_markdown, md_table, percent
+from streamser.evaluation.folds import FoldResult, save_fold
+from streamser.evaluation.foldtable import tabulate
+from streamser.evaluation.report import fold_markdown, md_table, percent
 
 LABELS = ("angry", "happy", "neutral", "sad")
 

@@ -11,7 +11,7 @@ import torch
 from streamser.nets.moonshine import Moonshine
 from streamser.nets.zoo import get
 from streamser.training.batches import BatchMaker, FeatureAugment
-from streamser.training.listen import listen
+from streamser.training.frozen import build_frozen_store
 from streamser.training.store import LevelStore
 
 FEATURES = get("moonshine").features
@@ -33,7 +33,9 @@ def net() -> Moonshine:
 
 def heard(net: Moonshine, store: LevelStore, cache: Path, workers: int = 1, crop: float = 0.0) -> LevelStore:
     augment = FeatureAugment(crop_probability=crop, crop_min_s=0.2)
-    return listen(net, store, FEATURES, augment, precision="fp32", cache=cache, device="cpu", workers=workers)
+    return build_frozen_store(
+        net, store, FEATURES, augment, precision="fp32", cache=cache, device="cpu", workers=workers
+    )
 
 
 def test_it_is_what_the_served_windows_give_and_comes_back_from_disk(
@@ -42,8 +44,8 @@ def test_it_is_what_the_served_windows_give_and_comes_back_from_disk(
     first = heard(net, store, tmp_path)
     windows = BatchMaker(store, FEATURES, FeatureAugment()).whole(7, 1)
     with torch.no_grad():
-        np.testing.assert_allclose(first.frames(7, 1), net.listen(windows).numpy(), atol=1e-6)
-    monkeypatch.setattr(Moonshine, "listen", lambda *_: pytest.fail("it was heard before"))
+        np.testing.assert_allclose(first.frames(7, 1), net.encode(windows).numpy(), atol=1e-6)
+    monkeypatch.setattr(Moonshine, "encode", lambda *_: pytest.fail("it was heard before"))
     again = heard(net, store, tmp_path)
     np.testing.assert_array_equal(again.levels, first.levels)
     assert again.key == first.key

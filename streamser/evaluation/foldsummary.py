@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from streamser.bundle import Calibration
 from streamser.errors import ProtocolError
-from streamser.training.calibrate import balanced_weights, fit_temperature, softmax
-from streamser.training.folds import FoldResult, by_seed, pool
-from streamser.training.metrics import ece, ua_at_coverage, unweighted_accuracy, weighted_accuracy
+from streamser.evaluation.calibration import balanced_weights, fit_temperature, softmax
+from streamser.evaluation.folds import FoldResult, by_seed, pool
+from streamser.evaluation.metrics import ece, ua_at_coverage, unweighted_accuracy, weighted_accuracy
 
 Values = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ def calibration_of(folds: Sequence[FoldResult]) -> Calibration:
     return Calibration(temperature=fit_temperature(together.logits, together.targets, weights))
 
 
-def left_out_scores(folds: Sequence[FoldResult]) -> dict[str, Any]:
+def left_out_metrics(folds: Sequence[FoldResult]) -> dict[str, Any]:
     """UA on each corpus that was left out, mean over seeds, and what the answers' confidence is worth there."""
     of_corpus: dict[str, list[float]] = {}
     errors, surest = [], []

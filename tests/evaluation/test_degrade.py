@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from makers import babble, noise, silence, tone
 
-from streamser.training.degrade import (
+from streamser.evaluation.degrade import (
     DEGRADATIONS,
     add_noise,
     generator_of,

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
-from streamser.training.clips import Clip
-from streamser.training.degrade import level_db, pink_noise, speech_level_db
-from streamser.training.evaluate import sample_clips
+from streamser.corpora.clips import Clip
+from streamser.evaluation.degrade import level_db, pink_noise, speech_level_db
+from streamser.evaluation.evaluate import sample_clips
 
 Kind = Literal["speech", "quiet", "noise", "music"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.bundle import Calibration, Drift
+from streamser.evaluation.calibration import softmax
+from streamser.evaluation.folds import FoldResult, by_seed
 from streamser.settling import ratios
-from streamser.training.calibrate import softmax
-from streamser.training.folds import FoldResult, by_seed
 
 Values = NDArray[np.float64]
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from streamser.colors import color_of
 from streamser.errors import MissingExtraError
-from streamser.training import metrics
-from streamser.training.measure import COVERAGE, Measured
+from streamser.evaluation import metrics
+from streamser.evaluation.metricset import COVERAGE, MetricSet
 
 if TYPE_CHECKING:
-    from streamser.training.evaluate import Answers, EmbeddingMap
+    from streamser.evaluation.evaluate import Answers, EmbeddingMap
 
 # Apart for full and for impaired colour vision (Okabe and Ito); corpora have no colours of their own.
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -71,7 +71,7 @@ def plot_risk_coverage(answers: Answers, path: Path) -> None:
     drawn.savefig(path, dpi=120)
 
 
-def plot_confusion(measured: Measured, path: Path) -> None:
+def plot_confusion(measured: MetricSet, path: Path) -> None:
     """The confusion matrix in row percent."""
     matrix = measured.matrix
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamser.errors import ProtocolError
-from streamser.training.folds import FoldResult, by_seed, load_folds, pool, save_fold
+from streamser.evaluation.folds import FoldResult, by_seed, load_folds, pool, save_fold
 
 
 def make_fold(fold: str = "a", seed: int = 0, clips: int = 6, **changes: object) -> FoldResult:

@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
+from streamser.corpora.clips import Clip
 from streamser.errors import ProtocolError
-from streamser.training.clips import Clip
 
 ChooseOn = Literal["validation", "test", "nothing"]
 

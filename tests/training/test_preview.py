@@ -11,12 +11,12 @@ import soundfile
 from makers import babble, make_features, silence, tone
 
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.corpora.clips import Clip
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig, extract
-from streamser.training.audible import SHOWN, listen_augment, with_gains
 from streamser.training.augment import AugmentConfig
 from streamser.training.batches import FeatureAugment
-from streamser.training.clips import Clip
+from streamser.training.preview import SHOWN, preview_augment, with_gains
 from streamser.training.store import level_config
 
 EARS = make_features()
@@ -39,7 +39,7 @@ def heard(
     seed: int = 0,
 ) -> dict[str, Samples]:
     """What is played of the first clip, by name."""
-    page = listen_augment(clips, out, EARS, augment, drawn, window_s=WINDOW_S, seed=seed)
+    page = preview_augment(clips, out, EARS, augment, drawn, window_s=WINDOW_S, seed=seed)
     text = html.unescape(page.read_text(encoding="utf-8"))
     files = sorted(out.glob("*.wav"))
     assert all(f'src="{file.name}"' in text for file in files)
@@ -148,8 +148,8 @@ def test_a_clip_alone_has_nobody_to_be_mixed_with(clips: list[Clip], tmp_path: P
 def test_what_cannot_be_drawn_for_samples_is_refused(clips: list[Clip], tmp_path: Path) -> None:
     samples = FeatureConfig(kind="samples", window_samples=384, hop_samples=384, fft_size=384, short="keep")
     with pytest.raises(ConfigError, match="change log-mel, but this net hears samples"):
-        listen_augment(clips, tmp_path / "out", samples, drawn=FeatureAugment(mask_mels=8))
+        preview_augment(clips, tmp_path / "out", samples, drawn=FeatureAugment(mask_mels=8))
     assert not (tmp_path / "out").exists()
-    page = listen_augment(clips, tmp_path / "heard", samples)
+    page = preview_augment(clips, tmp_path / "heard", samples)
     names = {path.stem[3:] for path in page.parent.glob("*.wav")}
     assert {"mixup", "pitch", "together"} <= names and "specaugment" not in names

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamser.corpora.clips import Clip, Problem, plain_label
 from streamser.errors import CorpusError
-from streamser.training.clips import Clip, Problem, plain_label
 
 Found = Iterator[Clip | Problem]
 Reader = Callable[[Path, str], Found]

@@ -29,7 +29,7 @@ _CLIPS = 32  # of one job
 _net: SerNet  # of a worker process
 
 
-def heard_features(size: int, sample_rate: int) -> FeatureConfig:
+def frozen_features(size: int, sample_rate: int) -> FeatureConfig:
     """A front end whose windows are single frames of `size` values: all that was heard of one window of sound."""
     return FeatureConfig(
         kind="samples", sample_rate=sample_rate, window_samples=size, hop_samples=size, fft_size=size,
@@ -37,7 +37,7 @@ def heard_features(size: int, sample_rate: int) -> FeatureConfig:
     )  # fmt: skip
 
 
-def heard_augment(augment: FeatureAugment) -> FeatureAugment:
+def frozen_augment(augment: FeatureAugment) -> FeatureAugment:
     """What can still be drawn for every batch; pieces were drawn when the copies were heard."""
     if augment.trim_probability or augment.pause_probability:
         raise ConfigError(
@@ -47,7 +47,7 @@ def heard_augment(augment: FeatureAugment) -> FeatureAugment:
     return FeatureAugment(mixup=augment.mixup)
 
 
-def listen(
+def build_frozen_store(
     net: SerNet,
     store: LevelStore,
     features: FeatureConfig,
@@ -73,7 +73,7 @@ def listen(
     )
     versions = (
         said[i : i + copies]
-        for said in _hear_all(net, jobs, precision, device, workers)
+        for said in _encode_all(net, jobs, precision, device, workers)
         for i in range(0, len(said), copies)
     )
     return keep(cache / _key(net, store, features, augment, precision), versions, clips, np.float32, progress)
@@ -103,19 +103,19 @@ def _windows(batches: BatchMaker, clip: int, copy: int, augment: FeatureAugment)
     return windows
 
 
-def _hear_all(
+def _encode_all(
     net: SerNet, jobs: Iterator[list[Tensor]], precision: str, device: str, workers: int
 ) -> Iterator[list[Frames]]:
     if device != "cpu" or workers < 2:
         place = net.to(device)
         for job in jobs:
-            yield _hear(place, job, precision)
+            yield _encode(place, job, precision)
         return
     # spawn: the same on every system, and no fork of a process that already runs torch's threads
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (net,)) as pool:
         waiting: deque[Future[list[Frames]]] = deque()
         for job in jobs:  # a few ahead of the workers: all at once would be all the sound in memory
-            waiting.append(pool.submit(_hear_in_worker, [windows.numpy() for windows in job], precision))
+            waiting.append(pool.submit(_encode_in_worker, [windows.numpy() for windows in job], precision))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -128,15 +128,15 @@ def _begin(net: SerNet) -> None:
     _net = net
 
 
-def _hear_in_worker(job: list[Frames], precision: str) -> list[Frames]:
-    return _hear(_net, [torch.from_numpy(windows) for windows in job], precision)
+def _encode_in_worker(job: list[Frames], precision: str) -> list[Frames]:
+    return _encode(_net, [torch.from_numpy(windows) for windows in job], precision)
 
 
-def _hear(net: SerNet, job: Sequence[Tensor], precision: str) -> list[Frames]:
+def _encode(net: SerNet, job: Sequence[Tensor], precision: str) -> list[Frames]:
     device = next(net.parameters()).device
     net = net.eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return [net.listen(windows.to(device)).float().cpu().numpy() for windows in job]
+        return [net.encode(windows.to(device)).float().cpu().numpy() for windows in job]
 
 
-__all__ = ["heard_augment", "heard_features", "listen"]
+__all__ = ["build_frozen_store", "frozen_augment", "frozen_features"]

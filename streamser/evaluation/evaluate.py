@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.audio import Samples, read_audio
+from streamser.corpora.clips import Clip, Problem
 from streamser.errors import AudioError, CorpusError, MissingExtraError
+from streamser.evaluation import metrics
+from streamser.evaluation.degrade import DEGRADATIONS, Degradation, generator_of, recorded_noise
+from streamser.evaluation.folds import FoldResult, load_folds, pool, save_fold
+from streamser.evaluation.independence import Independence, part_of, training_noises, unseen_clips
+from streamser.evaluation.metricset import MetricSet, compute_metrics, plain
 from streamser.recognizer import Recognizer
-from streamser.training import metrics
-from streamser.training.clips import Clip, Problem
-from streamser.training.degrade import DEGRADATIONS, Degradation, generator_of, recorded_noise
-from streamser.training.folds import FoldResult, load_folds, pool, save_fold
-from streamser.training.independence import Independence, part_of, training_noises, unseen_clips
-from streamser.training.measure import Measured, measure, plain
 
 _BATCH = 8  # sounds judged at once: enough for a GPU to be worth it, few enough for the progress bar to move
 _MAP_CLIPS = 1500  # t-SNE takes half a minute for so many; more only make the picture darker
@@ -65,12 +65,15 @@ class Answers:
         return [(name, self.where(lambda clip, of=name: group(clip) == of)) for name in names]  # type: ignore[misc]
 
 
-Progress = Callable[[int], None]
+ClipProgress = Callable[[int], None]
 """Told how many more clips are done."""
 
 
 def answer(
-    recognizer: Recognizer, clips: Sequence[Clip], change: Degradation | None = None, progress: Progress | None = None
+    recognizer: Recognizer,
+    clips: Sequence[Clip],
+    change: Degradation | None = None,
+    progress: ClipProgress | None = None,
 ) -> Answers:
     """Play every clip, spoilt when asked, to the recognizer."""
     heard: list[Clip] = []
@@ -99,9 +102,11 @@ def _sound(clip: Clip, change: Degradation | None, problems: list[Problem]) -> S
     return change.apply(samples, generator_of(clip.id, change.name)) if change else samples
 
 
-def measure_answers(name: str, answers: Answers) -> Measured:
+def measure_answers(name: str, answers: Answers) -> MetricSet:
     """Every figure of a checkpoint's answers."""
-    return measure(name, answers.labels, answers.probabilities, answers.targets, answers.speakers, answers.uncertain)
+    return compute_metrics(
+        name, answers.labels, answers.probabilities, answers.targets, answers.speakers, answers.uncertain
+    )
 
 
 def label_mapping(labels: Collection[str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -156,7 +161,7 @@ class DegradedRow:
 
     title: str
     clean_ua: float
-    measured: Measured
+    measured: MetricSet
     unchanged: float
     """Share of answers that stayed the same."""
 
@@ -195,14 +200,14 @@ class Evaluation:
     problems: tuple[Problem, ...]
     threshold: float
     answers: Answers
-    whole: Measured
-    corpora: tuple[Measured, ...]
+    whole: MetricSet
+    corpora: tuple[MetricSet, ...]
     speakers: tuple[SpeakerRow, ...]
     degraded: tuple[DegradedRow, ...]
     noise: tuple[NoiseRow, ...]
     noise_seen: tuple[str, ...]
     """Noise collections used here that were mixed into the training too."""
-    seen: Measured | None
+    seen: MetricSet | None
     embedding: EmbeddingMap | None
     seconds: float
 
@@ -296,7 +301,7 @@ def evaluate(
     )
 
 
-def _steps(progress: Callable[[str, int, int], None] | None, what: str, of: int) -> Progress | None:
+def _steps(progress: Callable[[str, int, int], None] | None, what: str, of: int) -> ClipProgress | None:
     if progress is None:
         return None
     done = 0
@@ -374,7 +379,7 @@ def _seen(
     judged: Sequence[Clip],
     config: EvaluationConfig,
     progress: Callable[[str, int, int], None] | None,
-) -> Measured | None:
+) -> MetricSet | None:
     parts = part_of(recognizer.bundle)
     already = {clip.id for clip in judged}
     trained = [clip for clip in clips if parts.get(clip.speaker) == "train" and clip.id not in already]

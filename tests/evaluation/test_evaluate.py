@@ -14,14 +14,14 @@ from makers import LABELS, babble, make_bundle, noise, tone
 
 from streamser.bundle import Bundle
 from streamser.cli import main
+from streamser.corpora.clips import Clip
+from streamser.corpora.reader import map_labels, read_corpus
 from streamser.errors import CorpusError, MissingExtraError
+from streamser.evaluation.degrade import DEGRADATIONS
+from streamser.evaluation.evaluate import EvaluationConfig, answer, evaluate, label_mapping, sample_clips
+from streamser.evaluation.independence import training_noises, unseen_clips
+from streamser.evaluation.report import markdown
 from streamser.recognizer import Recognizer, load
-from streamser.training.clips import Clip
-from streamser.training.corpora import map_labels, read_corpus
-from streamser.training.degrade import DEGRADATIONS
-from streamser.training.evaluate import EvaluationConfig, answer, evaluate, label_mapping, sample_clips
-from streamser.training.independence import training_noises, unseen_clips
-from streamser.training.report import markdown
 
 EMOTIONS = (*LABELS, "disgust")
 

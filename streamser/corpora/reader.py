@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from streamser.audio import Samples, read_audio
+from streamser.corpora.clips import EMOTIONS, Clip, CorpusReport, Problem
+from streamser.corpora.layouts import LAYOUTS
 from streamser.errors import AudioError, CorpusError
-from streamser.training.clips import EMOTIONS, Clip, CorpusReport, Problem
-from streamser.training.layouts import LAYOUTS
 
 FOUR = {"angry": "angry", "excited": "happy", "happy": "happy", "neutral": "neutral", "sad": "sad"}
 """The four classes. `calm` is left out: only RAVDESS acts it, beside a neutral of its own, and as a `neutral` it would
@@ -77,8 +77,8 @@ def read_corpus(
     if not clips and not problems:
         raise CorpusError(f"{root}: holds no clips in the layout '{chosen.name}', which is {chosen.shape}")
     if check:
-        clips, heard = check_audio(clips, cache=cache)
-        problems += heard
+        clips, unusable = check_audio(clips, cache=cache)
+        problems += unusable
     return clips, CorpusReport(corpus, len(clips), tuple(problems), cautions(clips) if labelled else ())
 
 
@@ -159,7 +159,7 @@ def map_labels(clips: Iterable[Clip], mapping: Mapping[str, str]) -> tuple[list[
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class SoundCheck:
     """What one reading of a file taught."""
 
     digest: str
@@ -168,13 +168,13 @@ class Heard:
     error: str = ""
 
 
-def hear(path: Path) -> Heard:
+def check_sound(path: Path) -> SoundCheck:
     """Read one file; two files with the same digest hold the same samples, whatever their names and formats."""
     try:
         samples = read_audio(path)
     except AudioError as error:
-        return Heard("", 0.0, 0.0, str(error))
-    return Heard(_digest(samples), float(np.abs(samples).max()), len(samples) / 16_000)
+        return SoundCheck("", 0.0, 0.0, str(error))
+    return SoundCheck(_digest(samples), float(np.abs(samples).max()), len(samples) / 16_000)
 
 
 def _digest(samples: Samples) -> str:
@@ -192,38 +192,38 @@ def check_audio(clips: Sequence[Clip], *, cache: Path | None = None) -> tuple[li
     kept: dict[str, Clip] = {}
     problems: list[Problem] = []
     for clip in clips:
-        heard = _heard(clip.path, known)
-        problem = _sound_problem(clip, heard)
-        twin = kept.get(heard.digest)
+        check = _cached_check(clip.path, known)
+        problem = _sound_problem(clip, check)
+        twin = kept.get(check.digest)
         if problem is None and twin is not None:
             detail = f"the same samples as {twin.id}" + ("" if twin.label == clip.label else f", there {twin.label}")
             problem = Problem("duplicate clip", clip.id, detail)
         if problem is None:
-            kept[heard.digest] = replace(clip, digest=heard.digest)
+            kept[check.digest] = replace(clip, digest=check.digest)
         else:
             problems.append(problem)
     _save_cache(cache, known)
     return list(kept.values()), problems
 
 
-def _sound_problem(clip: Clip, heard: Heard) -> Problem | None:
-    if heard.error:
-        return Problem("unreadable file", clip.id, heard.error)
-    if heard.peak < SILENT_PEAK:
-        return Problem("silent file", clip.id, f"{heard.duration_s:.1f} s")
-    if heard.peak < QUIET_PEAK:
-        return Problem("almost silent file", clip.id, f"peak {20 * np.log10(heard.peak):.0f} dBFS")
+def _sound_problem(clip: Clip, check: SoundCheck) -> Problem | None:
+    if check.error:
+        return Problem("unreadable file", clip.id, check.error)
+    if check.peak < SILENT_PEAK:
+        return Problem("silent file", clip.id, f"{check.duration_s:.1f} s")
+    if check.peak < QUIET_PEAK:
+        return Problem("almost silent file", clip.id, f"peak {20 * np.log10(check.peak):.0f} dBFS")
     return None
 
 
-def _heard(path: Path, known: dict[str, list[object]]) -> Heard:
+def _cached_check(path: Path, known: dict[str, list[object]]) -> SoundCheck:
     stat = path.stat()
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     if key not in known:
-        heard = hear(path)
-        known[key] = [heard.digest, heard.peak, heard.duration_s, heard.error]
+        check = check_sound(path)
+        known[key] = [check.digest, check.peak, check.duration_s, check.error]
     digest, peak, duration_s, error = known[key]
-    return Heard(str(digest), float(str(peak)), float(str(duration_s)), str(error))
+    return SoundCheck(str(digest), float(str(peak)), float(str(duration_s)), str(error))
 
 
 def _load_cache(cache: Path | None) -> dict[str, list[object]]:

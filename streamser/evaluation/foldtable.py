@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from streamser.bundle import Calibration
-from streamser.training.calibrate import fit_temperature, softmax
-from streamser.training.folds import FoldResult, by_seed, pool
-from streamser.training.measure import Measured, measure
-from streamser.training.metrics import Interval
+from streamser.evaluation.calibration import fit_temperature, softmax
+from streamser.evaluation.folds import FoldResult, by_seed, pool
+from streamser.evaluation.metrics import Interval
+from streamser.evaluation.metricset import MetricSet, compute_metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class FoldRow:
     """What was left out, and how well nets that never heard it did, mean over the seeds."""
 
     name: str
-    measured: tuple[Measured, ...]
+    measured: tuple[MetricSet, ...]
     """One of each seed, at the temperature its own validation speakers chose."""
     transferred_ece: float
     """Mean ECE at the temperature that the other folds' test clips teach; NaN with one fold."""
@@ -33,15 +33,15 @@ class FoldRow:
         return float(np.std([_figure(one, figure) for one in self.measured]))
 
 
-def _figure(measured: Measured, name: str) -> float:
+def _figure(measured: MetricSet, name: str) -> float:
     value = getattr(measured, name)
     return float(value.value if isinstance(value, Interval) else value)
 
 
-def measure_fold(fold: FoldResult, name: str = "", calibration: Calibration | None = None) -> Measured:
+def measure_fold(fold: FoldResult, name: str = "", calibration: Calibration | None = None) -> MetricSet:
     """Every figure of a fold's test clips; calibrated by the fold's own temperature unless told otherwise."""
     chances = softmax(fold.logits, calibration or Calibration(fold.temperature))
-    return measure(name or fold.fold, fold.labels, chances, fold.targets, fold.speakers)
+    return compute_metrics(name or fold.fold, fold.labels, chances, fold.targets, fold.speakers)
 
 
 @dataclass(frozen=True, slots=True)

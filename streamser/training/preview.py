@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.corpora.clips import Clip
 from streamser.features import FeatureConfig, Frames, extract, mel_corners
 from streamser.training.acoustics import limit
 from streamser.training.augment import Augmentation, AugmentConfig, Plan, apply_plan
 from streamser.training.batches import BatchMaker, FeatureAugment
-from streamser.training.clips import Clip
 from streamser.training.store import LevelStore, level_config
 
 SHOWN = FeatureAugment(mask_mels=24, mask_frames=30, mixup=0.4)
@@ -36,7 +36,7 @@ _LOUDEST_DB = 40.0  # of a gain: a band at the floor has no sound that could be 
 Sounds = list[Samples]
 
 
-def listen_augment(
+def preview_augment(
     clips: Sequence[Clip],
     out_dir: Path,
     features: FeatureConfig,
@@ -220,4 +220,4 @@ def _page(rows: Sequence[tuple[str, str, str, str]]) -> str:
     return "\n".join([*lines, "</table>", ""])
 
 
-__all__ = ["listen_augment", "with_gains"]
+__all__ = ["preview_augment", "with_gains"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from streamser.training.evaluate import Evaluation
-from streamser.training.foldtable import FoldRow, FoldTable
-from streamser.training.measure import COVERAGE, Measured
-from streamser.training.metrics import recalls
+from streamser.evaluation.evaluate import Evaluation
+from streamser.evaluation.foldtable import FoldRow, FoldTable
+from streamser.evaluation.metrics import recalls
+from streamser.evaluation.metricset import COVERAGE, MetricSet
 
 REPORT = "report.md"
 NUMBERS = "report.json"
@@ -44,7 +44,7 @@ def percent(share: float, places: int = 1) -> str:
 _FIGURES = ("clips", "speakers", "UA", "WA", "macro-F1", "ECE", f"UA at {100 * COVERAGE:.0f} %", "uncertain", "risk")
 
 
-def _figures(one: Measured) -> tuple[str, ...]:
+def _figures(one: MetricSet) -> tuple[str, ...]:
     return (
         str(one.clips),
         str(one.speakers),
@@ -65,7 +65,7 @@ _LEGEND = (
 )
 
 
-def confusion_table(one: Measured) -> str:
+def confusion_table(one: MetricSet) -> str:
     """Counts, and in brackets the percent of the row."""
     matrix, found = one.matrix, recalls(one.matrix)
     rows = []
@@ -188,7 +188,7 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
 
 def _draw(e: Evaluation, out: Path) -> list[str]:
     """The report's pictures; returns their names, none when there is nothing to draw with."""
-    from streamser.training import plots
+    from streamser.evaluation import plots
 
     if not plots.can_draw():
         return []

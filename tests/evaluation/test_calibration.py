@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from streamser.bundle import Calibration
-from streamser.training import metrics
-from streamser.training.calibrate import (
+from streamser.evaluation import metrics
+from streamser.evaluation.calibration import (
     balanced_weights,
-    calibrate,
     choose_threshold,
     cross_validated_nll,
     fit_bias,
+    fit_calibration,
     fit_temperature,
     mean_nll,
     softmax,
@@ -72,14 +72,14 @@ def test_a_bias_that_only_one_speaker_needs_is_not_kept() -> None:
     logits, targets = drawn(2.0, clips=800)
     speakers = [f"c/{i % 8}" for i in range(800)]
     logits[::8, 0] += 4.0  # speaker 0 sounds like class 0 whatever he says
-    fitted, _ = calibrate(logits, targets, risk=0.3, groups=speakers)
+    fitted, _ = fit_calibration(logits, targets, risk=0.3, groups=speakers)
     assert fitted.bias == ()
 
 
 def test_a_bias_that_every_speaker_needs_is_kept() -> None:
     logits, targets = drawn(2.0, (3.0, 0.0, -3.0, 0.0), clips=800)
     speakers = [f"c/{i % 8}" for i in range(800)]
-    fitted, _ = calibrate(logits, targets, risk=0.3, groups=speakers)
+    fitted, _ = fit_calibration(logits, targets, risk=0.3, groups=speakers)
     assert fitted.bias[0] > 1.5 and fitted.bias[2] < -1.5
     plain = cross_validated_nll(logits, targets, speakers, bias=False)
     assert cross_validated_nll(logits, targets, speakers, bias=True) < plain

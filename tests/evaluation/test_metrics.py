@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from streamser.training import metrics
+from streamser.evaluation import metrics
 
 
 def answers(clips: int = 300, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

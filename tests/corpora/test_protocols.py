@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from streamser.errors import ProtocolError
-from streamser.training.clips import Clip
-from streamser.training.protocols import (
+from streamser.corpora.clips import Clip
+from streamser.corpora.protocols import (
     HONEST,
     PAPERS,
     Split,
@@ -21,6 +20,7 @@ from streamser.training.protocols import (
     make_splits,
     ship,
 )
+from streamser.errors import ProtocolError
 
 LABELS = ("angry", "happy", "neutral", "sad")
 

@@ -190,7 +190,7 @@ def choose_threshold(
     return Threshold(value, float(risks[at]), float(coverage[at]), reached)
 
 
-def calibrate(
+def fit_calibration(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
@@ -216,10 +216,10 @@ def calibrate(
 __all__ = [
     "Threshold",
     "balanced_weights",
-    "calibrate",
     "choose_threshold",
     "cross_validated_nll",
     "fit_bias",
+    "fit_calibration",
     "fit_temperature",
     "mean_nll",
     "softmax",

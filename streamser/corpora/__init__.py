@@ -1,0 +1,1 @@
+"""Read corpora of emotional speech: layouts, clips, and protocols that split them (needs no torch)."""

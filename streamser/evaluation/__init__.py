@@ -1,0 +1,1 @@
+"""Measure checkpoints: metrics, calibration, folds, degraded sound and reports (needs no torch)."""
