@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from streamser.cli.oldoptions import add_old_option
 from streamser.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ examples:
   streamser train models/lightsernet/recipe.yaml --corpora-root ~/corpora --out runs/mine
   streamser train lightsernet-3s-ce --corpora ~/corpora/emodb --labels angry,boredom,disgust,fear,happy,neutral,sad
   streamser train RECIPE --set protocol=leave-one-corpus-out --set epochs=10 --resume
-  streamser train RECIPE --listen-augment heard/      # hear what the augmentation does; trains nothing
+  streamser train RECIPE --preview-augment preview/   # write what the augmentation does as WAV; trains nothing
   python -m torch.distributed.run --nproc_per_node 2 -m streamser train RECIPE   # several processes
 """
 
@@ -63,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save", type=Path, metavar="DIR", help="ship: write the checkpoint here (default: in the run)"
     )
     parser.add_argument("--dry-run", action="store_true", help="read the corpora, check the splits, train nothing")
-    parser.add_argument("--listen-augment", type=Path, metavar="DIR", help="write each augmentation as WAV and stop")
+    parser.add_argument("--preview-augment", type=Path, metavar="DIR", help="write each augmentation as WAV and stop")
+    add_old_option(parser, "--listen-augment", "--preview-augment", type=Path)
 
 
 def run(args: argparse.Namespace) -> int:
