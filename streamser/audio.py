@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -16,12 +18,22 @@ from streamser.errors import AudioError
 SAMPLE_RATE = 16_000
 """Samples a second, everywhere inside streamser."""
 
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+"""Sample rates of sound that streamser takes, in Hz; beyond them the resampler hangs, crashes or fills the memory."""
+
+LONGEST_S = 4 * 3600.0
+"""The most sound that is read into one array; a small file may hold years of silence."""
+
+LOUDEST = 100.0
+"""Float sound lies within [-1, 1], with some headroom for a hot recording; beyond this it was never scaled."""
+
 Samples = NDArray[np.float32]
 
 # HQ: -100 dB stop band at about 30 ms of delay; VHQ doubles the delay for nothing a 16 kHz model could hear.
 _QUALITY = "HQ"
 
 _NO_REGULAR_FILE = 7  # SFE_BAD_FILE of libsndfile
+_PIECE_VALUES = 1 << 22  # 16 MiB: a second of 21 channels at 192 kHz
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,14 +97,12 @@ class Resampler:
     """
 
     def __init__(self, from_rate: int, to_rate: int = SAMPLE_RATE) -> None:
-        if from_rate <= 0 or to_rate <= 0:
-            raise ValueError(f"sample rates are positive, not {from_rate} -> {to_rate}")
-        self.from_rate = from_rate
-        self.to_rate = to_rate
+        self.from_rate = check_rate(from_rate)
+        self.to_rate = check_rate(to_rate)
         self._soxr = (
             None
-            if from_rate == to_rate
-            else soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality=_QUALITY)
+            if self.from_rate == self.to_rate
+            else soxr.ResampleStream(self.from_rate, self.to_rate, 1, dtype="float32", quality=_QUALITY)
         )
 
     def feed(self, samples: Samples) -> Samples:
@@ -106,6 +116,19 @@ class Resampler:
         if self._soxr is None:
             return np.zeros(0, np.float32)
         return np.asarray(self._soxr.resample_chunk(np.zeros(0, np.float32), last=True), np.float32)
+
+
+def check_rate(rate: float) -> int:
+    """A sample rate as a whole number; ValueError when it is none, or beyond what streamser takes.
+
+    >>> check_rate(44_100.0)
+    44100
+    """
+    if isinstance(rate, bool) or not isinstance(rate, int | float | np.integer | np.floating):
+        raise ValueError(f"sample_rate: a whole number of Hz, not {rate!r}")
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE or rate != int(rate):
+        raise ValueError(f"sample_rate: a whole number from {LOWEST_RATE} to {HIGHEST_RATE} Hz, not {rate}")
+    return int(rate)
 
 
 def resample(samples: Samples, from_rate: int, to_rate: int = SAMPLE_RATE) -> Samples:
@@ -131,10 +154,11 @@ def to_mono(pcm: NDArray[np.generic], channels: int | None = None) -> Samples:
         raise ValueError(f"sound has shape (samples,) or (samples, channels), not {pcm.shape}")
     if pcm.dtype == np.uint8:  # the one unsigned PCM type: 8-bit WAV, silence at 128
         values = (pcm.astype(np.float32) - 128.0) / 128.0
-    elif np.issubdtype(pcm.dtype, np.signedinteger):
+    elif pcm.dtype.kind == "i":
         values = pcm.astype(np.float32) / -float(np.iinfo(pcm.dtype).min)  # type: ignore[type-var]
-    elif np.issubdtype(pcm.dtype, np.floating):
-        values = pcm.astype(np.float32)
+    elif pcm.dtype.kind == "f":
+        with np.errstate(over="ignore", invalid="ignore"):  # a double may exceed float32: it becomes infinite
+            values = pcm.astype(np.float32)
     else:
         raise ValueError(f"sound is int8..int64, uint8 or float, not {pcm.dtype}")
     return values if values.ndim == 1 else values.mean(axis=1, dtype=np.float32)
@@ -166,28 +190,86 @@ def decoder_words(error: Exception) -> str:
     return words[:1].lower() + words[1:]
 
 
+class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """A sound file that is read from its beginning to its end and never moved about in.
+
+    soundfile seeks after every read of a file that says it can. That fails for streamed FLAC, whose header does not
+    know its length, and for some telephone codecs.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def made_finite(samples: Samples) -> tuple[Samples, int]:
+    """Samples of a live stream, each within float sound's widest range, and how many were replaced by silence.
+
+    One sample that is NaN or infinite would otherwise spread through the resampler and the noise floor.
+
+    >>> import numpy as np
+    >>> made_finite(np.array([0.5, np.nan, 1e9], np.float32))
+    (array([0.5, 0. , 0. ], dtype=float32), 2)
+    """
+    bad = ~(np.abs(samples) <= LOUDEST)
+    count = int(np.count_nonzero(bad))
+    return (np.where(bad, np.float32(0), samples), count) if count else (samples, 0)
+
+
+def open_sound(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.SoundFile:
+    """A sound file that is open for reading; AudioError, with `name`, when it is none or its sample rate is absurd."""
+    try:
+        sound = _SequentialFile(file)
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
+        raise AudioError(
+            f"{name}: not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are"
+        ) from error
+    try:
+        check_rate(sound.samplerate)
+    except ValueError as error:
+        sound.close()
+        raise AudioError(f"{name}: {error}; convert the file") from error
+    return sound
+
+
+def mono_pieces(sound: soundfile.SoundFile, name: str) -> Iterator[Samples]:
+    """A file's sound at its own rate, mono, a second at a time.
+
+    The header's length is not relied on: it may be wrong by terabytes, and telephone codecs cannot seek.
+    """
+    frames = max(1, min(sound.samplerate, _PIECE_VALUES // sound.channels))
+    try:
+        while len(pcm := sound.read(frames, dtype="float32", always_2d=True)):
+            yield check_finite(to_mono(pcm), name)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise AudioError(
+            f"{name}: cannot be read to its end ({decoder_words(error)}); copy or convert the file again"
+        ) from error
+
+
 def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Samples:
     """Read a WAV, FLAC, Ogg or MP3 file of any rate, channel count and sample type as mono float32.
 
-    Raises AudioError, naming the file and the rule, when it holds no usable sound.
+    Raises AudioError, naming the file and the rule, when it holds no usable sound, or more than `LONGEST_S`.
     """
     name = fspath(path)
     if not Path(name).is_file():
         raise AudioError(f"{name}: no such file" if not Path(name).exists() else f"{name}: is not a file")
     if Path(name).stat().st_size == 0:
         raise AudioError(f"{name}: the file is empty (0 bytes)")
-    try:
-        pcm, rate = soundfile.read(name, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
-        raise AudioError(
-            f"{name}: not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are"
-        ) from error
-    if not len(pcm):
+    with open_sound(name, name) as sound:
+        rate, pieces, length = sound.samplerate, [], 0
+        for piece in mono_pieces(sound, name):
+            pieces.append(piece)
+            length += len(piece)
+            if length > LONGEST_S * rate:
+                raise AudioError(
+                    f"{name}: holds more than {LONGEST_S / 3600:g} hours of sound, too much for one piece; split it, "
+                    "or use streamser replay, which reads a file bit by bit"
+                )
+    if not length:
         raise AudioError(f"{name}: the file holds no samples")
-    mono = check_finite(to_mono(pcm), name)
-    sound = resample(mono, rate, sample_rate) if rate != sample_rate else mono
-    if not len(sound):
-        raise AudioError(
-            f"{name}: its {len(mono)} samples at {rate} Hz are shorter than one sample at {sample_rate} Hz"
-        )
-    return sound
+    mono = np.concatenate(pieces)
+    resampled = resample(mono, rate, sample_rate) if rate != sample_rate else mono
+    if not len(resampled):
+        raise AudioError(f"{name}: its {length} samples at {rate} Hz are shorter than one sample at {sample_rate} Hz")
+    return resampled

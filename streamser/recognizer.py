@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from streamser.audio import SAMPLE_RATE, Samples, Segment, check_finite, to_mono
+from streamser.audio import LOUDEST, SAMPLE_RATE, Samples, Segment, check_finite, to_mono
 from streamser.bundle import DEFAULT_MODEL, Bundle, load_bundle
 from streamser.engines import Engine, WindowScores, check_choice, open_engine, run_audio, run_frames
 from streamser.errors import AudioError, EngineError
@@ -22,9 +22,6 @@ from streamser.features import FeatureConfig, Frames, trimmed
 
 Sound = Samples | Segment
 """What can be judged: 16 kHz mono samples, or a Segment of a stream."""
-
-# Float sound lies within [-1, 1], with some headroom for a hot recording; beyond this it was never scaled.
-_LOUDEST = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +256,7 @@ def _samples(sound: Sound, what: str) -> Samples:
         raise AudioError(f"{what}: holds no samples, and nothing can be said of nothing")
     mono = check_finite(to_mono(samples), what)
     peak = float(np.abs(mono).max())
-    if peak > _LOUDEST:
+    if peak > LOUDEST:
         raise AudioError(
             f"{what}: reaches {peak:g}, but float sound lies within [-1, 1]; divide 16-bit values by 32768"
         )

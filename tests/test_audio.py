@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from streamser.audio import (
     to_mono,
 )
 from streamser.errors import AudioError
+from streamser.stream.soundfiles import read_pieces
 
 RATES = [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000]
 
@@ -225,10 +228,87 @@ def test_the_same_rate_passes_samples_through_untouched() -> None:
     assert len(resampler.flush()) == 0
 
 
-@pytest.mark.parametrize("rate", [0, -8_000])
-def test_a_rate_that_cannot_be_is_the_callers_slip(rate: int) -> None:
-    with pytest.raises(ValueError, match="sample rates are positive"):
+@pytest.mark.parametrize(
+    "rate",
+    [0, -8_000, 1, 999, 768_001, 16_000.5, 5e-324, 1e308, math.inf, -math.inf, math.nan, True, "16000", None],
+    ids=str,
+)
+def test_a_rate_that_cannot_be_is_the_callers_slip(rate: Any) -> None:
+    with pytest.raises(ValueError, match="sample_rate: a whole number"):
         Resampler(rate)
+
+
+# Telephone files: their codecs cannot seek, and some of their containers have one rate only
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "rate"),
+    [
+        ("wav", "GSM610", 8_000),
+        ("aiff", "GSM610", 8_000),
+        ("w64", "GSM610", 8_000),
+        ("wav", "G721_32", 8_000),
+        ("au", "G721_32", 8_000),
+        ("au", "G723_24", 8_000),
+        ("au", "G723_40", 8_000),
+        ("wav", "NMS_ADPCM_16", 8_000),
+        ("wav", "NMS_ADPCM_24", 8_000),
+        ("wav", "NMS_ADPCM_32", 8_000),
+        ("aiff", "DWVW_16", 16_000),
+        ("xi", "DPCM_16", 44_100),
+        ("xi", "DPCM_8", 44_100),
+    ],
+)
+def test_a_telephone_or_sampler_file_is_read_like_any_other(
+    tmp_path: Path, suffix: str, subtype: str, rate: int
+) -> None:
+    path = tmp_path / f"call.{suffix}"
+    soundfile.write(path, resample(tone(), SAMPLE_RATE, rate), rate, subtype=subtype)
+    whole = read_audio(path)
+    assert len(whole) == pytest.approx(SAMPLE_RATE, rel=0.05)
+    assert np.abs(whole[2_000:14_000]).max() == pytest.approx(0.3, rel=0.3)  # two bits a sample are coarse
+    np.testing.assert_array_equal(np.concatenate(list(read_pieces(path))), whole)
+
+
+# Files that lie
+
+
+def lying_flac(path: Path, samples: int) -> Path:
+    """A second of sound whose header claims another length."""
+    soundfile.write(path, tone(), SAMPLE_RATE)
+    content = bytearray(path.read_bytes())
+    streaminfo = int.from_bytes(content[18:26], "big")  # its last 36 bits count the samples
+    content[18:26] = (streaminfo & ~((1 << 36) - 1) | samples).to_bytes(8, "big")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("claimed", [0, (1 << 36) - 1], ids=["streamed", "terabytes"])
+def test_a_flac_whose_header_does_not_know_its_length_is_read_to_its_end(tmp_path: Path, claimed: int) -> None:
+    path = lying_flac(tmp_path / "lie.flac", claimed)
+    assert len(read_audio(path)) == len(np.concatenate(list(read_pieces(path)))) == SAMPLE_RATE
+
+
+def test_more_sound_than_fits_into_the_memory_is_refused_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamser.audio.LONGEST_S", 2.0)
+    path = tmp_path / "long.flac"
+    soundfile.write(path, np.zeros(2 * SAMPLE_RATE, np.float32), SAMPLE_RATE)
+    assert len(read_audio(path)) == 2 * SAMPLE_RATE
+    soundfile.write(path, np.zeros(2 * SAMPLE_RATE + 1, np.float32), SAMPLE_RATE)
+    with pytest.raises(AudioError, match=r"long\.flac: holds more than .* hours of sound, .*; split it"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("rate", [1, 500, 2_000_000_000])
+def test_a_file_with_an_absurd_rate_is_refused(tmp_path: Path, rate: int) -> None:
+    path = write(tmp_path / "odd.wav", tone())
+    content = bytearray(path.read_bytes())
+    content[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match=r"odd\.wav: sample_rate: a whole number from 1000 to 768000 Hz, not"):
+        read_audio(path)
 
 
 # Arrays

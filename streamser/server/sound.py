@@ -5,18 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 
-import soundfile
-
-from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, check_finite, decoder_words, to_mono
-from streamser.errors import AudioError
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, mono_pieces, open_sound
 from streamser.events import Gap
 from streamser.server.recording import Recording
 from streamser.stream.channel import StreamConfig, WorkerStream
 from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.status import StreamStatus
 from streamser.stream.worker import Deliver, InferenceWorker
-
-_PIECE_VALUES = 400_000  # two channels of a second at 192 kHz; more channels come in shorter pieces, not in more memory
 
 
 class SoundStream:
@@ -84,24 +79,12 @@ class SoundFile:
     """A file that was sent whole, decoded from memory piece by piece: nothing is written to disk."""
 
     def __init__(self, body: bytes) -> None:
-        try:
-            self._file = soundfile.SoundFile(io.BytesIO(body))
-        except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
-            raise AudioError(
-                f"not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are"
-            ) from error
+        self._file = open_sound(io.BytesIO(body), "the file")
         self.sample_rate = int(self._file.samplerate)
         self.channels = int(self._file.channels)
         self.duration_s = len(self._file) / self.sample_rate
         """As its header says it."""
 
     def pieces(self) -> Iterator[Samples]:
-        """At most a second at a time, mono, at its own rate."""
-        frames = max(1, min(self.sample_rate, _PIECE_VALUES // self.channels))
-        try:
-            for pcm in self._file.blocks(blocksize=frames, dtype="float32", always_2d=True):
-                yield check_finite(to_mono(pcm), "the file")
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(
-                f"the file cannot be read to its end ({decoder_words(error)}); copy or convert it again"
-            ) from error
+        """A second at a time, mono, at its own rate."""
+        yield from mono_pieces(self._file, "the file")

@@ -93,8 +93,9 @@ class _Channel:
             raise ValueError("push: the stream is closed")
         items = []
         if (sample_rate, channels) != (self._converter.sample_rate, self._converter.channels):
+            converter = PcmConverter(sample_rate, channels)  # first: a rate that is refused changes nothing
             items = self._segmenter.feed(AudioBlock(self._converter.flush(), self.position))
-            self._converter = PcmConverter(sample_rate, channels)
+            self._converter = converter
         return [*items, *self._segmenter.feed(AudioBlock(self._converter.feed(pcm), self.position))]
 
     def _end(self, error: str | None) -> list[TimedItem]:
@@ -132,6 +133,8 @@ class Stream(_Channel):
 
     def lose(self, samples: int, reason: Literal["client", "overflow"] = "client") -> list[Event]:
         """Tell that so many 16 kHz samples never arrived; time goes on by them."""
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
+            raise ValueError(f"samples: a whole number, 0 or more, not {samples!r}")
         return self._say(self._segmenter.note(Gap(start=self.position, length=samples, reason=reason)))
 
     def close(self) -> list[Event]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.audio import Resampler, Samples, to_mono
+from streamser.audio import LOUDEST, Resampler, Samples, made_finite, to_mono
 
 __all__ = ["Pcm", "PcmConverter"]
 
+logger = logging.getLogger(__name__)
+
 Pcm = bytes | bytearray | memoryview | NDArray[np.generic]
 """Bytes are 16-bit little-endian PCM; arrays are int8..int64, uint8 or float, (samples,) or (samples, channels)."""
+
+
+MOST_CHANNELS = 1024  # as many as libsndfile takes
 
 
 class PcmConverter:
@@ -22,17 +29,25 @@ class PcmConverter:
     """
 
     def __init__(self, sample_rate: int = 16_000, channels: int = 1) -> None:
-        if channels < 1:
-            raise ValueError(f"channels: at least 1, not {channels}")
+        if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= MOST_CHANNELS:
+            raise ValueError(f"channels: a whole number from 1 to {MOST_CHANNELS}, not {channels!r}")
+        self._resampler = Resampler(sample_rate)
         self.sample_rate = sample_rate
         self.channels = channels
-        self._resampler = Resampler(sample_rate)
+        self.replaced = 0
+        """Samples that were NaN, infinite or absurdly loud, and were taken for silence."""
         self._half_sample = b""
         self._half_frame: NDArray[np.generic] = np.zeros(0, np.int16)
 
     def feed(self, pcm: Pcm) -> Samples:
         """The samples that are ready now."""
-        return self._resampler.feed(self._mono(pcm))
+        samples, replaced = made_finite(self._mono(pcm))
+        if replaced and not self.replaced:
+            logger.warning(
+                "pushed sound: %d samples are NaN, infinite or beyond %g; they count as silence", replaced, LOUDEST
+            )
+        self.replaced += replaced
+        return self._resampler.feed(samples)
 
     def flush(self) -> Samples:
         """The samples that only the end makes ready."""
@@ -44,6 +59,8 @@ class PcmConverter:
                 raise ValueError(f"pcm: has {pcm.shape[1]} channels, but channels is {self.channels}")
             values: NDArray[np.generic] = pcm
         else:
+            if not isinstance(pcm, bytes | bytearray | memoryview):
+                raise ValueError(f"pcm: bytes of 16-bit samples or a NumPy array, not {type(pcm).__name__}")
             data = self._half_sample + bytes(pcm)
             whole = len(data) - len(data) % 2
             values, self._half_sample = np.frombuffer(data[:whole], "<i2"), data[whole:]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from streamser.audio import Resampler, Samples, check_finite, decoder_words, to_mono
+from streamser.audio import Resampler, Samples, mono_pieces, open_sound
 from streamser.errors import AudioError
 
 __all__ = ["AUDIO_SUFFIXES", "blocks", "duration_s", "expand", "find_audio", "read_pieces"]
@@ -45,12 +45,7 @@ def duration_s(path: Path) -> float:
 def _opened(path: Path) -> soundfile.SoundFile:
     if not path.is_file():
         raise AudioError(f"{path}: " + ("is not a file" if path.exists() else "no such file"))
-    try:
-        sound = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
-        raise AudioError(
-            f"{path}: not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are"
-        ) from error
+    sound = open_sound(path, str(path))
     if not len(sound):
         sound.close()
         raise AudioError(f"{path}: the file holds no samples")
@@ -61,13 +56,8 @@ def read_pieces(path: Path) -> Iterator[Samples]:
     """A file's sound as 16 kHz mono, piece by piece."""
     with _opened(path) as sound:
         resampler = Resampler(sound.samplerate)
-        try:
-            for pcm in sound.blocks(blocksize=sound.samplerate, dtype="float32", always_2d=True):
-                yield resampler.feed(check_finite(to_mono(pcm), str(path)))
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(
-                f"{path}: cannot be read to its end ({decoder_words(error)}); copy or convert the file again"
-            ) from error
+        for piece in mono_pieces(sound, str(path)):
+            yield resampler.feed(piece)
         yield resampler.flush()
 
 

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, to_mono
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, made_finite, to_mono
 from streamser.errors import AudioError, DeviceError
 from streamser.events import Gap, SourceChanged
 from streamser.stream.bus import SoundQueue
@@ -283,7 +283,9 @@ class MicSource:
                 yield from self._lose(dropped / line.rate, "queue_full")
                 yield from self._lose(missing / line.rate, "overflow" if chunk.overflowed else "stalled")
             self._told_s = chunk.arrived_s
-            yield from self._sound(resampler.feed(to_mono(chunk.pcm)), chunk.arrived_s - resampler.delay_s)
+            yield from self._sound(
+                resampler.feed(made_finite(to_mono(chunk.pcm))[0]), chunk.arrived_s - resampler.delay_s
+            )
         yield from self._sound(resampler.flush(), self._told_s)
         return None
 
