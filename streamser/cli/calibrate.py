@@ -95,6 +95,8 @@ def _check(args: argparse.Namespace, place: Path) -> None:
             f"--seconds: is at least {LEAST_SPEECH_S:.0f}, the least speech a voice is learnt from, "
             f"not {args.seconds:g}"
         )
+    if args.files and args.device is not None:
+        raise ConfigError("--device: a recording is learnt from, not a microphone; leave one of them out")
     if place.exists() and not args.overwrite:
         raise ConfigError(f"{place}: exists; replace it with --overwrite, or keep it and give another --name")
 

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +23,14 @@ from streamser.outputs import Writer, open_writer
 from streamser.recognizer import Recognizer
 
 __all__ = [
+    "STREAM_SECTIONS",
     "Places",
     "add_config_arguments",
     "add_event_arguments",
     "add_model_arguments",
     "hushed",
     "load_run_config",
+    "refuse_unused",
     "stopping",
 ]
 
@@ -72,8 +74,16 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
     add("--plain", action="store_true", help="lines instead of the full-screen view")
 
 
-def load_run_config(args: argparse.Namespace) -> Config:
-    """The configuration of this run: file, then --set, then the options that have a name of their own."""
+STREAM_SECTIONS = ("source", "vad", "segmenter", "pipeline")
+"""Sections of the configuration that steer a stream; sound that is judged whole has none."""
+
+
+def load_run_config(args: argparse.Namespace, unused: Collection[str] = ("server",), way_out: str = "") -> Config:
+    """The configuration of this run: file, then --set, then the options that have a name of their own.
+
+    --set may not name a section in `unused`; where the verb has another mode that uses it, `way_out` says so.
+    """
+    refuse_unused(args, unused, way_out)
     config = load_config(args.config, args.set)
     named = {"model": "model", "compute": "device", "profile": "profile"}
     given = {field: getattr(args, option, None) for option, field in named.items()}
@@ -86,6 +96,15 @@ def load_run_config(args: argparse.Namespace) -> Config:
         field, _, rule = str(error).partition(":")
         option = next((option for option, name in named.items() if name == field), field)
         raise ConfigError(f"--{option}:{rule or error}") from error
+
+
+def refuse_unused(args: argparse.Namespace, unused: Collection[str], way_out: str = "") -> None:
+    """ConfigError for a --set that this run would ignore."""
+    for text in args.set:
+        section = text.partition(".")[0].strip()
+        if section in unused:
+            known = way_out and section in STREAM_SECTIONS
+            raise ConfigError(f"--set {text}: {way_out if known else f'{args.verb} does not use the section {section}'}")
 
 
 class Places:

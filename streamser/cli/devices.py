@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from streamser.audio import SAMPLE_RATE
-from streamser.cli.common import add_config_arguments, hushed, stopping
+from streamser.cli.common import add_config_arguments, hushed, refuse_unused, stopping
 from streamser.cli.tables import table
 from streamser.config import load_config
 from streamser.stream.sources import MicSource, Source, TimedBlock, list_devices
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0, or 1 when the tested microphone gives no sound; an error in the world is raised."""
+    refuse_unused(args, ("server", "vad", "segmenter", "pipeline", "recognizer"))
     with hushed(args.debug):
         if args.test is None:
             return _list(args.json)

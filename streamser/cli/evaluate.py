@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from streamser.cli.common import add_config_arguments, hushed, load_run_config
+from streamser.cli.common import STREAM_SECTIONS, add_config_arguments, hushed, load_run_config
 from streamser.cli.progress import ProgressLine
 from streamser.config import Config
 from streamser.corpora.clips import Clip
@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
         return _run_folds(args)
     if args.model is None or not args.corpora:
         raise CorpusError("give a model and at least one corpus: streamser evaluate MODEL CORPUS... (see --help)")
-    config = load_run_config(args)
+    unused = ("server",) if args.stream else ("server", *STREAM_SECTIONS)
+    config = load_run_config(args, unused, "evaluate judges whole clips; add --stream")
     for notice in _missing_pictures(args):
         print(f"streamser: {notice}", file=sys.stderr)
     recognizer = open_recognizer(config.recognizer)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from streamser.audio import SAMPLE_RATE, read_audio
-from streamser.cli.common import add_model_arguments, hushed, load_run_config
+from streamser.cli.common import STREAM_SECTIONS, add_model_arguments, hushed, load_run_config
 from streamser.cli.labeltable import LabelTable, open_table
 from streamser.cli.progress import ProgressLine
 from streamser.config import Config
@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     """0 when every file has its label, 3 when some have not; an error in the world is raised."""
     if not args.folder.is_dir():
         raise AudioError(f"{args.folder}: is not a folder; label one file with: streamser replay {args.folder}")
-    config = load_run_config(args)
+    unused = ("server",) if args.utterances else ("server", *STREAM_SECTIONS)
+    config = load_run_config(args, unused, "label judges whole files; add --utterances")
     if args.settle and not args.utterances:
         raise ConfigError("--settle: a file that is judged whole is no stream to settle in; add --utterances")
     recognizer = open_recognizer(config.recognizer)  # a wrong model is said before the folder is searched

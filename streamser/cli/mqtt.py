@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     """0, also after Ctrl-C, which is how it ends; an error in the world is raised."""
     broker = _broker(args)
     config = load_run_config(args)
+    if args.device is not None and args.files:
+        raise ConfigError("--device: files are played, not a microphone; leave one of them out")
     if args.device is not None:
         config = replace(config, source=replace(config.source, device=args.device))
     with hushed(args.debug):

@@ -57,10 +57,12 @@ def run(args: argparse.Namespace) -> int:
     """0, also after Ctrl-C, which is how it ends; an error in the world is raised."""
     from streamser.server.app import Server  # aiohttp is an extra: --help works without it
 
-    config = load_run_config(args)
+    config = load_run_config(args, unused=())
     if args.device is not None:
         config = replace(config, source=replace(config.source, device=args.device))
     config = replace(config, server=_server_config(config.server, args))
+    if args.device is not None and not config.server.microphone:
+        raise ConfigError("--device: is the microphone of --mic; add --mic, or leave it out")
     with ExitStack() as stack:
         listener = None
         stack.enter_context(hushed(args.debug))

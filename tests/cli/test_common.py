@@ -1,0 +1,42 @@
+"""Options that every verb shares: what a verb would ignore is refused, with the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import soundfile
+from makers import tone
+
+from streamser.bundle import Bundle
+from streamser.cli import main
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["label", "{folder}", "--set", "vad.mode=3"], "--set vad.mode=3: label judges whole files; add --utterances"),
+        (["label", "{folder}", "--set", "server.port=1"], "--set server.port=1: label does not use the section server"),
+        (["evaluate", "{model}", "{folder}", "--set", "segmenter.hop_ms=9"], "evaluate judges whole clips; add --stream"),
+        (["replay", "{file}", "--set", "server.port=1"], "replay does not use the section server"),
+        (["devices", "--set", "vad.mode=3"], "devices does not use the section vad"),
+        (["calibrate", "{file}", "--device", "USB", "--out", "{folder}/p.json"], "--device: a recording is learnt from, not a microphone"),
+        (["mqtt", "{file}", "--device", "USB"], "--device: files are played, not a microphone"),
+        (["serve", "--device", "USB"], "--device: is the microphone of --mic; add --mic"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(
+    words: list[str], error: str, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(), 16_000)
+    words = [word.format(model=bundle.path, folder=tmp_path, file=tmp_path / "a.wav") for word in words]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert error in said and said.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav"]
+
+
+def test_a_setting_that_a_verb_uses_is_taken(bundle: Bundle, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(), 16_000)
+    out = ["--out", str(tmp_path / "labels.csv"), "--model", str(bundle.path)]
+    assert main(["label", str(tmp_path), *out, "--utterances", "--set", "vad.mode=3"]) == 0
