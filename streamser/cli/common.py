@@ -104,7 +104,9 @@ def refuse_unused(args: argparse.Namespace, unused: Collection[str], way_out: st
         section = text.partition(".")[0].strip()
         if section in unused:
             known = way_out and section in STREAM_SECTIONS
-            raise ConfigError(f"--set {text}: {way_out if known else f'{args.verb} does not use the section {section}'}")
+            raise ConfigError(
+                f"--set {text}: {way_out if known else f'{args.verb} does not use the section {section}'}"
+            )
 
 
 class Places:

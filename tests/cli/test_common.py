@@ -17,10 +17,16 @@ from streamser.cli import main
     [
         (["label", "{folder}", "--set", "vad.mode=3"], "--set vad.mode=3: label judges whole files; add --utterances"),
         (["label", "{folder}", "--set", "server.port=1"], "--set server.port=1: label does not use the section server"),
-        (["evaluate", "{model}", "{folder}", "--set", "segmenter.hop_ms=9"], "evaluate judges whole clips; add --stream"),
+        (
+            ["evaluate", "{model}", "{folder}", "--set", "segmenter.hop_ms=9"],
+            "evaluate judges whole clips; add --stream",
+        ),
         (["replay", "{file}", "--set", "server.port=1"], "replay does not use the section server"),
         (["devices", "--set", "vad.mode=3"], "devices does not use the section vad"),
-        (["calibrate", "{file}", "--device", "USB", "--out", "{folder}/p.json"], "--device: a recording is learnt from, not a microphone"),
+        (
+            ["calibrate", "{file}", "--device", "USB", "--out", "{folder}/p.json"],
+            "--device: a recording is learnt from, not a microphone",
+        ),
         (["mqtt", "{file}", "--device", "USB"], "--device: files are played, not a microphone"),
         (["serve", "--device", "USB"], "--device: is the microphone of --mic; add --mic"),
     ],
