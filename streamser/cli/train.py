@@ -275,7 +275,7 @@ class _Bar:
         )
 
     def epoch(self, split: str, row: dict[str, float]) -> None:
-        log.info("%s %s", split, json.dumps({key: round(value, 5) for key, value in row.items()}))
+        log.info("%s %s", split, json.dumps({key: float(f"{value:.5g}") for key, value in row.items()}))
         if self._bar is not None:
             self._bar.update(int(row["epoch"]) - self._bar.n)
             self._bar.set_postfix({key: f"{row[key]:.3f}" for key in ("loss", "val_ua") if key in row})

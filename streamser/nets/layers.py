@@ -28,6 +28,8 @@ class SerNet(nn.Module):
 
     needs_start = False
     """Whether a part of it is frozen, so that training cannot begin without weights from elsewhere."""
+    takes_lengths = False
+    """Whether `forward` takes the true length of each window too, so that a batch may be padded."""
 
     def __init__(
         self, n_classes: int, *, bins: int, embedding_dim: int, min_frames: int, min_bins: int, dropout: float = 0.0
@@ -111,13 +113,27 @@ class SharedBiGru(nn.Module):
         nn.init.zeros_(bias)
         bias.requires_grad_(False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, inputs) -> every step (B, T, 2 units), and both directions' last steps (B, 2 units)."""
-        both = torch.cat([x, x.flip(1)])
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, inputs) -> every step (B, T, 2 units), and both directions' last steps (B, 2 units).
+
+        With `lengths`, (B,), each sequence is mirrored within its own length; the steps after it mean nothing.
+        """
+        both = torch.cat([x, _mirrored(x, lengths)])
         steps = recur(self.gru, both)
         ahead, behind = steps.chunk(2)
-        last = torch.cat([ahead[:, -1], behind[:, -1]], dim=1)
-        return torch.cat([ahead, behind.flip(1)], dim=2), last
+        end: Tensor | int = -1 if lengths is None else lengths - 1
+        row = slice(None) if lengths is None else torch.arange(len(x), device=x.device)
+        last = torch.cat([ahead[row, end], behind[row, end]], dim=1)
+        return torch.cat([ahead, _mirrored(behind, lengths)], dim=2), last
+
+
+def _mirrored(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """The steps of each sequence in reverse, (B, T, D); with `lengths`, only those before its end."""
+    if lengths is None:
+        return x.flip(1)
+    step = torch.arange(x.shape[1], device=x.device)
+    place = torch.where(step < lengths[:, None], lengths[:, None] - 1 - step, step)  # (B, T)
+    return x.gather(1, place[:, :, None].expand_as(x))
 
 
 def recur(rnn: nn.GRU | nn.LSTM, x: Tensor) -> Tensor:

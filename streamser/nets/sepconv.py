@@ -13,9 +13,10 @@ last step of each direction. Where the figure is missing we put the activations 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from streamser.nets.layers import SerNet, SharedBiGru, attend
+from streamser.nets.layers import NetOutput, SerNet, SharedBiGru, attend
 
 ENTRY_FILTERS = 32
 FILTERS = 64
@@ -36,9 +37,13 @@ class _InvertedResidual(nn.Module):
             nn.Conv2d(EXPANSION, FILTERS, 1),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.body(x)
-        return y
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        if inside is None:
+            y: Tensor = x + self.body(x)
+            return y
+        widen, relu, depthwise, project = self.body
+        whole: Tensor = x + project(depthwise(torch.where(inside, relu(widen(x)), 0.0)))
+        return whole
 
 
 def _halved(size: int) -> int:
@@ -61,6 +66,8 @@ def _begin(module: nn.Module) -> None:
 class SepConv(SerNet):
     """(B, T >= 3, F >= 3) log-mel frames to logits."""
 
+    takes_lengths = True
+
     def __init__(
         self, n_classes: int, *, bins: int = 128, blocks: int = 5, attention: bool = True, dropout: float = 0.0
     ) -> None:
@@ -79,11 +86,50 @@ class SepConv(SerNet):
         self.exit = nn.Sequential(nn.Linear(2 * GRU_UNITS, EMBEDDING), nn.PReLU())
         self.apply(_begin)
 
-    def embed(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> NetOutput:
+        """Judge windows of frames, (B, T, F); with `lengths`, (B,), only the first frames of each."""
+        self.check(frames)
+        embedding = self.embed(frames, lengths)
+        return NetOutput(self.head(self.dropout(embedding)), embedding)
+
+    def embed(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         x = self.entry(frames.unsqueeze(1))  # (B, T, F) -> (B, 32, T/2, F/2)
-        x = self.residuals(self.first(x))  # (B, 64, T/4, F/4)
+        if lengths is None:
+            x = self.residuals(self.first(x))  # (B, 64, T/4, F/4)
+        else:
+            x, lengths = self._middle(x, torch.div(lengths - 3, 2, rounding_mode="floor") + 1)
         x = x.transpose(1, 2).flatten(2)  # (B, T/4, 64 * F/4)
-        steps, last = self.gru(x)  # (B, T/4, 256), (B, 256)
-        pooled = last if self.attention is None else attend(steps, self.attention(steps).squeeze(2))
+        steps, last = self.gru(x, lengths)  # (B, T/4, 256), (B, 256)
+        pooled = last if self.attention is None else self._attended(steps, self.attention(steps).squeeze(2), lengths)
         embedding: Tensor = self.exit(pooled)  # (B, 64)
         return embedding
+
+    def _middle(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The first block and the residuals over padded maps, as each row would have it alone; and the new lengths.
+
+        Only a 3x3 kernel reaches beyond a row's end. What it must find there is what its own padding would be: zeros,
+        and nothing to pool.
+        """
+        widen, relu, depthwise, project, pool = self.first
+        inside = _inside(x, lengths)
+        x = project(depthwise(torch.where(inside, relu(widen(x)), 0.0)))
+        x = pool(torch.where(inside, x, torch.finfo(x.dtype).min))
+        lengths = torch.div(lengths - 1, 2, rounding_mode="floor") + 1
+        inside = _inside(x, lengths)
+        x = torch.where(inside, x, 0.0)
+        for residual in self.residuals:
+            assert isinstance(residual, _InvertedResidual)
+            x = residual(x, inside)
+        return x, lengths
+
+    @staticmethod
+    def _attended(steps: Tensor, scores: Tensor, lengths: Tensor | None) -> Tensor:
+        if lengths is not None:
+            step = torch.arange(steps.shape[1], device=steps.device)
+            scores = scores.masked_fill(step >= lengths[:, None], -torch.inf)
+        return attend(steps, scores)
+
+
+def _inside(x: Tensor, lengths: Tensor) -> Tensor:
+    """Which times of maps (B, C, T, F) lie before each row's end, (B, 1, T, 1)."""
+    return (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None, :, None]

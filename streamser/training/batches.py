@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -103,6 +103,28 @@ class BatchMaker:
         levels = torch.from_numpy(np.stack([self._window(int(clip), rng) for clip in clips]))
         return self.finish(self.colour(levels, rng) if self.features.kind == "mel" else levels)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether a clip's training window is always the same: no copies, no augmentation, no piece at random."""
+        drawn = replace(self.augment, mixup=0.0) != FeatureAugment()
+        return not (drawn or self.store.copies or self.features.long == "windows")
+
+    def frames_of(self, clip: int) -> int:
+        """Frames of a clip's training window."""
+        return min(int(self.store.lengths[0, clip]), self.train_frames) if self.features.short == "keep" else (
+            self.train_frames
+        )  # fmt: skip
+
+    def window(self, clip: int, *, own_length: bool) -> Tensor:
+        """The training window of a clip where it is always the same, (T, bins).
+
+        `own_length` leaves a short one short, where the front end serves it so; else it is repeated to the end.
+        """
+        frames = self._piece(self.store.frames(clip), self.train_frames, None)
+        if not (own_length and self.features.short == "keep"):
+            frames = self._lengthened(frames, self.train_frames)
+        return self.finish(torch.from_numpy(frames.astype(np.float32)))
+
     def _window(self, clip: int, rng: np.random.Generator) -> Frames:
         frames = self.store.frames(clip, int(rng.integers(0, self.store.copies + 1)))
         if self.augment.trim_probability and rng.random() < self.augment.trim_probability:
@@ -114,14 +136,19 @@ class BatchMaker:
         if self.augment.crop_probability and rng.random() < self.augment.crop_probability:
             shortest = round(self.augment.crop_min_s / self.features.hop_s)
             want = int(rng.integers(min(shortest, length - 1), length))
-        if len(frames) > want:
-            anywhere = self.features.long == "windows"  # else the part that will be judged is the part to learn
-            first = (
-                int(rng.integers(0, len(frames) - want + 1))
-                if anywhere
-                else window_starts(len(frames), self.features)[0]
-            )
-            frames = frames[first : first + want]
+        return self._lengthened(self._piece(frames, want, rng), length)
+
+    def _piece(self, frames: Levels, want: int, rng: np.random.Generator | None) -> Levels:
+        """At most `want` frames: those that will be judged, or any where all windows are."""
+        if len(frames) <= want:
+            return frames
+        if rng is not None and self.features.long == "windows":
+            first = int(rng.integers(0, len(frames) - want + 1))
+        else:
+            first = window_starts(len(frames), self.features)[0]
+        return frames[first : first + want]
+
+    def _lengthened(self, frames: Levels, length: int) -> Frames:
         if self.features.short == "keep":  # served as short as it is; a batch wants one length
             return np.take(frames, np.arange(length) % len(frames), axis=0).astype(np.float32)
         return self._fit(frames, length)

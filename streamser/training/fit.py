@@ -7,10 +7,12 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -23,11 +25,14 @@ from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.nets.layers import NetOutput, SerNet
 from streamser.training.adversary import Adversary
 from streamser.training.batches import BatchMaker, sampling_weights
+from streamser.training.norms import norms_of, reestimate_norms
 from streamser.training.recipe import Recipe, Schedule
+from streamser.training.windows import Batch, Judged, resident
 
 log = logging.getLogger(__name__)
 
-Logits = NDArray[np.float32]
+SAVE_EVERY_S = 60.0
+"""A checkpoint holds the weights up to five times over: written after every epoch it would cost more than the epoch."""
 
 
 def rate_factor(schedule: Schedule, epoch: float, epochs: int) -> float:
@@ -35,11 +40,9 @@ def rate_factor(schedule: Schedule, epoch: float, epochs: int) -> float:
     if schedule.kind == "constant":
         return 1.0
     if schedule.kind == "steps":
-        steps = (
-            max(0, math.floor((epoch - schedule.start_epoch) / schedule.every_epochs) + 1)
-            if epoch >= schedule.start_epoch
-            else 0
-        )
+        # A step follows an epoch: with start_epoch 0 the first one comes after the first `every_epochs` epochs.
+        first = schedule.start_epoch or schedule.every_epochs
+        steps = 0 if epoch < first else math.floor((epoch - first) / schedule.every_epochs) + 1
         return schedule.factor**steps
     done = min(epoch / epochs, 1.0)
     if done < schedule.warmup:
@@ -80,6 +83,18 @@ def with_common_labels(clips: Sequence[Clip], labels: Sequence[str]) -> list[Cli
     return [clip for clip, row in zip(clips, allowed, strict=True) if row[labels.index(clip.label)]]
 
 
+def batch_slices(clips: int, batch: int, least: int = 2) -> list[slice]:
+    """Consecutive batches over all clips; a rest of fewer than `least` joins the batch before it.
+
+    >>> batch_slices(9, 4)
+    [slice(0, 4, None), slice(4, 9, None)]
+    """
+    starts = list(range(0, clips, batch))
+    if len(starts) > 1 and clips - starts[-1] < least:  # batch norm cannot learn from one clip
+        starts.pop()
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], clips], strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Clips of one part of a split, as indexes into the store."""
@@ -88,6 +103,12 @@ class Part:
     rows: NDArray[np.int64]
     """Index of each clip in the store."""
     targets: NDArray[np.int64]
+
+    @property
+    def grades(self) -> NDArray[np.int64]:
+        """Difficulty of each clip, 0 to 2. Clips without annotators' votes count as easy ones (0): the focal loss of
+        Zhong et al. is the weighted one for them."""
+        return np.array(["ABC".index(clip.difficulty or "A") for clip in self.clips], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +142,7 @@ class Fit:
         self.recipe, self.batches, self.train, self.choose = recipe, batches, train, choose
         self.outliers = outliers
         self.folder, self.device, self.on_epoch = folder, torch.device(device), on_epoch
+        self.seed = seed
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         layout = torch.channels_last if self._convolutional(net) else torch.contiguous_format
         self.net = net.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
@@ -136,8 +158,15 @@ class Fit:
         self.optimizer = make_optimizer(recipe, (p for module in learning for p in module.parameters()))
         self.weights = sampling_weights(train.clips, recipe.balance)
         self.allowed = (
-            torch.from_numpy(allowed_labels(train.clips, recipe.labels)) if recipe.mask_absent_labels else None
+            torch.from_numpy(allowed_labels(train.clips, recipe.labels)).to(self.device)
+            if recipe.mask_absent_labels
+            else None
         )
+        self.targets = torch.from_numpy(train.targets).to(self.device)
+        self.grades = torch.from_numpy(train.grades).to(self.device)
+        alone = outliers is None and not recipe.feature_augment.mixup  # padded windows cannot be mixed
+        self.resident = resident(batches, train.rows, net, self.device) if alone else None
+        self.judged = Judged(batches, choose.rows, net, self.device)
         self.wrapped: nn.Module = self.net
         if self.world > 1:
             self.wrapped = DistributedDataParallel(
@@ -147,6 +176,7 @@ class Fit:
         self.best_score, self.best_epoch = -math.inf, -1
         self.best_weights: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
+        self._saved_at = time.monotonic()
 
     @staticmethod
     def _convolutional(net: SerNet) -> bool:
@@ -156,39 +186,42 @@ class Fit:
         """Train until the last epoch or until patience ends; the net returned is the best one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
-        while self.epoch < self.recipe.epochs and not self._tired():
-            row = self._one_epoch()
-            self.epoch += 1
-            if self.epoch % self.recipe.validate_every == 0 or self.epoch == self.recipe.epochs:
-                row |= self._validate()
-            self.history.append(row)
-            if self.rank == 0:
-                self._save()
-                with (self.folder / "log.jsonl").open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps(row) + "\n")
-            if self.on_epoch:
-                self.on_epoch(row)
+        with (self.folder / "log.jsonl").open("w", encoding="utf-8") if self.rank == 0 else nullcontext() as lines:
+            for row in self.history:  # epochs after the last checkpoint are trained, and written, again
+                _write_row(lines, row)
+            while self.epoch < self.recipe.epochs and not self._tired():
+                row = self._one_epoch()
+                self.epoch += 1
+                if self.epoch % self.recipe.validate_every == 0 or self.epoch == self.recipe.epochs:
+                    row |= self._validate()
+                self.history.append(row)
+                _write_row(lines, row)
+                if self.rank == 0 and self._save_is_due():
+                    self._save()
+                if self.on_epoch:
+                    self.on_epoch(row)
         best = self.average or self.net
         if self.best_weights:
             best.load_state_dict(self.best_weights)
         return Fitted(best.eval(), self.best_epoch, self.best_score, self.history)
 
     def _tired(self) -> bool:
-        return bool(self.recipe.patience) and self.epoch - max(self.best_epoch, 0) > self.recipe.patience
+        waited = self.epoch - self.best_epoch if self.best_epoch > 0 else 0
+        return 0 < self.recipe.patience <= waited
 
     def _one_epoch(self) -> dict[str, float]:
         recipe = self.recipe
         passes = recipe.passes_per_epoch or len(self.train.clips)
-        steps = max(1, passes // recipe.batch)
-        total = 0.0
+        parts = batch_slices(passes, recipe.batch, 2 * self.world)
+        total = torch.zeros((), device=self.device)
         self.wrapped.train()
-        order = self._order(steps * recipe.batch)
-        for step in range(steps):
-            rate = recipe.lr * rate_factor(recipe.schedule, self.epoch + step / steps, recipe.epochs)
+        order = self._order(passes)
+        for step, part in enumerate(parts):
+            rate = recipe.lr * rate_factor(recipe.schedule, self.epoch + step / len(parts), recipe.epochs)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            total += self._one_step(order[step * recipe.batch : (step + 1) * recipe.batch])
-        return {"epoch": float(self.epoch + 1), "loss": total / steps, "lr": rate}
+            total += self._one_step(order[part]) * ((part.stop - part.start) / passes)
+        return {"epoch": float(self.epoch + 1), "loss": float(total), "lr": rate}
 
     def _order(self, count: int) -> NDArray[np.int64]:
         """Which training clips are drawn, in order: weighted draws, or whole shuffles when nothing is balanced."""
@@ -197,24 +230,31 @@ class Fit:
         rounds = -(-count // len(self.train.clips))
         return np.concatenate([self.rng.permutation(len(self.train.clips)) for _ in range(rounds)])[:count]
 
-    def _one_step(self, drawn: NDArray[np.int64]) -> float:
+    def _drawn(self, drawn: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        """The windows of training clips, and their lengths where they differ."""
+        if self.resident is not None:
+            return self.resident.batch(drawn)
+        return (self.batches.draw(self.train.rows[drawn], rng).to(self.device),)
+
+    def _one_step(self, drawn: NDArray[np.int64]) -> Tensor:
+        """Learn from one batch; its loss, which stays on the device."""
         # Every process draws the whole batch from the same Generator and takes its own share of it.
-        frames = self.batches.draw(self.train.rows[drawn], self.rng)
+        frames, *lengths = self._drawn(drawn, self.rng)
         mix = self.recipe.feature_augment.mixup
         share = float(self.rng.beta(mix, mix)) if mix else 1.0
         partner = self.rng.permutation(len(drawn)) if mix else np.arange(len(drawn))
         if mix:
-            frames = share * frames + (1 - share) * frames[torch.from_numpy(partner)]
+            frames = share * frames + (1 - share) * frames[torch.from_numpy(partner).to(self.device)]
         mine = slice(self.rank, None, self.world)
-        frames = self._with_outliers(frames[mine]).to(self.device)
+        frames = self._with_outliers(frames[mine])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            heard: NetOutput = self.wrapped(frames)
+            heard: NetOutput = self.wrapped(frames, *(of[mine] for of in lengths))
         clips = len(drawn[mine])
         nothing, frames = heard.logits[clips:].float(), frames[:clips]
         memory = None if heard.reconstruction is None else heard.reconstruction[:clips].float()
         output = NetOutput(heard.logits[:clips].float(), heard.embedding[:clips].float(), memory)
         if self.allowed is not None:
-            allowed = (self.allowed[drawn] | self.allowed[drawn[partner]])[mine].to(self.device)
+            allowed = (self.allowed[self._there(drawn)] | self.allowed[self._there(drawn[partner])])[mine]
             # 20 below the best: no probability to speak of, no gradient, and a finite price for label smoothing
             absent = (output.logits.detach().amax(dim=1, keepdim=True) - 20.0).expand_as(output.logits)
             output = output._replace(logits=torch.where(allowed, output.logits, absent))
@@ -229,7 +269,10 @@ class Fit:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.gradient_clip)
         self.optimizer.step()
         self._follow()
-        return float(loss.detach())
+        return loss.detach()
+
+    def _there(self, index: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(index).to(self.device)
 
     def _with_outliers(self, frames: Tensor) -> Tensor:
         """The batch with sounds that are no speech behind its clips."""
@@ -237,13 +280,11 @@ class Fit:
             return frames
         count = max(1, round(self.recipe.outliers.share * len(frames)))
         drawn = self.rng.integers(0, self.outliers.store.starts.shape[1], count)
-        return torch.cat([frames, self.outliers.draw(drawn, self.rng)])
+        return torch.cat([frames, self.outliers.draw(drawn, self.rng).to(self.device)])
 
     def _loss_of(self, output: NetOutput, frames: Tensor, drawn: NDArray[np.int64]) -> Tensor:
-        targets = torch.from_numpy(self.train.targets[drawn]).to(self.device)
-        # Clips of a corpus with one annotation count as the paper's "easy" ones: their focal loss is the weighted one.
-        grades = torch.tensor(["ABC".index(self.train.clips[i].difficulty or "A") for i in drawn], device=self.device)
-        result: Tensor = self.loss(output, targets, frames=frames, difficulty=grades)
+        at = self._there(drawn)
+        result: Tensor = self.loss(output, self.targets[at], frames=frames, difficulty=self.grades[at])
         return result + self.adversary(output.embedding, drawn) if self.adversary else result
 
     def _follow(self) -> None:
@@ -261,7 +302,8 @@ class Fit:
 
     def _validate(self) -> dict[str, float]:
         net = self.average or self.net
-        logits = clip_logits(net, self.batches, self.choose.rows, self.device)
+        self._reestimate(net)
+        logits = self.judged.logits(net)
         targets = self.choose.targets
         shown = logits - logits.max(axis=1, keepdims=True)
         nll = float(np.mean(np.log(np.exp(shown).sum(axis=1)) - shown[np.arange(len(targets)), targets]))
@@ -280,13 +322,29 @@ class Fit:
             self.best_weights = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
         return row
 
+    def _reestimate(self, net: SerNet) -> None:
+        """Batch norm's statistics of the weights as they are now, where the recipe asks for it."""
+        if not self.recipe.norm_clips or not norms_of(net):
+            return
+        rng = np.random.default_rng(
+            [self.seed, self.epoch]
+        )  # of its own: training goes on as if nothing had been drawn
+        chosen = rng.permutation(len(self.train.clips))[: self.recipe.norm_clips]
+        parts = batch_slices(len(chosen), max(self.recipe.batch, 64))
+        reestimate_norms(net, (self._drawn(chosen[part], rng) for part in parts))
+
     # ---- checkpoints -----------------------------------------------------------------------------------
 
     @property
     def _checkpoint(self) -> Path:
         return self.folder / "last.pt"
 
+    def _save_is_due(self) -> bool:
+        over = self.epoch == self.recipe.epochs or self._tired()
+        return over or time.monotonic() - self._saved_at >= SAVE_EVERY_S
+
     def _save(self) -> None:
+        self._saved_at = time.monotonic()
         state = {
             "epoch": self.epoch,
             "followed": self.followed,
@@ -325,31 +383,7 @@ class Fit:
         return True
 
 
-def clip_logits(
-    net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], device: torch.device, batch: int = 64
-) -> Logits:
-    """Mean logits over the windows of each clip, as the recognizer combines them, (clips, classes)."""
-    net.eval()
-    sums: list[Tensor] = []
-    owners: list[int] = []
-    waiting: list[Tensor] = []
-
-    def compute() -> None:
-        if waiting:
-            with torch.inference_mode():
-                sums.append(net(torch.cat(waiting).to(device)).logits.float().cpu())
-            waiting.clear()
-
-    for order, row in enumerate(rows):
-        windows = batches.whole(int(row))
-        if waiting and (windows.shape[1:] != waiting[0].shape[1:] or sum(map(len, waiting)) >= batch):
-            compute()
-        waiting.append(windows)
-        owners += [order] * len(windows)
-    compute()
-    of_window = torch.cat(sums)
-    owner = torch.tensor(owners)
-    total = torch.zeros(len(rows), of_window.shape[1]).index_add_(0, owner, of_window)
-    count = torch.zeros(len(rows)).index_add_(0, owner, torch.ones(len(owner)))
-    result: Logits = (total / count[:, None]).numpy()
-    return result
+def _write_row(lines: TextIO | None, row: dict[str, float]) -> None:
+    if lines is not None:
+        lines.write(json.dumps(row) + "\n")
+        lines.flush()

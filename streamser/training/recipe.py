@@ -119,6 +119,9 @@ class Recipe:
     patience: int = 0
     """Stop after so many epochs without a better validation score; 0 runs to the end."""
     validate_every: int = 1
+    norm_clips: int = 0
+    """Before each validation, estimate batch norm's statistics anew from so many training clips; 0 keeps the running
+    averages, which lag behind the weights where the learning rate is large."""
     choose_by: Literal["ua", "wa", "loss", "last"] = "ua"
     """What decides the kept epoch, on the part that the protocol chooses on."""
     balance: tuple[str, ...] = ()

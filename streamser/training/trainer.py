@@ -39,10 +39,11 @@ from streamser.nets.layers import SerNet, count_parameters
 from streamser.nets.variant import Variant
 from streamser.recognizer import Recognizer, load
 from streamser.training.batches import BatchMaker
-from streamser.training.fit import Fit, Fitted, Part, clip_logits, with_common_labels
+from streamser.training.fit import Fit, Fitted, Part, with_common_labels
 from streamser.training.frozen import build_frozen_store, frozen_augment, frozen_features
 from streamser.training.recipe import Recipe, Schedule
 from streamser.training.store import LevelStore, build_store, level_config, standard_of
+from streamser.training.windows import clip_logits
 
 log = logging.getLogger(__name__)
 

@@ -26,10 +26,11 @@ from streamser.evaluation.foldsummary import left_out_metrics, summarize
 from streamser.nets.moonshine import Moonshine
 from streamser.recognizer import load
 from streamser.training.batches import BatchMaker, FeatureAugment
-from streamser.training.fit import clip_logits, rate_factor, with_common_labels
+from streamser.training.fit import rate_factor, with_common_labels
 from streamser.training.recipe import Recipe, Schedule, recipe_from
 from streamser.training.store import build_store
 from streamser.training.trainer import Material, Trainer, gather, recipe_of
+from streamser.training.windows import clip_logits
 
 
 def make_recipe(**changes: object) -> Recipe:
@@ -110,8 +111,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ["alone", "with an adversary and outliers", "on a frozen encoder"])
 def test_a_resumed_run_ends_with_the_very_same_weights(
-    material: Material, tmp_path: Path, cache: Path, noises: Path, encoder: Path, kind: str
-) -> None:
+    material: Material, tmp_path: Path, cache: Path, noises: Path, encoder: Path, kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("streamser.training.fit.SAVE_EVERY_S", 0.0)
     adversary, outliers = {"of": "speaker", "warmup_steps": 8}, {"folder": str(noises)}
     recipe = {
         "alone": make_recipe(),
@@ -138,6 +141,8 @@ def test_a_resumed_run_ends_with_the_very_same_weights(
     again, other = straight.net.state_dict(), resumed.net.state_dict()
     assert all(torch.equal(again[name], other[name]) for name in again)
     assert straight.history == resumed.history
+    lines = (broken.folder_of(split, 0) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == resumed.history
     assert curves.read_bytes() != stopped
     different, *_ = trainer(recipe, material, tmp_path / "seed1", cache).fit(split, 1)
     assert not all(torch.equal(value, different.net.state_dict()[name]) for name, value in again.items())

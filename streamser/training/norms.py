@@ -1,0 +1,37 @@
+"""Estimate batch norm's statistics anew, where training moved the weights faster than the running averages follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def norms_of(net: nn.Module) -> list[_BatchNorm]:
+    """The batch norm layers that keep running statistics."""
+    return [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+
+
+def reestimate_norms(net: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
+    """Replace the running statistics by the mean over these batches; weights and dropout take no part.
+
+    A running average weighs the last ten batches or so. With a large learning rate (Adadelta at 1.0) the weights of
+    ten batches ago were others, and a net that is right about every training batch judges at chance.
+    """
+    norms = norms_of(net)
+    if not norms:
+        return
+    net.eval()  # dropout off: the statistics of what will be served
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+        norm.train()
+    with torch.no_grad():
+        for batch in batches:
+            net(*batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()

@@ -1,0 +1,183 @@
+"""One fit on log-mel made in memory: every clip of an epoch, statistics of today's weights, patience to the epoch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from streamser.corpora.clips import Clip
+from streamser.features import FeatureConfig
+from streamser.nets.layers import NetOutput, SerNet
+from streamser.nets.lightsernet import LightSerNet
+from streamser.nets.losses import LossSpec
+from streamser.nets.parallel_cnn import ParallelCnn
+from streamser.nets.sepconv import SepConv
+from streamser.training.batches import BatchMaker, FeatureAugment
+from streamser.training.fit import Fit, Part, batch_slices, rate_factor
+from streamser.training.recipe import Schedule, recipe_from
+from streamser.training.store import LevelStore
+from streamser.training.windows import Judged, Resident, resident
+
+BINS, FRAMES = 40, 40
+FEATURES = FeatureConfig(
+    n_mels=BINS, log="db", clip=(-100.0, 0.0), scale="unit", length_s=0.68, short="zero", long="head"
+)
+
+
+def store_of(lengths: list[int], seed: int = 0) -> LevelStore:
+    """Clips of such lengths; every second one is louder in its upper half."""
+    rng = np.random.default_rng(seed)
+    clips = []
+    for i, length in enumerate(lengths):
+        levels = rng.normal(-60.0, 6.0, (length, BINS))
+        levels[:, BINS // 2 :] += 25.0 * (i % 2)
+        clips.append(levels.astype(np.float16))
+    ends = np.cumsum(lengths)
+    return LevelStore(np.concatenate(clips), (ends - lengths)[None], np.array(lengths)[None])
+
+
+def part_of(count: int) -> Part:
+    clips = tuple(Clip(Path(f"{i}.wav"), "c", f"c/{i}", ("a", "b")[i % 2]) for i in range(count))
+    return Part(clips, np.arange(count), np.arange(count) % 2)
+
+
+def fit_of(net: SerNet, folder: Path, clips: int = 11, loss: nn.Module | None = None, **changes: Any) -> Fit:
+    recipe = recipe_from(
+        {
+            "name": "x", "variant": "lightsernet", "labels": ["a", "b"], "batch": 4, "optimizer": "adam", "lr": 1e-3,
+            "mask_absent_labels": False, "epochs": 1, **changes,
+        }
+    )  # fmt: skip
+    torch.manual_seed(0)
+    batches = BatchMaker(store_of([FRAMES] * clips), FEATURES, FeatureAugment())
+    criterion = loss or LossSpec().build(2, net.embedding_dim)
+    return Fit(recipe, net, criterion, batches, part_of(clips), part_of(clips), seed=0, folder=folder)
+
+
+class Counting(SerNet):
+    """A linear net that remembers how many clips each training batch had."""
+
+    def __init__(self) -> None:
+        super().__init__(2, bins=BINS, embedding_dim=BINS, min_frames=1, min_bins=1)
+        self.sizes: list[int] = []
+
+    def embed(self, frames: Tensor) -> Tensor:
+        if self.training:
+            self.sizes.append(len(frames))
+        return frames.mean(dim=1)
+
+
+@pytest.mark.parametrize(("clips", "sizes"), [(11, [4, 4, 3]), (9, [4, 5]), (8, [4, 4]), (3, [3])])
+def test_an_epoch_takes_every_clip_once(tmp_path: Path, clips: int, sizes: list[int]) -> None:
+    net = Counting()
+    fit_of(net, tmp_path, clips).run()
+    assert net.sizes == sizes
+    assert sum(part.stop - part.start for part in batch_slices(clips, 4)) == clips
+
+
+def test_a_rate_that_falls_every_epoch_begins_whole() -> None:
+    every = Schedule(kind="steps", start_epoch=0, every_epochs=1, factor=0.5)
+    assert [rate_factor(every, epoch, 9) for epoch in (0, 0.9, 1, 2)] == [1, 1, 0.5, 0.25]
+    later = Schedule(kind="steps", start_epoch=50, every_epochs=20, factor=0.5)
+    assert [rate_factor(later, epoch, 300) for epoch in (0, 49.9, 50, 69.9, 70)] == [1, 1, 0.5, 0.5, 0.25]
+
+
+def test_patience_counts_the_epochs_since_the_best(tmp_path: Path) -> None:
+    fit = fit_of(Counting(), tmp_path, epochs=50, patience=3, lr=1e-12, choose_by="wa")
+    assert len(fit.run().history) == 1 + 3  # the first epoch is the best, three more do not better it
+    rare = fit_of(Counting(), tmp_path / "rare", epochs=8, patience=2, validate_every=5, lr=1e-12, choose_by="wa")
+    assert len(rare.run().history) == 5 + 2  # there is nothing to lose patience with before the first validation
+
+
+def test_norms_are_estimated_of_the_weights_as_they_are(tmp_path: Path) -> None:
+    """With Adadelta at 1.0, as paper 2 trains, running averages lag so far behind that the net judges at chance."""
+    reached = {}
+    for clips in (0, 40):
+        net = ParallelCnn(2, bins=BINS)
+        fit = fit_of(net, tmp_path / str(clips), 40, optimizer="adadelta", lr=1.0, epochs=3, batch=8, norm_clips=clips)
+        reached[clips] = fit.run().best_score
+    assert reached[40] == 1.0
+    assert reached[0] < 0.8
+
+
+def test_estimating_norms_changes_nothing_of_what_is_learnt(tmp_path: Path) -> None:
+    learnt = []
+    for clips in (0, 8):
+        torch.manual_seed(0)
+        net = LightSerNet(2, bins=BINS)
+        fit_of(net, tmp_path / str(clips), epochs=2, choose_by="last", norm_clips=clips).run()
+        learnt.append(net)
+    plain, estimated = (dict(net.named_parameters()) for net in learnt)
+    assert all(torch.equal(plain[name], estimated[name]) for name in plain)
+    running, anew = (net.paths[0].norm.running_mean for net in learnt)
+    assert not torch.equal(running, anew)
+    assert all(module.momentum == 0.1 for module in learnt[1].modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def test_a_checkpoint_is_written_once_a_while_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(Fit, "_save", lambda fit: saved.append(fit.epoch))
+    fit_of(Counting(), tmp_path / "seldom", epochs=5).run()
+    assert saved == [5]
+    saved.clear()
+    monkeypatch.setattr("streamser.training.fit.SAVE_EVERY_S", 0.0)
+    fit_of(Counting(), tmp_path / "always", epochs=3).run()
+    assert saved == [1, 2, 3]
+    assert len((tmp_path / "always" / "log.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_small_learning_rates_are_logged_as_they_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from streamser.cli.train import _Bar
+
+    with caplog.at_level("INFO", "streamser"):
+        _Bar(0).epoch("fold", {"epoch": 1.0, "lr": 4.0657e-6, "loss": 1.23456789})
+    row = json.loads(caplog.messages[0].partition(" ")[2])
+    assert row == {"epoch": 1.0, "lr": 4.0657e-6, "loss": 1.2346}
+
+
+# ---- clips of their own length
+
+
+def test_short_clips_are_learnt_at_their_own_length_where_they_are_served_so() -> None:
+    features = FeatureConfig(n_mels=BINS, log="db", length_s=0.68, short="keep", long="middle")
+    store = store_of([12, FRAMES, 25])
+    batches = BatchMaker(store, features, FeatureAugment())
+    rows, cpu = np.arange(3), torch.device("cpu")
+    kept = resident(batches, rows, SepConv(2, bins=BINS), cpu)
+    assert kept is not None
+    frames, lengths = kept.batch(np.array([2, 0]))
+    assert frames.shape == (2, 25, BINS) and lengths.tolist() == [25, 12]
+    np.testing.assert_array_equal(frames[1, :12], store.frames(0).astype(np.float32))
+    tiled = resident(batches, rows, LightSerNet(2, bins=BINS), cpu)  # this one takes no lengths
+    assert tiled is not None and not tiled.padded
+    np.testing.assert_array_equal(tiled.frames[0, 12:24], tiled.frames[0, :12])
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_a_padded_batch_is_judged_as_each_of_its_clips_alone(attention: bool) -> None:
+    torch.manual_seed(0)
+    net = SepConv(2, bins=BINS, blocks=2, attention=attention).eval()
+    windows = [torch.randn(length, BINS) for length in (3, 4, 5, 6, 7, 8, 19, 40)]
+    batch = Resident(windows, torch.device("cpu")).batch(np.arange(len(windows)))
+    with torch.no_grad():
+        together: NetOutput = net(*batch)
+        alone = torch.cat([net(window[None]).logits for window in windows])
+    torch.testing.assert_close(together.logits, alone)
+
+
+def test_clips_are_judged_alike_in_whatever_company_and_as_often_as_one_likes() -> None:
+    features = FeatureConfig(n_mels=BINS, log="db", length_s=0.5, short="keep", long="windows", stride_s=0.2)
+    batches = BatchMaker(store_of([12, FRAMES, 25, 80]), features, FeatureAugment())
+    net = SepConv(2, bins=BINS, blocks=1).eval()
+    judged = Judged(batches, np.arange(4), net, torch.device("cpu"), size=3)
+    first = judged.logits(net)
+    np.testing.assert_array_equal(judged.logits(net), first)
+    with torch.no_grad():
+        own = [net(batches.whole(i)).logits.mean(dim=0).numpy() for i in range(4)]
+    np.testing.assert_allclose(first, own, atol=1e-5)
