@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -18,6 +19,8 @@ from streamser.server.options import ServerConfig
 from streamser.stream.channel import StreamConfig
 
 __all__ = ["Config", "load_config", "shipped_config"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,8 @@ class _Setting(NamedTuple):
 
 
 SECTIONS: dict[str, type[Any]] = get_type_hints(Config)
+_RENAMED = {("recognizer", "device"): "compute"}
+"""Old keys that still work for one release, with a warning."""
 _FIELDS = {section: [f.name for f in fields(kind)] for section, kind in SECTIONS.items()}
 
 
@@ -69,6 +74,7 @@ def _from_file(path: Path) -> Iterator[tuple[str, str, _Setting]]:
             raise _unknown(where, "", section)
         for key, (key_node, value_node) in _mapping(node[1], path, section):
             where = f"{path}:{key_node.start_mark.line + 1}"
+            key = _new_name(where, section, key)
             if key not in _FIELDS[section]:
                 raise _unknown(where, section, key)
             yield section, key, _Setting(_construct(value_node), where)
@@ -121,12 +127,24 @@ def _from_override(text: str) -> tuple[str, str, _Setting]:
         raise _unknown(where, "", section)
     if section not in SECTIONS:
         raise _unknown(where, "", section, key)
+    key = _new_name(where, section, key)
     if key not in _FIELDS[section]:
         raise _unknown(where, section, key)
     try:
         return section, key, _Setting(yaml.safe_load(value), where)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: {value!r} is no YAML value") from error
+
+
+def _new_name(where: str, section: str, key: str) -> str:
+    """The key's present name; an old one is accepted with a warning."""
+    new = _RENAMED.get((section, key))
+    if new is None:
+        return key
+    logger.warning(
+        "%s: %s.%s is now %s.%s; the old name will go with the next release", where, section, key, section, new
+    )
+    return new
 
 
 def _unknown(where: str, section: str, key: str, inner: str = "") -> ConfigError:

@@ -7,6 +7,7 @@ sound in which nothing rises above the features' floor, and sound shorter than o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -30,8 +31,8 @@ class RecognizerConfig:
 
     model: str = DEFAULT_MODEL
     """A checkpoint's name, or the path of its folder."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    compute: str = "auto"
+    """Where the network runs: auto, cpu, cuda or cuda:N."""
     engine: str = "auto"
     """auto, onnx or torch."""
     threads: int = 1
@@ -42,7 +43,7 @@ class RecognizerConfig:
     """A "your voice" profile to adapt to: its name or its file."""
 
     def __post_init__(self) -> None:
-        check_choice(self.engine, self.device)
+        check_choice(self.engine, self.compute)
         if self.threads < 1:
             raise ValueError(f"threads: at least 1, not {self.threads}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -222,18 +223,21 @@ class Recognizer:
         )
 
 
-def load(name_or_path: str | PathLike[str] = DEFAULT_MODEL, device: str | None = None, **options: Any) -> Recognizer:
-    """A checkpoint, ready to judge. `options` are the other fields of RecognizerConfig.
+def load(name_or_path: str | PathLike[str] = DEFAULT_MODEL, compute: str | None = None, **options: Any) -> Recognizer:
+    """Load a checkpoint that is ready to judge. `options` are the other fields of RecognizerConfig.
 
     `load()` takes the default checkpoint on the best device; `load("runs/mine", "cuda")` a folder on a GPU.
     """
-    return open_recognizer(RecognizerConfig(model=fspath(name_or_path), device=device or "auto", **options))
+    if "device" in options:
+        warnings.warn("load(device=...) is now load(compute=...)", DeprecationWarning, stacklevel=2)
+        compute = options.pop("device")
+    return open_recognizer(RecognizerConfig(model=fspath(name_or_path), compute=compute or "auto", **options))
 
 
 def open_recognizer(config: RecognizerConfig) -> Recognizer:
     """The recognizer that a configuration asks for."""
     bundle = load_bundle(config.model)
-    engine = open_engine(bundle, config.engine, config.device, config.threads)
+    engine = open_engine(bundle, config.engine, config.compute, config.threads)
     recognizer = Recognizer(bundle, engine, config.threshold)
     if config.profile is None:
         return recognizer

@@ -133,3 +133,11 @@ def test_a_slip_in_an_override_is_answered_too(override: str, expected: str) -> 
 def test_a_name_like_no_other_is_answered_with_all_that_are_known(tmp_path: Path) -> None:
     said = message(written(tmp_path, "qqq: {}\n"))
     assert said == ("config.yaml:1: unknown section 'qqq'; known: source, vad, segmenter, pipeline, recognizer, server")
+
+
+def test_a_renamed_key_works_under_its_old_name_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("recognizer:\n  device: cpu\n")
+    assert load_config(file).recognizer.compute == "cpu"
+    assert f"{file}:2: recognizer.device is now recognizer.compute" in caplog.text
+    assert load_config(overrides=["recognizer.device=cuda:1"]).recognizer.compute == "cuda:1"

@@ -298,10 +298,10 @@ def test_a_model_is_loaded_by_name_from_a_folder_of_ones_own(bundle: Bundle, mon
 @pytest.mark.parametrize(
     ("fields", "rule"),
     [
-        ({"device": "gpu"}, "device: auto, cpu, cuda or cuda:N, not 'gpu'"),
-        ({"device": "cuda:"}, "device: "),
+        ({"compute": "gpu"}, "compute: auto, cpu, cuda or cuda:N, not 'gpu'"),
+        ({"compute": "cuda:"}, "compute: "),
         ({"engine": "tflite"}, "engine: auto, onnx, torch, not 'tflite'"),
-        ({"engine": "onnx", "device": "cuda"}, "the onnx engine computes on the cpu"),
+        ({"engine": "onnx", "compute": "cuda"}, "the onnx engine computes on the cpu"),
         ({"threads": 0}, "threads: at least 1, not 0"),
         ({"threshold": 1.5}, r"threshold: within 0\.\.1, not 1\.5"),
         ({"threshold": float("nan")}, r"threshold: within 0\.\.1, not nan"),
@@ -344,8 +344,13 @@ def test_a_long_recording_is_judged_in_bounded_memory(recognizer: Recognizer, mo
 
 def test_silence_around_a_sound_changes_no_answer_where_the_checkpoint_trims(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "trims", features=make_features(trim_db=25.0))
-    trims = load(bundle.path, device="cpu")
+    trims = load(bundle.path, compute="cpu")
     little, much = silence(0.4), silence(2.0)
     speech = babble(2.0, seed=5)
     alone, around = trims.logits([np.concatenate([quiet, speech, quiet]) for quiet in (little, much)])
     np.testing.assert_allclose(alone, around, atol=0.05 * float(np.abs(alone).max()))
+
+
+def test_the_old_name_of_compute_works_and_warns(bundle: Bundle) -> None:
+    with pytest.warns(DeprecationWarning, match="compute="):
+        assert load(bundle.path, device="cpu").engine.device == "cpu"

@@ -206,7 +206,7 @@ def test_the_option_and_the_setting_are_one() -> None:
 
 
 def test_the_shipped_default_can_settle() -> None:
-    assert streamed(load(device="cpu"), True)
+    assert streamed(load(compute="cpu"), True)
 
 
 # --- how it is measured

@@ -85,7 +85,7 @@ def load_run_config(args: argparse.Namespace, unused: Collection[str] = ("server
     """
     refuse_unused(args, unused, way_out)
     config = load_config(args.config, args.set)
-    named = {"model": "model", "compute": "device", "profile": "profile"}
+    named = {"model": "model", "compute": "compute", "profile": "profile"}
     given = {field: getattr(args, option, None) for option, field in named.items()}
     changes = {field: value for field, value in given.items() if value is not None}
     if getattr(args, "settle", False):

@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folds", metavar="N,N", help="train only these folds, counted from 0")
     parser.add_argument("--seeds", metavar="N,N", help="seeds instead of the recipe's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--compute", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add_old_option(parser, "--device", "--compute")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     parser.add_argument("--workers", type=int, default=0, help="processes that compute features (default: all cores)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: runs/cache)")
@@ -149,7 +150,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
         raise ConfigError(f"{folder}: a run is already here; add --resume to go on with it, or give another --out")
     cache = args.cache or Path("runs") / "cache"
     rank = int(os.environ.get("RANK", 0))
-    device = _device(args.device)
+    device = _device(args.compute)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     _log_to(folder, quiet=args.dry_run)
@@ -242,7 +243,7 @@ def _device(wanted: str) -> str:
     if wanted == "cuda" and "LOCAL_RANK" in os.environ:
         wanted = f"cuda:{os.environ['LOCAL_RANK']}"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {wanted}: torch sees no CUDA device; use --device cpu")
+        raise ConfigError(f"--compute {wanted}: torch sees no CUDA device; use --compute cpu")
     return wanted
 
 

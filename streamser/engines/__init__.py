@@ -1,6 +1,6 @@
 """Where windows become scores: ONNX Runtime on the CPU by default, torch on CUDA or CPU on request.
 
-`open_engine` chooses. `device: auto` takes CUDA when torch sees one. Importing torch costs over a second, so it
+`open_engine` chooses. `compute: auto` takes CUDA when torch sees one. Importing torch costs over a second, so it
 is imported to look only where a CUDA driver is present at all (`cuda_is_likely`); elsewhere auto means ONNX Runtime.
 """
 
@@ -194,32 +194,32 @@ class FallbackEngine:
         return engine
 
 
-def open_engine(bundle: Bundle, engine: str = "auto", device: str = "auto", threads: int = 1) -> Engine:
+def open_engine(bundle: Bundle, engine: str = "auto", compute: str = "auto", threads: int = 1) -> Engine:
     """The engine for a checkpoint; what was asked for by name is had or is an EngineError.
 
-    | device | engine auto           | engine onnx | engine torch          |
+    | compute| engine auto           | engine onnx | engine torch          |
     |--------|-----------------------|-------------|-----------------------|
     | auto   | CUDA, else ONNX (CPU) | ONNX (CPU)  | CUDA, else torch (CPU)|
     | cpu    | ONNX (CPU)            | ONNX (CPU)  | torch (CPU)           |
     | cuda:N | torch (CUDA)          | ValueError  | torch (CUDA)          |
     """
-    check_choice(engine, device)
-    if device.startswith("cuda"):
-        return _open_torch(bundle, device)
+    check_choice(engine, compute)
+    if compute.startswith("cuda"):
+        return _open_torch(bundle, compute)
     on_cpu = partial(_open_torch, bundle, "cpu") if engine == "torch" else partial(_open_onnx, bundle, threads)
-    if device == "auto" and engine != "onnx" and cuda_is_likely():
+    if compute == "auto" and engine != "onnx" and cuda_is_likely():
         return FallbackEngine(partial(_open_torch, bundle, "cuda"), on_cpu, bundle.features)
     return on_cpu()
 
 
-def check_choice(engine: str, device: str) -> None:
-    """ValueError for an engine or a device that there cannot be."""
+def check_choice(engine: str, compute: str) -> None:
+    """Raise a ValueError for an engine or a place to compute that does not exist."""
     if engine not in ENGINES:
         raise ValueError(f"engine: {', '.join(ENGINES)}, not {engine!r}")
-    if not DEVICES.fullmatch(device):
-        raise ValueError(f"device: auto, cpu, cuda or cuda:N, not {device!r}")
-    if engine == "onnx" and device.startswith("cuda"):
-        raise ValueError(f"device: {device} is for the torch engine; the onnx engine computes on the cpu")
+    if not DEVICES.fullmatch(compute):
+        raise ValueError(f"compute: auto, cpu, cuda or cuda:N, not {compute!r}")
+    if engine == "onnx" and compute.startswith("cuda"):
+        raise ValueError(f"compute: {compute} is for the torch engine; the onnx engine computes on the cpu")
 
 
 def cuda_is_likely() -> bool:

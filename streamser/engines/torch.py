@@ -198,9 +198,9 @@ def _find_device(device: str) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         built = "" if torch.version.cuda else " (this torch was built without CUDA)"
-        raise EngineError(f"device {device}: torch sees no CUDA device{built}; use device auto or cpu")
+        raise EngineError(f"compute {device}: torch sees no CUDA device{built}; use compute auto or cpu")
     number = int(device.partition(":")[2] or 0)
     count = torch.cuda.device_count()
     if number >= count:
-        raise EngineError(f"device {device}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+        raise EngineError(f"compute {device}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
     return torch.device("cuda", number)

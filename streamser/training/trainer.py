@@ -302,7 +302,7 @@ class Trainer:
         bundle = self.save(
             place / "bundle", fitted.net, features, Calibration(temperature=temperature), split, seed, {}, batches
         )
-        result = self._score(load(bundle.path, device="cpu"), split, seed, temperature, fitted.best_epoch)
+        result = self._score(load(bundle.path, compute="cpu"), split, seed, temperature, fitted.best_epoch)
         save_fold(place / "fold.json", result)
         return result
 

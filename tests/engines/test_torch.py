@@ -193,7 +193,9 @@ def test_altered_weights_never_reach_torch(net_bundle: Bundle, tmp_path: Path) -
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_cuda_asked_for_by_name_on_a_machine_without_one_is_an_error(net_bundle: Bundle) -> None:
     for device in ("cuda", "cuda:1"):
-        with pytest.raises(EngineError, match=f"device {device}: torch sees no CUDA device.*; use device auto or cpu"):
+        with pytest.raises(
+            EngineError, match=f"compute {device}: torch sees no CUDA device.*; use compute auto or cpu"
+        ):
             load(net_bundle.path, device)
 
 

@@ -326,7 +326,7 @@ def test_two_processes_train_one_net(corpora: Path, tmp_path: Path) -> None:
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"),
         *("--master_port", "29571", "-m", "streamser", "train", str(recipe), "--corpora-root", str(corpora)),
         *("--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache"), "--threads", "1", "--workers", "1"),
-        *("--device", "cpu"),
+        *("--compute", "cpu"),
     ]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
