@@ -28,6 +28,7 @@ from streamser.server.label import Labeller
 from streamser.server.metrics import CONTENT_TYPE
 from streamser.server.microphone import Microphone
 from streamser.server.options import ServerConfig
+from streamser.server.protocol import CLOSE_GOING_AWAY, CLOSE_TRY_LATER, Refusal, without_paths
 from streamser.server.refusals import HttpRefusal
 from streamser.server.security import (
     COMMON_HEADERS,
@@ -48,6 +49,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # The page and its files hold no secret, and a probe must be able to ask; a WebSocket may show its token in hello.
 _TOKEN_PATHS = ("/v1/", "/metrics")
 _SHUTDOWN_S = 0.5
+_LOOK_S = 0.02
 
 
 class Server:
@@ -111,12 +113,27 @@ class Server:
         return self
 
     async def close(self) -> None:
-        """Tell the clients, and end within about a second."""
-        self._listening.close()
-        await self._runner.cleanup()
+        """Give the clients their last results, for at most `drain_s`, and end about a second after."""
+        self.drain()
         if self._microphone is not None:
             await self._microphone.close()
+        self._hub.say_goodbye(spare_streams=True)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self.config.drain_s
+        while self._hub.is_busy and loop.time() < deadline_s:
+            await asyncio.sleep(_LOOK_S)
+        self._listening.close()
+        await self._runner.cleanup()
         await self._hub.close()
+
+    def drain(self) -> None:
+        """Take nobody in, and end every stream: clients get the final of their open utterance. `close` does it too."""
+        self._hub.drain()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a client still waits for results."""
+        return self._hub.is_busy
 
     async def __aenter__(self) -> Server:
         return await self.start()
@@ -148,6 +165,7 @@ class Server:
             web.post("/v1/label", Labeller(self._hub).answer),
             web.get("/v1/models", self._models),
             web.get("/healthz", self._health),
+            web.get("/livez", self._live),
             web.get("/metrics", self._metrics),
         ]
 
@@ -170,6 +188,10 @@ class Server:
         except HttpRefusal as refusal:
             self._hub.metrics.count("streamser_refusals_total", reason=refusal.code)
             response = refusal.response()
+        except Refusal as refused:  # by what sockets and requests share
+            self._hub.metrics.count("streamser_refusals_total", reason=refused.code)
+            status = 503 if refused.close_code in (CLOSE_GOING_AWAY, CLOSE_TRY_LATER) else 500
+            response = HttpRefusal(status, refused.code, str(refused)).response()
         except web.HTTPException as answer:
             response = HttpRefusal(
                 answer.status, answer.reason.lower().replace(" ", "_"), _hint(request, answer)
@@ -233,19 +255,31 @@ class Server:
         )
 
     async def _health(self, _: web.Request) -> web.Response:
-        """For probes, and for whoever wants to know whether sound is stored."""
-        microphone = self._microphone
+        """Whether the server can do its work, status 503 where it cannot; and whether sound is stored."""
+        microphone, problems = self._microphone, self._hub.problems()
+        if microphone is not None and microphone.end is not None and not self._hub.draining:
+            problems.append(f"microphone: {without_paths(microphone.end.error or 'its stream has ended')}")
+        status = "failing" if problems else "draining" if self._hub.draining else "ok"
         return web.json_response(
             {
-                "status": "ok",
+                "status": status,
+                "live": self._hub.worker.is_alive,
+                "ready": status == "ok",
+                "problems": problems,
                 "version": self._hub.version,
                 "model": self._recognizer.bundle.name,
                 "clients": len(self._hub.senders),
                 "microphone": microphone is not None and microphone.end is None,
                 "recording": self._hub.is_recording,
                 "uptime_s": round(self._hub.uptime_s, 1),
-            }
+            },
+            status=200 if status == "ok" else 503,
         )
+
+    async def _live(self, _: web.Request) -> web.Response:
+        """Whether a restart would help: status 503 once the inference worker has ended."""
+        live = self._hub.worker.is_alive
+        return web.json_response({"live": live}, status=200 if live else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(text=self._hub.metrics.text(self._hub.gauges()), headers={"Content-Type": CONTENT_TYPE})

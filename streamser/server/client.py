@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Callable
-from concurrent.futures import Executor
 
 from aiohttp import WSMsgType, web
 
-from streamser.errors import StreamserError
 from streamser.events import EmotionEvent, Event, StreamEnded
-from streamser.server.options import ServerConfig
+from streamser.server.hub import Hub, going_away
 from streamser.server.protocol import (
     CLOSE_INTERNAL,
     CLOSE_TIMEOUT,
@@ -26,8 +22,7 @@ from streamser.server.protocol import (
 from streamser.server.receivequeue import ReceiveQueue
 from streamser.server.sender import Sender
 from streamser.server.sound import SoundStream
-
-logger = logging.getLogger(__name__)
+from streamser.stream.wavfile import RecordingError
 
 # Results of one stream that may wait for the worker before more of its sound is taken: a file can wait, and must not
 # keep those who are speaking waiting.
@@ -46,21 +41,26 @@ class StreamClient:
         ws: web.WebSocketResponse,
         sender: Sender,
         hello: Hello,
-        open_stream: Callable[[Callable[[Event], None]], SoundStream],
-        sound_threads: Executor,
-        config: ServerConfig,
+        hub: Hub,
     ) -> None:
         self._ws = ws
         self._sender = sender
         self._hello = hello
-        self._sound_threads = sound_threads
-        self._config = config
+        self._hub = hub
+        self._config = hub.config
         self._loop = asyncio.get_running_loop()
-        self._stream = open_stream(self._say)
-        self._received = ReceiveQueue(config.max_message_bytes)
+        self._stream = hub.open_stream(
+            self._say,
+            hello.stream,
+            sample_rate=hello.sample_rate,
+            channels=hello.channels,
+            lossless=hello.lossless,
+        )
+        self._received = ReceiveQueue(hub.config.max_message_bytes)
         self._room = asyncio.Event()
         self._over = asyncio.Event()  # all results were said, or nobody wants them
         self._refusal: Refusal | None = None
+        self._ending = False
         self._told_s = 0.0
         self._told_state = ""
 
@@ -74,11 +74,12 @@ class StreamClient:
         feeder = asyncio.create_task(self._feed())
         self._reader = asyncio.create_task(self._read())
         self._sender.on_refuse = self._give_up
+        self._hub.end_soon[self._sender] = self._end_soon
         has_left = discard = True
         try:
             await asyncio.wait({self._reader})
             has_left = not self._reader.cancelled() and self._reader.result()
-            discard = has_left or self._reader.cancelled()
+            discard = has_left or (self._reader.cancelled() and not self._ending)
         except Refusal as refusal:  # what was rightly sent before it is answered all the same
             self._refusal, has_left, discard = refusal, False, False
         finally:
@@ -89,10 +90,16 @@ class StreamClient:
             await self._received.close(forget=discard)
             await feeder
         await self._over.wait()
+        del self._hub.end_soon[self._sender]
         if self._refusal is not None:
             self._sender.refuse(self._refusal)
         else:
             self._sender.finish()
+
+    def _end_soon(self) -> None:
+        """The server is being stopped: end the stream as if the client had asked for it."""
+        self._ending, self._refusal = True, going_away()
+        self._reader.cancel()
 
     def _give_up(self) -> None:
         self._over.set()
@@ -125,18 +132,18 @@ class StreamClient:
         try:
             while (piece := await self._received.get(turn_bytes)) is not None:
                 await wait_for_room(self._stream, self._room, _WAITING_FILE if self._hello.lossless else _WAITING_LIVE)
-                await self._loop.run_in_executor(self._sound_threads, self._push, *piece)
+                await self._loop.run_in_executor(self._hub.sound_threads, self._push, *piece)
                 self._tell_status()
-        except StreamserError as problem:
-            error = str(problem)
         except Exception as problem:
-            logger.exception("stream %s", self._stream.name)
-            error = f"{type(problem).__name__}: {problem}"
-        if error is not None:
-            self._refusal = Refusal("failed", error, CLOSE_INTERNAL)
+            self._refusal = self._hub.refusal_of(problem, self._stream.name)
+            error = str(self._refusal)
             self._reader.cancel()
-        with contextlib.suppress(RuntimeError):  # the threads are gone: the server was stopped
-            await self._loop.run_in_executor(self._sound_threads, self._stream.end, error)
+        try:
+            await self._loop.run_in_executor(self._hub.sound_threads, self._stream.end, error)
+        except RecordingError as problem:  # its last second
+            self._refusal = self._refusal or self._hub.refusal_of(problem, self._stream.name)
+        except RuntimeError:  # the threads are gone: the server was stopped
+            self._over.set()
 
     def _push(self, piece: bytes | Lost, arrived_s: float) -> None:
         if isinstance(piece, Lost):

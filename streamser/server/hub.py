@@ -5,25 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from streamser.audio import SAMPLE_RATE
 from streamser.colors import color_of
+from streamser.errors import StreamserError
 from streamser.events import EVENT_VERSION, EmotionEvent, Event, StreamEnded
 from streamser.recognizer import Recognizer
 from streamser.server.metrics import Metrics
 from streamser.server.options import ServerConfig
-from streamser.server.protocol import CLOSE_GOING_AWAY, Refusal
-from streamser.server.recording import Recording, check_folder
+from streamser.server.protocol import CLOSE_GOING_AWAY, CLOSE_INTERNAL, CLOSE_TRY_LATER, Refusal, without_paths
+from streamser.server.recording import RecordingFolder
 from streamser.server.sender import Sender
 from streamser.server.sound import SoundStream
 from streamser.stream.channel import StreamConfig
+from streamser.stream.wavfile import RecordingError
 from streamser.stream.worker import InferenceWorker
+
+logger = logging.getLogger(__name__)
 
 _SOUND_THREADS = 4  # segmentation of one live stream takes well under a hundredth of a thread
 
@@ -52,14 +58,32 @@ class Hub:
         self.worker = InferenceWorker(recognizer, stream.pipeline)
         self.sound_threads = ThreadPoolExecutor(_SOUND_THREADS, "streamser-sound")
         self._stream = stream
-        self._folder = check_folder(config.record) if config.record else None
+        self._recordings = RecordingFolder(config.record) if config.record else None
+        self.draining = False
+        """True once the server finishes what it has begun and takes nobody in."""
+        self.end_soon: dict[Sender, Callable[[], object]] = {}
+        """For each client that sends sound: ends its stream as if the client had."""
+        self.files = 0
+        """Requests to label a file that are being answered."""
         self._names: set[str] = set()
         self._count = itertools.count(1)
         self._began_s = time.monotonic()
 
     @property
     def is_recording(self) -> bool:
-        return self._folder is not None
+        return self._recordings is not None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a client still waits for results."""
+        return bool(self.senders or self.files)
+
+    def problems(self) -> list[str]:
+        """Why the server cannot do its work now, for everybody to read; empty when it can."""
+        found = [] if self.worker.is_alive else ["inference: the worker has ended"]
+        if self._recordings is not None and (problem := self._recordings.problem()) is not None:
+            found.append(f"recording: {problem}")
+        return found
 
     @property
     def uptime_s(self) -> float:
@@ -101,13 +125,18 @@ class Hub:
             self.count(event)
             if isinstance(event, StreamEnded):
                 self._names.discard(name)
+                if event.error is not None:
+                    event = replace(event, error=without_paths(event.error))
             on_event(event)
 
         def deliver(event: Event) -> None:  # on the worker's thread
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server was stopped
                 loop.call_soon_threadsafe(arrive, event)
 
-        recording = Recording(self._folder, name) if self._folder else None
+        try:
+            recording = self._recordings.open(name) if self._recordings is not None else None
+        except RecordingError as error:
+            raise self.refusal_of(error, name) from error
         self._names.add(name)
         return SoundStream(
             self.worker,
@@ -145,12 +174,37 @@ class Hub:
             **{_WORKER_NAMES[name]: value for name, value in worker.items() if name in _WORKER_NAMES},
         }
 
-    def say_goodbye(self) -> None:
-        """Tell every client that the server is being stopped."""
+    def refusal_of(self, error: Exception, stream: str) -> Refusal:
+        """What a client is told of an error in serving it: the log has all of it, and no path leaves the machine."""
+        if isinstance(error, RecordingError):
+            logger.error("stream %s: %s", stream, error)
+            self.metrics.count("streamser_recording_failures_total")
+            if self._recordings is not None:
+                self._recordings.note(error)
+            words = f"this server stores all sound and cannot store it now ({error.reason}); try again later"
+            return Refusal("recording", words, CLOSE_TRY_LATER)
+        logger.error("stream %s has failed", stream, exc_info=error)
+        what = str(error) if isinstance(error, StreamserError) else f"{type(error).__name__}: {error}"
+        return Refusal("failed", without_paths(what), CLOSE_INTERNAL)
+
+    def drain(self) -> None:
+        """Take nobody in, and end every stream: its open utterance gets its final."""
+        self.draining = True
+        for end in list(self.end_soon.values()):
+            end()
+
+    def say_goodbye(self, *, spare_streams: bool = False) -> None:
+        """Tell clients that the server is being stopped; those that send sound may be spared for their last results."""
         for sender in list(self.senders):
-            sender.refuse(Refusal("going_away", "the server is being stopped", CLOSE_GOING_AWAY))
+            if not (spare_streams and sender in self.end_soon):
+                sender.refuse(going_away())
 
     async def close(self) -> None:
         """Stop the threads; what was not computed by now is given up."""
         self.sound_threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.worker.close, 0.3)
+
+
+def going_away() -> Refusal:
+    """What clients are told when the server is being stopped."""
+    return Refusal("going_away", "the server is being stopped", CLOSE_GOING_AWAY)

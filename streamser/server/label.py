@@ -15,10 +15,11 @@ from streamser.errors import AudioError
 from streamser.events import EmotionEvent, Event, StreamEnded
 from streamser.server.client import wait_for_room
 from streamser.server.forms import FormError, file_of_form
-from streamser.server.hub import Hub
+from streamser.server.hub import Hub, going_away
 from streamser.server.protocol import MAX_CHANNELS, MAX_STREAM_NAME, SAMPLE_RATES_HZ, Refusal, check_name
 from streamser.server.refusals import HttpRefusal
 from streamser.server.sound import SoundFile, SoundStream
+from streamser.stream.wavfile import RecordingError
 
 _AT_ONCE = 2  # files judged at the same time: more would only take longer each, and more memory
 _CHUNK_BYTES = 64 * 1024
@@ -34,7 +35,6 @@ class Labeller:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._turn = asyncio.Semaphore(_AT_ONCE)
-        self._waiting = 0
         self._held_bytes = 0  # of all bodies that were received, in part or whole
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -43,9 +43,11 @@ class Labeller:
         limit = self._hub.config.max_body_bytes
         if (request.content_length or 0) > limit:
             raise too_large(limit)
-        if self._waiting >= self._hub.config.max_clients:
-            raise HttpRefusal(503, "busy", f"{self._waiting} files wait already; try again later", Retry_After="10")
-        self._waiting += 1
+        if self._hub.draining:
+            raise going_away()
+        if self._hub.files >= self._hub.config.max_clients:
+            raise HttpRefusal(503, "busy", f"{self._hub.files} files wait already; try again later", Retry_After="10")
+        self._hub.files += 1
         body = bytearray()
         try:
             await self._receive(request, body, limit)
@@ -53,7 +55,7 @@ class Labeller:
             async with self._turn:
                 return web.json_response(await self._label(request, file, name, partials))
         finally:
-            self._waiting -= 1
+            self._hub.files -= 1
             self._held_bytes -= len(body)
 
     async def _receive(self, request: web.Request, body: bytearray, limit: int) -> None:
@@ -96,6 +98,10 @@ class Labeller:
         try:
             await self._feed(request, stream, file.pieces(), room)
             error = None
+        except RecordingError as problem:
+            refusal = self._hub.refusal_of(problem, stream.name)
+            error = str(refusal)
+            raise refusal from problem
         except AudioError as problem:
             error = str(problem)
             raise HttpRefusal(422, "damaged", error) from problem

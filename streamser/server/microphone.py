@@ -7,7 +7,7 @@ import contextlib
 from typing import Any
 
 from streamser.events import EmotionEvent, StreamEnded
-from streamser.server.hub import Hub
+from streamser.server.hub import Hub, going_away
 from streamser.server.protocol import CLOSE_TRY_LATER, Refusal, status_message
 from streamser.server.sender import Sender
 from streamser.stream.pipeline import Listener
@@ -83,4 +83,6 @@ class Microphone:
                 sender.say(status_message(self.listener.status(), sender.queue.dropped), droppable=True)
 
     def _over(self, event: StreamEnded) -> Refusal:
+        if self._hub.draining:
+            return going_away()
         return Refusal("microphone_ended", event.error or "the microphone's stream has ended", CLOSE_TRY_LATER)

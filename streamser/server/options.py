@@ -43,6 +43,8 @@ class ServerConfig:
     """A client that sends no sound for so long is ended: its results first, then the connection."""
     send_timeout_s: float = 10.0
     """A client that takes no message for so long is disconnected."""
+    drain_s: float = 5.0
+    """A server that is told to stop takes nobody in, and gives its clients so long to get their last results."""
     microphone: bool = False
     """Listen to this machine's microphone and tell /ws/events."""
     record: str | None = None
@@ -67,6 +69,7 @@ class ServerConfig:
             f"client_queue: is at least 8, not {self.client_queue}": self.client_queue >= 8,
             f"idle_timeout_s: is above 0, not {self.idle_timeout_s}": self.idle_timeout_s > 0,
             f"send_timeout_s: is above 0, not {self.send_timeout_s}": self.send_timeout_s > 0,
+            f"drain_s: is 0 or more, not {self.drain_s}": self.drain_s >= 0,
         }
         for rule, held in rules.items():
             if not held:

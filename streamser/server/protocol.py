@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,6 +32,19 @@ CLOSE_TOKEN = 4401
 CLOSE_NOT_FOUND = 4404
 CLOSE_TIMEOUT = 4408
 CLOSE_SLOW_READER = 4429
+
+
+# A folder on the way to a file, of either kind of system.
+_FOLDERS = re.compile(r"(?<![\w/\\])(?:[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+")
+
+
+def without_paths(text: str) -> str:
+    """The same text with every absolute path cut down to its last part: clients need not know our folders.
+
+    >>> without_paths("[Errno 24] Too many open files: '/home/ada/models/x.onnx'")
+    "[Errno 24] Too many open files: 'x.onnx'"
+    """
+    return _FOLDERS.sub("", text)
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer to a client, not a fault of ours

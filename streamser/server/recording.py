@@ -1,54 +1,70 @@
-"""Write a stream's sound to a WAV file: only where the operator asked for it, and never silently."""
+"""The folder that a server records into: only where the operator asked for it, and never silently."""
 
 from __future__ import annotations
 
+import itertools
+import logging
+import os
 import re
+import shutil
 import time
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
-from streamser.audio import SAMPLE_RATE, Samples
 from streamser.errors import ConfigError
+from streamser.stream.wavfile import RecordingError, WavWriter, repair_recordings
 
-_SKIP_SAMPLES = 60 * SAMPLE_RATE  # silence is written a minute at a time
+__all__ = ["RecordingFolder"]
 
+logger = logging.getLogger(__name__)
 
-def check_folder(folder: str) -> Path:
-    """The folder for recordings, made if it is not there."""
-    path = Path(folder).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"server.record: {path} cannot be a folder ({error.strerror}); choose another") from error
-    return path
+_LEAST_FREE_BYTES = 16_000_000  # eight minutes of one stream: room to notice and to act
 
 
-class Recording:
-    """One stream's WAV: 16 kHz, mono, 16 bit, with silence where sound was lost."""
+class RecordingFolder:
+    """Makes one WAV for each stream, and knows whether it can.
 
-    def __init__(self, folder: Path, stream: str) -> None:
+    ConfigError when the folder cannot be used. Recordings in it whose program was killed are repaired.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.path = Path(folder).expanduser()
+        self._failure: str | None = None
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"server.record: {self.path} cannot be a folder ({error.strerror}); choose another"
+            ) from error
+        if (problem := self.problem()) is not None:
+            raise ConfigError(f"server.record: {self.path}: {problem}; choose another folder")
+        for path in repair_recordings(self.path):
+            logger.info("%s: repaired; the program that wrote it was killed", path)
+
+    def open(self, stream: str) -> WavWriter:
+        """A new file for a stream, named after the time and the stream; RecordingError when there can be none."""
         plain = re.sub(r"[^\w.-]+", "_", stream)[:64].strip("._") or "stream"
-        began = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        self.path = _unused(folder, f"{began}-{plain}")
-        self._file = soundfile.SoundFile(self.path, "x", SAMPLE_RATE, 1, "PCM_16", format="WAV")
+        stem = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{plain}"
+        for name in itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2))):
+            if not (path := self.path / f"{name}.wav").exists():
+                break
+        try:
+            writer = WavWriter(path)
+        except RecordingError as error:
+            self.note(error)
+            raise
+        self._failure = None
+        return writer
 
-    def write(self, samples: Samples) -> None:
-        self._file.write(np.clip(samples, -1.0, 1.0))
+    def note(self, error: RecordingError) -> None:
+        """A recording has failed: there is a problem until the next one can be begun."""
+        self._failure = error.reason
 
-    def skip(self, samples: int) -> None:
-        """So many samples were lost."""
-        for first in range(0, samples, _SKIP_SAMPLES):
-            self._file.write(np.zeros(min(_SKIP_SAMPLES, samples - first), np.float32))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _unused(folder: Path, stem: str) -> Path:
-    path, count = folder / f"{stem}.wav", 1
-    while path.exists():
-        count += 1
-        path = folder / f"{stem}-{count}.wav"
-    return path
+    def problem(self) -> str | None:
+        """Why no sound can be stored now, without any path; None when it can."""
+        if not self.path.is_dir():
+            return "the folder for recordings is gone"
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            return "the folder for recordings cannot be written to"
+        if shutil.disk_usage(self.path).free < _LEAST_FREE_BYTES:
+            return "the disk for recordings is full"
+        return None if self._failure is None else f"a recording could not be written ({self._failure})"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 from aiohttp import WSMsgType, web
 
 from streamser.server.client import StreamClient
-from streamser.server.hub import Hub
+from streamser.server.hub import Hub, going_away
 from streamser.server.microphone import Microphone
 from streamser.server.protocol import (
     CLOSE_NOT_FOUND,
@@ -84,6 +83,8 @@ class Sockets:
             self._hub.senders.discard(sender)
 
     def _check_room(self) -> None:
+        if self._hub.draining:
+            raise going_away()
         most = self._hub.config.max_clients
         if len(self._hub.senders) > most:
             raise Refusal("too_many_clients", f"{most} clients are connected already; try again later", CLOSE_TRY_LATER)
@@ -112,14 +113,7 @@ class Sockets:
         return message.data if message.type is WSMsgType.TEXT else None
 
     async def _serve(self, ws: web.WebSocketResponse, sender: Sender, hello: Hello) -> None:
-        open_stream = partial(
-            self._hub.open_stream,
-            name=hello.stream,
-            sample_rate=hello.sample_rate,
-            channels=hello.channels,
-            lossless=hello.lossless,
-        )
-        client = StreamClient(ws, sender, hello, open_stream, self._hub.sound_threads, self._hub.config)
+        client = StreamClient(ws, sender, hello, self._hub)
         sender.say(
             {
                 **self._hub.describe(),

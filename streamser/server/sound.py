@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, mono_pieces, open_sound
 from streamser.events import Gap
-from streamser.server.recording import Recording
 from streamser.stream.channel import StreamConfig, WorkerStream
 from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.status import StreamStatus
+from streamser.stream.wavfile import WavWriter
 from streamser.stream.worker import Deliver, InferenceWorker
 
 
@@ -27,7 +27,7 @@ class SoundStream:
         sample_rate: int = SAMPLE_RATE,
         channels: int = 1,
         lossless: bool = False,
-        recording: Recording | None = None,
+        recording: WavWriter | None = None,
     ) -> None:
         self.name = name
         self.sample_rate = sample_rate

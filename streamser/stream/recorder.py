@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
-from streamser.audio import SAMPLE_RATE
-from streamser.errors import AudioError
 from streamser.events import Gap
 from streamser.stream.sourcebase import Source, SourceItem, TimedBlock
 from streamser.stream.status import SourceState
+from streamser.stream.wavfile import RecordingError, WavWriter, repair_recordings
 
 __all__ = ["RecordingSource"]
+
+logger = logging.getLogger(__name__)
 
 
 class RecordingSource:
@@ -26,21 +25,18 @@ class RecordingSource:
 
     def __init__(self, source: Source, folder: Path) -> None:
         self._source = source
-        self._path = folder / f"streamser-{datetime.now():%Y%m%d-%H%M%S-%f}.wav"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file: soundfile.SoundFile = soundfile.SoundFile(
-                self._path, "x", samplerate=SAMPLE_RATE, channels=1, subtype="PCM_16"
-            )
-        except (OSError, RuntimeError) as error:
-            raise AudioError(
-                f"{self._path}: cannot be written ({error}); choose another folder with --record"
-            ) from error
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecordingError(folder, "cannot be a folder for recordings", error) from error
+        for path in repair_recordings(folder):
+            logger.info("%s: repaired; the program that wrote it was killed", path)
+        self._writer = WavWriter(folder / f"streamser-{datetime.now():%Y%m%d-%H%M%S-%f}.wav")
 
     @property
     def recording(self) -> str | None:
         """The file, while it is written."""
-        return None if self._file.closed else str(self._path)
+        return None if self._writer.closed else str(self._writer.path)
 
     @property
     def live(self) -> bool:
@@ -65,14 +61,9 @@ class RecordingSource:
         try:
             for item in self._source:
                 if isinstance(item, TimedBlock):
-                    self._file.write(item.block.samples)
+                    self._writer.write(item.block.samples)
                 elif isinstance(item, Gap):
-                    self._write_silence(item.length)
+                    self._writer.skip(item.length)
                 yield item
         finally:
-            self._file.close()
-
-    def _write_silence(self, length: int) -> None:
-        second = np.zeros(SAMPLE_RATE, np.float32)
-        for first in range(0, length, SAMPLE_RATE):
-            self._file.write(second[: length - first])
+            self._writer.close()

@@ -15,7 +15,7 @@ import numpy as np
 from streamser.audio import SAMPLE_RATE, Samples
 from streamser.errors import AudioError
 
-__all__ = ["WavWriter", "repair_recordings"]
+__all__ = ["RecordingError", "WavWriter", "repair_recordings"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,15 @@ def _header(data_bytes: int) -> bytes:
     )
 
 
+class RecordingError(AudioError):
+    """A recording that cannot be made or can no longer be written."""
+
+    def __init__(self, path: Path, what: str, error: OSError) -> None:
+        self.reason = error.strerror or str(error)
+        """As the system words it, without the path."""
+        super().__init__(f"{path}: {what} ({self.reason}); make room, choose another folder, or leave out --record")
+
+
 class WavWriter:
     """A new WAV file, 16 kHz, mono, 16 bit, that only its owner can read.
 
@@ -42,7 +51,7 @@ class WavWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        """AudioError when the file cannot be made; it must not exist."""
+        """RecordingError when the file cannot be made; it must not exist."""
         self.path = path
         """The file that is written now."""
         self._first = path
@@ -50,7 +59,7 @@ class WavWriter:
         self._open(path)
 
     def write(self, samples: Samples) -> None:
-        """Append sound; AudioError when it cannot be stored."""
+        """Append sound; RecordingError when it cannot be stored."""
         self._append((np.clip(samples, -1.0, 32767 / 32768) * 32768.0).round().astype("<i2").tobytes())
 
     def skip(self, samples: int) -> None:
@@ -59,11 +68,13 @@ class WavWriter:
             self._append(_SILENCE[: 2 * (samples - first)])
 
     def close(self) -> None:
-        """Finish the file; a second call does nothing. AudioError when its last second cannot be stored."""
+        """Finish the file; a second call does nothing. RecordingError when its last second cannot be stored."""
         if self._file.closed:
             return
         try:
             self._update()
+        except OSError as error:
+            raise self._failed(error) from error
         finally:
             self._file.close()
 
@@ -76,7 +87,7 @@ class WavWriter:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
             self._file = os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
         except OSError as error:
-            raise AudioError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+            raise RecordingError(path, "cannot be written", error) from error
         self.path = path
         self._bytes = self._told = 0
         _lock(self._file.fileno())
@@ -120,10 +131,8 @@ class WavWriter:
         finally:
             self._file.close()
 
-    def _failed(self, error: OSError) -> AudioError:
-        return AudioError(
-            f"{self.path}: the recording cannot be written ({error.strerror}); make room, or leave out --record"
-        )
+    def _failed(self, error: OSError) -> RecordingError:
+        return RecordingError(self.path, "the recording cannot be written", error)
 
 
 def repair_recordings(folder: Path) -> list[Path]:

@@ -163,6 +163,11 @@ class InferenceWorker:
                 self._changed.wait(_WAKE_S)
             self._append(job)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it works: started, not closed, and its thread not ended by a fault."""
+        return self._thread is not None and self._thread.is_alive()
+
     def waiting(self, stream: str) -> int:
         """How many things of that stream wait; a host on an event loop looks here before it takes more sound in."""
         state = self._states.get(stream)
