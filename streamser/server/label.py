@@ -24,6 +24,7 @@ from streamser.stream.wavfile import RecordingError
 _AT_ONCE = 2  # files judged at the same time: more would only take longer each, and more memory
 _CHUNK_BYTES = 64 * 1024
 _HELD_BODIES = 4  # bodies of the largest size that may be in memory together
+_ABSURD_S = 10 * 86_400  # a header that says more lies; encoders that stream do not know the length
 _START_S = 10.0  # an upload may take this long, and the time its bytes need at the slowest rate
 _SLOWEST_BYTES_S = 8_000  # an hour of telephone sound, as MP3, in the time it lasts
 _SEGMENT_KEYS = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
@@ -98,6 +99,9 @@ class Labeller:
         try:
             await self._feed(request, stream, file.pieces(), room)
             error = None
+        except HttpRefusal as refusal:
+            error = str(refusal)
+            raise
         except RecordingError as problem:
             refusal = self._hub.refusal_of(problem, stream.name)
             error = str(refusal)
@@ -131,14 +135,13 @@ class Labeller:
             raise HttpRefusal(415, "sample_rate", f"a file's sample rate is {low} to {high} Hz, not {file.sample_rate}")
         if file.channels > MAX_CHANNELS:
             raise HttpRefusal(415, "channels", f"a file has at most {MAX_CHANNELS} channels, not {file.channels}")
-        most_s = self._hub.config.max_sound_s
-        if file.duration_s > most_s:
-            raise HttpRefusal(
-                413,
-                "too_long",
-                f"a file holds at most {most_s:g} s of sound, not {file.duration_s:.0f}; use streamser replay for it",
-            )
+        if self._hub.config.max_sound_s < file.duration_s < _ABSURD_S:
+            raise self._too_long()
         return file
+
+    def _too_long(self) -> HttpRefusal:
+        most_s = self._hub.config.max_sound_s
+        return HttpRefusal(413, "too_long", f"a file holds at most {most_s:g} s of sound; use streamser replay for it")
 
     async def _feed(
         self, request: web.Request, stream: SoundStream, pieces: Iterator[Samples], room: asyncio.Event
@@ -154,6 +157,8 @@ class Labeller:
         while await self._on_thread(turn):
             if request.transport is None or request.transport.is_closing():
                 raise AudioError("the client left")
+            if stream.position_s > self._hub.config.max_sound_s:
+                raise self._too_long()
             await wait_for_room(stream, room)
 
     async def _on_thread(self, work: Any, *args: Any) -> Any:

@@ -40,6 +40,11 @@ class SoundStream:
         """Results that the worker has yet to compute."""
         return self._stream.waiting
 
+    @property
+    def position_s(self) -> float:
+        """Seconds of sound so far."""
+        return self._stream.position / SAMPLE_RATE
+
     def status(self) -> StreamStatus:
         """How it does now."""
         return self._stream.status()

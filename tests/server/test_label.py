@@ -134,6 +134,23 @@ async def test_a_small_file_that_unpacks_into_hours_is_refused(recognizer: Recog
         assert (status, answer["error"]["code"]) == (413, "too_long")
 
 
+@pytest.mark.parametrize("samples_in_header", [0, 2**36 - 1])
+async def test_a_header_that_lies_about_the_length_gets_past_no_limit(
+    recognizer: Recognizer, samples_in_header: int
+) -> None:
+    def flac(duration_s: float) -> bytes:
+        file = bytearray(wav(np.concatenate([two_utterances(), silence(duration_s - 4.8)]), file_format="FLAC"))
+        low = int.from_bytes(file[18:26], "big") >> 36 << 36  # STREAMINFO: the last 36 bits are the length
+        file[18:26] = (low | samples_in_header).to_bytes(8, "big")
+        return bytes(file)
+
+    async with serving(recognizer, max_sound_s=20) as server:
+        status, answer = await post(server, flac(60.0))
+        assert (status, answer["error"]["code"]) == (413, "too_long")
+        status, answer = await post(server, flac(6.0))
+        assert (status, len(answer["segments"])) == (200, 2)
+
+
 async def test_a_body_that_comes_to_a_halt_does_not_hold_a_place_for_ever(recognizer: Recognizer) -> None:
     async def halting() -> Any:
         yield b"RIFF"
