@@ -99,8 +99,8 @@ class Labeller:
         try:
             await self._feed(request, stream, file.pieces(), room)
             error = None
-        except HttpRefusal as refusal:
-            error = str(refusal)
+        except HttpRefusal as too_long:
+            error = str(too_long)
             raise
         except RecordingError as problem:
             refusal = self._hub.refusal_of(problem, stream.name)
