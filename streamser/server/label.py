@@ -129,7 +129,7 @@ class Labeller:
         try:
             file = SoundFile(body)
         except AudioError as error:
-            raise HttpRefusal(415, "not_sound", str(error)) from error
+            raise HttpRefusal(415, "not_sound", str(error).removeprefix("the file: ")) from error
         low, high = SAMPLE_RATES_HZ
         if not low <= file.sample_rate <= high:
             raise HttpRefusal(415, "sample_rate", f"a file's sample rate is {low} to {high} Hz, not {file.sample_rate}")
