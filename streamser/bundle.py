@@ -1,9 +1,10 @@
 """A checkpoint on disk: one folder with its labels, ears, weights, graph, scores and card, sealed by SHA-256.
 
     models/<name>/
-    ├── bundle.yaml           what this module reads and writes; lists the SHA-256 of the other three
+    ├── bundle.yaml           what this module reads and writes; lists the SHA-256 of the others
     ├── weights.safetensors   for torch: fine-tuning, CUDA
     ├── model.onnx            for the CPU: "frames" (batch, time, bins) -> "logits", "embedding"
+    ├── step.onnx             optional, for streams: the scores from what is new; see `streamser.engines.steps`
     └── README.md             the card
 
 Nothing here is a pickle, and no byte reaches native code before its hash has been checked. The seal in
@@ -40,6 +41,7 @@ DEFAULT_MODEL = "moonshine"
 MANIFEST = "bundle.yaml"
 WEIGHTS = "weights.safetensors"
 GRAPH = "model.onnx"
+STEP = "step.onnx"
 CARD = "README.md"
 
 _MANIFEST_BYTES = 1 << 20  # a manifest is some kilobytes; more is an accident or an attack
@@ -168,6 +170,11 @@ class Bundle:
         return self.path / GRAPH
 
     @property
+    def step_path(self) -> Path | None:
+        """The step graph; None where the checkpoint has none."""
+        return self.path / STEP if STEP in self.files else None
+
+    @property
     def card(self) -> str:
         """The text of README.md."""
         return self.read(CARD).decode("utf-8", "replace")
@@ -265,6 +272,7 @@ def save_bundle(
     card: str,
     neutral: Neutral | None = None,
     drift: Drift | None = None,
+    step: bytes | None = None,
 ) -> Bundle:
     """Write a checkpoint folder and read it back; a kill in the middle never leaves a bundle that loads wrongly.
 
@@ -279,6 +287,7 @@ def save_bundle(
         WEIGHTS: save({name: np.ascontiguousarray(value) for name, value in weights.items()}),
         GRAPH: onnx,
         CARD: card.encode(),
+        **({} if step is None else {STEP: step}),
     }
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     bundle = Bundle(
@@ -441,8 +450,8 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
     """The manifest's values as a Bundle; every broken rule is a BundleError that names the file."""
     try:
         files = values["files"]
-        if not (isinstance(files, dict) and set(files) == {WEIGHTS, GRAPH, CARD}):
-            raise ValueError(f"files lists exactly {WEIGHTS}, {GRAPH} and {CARD}, no other name and no path")
+        if not (isinstance(files, dict) and set(files) - {STEP} == {WEIGHTS, GRAPH, CARD}):
+            raise ValueError(f"files lists {WEIGHTS}, {GRAPH}, {CARD}, perhaps {STEP}, no other name and no path")
         if not all(isinstance(digest, str) for digest in files.values()):
             raise ValueError("files gives the SHA-256 of each in hexadecimal")
         neutral, drift = values["neutral"], values.get("drift")  # older checkpoints know of no drift

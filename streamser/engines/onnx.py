@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnxruntime
 
 from streamser.bundle import Bundle
 from streamser.engines import Counters, check_frames, check_length
+from streamser.engines.steps import StepEngine, open_steps
 from streamser.errors import BundleError, EngineError
 from streamser.features import Frames, silent_frame
 
@@ -46,8 +48,20 @@ class OnnxEngine:
             raise BundleError(
                 f"{bundle.onnx_path}: not a graph onnxruntime can load ({error}); export it again"
             ) from error
+        self._opening = threading.Lock()
+        self._opened = False
+        self._steps: StepEngine | None = None
         self._check_signature()
         self._probe()
+
+    @property
+    def steps(self) -> StepEngine | None:
+        """The bundle's step graph, opened by the first stream that asks for it."""
+        with self._opening:
+            if not self._opened:
+                self._steps = open_steps(self._bundle, partial(_open_session, threads=self._threads), self._counters)
+                self._opened = True
+            return self._steps
 
     def run(self, frames: Frames) -> tuple[Frames, Frames]:
         """Windows (B, T, bins) to logits (B, classes) and embedding (B, D)."""

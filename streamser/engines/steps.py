@@ -1,0 +1,179 @@
+"""Step graphs: an utterance's scores while it goes on, computed from what is new instead of from the whole window.
+
+A bundle may hold `step.onnx` beside `model.onnx`. `open_steps` opens it once; a `Track` follows one utterance.
+The graph's metadata `streamser.step` says which kind it is:
+
+- `chunks`: a causal encoder. Input `frames` (1, time, bins); every other input NAME is a state of fixed shape that begins
+  as zeros, with an output `next.NAME`; a state named `carried.*` goes on into the stream's next utterance. The first
+  call of an utterance takes `streamser.first` frames, later calls `streamser.chunk`, and the last call whatever is
+  left, rounded down to a multiple of `streamser.multiple`.
+- `window`: a pooled convolution over a sliding window; see `streamser.engines.columns`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamser.bundle import Bundle
+from streamser.engines import Counters, WindowScores, is_audible
+from streamser.errors import BundleError, EngineError
+from streamser.features import FeatureConfig, Frames, silent_frame
+
+__all__ = ["ChunkSteps", "StepEngine", "Track", "open_steps"]
+
+States = dict[str, Frames]
+
+
+class Track(Protocol):
+    """One utterance: frames in as they come, scores at any time. For one thread at a time."""
+
+    @property
+    def fed(self) -> int:
+        """Number of frames fed so far."""
+
+    def feed(self, frames: Frames) -> None:
+        """Add the next frames, (n, bins)."""
+
+    def scores(self) -> WindowScores:
+        """Scores of the newest window, or of everything so far where the graph keeps it all; later feeds go on."""
+
+    def final(self, kept: slice) -> WindowScores:
+        """Scores of the whole utterance; `kept` are the frames that trimming leaves. Later feeds go on."""
+
+
+class StepEngine(Protocol):
+    """A bundle's step graph, ready to run."""
+
+    def track(self, after: Track | None = None) -> Track:
+        """A track for a new utterance; `after` is the track of the same stream's last one."""
+
+
+def open_steps(bundle: Bundle, open_session: Callable[[bytes], Any], counters: Counters) -> StepEngine | None:
+    """The bundle's step graph in an ONNX Runtime session; None when the bundle has none."""
+    if bundle.step_path is None:
+        return None
+    graph = bundle.graph(bundle.step_path.name)
+    try:
+        session = open_session(graph)
+    except Exception as error:  # onnxruntime has no common base for its exceptions
+        raise BundleError(f"{bundle.step_path}: not a graph onnxruntime can load ({error}); export it again") from error
+    metadata = session.get_modelmeta().custom_metadata_map
+    kind = metadata.get("streamser.step")
+    steps: StepEngine
+    try:
+        if kind == "chunks":
+            steps = ChunkSteps(bundle, session, counters, metadata)
+        elif kind == "window":
+            from streamser.engines.columns import WindowSteps
+
+            steps = WindowSteps(bundle, session, counters, metadata)
+        else:
+            raise ValueError(f"metadata streamser.step is chunks or window, not {kind!r}")
+        silence = steps.track()
+        silence.feed(np.repeat(silent_frame(bundle.features), bundle.features.window_frames, axis=0))
+        scores = silence.scores()
+    except (ValueError, KeyError, EngineError) as error:
+        raise BundleError(f"{bundle.step_path}: {error}; export the checkpoint again") from error
+    if scores.logits.shape != (1, len(bundle.labels)) or not np.isfinite(scores.logits).all():
+        raise BundleError(f"{bundle.step_path}: gives no {len(bundle.labels)} finite scores for silence; export it again")
+    return steps
+
+
+def check_features(config: FeatureConfig) -> None:
+    """ValueError unless every frame is complete as soon as its samples are: the end of the sound adds none."""
+    if config.center or config.fft_size != config.window_samples or config.sample_rate != 16_000:
+        raise ValueError("a step graph needs features at 16 kHz, not centred, with window_samples equal to fft_size")
+
+
+class ChunkSteps:
+    """A causal encoder that takes chunks of frames and hands its state on."""
+
+    def __init__(self, bundle: Bundle, session: Any, counters: Counters, metadata: dict[str, str]) -> None:
+        check_features(bundle.features)
+        self.features = bundle.features
+        self.first, self.chunk, self.multiple = (
+            int(metadata.get(f"streamser.{name}", default))
+            for name, default in (("first", metadata["streamser.chunk"]), ("chunk", ""), ("multiple", 1))
+        )
+        if not 1 <= self.multiple <= min(self.first, self.chunk) or (self.first % self.multiple, self.chunk % self.multiple) != (0, 0):
+            raise ValueError("streamser.first and streamser.chunk are multiples of streamser.multiple")
+        self._session = session
+        self._counters = counters
+        self._path = bundle.step_path
+        inputs = {value.name: value for value in session.get_inputs()}
+        outputs = {value.name for value in session.get_outputs()}
+        self._shapes = {
+            name: tuple(size if isinstance(size, int) else 1 for size in value.shape)
+            for name, value in inputs.items()
+            if name != "frames"
+        }
+        missing = {"logits", "embedding", *(f"next.{name}" for name in self._shapes)} - outputs
+        if "frames" not in inputs or missing:
+            raise ValueError(f"takes frames and states and gives logits, embedding and next states; it lacks {missing}")
+        self._outputs = ["logits", "embedding", *(f"next.{name}" for name in self._shapes)]
+
+    def track(self, after: Track | None = None) -> ChunkTrack:
+        """A track whose states are zeros, but for those that are carried over from `after`."""
+        states = {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
+        if isinstance(after, ChunkTrack):
+            states.update({name: value for name, value in after.states.items() if name.startswith("carried.")})
+        return ChunkTrack(self, states)
+
+    def run(self, frames: Frames, states: States) -> tuple[Frames, Frames, States]:
+        """Frames (n, bins) to logits (1, classes), embedding (1, D) and the next states."""
+        started = time.perf_counter()
+        try:
+            logits, embedding, *following = self._session.run(self._outputs, {"frames": frames[None], **states})
+        except Exception as error:
+            raise EngineError(f"{self._path}: onnxruntime failed on {len(frames)} frames ({error})") from error
+        self._counters.add(1, started)
+        return logits, embedding, dict(zip(states, following, strict=True))
+
+
+class ChunkTrack:
+    """An utterance in a `ChunkSteps`: whole chunks change the states, what is left over is judged on a copy."""
+
+    def __init__(self, steps: ChunkSteps, states: States) -> None:
+        self.states = states
+        self.fed = 0
+        self._steps = steps
+        self._waiting: Frames = np.zeros((0, steps.features.bins), np.float32)
+        self._begun = False
+        self._audible = False
+        self._scores: tuple[Frames, Frames] | None = None
+
+    def feed(self, frames: Frames) -> None:
+        """Add frames; every chunk that they complete is encoded."""
+        self.fed += len(frames)
+        self._audible = self._audible or is_audible(frames, self._steps.features)
+        waiting = np.concatenate([self._waiting, frames])
+        while len(waiting) >= (size := self._steps.chunk if self._begun else self._steps.first):
+            chunk, waiting = np.ascontiguousarray(waiting[:size]), waiting[size:]
+            logits, embedding, self.states = self._steps.run(chunk, self.states)
+            self._scores, self._begun = (logits, embedding), True
+        self._waiting = waiting
+
+    def scores(self) -> WindowScores:
+        """Scores of everything that was fed, but for fewer than `streamser.multiple` frames at its end."""
+        steps, rest = self._steps, self._waiting
+        whole = len(rest) // steps.multiple * steps.multiple
+        if not whole and self._scores is None:  # too little for any call: silence fills it up
+            silence = np.repeat(silent_frame(steps.features), steps.multiple - len(rest), axis=0)
+            rest, whole = np.concatenate([rest, silence]), steps.multiple
+        result = self._scores
+        if whole or result is None:
+            logits, embedding, _ = steps.run(np.ascontiguousarray(rest[:whole]), self.states)
+            result = logits, embedding
+        return WindowScores(*result, self._audible)
+
+    def final(self, kept: slice) -> WindowScores:
+        """The same: what was encoded can't be left out any more."""
+        return self.scores()
+
+
+Rows = NDArray[np.intp]

@@ -1,0 +1,47 @@
+"""Give checkpoints that were trained before there were step graphs the one that their weights make.
+
+    python tools/add_step_graph.py models/lightsernet
+
+Everything else in the folder stays as it is; bundle.yaml is sealed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from streamser.bundle import load_bundle, save_bundle
+from streamser.nets.stepgraph import export_step
+from streamser.nets.zoo import restore
+
+
+def add_step(folder: Path) -> None:
+    """Write the folder again with its step graph."""
+    bundle = load_bundle(folder)
+    step = export_step(restore(bundle), bundle.features)
+    if step is None:
+        raise SystemExit(f"{folder}: there is no step graph for variant {bundle.variant} with these features")
+    save_bundle(
+        folder,
+        labels=bundle.labels,
+        features=bundle.features,
+        variant=bundle.variant,
+        weights=bundle.weights(),
+        onnx=bundle.graph(),
+        calibration=bundle.calibration,
+        provenance=bundle.provenance,
+        scores=bundle.scores,
+        licence=bundle.licence,
+        card=bundle.card,
+        neutral=bundle.neutral,
+        drift=bundle.drift,
+        step=step,
+    )
+    print(f"{folder}: step.onnx, {len(step) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    for path in parser.parse_args().folders:
+        add_step(path)
