@@ -451,7 +451,7 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
     try:
         files = values["files"]
         if not (isinstance(files, dict) and set(files) - {STEP} == {WEIGHTS, GRAPH, CARD}):
-            raise ValueError(f"files lists {WEIGHTS}, {GRAPH}, {CARD}, perhaps {STEP}, no other name and no path")
+            raise ValueError(f"files lists exactly {WEIGHTS}, {GRAPH}, {CARD} and at will {STEP}, no other name")
         if not all(isinstance(digest, str) for digest in files.values()):
             raise ValueError("files gives the SHA-256 of each in hexadecimal")
         neutral, drift = values["neutral"], values.get("drift")  # older checkpoints know of no drift

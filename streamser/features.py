@@ -362,15 +362,22 @@ def trimmed(samples: Samples, config: FeatureConfig) -> Samples:
     >>> len(trimmed(np.concatenate([quiet, loud, quiet]), FeatureConfig(trim_db=25.0))) / 256
     56.0
     """
+    first, end = speech_range(samples, config)
+    return samples[first:end]
+
+
+def speech_range(samples: Samples, config: FeatureConfig) -> tuple[int, int]:
+    """Where `trimmed` begins and ends; it begins on a multiple of 256 samples."""
     count = len(samples) // _PIECE
     if not config.trim_db or not count:
-        return samples
+        return 0, len(samples)
     # this difference is deaf to hum and rumble, which are no speech however loud
     whole = samples[: count * _PIECE]
     bright = whole - np.float32(0.97) * np.concatenate([whole[:1], whole[:-1]])
     level_db = 10 * np.log10(np.square(bright, dtype=np.float64).reshape(count, _PIECE).mean(axis=1) + 1e-12)
     loud = np.flatnonzero(level_db >= np.quantile(level_db, 0.95) - config.trim_db)
-    return samples[max(0, int(loud[0]) - _BESIDE) * _PIECE : (int(loud[-1]) + 1 + _BESIDE) * _PIECE]
+    end = min(len(samples), (int(loud[-1]) + 1 + _BESIDE) * _PIECE)
+    return max(0, int(loud[0]) - _BESIDE) * _PIECE, end
 
 
 def silent_frame(config: FeatureConfig) -> Frames:

@@ -17,7 +17,8 @@ import numpy as np
 
 from streamser.audio import LOUDEST, SAMPLE_RATE, Samples, Segment, check_finite, to_mono
 from streamser.bundle import DEFAULT_MODEL, Bundle, load_bundle
-from streamser.engines import Engine, WindowScores, check_choice, open_engine, run_audio, run_frames
+from streamser.engines import Engine, WindowScores, check_choice, open_engine, run_audio, run_frames, steps_of
+from streamser.engines.steps import StepEngine
 from streamser.errors import AudioError, EngineError
 from streamser.features import FeatureConfig, Frames, trimmed
 
@@ -118,6 +119,11 @@ class Recognizer:
         return self.bundle.features
 
     @property
+    def steps(self) -> StepEngine | None:
+        """The engine's step graph, for streams; None where the checkpoint or the engine has none."""
+        return steps_of(self.engine)
+
+    @property
     def threshold(self) -> float:
         """Confidence below which the answer is `uncertain`."""
         return self.bundle.calibration.threshold if self._threshold is None else self._threshold
@@ -139,6 +145,10 @@ class Recognizer:
         ]
         return predictions[0] if isinstance(sound, np.ndarray | Segment) else predictions
 
+    def check(self, sound: Sound) -> None:
+        """AudioError or ValueError for sound that can't be judged: empty, NaN, infinite, or never scaled."""
+        _samples(sound, "sound")
+
     def predict_frames(self, utterances: Sequence[Frames]) -> list[Prediction]:
         """Judge whole utterances whose features, (frames, bins) each, were computed as the sound came in."""
         for frames in utterances:
@@ -146,7 +156,11 @@ class Recognizer:
                 raise ValueError(f"frames have shape (time, {self.features.bins}), not {frames.shape}")
         if not utterances:
             return []
-        scores = self._finite(run_frames(self.engine, utterances, self.features))
+        return self.predict_scores(run_frames(self.engine, utterances, self.features))
+
+    def predict_scores(self, scores: Sequence[WindowScores]) -> list[Prediction]:
+        """Predictions from the scores of whole utterances' windows, as a step graph gives them."""
+        self._finite(scores)
         pairs = zip(self._utterance_logits(scores), scores, strict=True)
         return [self._prediction(logits, score, False) for logits, score in pairs]
 
@@ -184,7 +198,7 @@ class Recognizer:
         config = self.features
         return -(-config.window_samples * SAMPLE_RATE // config.sample_rate)
 
-    def _score(self, sound: Sound | Sequence[Sound]) -> tuple[list[Samples], list[WindowScores]]:
+    def _score(self, sound: Sound | Sequence[Sound]) -> tuple[list[Samples], Sequence[WindowScores]]:
         several = [sound] if isinstance(sound, np.ndarray | Segment) else list(sound)
         sounds = [_samples(one, f"sound {i}" if len(several) > 1 else "sound") for i, one in enumerate(several)]
         if not sounds:
@@ -193,7 +207,7 @@ class Recognizer:
         padded = [np.pad(samples, (0, max(0, self._one_frame - len(samples)))) for samples in speech]
         return sounds, self._finite(run_audio(self.engine, padded, self.features))
 
-    def _finite(self, scores: list[WindowScores]) -> list[WindowScores]:
+    def _finite(self, scores: Sequence[WindowScores]) -> Sequence[WindowScores]:
         if not all(np.isfinite(score.logits).all() for score in scores):
             raise EngineError(f"{self.bundle.path}: the net gives NaN or infinite scores; the checkpoint is of no use")
         return scores

@@ -17,14 +17,18 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamser.audio import Samples
 from streamser.bundle import Bundle
 from streamser.errors import AudioError, EngineError, MissingExtraError, StreamserError
 from streamser.features import FeatureConfig, Frames, cut_window, extract, silent_frame, window_starts
+
+if TYPE_CHECKING:
+    from streamser.engines.steps import StepEngine
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,12 @@ class AudioEngine(Protocol):
         """16 kHz sounds, each whole, to the scores of their windows."""
 
 
+def steps_of(engine: Engine) -> StepEngine | None:
+    """The engine's step graph; None where the engine or the checkpoint has none."""
+    steps: StepEngine | None = getattr(engine, "steps", None)
+    return steps
+
+
 def run_audio(engine: Engine, sounds: Sequence[Samples], config: FeatureConfig) -> list[WindowScores]:
     """Sounds to scores, with the engine's own ears where it has them and NumPy's where not."""
     if isinstance(engine, AudioEngine):
@@ -108,8 +118,14 @@ def _run_batched(engine: Engine, cuts: Iterable[Frames]) -> tuple[Frames, Frames
 
 def is_audible(frames: Frames, config: FeatureConfig) -> bool:
     """Whether any frame differs from digital silence."""
+    return bool(audible_frames(frames, config).any())
+
+
+def audible_frames(frames: Frames, config: FeatureConfig) -> NDArray[np.bool_]:
+    """Which frames differ from digital silence, (frames,)."""
     silent = silent_frame(config)
-    return bool((np.abs(frames - silent) > 1e-4 + 1e-5 * np.abs(silent)).any())
+    audible: NDArray[np.bool_] = (np.abs(frames - silent) > 1e-4 + 1e-5 * np.abs(silent)).any(axis=1)
+    return audible
 
 
 def check_frames(frames: Frames, bundle: Bundle) -> None:
@@ -171,6 +187,10 @@ class FallbackEngine:
 
     def run_audio(self, sounds: Sequence[Samples]) -> list[WindowScores]:
         return self._try(lambda engine: run_audio(engine, sounds, self._features))
+
+    @property
+    def steps(self) -> StepEngine | None:
+        return steps_of(self._engine)
 
     def metrics(self) -> dict[str, Any]:
         return {**self._engine.metrics(), "fallback": self._fallback}

@@ -25,7 +25,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from streamser.bundle import Bundle
-from streamser.engines import Counters, WindowScores, is_audible
+from streamser.engines import Counters, WindowScores, audible_frames
 from streamser.engines.steps import Track, check_features
 from streamser.errors import EngineError
 from streamser.features import Frames, silent_frame, window_starts
@@ -89,7 +89,9 @@ def plan(levels: tuple[Level, ...], size: int, moved: int, before: int, now: int
     """From a window that shows `before` frames (0: nothing is known) to one of `now` frames, `moved` frames later."""
     old = _keys(levels, size, -moved, before) if before else [np.zeros(0, np.int64)] * (len(levels) + 1)
     new = _keys(levels, size, 0, now)
-    known, runs, kept, fresh = [], [], [], []
+    known: list[Index] = []
+    runs: list[Index] = []
+    kept, fresh = [], []
     frames: Index = np.zeros(0, np.int64)
     computed: dict[int, int] = {}  # of the layer below: where each new column is
     for number, level in enumerate(levels):
@@ -190,8 +192,9 @@ class WindowSteps:
 
     def __init__(self, bundle: Bundle, session: Any, counters: Counters, metadata: dict[str, str]) -> None:
         check_features(bundle.features)
-        if bundle.features.short != "tile":
-            raise ValueError("a step graph of the kind window needs features with short: tile")
+        features = bundle.features
+        if features.short != "tile" or (features.trim_db and 256 % features.hop_samples):
+            raise ValueError("a step graph of the kind window needs short: tile, and trimming at whole frames")
         self.features = bundle.features
         self.levels = tuple(Level(*values) for values in json.loads(metadata["streamser.levels"]))
         self.size = bundle.features.window_frames
@@ -240,10 +243,12 @@ class WindowTrack:
         end = self.fed + len(frames)
         if end > len(self._frames):
             room = max(end, 2 * len(self._frames))
-            self._frames = np.concatenate([self._frames, np.zeros((room - len(self._frames), frames.shape[1]), np.float32)])
+            self._frames = np.concatenate(
+                [self._frames, np.zeros((room - len(self._frames), frames.shape[1]), np.float32)]
+            )
             self._audible = np.concatenate([self._audible, np.zeros(room - len(self._audible), np.bool_)])
         self._frames[self.fed : end] = frames
-        self._audible[self.fed : end] = [is_audible(frame[None], self._steps.features) for frame in frames]
+        self._audible[self.fed : end] = audible_frames(frames, self._steps.features)
         self.fed = end
 
     def scores(self) -> WindowScores:
@@ -299,8 +304,11 @@ class _Columns:
     def judge(self, window: Window, frames: Frames) -> tuple[Frames, Frames]:
         """Logits (1, classes) and embedding (1, D) of a window of these frames; its columns are then the known ones."""
         steps, before = self._steps, self._window
-        way = plan(steps.levels, steps.size, window.start - before.start, before.frames, window.frames)
-        shown = np.concatenate([frames[window.start : window.start + window.frames], np.zeros((1, frames.shape[1]), np.float32)])
+        moved = window.start - before.start if before.frames else 0
+        way = plan(steps.levels, steps.size, moved, before.frames, window.frames)
+        shown = np.concatenate(
+            [frames[window.start : window.start + window.frames], np.zeros((1, frames.shape[1]), np.float32)]
+        )
         known = [store[rows[places]] for store, rows, places in zip(self._store, self._rows, way.known, strict=True)]
         logits, embedding, *columns = steps.run(shown[way.frames], known, way.runs)
         for number, computed in enumerate(columns):

@@ -3,8 +3,8 @@
 A bundle may hold `step.onnx` beside `model.onnx`. `open_steps` opens it once; a `Track` follows one utterance.
 The graph's metadata `streamser.step` says which kind it is:
 
-- `chunks`: a causal encoder. Input `frames` (1, time, bins); every other input NAME is a state of fixed shape that begins
-  as zeros, with an output `next.NAME`; a state named `carried.*` goes on into the stream's next utterance. The first
+- `chunks`: a causal encoder. Input `frames` (1, time, bins); every other input NAME is a state of fixed shape that
+  begins as zeros, with an output `next.NAME`; a state named `carried.*` goes on into the next utterance. The first
   call of an utterance takes `streamser.first` frames, later calls `streamser.chunk`, and the last call whatever is
   left, rounded down to a multiple of `streamser.multiple`.
 - `window`: a pooled convolution over a sliding window; see `streamser.engines.columns`.
@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamser.bundle import Bundle
 from streamser.engines import Counters, WindowScores, is_audible
@@ -80,7 +79,9 @@ def open_steps(bundle: Bundle, open_session: Callable[[bytes], Any], counters: C
     except (ValueError, KeyError, EngineError) as error:
         raise BundleError(f"{bundle.step_path}: {error}; export the checkpoint again") from error
     if scores.logits.shape != (1, len(bundle.labels)) or not np.isfinite(scores.logits).all():
-        raise BundleError(f"{bundle.step_path}: gives no {len(bundle.labels)} finite scores for silence; export it again")
+        raise BundleError(
+            f"{bundle.step_path}: gives no {len(bundle.labels)} finite scores for silence; export it again"
+        )
     return steps
 
 
@@ -100,7 +101,10 @@ class ChunkSteps:
             int(metadata.get(f"streamser.{name}", default))
             for name, default in (("first", metadata["streamser.chunk"]), ("chunk", ""), ("multiple", 1))
         )
-        if not 1 <= self.multiple <= min(self.first, self.chunk) or (self.first % self.multiple, self.chunk % self.multiple) != (0, 0):
+        if not 1 <= self.multiple <= min(self.first, self.chunk) or (
+            self.first % self.multiple,
+            self.chunk % self.multiple,
+        ) != (0, 0):
             raise ValueError("streamser.first and streamser.chunk are multiples of streamser.multiple")
         self._session = session
         self._counters = counters
@@ -174,6 +178,3 @@ class ChunkTrack:
     def final(self, kept: slice) -> WindowScores:
         """The same: what was encoded can't be left out any more."""
         return self.scores()
-
-
-Rows = NDArray[np.intp]

@@ -1,10 +1,11 @@
-"""A net's step graph: what `streamser.engines.columns` runs to judge a window that shares columns with an earlier one."""
+"""A net as a step graph, which `streamser.engines.columns` runs: it computes only what a window does not share."""
 
 from __future__ import annotations
 
 import io
 import json
 import warnings
+from typing import Any
 
 import onnx
 import torch
@@ -96,7 +97,8 @@ class _LightSerNetStep(nn.Module):
         x = frames.unsqueeze(1)
         size = x.shape[2]
         pooled = []
-        for path in self.net.paths:
+        for module in self.net.paths:
+            path: Any = module
             conv = path.conv
             cut = _REACH - conv.kernel_size[0] // 2
             y = F.conv2d(x[:, :, cut : size - cut], conv.weight, conv.bias, padding=(0, conv.padding[1]))
@@ -110,8 +112,9 @@ def _chosen(known: Tensor, computed: Tensor, run: Tensor) -> Tensor:
     return torch.cat([known.transpose(0, 1).unsqueeze(0), computed], dim=2).index_select(2, run)
 
 
-def _block(block: nn.Sequential, x: Tensor) -> Tensor:
+def _block(block: nn.Module, x: Tensor) -> Tensor:
     """One of the body's blocks without its padding in time."""
+    assert isinstance(block, nn.Sequential)
     conv, *others = block
     assert isinstance(conv, nn.Conv2d)
     x = F.conv2d(x, conv.weight, conv.bias, padding=(0, int(conv.padding[1])))

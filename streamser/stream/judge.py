@@ -5,65 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
-from streamser.audio import Samples, Segment
+from streamser.audio import Segment
 from streamser.events import EmotionEvent
-from streamser.features import FeatureConfig, Frames, FrontEnd
+from streamser.features import Frames
 from streamser.recognizer import Prediction, Recognizer
 from streamser.settling import Settling
+from streamser.stream.tracks import FeatureTrack, Novelty, Piece, StepTrack, TrackQuestion
 
-__all__ = ["FeatureTrack", "Judge", "Novelty", "Piece", "Question", "ask"]
+__all__ = ["Judge", "Novelty", "Piece", "Question", "ask", "computes_on_cuda"]
 
-Question = Frames | Segment
-"""What the recognizer is asked: frames that are already computed, or a segment to be heard whole."""
-
-
-class Piece(NamedTuple):
-    """What one partial window adds to the one before."""
-
-    samples: Samples
-    afresh: bool
-    """True when it continues nothing: another utterance, or sound is missing in between."""
-
-
-class Novelty:
-    """Tells what of each partial window is new: a window that is never judged still gives its sound to the next."""
-
-    def __init__(self) -> None:
-        self._utterance = -1
-        self._end = 0
-
-    def of(self, segment: Segment) -> Piece:
-        """What this partial window adds."""
-        follows = segment.utterance == self._utterance and segment.start <= self._end
-        first = self._end - segment.start if follows else 0
-        self._utterance, self._end = segment.utterance, segment.end
-        return Piece(segment.samples[first:].copy(), not follows)
-
-
-class FeatureTrack:
-    """The frames of an utterance that goes on, each computed once.
-
-    Sound must come in the same pieces each time an utterance is heard: BLAS may round a product of other shape
-    otherwise, and a replay would differ in the last bit. The pieces are what each partial window adds.
-    """
-
-    def __init__(self, config: FeatureConfig) -> None:
-        self._front_end = FrontEnd(config)
-        self._keep = config.window_frames
-        self._frames: Frames = np.zeros((0, config.bins), np.float32)
-
-    def feed(self, samples: Samples) -> None:
-        """Compute the frames that this sound completes."""
-        self._frames = np.concatenate([self._frames, self._front_end.feed(samples)])[-self._keep :]
-
-    @property
-    def window(self) -> Frames:
-        """The newest frames, at most one window of the net, (frames, bins)."""
-        return self._frames
+Question = Frames | Segment | TrackQuestion
+"""What the recognizer is asked: frames that are already computed, a whole segment, or a step graph's track."""
 
 
 class Judge:
@@ -84,7 +39,9 @@ class Judge:
         self.smoothing = smoothing
         self.stream = stream
         self.settling = settling
-        self._track = FeatureTrack(recognizer.features)
+        self._features = FeatureTrack(recognizer.features)
+        # Opened now, before the first sound; an engine that falls back to another one has no step graph.
+        self._steps = None if recognizer.steps is None else StepTrack(recognizer.steps, recognizer.features)
         self._ahead: tuple[Segment, Prediction] | None = None
         self._smooth: tuple[Segment, np.ndarray[tuple[int], np.dtype[np.float64]]] | None = None
 
@@ -94,14 +51,19 @@ class Judge:
         `pieces` are what this partial window adds and what those added that were skipped before it.
         """
         if segment.final or segment.speculative:
-            return None if self._known(segment) is not None else segment
+            if self._known(segment) is not None:
+                return None
+            self.recognizer.check(segment)
+            return (self._steps.whole(segment) if self._steps is not None else None) or segment
         if computes_on_cuda(self.recognizer):
-            return segment  # the GPU has ears of its own
+            return segment  # features are computed on the GPU, with the net
+        if self._steps is not None:
+            return self._steps.partial(segment, pieces)
         for piece in pieces:
             if piece.afresh:
-                self._track = FeatureTrack(self.recognizer.features)
-            self._track.feed(piece.samples)
-        return self._track.window
+                self._features = FeatureTrack(self.recognizer.features)
+            self._features.feed(piece.samples)
+        return self._features.window
 
     def event(self, segment: Segment, prediction: Prediction | None, arrived_s: float) -> EmotionEvent | None:
         """The event that says it; None for a speculative segment, whose answer waits for its final."""
@@ -167,11 +129,15 @@ def ask(recognizer: Recognizer, questions: Sequence[Question]) -> list[Predictio
     """Answers in order: in one call on a GPU, one by one on a CPU, where batches gain nothing."""
     if computes_on_cuda(recognizer):
         segments = [question for question in questions if isinstance(question, Segment)]
-        frames = [question for question in questions if not isinstance(question, Segment)]
-        heard = iter(recognizer.predict(segments) if segments else [])
-        judged = iter(recognizer.predict_frames(frames) if frames else [])
-        return [next(heard) if isinstance(question, Segment) else next(judged) for question in questions]
-    return [
-        recognizer.predict(question) if isinstance(question, Segment) else recognizer.predict_frames([question])[0]
-        for question in questions
-    ]
+        whole = iter(recognizer.predict(segments) if segments else [])
+        return [next(whole) if isinstance(question, Segment) else _ask(recognizer, question) for question in questions]
+    return [_ask(recognizer, question) for question in questions]
+
+
+def _ask(recognizer: Recognizer, question: Question) -> Prediction:
+    if isinstance(question, Segment):
+        return recognizer.predict(question)
+    if isinstance(question, TrackQuestion):
+        track, kept = question
+        return recognizer.predict_scores([track.scores() if kept is None else track.final(kept)])[0]
+    return recognizer.predict_frames([question])[0]

@@ -36,6 +36,7 @@ from streamser.features import FeatureConfig
 from streamser.nets import zoo
 from streamser.nets.export import export_onnx, is_narrow
 from streamser.nets.layers import SerNet, count_parameters
+from streamser.nets.stepgraph import export_step
 from streamser.nets.variant import Variant
 from streamser.recognizer import Recognizer, load
 from streamser.training.batches import BatchMaker
@@ -415,6 +416,7 @@ class Trainer:
             card=write_card(self.recipe, self.variant, calibration, provenance, scores),
             neutral=self._neutral(cpu, split, batches),
             drift=drift,
+            step=export_step(cpu, features),
         )
 
     def _neutral(self, net: SerNet, split: Split, batches: BatchMaker) -> Neutral | None:

@@ -1,0 +1,117 @@
+"""Follow an utterance while it goes on: each frame is computed once, and a step graph sees each frame once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from streamser.audio import Samples, Segment
+from streamser.engines.steps import StepEngine, Track
+from streamser.features import FeatureConfig, Frames, FrontEnd, speech_range
+
+__all__ = ["FeatureTrack", "Novelty", "Piece", "StepTrack", "TrackQuestion"]
+
+
+class Piece(NamedTuple):
+    """What one partial window adds to the one before."""
+
+    samples: Samples
+    afresh: bool
+    """True when it continues nothing: another utterance, or sound is missing in between."""
+
+
+class Novelty:
+    """Tells what of each partial window is new: a window that is never judged still gives its sound to the next."""
+
+    def __init__(self) -> None:
+        self._utterance = -1
+        self._end = 0
+
+    def of(self, segment: Segment) -> Piece:
+        """What this partial window adds."""
+        follows = segment.utterance == self._utterance and segment.start <= self._end
+        first = self._end - segment.start if follows else 0
+        self._utterance, self._end = segment.utterance, segment.end
+        return Piece(segment.samples[first:].copy(), not follows)
+
+
+class FeatureTrack:
+    """The frames of an utterance that goes on, for an engine without a step graph.
+
+    A frame's bits do not depend on the pieces in which its sound comes, so that a replay equals the live stream.
+    """
+
+    def __init__(self, config: FeatureConfig) -> None:
+        self._front_end = FrontEnd(config)
+        self._keep = config.window_frames
+        self._frames: Frames = np.zeros((0, config.bins), np.float32)
+
+    def feed(self, samples: Samples) -> None:
+        """Compute the frames that this sound completes."""
+        self._frames = np.concatenate([self._frames, self._front_end.feed(samples)])[-self._keep :]
+
+    @property
+    def window(self) -> Frames:
+        """The newest frames, at most one window of the net, (frames, bins)."""
+        return self._frames
+
+
+class TrackQuestion(NamedTuple):
+    """Scores to be read from a step graph's track."""
+
+    track: Track
+    kept: slice | None
+    """The frames of a final that trimming leaves; None asks for the newest window."""
+
+
+class StepTrack:
+    """One stream's utterances on their way through a step graph."""
+
+    def __init__(self, steps: StepEngine, config: FeatureConfig) -> None:
+        self._steps = steps
+        self._config = config
+        self._track: Track | None = None
+        self._front_end = FrontEnd(config)
+        self._utterance = -1
+        self._start = 0  # sample index of the first sample fed
+        self._end = 0
+
+    def partial(self, segment: Segment, pieces: Sequence[Piece]) -> TrackQuestion:
+        """The question for a partial window, once the pieces up to its end are fed."""
+        afresh = self._track is None or any(piece.afresh for piece in pieces)
+        first = max((place for place, piece in enumerate(pieces) if piece.afresh), default=0)
+        samples = np.concatenate([piece.samples for piece in pieces[first:]])
+        start = segment.end - len(samples)
+        if afresh:
+            self._begin(segment.utterance, start)
+        self._feed(samples[self._end - start :])  # a final computed ahead of its time may have fed a part of it
+        return self._question(None)
+
+    def whole(self, segment: Segment) -> TrackQuestion | None:
+        """The question for a final, once the rest of its sound is fed; None where no frame of it is left to judge."""
+        first, end = speech_range(segment.samples, self._config)
+        frames = self._config.frames_in(end - first)
+        if not frames:
+            return None
+        known = (self._utterance, self._start) == (segment.utterance, segment.start) and self._end <= segment.end
+        if not known:  # no partial came before it, or one that reached beyond the place of a cut
+            self._begin(segment.utterance, segment.start)
+        self._feed(segment.samples[self._end - segment.start :])
+        kept = -(-first // self._config.hop_samples)
+        return self._question(slice(kept, kept + frames))
+
+    def _begin(self, utterance: int, start: int) -> None:
+        self._track = self._steps.track(self._track)
+        self._front_end = FrontEnd(self._config)
+        self._utterance, self._start, self._end = utterance, start, start
+
+    def _feed(self, samples: Samples) -> None:
+        assert self._track is not None
+        self._track.feed(self._front_end.feed(samples))
+        self._end += len(samples)
+
+    def _question(self, kept: slice | None) -> TrackQuestion:
+        assert self._track is not None
+        return TrackQuestion(self._track, kept)
