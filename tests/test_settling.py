@@ -145,7 +145,7 @@ def test_a_stream_s_utterances_are_settled_by_the_finals_before_them(settler: Bu
     assert plain[0].scores == pytest.approx(settled[0].scores) and plain[-1].scores != settled[-1].scores
 
 
-def test_a_brain_says_what_a_stream_says_whatever_it_leaves_out(settler: Bundle) -> None:
+def test_a_worker_says_what_a_stream_says_whatever_it_leaves_out(settler: Bundle) -> None:
     """Partials may be dropped under load; what settles is the finals, and of these none is."""
     recognizer = load(settler.path, "cpu")
     said: list[Event] = []

@@ -172,15 +172,12 @@ class WorkerStream(_Channel):
         on_error: OnError | None = None,
     ) -> None:
         super().__init__(worker.recognizer, config, name)
-        self._worker = worker
-        self._deliver = deliver
-        self._lossless = lossless
-        self._on_error = on_error
+        self._handle = worker.open(name, deliver, lossless=lossless, on_error=on_error, tally=self.tally)
 
     @property
     def waiting(self) -> int:
         """How many things wait for the worker; take no more sound in while there are too many."""
-        return self._worker.waiting(self.name)
+        return self._handle.waiting
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> None:
         """Add sound: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
@@ -200,12 +197,4 @@ class WorkerStream(_Channel):
 
     def _submit(self, items: Sequence[TimedItem]) -> None:
         for item, arrived_s in items:
-            self._worker.submit(
-                item,
-                stream=self.name,
-                deliver=self._deliver,
-                lossless=self._lossless,
-                arrived_s=arrived_s,
-                on_error=self._on_error,
-                tally=self.tally,
-            )
+            self._handle.submit(item, arrived_s)

@@ -24,7 +24,7 @@ from streamser.settling import Settling
 from streamser.stream.judge import Judge, Novelty, Piece, Question, ask, computes_on_cuda
 from streamser.stream.status import Tally
 
-__all__ = ["Deliver", "InferenceWorker", "OnError", "PipelineConfig"]
+__all__ = ["Deliver", "InferenceWorker", "OnError", "PipelineConfig", "StreamHandle"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class PipelineConfig:
                 raise ValueError(rule)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _StreamState:
     """What the worker keeps for one stream."""
 
@@ -76,13 +76,14 @@ class _StreamState:
     deliver: Deliver
     on_error: OnError | None
     tally: Tally
+    lossless: bool
     novelty: Novelty = field(default_factory=Novelty)
     partial: _Job | None = None  # the one that waits
     ahead: _Job | None = None  # the speculative one that waits
     finals: int = 0  # that wait
     waiting: int = 0  # jobs of any kind
     end: int = 0  # sample index up to which the stream was judged
-    failed: bool = False
+    over: bool = False  # ended, failed or given up: nothing more is delivered
 
 
 @dataclass(slots=True, eq=False)
@@ -96,18 +97,42 @@ class _Job:
     pieces: list[Piece] = field(default_factory=list)
 
 
-class InferenceWorker:
-    """Judges the segments of any number of streams on one thread.
+class StreamHandle:
+    """One stream's way into the worker, as `InferenceWorker.open` gives it.
 
-    Everything a stream has to say goes through `submit`, in order: segments become emotion events, events pass as
-    they are, and `deliver` hears them all in that order. StreamEnded is the last; the stream's name is then free.
+    Everything the stream has goes through `submit`, in order: segments become emotion events, events pass unchanged,
+    and `deliver` gets them all in that order. StreamEnded is the last.
     """
+
+    def __init__(self, worker: InferenceWorker, state: _StreamState) -> None:
+        self._worker = worker
+        self._state = state
+
+    @property
+    def waiting(self) -> int:
+        """Items of this stream that wait; a host on an event loop looks here before it takes in more sound."""
+        return self._state.waiting
+
+    def submit(self, item: Segment | Event, arrived_s: float | None = None) -> None:
+        """Add the stream's next item; `arrived_s` is when its last sound came in, on time.monotonic.
+
+        Waits while too many finals of this stream wait. After the end, a failure or `close` it does nothing.
+        """
+        self._worker._submit(self._state, item, arrived_s)
+
+    def close(self) -> None:
+        """Give the stream up: what waits is dropped, and nothing more is delivered, not even StreamEnded."""
+        self._worker._give_up(self._state)
+
+
+class InferenceWorker:
+    """Judges the segments of any number of streams on one thread; `open` adds a stream."""
 
     def __init__(self, recognizer: Recognizer, config: PipelineConfig | None = None) -> None:
         self.recognizer = recognizer
         self.config = config or PipelineConfig()
         self.config.settling(recognizer.bundle)  # a checkpoint that cannot is refused before the first sound
-        self._states: dict[str, _StreamState] = {}
+        self._states: set[_StreamState] = set()
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -130,48 +155,57 @@ class InferenceWorker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(
-        self,
-        item: Segment | Event,
-        *,
-        stream: str = "main",
-        deliver: Deliver,
-        lossless: bool = False,
-        arrived_s: float | None = None,
-        on_error: OnError | None = None,
-        tally: Tally | None = None,
-    ) -> None:
-        """Add what `stream` has to say next; `deliver`, `on_error` and `tally` are taken from its first call.
-
-        `lossless` keeps every partial and waits for room instead. `arrived_s` is when the last sound of the item came
-        in, on time.monotonic. An error in judging or delivering is told to `on_error`, or delivered as StreamEnded;
-        the stream is then over and other streams go on.
-        """
-        now = time.monotonic()
-        with self._changed:
-            if self._closing:
-                return
-            state = self._states.get(stream)
-            if state is None:
-                settling = self.config.settling(self.recognizer.bundle)
-                judge = Judge(self.recognizer, self.config.smoothing, stream, settling)
-                state = self._states[stream] = _StreamState(judge, deliver, on_error, tally or Tally())
-            job = _Job(state, item, now if arrived_s is None else arrived_s, now)
-            if isinstance(item, Segment) and not self._admit(job, lossless):
-                return
-            while self._is_full(state, lossless) and not self._closing and not state.failed:
-                self._changed.wait(_WAKE_S)
-            self._append(job)
-
     @property
     def is_alive(self) -> bool:
         """Whether it works: started, not closed, and its thread not ended by a fault."""
         return self._thread is not None and self._thread.is_alive()
 
-    def waiting(self, stream: str) -> int:
-        """How many things of that stream wait; a host on an event loop looks here before it takes more sound in."""
-        state = self._states.get(stream)
-        return state.waiting if state else 0
+    def open(
+        self,
+        name: str,
+        deliver: Deliver,
+        *,
+        lossless: bool = False,
+        on_error: OnError | None = None,
+        tally: Tally | None = None,
+    ) -> StreamHandle:
+        """Add a stream; `name` only labels its events, so two streams may have the same.
+
+        `lossless` keeps every partial and waits for room instead. An error in judging or delivering goes to `on_error`
+        and is delivered as StreamEnded; the stream is then over and the others go on.
+        """
+        settling = self.config.settling(self.recognizer.bundle)
+        judge = Judge(self.recognizer, self.config.smoothing, name, settling)
+        state = _StreamState(judge, deliver, on_error, tally or Tally(), lossless)
+        with self._changed:
+            self._states.add(state)
+        return StreamHandle(self, state)
+
+    def _submit(self, state: _StreamState, item: Segment | Event, arrived_s: float | None) -> None:
+        now = time.monotonic()
+        with self._changed:
+            if self._closing or state.over:
+                return
+            job = _Job(state, item, now if arrived_s is None else arrived_s, now)
+            if isinstance(item, Segment) and not self._admit(job):
+                return
+            while self._is_full(state) and not self._closing and not state.over:
+                self._changed.wait(_WAKE_S)
+            if not state.over:
+                self._append(job)
+
+    def _give_up(self, state: _StreamState) -> None:
+        with self._changed:
+            self._end(state)
+            for job in [job for job in self._jobs if job.state is state]:
+                self._drop(job)
+
+    def _end(self, state: _StreamState) -> None:
+        """Nothing more is delivered to the stream; whoever waits for its room is woken."""
+        with self._changed:
+            state.over = True
+            self._states.discard(state)
+            self._changed.notify_all()
 
     def metrics(self) -> dict[str, Any]:
         """What an operator wants to see of the worker and its engine."""
@@ -200,15 +234,15 @@ class InferenceWorker:
             self._jobs.clear()
         return False
 
-    def _admit(self, job: _Job, lossless: bool) -> bool:
+    def _admit(self, job: _Job) -> bool:
         """Make room by the rules of the mailbox; False when the segment itself is not worth a place."""
         state, segment = job.state, job.item
         assert isinstance(segment, Segment)
         if segment.speculative:  # a favour for an idle worker: the same answer later costs nothing but time
-            return not (self._jobs if lossless else state.partial or state.finals)
+            return not (self._jobs if state.lossless else state.partial or state.finals)
         if not segment.final:
             job.pieces = [state.novelty.of(segment)]
-        if not lossless and state.partial is not None:
+        if not state.lossless and state.partial is not None:
             job.pieces = [*state.partial.pieces, *job.pieces] if not segment.final else []
             self._drop(state.partial)
             state.tally.partials_dropped += 1
@@ -245,8 +279,8 @@ class InferenceWorker:
         elif isinstance(job.item, Segment) and job.item.final:
             state.finals -= 1
 
-    def _is_full(self, state: _StreamState, lossless: bool) -> bool:
-        return (state.waiting if lossless else state.finals) >= self.config.waiting_finals
+    def _is_full(self, state: _StreamState) -> bool:
+        return (state.waiting if state.lossless else state.finals) >= self.config.waiting_finals
 
     def _work(self) -> None:
         """The thread: take what waits, judge it, deliver it."""
@@ -272,7 +306,7 @@ class InferenceWorker:
     def _serve(self, jobs: Sequence[_Job]) -> None:
         questions: dict[int, Question] = {}
         for index, job in enumerate(jobs):
-            if isinstance(job.item, Segment) and not job.state.failed:
+            if isinstance(job.item, Segment) and not job.state.over:
                 try:
                     question = job.state.judge.question(job.item, job.pieces)
                 except Exception as error:
@@ -282,11 +316,8 @@ class InferenceWorker:
                     questions[index] = question
         answers = self._answers(jobs, questions)
         for index, job in enumerate(jobs):
-            if isinstance(job.item, StreamEnded):  # first: who hears it may give the name to a new stream at once
-                with self._changed:
-                    self._states = {name: state for name, state in self._states.items() if state is not job.state}
-            if not job.state.failed:
-                self._say(job, answers.get(index))
+            if not job.state.over:
+                self._deliver(job, answers.get(index))
 
     def _answers(self, jobs: Sequence[_Job], questions: dict[int, Question]) -> dict[int, Prediction]:
         """Predictions by job; when a batch fails its jobs are asked one by one, to find the one that is to blame."""
@@ -304,27 +335,30 @@ class InferenceWorker:
         self._judged += len(answers)
         return answers
 
-    def _say(self, job: _Job, answer: Prediction | None) -> None:
+    def _deliver(self, job: _Job, answer: Prediction | None) -> None:
+        if isinstance(job.item, StreamEnded):  # first, so that a reader that gets it finds the stream gone
+            with self._changed:
+                self._states.discard(job.state)
         try:
             event = job.item
             if isinstance(event, Segment):
                 job.state.end = event.end
-                said = job.state.judge.event(event, answer, job.arrived_s)
-                if said is None:
+                judged = job.state.judge.event(event, answer, job.arrived_s)
+                if judged is None:
                     return
-                event = said
+                event = judged
             job.state.tally.count(event, (time.monotonic() - job.submitted_s) * 1000)
             job.state.deliver(event)
+            if isinstance(event, StreamEnded):
+                self._end(job.state)
         except Exception as error:
             self._fail(job.state, error)
 
     def _fail(self, state: _StreamState, error: Exception) -> None:
         """This stream is over; the others go on."""
-        if state.failed:
+        if state.over:
             return
-        state.failed = True
-        with self._changed:
-            self._changed.notify_all()
+        self._end(state)
         if state.on_error is not None:
             state.on_error(error)
         ended = StreamEnded(stream=state.judge.stream, end=state.end, error=explain(error))

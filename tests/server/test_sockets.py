@@ -115,6 +115,17 @@ async def test_two_clients_of_one_name_get_two_names_and_their_own_events(server
         assert three.messages[0]["stream"] == "same"
 
 
+async def test_a_client_that_takes_the_name_of_an_unnamed_client_takes_none_of_its_events(server: Server) -> None:
+    async with talking(server, sample_rate=16000, stream="client-1") as named:
+        await named.receive(is_ready)
+        async with talking(server, sample_rate=16000) as unnamed:
+            ready = (await unnamed.receive(is_ready))[0]
+            assert ready["stream"] not in ("client-1", "")
+            await unnamed.say(DATA)
+            assert len(finals(await unnamed.end())) == 2
+        assert finals(await named.end()) == []
+
+
 async def test_a_client_that_vanishes_frees_its_name_and_its_place(server: Server) -> None:
     for _ in range(3):
         async with talking(server, sample_rate=16000, stream="wanderer") as talker:

@@ -26,7 +26,7 @@ from stream_parts import (
     with_engine,
 )
 
-from streamser.audio import SAMPLE_RATE, AudioBlock, Samples
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment
 from streamser.errors import AudioError
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
 from streamser.recognizer import Recognizer
@@ -176,7 +176,7 @@ class Gate:
         assert self.open.wait(10)
 
 
-def test_while_the_brain_is_busy_partials_give_way_to_newer_ones_and_finals_keep_their_order(
+def test_while_the_worker_is_busy_partials_give_way_to_newer_ones_and_finals_keep_their_order(
     recognizer: Recognizer,
 ) -> None:
     gate, events = Gate(), []
@@ -187,7 +187,7 @@ def test_while_the_brain_is_busy_partials_give_way_to_newer_ones_and_finals_keep
             stream.push(two_utterances())
         assert gate.reached.wait(10)
         stream.close()
-        assert worker.waiting("main") <= 4 * 2 * 3 + 1
+        assert stream.waiting <= 4 * 2 * 3 + 1
         gate.open.set()
         until(lambda: bool(events) and isinstance(events[-1], StreamEnded))
     complete = pushed(recognizer, np.tile(two_utterances(), 4))
@@ -210,9 +210,9 @@ def test_a_partial_after_skipped_ones_sees_all_the_sound(recognizer: Recognizer)
         for block in in_blocks(sound):
             stream.feed(block.block)
             if not gate.reached.is_set():
-                gate.reached.wait(0.2 if worker.waiting("main") else 0)
+                gate.reached.wait(0.2 if stream.waiting else 0)
         gate.open.set()
-        until(lambda: not worker.waiting("main"))
+        until(lambda: not stream.waiting)
         until(lambda: len(partials(events)) == 2)
     complete = {event.seq: event for event in partials(pushed(recognizer, sound, plain))}
     first, last = partials(events)
@@ -220,7 +220,7 @@ def test_a_partial_after_skipped_ones_sees_all_the_sound(recognizer: Recognizer)
     assert as_json([first, last]) == as_json([complete[0], complete[last.seq]])
 
 
-def test_a_lossless_stream_waits_for_the_brain_and_drops_nothing(recognizer: Recognizer) -> None:
+def test_a_lossless_stream_waits_for_the_worker_and_drops_nothing(recognizer: Recognizer) -> None:
     slow, _ = with_engine(recognizer, lambda: time.sleep(0.001))
     events: list[Event] = []
     with InferenceWorker(slow, PipelineConfig(waiting_finals=2)) as worker:
@@ -233,7 +233,7 @@ def test_a_lossless_stream_waits_for_the_brain_and_drops_nothing(recognizer: Rec
     assert as_json(events) == as_json(pushed(recognizer, np.tile(two_utterances(), 3)))
 
 
-def test_many_streams_share_one_brain_and_each_hears_only_its_own_in_order(recognizer: Recognizer) -> None:
+def test_many_streams_share_one_worker_and_each_hears_only_its_own_in_order(recognizer: Recognizer) -> None:
     heard: dict[str, list[Event]] = {f"client {number}": [] for number in range(8)}
     with InferenceWorker(recognizer) as worker:
         streams = {name: WorkerStream(worker, events.append, config(), name) for name, events in heard.items()}
@@ -247,6 +247,36 @@ def test_many_streams_share_one_brain_and_each_hears_only_its_own_in_order(recog
     for name, events in heard.items():
         assert {event.stream for event in events} == {name}
         assert len(finals(events)) == 2
+
+
+def test_two_streams_of_one_name_each_get_their_own_events(recognizer: Recognizer) -> None:
+    first: list[Event] = []
+    second: list[Event] = []
+    with InferenceWorker(recognizer) as worker:
+        one = WorkerStream(worker, first.append, config(), "client-1")
+        other = WorkerStream(worker, second.append, config(), "client-1")
+        one.push(two_utterances())
+        other.push(two_utterances()[: len(two_utterances()) // 2])
+        one.close()
+        other.close()
+        until(lambda: all(events and isinstance(events[-1], StreamEnded) for events in (first, second)))
+    assert (len(finals(first)), len(finals(second))) == (2, 1)
+    assert [sum(isinstance(event, StreamEnded) for event in events) for events in (first, second)] == [1, 1]
+
+
+def test_a_stream_that_is_given_up_delivers_nothing_more_and_frees_its_place(recognizer: Recognizer) -> None:
+    gate, events = Gate(), []
+    gated, _ = with_engine(recognizer, gate)
+    with InferenceWorker(gated) as worker:
+        handle = worker.open("main", events.append)
+        for utterance in (0, 1):
+            handle.submit(Segment(utterance=utterance, start=0, samples=babble(1.0, seed=1), final=True))
+        assert gate.reached.wait(10) and handle.waiting
+        handle.close()
+        assert (handle.waiting, worker.metrics()["streams"], worker.metrics()["waiting"]) == (0, 0, 0)
+        handle.submit(StreamEnded(end=0))
+        gate.open.set()
+    assert not finals(events) and not any(isinstance(event, StreamEnded) for event in events)
 
 
 def test_on_a_gpu_all_that_waits_is_one_call(recognizer: Recognizer) -> None:
@@ -271,7 +301,7 @@ def test_a_stream_with_broken_sound_ends_alone_and_the_others_go_on(recognizer: 
     with InferenceWorker(recognizer) as worker:
         loud = WorkerStream(worker, bad.append, config(), "loud", on_error=errors.append)
         fine = WorkerStream(worker, good.append, config(), "fine")
-        loud.push(two_utterances() * 30_000)
+        loud.feed(AudioBlock(two_utterances() * np.float32(30_000), 0))
         fine.push(two_utterances())
         for stream in (loud, fine):
             stream.close()
@@ -293,7 +323,7 @@ def test_a_batch_with_one_broken_sound_is_asked_again_one_by_one(recognizer: Rec
         assert gate.reached.wait(10)
         for name, gain in (("loud", 30_000.0), ("fine", 1.0)):
             stream = WorkerStream(worker, heard.append, config(), name)
-            stream.push(two_utterances() * np.float32(gain))
+            stream.feed(AudioBlock(two_utterances() * np.float32(gain), 0))
             stream.close()
         gate.open.set()
         until(lambda: sum(isinstance(event, StreamEnded) for event in heard) == 2)
@@ -302,7 +332,7 @@ def test_a_batch_with_one_broken_sound_is_asked_again_one_by_one(recognizer: Rec
     assert [event.stream for event in finals(heard)] == ["fine", "fine"]
 
 
-def test_a_brain_that_is_closed_in_time_finishes_what_waits_and_else_gives_it_up(recognizer: Recognizer) -> None:
+def test_a_worker_that_is_closed_in_time_finishes_what_waits_and_else_gives_it_up(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, _ = with_engine(recognizer, gate)
     worker = InferenceWorker(gated).start()
