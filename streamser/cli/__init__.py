@@ -7,7 +7,16 @@ import importlib
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
+from streamser.cli.exits import (
+    Terminated,
+    explain_os_error,
+    interruptible,
+    leave_output,
+    open_missing_streams,
+    reader_has_left,
+)
 from streamser.errors import StreamserError
 
 # verb -> (module that has add_arguments(parser) and run(args) -> exit code, one line of help)
@@ -53,7 +62,8 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0 done, 1 the world's fault, 2 a wrong call, 130 Ctrl-C."""
+    """Run one verb; returns the exit code: 0 done, 1 the world's fault, 2 a wrong call, 130 Ctrl-C, 143 SIGTERM."""
+    open_missing_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in words if word in VERBS), None)
     parser = build_parser(verb)
@@ -67,16 +77,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.DEBUG if args.debug else logging.WARNING, format="streamser: %(levelname)s: %(message)s"
     )
+    with interruptible():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """The verb's exit code; what went wrong is one line on standard error."""
     try:
-        return int(importlib.import_module(VERBS[args.verb][0]).run(args) or 0)
-    except KeyboardInterrupt:
-        print("streamser: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our pipe has left: nothing to say, and nobody to say it to
-        sys.stderr.close()
-        return 0
+        code = int(importlib.import_module(VERBS[args.verb][0]).run(args) or 0)
+        sys.stdout.flush()  # here, where an error can still be explained
+        return code
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):
+            print("streamser: stopped", file=sys.stderr)
+        return stop.exit_code if isinstance(stop, Terminated) else 130
     except StreamserError as error:
         if args.debug:
             raise
         print(f"streamser: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if args.debug:
+            raise
+        leave_output()
+        if reader_has_left(error):
+            return 0
+        with suppress(OSError):
+            print(f"streamser: {explain_os_error(error)}", file=sys.stderr)
         return 1

@@ -16,6 +16,7 @@ from typing import Any
 
 from streamser.audio import Samples
 from streamser.bundle import DEFAULT_MODEL
+from streamser.cli.exits import ENDING_SIGNALS
 from streamser.config import Config, load_config, shipped_config
 from streamser.errors import ConfigError
 from streamser.events import Event
@@ -153,7 +154,10 @@ class Places:
 
 @contextmanager
 def stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Within, the first Ctrl-C or SIGTERM calls `stop` and the second interrupts; gives the signals that came."""
+    """Within, the first Ctrl-C, SIGTERM or SIGHUP calls `stop` and the second interrupts; gives the signals that came.
+
+    A signal that is ignored (nohup) stays ignored.
+    """
     came: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -162,7 +166,8 @@ def stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
             raise KeyboardInterrupt
         stop()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in (signal.SIGINT, *ENDING_SIGNALS) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heeded}
     try:
         yield came
     finally:

@@ -11,19 +11,20 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 from streamser.audio import SAMPLE_RATE, read_audio
 from streamser.cli.common import STREAM_SECTIONS, add_model_arguments, hushed, load_run_config
+from streamser.cli.exits import ENDING_SIGNALS, end_with_parent
 from streamser.cli.labeltable import LabelTable, open_table
 from streamser.cli.progress import ProgressLine
 from streamser.config import Config
 from streamser.errors import AudioError, ConfigError, EngineError
 from streamser.recognizer import Prediction, Recognizer, open_recognizer
 from streamser.stream.pipeline import Stream
-from streamser.stream.soundfiles import find_audio
+from streamser.stream.soundfiles import find_audio, read_pieces
 
 _EPILOG = """examples:
   streamser label recordings/                       # to labels.jsonl, one row a file
@@ -116,6 +117,8 @@ class Worker:
             return Labelled(file, self._label(file))
         except AudioError as error:
             return Labelled(file, error=str(error))
+        except MemoryError:
+            return Labelled(file, error=f"{self._folder / file}: needs more memory than there is; split the file")
 
     def _whole(self, file: str) -> tuple[dict[str, Any], ...]:
         sound = read_audio(self._folder / file)
@@ -124,7 +127,8 @@ class Worker:
 
     def _utterances(self, file: str) -> tuple[dict[str, Any], ...]:
         stream = Stream(self._recognizer, self._config, file)
-        events = [*stream.push(read_audio(self._folder / file)), *stream.close()]
+        pieces = read_pieces(self._folder / file)  # an hour takes no more memory than a second
+        events = [event for piece in pieces for event in stream.push(piece)] + stream.close()
         rows = [event.to_dict() for event in events if event.type == "emotion"]
         keys = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
         model = self._recognizer.bundle.name
@@ -147,7 +151,9 @@ _worker: Worker | None = None  # a process's own, made once
 
 def _begin(folder: Path, config: Config, utterances: bool) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    for number in (signal.SIGINT, *ENDING_SIGNALS):  # a terminal sends them to all: they are the parent's business
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()
     _worker = Worker(folder, open_recognizer(config.recognizer), config, utterances)
 
 
@@ -159,8 +165,10 @@ def _work(file: str) -> Labelled:
 def _in_processes(args: argparse.Namespace, config: Config, files: Sequence[str]) -> Iterator[Labelled]:
     """Results in the order of the files; only a few files ahead of what was taken, however many there are."""
     settings = (args.folder, config, args.utterances)
+    others = set(active_children())
     pool = ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=settings)
     waiting: deque[Future[Labelled]] = deque()
+    finished = False
     try:
         for file in files:
             waiting.append(pool.submit(_work, file))
@@ -168,9 +176,13 @@ def _in_processes(args: argparse.Namespace, config: Config, files: Sequence[str]
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+        finished = True
     except BrokenProcessPool as error:
         raise EngineError(
             "a worker process died, perhaps for want of memory; run it again with fewer --jobs"
         ) from error
     finally:
+        if not finished:  # what the workers have begun is begun again next time
+            for worker in set(active_children()) - others:
+                worker.kill()
         pool.shutdown(wait=True, cancel_futures=True)

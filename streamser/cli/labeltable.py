@@ -40,7 +40,7 @@ class LabelTable:
         self.done: set[str] = set()
         self._path, self._labels, self._model = path, tuple(labels), model
         kept = path.read_bytes() if path.exists() else b""
-        kept = kept[: kept.rfind(b"\n") + 1]  # a last row that a crash has torn is written again
+        kept = self._whole_rows(kept)  # a last row that a crash has torn is written again
         self._take_up(kept.decode("utf-8", errors="surrogateescape"))
         self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         self._file.truncate(len(kept))
@@ -64,6 +64,9 @@ class LabelTable:
                 f"--out {self._path}: cannot be written ({error.strerror}); make room, run it again"
             ) from error
 
+    def _whole_rows(self, content: bytes) -> bytes:
+        return content[: content.rfind(b"\n") + 1]
+
     def _take_up(self, text: str) -> None:
         """Learn which files are done; ConfigError when these are not our rows."""
         raise NotImplementedError
@@ -85,7 +88,7 @@ class LabelTable:
 class _Jsonl(LabelTable):
     def _take_up(self, text: str) -> None:
         try:
-            rows = [json.loads(line) for line in text.splitlines()]
+            rows = [json.loads(line) for line in text.split("\n")[:-1]]  # a name may hold other line ends
             self.done = {row["file"] for row in rows}
             models = {row["model"] for row in rows}
         except (ValueError, KeyError, TypeError) as error:
@@ -102,6 +105,12 @@ class _Jsonl(LabelTable):
 
 
 class _Csv(LabelTable):
+    def _whole_rows(self, content: bytes) -> bytes:
+        kept = super()._whole_rows(content)
+        while kept.count(b'"') % 2:  # a file's name may hold a line end, between quotes
+            kept = super()._whole_rows(kept[:-1])
+        return kept
+
     def _take_up(self, text: str) -> None:
         if text and not text.startswith(self._header()):
             raise self._refuse("has other columns")
@@ -122,5 +131,6 @@ class _Csv(LabelTable):
             flat |= {name: f"{share:.4f}" for name, share in shares.items()}
             flat |= {name: f"{flat[name]:.4f}" for name in ("start_s", "end_s") if name in flat}
         out = io.StringIO()
-        csv.DictWriter(out, self.columns, lineterminator="\n").writerow(flat)
-        return out.getvalue()
+        # The csv module quotes what holds a character of its line end: a carriage return in a name must be quoted too.
+        csv.DictWriter(out, self.columns, lineterminator="\r\n").writerow(flat)
+        return out.getvalue().removesuffix("\r\n") + "\n"

@@ -93,7 +93,7 @@ def _play(listener: Listener, source: WavSource, view: terminal.PlainView | None
             if shown:
                 progress(source.description, round(listener.status().position_s), round(source.duration_s))
     progress.close()
-    return 130 if signals else 0
+    return 128 + signals[0] if signals else 0
 
 
 def stream_names(files: tuple[Path, ...]) -> list[str]:

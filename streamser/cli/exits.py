@@ -1,0 +1,115 @@
+"""How a command ends when it is told to, or when nobody can take its output any more."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
+from threading import Thread
+from types import FrameType
+from typing import Any
+
+__all__ = [
+    "ENDING_SIGNALS",
+    "Terminated",
+    "end_with_parent",
+    "explain_os_error",
+    "interruptible",
+    "leave_output",
+    "open_missing_streams",
+    "reader_has_left",
+]
+
+ENDING_SIGNALS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Besides Ctrl-C: a service manager's stop, and a terminal window that was closed."""
+
+_READER_LEFT = (errno.EPIPE, errno.EIO)  # a closed pipe; a terminal that hung up
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came: everything is closed as after Ctrl-C, and the exit code names the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within, the first Ctrl-C, SIGTERM or SIGHUP raises KeyboardInterrupt, so that all is closed; a second one kills.
+
+    A signal that is ignored (nohup) stays so, and so does a host program's own handler.
+    """
+    usual: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        **dict.fromkeys(ENDING_SIGNALS, signal.SIG_DFL),
+    }
+    ours = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        for ending in ours:
+            signal.signal(ending, signal.SIG_DFL)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+    with suppress(ValueError):  # not the main thread: then signals are the host program's
+        for number in ours:
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            for number in ours:
+                signal.signal(number, usual[number])
+
+
+def reader_has_left(error: OSError) -> bool:
+    """Whether writing failed because the pipe or the terminal that we write to is gone."""
+    return error.errno in _READER_LEFT and error.filename is None
+
+
+def explain_os_error(error: OSError) -> str:
+    """One line for a file or an output that cannot be written or read."""
+    what = f"{error.filename}: " if error.filename is not None else "the output cannot be written: "
+    advice = "; make room and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{what}{error.strerror or error}{advice}"
+
+
+def open_missing_streams() -> None:
+    """Open what the caller has closed of standard input, output and error, as /dev/null.
+
+    Else the next file that is opened would take their number, and be written to by whatever prints.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def leave_output() -> None:
+    """Forget what is buffered for standard output: at its exit Python would fail on it once more."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def end_with_parent() -> None:
+    """Let this worker process end as soon as its parent does, also when that was killed."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=_wait_and_end, args=(parent,), name="streamser-parent", daemon=True).start()
+
+
+def _wait_and_end(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)  # nobody is left who could take a result, an exit code or a traceback
