@@ -33,6 +33,8 @@ Samples = NDArray[np.float32]
 _QUALITY = "HQ"
 
 _NO_REGULAR_FILE = 7  # SFE_BAD_FILE of libsndfile
+_ABSURD = 1e10  # above 32-bit integers that were not scaled
+
 _PIECE_VALUES = 400_000  # a second of two channels at 192 kHz; more channels come in shorter pieces
 
 
@@ -202,15 +204,16 @@ class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile h
 
 
 def made_finite(samples: Samples) -> tuple[Samples, int]:
-    """Samples of a live stream, each within float sound's widest range, and how many were replaced by silence.
+    """Samples of a live stream without NaN, infinity and absurd values, and how many were replaced by silence.
 
-    One sample that is NaN or infinite would otherwise spread through the resampler and the noise floor.
+    One of them would otherwise spread through the resampler and the noise floor. What is merely not scaled to [-1, 1]
+    stays: the recognizer refuses it and names the divisor.
 
     >>> import numpy as np
-    >>> made_finite(np.array([0.5, np.nan, 1e9], np.float32))
+    >>> made_finite(np.array([0.5, np.nan, 1e30], np.float32))
     (array([0.5, 0. , 0. ], dtype=float32), 2)
     """
-    bad = ~(np.abs(samples) <= LOUDEST)
+    bad = ~(np.abs(samples) <= _ABSURD)
     count = int(np.count_nonzero(bad))
     return (np.where(bad, np.float32(0), samples), count) if count else (samples, 0)
 

@@ -17,13 +17,15 @@ def files_with(pattern: str) -> set[str]:
 
 def test_threads_are_started_by_the_pipeline_alone() -> None:
     stuck = "stream/portaudio.py"  # ends a stream aside, which a dead sound server may never let it
-    assert files_with(r"\bThread\(") == {"stream/worker.py", "stream/pipeline.py", stuck}
+    parent = "cli/exits.py"  # ends a worker process with its parent
+    assert files_with(r"\bThread\(") == {"stream/worker.py", "stream/pipeline.py", stuck, parent}
 
 
 def test_queues_and_locks_live_in_few_rooms() -> None:
     rooms = {"bus", "worker", "pipeline", "portaudio", "sources"}
     assert files_with(r"^(import|from) (threading|queue)\b") <= {
         *(f"stream/{room}.py" for room in rooms),
+        "cli/exits.py",
         "engines/__init__.py",  # counters of a recognizer that many threads share
         "engines/torch.py",  # one batch at a time on a device
         "integrations/mqtt.py",  # waits for paho's own thread to connect

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.audio import LOUDEST, Resampler, Samples, made_finite, to_mono
+from streamser.audio import Resampler, Samples, made_finite, to_mono
 
 __all__ = ["Pcm", "PcmConverter"]
 
@@ -35,7 +35,7 @@ class PcmConverter:
         self.sample_rate = sample_rate
         self.channels = channels
         self.replaced = 0
-        """Samples that were NaN, infinite or absurdly loud, and were taken for silence."""
+        """Samples that were NaN, infinite or absurd, and count as silence."""
         self._half_sample = b""
         self._half_frame: NDArray[np.generic] = np.zeros(0, np.int16)
 
@@ -43,9 +43,7 @@ class PcmConverter:
         """The samples that are ready now."""
         samples, replaced = made_finite(self._mono(pcm))
         if replaced and not self.replaced:
-            logger.warning(
-                "pushed sound: %d samples are NaN, infinite or beyond %g; they count as silence", replaced, LOUDEST
-            )
+            logger.warning("pushed sound: %d samples are NaN, infinite or absurd; they count as silence", replaced)
         self.replaced += replaced
         return self._resampler.feed(samples)
 
