@@ -27,6 +27,7 @@ def test_queues_and_locks_live_in_few_rooms() -> None:
         *(f"stream/{room}.py" for room in rooms),
         "cli/exits.py",
         "engines/__init__.py",  # counters of a recognizer that many threads share
+        "engines/onnx.py",  # a step graph is opened once
         "engines/torch.py",  # one batch at a time on a device
         "integrations/mqtt.py",  # waits for paho's own thread to connect
         "server/client.py",  # the worker's thread hands events to the loop
