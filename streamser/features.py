@@ -63,10 +63,14 @@ class FeatureConfig:
     """The net's window."""
     short: Literal["zero", "tile", "keep"] = "tile"
     """Sound shorter than the window: add silent frames, repeat its own frames, or leave it short."""
-    long: Literal["head", "middle", "windows"] = "windows"
-    """Sound longer than the window: its beginning, its middle, or all of it in overlapping windows."""
+    long: Literal["head", "middle", "windows", "pieces"] = "windows"
+    """Sound longer than the window: its beginning, its middle, or all of it in overlapping windows; `pieces` leaves out
+    a rest that is shorter than a window, and each piece is an example of its own in training."""
     stride_s: float = 1.0
     """Step between those windows; the last one always ends with the sound."""
+    peak: bool = False
+    """Scale a whole sound so that its largest sample is 1. A stream's segments are scaled one by one, and only where
+    they are judged as whole sounds."""
     trim_db: float = 0.0
     """A whole sound's silence before and after its speech, so far below its loud parts, is not judged; 0 judges it.
     A stream's segmenter cuts there anyway, a corpus does as it likes: nets learn what silence says about the corpus."""
@@ -100,7 +104,7 @@ class FeatureConfig:
             "log is db or ln": self.log in ("db", "ln"),
             "scale is none, unit or standard": self.scale in ("none", "unit", "standard"),
             "short is zero, tile or keep": self.short in ("zero", "tile", "keep"),
-            "long is head, middle or windows": self.long in ("head", "middle", "windows"),
+            "long is head, middle, windows or pieces": self.long in ("head", "middle", "windows", "pieces"),
             "length_s and stride_s are positive": self.length_s > 0 and self.stride_s > 0,
             "trim_db is 0 or more": self.trim_db >= 0,
         }
@@ -351,8 +355,15 @@ def extract(samples: Samples, config: FeatureConfig) -> Frames:
 
 _PIECE = 256  # samples; 16 ms
 _BESIDE = 12  # pieces kept on either side of the speech, about what a stream's segmenter leaves
+_SILENT_PEAK = 1e-4  # -80 dBFS: nobody spoke
 TRIM_BESIDE_S = _BESIDE * _PIECE / SAMPLE_RATE
 """So much silence stays on either side of trimmed speech."""
+
+
+def at_peak(samples: Samples, config: FeatureConfig) -> Samples:
+    """A whole sound with its largest sample at 1, where the config asks for it; silence stays silence."""
+    peak = float(np.abs(samples).max(initial=0.0)) if config.peak else 0.0
+    return samples if peak < _SILENT_PEAK else np.asarray(samples / np.float32(peak), np.float32)
 
 
 def trimmed(samples: Samples, config: FeatureConfig) -> Samples:
@@ -398,6 +409,8 @@ def window_starts(n_frames: int, config: FeatureConfig) -> list[int]:
         return [0]
     if config.long == "middle":
         return [spare // 2]
+    if config.long == "pieces":
+        return list(range(0, spare + 1, config.stride_frames))
     starts = list(range(0, spare, config.stride_frames))
     return [*starts, spare]
 

@@ -20,7 +20,7 @@ from streamser.bundle import DEFAULT_MODEL, Bundle, load_bundle
 from streamser.engines import Engine, WindowScores, check_choice, open_engine, run_audio, run_frames, steps_of
 from streamser.engines.steps import StepEngine
 from streamser.errors import AudioError, EngineError
-from streamser.features import FeatureConfig, Frames, trimmed
+from streamser.features import FeatureConfig, Frames, at_peak, trimmed
 
 Sound = Samples | Segment
 """What can be judged: 16 kHz mono samples, or a Segment of a stream."""
@@ -203,7 +203,7 @@ class Recognizer:
         sounds = [_samples(one, f"sound {i}" if len(several) > 1 else "sound") for i, one in enumerate(several)]
         if not sounds:
             return [], []
-        speech = [trimmed(samples, self.features) for samples in sounds]
+        speech = [trimmed(at_peak(samples, self.features), self.features) for samples in sounds]
         padded = [np.pad(samples, (0, max(0, self._one_frame - len(samples)))) for samples in speech]
         return sounds, self._finite(run_audio(self.engine, padded, self.features))
 

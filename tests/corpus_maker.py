@@ -35,3 +35,69 @@ def make_corpus(folder: Path, *, speakers: int = 6, takes: int = 3, duration_s: 
         writer.writeheader()
         writer.writerows(rows)
     return folder
+
+
+VOICES = {  # pitch in Hz, level, depth of a 6 Hz vibrato
+    "ang": (320.0, 0.40, 0.00),
+    "hap": (240.0, 0.25, 0.15),
+    "exc": (260.0, 0.30, 0.15),
+    "neu": (160.0, 0.12, 0.00),
+    "sad": (110.0, 0.05, 0.00),
+    "fru": (200.0, 0.15, 0.05),
+    "xxx": (180.0, 0.10, 0.02),
+}
+"""Emotions of IEMOCAP as such voices, told apart by pitch and level."""
+WORDS = {
+    "ang": "Anger", "hap": "Happiness", "exc": "Excited", "neu": "Neutral", "sad": "Sadness", "fru": "Frustration",
+}  # fmt: skip
+
+
+def voice(code: str, speaker: int, rng: np.random.Generator, duration_s: float = 0.8) -> np.ndarray:
+    """One utterance of a speaker."""
+    hz, level, vibrato = VOICES[code]
+    t = np.arange(round(duration_s * SAMPLE_RATE)) / SAMPLE_RATE
+    pitch = hz * (1 + 0.03 * speaker) * (1 + 0.05 * rng.random()) * (1 + vibrato * np.sin(2 * np.pi * 6 * t))
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
+    whole = level * sum(np.sin(k * phase) / k for k in range(1, 8)) + 0.01 * rng.standard_normal(len(t))
+    return np.asarray(whole / 2, np.float32)
+
+
+def make_iemocap(folder: Path, *, takes: int = 1, seed: int = 3) -> Path:
+    """`folder` in IEMOCAP's official layout: five sessions of two speakers, improvised and scripted, with votes."""
+    rng = np.random.default_rng(seed)
+    for session in range(1, 6):
+        base = folder / f"Session{session}"
+        for dialog in (f"Ses0{session}F_impro01", f"Ses0{session}M_script01_1"):
+            lines = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""]
+            for gender in "FM":
+                for number, code in enumerate([*VOICES] * takes):
+                    turn = f"{dialog}_{gender}{number:03d}"
+                    path = base / "sentences" / "wav" / dialog / f"{turn}.wav"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    duration_s = 0.7 + 0.3 * rng.random()
+                    soundfile.write(path, voice(code, 2 * session + (gender == "M"), rng, duration_s), SAMPLE_RATE)
+                    lines += [f"[1.0000 - 2.0000]\t{turn}\t{code}\t[2.5000, 2.5000, 2.5000]", *_votes(code), ""]
+            place = base / "dialog" / "EmoEvaluation"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{dialog}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def _votes(code: str) -> list[str]:
+    if code == "xxx":
+        return ["C-E2:\tAnger;\t()", "C-E3:\tSadness;\t()", "C-E4:\tNeutral;\t()"]
+    own = WORDS[code]
+    return [f"C-E2:\t{own};\t()", f"C-E3:\t{own};\t()", f"C-E4:\t{own}; Neutral;\t()", f"C-F1:\t{own};\t()"]
+
+
+def make_asvp(folder: Path, *, actors: int = 6, seed: int = 5) -> Path:
+    """`folder` in ASVP-ESD's official layout: twelve emotions of a few actors."""
+    rng = np.random.default_rng(seed)
+    codes = [*VOICES]
+    for actor in range(1, actors + 1):
+        place = folder / "Audio" / f"actor_{actor}"
+        place.mkdir(parents=True)
+        for emotion in range(1, 13):
+            name = f"03-01-{emotion:02d}-01-01-{actor:02d}-02-01-01-16.wav"
+            soundfile.write(place / name, voice(codes[emotion % len(codes)], emotion, rng), SAMPLE_RATE)
+    return folder

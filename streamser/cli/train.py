@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from streamser.cli.oldoptions import add_old_option
 from streamser.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
+    from streamser.corpora.benchmarks import Benchmark
+    from streamser.nets.variant import Variant
+    from streamser.training.material import Material
     from streamser.training.recipe import Recipe
     from streamser.training.trainer import Trainer
 
@@ -26,7 +30,8 @@ log = logging.getLogger(__name__)
 EPILOG = """\
 examples:
   streamser train models/lightsernet/recipe.yaml --corpora-root ~/corpora --out runs/mine
-  streamser train lightsernet-3s-ce --corpora ~/corpora/emodb --labels angry,boredom,disgust,fear,happy,neutral,sad
+  streamser train lightsernet-3s-ce --corpora ~/corpora/emodb           # a published row, on what it was published on
+  streamser train lightsernet-7s-ce --corpora ~/IEMOCAP --benchmark iemocap-improvised
   streamser train RECIPE --set protocol=leave-one-corpus-out --set epochs=10 --resume
   streamser train RECIPE --preview-augment preview/   # write what the augmentation does as WAV; trains nothing
   python -m torch.distributed.run --nproc_per_node 2 -m streamser train RECIPE   # several processes
@@ -42,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the published variants and exit")
     parser.add_argument("--corpora", nargs="+", metavar="FOLDER", help="train on these corpora instead of the recipe's")
     parser.add_argument("--labels", help="comma-separated classes instead of the recipe's")
+    parser.add_argument(
+        "--benchmark", metavar="NAME",
+        help="a published row's classes and part of the corpus, where it has several figures (default: its first one)",
+    )  # fmt: skip
     parser.add_argument(
         "--corpora-root",
         type=Path,
@@ -92,15 +101,16 @@ def _list() -> int:
     from streamser.nets.zoo import HOUSE_VARIANTS, VARIANTS
 
     for variant in [*HOUSE_VARIANTS.values(), *VARIANTS.values()]:
-        scores = ", ".join(f"{key} {value:g}" for key, value in variant.published.items())
-        print(f"{variant.name:34} {variant.paper:24} {variant.table:18} {scores}")
+        print(f"{variant.name:34} {variant.paper:24} {variant.table}")
+        for benchmark, figures in variant.published.items():
+            print(f"    {benchmark:26} " + ", ".join(f"{key} {value:g}" for key, value in figures.items()))
     return 0
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     from streamser.nets import zoo
+    from streamser.training.material import recipe_of
     from streamser.training.recipe import load_recipe, recipe_from
-    from streamser.training.trainer import recipe_of
 
     changes: dict[str, Any] = _settings(args.set)
     if args.corpora:
@@ -113,14 +123,28 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         return load_recipe(Path(args.recipe), changes)
     variant = zoo.get(args.recipe)
     if not args.corpora:
-        raise ConfigError(
-            f"{variant.name} is a published variant: say which --corpora to train it on, and its --labels"
-        )
-    base = recipe_of(
-        variant, args.corpora, args.labels.split(",") if args.labels else ("angry", "happy", "neutral", "sad")
-    )
+        raise ConfigError(f"{variant.name} is a row of the zoo: name the --corpora to train it on")
+    benchmark = _benchmark(variant, args.corpora, args.benchmark)
+    base = recipe_of(variant, benchmark, args.corpora)
     parsed = recipe_from({"name": base.name, "variant": base.variant, **changes}, args.recipe)
-    return replace(base, **{key: getattr(parsed, key) for key in changes})
+    recipe = replace(base, **{key: getattr(parsed, key) for key in changes})
+    if benchmark.name and args.out is None:
+        args.out = Path("runs") / f"{recipe.name}-{benchmark.name}-{recipe.protocol.replace(':', '-')}"
+    return recipe
+
+
+def _benchmark(variant: Variant, folders: Sequence[str], name: str | None) -> Benchmark:
+    """The benchmark of that name, or the first of the row's own that the folders' names fit, or four plain classes."""
+    from streamser.corpora.benchmarks import BENCHMARKS, FOUR_LABELS, Benchmark
+
+    if name and name not in BENCHMARKS:
+        raise ConfigError(f"--benchmark {name}: there is no such one; known: {', '.join(BENCHMARKS)}")
+    if name:
+        return BENCHMARKS[name]
+    for own in variant.published:
+        if all(BENCHMARKS[own].fits(Path(folder).name) for folder in folders):
+            return BENCHMARKS[own]
+    return Benchmark(name="", title="", corpus="", folder="", labels=FOUR_LABELS)
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
@@ -142,7 +166,8 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
     import torch.distributed
 
-    from streamser.training.trainer import Trainer, gather
+    from streamser.training.material import gather
+    from streamser.training.trainer import Trainer
 
     protocol = recipe.protocol.replace(":", "-")
     folder = args.out or Path("runs") / f"{recipe.name}-{protocol}"
@@ -162,6 +187,8 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
     if rank == 0:
         for report in material.reports:
             log.info("%s", report.text())
+        if not args.dry_run:
+            _write_left_out(material, folder)
         for label, count in material.dropped.items():
             log.info("%d clips labelled %s are not trained on", count, label)
     trainer = Trainer(
@@ -171,13 +198,22 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
     if torch.distributed.is_initialized() and rank == 0:
         torch.distributed.barrier()
     if args.dry_run:
-        for seed in recipe.seeds:
+        for seed in trainer.recipe.seeds:
             for split in trainer.splits(seed):
                 print(split.text())
         return 0
     if rank == 0:
-        (folder / "recipe.json").write_text(json.dumps(_plain(recipe), indent=1), encoding="utf-8")
+        (folder / "recipe.json").write_text(json.dumps(_plain(trainer.recipe), indent=1), encoding="utf-8")
     return _run_all(args, trainer, bar, rank)
+
+
+def _write_left_out(material: Material, folder: Path) -> None:
+    """Name every clip that could not be used, in left-out.csv."""
+    rows = material.left_out()
+    with (folder / "left-out.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("why", "clip", "detail"), *rows])
+    if rows:
+        log.info("%d clips are left out; %s names each of them", len(rows), folder / "left-out.csv")
 
 
 def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -> int:
@@ -211,8 +247,8 @@ def _preview(recipe: Recipe, root: Path, out: Path) -> int:
     from streamser.corpora.reader import read_corpora
     from streamser.nets import zoo
     from streamser.training.frozen import frozen_augment
+    from streamser.training.material import features_of
     from streamser.training.preview import preview_augment
-    from streamser.training.trainer import features_of
 
     clips, _ = read_corpora([root / name for name in recipe.corpora])
     step = max(1, len(clips) // 4)

@@ -22,7 +22,10 @@ SYNONYMS = {
 }
 """Other spellings of a label, as corpora write them."""
 
-EMOTIONS = frozenset(SYNONYMS.values()) | {"breath", "calm", "other", "pain", "pleasure"}
+NO_MAJORITY = "xxx"
+"""IEMOCAP's label for turns on which its annotators do not agree."""
+
+EMOTIONS = frozenset(SYNONYMS.values()) | {"breath", "calm", "other", "pain", "pleasure", NO_MAJORITY}
 """The labels a corpus may use without saying so."""
 
 
@@ -52,7 +55,7 @@ class Clip:
     gender: str = ""
     """f, m or empty."""
     difficulty: str | None = None
-    """A: all annotators agree, B: at least 65 %, C: fewer; None where there are no annotators' votes."""
+    """A: all annotations are the label, B: at least 65 % of them, C: fewer; None where there are none."""
     session: str | None = None
     style: str = ""
     """`scripted`, `improvised`, `speech`, `nonspeech`, an intensity: what else the corpus says of it."""

@@ -292,11 +292,10 @@ IEMOCAP_EMOTIONS = {
     "sad": "sad",
     "sur": "surprise",
 }
-IEMOCAP_NO_MAJORITY = "xxx"
 # [6.2901 - 8.2357]	Ses01F_impro01_F000	neu	[2.5000, 2.5000, 2.5000]
 IEMOCAP_TURN = re.compile(r"\[[\d.]+ - [\d.]+\]\s+((Ses\d\d)[FM]_(\S+)_([FM])\S*)\s+(\w+)\s+\[.*")
-# C-E2:	Neutral;	() is an annotator's vote; C-F1 and C-M1 are what the actors say of themselves
-IEMOCAP_VOTE = re.compile(r"C-E\d+:\s*([^()]*?)\s*\(.*")
+# C-E2:	Neutral;	() is an annotator's vote; C-F1 and C-M1 are what the actors say of themselves, and count as well
+IEMOCAP_VOTE = re.compile(r"C-[EFM]\d+:\s*([^()]*?)\s*\(.*")
 
 
 def _read_iemocap(root: Path, corpus: str) -> Found:
@@ -320,10 +319,8 @@ def _read_dialog(root: Path, corpus: str, session: Path, dialog: Path) -> Found:
             votes.append("+".join(plain_label(label) for label in vote[1].split(";") if label.strip()))
 
 
-def _iemocap_clip(root: Path, corpus: str, session: Path, turn: re.Match[str], votes: list[str]) -> Clip | Problem:
+def _iemocap_clip(root: Path, corpus: str, session: Path, turn: re.Match[str], votes: list[str]) -> Clip:
     name, number, dialog, gender, code = turn.groups()
-    if code == IEMOCAP_NO_MAJORITY:
-        return Problem("annotators do not agree", name, " / ".join(votes))
     label = IEMOCAP_EMOTIONS.get(code, code)
     path = session / "sentences" / "wav" / name.rpartition("_")[0] / f"{name}.wav"
     return Clip(
@@ -343,14 +340,17 @@ def _iemocap_clip(root: Path, corpus: str, session: Path, turn: re.Match[str], v
 
 
 def difficulty(label: str, votes: Sequence[str]) -> str | None:
-    """A when all annotators gave the label (perhaps among others), B from 65 %, C below; None without votes.
+    """A when all annotations are the label, B from 65 %, C below; None without any.
 
-    >>> difficulty("sad", ["sad", "sad+anger", "neutral"])
+    An annotator who gave two labels made two annotations (Zhong et al. 2020, table 1: four of six, so B).
+
+    >>> difficulty("happy", ["happy", "happy", "happy+excited", "happy+excited"])
     'B'
     """
-    if not votes:
+    annotations = [label for vote in votes for label in vote.split("+") if label]
+    if not annotations:
         return None
-    share = sum(label in vote.split("+") for vote in votes) / len(votes)
+    share = annotations.count(label) / len(annotations)
     return "A" if share == 1.0 else "B" if share >= 0.65 else "C"
 
 

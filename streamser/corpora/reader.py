@@ -28,8 +28,8 @@ FEW_SPEAKERS = 4
 FEW_CLIPS = 20
 SILENT_PEAK = 1e-4
 """Peak below -80 dBFS: nobody spoke."""
-QUIET_PEAK = 0.005
-"""Peak below -46 dBFS, half a percent of full scale: what 16 bits keep of such speech is mostly noise."""
+QUIET_DBFS = -46.0
+"""Peak below half a percent of full scale: what 16 bits keep of such speech is mostly noise."""
 
 
 def find_corpus(folder: str | os.PathLike[str]) -> Path:
@@ -53,6 +53,7 @@ def read_corpus(
     labelled: bool = True,
     check: bool = False,
     cache: Path | None = None,
+    quiet_dbfs: float = QUIET_DBFS,
 ) -> tuple[list[Clip], CorpusReport]:
     """All usable clips of a corpus and a report of the rest.
 
@@ -77,19 +78,23 @@ def read_corpus(
     if not clips and not problems:
         raise CorpusError(f"{root}: holds no clips in the layout '{chosen.name}', which is {chosen.shape}")
     if check:
-        clips, unusable = check_audio(clips, cache=cache)
+        clips, unusable = check_audio(clips, cache=cache, quiet_dbfs=quiet_dbfs)
         problems += unusable
     return clips, CorpusReport(corpus, len(clips), tuple(problems), cautions(clips) if labelled else ())
 
 
 def read_corpora(
-    folders: Iterable[str | os.PathLike[str]], *, check: bool = False, cache: Path | None = None
+    folders: Iterable[str | os.PathLike[str]],
+    *,
+    check: bool = False,
+    cache: Path | None = None,
+    quiet_dbfs: float = QUIET_DBFS,
 ) -> tuple[list[Clip], list[CorpusReport]]:
     """Several corpora, each in the layout that it is recognised by."""
     clips: list[Clip] = []
     reports: list[CorpusReport] = []
     for folder in folders:
-        more, report = read_corpus(folder, check=check, cache=cache)
+        more, report = read_corpus(folder, check=check, cache=cache, quiet_dbfs=quiet_dbfs)
         if any(report.corpus == other.corpus for other in reports):
             raise CorpusError(f"{folder}: a second corpus called '{report.corpus}'; give one of the two another name")
         clips += more
@@ -183,17 +188,20 @@ def _digest(samples: Samples) -> str:
     return hashlib.blake2b(steps.tobytes(), digest_size=16).hexdigest()
 
 
-def check_audio(clips: Sequence[Clip], *, cache: Path | None = None) -> tuple[list[Clip], list[Problem]]:
+def check_audio(
+    clips: Sequence[Clip], *, cache: Path | None = None, quiet_dbfs: float = QUIET_DBFS
+) -> tuple[list[Clip], list[Problem]]:
     """Read every file: the clips that hold speech once (with their digests), and the problems of the others.
 
-    `cache` is a JSON file that remembers what was read, by path, size and time of change.
+    `cache` is a JSON file that remembers what was read, by path, size and time of change. A file whose peak is below
+    `quiet_dbfs` is a problem.
     """
     known = _load_cache(cache)
     kept: dict[str, Clip] = {}
     problems: list[Problem] = []
     for clip in clips:
         check = _cached_check(clip.path, known)
-        problem = _sound_problem(clip, check)
+        problem = _sound_problem(clip, check, quiet_dbfs)
         twin = kept.get(check.digest)
         if problem is None and twin is not None:
             detail = f"the same samples as {twin.id}" + ("" if twin.label == clip.label else f", there {twin.label}")
@@ -206,13 +214,14 @@ def check_audio(clips: Sequence[Clip], *, cache: Path | None = None) -> tuple[li
     return list(kept.values()), problems
 
 
-def _sound_problem(clip: Clip, check: SoundCheck) -> Problem | None:
+def _sound_problem(clip: Clip, check: SoundCheck, quiet_dbfs: float) -> Problem | None:
     if check.error:
         return Problem("unreadable file", clip.id, check.error)
     if check.peak < SILENT_PEAK:
         return Problem("silent file", clip.id, f"{check.duration_s:.1f} s")
-    if check.peak < QUIET_PEAK:
-        return Problem("almost silent file", clip.id, f"peak {20 * np.log10(check.peak):.0f} dBFS")
+    peak_dbfs = 20 * np.log10(check.peak)
+    if peak_dbfs < quiet_dbfs:
+        return Problem("almost silent file", clip.id, f"peak {peak_dbfs:.0f} dBFS, below quiet_dbfs {quiet_dbfs:g}")
     return None
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class FoldResult:
     temperature: float = 1.0
     """As fitted on the fold's own validation speakers."""
     best_epoch: int = 0
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What else was measured of the fold's net: `training_wa`, `reconstruction_mse`."""
 
     def __post_init__(self) -> None:
         clips, classes = len(self.clips), len(self.labels)
@@ -101,6 +103,7 @@ def _words(fold: FoldResult) -> dict[str, Any]:
         "test_corpora",
         "temperature",
         "best_epoch",
+        "figures",
     )
     return {name: getattr(fold, name) for name in names} | {"speakers": fold.speakers, "clips": fold.clips}
 

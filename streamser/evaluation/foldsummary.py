@@ -12,7 +12,16 @@ from streamser.bundle import Calibration
 from streamser.errors import ProtocolError
 from streamser.evaluation.calibration import balanced_weights, fit_temperature, softmax
 from streamser.evaluation.folds import FoldResult, by_seed, pool
-from streamser.evaluation.metrics import ece, ua_at_coverage, unweighted_accuracy, weighted_accuracy
+from streamser.evaluation.metrics import (
+    confusion,
+    ece,
+    macro_f1,
+    ua,
+    ua_at_coverage,
+    unweighted_accuracy,
+    wa,
+    weighted_f1,
+)
 
 Values = NDArray[np.float64]
 
@@ -77,33 +86,44 @@ def _together(answers: Sequence[tuple[Values, NDArray[np.int64]]]) -> dict[str, 
     }
 
 
+def share_clips(folds: Sequence[FoldResult]) -> bool:
+    """Whether folds of one seed test the same clips, as nine runs of Zhong et al. do: their mean is the figure then."""
+    return any(
+        len({clip for fold in of_seed for clip in fold.clips}) < sum(len(fold.clips) for fold in of_seed)
+        for of_seed in by_seed(folds).values()
+    )
+
+
+def judged_together(folds: Sequence[FoldResult]) -> list[FoldResult]:
+    """What each figure is counted over: the pooled folds of each seed, or every fold where they share test clips."""
+    return list(folds) if share_clips(folds) else [pool(of_seed) for of_seed in by_seed(folds).values()]
+
+
 def summarize(folds: Sequence[FoldResult]) -> dict[str, Any]:
-    """UA and WA over all test clips of each seed, mean and spread over seeds, and each fold's own."""
+    """UA, WA and F1 in percent, mean and spread, each fold's own UA, and the means of what else the folds measured.
+
+    Folds that divide the clips are pooled, and the spread is over seeds. Of folds that share their test clips the mean
+    is taken, and the spread is over these runs.
+    """
     if not folds:
         raise ProtocolError("nothing to summarize: no fold was trained")
-    rows = []
-    for of_seed in by_seed(folds).values():
-        everything = pool(of_seed)
-        predicted = everything.logits.argmax(axis=1)
-        rows.append(
-            (
-                100 * unweighted_accuracy(everything.targets, predicted, len(everything.labels)),
-                100 * weighted_accuracy(everything.targets, predicted),
-            )
-        )
-    ua, wa = np.array(rows).T
-    return {
+    counted = judged_together(folds)
+    tables = [confusion(one.targets, one.logits.argmax(axis=1), len(one.labels)) for one in counted]
+    summary: dict[str, Any] = {
         "protocol": folds[0].protocol,
         "folds": len({fold.fold for fold in folds}),
-        "seeds": len(rows),
-        "ua": round(float(ua.mean()), 2),
-        "ua_spread": round(float(ua.std()), 2),
-        "wa": round(float(wa.mean()), 2),
-        "wa_spread": round(float(wa.std()), 2),
-        "each": {
-            f"{fold.fold} s{fold.seed}": round(
-                100 * unweighted_accuracy(fold.targets, fold.logits.argmax(axis=1), len(fold.labels)), 1
-            )
-            for fold in folds
-        },
+        "seeds": len(by_seed(folds)),
+        "over": "each run" if share_clips(folds) else "all test clips",
     }
+    for name, statistic in {"ua": ua, "wa": wa, "macro_f1": macro_f1, "weighted_f1": weighted_f1}.items():
+        values = 100 * np.array([float(statistic(table)) for table in tables])
+        summary |= {name: round(float(values.mean()), 2), f"{name}_spread": round(float(values.std()), 2)}
+    for name in sorted({name for fold in folds for name in fold.figures}):
+        summary[name] = round(float(np.mean([fold.figures[name] for fold in folds if name in fold.figures])), 4)
+    summary["each"] = {
+        f"{fold.fold} s{fold.seed}": round(
+            100 * unweighted_accuracy(fold.targets, fold.logits.argmax(axis=1), len(fold.labels)), 1
+        )
+        for fold in folds
+    }
+    return summary

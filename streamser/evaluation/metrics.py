@@ -72,6 +72,14 @@ def macro_f1(matrix: Matrix) -> Values:
     return _mean_over_occurring(2 * right / np.maximum(both, 1), matrix.sum(axis=-1) > 0)
 
 
+def weighted_f1(matrix: Matrix) -> Values:
+    """F1 of each class, weighted by how often the class occurs, (...)."""
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
+    occurs, answered = matrix.sum(axis=-1), matrix.sum(axis=-2)
+    f1 = 2.0 * hits / np.maximum(occurs + answered, 1)
+    return np.asarray((f1 * occurs).sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1))
+
+
 def unweighted_accuracy(targets: ArrayLike, predicted: ArrayLike, n_classes: int) -> float:
     """Mean recall over the classes that occur."""
     return float(ua(confusion(targets, predicted, n_classes)))
@@ -263,4 +271,5 @@ __all__ = [
     "unweighted_accuracy",
     "wa",
     "weighted_accuracy",
+    "weighted_f1",
 ]

@@ -1,6 +1,7 @@
 """The papers' training losses: one spec, one module, every term in float32.
 
-    loss = sample weight * (cross entropy | focal | additive margin) + centre * L_centre + reconstruction * MSE
+    loss = classification * sample weight * (cross entropy | focal | additive margin | Lq)
+           + centre * L_centre + reconstruction * MSE
 
 The mean is taken over the batch. Class weights are inverse frequencies whose mean over the training set is 1,
 so that a learning rate means the same with and without them.
@@ -18,12 +19,17 @@ from torch.nn import functional as F
 
 from streamser.nets.layers import NetOutput
 
+KINDS = ("softmax", "focal", "difficulty_focal", "am_softmax", "soft", "lq")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSpec:
     """What a variant was trained with."""
 
-    kind: Literal["softmax", "focal", "difficulty_focal", "am_softmax"] = "softmax"
+    kind: Literal["softmax", "focal", "difficulty_focal", "am_softmax", "soft", "lq"] = "softmax"
+    """`soft` is cross entropy with the shares of the annotators' labels, `lq` is (1 - p^q) / q of the true class."""
+    classification: float = 1.0
+    """Weight of the classification loss; 0 learns the other terms only."""
     weighted: bool = False
     """Weigh each sample by its class's inverse frequency."""
     label_smoothing: float = 0.0
@@ -37,6 +43,8 @@ class LossSpec:
     """`am_softmax`: what the net's cosine head multiplies by."""
     margin: float = 0.4
     """`am_softmax`: by how much the true class's cosine must lead."""
+    q: float = 0.7
+    """`lq`: between cross entropy (towards 0) and the mean absolute error (1)."""
     centre: float = 0.0
     """Weight of half the squared distance between an embedding and its class's learned centre."""
     reconstruction: float = 0.0
@@ -44,8 +52,9 @@ class LossSpec:
 
     def __post_init__(self) -> None:
         rules = {
-            "kind is softmax, focal, difficulty_focal or am_softmax": self.kind
-            in ("softmax", "focal", "difficulty_focal", "am_softmax"),
+            f"kind is one of {', '.join(KINDS)}": self.kind in KINDS,
+            "0 < q <= 1": 0.0 < self.q <= 1.0,
+            "classification is not negative": self.classification >= 0.0,
             "0 <= label_smoothing < 1": 0.0 <= self.label_smoothing < 1.0,
             "label_smoothing goes with softmax only": self.label_smoothing == 0.0 or self.kind == "softmax",
             "gamma is not negative, alpha is positive": self.gamma >= 0.0 and self.alpha > 0.0,
@@ -105,14 +114,20 @@ class SerLoss(nn.Module):
         self.centres = nn.Parameter(torch.zeros(n_classes, embedding_dim)) if spec.centre else None
 
     def forward(
-        self, output: NetOutput, targets: Tensor, frames: Tensor | None = None, difficulty: Tensor | None = None
+        self,
+        output: NetOutput,
+        targets: Tensor,
+        frames: Tensor | None = None,
+        difficulty: Tensor | None = None,
+        shares: Tensor | None = None,
     ) -> Tensor:
-        """A scalar. `frames` are the reconstruction's target, `difficulty` (B,) indexes `gamma_by_difficulty`."""
+        """A scalar. `frames` are the reconstruction's target, `difficulty` (B,) indexes `gamma_by_difficulty`, `shares`
+        (B, C) are those of each label among a clip's annotations."""
         with torch.autocast(output.logits.device.type, enabled=False):
-            each = self._classification(_full(output.logits), targets, difficulty)
+            each = self._classification(_full(output.logits), targets, difficulty, shares)
             if self.weights is not None:
                 each = each * self.weights.to(each.dtype)[targets]
-            total = each.mean()
+            total = self.spec.classification * each.mean()
             if self.centres is not None:
                 total = total + self.spec.centre * centre_distance(_full(output.embedding), self.centres, targets)
             if self.spec.reconstruction:
@@ -122,7 +137,9 @@ class SerLoss(nn.Module):
                 total = total + self.spec.reconstruction * error
             return total
 
-    def _classification(self, logits: Tensor, targets: Tensor, difficulty: Tensor | None) -> Tensor:
+    def _classification(
+        self, logits: Tensor, targets: Tensor, difficulty: Tensor | None, shares: Tensor | None
+    ) -> Tensor:
         """The loss of each sample, (B,)."""
         spec = self.spec
         if spec.kind == "softmax":
@@ -130,9 +147,15 @@ class SerLoss(nn.Module):
         if spec.kind == "am_softmax":
             lead = F.one_hot(targets, logits.shape[1]).to(logits.dtype) * (spec.scale * spec.margin)
             return F.cross_entropy(logits - lead, targets, reduction="none")
+        if spec.kind == "soft":
+            if shares is None:
+                raise ValueError("a soft loss needs the shares of the annotators' labels")
+            return -(shares.to(logits.dtype) * F.log_softmax(logits, dim=1)).sum(dim=1)
         own = F.log_softmax(logits, dim=1).gather(1, targets[:, None]).squeeze(1)
         if spec.kind == "focal":
             return spec.alpha * focal(own, spec.gamma)
+        if spec.kind == "lq":
+            return -torch.expm1(spec.q * own) / spec.q
         if difficulty is None:
             raise ValueError("a difficulty_focal loss needs the difficulty of each sample")
         return focal(own, self.gammas.to(own.dtype)[difficulty])

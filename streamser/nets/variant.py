@@ -31,6 +31,10 @@ class PublishedRecipe:
     patience: int = 0
     """Epochs without a better validation score after which training stops; 0 runs to the end."""
     weight_decay: float = 0.0
+    choose_by: Literal["ua", "wa", "last"] = "ua"
+    """What decides the kept epoch."""
+    norm_clips: int = 0
+    """Training clips of which batch norm's statistics are estimated anew before each validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +52,7 @@ class Variant:
     """Number of classes -> a fresh net."""
     loss: LossSpec
     recipe: PublishedRecipe
-    corpus: str
-    """What it was published on."""
-    published: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Percent as printed: `<corpus>_ua`, `<corpus>_wa`."""
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: MappingProxyType({}))
+    """As printed, by benchmark (`streamser.corpora.benchmarks`): ua, wa, f1 and accuracy in percent, mse_e4 in 1e-4."""
     notes: str = ""
     """Where we differ from the paper, or had to choose."""

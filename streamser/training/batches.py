@@ -115,12 +115,19 @@ class BatchMaker:
             self.train_frames
         )  # fmt: skip
 
-    def window(self, clip: int, *, own_length: bool) -> Tensor:
-        """The training window of a clip where it is always the same, (T, bins).
+    def starts_of(self, clip: int) -> list[int]:
+        """First frame of each window that judges the clean clip."""
+        return window_starts(int(self.store.lengths[0, clip]), self.features)
+
+    def window(self, clip: int, *, own_length: bool, start: int | None = None) -> Tensor:
+        """The training window of a clip where it is always the same, (T, bins); or the piece that begins at `start`.
 
         `own_length` leaves a short one short, where the front end serves it so; else it is repeated to the end.
         """
-        frames = self._piece(self.store.frames(clip), self.train_frames, None)
+        frames = self.store.frames(clip)
+        if start is not None:
+            frames = frames[start : start + self.train_frames]
+        frames = self._piece(frames, self.train_frames, None)
         if not (own_length and self.features.short == "keep"):
             frames = self._lengthened(frames, self.train_frames)
         return self.finish(torch.from_numpy(frames.astype(np.float32)))
@@ -142,7 +149,7 @@ class BatchMaker:
         """At most `want` frames: those that will be judged, or any where all windows are."""
         if len(frames) <= want:
             return frames
-        if rng is not None and self.features.long == "windows":
+        if rng is not None and self.features.long in ("windows", "pieces"):
             first = int(rng.integers(0, len(frames) - want + 1))
         else:
             first = window_starts(len(frames), self.features)[0]

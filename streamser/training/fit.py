@@ -31,6 +31,7 @@ from streamser.training.windows import Batch, Judged, resident
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT = "last.pt"
 SAVE_EVERY_S = 60.0
 """A checkpoint holds the weights up to five times over: written after every epoch it would cost more than the epoch."""
 
@@ -103,12 +104,29 @@ class Part:
     rows: NDArray[np.int64]
     """Index of each clip in the store."""
     targets: NDArray[np.int64]
+    shares: NDArray[np.float32] | None = None
+    """(clips, classes): each label's share of a clip's annotations, for a loss that learns from them."""
+    starts: NDArray[np.int64] | None = None
+    """First frame of each piece, where clips are cut into pieces that are learnt one by one."""
 
     @property
     def grades(self) -> NDArray[np.int64]:
         """Difficulty of each clip, 0 to 2. Clips without annotators' votes count as easy ones (0): the focal loss of
         Zhong et al. is the weighted one for them."""
         return np.array(["ABC".index(clip.difficulty or "A") for clip in self.clips], np.int64)
+
+
+def in_pieces(part: Part, batches: BatchMaker) -> Part:
+    """The same part with each piece of a clip as one example."""
+    pieces = [(i, start) for i, row in enumerate(part.rows) for start in batches.starts_of(int(row))]
+    at, starts = (np.array(values, np.int64) for values in zip(*pieces, strict=True))
+    return Part(
+        tuple(part.clips[i] for i in at),
+        part.rows[at],
+        part.targets[at],
+        None if part.shares is None else part.shares[at],
+        starts,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +157,8 @@ class Fit:
         device: str = "cpu",
         on_epoch: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
+        if batches.features.long == "pieces":
+            train = in_pieces(train, batches)
         self.recipe, self.batches, self.train, self.choose = recipe, batches, train, choose
         self.outliers = outliers
         self.folder, self.device, self.on_epoch = folder, torch.device(device), on_epoch
@@ -164,8 +184,9 @@ class Fit:
         )
         self.targets = torch.from_numpy(train.targets).to(self.device)
         self.grades = torch.from_numpy(train.grades).to(self.device)
+        self.shares = None if train.shares is None else torch.from_numpy(train.shares).to(self.device)
         alone = outliers is None and not recipe.feature_augment.mixup  # padded windows cannot be mixed
-        self.resident = resident(batches, train.rows, net, self.device) if alone else None
+        self.resident = resident(batches, train.rows, net, self.device, train.starts) if alone else None
         self.judged = Judged(batches, choose.rows, net, self.device)
         self.wrapped: nn.Module = self.net
         if self.world > 1:
@@ -284,7 +305,8 @@ class Fit:
 
     def _loss_of(self, output: NetOutput, frames: Tensor, drawn: NDArray[np.int64]) -> Tensor:
         at = self._there(drawn)
-        result: Tensor = self.loss(output, self.targets[at], frames=frames, difficulty=self.grades[at])
+        shares = None if self.shares is None else self.shares[at]
+        result: Tensor = self.loss(output, self.targets[at], frames=frames, difficulty=self.grades[at], shares=shares)
         return result + self.adversary(output.embedding, drawn) if self.adversary else result
 
     def _follow(self) -> None:
@@ -337,7 +359,7 @@ class Fit:
 
     @property
     def _checkpoint(self) -> Path:
-        return self.folder / "last.pt"
+        return self.folder / CHECKPOINT
 
     def _save_is_due(self) -> bool:
         over = self.epoch == self.recipe.epochs or self._tired()

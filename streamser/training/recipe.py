@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from streamser.corpora.benchmarks import ALL_LABELS
 from streamser.errors import ConfigError
 from streamser.training.augment import AugmentConfig
 from streamser.training.batches import FeatureAugment
@@ -81,10 +82,15 @@ class Recipe:
     corpora: tuple[str, ...] = ()
     """Corpus folders, below the corpora root."""
     labels: tuple[str, ...] = ("angry", "happy", "neutral", "sad")
+    """[all] stands for every label that the clips have."""
     label_map: Mapping[str, str] = field(default_factory=dict)
     """Corpus labels under another name: {calm: neutral}."""
     styles: tuple[str, ...] = ()
     """Only clips of these styles, as the corpus names them: [improvised] for half of IEMOCAP. Empty takes all."""
+    sessions: tuple[str, ...] = ()
+    """Only clips of these sessions, as the corpus names them: [Ses01] for a fifth of IEMOCAP. Empty takes all."""
+    quiet_dbfs: float = -46.0
+    """Leave out clips whose peak is below this level; the run's left-out.csv names each of them."""
     protocol: str = "honest"
     """honest, honest-loso, leave-one-corpus-out, ship, or paper:<name>."""
     folds: int = 5
@@ -176,7 +182,8 @@ def recipe_from(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         "epochs is at least 1": recipe.epochs >= 1,
         "batch is at least 2 (batch norm needs two)": recipe.batch >= 2,
         "lr is positive": recipe.lr > 0,
-        "labels are at least two, each once": len(set(recipe.labels)) == len(recipe.labels) >= 2,
+        "labels are at least two, each once, or [all]": recipe.labels == ALL_LABELS
+        or len(set(recipe.labels)) == len(recipe.labels) >= 2,
         "0 <= ema < 1": 0 <= recipe.ema < 1,
         "0 < risk < 1": 0 < recipe.risk < 1,
         "seeds has at least one": len(recipe.seeds) >= 1,

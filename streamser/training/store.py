@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from streamser.audio import Samples, read_audio
 from streamser.corpora.reader import Clip
-from streamser.features import FeatureConfig, dct_matrix, extract
+from streamser.features import FeatureConfig, at_peak, dct_matrix, extract
 from streamser.training.augment import AugmentConfig, Augmenter
 
 Levels = NDArray[np.float16] | NDArray[np.float32]
@@ -87,7 +87,7 @@ def _job(
 
 def _levels(sound: Samples, features: FeatureConfig) -> NDArray[np.float16]:
     short = features.samples_in(1) - len(sound)
-    return extract(np.pad(sound, (0, max(0, short))), features).astype(_STORED)
+    return extract(np.pad(at_peak(sound, features), (0, max(0, short))), features).astype(_STORED)
 
 
 def build_store(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -25,7 +26,7 @@ from streamser.bundle import Bundle, Calibration, Drift, Neutral, load_bundle, s
 from streamser.corpora.clips import Clip
 from streamser.corpora.layouts import sound_files
 from streamser.corpora.protocols import Split, make_splits
-from streamser.corpora.reader import CorpusReport, find_corpus, map_labels, read_corpora
+from streamser.corpora.reader import find_corpus
 from streamser.errors import ConfigError, ProtocolError
 from streamser.evaluation.calibration import balanced_weights, fit_calibration, fit_temperature
 from streamser.evaluation.drift import measure_drift
@@ -37,86 +38,19 @@ from streamser.nets import zoo
 from streamser.nets.export import export_onnx, is_narrow
 from streamser.nets.layers import SerNet, count_parameters
 from streamser.nets.stepgraph import export_step
-from streamser.nets.variant import Variant
 from streamser.recognizer import Recognizer, load
 from streamser.training.batches import BatchMaker
-from streamser.training.fit import Fit, Fitted, Part, with_common_labels
+from streamser.training.fit import CHECKPOINT, Fit, Fitted, Part, with_common_labels
 from streamser.training.frozen import build_frozen_store, frozen_augment, frozen_features
-from streamser.training.recipe import Recipe, Schedule
+from streamser.training.material import Material, features_of, label_shares
+from streamser.training.recipe import Recipe
 from streamser.training.store import LevelStore, build_store, level_config, standard_of
-from streamser.training.windows import clip_logits
+from streamser.training.windows import clip_logits, reconstruction_mse
 
 log = logging.getLogger(__name__)
 
 StageProgress = Callable[[str, int, int], None]
 """(what, done, of how many)."""
-
-
-def recipe_of(variant: Variant, corpora: Sequence[str], labels: Sequence[str]) -> Recipe:
-    """A published row's own training settings as a Recipe."""
-    own = variant.recipe
-    schedule = Schedule(
-        kind=own.schedule, start_epoch=own.start_epoch, every_epochs=own.every_epochs, factor=own.factor
-    )
-    return Recipe(
-        name=variant.name,
-        variant=variant.name,
-        corpora=tuple(corpora),
-        labels=tuple(labels),
-        protocol=own.protocol,
-        epochs=own.epochs,
-        batch=own.batch,
-        optimizer=own.optimizer,
-        lr=own.lr,
-        weight_decay=own.weight_decay,
-        schedule=schedule,
-        patience=own.patience,
-        mask_absent_labels=False,
-        description=f"{variant.paper}, {variant.table}",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    """The clips of a run and what their reading gave."""
-
-    clips: tuple[Clip, ...]
-    reports: tuple[CorpusReport, ...]
-    dropped: dict[str, int]
-    """Clips of labels that the recipe does not train, by label."""
-
-
-def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
-    """All clips of the recipe's corpora under the recipe's labels; CorpusError or ConfigError when there are none."""
-    if not recipe.corpora:
-        raise ConfigError(f"{recipe.name}: corpora is empty; name at least one corpus folder")
-    clips, reports = read_corpora([root / name for name in recipe.corpora], check=True, cache=cache / "heard.json")
-    if recipe.styles:
-        there = sorted({clip.style or "none" for clip in clips})
-        clips = [clip for clip in clips if clip.style in recipe.styles]
-        if not clips:
-            raise ConfigError(f"{recipe.name}: no clip is {' or '.join(recipe.styles)}; styles: {', '.join(there)}")
-    mapping = {label: label for label in recipe.labels} | dict(recipe.label_map)
-    kept, dropped = map_labels(clips, mapping)
-    missing = set(recipe.labels) - {clip.label for clip in kept}
-    if missing:
-        raise ConfigError(f"{recipe.name}: no clip is labelled {', '.join(sorted(missing))}; see labels and label_map")
-    return Material(tuple(kept), tuple(reports), dropped)
-
-
-def features_of(variant: Variant, recipe: Recipe) -> FeatureConfig:
-    """The variant's front end with the recipe's changes; `standard` scaling gets its constants split by split.
-
-    ConfigError for a front end that cannot be.
-    """
-    values = {**variant.features.to_dict(), **recipe.features}
-    if values["scale"] == "standard" and not values["mean"]:
-        bins = values["mfcc"] or values["n_mels"]
-        values |= {"mean": [0.0] * bins, "std": [1.0] * bins}
-    try:
-        return FeatureConfig.from_dict(values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{recipe.name}: {error}") from error
 
 
 class Trainer:
@@ -126,6 +60,8 @@ class Trainer:
         self, recipe: Recipe, material: Material, folder: Path, *, cache: Path, device: str = "cpu", workers: int = 1,
         on_epoch: Callable[[str, dict[str, float]], None] | None = None, progress: StageProgress | None = None,
     ) -> None:  # fmt: skip
+        if material.labels:
+            recipe = replace(recipe, labels=material.labels)
         self.recipe, self.material, self.folder = recipe, material, folder
         self.device, self.on_epoch, self.progress = device, on_epoch, progress
         self.variant = zoo.get(recipe.variant)
@@ -212,7 +148,8 @@ class Trainer:
     def part(self, clips: Sequence[Clip]) -> Part:
         rows = np.array([self.row[clip.id] for clip in clips], np.int64)
         targets = np.array([self.recipe.labels.index(clip.label) for clip in clips], np.int64)
-        return Part(tuple(clips), rows, targets)
+        soft = label_shares(clips, self.recipe.labels, self.recipe.label_map) if self.loss.kind == "soft" else None
+        return Part(tuple(clips), rows, targets, soft)
 
     # ---- one split -------------------------------------------------------------------------------------
 
@@ -296,6 +233,7 @@ class Trainer:
         place = self.folder_of(split, seed)
         if (place / "fold.json").exists():
             return load_folds(place)[0]
+        began = time.monotonic()
         fitted, features, batches = self.fit(split, seed)
         validation = self.part(split.validation or split.test)
         logits = clip_logits(fitted.net.trained(), batches, validation.rows, torch.device(self.device))
@@ -304,8 +242,30 @@ class Trainer:
             place / "bundle", fitted.net, features, Calibration(temperature=temperature), split, seed, {}, batches
         )
         result = self._score(load(bundle.path, compute="cpu"), split, seed, temperature, fitted.best_epoch)
+        result = replace(result, figures=self._figures(fitted.net, batches, split, result))
         save_fold(place / "fold.json", result)
+        (place / CHECKPOINT).unlink(missing_ok=True)  # a finished fold is never gone on with
+        log.info("%s: done in %.0f s", split.name, time.monotonic() - began)
         return result
+
+    def _figures(self, net: SerNet, batches: BatchMaker, split: Split, tested: FoldResult) -> dict[str, float]:
+        """What a paper's table asks for besides its net's answers: accuracy by part, and the reconstruction's error."""
+        if not split.protocol.startswith("paper:") or self.frozen_features is not None:
+            return {}
+        device = torch.device(self.device)
+        place = net.to(device)
+        train = self.part(split.train)
+        right = clip_logits(place, batches, train.rows, device).argmax(axis=1) == train.targets
+        test_right = tested.logits.argmax(axis=1) == tested.targets
+        found = {
+            "training_wa": 100 * float(right.mean()),
+            "whole_wa": 100 * float(np.concatenate([right, test_right]).mean()),
+        }
+        if self.loss.reconstruction:
+            found["reconstruction_mse_e4"] = 1e4 * reconstruction_mse(
+                place, batches, self.part(split.test).rows, device
+            )
+        return found
 
     def _score(
         self, recognizer: Recognizer, split: Split, seed: int, temperature: float, best_epoch: int

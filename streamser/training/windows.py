@@ -43,14 +43,30 @@ class Resident:
         return self.frames[place, :longest], self._lengths[place]
 
 
-def resident(batches: BatchMaker, rows: NDArray[np.int64], net: SerNet, device: torch.device) -> Resident | None:
-    """The training windows of these clips, or None where they are drawn anew or would not fit."""
+def resident(
+    batches: BatchMaker,
+    rows: NDArray[np.int64],
+    net: SerNet,
+    device: torch.device,
+    starts: NDArray[np.int64] | None = None,
+) -> Resident | None:
+    """The training windows of these clips, or None where they are drawn anew or would not fit.
+
+    `starts` are the first frames of pieces; without it each clip has one window.
+    """
     if not batches.fixed:
         return None
     longest = max(batches.frames_of(int(row)) for row in rows)
     if len(rows) * longest * batches.features.bins * 4 > _KEPT_BYTES.get(device.type, 0):
         return None
-    return Resident([batches.window(int(row), own_length=net.takes_lengths) for row in rows], device)
+    firsts = [None] * len(rows) if starts is None else starts.tolist()
+    return Resident(
+        [
+            batches.window(int(row), own_length=net.takes_lengths, start=first)
+            for row, first in zip(rows, firsts, strict=True)
+        ],
+        device,
+    )
 
 
 class Judged:
@@ -121,4 +137,18 @@ def clip_logits(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], devic
     return Judged(batches, rows, net, device).logits(net)
 
 
-__all__ = ["Batch", "Judged", "Resident", "clip_logits", "resident"]
+def reconstruction_mse(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], device: torch.device) -> float:
+    """Mean squared error between the windows of these clips and what the net's decoder makes of them."""
+    net.eval()
+    total, values = 0.0, 0
+    with torch.inference_mode():
+        for batch, _ in Judged(batches, rows, net, device):
+            rebuilt = net(*batch).reconstruction
+            if rebuilt is None:
+                raise ValueError("only a net with a decoder has a reconstruction")
+            total += float((rebuilt.float() - batch[0]).square().sum())
+            values += batch[0].numel()
+    return total / values
+
+
+__all__ = ["Batch", "Judged", "Resident", "clip_logits", "reconstruction_mse", "resident"]

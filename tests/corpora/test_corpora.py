@@ -167,6 +167,12 @@ C-E4:\tHappiness;\t()
 C-E1:\tHappiness;\t()
 C-E2:\tAnger;\t()
 
+[18.1000 - 19.2000]\tSes01F_impro01_F002\thap\t[2.5000, 2.5000, 2.5000]
+C-E1:\tHappiness;\t()
+C-E2:\tHappiness;\t()
+C-E4:\tHappiness; Excited;\t()
+C-F1:\tHappiness; Excited;\t()
+
 [19.2900 - 20.7875]\tSes01F_impro01_M001\txxx\t[2.5000, 3.0000, 3.0000]
 C-E2:\tAnger;\t()
 C-E3:\tSadness;\t()
@@ -182,31 +188,34 @@ def iemocap(root: Path) -> Path:
     (evaluation / "Ses01M_script01_1.txt").write_text(
         "[1.0 - 2.5]\tSes01M_script01_1_FXX0\tsad\t[1.0, 2.0, 3.0]\n", encoding="utf-8"
     )
-    for dialog, turns in {"Ses01F_impro01": ("F000", "M000", "F001", "M001"), "Ses01M_script01_1": ("FXX0",)}.items():
+    for dialog, turns in {
+        "Ses01F_impro01": ("F000", "M000", "F001", "F002", "M001"),
+        "Ses01M_script01_1": ("FXX0",),
+    }.items():
         for turn in turns:
             sound(root / "Session1" / "sentences" / "wav" / dialog / f"{dialog}_{turn}.wav")
     return root
 
 
 def test_iemocap_gives_each_turn_its_speaker_votes_and_difficulty(tmp_path: Path) -> None:
-    clips, report = read_corpus(iemocap(tmp_path))
+    clips, _ = read_corpus(iemocap(tmp_path))
     found = {clip.path.stem: (clip.speaker, clip.label, clip.difficulty, clip.style) for clip in clips}
     assert found == {
-        "Ses01F_impro01_F000": ("iemocap/Ses01F", "neutral", "A", "improvised"),
-        "Ses01F_impro01_M000": ("iemocap/Ses01M", "excited", "B", "improvised"),
+        "Ses01F_impro01_F000": ("iemocap/Ses01F", "neutral", "B", "improvised"),
+        "Ses01F_impro01_M000": ("iemocap/Ses01M", "excited", "C", "improvised"),
         "Ses01F_impro01_F001": ("iemocap/Ses01F", "happy", "C", "improvised"),
+        "Ses01F_impro01_F002": ("iemocap/Ses01F", "happy", "B", "improvised"),  # four of six: Zhong et al., table 1
+        "Ses01F_impro01_M001": ("iemocap/Ses01M", "xxx", "C", "improvised"),
         "Ses01M_script01_1_FXX0": ("iemocap/Ses01F", "sad", None, "scripted"),
     }
     assert by_name(clips)["Ses01F_impro01_M000"].votes == ("excited+happy", "excited", "happy")
     assert {clip.session for clip in clips} == {"Ses01"}
-    (problem,) = report.problems
-    assert str(problem) == "annotators do not agree: Ses01F_impro01_M001 (angry / sad / neutral)"
 
 
 def test_excited_and_happy_are_one_of_the_four_classes(tmp_path: Path) -> None:
     clips, dropped = map_labels(read_corpus(iemocap(tmp_path))[0], FOUR)
-    assert sorted(clip.label for clip in clips) == ["happy", "happy", "neutral", "sad"]
-    assert dropped == {}
+    assert sorted(clip.label for clip in clips) == ["happy", "happy", "happy", "neutral", "sad"]
+    assert dropped == {"xxx": 1}  # turns on which the annotators do not agree are counted
 
 
 def test_map_labels_counts_what_it_leaves_out(tmp_path: Path) -> None:
@@ -317,6 +326,14 @@ def test_listening_finds_unreadable_silent_and_repeated_files(tmp_path: Path) ->
     }
     assert "the same samples as mine/a, there sad" in report.text()
     assert report.kept == 2
+
+
+def test_quiet_speech_is_kept_where_the_threshold_says_so_and_named_where_not(tmp_path: Path) -> None:
+    sound(tmp_path / "faint.wav", level=0.003)  # -50 dBFS
+    folder = manifest(tmp_path, ["faint.wav,1,sad"])
+    (problem,) = read_corpus(folder, name="mine", check=True)[1].problems
+    assert "mine/faint" in str(problem) and "below quiet_dbfs -46" in str(problem)
+    assert len(read_corpus(folder, name="mine", check=True, quiet_dbfs=-60.0)[0]) == 1
 
 
 def test_a_check_remembers_what_it_read_until_the_file_changes(tmp_path: Path) -> None:

@@ -243,6 +243,15 @@ def test_lightsernet_chooses_on_the_test_fold_and_says_so() -> None:
     assert "best epoch chosen on test" in splits[0].text()
 
 
+def test_the_report_trains_on_a_label_s_only_clip() -> None:
+    clips = corpus(speakers=10, each=20)
+    for place in range(0, 200, 40):  # wherever the draw would put it
+        rare = [replace(clip, label="disgust") if i == place else clip for i, clip in enumerate(clips)]
+        for seed in range(3):
+            (split,) = make_splits("paper:lightsernet-report", rare, seed=seed)
+            assert rare[place] in split.train
+
+
 def test_folds_by_session_validate_on_one_of_its_two_speakers() -> None:
     splits = make_splits("paper:parallel-cnn", corpus(speakers=10, sessions=True))
     assert [split.name for split in splits] == [f"session-Ses{n}" for n in range(1, 6)]

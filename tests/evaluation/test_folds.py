@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from streamser.errors import ProtocolError
 from streamser.evaluation.folds import FoldResult, by_seed, load_folds, pool, save_fold
+from streamser.evaluation.foldsummary import summarize
 
 
 def make_fold(fold: str = "a", seed: int = 0, clips: int = 6, **changes: object) -> FoldResult:
@@ -79,6 +81,27 @@ def test_each_seed_is_pooled_by_itself(tmp_path: Path) -> None:
 def test_a_clip_tested_twice_is_no_run_of_folds() -> None:
     with pytest.raises(ProtocolError, match="more than one fold"):
         pool([make_fold("a"), make_fold("a")])
+
+
+def test_of_runs_that_share_their_test_clips_the_mean_is_told() -> None:
+    """The nine runs of Zhong et al. have one test part."""
+    right = make_fold("a")
+    good = replace(right, logits=np.eye(2, dtype=np.float32)[right.targets], figures={"training_wa": 90.0})
+    bad = replace(good, fold="b", logits=1 - good.logits, figures={"training_wa": 80.0})
+    summary = summarize([good, bad, replace(good, fold="c")])
+    assert summary["over"] == "each run" and summary["folds"] == 3
+    assert summary["wa"] == pytest.approx(200 / 3, abs=0.01) and summary["ua_spread"] > 40
+    assert summary["training_wa"] == pytest.approx(260 / 3, abs=0.01)
+
+
+def test_folds_that_divide_the_clips_are_judged_together() -> None:
+    summary = summarize([make_fold("a"), make_fold("b")])
+    pooled = pool([make_fold("a"), make_fold("b")])
+    predicted = pooled.logits.argmax(axis=1)
+    assert summary["over"] == "all test clips"
+    assert summary["weighted_f1"] == pytest.approx(
+        100 * f1_score(pooled.targets, predicted, average="weighted", zero_division=0), abs=0.01
+    )
 
 
 def test_folds_of_two_runs_are_not_pooled() -> None:

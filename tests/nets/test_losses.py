@@ -17,6 +17,7 @@ CLASSES, DIM, CLIPS = 3, 5, 6
 COUNTS = [10, 20, 70]
 TARGETS = np.array([0, 1, 2, 2, 1, 0])
 DIFFICULTY = np.array([0, 1, 2, 0, 1, 2])
+SHARES = np.array([[1, 0, 0], [0.5, 0.5, 0], [0, 0.25, 0.75], [0, 0, 1], [0.2, 0.8, 0], [1, 0, 0]])
 
 
 class Batch:
@@ -51,7 +52,8 @@ def built(spec: LossSpec) -> SerLoss:
 
 
 def judged(module: SerLoss, output: NetOutput, frames: Tensor) -> Tensor:
-    return module(output, torch.from_numpy(TARGETS), frames=frames, difficulty=torch.from_numpy(DIFFICULTY))
+    difficulty, shares = torch.from_numpy(DIFFICULTY), torch.from_numpy(SHARES)
+    return module(output, torch.from_numpy(TARGETS), frames=frames, difficulty=difficulty, shares=shares)
 
 
 def test_softmax_is_the_mean_negative_log_probability() -> None:
@@ -154,6 +156,28 @@ def test_cosine_head_gives_scaled_cosines_whatever_the_lengths() -> None:
     assert bool((head(torch.zeros(1, DIM)) == 0).all())
 
 
+def test_soft_labels_are_the_shares_of_the_annotations() -> None:
+    batch = Batch()
+    log_p = batch.logits - np.log(np.exp(batch.logits).sum(axis=1, keepdims=True))
+    assert batch.loss(LossSpec(kind="soft")) == pytest.approx(-(SHARES * log_p).sum(axis=1).mean())
+    with pytest.raises(ValueError, match="shares of the annotators"):
+        built(LossSpec(kind="soft"))(batch.output(), torch.from_numpy(TARGETS))
+
+
+def test_lq_lies_between_cross_entropy_and_the_absolute_error() -> None:
+    batch = Batch()
+    p = np.exp(batch.log_p())
+    assert batch.loss(LossSpec(kind="lq", q=0.7)) == pytest.approx(((1 - p**0.7) / 0.7).mean())
+    assert batch.loss(LossSpec(kind="lq", q=1.0)) == pytest.approx((1 - p).mean())
+    assert batch.loss(LossSpec(kind="lq", q=1e-6)) == pytest.approx(-batch.log_p().mean(), rel=1e-3)
+
+
+def test_without_classification_only_the_rest_is_learnt() -> None:
+    batch = Batch()
+    error = ((batch.reconstruction - batch.frames) ** 2).mean()
+    assert batch.loss(LossSpec(classification=0.0, reconstruction=1.0)) == pytest.approx(error)
+
+
 def test_centre_loss_is_half_the_squared_distance_to_the_own_centre() -> None:
     batch = Batch()
     module = built(LossSpec(centre=4.0))
@@ -197,6 +221,8 @@ SPECS = {
     "focal": LossSpec(kind="focal", gamma=2.0, alpha=2.0),
     "by difficulty": LossSpec(kind="difficulty_focal", weighted=True),
     "additive margin": LossSpec(kind="am_softmax", scale=10.0, margin=0.4),
+    "soft": LossSpec(kind="soft", weighted=True),
+    "lq": LossSpec(kind="lq"),
     "centre": LossSpec(centre=4.0),
     "reconstruction": LossSpec(reconstruction=1.0),
     "all": LossSpec(kind="focal", weighted=True, centre=0.5, reconstruction=2.0),

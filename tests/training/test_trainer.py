@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from streamser import cli
 from streamser.audio import SAMPLE_RATE, read_audio
 from streamser.bundle import load_bundle
+from streamser.corpora.benchmarks import BENCHMARKS, benchmark_of
 from streamser.errors import ConfigError
 from streamser.evaluation.folds import load_folds
 from streamser.evaluation.foldsummary import left_out_metrics, summarize
@@ -27,9 +28,10 @@ from streamser.nets.moonshine import Moonshine
 from streamser.recognizer import load
 from streamser.training.batches import BatchMaker, FeatureAugment
 from streamser.training.fit import rate_factor, with_common_labels
+from streamser.training.material import Material, gather, recipe_of
 from streamser.training.recipe import Recipe, Schedule, recipe_from
 from streamser.training.store import build_store
-from streamser.training.trainer import Material, Trainer, gather, recipe_of
+from streamser.training.trainer import Trainer
 from streamser.training.windows import clip_logits
 
 
@@ -182,7 +184,7 @@ def test_only_clips_of_the_styles_that_were_asked_for_are_taken(corpora: Path, c
     styles = sorted({clip.style for clip in everything.clips})
     some = gather(make_recipe(styles=styles[:1]), corpora, cache)
     assert len(styles) == 2 and {clip.style for clip in some.clips} == {styles[0]}
-    with pytest.raises(ConfigError, match="no clip is sung"):
+    with pytest.raises(ConfigError, match="no clip is of styles sung; there are"):
         gather(make_recipe(styles=["sung"]), corpora, cache)
 
 
@@ -236,9 +238,11 @@ def test_every_row_of_the_zoo_has_a_recipe_that_trains_it() -> None:
     from streamser.nets import zoo
 
     for variant in zoo.VARIANTS.values():
-        recipe = recipe_of(variant, ["tiny"], ["angry", "sad"])
-        assert recipe.protocol in (*HONEST, *PAPERS)
-        assert recipe.epochs > 0 and recipe.lr > 0
+        for name in variant.published:
+            recipe = recipe_of(variant, BENCHMARKS[name])
+            assert recipe.protocol in (*HONEST, *PAPERS)
+            assert recipe.epochs > 0 and recipe.lr > 0
+            assert benchmark_of(asdict(recipe), [BENCHMARKS[name].corpus]) is BENCHMARKS[name]
 
 
 def test_left_out_scores_are_judged_with_the_other_folds_temperature(

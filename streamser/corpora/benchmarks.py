@@ -1,0 +1,109 @@
+"""What published figures were measured on: which corpus, which half of it, and which of its labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+SEVEN = ("angry", "boredom", "disgust", "fear", "happy", "neutral", "sad")
+FOUR_LABELS = ("angry", "happy", "neutral", "sad")
+ALL_LABELS = ("all",)
+"""Stands for every label that the clips have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """Clips of one corpus under the labels that a paper judged them by."""
+
+    name: str
+    """What a user types."""
+    title: str
+    """For a table."""
+    corpus: str
+    """As its clips name it."""
+    folder: str
+    """What its folder is called, for a command."""
+    labels: tuple[str, ...]
+    label_map: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Corpus labels that count as another."""
+    styles: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    """Only these; empty takes all."""
+
+    def fits(self, folder: str) -> bool:
+        """Whether a folder's name says that it holds this corpus: `EMO-DB`, `IEMOCAP_full_release`."""
+        return _plain(self.corpus) in _plain(folder)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(name="emodb", title="EMO-DB, 7 classes", corpus="emodb", folder="emodb", labels=SEVEN),
+        Benchmark(
+            name="iemocap",
+            title="IEMOCAP, 4 classes, excited counted as happy",
+            labels=FOUR_LABELS,
+            label_map={"excited": "happy"},
+            corpus="iemocap",
+            folder="IEMOCAP",
+        ),
+        Benchmark(
+            name="iemocap-improvised",
+            title="IEMOCAP improvised, 4 classes, excited counted as happy",
+            labels=FOUR_LABELS,
+            label_map={"excited": "happy"},
+            styles=("improvised",),
+            corpus="iemocap",
+            folder="IEMOCAP",
+        ),
+        Benchmark(
+            name="iemocap-improvised-happy",
+            title="IEMOCAP improvised, 4 classes, without excited",
+            labels=FOUR_LABELS,
+            styles=("improvised",),
+            corpus="iemocap",
+            folder="IEMOCAP",
+        ),
+        Benchmark(
+            name="iemocap-session1",
+            title="IEMOCAP, first session, all labels",
+            labels=ALL_LABELS,
+            sessions=("Ses01",),
+            corpus="iemocap",
+            folder="IEMOCAP",
+        ),
+        Benchmark(
+            name="asvp-esd",
+            title="ASVP-ESD, 12 classes",
+            corpus="asvp-esd",
+            folder="ASVP-ESD",
+            labels=(*SEVEN, "disappointment", "excited", "pain", "pleasure", "surprise"),
+        ),
+    )
+}
+"""Every benchmark by name."""
+
+
+def benchmark_of(recipe: Mapping[str, Any], corpora: Sequence[str]) -> Benchmark | None:
+    """The benchmark that a finished run measured, from its recipe.json and the corpora of its test clips."""
+    for one in BENCHMARKS.values():
+        same_labels = one.labels == ALL_LABELS or set(one.labels) == set(recipe["labels"])
+        if (
+            tuple(corpora) == (one.corpus,)
+            and same_labels
+            and dict(one.label_map) == dict(recipe.get("label_map", {}))
+            and one.styles == tuple(recipe.get("styles", ()))
+            and one.sessions == tuple(recipe.get("sessions", ()))
+        ):
+            return one
+    return None
+
+
+__all__ = ["ALL_LABELS", "BENCHMARKS", "FOUR_LABELS", "SEVEN", "Benchmark", "benchmark_of"]

@@ -1,0 +1,130 @@
+"""What a run trains on: a recipe's corpora read, filtered and labelled; and the recipe of a published row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamser.corpora.benchmarks import ALL_LABELS, Benchmark
+from streamser.corpora.clips import Clip
+from streamser.corpora.reader import CorpusReport, map_labels, read_corpora
+from streamser.errors import ConfigError
+from streamser.features import FeatureConfig
+from streamser.nets.variant import Variant
+from streamser.training.recipe import Recipe, Schedule
+
+ROW_QUIET_DBFS = -80.0
+"""Published rows leave out only silence: a corpus's quiet turns were in the papers' counts."""
+
+
+def recipe_of(variant: Variant, benchmark: Benchmark, corpora: Sequence[str] = ()) -> Recipe:
+    """A published row's own training settings on a benchmark as a Recipe; `corpora` are the folders to read."""
+    own = variant.recipe
+    schedule = Schedule(
+        kind=own.schedule, start_epoch=own.start_epoch, every_epochs=own.every_epochs, factor=own.factor
+    )
+    return Recipe(
+        name=variant.name,
+        variant=variant.name,
+        corpora=tuple(corpora) or (benchmark.folder,),
+        labels=benchmark.labels,
+        label_map=benchmark.label_map,
+        styles=benchmark.styles,
+        sessions=benchmark.sessions,
+        quiet_dbfs=ROW_QUIET_DBFS,
+        protocol=own.protocol,
+        epochs=own.epochs,
+        batch=own.batch,
+        optimizer=own.optimizer,
+        lr=own.lr,
+        weight_decay=own.weight_decay,
+        schedule=schedule,
+        patience=own.patience,
+        choose_by=own.choose_by,
+        norm_clips=own.norm_clips,
+        mask_absent_labels=False,
+        description=f"{variant.paper}, {variant.table}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The clips of a run and what their reading gave."""
+
+    clips: tuple[Clip, ...]
+    reports: tuple[CorpusReport, ...]
+    dropped: dict[str, int]
+    """Clips of labels that the recipe does not train, by label."""
+    labels: tuple[str, ...] = ()
+    """The labels of a recipe that trains all of them; empty for one that names its own."""
+
+    def left_out(self) -> list[tuple[str, str, str]]:
+        """Why, which clip, and more of it, for every clip that could not be used."""
+        return [(one.kind, one.where, one.detail) for report in self.reports for one in report.problems]
+
+
+def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
+    """All clips of the recipe's corpora under the recipe's labels; CorpusError or ConfigError when there are none."""
+    if not recipe.corpora:
+        raise ConfigError(f"{recipe.name}: corpora is empty; name at least one corpus folder")
+    clips, reports = read_corpora(
+        [root / name for name in recipe.corpora], check=True, cache=cache / "heard.json", quiet_dbfs=recipe.quiet_dbfs
+    )
+    clips = _only(recipe, clips, "style", "styles", recipe.styles)
+    clips = _only(recipe, clips, "session", "sessions", recipe.sessions)
+    wanted = recipe.labels
+    if wanted == ALL_LABELS:
+        wanted = tuple(sorted({dict(recipe.label_map).get(clip.label, clip.label) for clip in clips}))
+    mapping = {label: label for label in wanted} | dict(recipe.label_map)
+    kept, dropped = map_labels(clips, mapping)
+    missing = set(wanted) - {clip.label for clip in kept}
+    if missing:
+        raise ConfigError(f"{recipe.name}: no clip is labelled {', '.join(sorted(missing))}; see labels and label_map")
+    return Material(tuple(kept), tuple(reports), dropped, wanted if recipe.labels == ALL_LABELS else ())
+
+
+def _only(recipe: Recipe, clips: list[Clip], of: str, key: str, wanted: Sequence[str]) -> list[Clip]:
+    """The clips whose style or session the recipe takes; ConfigError when there are none."""
+    if not wanted:
+        return clips
+    kept = [clip for clip in clips if getattr(clip, of) in wanted]
+    if not kept:
+        there = sorted({getattr(clip, of) or "none" for clip in clips})
+        raise ConfigError(f"{recipe.name}: no clip is of {key} {', '.join(wanted)}; there are {', '.join(there)}")
+    return kept
+
+
+def features_of(variant: Variant, recipe: Recipe) -> FeatureConfig:
+    """The variant's front end with the recipe's changes; `standard` scaling gets its constants split by split.
+
+    ConfigError for a front end that cannot be.
+    """
+    values = {**variant.features.to_dict(), **recipe.features}
+    if values["scale"] == "standard" and not values["mean"]:
+        bins = values["mfcc"] or values["n_mels"]
+        values |= {"mean": [0.0] * bins, "std": [1.0] * bins}
+    try:
+        return FeatureConfig.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{recipe.name}: {error}") from error
+
+
+def label_shares(clips: Sequence[Clip], labels: Sequence[str], label_map: Mapping[str, str]) -> NDArray[np.float32]:
+    """Each label's share of a clip's annotations, (clips, labels); all of it the clip's own label where there are none.
+
+    Annotations of labels that are not trained do not count.
+    """
+    shares = np.zeros((len(clips), len(labels)), np.float32)
+    for row, clip in zip(shares, clips, strict=True):
+        for vote in clip.votes:
+            for label in filter(None, vote.split("+")):
+                label = label_map.get(label, label)
+                if label in labels:
+                    row[labels.index(label)] += 1
+        if not row.any():
+            row[labels.index(clip.label)] = 1
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True), np.float32)

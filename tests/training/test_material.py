@@ -1,0 +1,64 @@
+"""What a row trains on: IEMOCAP's excited as happy, a session with all its labels, quiet turns kept, all counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from corpus_maker import make_iemocap
+
+from streamser.corpora.benchmarks import BENCHMARKS
+from streamser.corpora.clips import Clip
+from streamser.errors import ConfigError
+from streamser.nets import zoo
+from streamser.training.material import gather, label_shares, recipe_of
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpora")
+    make_iemocap(folder / "IEMOCAP")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("row", "benchmark", "counts"),
+    [
+        ("sepconv-n5-focal", "iemocap", {"angry": 20, "happy": 40, "neutral": 20, "sad": 20}),
+        ("cnn-blstm-softmax", "iemocap", {"angry": 20, "happy": 40, "neutral": 20, "sad": 20}),
+        ("lightsernet-7s-ce", "iemocap-improvised", {"angry": 10, "happy": 20, "neutral": 10, "sad": 10}),
+        (
+            "parallel-cnn-mel-s",
+            "iemocap-improvised-happy",
+            {"angry": 10, "happy": 10, "neutral": 10, "sad": 10},
+        ),
+        (
+            "lightsernet-report-iemocap",
+            "iemocap-session1",
+            dict.fromkeys(("angry", "excited", "frustration", "happy", "neutral", "sad", "xxx"), 4),
+        ),
+    ],
+)
+def test_a_row_takes_the_clips_that_its_paper_took(
+    root: Path, row: str, benchmark: str, counts: dict[str, int]
+) -> None:
+    variant = zoo.get(row)
+    assert benchmark in variant.published
+    material = gather(recipe_of(variant, BENCHMARKS[benchmark]), root, root / "cache")
+    assert Counter(clip.label for clip in material.clips) == counts
+
+
+def test_a_session_that_is_not_there_is_refused_with_those_that_are(root: Path) -> None:
+    from dataclasses import replace
+
+    recipe = replace(recipe_of(zoo.get("sepconv-n5-wce"), BENCHMARKS["iemocap"]), sessions=("Ses09",))
+    with pytest.raises(ConfigError, match="no clip is of sessions Ses09; there are Ses01, Ses02"):
+        gather(recipe, root, root / "cache")
+
+
+def test_label_shares_count_every_annotation_under_the_row_s_labels() -> None:
+    votes = ("happy", "excited+happy", "frustration", "sad")
+    clips = [Clip(Path("a.wav"), "c", "c/1", "happy", votes=votes), Clip(Path("b.wav"), "c", "c/1", "sad")]
+    shares = label_shares(clips, ("happy", "sad"), {"excited": "happy"})
+    assert shares.tolist() == [[0.75, 0.25], [0.0, 1.0]]
