@@ -231,7 +231,7 @@ class Recognizer:
             label=self.labels[best],
             scores=dict(zip(self.labels, probabilities.tolist(), strict=True)),
             confidence=confidence,
-            uncertain=confidence < self.threshold or not audible,
+            uncertain=not (audible and confidence >= self.threshold),  # a confidence that is NaN is uncertain too
             windows=len(scores.logits),
             audible=audible,
         )

@@ -38,6 +38,7 @@ _WORKER_NAMES = {
     "busy_s": "streamser_worker_busy_seconds_total",
     "calls": "streamser_worker_calls_total",
     "compute_s": "streamser_engine_compute_seconds_total",
+    "errors": "streamser_worker_errors_total",
     "partials_dropped": "streamser_worker_partials_skipped_total",
     "segments_judged": "streamser_worker_segments_total",
     "streams": "streamser_worker_streams",

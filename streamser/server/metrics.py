@@ -16,6 +16,7 @@ _HELP = {
     "streamser_worker_busy_seconds_total": "Time the inference worker was at work.",
     "streamser_worker_calls_total": "Calls to the recognizer, each for one or more segments.",
     "streamser_worker_partials_skipped_total": "Partial results that gave way to newer ones.",
+    "streamser_worker_errors_total": "Errors of the engine; each cost a partial result, or a final was judged again.",
     "streamser_worker_segments_total": "Segments judged.",
     "streamser_worker_streams": "Streams that the inference worker serves now.",
     "streamser_worker_waiting": "Segments and events that wait for the inference worker.",

@@ -95,6 +95,11 @@ class Judge:
             latency_ms=max(0.0, (time.monotonic() - arrived_s) * 1000),
         )
 
+    def restart(self) -> None:
+        """Forget what an error has left half done: the next segment of the utterance begins with its own sound."""
+        if self._steps is not None:
+            self._steps.restart()
+
     def _known(self, segment: Segment) -> Prediction | None:
         """The answer that was computed ahead for just these samples."""
         if self._ahead is None:
@@ -116,7 +121,7 @@ class Judge:
     def _again(self, prediction: Prediction, scores: Mapping[str, float]) -> Prediction:
         """The same answer with other scores."""
         best = max(scores, key=scores.__getitem__)
-        uncertain = not prediction.audible or scores[best] < self.recognizer.threshold
+        uncertain = not (prediction.audible and scores[best] >= self.recognizer.threshold)  # NaN is uncertain too
         return replace(prediction, label=best, scores=scores, confidence=scores[best], uncertain=uncertain)
 
 

@@ -307,7 +307,7 @@ class Listener:
                 self._take(item)
             self._tell_skipped()
             self._stream.close()
-        except Exception as error:
+        except BaseException as error:  # sys.exit() in a source too: whoever waits for the end must see it
             self._error = self._error or error
             self.source.close()
             self._end_with(error)
@@ -337,7 +337,7 @@ class Listener:
             self._stream.note(Gap(start=self._stream.position, length=self._skipped, reason="paused"))
         self._skipped, self._told_pause = 0, False
 
-    def _end_with(self, error: Exception) -> None:
+    def _end_with(self, error: BaseException) -> None:
         try:
             self._stream.close(explain(error))
         except Exception:

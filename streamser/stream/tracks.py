@@ -78,6 +78,10 @@ class StepTrack:
         self._start = 0  # sample index of the first sample fed
         self._end = 0
 
+    def restart(self) -> None:
+        """Leave the track, whose state is not known after an error."""
+        self._track, self._utterance = None, -1
+
     def partial(self, segment: Segment, pieces: Sequence[Piece]) -> TrackQuestion:
         """The question for a partial window, once the pieces up to its end are fed."""
         afresh = self._track is None or any(piece.afresh for piece in pieces)

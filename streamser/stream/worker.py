@@ -17,7 +17,7 @@ from typing import Any
 
 from streamser.audio import Segment
 from streamser.bundle import Bundle
-from streamser.errors import StreamserError
+from streamser.errors import AudioError, StreamserError
 from streamser.events import Event, StreamEnded
 from streamser.recognizer import Prediction, Recognizer
 from streamser.settling import Settling
@@ -140,6 +140,7 @@ class InferenceWorker:
         self._calls = 0
         self._judged = 0
         self._dropped = 0
+        self._errors = 0
         self._busy_s = 0.0
 
     def start(self) -> InferenceWorker:
@@ -216,6 +217,7 @@ class InferenceWorker:
             "segments_judged": self._judged,
             "calls": self._calls,
             "partials_dropped": self._dropped,
+            "errors": self._errors,
             "busy_s": round(self._busy_s, 3),
         }
 
@@ -305,37 +307,64 @@ class InferenceWorker:
 
     def _serve(self, jobs: Sequence[_Job]) -> None:
         questions: dict[int, Question] = {}
+        answers: dict[int, Prediction | None] = {}
         for index, job in enumerate(jobs):
             if isinstance(job.item, Segment) and not job.state.over:
                 try:
                     question = job.state.judge.question(job.item, job.pieces)
-                except Exception as error:
-                    self._fail(job.state, error)
+                except BaseException as error:
+                    answers[index] = self._recover(job, error)
                     continue
                 if question is not None:
                     questions[index] = question
-        answers = self._answers(jobs, questions)
+        answers |= self._answers(jobs, questions)
         for index, job in enumerate(jobs):
             if not job.state.over:
-                self._deliver(job, answers.get(index))
+                self._deliver(job, answers.get(index), skipped=index in answers and answers[index] is None)
 
-    def _answers(self, jobs: Sequence[_Job], questions: dict[int, Question]) -> dict[int, Prediction]:
+    def _answers(self, jobs: Sequence[_Job], questions: dict[int, Question]) -> dict[int, Prediction | None]:
         """Predictions by job; when a batch fails its jobs are asked one by one, to find the one that is to blame."""
         if not questions:
             return {}
         try:
             answers = dict(zip(questions, ask(self.recognizer, list(questions.values())), strict=True))
-        except Exception as error:
+        except BaseException as error:
             if len(questions) > 1:
                 alone = [self._answers(jobs, {index: question}) for index, question in questions.items()]
                 return {index: answer for one in alone for index, answer in one.items()}
-            self._fail(jobs[next(iter(questions))].state, error)
-            return {}
+            index = next(iter(questions))
+            return {index: self._recover(jobs[index], error)}
         self._calls += 1
         self._judged += len(answers)
-        return answers
+        return {**answers}
 
-    def _deliver(self, job: _Job, answer: Prediction | None) -> None:
+    def _recover(self, job: _Job, error: BaseException) -> Prediction | None:
+        """An answer in spite of an error in judging; None where there is none.
+
+        An engine may fail once, or a GPU may be full for a moment: a partial result is then left out, and a final is
+        judged once more, from its whole sound. When that fails too, or the sound itself is to blame, the stream ends.
+        """
+        state, segment = job.state, job.item
+        assert isinstance(segment, Segment)
+        if isinstance(error, AudioError | ValueError):
+            self._fail(state, error)
+            return None
+        if not state.tally.errors:
+            logger.warning(
+                "stream %s: %s; one result is left out or computed again", state.judge.stream, explain(error)
+            )
+        state.tally.errors += 1
+        self._errors += 1
+        state.judge.restart()
+        if not segment.final:
+            return None
+        try:
+            return self.recognizer.predict(segment)
+        except BaseException as again:
+            self._fail(state, again)
+            return None
+
+    def _deliver(self, job: _Job, answer: Prediction | None, *, skipped: bool) -> None:
         if isinstance(job.item, StreamEnded):  # first, so that a reader that gets it finds the stream gone
             with self._changed:
                 self._states.discard(job.state)
@@ -343,6 +372,8 @@ class InferenceWorker:
             event = job.item
             if isinstance(event, Segment):
                 job.state.end = event.end
+                if skipped:
+                    return
                 judged = job.state.judge.event(event, answer, job.arrived_s)
                 if judged is None:
                     return
@@ -351,20 +382,20 @@ class InferenceWorker:
             job.state.deliver(event)
             if isinstance(event, StreamEnded):
                 self._end(job.state)
-        except Exception as error:
+        except BaseException as error:  # sys.exit() in a reader too: it must not end the thread that serves all streams
             self._fail(job.state, error)
 
-    def _fail(self, state: _StreamState, error: Exception) -> None:
+    def _fail(self, state: _StreamState, error: BaseException) -> None:
         """This stream is over; the others go on."""
         if state.over:
             return
         self._end(state)
-        if state.on_error is not None:
-            state.on_error(error)
         ended = StreamEnded(stream=state.judge.stream, end=state.end, error=explain(error))
         try:
+            if state.on_error is not None:
+                state.on_error(error)
             state.deliver(ended)
-        except Exception:
+        except BaseException:
             logger.exception("stream %s: its reader failed twice", state.judge.stream)
 
 

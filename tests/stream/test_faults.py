@@ -1,0 +1,208 @@
+"""What goes wrong in an engine, a callback or a source costs as little as it can, and never a thread or a wait."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from stream_parts import (
+    ListSource,
+    as_json,
+    finals,
+    in_blocks,
+    partials,
+    streamser_threads,
+    two_utterances,
+    until,
+    with_engine,
+)
+
+from streamser.audio import SAMPLE_RATE
+from streamser.bundle import Bundle
+from streamser.engines import Engine, FallbackEngine
+from streamser.errors import AudioError, EngineError
+from streamser.events import EmotionEvent, Event, StreamEnded
+from streamser.features import Frames
+from streamser.recognizer import Adaptation, Anchor, Recognizer
+from streamser.stream.channel import StreamConfig, WorkerStream
+from streamser.stream.pipeline import Listener
+from streamser.stream.sources import SourceItem, WavSource
+from streamser.stream.worker import InferenceWorker, PipelineConfig
+
+
+def failing(calls: Callable[[int], bool], error: Exception) -> Callable[[], None]:
+    """Something that fails at the calls that are chosen, counted from 0."""
+    count = iter(range(1 << 30))
+
+    def before() -> None:
+        if calls(next(count)):
+            raise error
+
+    return before
+
+
+GPU_FULL = EngineError("cuda:0: CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+# The engine
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["replay", "live"])
+@pytest.mark.parametrize("error", [GPU_FULL, RuntimeError("a driver's hiccup")], ids=["EngineError", "RuntimeError"])
+def test_every_call_of_an_engine_may_fail_once_and_no_final_is_lost(
+    recognizer: Recognizer, live: bool, error: Exception
+) -> None:
+    source = in_blocks(two_utterances())
+    with Listener(ListSource(source, live=live), recognizer) as events:
+        expected = list(events)
+    for broken in range(0, 12, 2):
+        flaky, _ = with_engine(recognizer, failing(lambda call, at=broken: call == at, error))
+        with Listener(ListSource(source, live=live), flaky) as events:
+            found = list(events)
+        assert as_json(finals(found)) == as_json(finals(expected)), f"call {broken}"
+        assert isinstance(found[-1], StreamEnded) and found[-1].error is None
+
+
+def test_an_engine_that_fails_at_every_second_call_loses_partials_only(recognizer: Recognizer) -> None:
+    flaky, engine = with_engine(recognizer, failing(lambda call: call % 2 == 0, GPU_FULL))
+    with Listener(ListSource(in_blocks(two_utterances())), flaky) as listener:
+        events = list(listener)
+    assert len(finals(events)) == 2 and partials(events)
+    places = [(event.utterance, event.seq) for event in partials(events)]
+    assert places == sorted(set(places))
+    assert engine.batches
+
+
+def test_an_engine_that_fails_for_ever_ends_its_stream_with_its_words(recognizer: Recognizer) -> None:
+    dead, _ = with_engine(recognizer, failing(lambda call: True, GPU_FULL))
+    with (
+        pytest.raises(EngineError, match="CUDA out of memory"),
+        Listener(ListSource(in_blocks(two_utterances())), dead) as listener,
+    ):
+        events = list(listener._events)
+        assert [type(event) for event in events if isinstance(event, EmotionEvent)] == []
+        assert isinstance(events[-1], StreamEnded) and "CUDA out of memory" in str(events[-1].error)
+    assert not streamser_threads()
+
+
+def test_a_gpu_that_is_full_hands_over_to_the_cpu_within_the_very_utterance(
+    recognizer: Recognizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What FallbackEngine does when CUDA runs out of memory in the middle of a stream, simulated on the CPU."""
+    gpu = with_engine(recognizer, failing(lambda call: call >= 3, GPU_FULL))[1]
+    engine = FallbackEngine(lambda: gpu, lambda: recognizer.engine, recognizer.features)
+    with Listener(ListSource(in_blocks(two_utterances())), recognizer) as listener:
+        expected = list(listener)
+    with Listener(ListSource(in_blocks(two_utterances())), Recognizer(recognizer.bundle, engine)) as listener:
+        assert as_json(listener) == as_json(expected)
+    assert engine.metrics()["fallback"] == str(GPU_FULL)
+    assert sum("CUDA out of memory" in record.getMessage() for record in caplog.records) == 1
+
+
+class Nonsense:
+    """An engine whose logits are finite, but too large to be told apart."""
+
+    name, device = "onnx", "cpu"
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def run(self, frames: Frames) -> tuple[Frames, Frames]:
+        logits, embedding = self._engine.run(frames)
+        return logits, np.full_like(embedding, np.nan)
+
+    def metrics(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+def test_a_confidence_that_is_nan_is_uncertain(bundle: Bundle, recognizer: Recognizer) -> None:
+    anchor = Anchor(np.zeros(64, np.float32), 1.0, 2, 0.5)
+    spoiled = Recognizer(bundle, Nonsense(recognizer.engine), adaptation=Adaptation(np.zeros(4, np.float32), anchor))
+    prediction = spoiled.predict(two_utterances())
+    assert prediction.confidence != prediction.confidence and prediction.uncertain
+    with Listener(ListSource(in_blocks(two_utterances())), spoiled) as listener:
+        assert all(event.uncertain for event in listener if isinstance(event, EmotionEvent))
+
+
+# Callbacks
+
+
+@pytest.mark.parametrize("which", ["on_final", "on_partial", "on_event"])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=lambda error: type(error).__name__
+)
+def test_what_a_callback_raises_ends_the_stream_and_reaches_the_caller(
+    recognizer: Recognizer, which: str, error: BaseException
+) -> None:
+    def leave(event: Event) -> None:
+        raise error
+
+    with (
+        pytest.raises(type(error)),
+        Listener(ListSource(in_blocks(two_utterances())), recognizer, **{which: leave}) as listener,
+    ):  # type: ignore[arg-type]
+        assert listener.wait(10)
+    last = list(listener)[-1]
+    assert isinstance(last, StreamEnded) and str(last.error).startswith(type(error).__name__)
+    assert not streamser_threads()
+
+
+def test_a_reader_that_leaves_by_sys_exit_does_not_disturb_the_other_streams(recognizer: Recognizer) -> None:
+    found: list[Event] = []
+    errors: list[BaseException] = []
+
+    def leave(event: Event) -> None:
+        sys.exit("out of here")
+
+    with InferenceWorker(recognizer) as worker:
+        bad = WorkerStream(worker, leave, name="bad", on_error=errors.append)
+        good = WorkerStream(worker, found.append, name="good")
+        for stream in (bad, good):
+            stream.push(two_utterances())
+            stream.close()
+        until(lambda: bool(found) and isinstance(found[-1], StreamEnded))
+    assert len(finals(found)) == 2
+    assert [type(error) for error in errors] == [SystemExit]
+
+
+def test_a_source_that_leaves_by_sys_exit_ends_the_wait(recognizer: Recognizer) -> None:
+    def items() -> Iterator[SourceItem]:
+        yield from in_blocks(two_utterances())[:200]
+        sys.exit(4)
+
+    with pytest.raises(SystemExit), Listener(ListSource(items()), recognizer) as listener:
+        assert listener.wait(10)
+    assert not streamser_threads()
+
+
+# Queues
+
+
+def test_a_consumer_that_never_reads_costs_partials_but_no_final(recognizer: Recognizer) -> None:
+    config = StreamConfig(pipeline=PipelineConfig(waiting_events=16))
+    sound = np.concatenate([two_utterances()] * 2)
+    listener = Listener(ListSource(in_blocks(sound), live=True), recognizer, config)
+    with listener:
+        assert listener.wait(20)
+        events = list(listener._events)
+    assert len(finals(events)) == 4 and isinstance(events[-1], StreamEnded)
+    assert listener.status().events_dropped > 0
+
+
+@pytest.mark.parametrize("name", ["gone.wav", "folder"])
+def test_a_file_that_vanishes_while_it_is_replayed_ends_with_its_name(
+    recognizer: Recognizer, tmp_path: Path, name: str
+) -> None:
+    for number in range(2):
+        soundfile.write(tmp_path / f"{number}.wav", two_utterances(), SAMPLE_RATE)
+    source = WavSource(tmp_path)
+    with pytest.raises(AudioError, match=r"1\.wav: no such file"), Listener(source, recognizer) as listener:
+        (tmp_path / "1.wav").unlink()
+        assert listener.wait(20)
+    assert len(finals(listener)) == 2
