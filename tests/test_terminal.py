@@ -22,8 +22,9 @@ from streamser.errors import DeviceError
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
 from streamser.stream.status import StreamStatus
 from streamser.terminal import PlainView, drawing
-from streamser.terminal.app import Part, TerminalApp, free_path
+from streamser.terminal.app import Part, QuitScreen, TerminalApp, free_path
 from streamser.terminal.session import Session
+from streamser.terminal.summary import Summary
 
 SECOND = 16_000
 LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -157,7 +158,7 @@ SIZES = [(80, 24), (120, 35), (60, 18), (50, 14), (40, 10), (30, 7)]
 async def test_the_emotion_and_the_state_are_shown_at_every_size(size: tuple[int, int]) -> None:
     listener, app = make()
     async with running(listener, app, size) as pilot:
-        await until(pilot, lambda: app.session.utterances == 2 and "41%" in app.part("headline").told)
+        await until(pilot, lambda: app.session.summary.utterances == 2 and "41%" in app.part("headline").told)
         assert "uncertain" in app.part("headline").told
         assert "sad?" in app.part("headline").told
         assert "listening" in app.part("header").told
@@ -197,7 +198,7 @@ async def test_a_guess_is_never_shown_as_an_answer() -> None:
 async def test_nothing_is_painted_again_while_nothing_changes() -> None:
     listener, app = make()
     async with running(listener, app, (80, 24)) as pilot:
-        await until(pilot, lambda: app.session.utterances == 2)
+        await until(pilot, lambda: app.session.summary.utterances == 2)
         painted: list[str] = []
         for part in app.query(Part):
             part.update = lambda *_, **__: painted.append("again")  # type: ignore[method-assign]
@@ -226,12 +227,12 @@ async def test_s_saves_all_events_and_again_to_the_same_file(tmp_path: Path) -> 
     listener = FakeListener(TALK)
     app = TerminalApp(listener, title="test", save=tmp_path)
     async with running(listener, app) as pilot:
-        await until(pilot, lambda: app.session.utterances == 2)
+        await until(pilot, lambda: app.session.summary.utterances == 2)
         await pilot.press("s")
         (saved,) = tmp_path.iterdir()
         assert re.fullmatch(r"streamser-\d{8}-\d{6}\.jsonl", saved.name)
         assert [json.loads(line) for line in saved.read_text().splitlines()] == [event.to_dict() for event in TALK]
-        assert app.saved == f"{len(TALK)} events saved to {saved}"
+        assert app.saved_paths == [str(saved)]
         await pilot.press("s")
         assert list(tmp_path.iterdir()) == [saved]
         assert len(saved.read_text().splitlines()) == len(TALK)
@@ -242,7 +243,7 @@ async def test_a_save_that_fails_is_told_and_nothing_ends(tmp_path: Path) -> Non
     app = TerminalApp(listener, title="test", save=tmp_path / "missing" / "out.jsonl")
     async with running(listener, app) as pilot:
         await pilot.press("s")
-        assert app.saved == ""
+        assert app.saved_paths == []
         assert app.is_running
 
 
@@ -263,6 +264,109 @@ async def test_quitting_closes_the_listener(key: str, code: int) -> None:
     assert listener.closed.is_set()
 
 
+async def test_q_asks_before_results_that_are_written_nowhere_are_lost() -> None:
+    listener = FakeListener(TALK)
+    app = TerminalApp(listener, title="test", ask=True)
+    async with running(listener, app) as pilot:
+        await until(pilot, lambda: app.session.summary.utterances == 2)
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, QuitScreen))
+        await pilot.press("x")  # any other key goes on
+        await until(pilot, lambda: not isinstance(app.screen, QuitScreen))
+        assert app.is_running and not listener.closed.is_set()
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, QuitScreen))
+        await pilot.press("q")
+        await until(pilot, lambda: app.return_value is not None)
+    assert listener.closed.is_set() and app.return_value == 0 and app.saved_paths == []
+
+
+async def test_s_at_the_question_saves_and_quits(tmp_path: Path) -> None:
+    listener = FakeListener(TALK)
+    app = TerminalApp(listener, title="test", save=tmp_path / "out.jsonl", ask=True)
+    async with running(listener, app) as pilot:
+        await until(pilot, lambda: app.session.summary.utterances == 2)
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, QuitScreen))
+        await pilot.press("s")
+        await until(pilot, lambda: app.return_value is not None)
+    assert app.saved_paths == [str(tmp_path / "out.jsonl")]
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == len(TALK)
+
+
+async def test_a_save_that_fails_at_the_question_does_not_quit(tmp_path: Path) -> None:
+    listener = FakeListener(TALK)
+    app = TerminalApp(listener, title="test", save=tmp_path / "missing" / "out.jsonl", ask=True)
+    async with running(listener, app) as pilot:
+        await until(pilot, lambda: app.session.summary.utterances == 2)
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, QuitScreen))
+        await pilot.press("s")
+        await until(pilot, lambda: not isinstance(app.screen, QuitScreen))
+        assert app.is_running and not listener.closed.is_set()
+
+
+async def test_q_does_not_ask_when_nothing_would_be_lost(tmp_path: Path) -> None:
+    quiet = FakeListener([])
+    app = TerminalApp(quiet, title="test", ask=True)
+    async with running(quiet, app) as pilot:
+        await pilot.press("q")
+        await until(pilot, lambda: app.return_value is not None)
+    listener = FakeListener(TALK)
+    saved = TerminalApp(listener, title="test", save=tmp_path, ask=True)
+    async with running(listener, saved) as pilot:
+        await until(pilot, lambda: saved.session.summary.utterances == 2)
+        await pilot.press("s", "q")
+        await until(pilot, lambda: saved.return_value is not None)
+
+
+def test_the_last_result_stays_dimmed_until_the_first_partial_of_the_next_utterance() -> None:
+    session = Session(LABELS)
+    for event in utterance(0, 1.0, 3.0):
+        session.take(event)
+    assert not session.before
+    session.take(SpeechStarted(utterance=1, start=5 * SECOND))
+    headline, bars = drawing.headline(session, 40), drawing.bars(session, 40, 8)
+    assert headline.plain.startswith("before: happy") and "86%" in headline.plain
+    assert "86%" in bars.plain and drawing.now_titles(session) == ("now", "")
+    assert {str(span.style) for text in (headline, bars) for span in text.spans} == {drawing.FAINT}
+    session.take(emotion(1, 5.0, 6.0, "sad", final=False))
+    assert drawing.headline(session, 40).plain.startswith("sad")
+    assert "before" not in drawing.headline(session, 40).plain
+
+
+def test_a_summary_says_the_shares_of_time_the_gaps_and_where_it_was_saved() -> None:
+    summary = Summary(LABELS)
+    events = [*utterance(0, 0.0, 3.0), *utterance(1, 4.0, 5.0, "sad", 0.4), *utterance(2, 6.0, 10.0, "sad")]
+    for event in [*events, Gap(start=5 * SECOND, length=SECOND), StreamEnded(end=12 * SECOND)]:
+        summary.take(event)
+    lines = summary.text(60, ["talk.csv"]).splitlines()
+    assert lines[0] == "00:00:12  3 utterances, 1 of them uncertain, 8.0 s of speech"
+    shares = {line.split()[1]: int(line.split()[2]) for line in lines if "%" in line}
+    assert shares == {name: {"happy": 38, "sad": 50, "uncertain": 12}.get(name, 0) for name in (*LABELS, "uncertain")}
+    (timeline,) = [line.split()[1] for line in lines if line.startswith("  timeline")]
+    assert timeline == "h" * 12 + "." * 4 + "????" + "xxxx" + "s" * 16 + "." * 8
+    assert lines[-2:] == ["  gaps      1, 1.0 s of sound lost", "  saved     talk.csv"]
+    assert "nothing; --out FILE" in summary.text(60)
+
+
+@pytest.mark.parametrize("width", [52, 80, 100, 140])
+def test_a_summary_is_no_wider_than_the_terminal(width: int) -> None:
+    summary = Summary(LABELS)
+    for event in [*utterance(0, 0.0, 3.0), *utterance(1, 3600.0, 7200.0, "sad"), StreamEnded(end=7200 * SECOND)]:
+        summary.take(event)
+    assert max(map(len, summary.text(width).splitlines())) <= width
+
+
+def test_a_summary_of_several_streams_puts_them_one_after_another() -> None:
+    summary = Summary(LABELS)
+    for _ in range(2):
+        for event in [*utterance(0, 0.0, 1.0), StreamEnded(end=2 * SECOND)]:
+            summary.take(event)
+    assert summary.text(52).splitlines()[0].startswith("00:00:04  2 utterances, 2.0 s")
+    assert "  timeline  " + ("h" * 10 + "." * 10) * 2 in summary.text(52)
+
+
 async def test_a_replay_that_ends_stays_on_the_screen_until_q() -> None:
     listener, app = make([*TALK, END])
     async with running(listener, app) as pilot:
@@ -280,7 +384,7 @@ async def test_a_replay_may_end_by_itself() -> None:
     app = TerminalApp(listener, title="test", exit_at_end=True)
     async with running(listener, app) as pilot:
         await until(pilot, lambda: app.return_value is not None)
-    assert (app.return_value, app.session.utterances) == (0, 2)
+    assert (app.return_value, app.session.summary.utterances) == (0, 2)
 
 
 async def test_a_stream_that_fails_says_why_and_the_exit_code_tells() -> None:
@@ -322,7 +426,7 @@ async def test_who_looks_back_is_not_pushed_along() -> None:
     talk = [event for number in range(40) for event in utterance(number, number * 4, number * 4 + 2)]
     listener, app = make(talk)
     async with running(listener, app, (80, 24)) as pilot:
-        await until(pilot, lambda: app.session.utterances == 40)
+        await until(pilot, lambda: app.session.summary.utterances == 40)
         await pilot.press("down", "down", "pagedown")
         seen = app.part("rows").told
         assert seen.startswith("01:48")  # the thirteenth newest began at 27 * 4 s

@@ -124,6 +124,8 @@ class Places:
             from streamser.plot import check_plot
 
             check_plot(picture)
+        self.kept = [str(path) for path in [*args.out, *([args.jsonl] if args.jsonl else [])] if path != "-"]
+        """The files that the events are written to, for the summary."""
         self._stack = ExitStack()
         self._writers: list[Writer] = []
         for path in [*args.out, *([args.jsonl] if args.jsonl else [])]:

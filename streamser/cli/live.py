@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
 def _listen(source: Source, recognizer: Recognizer, config: Config, places: Places, plain: bool) -> int:
     listener = Listener(source, recognizer, config, on_event=places.write)
     if terminal.usable() and not plain and not places.machine:
-        code = terminal.run_terminal(listener, title=f"{source.description} · {recognizer.bundle.name}")
+        title = f"{source.description} · {recognizer.bundle.name}"
+        code = terminal.run_terminal(listener, title=title, kept=places.kept, ask=True)
         return 0 if code == 130 else code
     view = terminal.PlainView(labels=recognizer.labels)
     if not places.machine:
@@ -72,4 +73,6 @@ def _listen(source: Source, recognizer: Recognizer, config: Config, places: Plac
         for event in listener:
             if not places.machine:
                 view.on_event(event)
+    if not places.machine:
+        view.finish(places.kept)
     return 0

@@ -71,12 +71,15 @@ def _play_all(
         listener = Listener(source, recognizer, config, on_event=places.write, name=name)
         if terminal.usable() and not (args.plain or places.machine or args.speed == "max"):
             title = f"{name} · {recognizer.bundle.name}"
-            code = terminal.run_terminal(listener, title=title, exit_at_end=file != files[-1])
+            code = terminal.run_terminal(listener, title=title, exit_at_end=file != files[-1], kept=places.kept)
+            view = None  # each file's summary is shown when its view closes
         else:
             code = _play(listener, source, view)
         if code:
-            return code
-    return 0
+            break
+    if view is not None:
+        view.finish(places.kept)
+    return code
 
 
 def _play(listener: Listener, source: WavSource, view: terminal.PlainView | None) -> int:

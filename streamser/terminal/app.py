@@ -72,7 +72,8 @@ _HELP = """\
   s          save the session's events as JSON lines
   ↑ ↓        look at earlier utterances; home: the newest
   ?          this page; any key leaves it
-  q, Ctrl-C  quit
+  q          quit; asks first when results would be lost
+  Ctrl-C     quit at once
 
 [b]Words[/b]
   so far     a guess about an utterance that goes on
@@ -100,6 +101,23 @@ class HelpScreen(ModalScreen[None]):
             self.dismiss()
 
 
+class QuitScreen(ModalScreen[str]):
+    """Asked before results are lost; ends with "save", "quit" or "stay"."""
+
+    def __init__(self, utterances: int) -> None:
+        super().__init__()
+        number = f"{utterances} utterance{'s are' if utterances != 1 else ' is'}"
+        self._words = f"{number} not saved.\n\n  s  save and quit\n  q  quit without saving\n  any other key: go on\n"
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="ask"):
+            yield Static(self._words)
+
+    def on_key(self, event: Key) -> None:
+        event.stop()
+        self.dismiss({"s": "save", "q": "quit"}.get(event.key, "stay"))
+
+
 class TerminalApp(App[int]):
     """Watch a listener; ends with the exit code."""
 
@@ -108,9 +126,9 @@ class TerminalApp(App[int]):
         Binding("p,space", "pause", "Pause", key_display="p"),
         Binding("s", "save", "Save"),
         Binding("question_mark", "help", "Help", key_display="?"),
-        Binding("q", "quit(0)", "Quit"),
+        Binding("q", "leave", "Quit"),
         Binding("ctrl+c", "quit(130)", show=False, priority=True),
-        Binding("ctrl+q", "quit(0)", show=False, priority=True),
+        Binding("ctrl+q", "leave", show=False),
         Binding("up", "look(-1)", show=False),
         Binding("down", "look(1)", show=False),
         Binding("pageup", "look(-10)", show=False),
@@ -141,9 +159,10 @@ class TerminalApp(App[int]):
     .-tall #level, .-tall #ribbon { margin: 1 0; }
     .-tall #health { margin-bottom: 1; }
     Toast { width: 70; max-width: 100%; background: #22262C; }
-    HelpScreen { align: center middle; background: #121417 70%; }
-    #help { width: 84; max-width: 100%; height: auto; max-height: 100%; border: round #7D838C; background: #1A1D22;
+    HelpScreen, QuitScreen { align: center middle; background: #121417 70%; }
+    #help, #ask { width: 84; max-width: 100%; height: auto; max-height: 100%; border: round #7D838C; background: #1A1D22;
             padding: 0 2; }
+    #ask { width: 44; padding: 1 2 0 2; }
     """
 
     def __init__(
@@ -154,14 +173,15 @@ class TerminalApp(App[int]):
         labels: Sequence[str] = (),
         save: Path | None = None,
         exit_at_end: bool = False,
+        ask: bool = False,
     ) -> None:
         super().__init__()
         self.session = Session(labels)
         self.exit_code = 0
         self.error: str | None = None
         """Why the stream ended before its time."""
-        self.saved = ""
-        """What the last save did, for people."""
+        self.saved_paths: list[str] = []
+        """Where the key `s` has saved the session."""
         self._listener = listener
         names = ("header", "level", "headline", "bars", "rows", "ribbon", "health")
         self._parts = {name: Part(id=name) for name in names}
@@ -170,6 +190,7 @@ class TerminalApp(App[int]):
         self._title = title
         self._save_to = save
         self._exit_at_end = exit_at_end
+        self._ask = ask
         self._came: deque[Event] = deque()  # from the reading thread; emptied ten times a second
         self._saved_path: Path | None = None
         self._ticks = 0
@@ -339,10 +360,24 @@ class TerminalApp(App[int]):
         """Save to the place that was asked for, and to the same again when asked again."""
         try:
             self._saved_path = self._saved_path or free_path(self._save_to)
-            self.saved = self.session.save(self._saved_path)
-            self.notify(self.saved, markup=False)
+            self.notify(self.session.save(self._saved_path), markup=False)
+            self.saved_paths = [str(self._saved_path)]
         except (OSError, StreamserError) as error:
             self.notify(str(error), title="Not saved", severity="error", timeout=10, markup=False)
+
+    def action_leave(self) -> None:
+        """Quit, but not without a question when results are written nowhere."""
+        self._take()
+        if self._ask and self.session.unsaved:
+            self.push_screen(QuitScreen(self.session.summary.utterances), self._answered)
+        else:
+            self.call_later(self.action_quit, 0)
+
+    def _answered(self, answer: str | None) -> None:
+        if answer == "save":
+            self.action_save()
+        if answer == "quit" or (answer == "save" and not self.session.unsaved):
+            self.call_later(self.action_quit, 0)
 
     async def action_quit(self, code: int = 0) -> None:
         """Close the listener, which may take a second, then the view."""

@@ -99,6 +99,9 @@ def headline(session: Session, width: int) -> Text:
     event = session.shown
     if event is None:
         return Text("…" if session.open else "nothing said yet", FAINT)
+    if session.before:
+        words = f"before: {f'{UNCERTAIN}, ' if event.uncertain else ''}{event.label}{'?' if event.uncertain else ''}"
+        return spread(Text(words, FAINT), Text(percent(event.confidence), FAINT), width)
     if event.uncertain:
         guess = Text.assemble((f"{event.label}? ", FAINT), f"{percent(event.confidence)}")
         return spread(Text(UNCERTAIN, "bold italic"), guess, width)
@@ -109,7 +112,7 @@ def headline(session: Session, width: int) -> Text:
 def now_titles(session: Session) -> tuple[str, str]:
     """The border of the panel: which utterance it is, and how much of it was heard."""
     event = session.shown
-    if event is None:
+    if event is None or session.before:
         return ("now" if session.open else "waiting for speech"), ""
     arrived_s = (event.end - (session.open.start if session.open else event.start)) / SAMPLE_RATE
     if event.final:
@@ -129,7 +132,7 @@ def bars(session: Session, width: int, height: int) -> Text:
     kept = labels if rows * columns >= len(labels) else _likeliest(session, rows * columns)
     lines = []
     for row in range(rows):
-        cells = [_bar_cell(session.shown, name, each) for name in kept[row::rows]]
+        cells = [_bar_cell(session.shown, name, each, session.before) for name in kept[row::rows]]
         lines.append(Text(" " * gap).join(cells))
     airy = columns == 1 and height >= 2 * len(lines) - 1
     return Text("\n\n" if airy else "\n").join(lines)
@@ -143,16 +146,18 @@ def _likeliest(session: Session, count: int) -> tuple[str, ...]:
     return tuple(name for name in session.labels if name in best[:count])
 
 
-def _bar_cell(event: EmotionEvent | None, name: str, width: int) -> Text:
+def _bar_cell(event: EmotionEvent | None, name: str, width: int, before: bool) -> Text:
+    """A class's name, bar and percent; all faint while they belong to the utterance before."""
     score = event.scores.get(name, 0.0) if event else 0.0
     first = event is not None and name == event.label
     mark = " " if not first else "?" if event is not None and event.uncertain else "▸"
     room = max(0, width - 18)
     name_width = min(10, max(0, width - 7))
+    ink = FAINT if before else "bold" if first else INK
     return Text.assemble(
-        (f"{mark} {fit(name, name_width)} ", "bold" if first else INK),
-        (bar(score, room), color_of(name)),
-        (f" {percent(score)}" if event else "    -", "bold" if first else INK),
+        (f"{mark} {fit(name, name_width)} ", ink),
+        (bar(score, room), FAINT if before else color_of(name)),
+        (f" {percent(score)}" if event else "    -", ink),
     )
 
 

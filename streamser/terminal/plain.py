@@ -10,6 +10,7 @@ from typing import TextIO
 from streamser.audio import SAMPLE_RATE
 from streamser.colors import clock
 from streamser.events import UNCERTAIN, EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
+from streamser.terminal.summary import Summary, count_words
 
 
 class PlainView:
@@ -23,11 +24,13 @@ class PlainView:
         self._shown = ""
         self._stream: str | None = None
         self._several = several
-        self._utterances = 0
-        self._uncertain = 0
+        self._summary = Summary(labels)
+        self._count = Summary()
 
     def on_event(self, event: Event) -> None:
-        """Tell one event, if it is worth a line."""
+        """Show one event, if it is worth a line."""
+        self._summary.take(event)
+        self._count.take(event)
         if event.stream != self._stream:
             if self._several or self._stream is not None:
                 self._line(f"-- {event.stream}")
@@ -55,15 +58,17 @@ class PlainView:
         if not event.final:
             self._show(words + " ...")
             return
-        self._utterances += 1
-        self._uncertain += event.uncertain
         self._line(words)
 
     def _ended(self, event: StreamEnded) -> None:
-        self._line(f"{clock(event.end, 2)}  end: {count_words(self._utterances, self._uncertain)}")
+        self._line(f"{clock(event.end, 2)}  end: {count_words(self._count.utterances, self._count.uncertain)}")
         if event.error:
             self._line(f"stopped: {event.error}")
-        self._utterances = self._uncertain = 0
+        self._count = Summary()
+
+    def finish(self, kept: Sequence[str] = ()) -> None:
+        """Show the summary of all streams; `kept` are the places where the results were saved."""
+        self._line("\n" + self._summary.text(shutil.get_terminal_size().columns, kept))
 
     def _line(self, words: str) -> None:
         self._show("")
@@ -80,9 +85,3 @@ class PlainView:
         encoding = self._out.encoding or "utf-8"
         self._out.write(text.encode(encoding, "replace").decode(encoding))
         self._out.flush()
-
-
-def count_words(utterances: int, uncertain: int) -> str:
-    """As '12 utterances, 3 of them uncertain'."""
-    words = f"{utterances} utterance{'' if utterances == 1 else 's'}"
-    return f"{words}, {uncertain} of them uncertain" if uncertain else words

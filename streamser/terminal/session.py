@@ -8,6 +8,7 @@ from pathlib import Path
 
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
 from streamser.outputs import open_writer
+from streamser.terminal.summary import Summary
 
 Row = EmotionEvent | Gap | SourceChanged
 """What the list of past utterances shows: finals, and what went wrong between them."""
@@ -27,20 +28,30 @@ class Session:
         self.open: SpeechStarted | None = None
         """The utterance that goes on now."""
         self.shown: EmotionEvent | None = None
-        """The newest word on the utterance that goes on, or the final of the last one."""
+        """The newest result: of the utterance that goes on, or of the one before it."""
         self.ended: StreamEnded | None = None
         self.rows_ever = 0
         self.events_ever = 0
-        self.utterances = 0
-        self.uncertain = 0
+        self.summary = Summary(self.labels)
+        self._saved_utterances = 0
+
+    @property
+    def before(self) -> bool:
+        """True while `shown` belongs to the utterance before the one that goes on."""
+        return self.open is not None and self.shown is not None and self.shown.utterance != self.open.utterance
+
+    @property
+    def unsaved(self) -> bool:
+        """True when there are finals that `save` has not written."""
+        return self.summary.utterances > self._saved_utterances
 
     def take(self, event: Event) -> None:
         """Learn one event."""
         self.events.append(event)
+        self.summary.take(event)
         self.events_ever += 1
         if isinstance(event, SpeechStarted):
             self.open = event
-            self.shown = None
         elif isinstance(event, SpeechEnded):
             self.open = None
         elif isinstance(event, StreamEnded):
@@ -51,9 +62,6 @@ class Session:
         if isinstance(event, Gap | SourceChanged) or (isinstance(event, EmotionEvent) and event.final):
             self.rows.append(event)
             self.rows_ever += 1
-        if isinstance(event, EmotionEvent) and event.final:
-            self.utterances += 1
-            self.uncertain += event.uncertain
 
     def save(self, path: Path) -> str:
         """Write the events as JSON lines to a new file, in place of what this session saved there; says what it did."""
@@ -63,5 +71,6 @@ class Session:
             for event in self.events:
                 writer.write(event)
         draft.replace(path)
+        self._saved_utterances = self.summary.utterances
         lost = self.events_ever - len(self.events)
         return f"{'the last ' if lost else ''}{len(self.events)} events saved to {path}"
