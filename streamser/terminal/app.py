@@ -160,8 +160,8 @@ class TerminalApp(App[int]):
     .-tall #health { margin-bottom: 1; }
     Toast { width: 70; max-width: 100%; background: #22262C; }
     HelpScreen, QuitScreen { align: center middle; background: #121417 70%; }
-    #help, #ask { width: 84; max-width: 100%; height: auto; max-height: 100%; border: round #7D838C; background: #1A1D22;
-            padding: 0 2; }
+    #help, #ask { width: 84; max-width: 100%; height: auto; max-height: 100%; padding: 0 2;
+            border: round #7D838C; background: #1A1D22; }
     #ask { width: 44; padding: 1 2 0 2; }
     """
 
