@@ -21,6 +21,7 @@ from streamser.errors import StreamserError
 
 # verb -> (module that has add_arguments(parser) and run(args) -> exit code, one line of help)
 VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("streamser.cli.demo", "play recorded voices and show what they carry"),
     "live": ("streamser.cli.live", "listen to a microphone and say what the voice carries"),
     "replay": ("streamser.cli.replay", "play sound files through the very pipeline that live uses"),
     "label": ("streamser.cli.label", "label every sound file in a folder"),

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from streamser.audio import Samples
 from streamser.bundle import DEFAULT_MODEL
@@ -31,6 +31,7 @@ __all__ = [
     "add_model_arguments",
     "hushed",
     "load_run_config",
+    "parse_speed",
     "refuse_unused",
     "stopping",
 ]
@@ -152,6 +153,19 @@ class Places:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+
+def parse_speed(text: str) -> float | Literal["max"]:
+    """An argument's value: a number above 0, or max."""
+    if text == "max":
+        return "max"
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise argparse.ArgumentTypeError(f"is a number above 0, or max, not {text!r}")
+    return speed
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 from streamser import terminal
 from streamser.audio import read_audio
@@ -16,6 +15,7 @@ from streamser.cli.common import (
     add_model_arguments,
     hushed,
     load_run_config,
+    parse_speed,
     stopping,
 )
 from streamser.cli.progress import ProgressLine
@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("files", nargs="+", metavar="FILE", help="sound files, or folders of them")
     parser.add_argument(
-        "--speed", type=_speed, default="max", metavar="S", help="1 is real time, 2 is twice as fast (default: max)"
+        "--speed",
+        type=parse_speed,
+        default="max",
+        metavar="S",
+        help="1 is real time, 2 is twice as fast (default: max)",
     )
     add_model_arguments(parser)
     add_event_arguments(parser)
@@ -105,15 +109,3 @@ def stream_names(files: tuple[Path, ...]) -> list[str]:
     return [
         file.stem if stems[file.stem] == 1 else "_".join(file.with_suffix("").parts).strip("_/\\") for file in files
     ]
-
-
-def _speed(text: str) -> float | Literal["max"]:
-    if text == "max":
-        return "max"
-    try:
-        speed = float(text)
-    except ValueError:
-        speed = 0.0
-    if not 0 < speed < float("inf"):
-        raise argparse.ArgumentTypeError(f"is a number above 0, or max, not {text!r}")
-    return speed

@@ -1,4 +1,4 @@
-"""Microphones through PortAudio: list them, find one by name, open one; the only file that knows sounddevice."""
+"""Microphones and the loudspeaker through PortAudio; the only file that knows sounddevice."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from streamser.audio import SAMPLE_RATE, Resampler, Samples
 from streamser.errors import DeviceError
 from streamser.stream.bus import SoundQueue
 
-__all__ = ["Chunk", "InputDevice", "Line", "OpenLine", "find_device", "list_devices", "open_line"]
+__all__ = ["Chunk", "InputDevice", "Line", "OpenLine", "Speaker", "find_device", "list_devices", "open_line"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _LET_GO_S = 0.5  # so long we wait for a stream to end
 _INSIDE: set[int] = set()  # threads that are inside a call which a wedged sound server would not answer
 
 _BAD_RATE, _BAD_CHANNELS = -9997, -9998  # paInvalidSampleRate, paInvalidChannelCount
+_AHEAD_S = 0.15  # silence written ahead: the resampler gives sound in bursts of 50 ms
 _USUAL_RATES = (48_000, 44_100, 16_000)
 
 
@@ -228,6 +230,38 @@ class _PortAudioLine:
     def _finish(self) -> None:
         self.alive = False
         self._queue.close()
+
+
+class Speaker:
+    """The default loudspeaker; DeviceError when there is none."""
+
+    def __init__(self) -> None:
+        with _portaudio() as sd:
+            try:
+                info = sd.query_devices(kind="output")
+                rate = int(info["default_samplerate"])
+                self._stream = sd.OutputStream(samplerate=rate, channels=1, dtype="float32", latency=2 * _AHEAD_S)
+                self._stream.start()
+            except (ValueError, sd.PortAudioError) as error:
+                raise DeviceError(f"no loudspeaker: {_one_line(error)}") from error
+        self.description = str(info["name"])
+        self._resampler = Resampler(SAMPLE_RATE, rate)
+        self._most = rate  # a second: what a device that takes nothing may keep waiting
+        self._waiting: Samples = np.zeros(round(_AHEAD_S * rate), np.float32)
+
+    def play(self, samples: Samples) -> None:
+        """Queue 16 kHz sound without waiting; what a stalled device does not take within a second is dropped."""
+        self._waiting = np.concatenate([self._waiting, self._resampler.feed(samples)])[-self._most :]
+        ready = min(len(self._waiting), self._stream.write_available)
+        if ready:
+            self._stream.write(self._waiting[:ready])
+            self._waiting = self._waiting[ready:]
+
+    def close(self) -> None:
+        """Let go of the device; what was queued is cut off."""
+        with _inside():
+            self._stream.abort(ignore_errors=True)
+            self._stream.close(ignore_errors=True)
 
 
 def _sounddevice() -> Any:

@@ -1,4 +1,4 @@
-"""A whole pipecat assistant that hears a WAV file: real turns and context, and stand-ins for STT and LLM.
+"""A whole pipecat assistant that hears a sound file: real turns and context, and stand-ins for STT and LLM.
 
     python example.py talk.wav
 
@@ -12,8 +12,8 @@ import argparse
 import asyncio
 import json
 import sys
-import wave
 
+import numpy as np
 from emotion_processor import EmotionFrame, EmotionProcessor
 from loguru import logger
 from pipecat.audio.vad.silero import SileroVADAnalyzer
@@ -40,6 +40,7 @@ from pipecat.workers.runner import WorkerRunner
 
 import streamser
 
+RATE = streamser.SAMPLE_RATE
 FRAME_S = 0.02
 TAIL_S = 3.0  # silence after the file, in which the last turn ends
 
@@ -91,23 +92,20 @@ class Printer(FrameProcessor):
 
 async def play(path: str, worker: PipelineWorker) -> None:
     """Send the file as a microphone would, in real time: pipecat's turns go by the clock on the wall."""
-    with wave.open(path) as sound:
-        rate, channels = sound.getframerate(), sound.getnchannels()
-        size = round(rate * FRAME_S)
-        silence = bytes(2 * channels * size)
-        blocks = [sound.readframes(size) for _ in range(0, sound.getnframes(), size)]
+    size = round(RATE * FRAME_S)
+    samples = np.round(streamser.read_audio(path) * 32767).astype("<i2")
+    silence = bytes(2 * size)
+    blocks = [samples[first : first + size].tobytes() for first in range(0, len(samples), size)]
     loop = asyncio.get_running_loop()
     began = loop.time()
     for number, block in enumerate([*blocks, *[silence] * round(TAIL_S / FRAME_S)]):
-        await worker.queue_frame(InputAudioRawFrame(block, rate, channels))
+        await worker.queue_frame(InputAudioRawFrame(block, RATE, 1))
         await asyncio.sleep(began + number * FRAME_S - loop.time())
     await worker.queue_frame(EndFrame())
 
 
 async def run(path: str, model: str | None) -> None:
     recognizer = streamser.load(*[model] if model else [])
-    with wave.open(path) as sound:
-        rate = sound.getframerate()
     aggregators = LLMContextAggregatorPair(
         LLMContext(),
         user_params=LLMUserAggregatorParams(
@@ -125,7 +123,7 @@ async def run(path: str, model: str | None) -> None:
             aggregators.assistant(),
         ]
     )
-    worker = PipelineWorker(pipeline, params=PipelineParams(audio_in_sample_rate=rate), cancel_on_idle_timeout=False)
+    worker = PipelineWorker(pipeline, params=PipelineParams(audio_in_sample_rate=RATE), cancel_on_idle_timeout=False)
     runner = WorkerRunner()
     await runner.add_workers(worker)
     print(f"{path} with {recognizer.bundle.name}:")
@@ -134,9 +132,9 @@ async def run(path: str, model: str | None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("wav", help="16-bit WAV file, 16 kHz")
+    parser.add_argument("sound", help="a sound file")
     parser.add_argument("--model", help="a streamser checkpoint: its name or its folder")
     arguments = parser.parse_args()
     logger.remove()
     logger.add(sys.stderr, level="WARNING")
-    asyncio.run(run(arguments.wav, arguments.model))
+    asyncio.run(run(arguments.sound, arguments.model))

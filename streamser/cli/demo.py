@@ -1,0 +1,116 @@
+"""`streamser demo`: twenty seconds of recorded voices, played and judged as a microphone's sound would be."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+
+from streamser import terminal
+from streamser.cli.common import add_model_arguments, hushed, load_run_config, parse_speed, stopping
+from streamser.config import Config
+from streamser.errors import DeviceError
+from streamser.events import UNCERTAIN, EmotionEvent, Event
+from streamser.recognizer import Recognizer, open_recognizer
+from streamser.samples import Sample, find_samples
+from streamser.stream.pipeline import Listener
+from streamser.stream.playback import PlayedSource
+from streamser.stream.portaudio import Speaker
+from streamser.stream.sources import Source, WavSource
+
+_EPILOG = """The voices are actors of the corpus CREMA-D, who were asked to play an emotion. samples/README.md has the
+terms of the recordings, and says which speakers the checkpoint was trained on.
+"""
+
+_NEXT = (
+    ("streamser live", "your own voice, by the microphone"),
+    ("streamser replay talk.wav --out talk.csv", "a recording of yours, and its results as a table"),
+    ("streamser serve", "the same in the browser; first: pip install 'streamser[serve]'"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--mute", action="store_true", help="do not play the sound")
+    parser.add_argument(
+        "--speed", type=parse_speed, default=1.0, metavar="S", help="2 is twice as fast, without sound (default: 1)"
+    )
+    parser.add_argument("--plain", action="store_true", help="lines instead of the full-screen view")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, 130 after Ctrl-C; an error in the world is raised."""
+    config = load_run_config(args)
+    samples = find_samples()
+    with hushed(args.debug):
+        files = WavSource([sample.path for sample in samples], speed=args.speed, config=config.source)
+        recognizer = open_recognizer(config.recognizer)
+        speaker, words = (None, "muted") if args.mute or args.speed != 1 else _open_speaker()
+        notice = f"{len(samples)} recorded sentences by actors, {files.duration_s:.0f} s, {words}"
+        print(f"streamser: {notice}", file=sys.stderr, flush=True)
+        source = PlayedSource(files, speaker, lambda: _now_playing(samples, len(files.places)))
+        finals: list[EmotionEvent] = []
+        code = _show(args, source, recognizer, config, finals)
+    if code == 0:
+        print("\n" + comparison(samples, [place.start for place in files.places], finals))
+        print("\nNext:\n" + _next_steps(shutil.get_terminal_size().columns))
+    return code
+
+
+def _now_playing(samples: Sequence[Sample], begun: int) -> str:
+    """As '2 of 6, played happy'."""
+    sample = samples[max(0, begun - 1)]
+    return f"{max(1, begun)} of {len(samples)}, played {sample.label}"
+
+
+def _open_speaker() -> tuple[Speaker | None, str]:
+    """The loudspeaker, if there is one, and how to say so."""
+    try:
+        speaker = Speaker()
+    except DeviceError as error:
+        return None, f"without sound ({error})"
+    return speaker, f"played on {speaker.description}"
+
+
+def _show(
+    args: argparse.Namespace, source: Source, recognizer: Recognizer, config: Config, finals: list[EmotionEvent]
+) -> int:
+    def keep(event: Event) -> None:
+        if isinstance(event, EmotionEvent) and event.final:
+            finals.append(event)
+
+    listener = Listener(source, recognizer, config, on_event=keep, name="demo")
+    kept = ("nothing; the demo can be repeated",)
+    if terminal.usable() and not args.plain:
+        return terminal.run_terminal(listener, title=f"demo · {recognizer.bundle.name}", exit_at_end=True, kept=kept)
+    view = terminal.PlainView(labels=recognizer.labels)
+    with listener, stopping(listener.stop) as signals:
+        for event in listener:
+            view.on_event(event)
+    view.finish(kept)
+    return 130 if signals else 0
+
+
+def comparison(samples: Sequence[Sample], starts: Sequence[int], finals: Sequence[EmotionEvent]) -> str:
+    """What each actor was asked to play beside what was recognized; `starts` are the samples' first sample indexes."""
+    lines = [f"  {'played':10} {'recognized':24} sentence"]
+    ends = [*starts[1:], float("inf")]
+    for sample, start, end in zip(samples, starts, ends, strict=False):
+        own = [event for event in finals if start <= (event.start + event.end) / 2 < end]
+        heard = ", ".join(UNCERTAIN if event.uncertain else event.label for event in own) or "no speech found"
+        lines.append(f"  {sample.label:10} {heard:24} {sample.sentence}")
+    return "\n".join(lines)
+
+
+def _next_steps(width: int) -> str:
+    """Three commands, each with what it does beside it, or below it where the terminal is narrow."""
+    column = max(len(command) for command, _ in _NEXT) + 4
+    beside = column + max(len(words) for _, words in _NEXT) <= width
+    return "\n".join(f"  {c:{column - 2}}{w}" if beside else f"  {c}\n      {w}" for c, w in _NEXT)
+
+
+__all__ = ["add_arguments", "comparison", "run"]

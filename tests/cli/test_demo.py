@@ -1,0 +1,148 @@
+"""`streamser demo`: recorded voices that come with the package, what was recognized in them, and what to do next."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from makers import babble
+from virtualmic import VirtualMic, needs_virtual_mic
+
+from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.bundle import Bundle
+from streamser.cli import build_parser, main
+from streamser.cli.demo import comparison
+from streamser.events import EmotionEvent
+from streamser.samples import Sample, find_samples, samples_folder
+from streamser.stream.playback import PlayedSource
+from streamser.stream.sources import PushSource, TimedBlock
+
+SECOND = SAMPLE_RATE
+
+
+def test_the_demo_ends_with_a_summary_a_comparison_and_three_commands(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--model", str(bundle.path), "--speed", "max"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "streamser: 6 recorded sentences by actors, 21 s, muted\n"
+    lines = said.out.splitlines()
+    assert any(line.startswith("  timeline  ") for line in lines)
+    first = lines.index("  played     recognized               sentence")
+    assert [line.split()[0] for line in lines[first + 1 : first + 7]] == [sample.label for sample in find_samples()]
+    steps = lines[lines.index("Next:") + 1 :]
+    commands = [line.split("  ")[1].split()[1:] for line in steps if line.startswith("  streamser")]
+    assert len(commands) == 3
+    for words in commands:
+        build_parser(words[0]).parse_args(words)
+
+
+def test_the_recordings_are_short_complete_and_attributed() -> None:
+    samples = find_samples()
+    sounds = [read_audio(sample.path) for sample in samples]
+    assert {sample.label for sample in samples} == {"angry", "happy", "neutral", "sad"}
+    assert 12 < sum(map(len, sounds)) / SECOND < 22
+    files = {path.name for path in samples_folder().iterdir()}
+    assert files == {"README.md", "samples.csv", *(sample.path.name for sample in samples)}
+    notice = (samples_folder() / "README.md").read_text(encoding="utf-8")
+    for words in ("CREMA-D", "opendatacommons.org/licenses/odbl/1.0/", "opendatacommons.org/licenses/dbcl/1.0/"):
+        assert words in notice
+    with (samples_folder() / "samples.csv").open(encoding="utf-8", newline="") as file:
+        assert all(row["file"].startswith(f"{row['speaker']}_") for row in csv.DictReader(file))
+    assert {sample.training for sample in samples} <= {"seen", "validation", "unseen"}
+
+
+def final(start_s: float, end_s: float, label: str, *, uncertain: bool = False) -> EmotionEvent:
+    start, end = round(start_s * SECOND), round(end_s * SECOND)
+    said = {"label": label, "scores": {label: 1.0}, "confidence": 1.0, "uncertain": uncertain}
+    return EmotionEvent(utterance=0, seq=0, start=start, end=end, final=True, **said)  # type: ignore[arg-type]
+
+
+def test_a_final_belongs_to_the_sample_that_its_middle_lies_in() -> None:
+    samples = [Sample(Path(f"{label}.opus"), "1001", label, "Words.", "seen") for label in ("sad", "happy", "angry")]
+    finals = [final(0.5, 1.5, "sad"), final(1.9, 3.2, "happy"), final(3.4, 3.9, "happy", uncertain=True)]
+    rows = comparison(samples, [0, 2 * SECOND, 5 * SECOND], finals).splitlines()[1:]
+    assert [" ".join(row.split()) for row in rows] == [
+        "sad sad Words.",
+        "happy happy, uncertain Words.",
+        "angry no speech found Words.",
+    ]
+
+
+class Collector:
+    """An output that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.played: list[Samples] = []
+        self.closed = False
+
+    def play(self, samples: Samples) -> None:
+        self.played.append(samples)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_what_is_judged_is_what_is_played() -> None:
+    source, output = PushSource(), Collector()
+    source.push(babble(1.0))
+    source.close()
+    played = PlayedSource(source, output, lambda: "the second of two")
+    blocks = [item.block.samples for item in played if isinstance(item, TimedBlock)]
+    assert np.array_equal(np.concatenate(blocks), np.concatenate(output.played)) and len(blocks) > 5
+    assert output.closed and played.description == "the second of two"
+
+
+_PLAY_AND_RECORD = """
+import sys, threading, time, numpy as np
+from streamser.stream.portaudio import Speaker
+from streamser.stream.sources import MicSource, SourceConfig, TimedBlock
+mic, speaker = MicSource(SourceConfig(device="vmic")), Speaker()
+heard = []
+for item in mic:
+    if isinstance(item, TimedBlock):
+        heard.append(item.block.samples)
+        speaker.play(0.3 * np.sin(2 * np.pi * 440 / 16000 * np.arange(len(item.block.samples)), dtype=np.float32))
+    if sum(map(len, heard)) > 32000:
+        break
+speaker.close(); mic.close()
+print(20 * np.log10(np.sqrt(np.mean(np.concatenate(heard)[16000:] ** 2)) + 1e-9))
+"""
+
+
+@needs_virtual_mic
+def test_the_loudspeaker_really_sounds() -> None:
+    device = VirtualMic()
+    device.start()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PLAY_AND_RECORD],
+            env=os.environ | device.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        device.stop()
+    assert done.returncode == 0, done.stderr
+    assert -20 < float(done.stdout) < -8
+
+
+def test_without_a_loudspeaker_the_demo_says_so_and_goes_on(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from streamser.cli import demo
+    from streamser.errors import DeviceError
+
+    def none() -> None:
+        raise DeviceError("no loudspeaker: Error querying device -1")
+
+    monkeypatch.setattr(demo, "Speaker", none)
+    monkeypatch.setattr(demo, "find_samples", lambda: find_samples()[:1])
+    assert main(["demo", "--model", str(bundle.path), "--plain"]) == 0
+    assert "without sound (no loudspeaker: Error querying device -1)" in capsys.readouterr().err
