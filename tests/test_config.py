@@ -106,6 +106,22 @@ def test_text_that_is_no_yaml_is_answered_with_its_line(tmp_path: Path) -> None:
     assert said.startswith("config.yaml:3: is not YAML: ")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("vad: &a {mode: 1}\nsource: *a\n", "config.yaml:2: aliases (*name) are not supported; write the value out"),
+        ("vad:\n  mode: " + "[" * 30 + "\n", "config.yaml:2: is nested more than 20 deep"),
+        ("vad:\n  mode: !!int x\n", "config.yaml:2: cannot be read as a YAML value"),
+        ("vad:\n  mode: 2026-99-99\n", "config.yaml:2: cannot be read as a YAML value"),
+        ("vad:\n  mode: " + "9" * 400 + "\n", "config.yaml:2: a number of 400 digits is too long"),
+        ("vad:\n  mode: .inf\n", "config.yaml:2: vad.mode: is a whole number, not inf"),
+        ("vad:\n  mode: !!python/name:os.system\n", "config.yaml:2: cannot be read as a YAML value"),
+    ],
+)
+def test_hostile_yaml_is_answered_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
+    assert message(written(tmp_path, text)).startswith(expected)
+
+
 def test_a_file_that_is_not_there_leads_to_the_shipped_one(tmp_path: Path) -> None:
     assert str(shipped_config()) in message(tmp_path / "none.yaml")
 

@@ -9,20 +9,18 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from streamser.cli.oldoptions import add_old_option
 from streamser.errors import ConfigError, MissingExtraError
+from streamser.settings import parse_value
+from streamser.training.recipe import Recipe, changed, load_recipe
 
 if TYPE_CHECKING:
     from streamser.corpora.benchmarks import Benchmark
     from streamser.nets.variant import Variant
     from streamser.training.material import Material
-    from streamser.training.recipe import Recipe
     from streamser.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -79,16 +77,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if not args.recipe and not args.list:
+        raise ConfigError("give a recipe.yaml or the name of a variant; `streamser train --list` shows the variants")
+    changes = _changes(args)
+    # A recipe is checked before torch is imported: a slip in it is answered at once, also where there is no torch.
+    recipe = load_recipe(Path(args.recipe), changes) if args.recipe and _is_file(args.recipe) else None
     try:
         import torch
     except ImportError as error:
         raise MissingExtraError("streamser train", "torch") from error
     if args.list:
         return _list()
-    if not args.recipe:
-        raise ConfigError("give a recipe.yaml or the name of a variant; `streamser train --list` shows the variants")
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    recipe = _recipe(args)
+    recipe = recipe or _published(args, changes)
     root = (args.corpora_root or Path(os.environ.get("STREAMSER_CORPORA", "."))).expanduser()
     # augmentation names its noise and room folders as the recipe names its corpora
     os.environ.setdefault("STREAMSER_CORPORA", str(root))
@@ -107,27 +108,37 @@ def _list() -> int:
     return 0
 
 
-def _recipe(args: argparse.Namespace) -> Recipe:
-    from streamser.nets import zoo
-    from streamser.training.material import recipe_of
-    from streamser.training.recipe import load_recipe, recipe_from
+def _is_file(recipe: str) -> bool:
+    return Path(recipe).suffix in (".yaml", ".yml") or Path(recipe).is_file()
 
-    changes: dict[str, Any] = _settings(args.set)
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options change of the recipe: dotted key -> value."""
+    changes: dict[str, Any] = {}
+    for pair in args.set:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair}: write KEY=VALUE")
+        changes[key.strip()] = parse_value(value, f"--set {pair}")
     if args.corpora:
         changes["corpora"] = args.corpora
     if args.labels:
         changes["labels"] = args.labels.split(",")
     if args.seeds:
-        changes["seeds"] = [int(seed) for seed in args.seeds.split(",")]
-    if Path(args.recipe).suffix in (".yaml", ".yml") or Path(args.recipe).is_file():
-        return load_recipe(Path(args.recipe), changes)
+        changes["seeds"] = parse_value(f"[{args.seeds}]", f"--seeds {args.seeds}")
+    return changes
+
+
+def _published(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
+    """The recipe of a published variant."""
+    from streamser.nets import zoo
+    from streamser.training.material import recipe_of
+
     variant = zoo.get(args.recipe)
     if not args.corpora:
         raise ConfigError(f"{variant.name} is a row of the zoo: name the --corpora to train it on")
     benchmark = _benchmark(variant, args.corpora, args.benchmark)
-    base = recipe_of(variant, benchmark, args.corpora)
-    parsed = recipe_from({"name": base.name, "variant": base.variant, **changes}, args.recipe)
-    recipe = replace(base, **{key: getattr(parsed, key) for key in changes})
+    recipe = changed(recipe_of(variant, benchmark, args.corpora), changes)
     if benchmark.name and args.out is None:
         args.out = Path("runs") / f"{recipe.name}-{benchmark.name}-{recipe.protocol.replace(':', '-')}"
     return recipe
@@ -145,22 +156,6 @@ def _benchmark(variant: Variant, folders: Sequence[str], name: str | None) -> Be
         if all(BENCHMARKS[own].fits(Path(folder).name) for folder in folders):
             return BENCHMARKS[own]
     return Benchmark(name="", title="", corpus="", folder="", labels=FOUR_LABELS)
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` words as a mapping; values are YAML, dots go one level down."""
-    changes: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {pair}: write KEY=VALUE")
-        head, _, tail = key.partition(".")
-        parsed = yaml.safe_load(value)
-        if tail:
-            changes.setdefault(head, {})[tail] = parsed
-        else:
-            changes[head] = parsed
-    return changes
 
 
 def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:

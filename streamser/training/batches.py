@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,67 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from streamser.corpora.clips import Clip
-from streamser.errors import ConfigError
 from streamser.features import TRIM_BESIDE_S, FeatureConfig, Frames, dct_matrix, trimmed, window_starts
+from streamser.training.featureaugment import FeatureAugment
 from streamser.training.store import Levels, LevelStore
 
 # A frame's strongest band this far below the clip's loud frames is a pause or the room, not the voice.
 _SPOKEN_DB = 35.0
 
 _NEPER_PER_DB = math.log(10.0) / 10.0  # of power
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureAugment:
-    """What is drawn anew for every clip of every batch, in the log-mel domain; 0 switches a thing off."""
-
-    gain_db: float = 0.0
-    """Uniform level offset of up to this much, up or down."""
-    level_db: tuple[float, float] = (0.0, 0.0)
-    """Draw each clip's mean level (of mel power) from this range instead of keeping its own: loudness then says
-    nothing, where acted corpora have an angry clip 20 dB above a neutral one. (0, 0) keeps it."""
-    channel_swap: float = 0.0
-    """Share of clips whose long-term spectrum is replaced by another clip's of the batch, half-way or more: what a
-    microphone and a room add says nothing then."""
-    tilt_db: float = 0.0
-    """Random smooth colouring (microphone, distance): up to this much at the band's edges and middle."""
-    room_probability: float = 0.0
-    """Share of clips whose power rings on as in a room, each band decaying exponentially. Corpora differ in how dry
-    they are, and a net that never heard otherwise takes a dry voice for an angry one."""
-    room_rt60_s: tuple[float, float] = (0.1, 0.8)
-    """Time in which the sound dies away by 60 dB; up to half as long in the highest band."""
-    room_direct_db: tuple[float, float] = (-3.0, 12.0)
-    """Direct sound against what rings on."""
-    noise_probability: float = 0.0
-    """Share of clips that get a stationary noise floor of random colour."""
-    noise_snr_db: tuple[float, float] = (0.0, 30.0)
-    """Its level below the clip's mean level."""
-    mask_mels: int = 0
-    """SpecAugment: widest band set to the clip's mean."""
-    mask_frames: int = 0
-    """SpecAugment: longest stretch set to the clip's mean."""
-    shift_mels: float = 0.0
-    """Vocal-tract warp: bins move by up to this share of the mel axis."""
-    mixup: float = 0.0
-    """Beta(a, a) parameter of mixup; both targets are kept, weighted."""
-    trim_probability: float = 0.0
-    """Share of clips without the silence before and after their speech, as a stream's segments come."""
-    pause_probability: float = 0.0
-    """Share of clips of which a piece is heard in a pause: corpora leave silence around their clips, each its own."""
-    crop_probability: float = 0.0
-    """Share of clips cut to a random shorter piece (from `crop_min_s`), as a partial hears them."""
-    crop_min_s: float = 0.6
-
-    def check(self, features: FeatureConfig) -> None:
-        """ConfigError for what cannot be drawn for frames of this kind."""
-        asked = [f.name for f in fields(self) if getattr(self, f.name) != f.default and f.name not in _OF_TIME]
-        if features.kind == "samples" and asked:
-            raise ConfigError(
-                f"feature_augment: {', '.join(asked)} change log-mel, but this net hears samples: see `augment`"
-            )
-
-
-_OF_TIME = ("mixup", "trim_probability", "pause_probability", "crop_probability", "crop_min_s")
 
 
 class BatchMaker:

@@ -21,7 +21,8 @@ from torch import Tensor
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig, Frames
 from streamser.nets.layers import SerNet
-from streamser.training.batches import BatchMaker, FeatureAugment
+from streamser.training.batches import BatchMaker
+from streamser.training.featureaugment import FeatureAugment
 from streamser.training.store import LevelStore, keep
 
 _CLIPS = 32  # of one job

@@ -23,7 +23,8 @@ from streamser.corpora.clips import Clip
 from streamser.features import FeatureConfig, Frames, extract, mel_corners
 from streamser.training.acoustics import limit
 from streamser.training.augment import Augmentation, AugmentConfig, Plan, apply_plan
-from streamser.training.batches import BatchMaker, FeatureAugment
+from streamser.training.batches import BatchMaker
+from streamser.training.featureaugment import FeatureAugment
 from streamser.training.store import LevelStore, level_config
 
 SHOWN = FeatureAugment(mask_mels=24, mask_frames=30, mixup=0.4)

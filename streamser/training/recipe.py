@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from streamser.corpora.benchmarks import ALL_LABELS
 from streamser.errors import ConfigError
+from streamser.features import FeatureConfig
+from streamser.settings import check_keys, fill, read_mapping
 from streamser.training.augment import AugmentConfig
-from streamser.training.batches import FeatureAugment
+from streamser.training.featureaugment import FeatureAugment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +41,9 @@ class AdversaryConfig:
 
     def __post_init__(self) -> None:
         if self.of not in ("", "corpus", "speaker"):
-            raise ValueError(f"adversary.of: 'corpus' or 'speaker', not {self.of!r}")
+            raise ValueError(f"of: 'corpus' or 'speaker', not {self.of!r}")
         if self.weight <= 0:
-            raise ValueError(f"adversary.weight: {self.weight} is not above 0; leave `of` empty for no adversary")
+            raise ValueError(f"weight: {self.weight} is not above 0; leave `of` empty for no adversary")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +61,9 @@ class OutlierConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ValueError(
-                f"outliers.share: {self.share} is not above 0 and at most 1; leave `folder` empty for none"
-            )
+            raise ValueError(f"share: {self.share} is not above 0 and at most 1; leave `folder` empty for none")
         if self.weight <= 0:
-            raise ValueError(f"outliers.weight: {self.weight} is not above 0; leave `folder` empty for none")
+            raise ValueError(f"weight: {self.weight} is not above 0; leave `folder` empty for none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,39 +142,16 @@ class Recipe:
     """What this checkpoint is, for the card."""
 
 
-_NESTED: dict[str, type[Any]] = {
-    "schedule": Schedule,
-    "adversary": AdversaryConfig,
-    "outliers": OutlierConfig,
-    "augment": AugmentConfig,
-    "feature_augment": FeatureAugment,
-}
+def recipe_from(values: Mapping[str, Any], lines: Mapping[str, str] | None = None, *, where: str = "recipe") -> Recipe:
+    """Make a Recipe of plain values, checked; `lines` says where each dotted key was written."""
 
+    def line_of(dotted: str) -> str:
+        while dotted and dotted not in (lines or {}):
+            dotted = dotted.rpartition(".")[0]
+        return (lines or {}).get(dotted, where)
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
-
-
-def _fill(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
-    """A frozen dataclass from plain values; the error names the key, the rule and the nearest right name."""
-    known = [f.name for f in fields(kind)]
-    filled: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key '{key}'{_nearest(str(key), known)}")
-        if isinstance(value, Mapping) and key in _NESTED and kind is Recipe:
-            value = _fill(_NESTED[key], value, f"{where}: {key}")
-        filled[key] = tuple(value) if isinstance(value, list) else value
-    try:
-        return kind(**filled)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def recipe_from(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """A Recipe from plain values."""
-    recipe: Recipe = _fill(Recipe, values, where)
+    recipe = fill(Recipe, values, line_of)
+    check_keys(FeatureConfig, recipe.features, line_of, "features")
     rules = {
         "epochs is at least 1": recipe.epochs >= 1,
         "batch is at least 2 (batch norm needs two)": recipe.batch >= 2,
@@ -196,16 +170,30 @@ def recipe_from(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
 
 def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe file; `overrides` replace its top-level keys."""
+    """Read and check a recipe file; `overrides` replace keys, as {"epochs": 3} or {"schedule.kind": "cosine"}."""
+    known = "those that ship stand in models/*/recipe.yaml and models/recipes/"
     if not path.is_file():
-        raise ConfigError(f"{path}: no such recipe; those that ship stand in models/*/recipe.yaml and models/recipes/")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
-    return recipe_from(
-        {"name": path.parent.name if path.name == "recipe.yaml" else path.stem, **values, **(overrides or {})},
-        str(path),
-    )
+        raise ConfigError(f"{path}: no such recipe; {known}")
+    values, lines = read_mapping(path, "a recipe", known)
+    values.setdefault("name", path.parent.name if path.name == "recipe.yaml" else path.stem)
+    return recipe_from(*_overridden(values, lines, overrides or {}), where=str(path))
+
+
+def changed(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values, checked; keys as `load_recipe` takes them."""
+    return recipe_from(*_overridden(asdict(recipe), {}, overrides), where=recipe.name)
+
+
+def _overridden(
+    values: dict[str, Any], lines: dict[str, str], overrides: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    for dotted, value in overrides.items():
+        outer, _, inner = dotted.rpartition(".")
+        group = values.setdefault(outer, {}) if outer else values
+        if group is None:  # a group that is left out, as augment
+            group = values[outer] = {}
+        if not isinstance(group, dict):
+            raise ConfigError(f"--set {dotted}: {outer} is no group of keys")
+        group[inner or dotted] = value
+        lines[dotted] = f"--set {dotted}"
+    return values, lines

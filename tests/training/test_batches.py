@@ -17,7 +17,8 @@ from streamser.corpora.reader import read_corpus
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig, cut_window, extract, trimmed, windows
 from streamser.training.augment import AugmentConfig
-from streamser.training.batches import BatchMaker, FeatureAugment, sampling_weights
+from streamser.training.batches import BatchMaker, sampling_weights
+from streamser.training.featureaugment import FeatureAugment
 from streamser.training.store import LevelStore, build_store, level_config, standard_of
 
 FEATURES = FeatureConfig(n_mels=32, mfcc=20, length_s=1.0, stride_s=0.5, floor=1e-8)

@@ -18,7 +18,8 @@ from streamser.nets.lightsernet import LightSerNet
 from streamser.nets.losses import LossSpec
 from streamser.nets.parallel_cnn import ParallelCnn
 from streamser.nets.sepconv import SepConv
-from streamser.training.batches import BatchMaker, FeatureAugment
+from streamser.training.batches import BatchMaker
+from streamser.training.featureaugment import FeatureAugment
 from streamser.training.fit import Fit, Part, batch_slices, rate_factor
 from streamser.training.recipe import Schedule, recipe_from
 from streamser.training.store import LevelStore

@@ -10,7 +10,8 @@ import torch
 
 from streamser.nets.moonshine import Moonshine
 from streamser.nets.zoo import get
-from streamser.training.batches import BatchMaker, FeatureAugment
+from streamser.training.batches import BatchMaker
+from streamser.training.featureaugment import FeatureAugment
 from streamser.training.frozen import build_frozen_store
 from streamser.training.store import LevelStore
 

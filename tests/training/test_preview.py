@@ -15,7 +15,7 @@ from streamser.corpora.clips import Clip
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig, extract
 from streamser.training.augment import AugmentConfig
-from streamser.training.batches import FeatureAugment
+from streamser.training.featureaugment import FeatureAugment
 from streamser.training.preview import SHOWN, preview_augment, with_gains
 from streamser.training.store import level_config
 

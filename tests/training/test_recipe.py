@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streamser.errors import ConfigError
-from streamser.training.recipe import load_recipe, recipe_from
+from streamser.training.recipe import changed, load_recipe, recipe_from
 
 SHIPPED = sorted((Path(__file__).parents[2] / "models").glob("**/*.yaml"))
 
@@ -23,7 +26,7 @@ def test_every_shipped_recipe_is_valid_and_names_a_row_of_the_zoo(path: Path) ->
 def test_an_unknown_key_is_named_with_the_nearest_right_one() -> None:
     with pytest.raises(ConfigError, match="unknown key 'epoch'; did you mean 'epochs'"):
         recipe_from({"name": "x", "variant": "lightsernet", "epoch": 3})
-    with pytest.raises(ConfigError, match="schedule: unknown key 'warm'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'schedule.warm'; did you mean 'schedule.warmup'"):
         recipe_from({"name": "x", "variant": "lightsernet", "schedule": {"warm": 1}})
 
 
@@ -41,12 +44,72 @@ def test_an_impossible_value_is_refused_by_its_rule(key: str, value: object, rul
         recipe_from({"name": "x", "variant": "lightsernet", key: value})
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("optimizer: rmsprop", "r.yaml:2: optimizer: is one of adam, adamw, adadelta, sgd, not 'rmsprop'"),
+        ("precision: fp16", "r.yaml:2: precision: is one of fp32, bf16, not 'fp16'; did you mean 'bf16'?"),
+        ("epochs: ten", "r.yaml:2: epochs: is a whole number, not 'ten'"),
+        ("choose_by: f1", "r.yaml:2: choose_by: is one of ua, wa, loss, last, not 'f1'"),
+        ("lr: fast", "r.yaml:2: lr: is a number, not 'fast'"),
+        ("seeds: 3", "r.yaml:2: seeds: is a list, as [a, b], each a whole number, not 3"),
+        ("labels: [sad, 4]", "r.yaml:2: labels: is a list, as [a, b], each a text, not ['sad', 4]"),
+        ("augment: {speed: [0.9]}", "r.yaml:2: augment.speed: is a list of 2, each a number, not [0.9]"),
+        ("augment: 3", "r.yaml:2: augment: is a mapping of `key: value` or null, not 3"),
+        ("augment:\n  gain_probability: 2", "r.yaml:3: augment.gain_probability: 2.0 is not between 0 and 1"),
+        ("adversary:\n  weight: 0", "r.yaml:3: adversary.weight: 0.0 is not above 0"),
+        ("features: {n_mel: 3}", "r.yaml:2: unknown key 'features.n_mel'; did you mean 'features.n_mels'?"),
+        ("epochs: 3\nepochs: 4", "r.yaml:3: key 'epochs' was already given in line 2; keep one of them"),
+        ("start: &a x\ndescription: *a", "r.yaml:3: aliases (*name) are not supported; write the value out"),
+    ],
+)
+def test_a_slip_is_answered_with_its_line_its_rule_and_the_nearest_name(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(f"variant: lightsernet\n{text}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(file)
+    assert str(caught.value).replace(str(file), "r.yaml").startswith(expected)
+
+
+def test_a_recipe_without_a_variant_is_told_so(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("epochs: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="variant is missing"):
+        load_recipe(file)
+
+
+def test_an_override_of_one_key_of_a_group_leaves_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("variant: lightsernet\nschedule: {kind: onecycle, warmup: 0.2}\n", encoding="utf-8")
+    recipe = load_recipe(file, {"schedule.warmup": 0.4, "augment.gain_probability": 0.5})
+    assert (recipe.schedule.kind, recipe.schedule.warmup) == ("onecycle", 0.4)
+    assert recipe.augment is not None and recipe.augment.gain_probability == 0.5
+    assert changed(recipe, {"schedule.kind": "cosine"}).schedule == replace(recipe.schedule, kind="cosine")
+    with pytest.raises(ConfigError, match=r"--set schedule.wam: unknown key 'schedule.wam'"):
+        load_recipe(file, {"schedule.wam": 1})
+
+
+def test_a_recipe_is_checked_without_torch(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("variant: lightsernet\noptimizer: rmsprop\n", encoding="utf-8")
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from streamser.cli import main\n"
+        "sys.exit(main(['train', sys.argv[1]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True, check=False)
+    assert "optimizer: is one of adam, adamw, adadelta, sgd, not 'rmsprop'" in done.stderr
+    assert done.returncode == 1
+
+
 def test_a_file_that_is_no_recipe_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such recipe"):
         load_recipe(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,", encoding="utf-8")
-    with pytest.raises(ConfigError, match="not YAML"):
+    with pytest.raises(ConfigError, match="is not YAML"):
         load_recipe(broken)
     broken.write_text("- a list", encoding="utf-8")
     with pytest.raises(ConfigError, match="a recipe is a mapping"):

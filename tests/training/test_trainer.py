@@ -26,7 +26,8 @@ from streamser.evaluation.folds import load_folds
 from streamser.evaluation.foldsummary import left_out_metrics, summarize
 from streamser.nets.moonshine import Moonshine
 from streamser.recognizer import load
-from streamser.training.batches import BatchMaker, FeatureAugment
+from streamser.training.batches import BatchMaker
+from streamser.training.featureaugment import FeatureAugment
 from streamser.training.fit import rate_factor, with_common_labels
 from streamser.training.material import Material, gather, recipe_of
 from streamser.training.recipe import Recipe, Schedule, recipe_from
