@@ -170,9 +170,12 @@ class WorkerStream(_Channel):
         *,
         lossless: bool = False,
         on_error: OnError | None = None,
+        settling: Settling | None = None,
     ) -> None:
         super().__init__(worker.recognizer, config, name)
-        self._handle = worker.open(name, deliver, lossless=lossless, on_error=on_error, tally=self.tally)
+        self._handle = worker.open(
+            name, deliver, lossless=lossless, on_error=on_error, tally=self.tally, settling=settling
+        )
 
     @property
     def waiting(self) -> int:

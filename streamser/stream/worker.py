@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from streamser.errors import AudioError, StreamserError
 from streamser.events import Event, StreamEnded
 from streamser.recognizer import Prediction, Recognizer
 from streamser.settling import Settling
+from streamser.stream.fairqueue import FairQueue
 from streamser.stream.judge import Judge, Novelty, Piece, Question, ask, computes_on_cuda
 from streamser.stream.status import Tally
 
@@ -35,6 +35,7 @@ OnError = Callable[[BaseException], None]
 """Takes, on the worker's thread, the error that ended a stream."""
 
 _WAKE_S = 0.25
+_LEAST_COST_S = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class StreamHandle:
 
     def close(self) -> None:
         """Give the stream up: what waits is dropped, and nothing more is delivered, not even StreamEnded."""
-        self._worker._give_up(self._state)
+        self._worker._end(self._state)
 
 
 class InferenceWorker:
@@ -133,7 +134,7 @@ class InferenceWorker:
         self.config = config or PipelineConfig()
         self.config.settling(recognizer.bundle)  # a checkpoint that cannot is refused before the first sound
         self._states: set[_StreamState] = set()
-        self._jobs: deque[_Job] = deque()
+        self._jobs = FairQueue[_StreamState, _Job]()
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -169,13 +170,15 @@ class InferenceWorker:
         lossless: bool = False,
         on_error: OnError | None = None,
         tally: Tally | None = None,
+        settling: Settling | None = None,
     ) -> StreamHandle:
         """Add a stream; `name` only labels its events, so two streams may have the same.
 
         `lossless` keeps every partial and waits for room instead. An error in judging or delivering goes to `on_error`
-        and is delivered as StreamEnded; the stream is then over and the others go on.
+        and is delivered as StreamEnded; the stream is then over and the others go on. `settling` goes on from an
+        earlier stream of the same voice. The worker's time is shared fairly between the streams that wait for it.
         """
-        settling = self.config.settling(self.recognizer.bundle)
+        settling = settling or self.config.settling(self.recognizer.bundle)
         judge = Judge(self.recognizer, self.config.smoothing, name, settling)
         state = _StreamState(judge, deliver, on_error, tally or Tally(), lossless)
         with self._changed:
@@ -195,17 +198,14 @@ class InferenceWorker:
             if not state.over:
                 self._append(job)
 
-    def _give_up(self, state: _StreamState) -> None:
-        with self._changed:
-            self._end(state)
-            for job in [job for job in self._jobs if job.state is state]:
-                self._drop(job)
-
     def _end(self, state: _StreamState) -> None:
-        """Nothing more is delivered to the stream; whoever waits for its room is woken."""
+        """Drop what waits for this stream and deliver nothing more to it; a thread that waits for its room is woken."""
         with self._changed:
             state.over = True
             self._states.discard(state)
+            for job in self._jobs.waiting(state):
+                self._forget(job)
+            self._jobs.forget(state)
             self._changed.notify_all()
 
     def metrics(self) -> dict[str, Any]:
@@ -263,11 +263,11 @@ class InferenceWorker:
                 state.ahead = job
             else:
                 state.partial = job
-        self._jobs.append(job)
+        self._jobs.append(state, job)
         self._changed.notify_all()
 
     def _drop(self, job: _Job) -> None:
-        self._jobs.remove(job)
+        self._jobs.remove(job.state, job)
         self._forget(job)
 
     def _forget(self, job: _Job) -> None:
@@ -289,7 +289,11 @@ class InferenceWorker:
         while jobs := self._take():
             started = time.perf_counter()
             self._serve(jobs)
-            self._busy_s += time.perf_counter() - started
+            took_s = time.perf_counter() - started
+            self._busy_s += took_s
+            with self._changed:
+                for job in jobs:
+                    self._jobs.charge(job.state, took_s / len(jobs))
 
     def _take(self) -> list[_Job]:
         """Jobs in order, as many as one call to the recognizer should serve; none when the worker is closed."""
@@ -299,9 +303,12 @@ class InferenceWorker:
                 if self._closing:
                     return []
                 self._changed.wait()
-            jobs = [self._jobs.popleft() for _ in range(min(batch, len(self._jobs)))]
-            for job in jobs:
+            jobs = []
+            while self._jobs and len(jobs) < batch:
+                state, job = self._jobs.pop()
+                self._jobs.charge(state, _LEAST_COST_S)  # so that a batch holds jobs of all streams
                 self._forget(job)
+                jobs.append(job)
             self._changed.notify_all()
             return jobs
 

@@ -264,6 +264,24 @@ def test_two_streams_of_one_name_each_get_their_own_events(recognizer: Recognize
     assert [sum(isinstance(event, StreamEnded) for event in events) for events in (first, second)] == [1, 1]
 
 
+def test_a_stream_that_sends_much_too_fast_delays_no_other_streams_final(recognizer: Recognizer) -> None:
+    order: list[str] = []
+
+    def note(event: Event) -> None:
+        order.append(event.stream)
+
+    worker = InferenceWorker(recognizer)
+    segment = Segment(utterance=0, start=0, samples=babble(1.0, seed=1), final=True)
+    greedy = [worker.open(f"greedy {number}", note) for number in range(3)]
+    for handle in greedy:
+        for _ in range(30):
+            handle.submit(segment)
+    worker.open("live", note).submit(segment)
+    with worker:
+        until(lambda: len(order) == 91)
+    assert order.index("live") <= 3
+
+
 def test_a_stream_that_is_given_up_delivers_nothing_more_and_frees_its_place(recognizer: Recognizer) -> None:
     gate, events = Gate(), []
     gated, _ = with_engine(recognizer, gate)
