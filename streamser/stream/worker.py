@@ -303,7 +303,7 @@ class InferenceWorker:
                 if self._closing:
                     return []
                 self._changed.wait()
-            jobs = []
+            jobs: list[_Job] = []
             while self._jobs and len(jobs) < batch:
                 state, job = self._jobs.pop()
                 self._jobs.charge(state, _LEAST_COST_S)  # so that a batch holds jobs of all streams
