@@ -13,22 +13,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from streamser.errors import ConfigError, DeviceError, MissingExtraError, StreamserError
-from streamser.events import EmotionEvent
+from streamser.events import EmotionEvent, StreamEnded
 from streamser.events import Event as StreamEvent
+from streamser.handles import affordable_connections
 from streamser.recognizer import Recognizer
 from streamser.settling import Settling
-from streamser.stream.channel import Stream, StreamConfig
+from streamser.stream.channel import StreamConfig, WorkerStream
+from streamser.stream.worker import InferenceWorker
 
 try:
     from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -39,20 +44,31 @@ try:
 except ImportError as missing:
     raise MissingExtraError("streamser wyoming", "wyoming") from missing
 
+from streamser.integrations.wyomingmessages import MAX_HEADER_BYTES, BadMessageError, checked_chunk, read_message
+
 __all__ = ["WyomingAddress", "WyomingServer"]
 
 logger = logging.getLogger(__name__)
 
-MAX_CHUNK_BYTES = 1 << 20
-"""A chunk is some 20 to 100 ms; a megabyte of it is no voice satellite."""
-MAX_HEADER_BYTES = 1 << 16
 MAX_CLIENTS = 64
+"""One more takes the place of the one that has been silent longest, or is refused where all are sending sound."""
+SOUND_S = 60.0
+"""A client that sends no more sound for so long, and no audio-stop, gets its results; then the connection is closed."""
+IDLE_S = 600.0
+"""A client between two streams may be silent for so long."""
+SEND_S = 10.0
+"""A client that takes no result for so long is disconnected."""
+DRAIN_S = 5.0
+"""A service that is stopped gives its clients so long to get the results of what they have sent."""
 
 _LINGER_S = 1.0  # a refused client may still be sending; hung up on at once, it would lose the reason
-
-
-class BadMessageError(ValueError):
-    """What came is no Wyoming message, so that nobody can tell where the next one begins."""
+_MOST_LINGERING = 8
+_TURN_S = 1.0  # sound that one turn on a thread takes, so that no client holds a thread for long
+_SOUND_THREADS = 4
+_WAITING_LIVE = 16  # results of one stream that may wait for the worker before more of its sound is taken
+_WAITING_ALL = 4  # the same where every partial result is kept
+_MOST_UNSENT = 1024  # results that may wait for a client that does not read
+_WAKE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +116,10 @@ class WyomingAddress:
 
 
 class WyomingServer:
-    """The service, as an async context manager: within, clients can connect to `address`."""
+    """The service, as an async context manager: within, clients can connect to `address`.
+
+    All clients share one inference worker, which serves them fairly.
+    """
 
     def __init__(
         self,
@@ -115,10 +134,12 @@ class WyomingServer:
         self.recognizer = recognizer
         self.config = config or StreamConfig()
         self.partials = partials
+        self.worker = InferenceWorker(recognizer, self.config.pipeline)
+        self.threads = ThreadPoolExecutor(_SOUND_THREADS, "streamser-sound")
         self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.Task[None]] = set()
+        self._clients: dict[asyncio.Task[None], Conversation] = {}
+        self._lingering = 0
         self._served = 0
-        self.settling()  # a checkpoint that cannot is refused before anybody listens
 
     def settling(self) -> Settling | None:
         """A voice that nobody knows yet, where streams are to settle in."""
@@ -126,6 +147,7 @@ class WyomingServer:
 
     async def __aenter__(self) -> WyomingServer:
         address = self.address
+        self._stopping = asyncio.Event()
         try:
             if address.scheme == "unix":
                 self._server = await asyncio.start_unix_server(self._serve, address.path, limit=MAX_HEADER_BYTES)
@@ -138,89 +160,226 @@ class WyomingServer:
         except OSError as error:
             why = error.strerror or error
             raise DeviceError(f"cannot listen on {address} ({why}); is another service there?") from error
+        self.worker.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """Take nobody in, give the clients the results of what they have sent, and hang up."""
         assert self._server is not None
         self._server.close()
-        for client in self._clients:
-            client.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
+        self._stopping.set()
+        if clients := list(self._clients):
+            await asyncio.wait(clients, timeout=DRAIN_S)
+            for client in clients:
+                client.cancel()
+            await asyncio.gather(*clients, return_exceptions=True)
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.worker.close, 0.3)
         if self.address.scheme == "unix":
             Path(self.address.path).unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._clients.add(task)
+        if not self._make_room():
+            await self._refuse(reader, writer, "busy", f"{len(self._clients)} clients are sending sound; try later")
+            writer.close()
+            return
+        self._served += 1
+        conversation = self._clients[task] = Conversation(self, f"wyoming-{self._served}", writer)
+        sender = asyncio.create_task(conversation.send())
         try:
-            if len(self._clients) > MAX_CLIENTS:
-                await _refuse(reader, writer, "busy", f"{MAX_CLIENTS} clients are connected; try later")
-                return
-            self._served += 1
-            conversation = Conversation(self, f"wyoming-{self._served}", writer)
-            while (event := await read_message(reader)) is not None:
+            while (event := await self._next(reader, conversation)) is not None:
                 await conversation.answer(event)
+            await conversation.finish()
         except BadMessageError as error:
-            await _refuse(reader, writer, "bad-message", str(error))
+            await self._refuse(reader, writer, error.code, str(error))
         except (OSError, asyncio.IncompleteReadError):
             logger.debug("a client has left in the middle of a message")
         except asyncio.CancelledError:
             writer.transport.abort()  # we stop, and wait for no client; raised on, asyncio would report an error
         finally:
-            self._clients.discard(task)
+            del self._clients[task]
+            await conversation.leave()
+            sender.cancel()
             writer.close()
+
+    def _make_room(self) -> bool:
+        """Whether one more client can be served; for that, the one that has been silent longest may have to go."""
+        if len(self._clients) < affordable_connections(MAX_CLIENTS) or self._stopping.is_set():
+            return not self._stopping.is_set()
+        idle = [client for client in self._clients.values() if client.is_idle]
+        if not idle:
+            return False
+        min(idle, key=lambda client: client.last_s).hang_up()
+        return True
+
+    async def _next(self, reader: asyncio.StreamReader, conversation: Conversation) -> Event | None:
+        """The client's next message; None at its end, or when the service is being stopped."""
+        read = asyncio.ensure_future(read_message(reader))
+        stop = asyncio.ensure_future(self._stopping.wait())
+        patience_s = IDLE_S if conversation.is_idle else SOUND_S
+        try:
+            await asyncio.wait({read, stop}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if read.done():
+                return read.result()
+            if stop.done():
+                return None
+            await conversation.finish()
+            raise BadMessageError(f"no message came for {patience_s:g} s", "idle")
+        finally:
+            stop.cancel()
+            read.cancel()
+
+    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, code: str, text: str) -> None:
+        """Give the reason, and let the client read it: what it still sends is taken for a moment and thrown away."""
+        if self._lingering >= _MOST_LINGERING:  # a crowd: each of them holds a file handle
+            writer.transport.abort()
+            return
+        self._lingering += 1
+        try:
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                await async_write_event(Error(text=text, code=code).event(), writer)
+                writer.write_eof()
+                await asyncio.wait_for(_drain(reader), _LINGER_S)
+        finally:
+            self._lingering -= 1
 
 
 class Conversation:
-    """One connection: its own stream on the shared recognizer."""
+    """One connection: its streams, one after another, on the shared worker."""
 
     def __init__(self, server: WyomingServer, name: str, writer: asyncio.StreamWriter) -> None:
+        self.last_s = time.monotonic()
+        """When its last message came."""
         self._server, self._name, self._writer = server, name, writer
+        self._loop = asyncio.get_running_loop()
         self._settling = server.settling()  # an assistant sends an utterance a stream: what they teach is kept
-        self._stream: Stream | None = None
+        self._stream: WorkerStream | None = None
+        self._over = asyncio.Event()  # the stream's last result has come
+        self._room = asyncio.Event()
+        self._unsent: asyncio.Queue[Event] = asyncio.Queue()
         self._refused = False  # until the next audio-start: more of what was refused is not told each time
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is between two streams."""
+        return self._stream is None
+
+    def hang_up(self) -> None:
+        """Close the connection at once."""
+        self._writer.transport.abort()
 
     async def answer(self, event: Event) -> None:
         """Answer one message; a type that we do not know is ignored, as Wyoming wants it."""
+        self.last_s = time.monotonic()
         if Describe.is_type(event.type):
-            await self._write(info(self._server.recognizer))
+            self._write(info(self._server.recognizer))
         elif Ping.is_type(event.type):
-            await self._write(Pong(text=event.data.get("text")).event())
+            self._write(Pong(text=event.data.get("text")).event())
         elif AudioStart.is_type(event.type):
-            await self._finish()
+            await self.finish()
             self._refused = False
         elif AudioChunk.is_type(event.type) and not self._refused:
-            await self._handle_audio(event)
+            await self._take(event)
         elif AudioStop.is_type(event.type):
-            await self._finish()
+            await self.finish()
             self._refused = False
-            await self._write(Event("emotion-end"))
+            self._write(Event("emotion-end"))
+        await self._sent()
 
-    async def _handle_audio(self, event: Event) -> None:
-        if self._stream is None:  # some clients never say audio-start
-            self._stream = Stream(self._server.recognizer, self._server.config, self._name, self._settling)
-        try:
-            chunk = checked_chunk(event)
-            events = await asyncio.to_thread(self._stream.push, chunk.audio, chunk.rate, chunk.channels)
-        except (ValueError, StreamserError) as error:
-            self._refused, self._stream = True, None
-            await self._write(Error(text=f"audio-chunk: {error}", code="bad-audio").event())
-        else:
-            await self._say(events)
+    async def finish(self) -> None:
+        """End the stream, if one is open, and wait for its last result."""
+        stream = self._stream
+        if stream is not None:
+            await self._on_thread(stream.close)
+            await self._over.wait()
+            self._stream = None
+            await self._sent()
 
-    async def _finish(self) -> None:
+    async def leave(self) -> None:
+        """The client is gone: nobody wants what is not yet computed."""
         stream, self._stream = self._stream, None
         if stream is not None:
-            await self._say(await asyncio.to_thread(stream.close))
+            stream.give_up()
 
-    async def _say(self, events: list[StreamEvent]) -> None:
-        for event in events:
-            if isinstance(event, EmotionEvent) and (event.final or self._server.partials):
-                await self._write(Event("emotion", data=event.to_dict()))
+    async def send(self) -> None:
+        """The task that sends results; a client that does not read is hung up on."""
+        try:
+            while True:
+                event = await self._unsent.get()
+                await asyncio.wait_for(async_write_event(event, self._writer), SEND_S)
+                self._unsent.task_done()
+        except (OSError, asyncio.TimeoutError):
+            self.hang_up()
+            while True:  # nobody may wait for what cannot be sent
+                self._unsent.task_done()
+                await self._unsent.get()
 
-    async def _write(self, event: Event) -> None:
-        await async_write_event(event, self._writer)
+    async def _sent(self) -> None:
+        await self._unsent.join()
+
+    async def _take(self, event: Event) -> None:
+        """Hand a chunk's sound to the stream, a second at a time, as fast as the worker keeps up."""
+        try:
+            chunk = checked_chunk(event)
+        except ValueError as error:
+            await self._refuse(str(error))
+            return
+        if self._stream is None:  # some clients never send audio-start
+            self._over.clear()
+            self._stream = WorkerStream(
+                self._server.worker,
+                self._deliver,
+                self._server.config,
+                self._name,
+                lossless=self._server.partials,
+                settling=self._settling,
+                partials=self._server.partials,
+            )
+        turn = round(_TURN_S * chunk.rate) * 2 * chunk.channels
+        most = _WAITING_ALL if self._server.partials else _WAITING_LIVE
+        for first in range(0, len(chunk.audio), turn):
+            while self._stream.waiting >= most and not self._over.is_set():
+                self._room.clear()
+                with contextlib.suppress(asyncio.TimeoutError):  # a result computed ahead is not delivered
+                    await asyncio.wait_for(self._room.wait(), _WAKE_S)
+            try:
+                await self._on_thread(self._stream.push, chunk.audio[first : first + turn], chunk.rate, chunk.channels)
+            except (ValueError, StreamserError) as error:
+                await self._refuse(str(error))
+                return
+
+    async def _refuse(self, why: str) -> None:
+        await self.leave()
+        self._refused = True
+        self._write(Error(text=f"audio-chunk: {why}", code="bad-audio").event())
+
+    def _deliver(self, event: StreamEvent) -> None:
+        """Take a result, on the worker's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the service was stopped
+            self._loop.call_soon_threadsafe(self._arrive, event)
+
+    def _arrive(self, event: StreamEvent) -> None:
+        self._room.set()
+        if isinstance(event, EmotionEvent) and (event.final or self._server.partials):
+            self._write(Event("emotion", data=event.to_dict()))
+        elif isinstance(event, StreamEnded):
+            if event.error is not None:
+                logger.error("stream %s has failed: %s", self._name, event.error)
+                self._write(
+                    Error(text="the recognizer has failed; the service's log has the reason", code="failed").event()
+                )
+            self._over.set()
+
+    def _write(self, event: Event) -> None:
+        if self._unsent.qsize() >= _MOST_UNSENT:
+            self.hang_up()
+        else:
+            self._unsent.put_nowait(event)
+
+    async def _on_thread(self, work: Callable[..., object], *args: object) -> None:
+        await self._loop.run_in_executor(self._server.threads, partial(work, *args))
 
 
 def info(recognizer: Recognizer) -> Event:
@@ -244,65 +403,6 @@ def info(recognizer: Recognizer) -> Event:
     }
     answer.data["emotion"] = [{**program, "models": [model]}]
     return answer
-
-
-async def read_message(reader: asyncio.StreamReader) -> Event | None:
-    """The next message, None at the end; BadMessageError for what is none.
-
-    The package's own reader takes messages of any size, and says nothing to a client whose message is none.
-    """
-    try:
-        line = await reader.readline()
-        if not line:
-            return None
-        header = _object(line)
-        data = _object(json.dumps(header.get("data") or {}))
-        if length := _length(header, "data_length", MAX_HEADER_BYTES):
-            data |= _object(await reader.readexactly(length))
-        length = _length(header, "payload_length", MAX_CHUNK_BYTES)
-        payload = await reader.readexactly(length) if length else None
-    except (ValueError, RecursionError) as error:
-        raise BadMessageError(f"not a Wyoming message: {error}") from error
-    if not isinstance(header.get("type"), str):
-        raise BadMessageError("not a Wyoming message: it has no type")
-    return Event(header["type"], data, payload)
-
-
-def _object(text: str | bytes) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError(f"a JSON object is wanted, not {type(value).__name__}")
-    return value
-
-
-def _length(header: dict[str, Any], name: str, most: int) -> int:
-    value = header.get(name)
-    if value is None:
-        return 0
-    if not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError(f"{name} is 0 to {most}, not {value!r:.40}")
-    return value
-
-
-def checked_chunk(event: Event) -> AudioChunk:
-    """The chunk, whose numbers are a microphone's; ValueError for any other."""
-    for name, low, high in (("rate", 4_000, 192_000), ("channels", 1, 32), ("width", 2, 2)):
-        value = event.data.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            wanted = "2 (16-bit samples, little endian)" if name == "width" else f"{low} to {high}"
-            raise ValueError(f"{name} is {wanted}, not {value!r:.40}")
-    chunk: AudioChunk = AudioChunk.from_event(event)
-    if len(chunk.audio) % (2 * chunk.channels):
-        raise ValueError(f"{len(chunk.audio)} bytes are no whole number of frames of {2 * chunk.channels} bytes")
-    return chunk
-
-
-async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, code: str, text: str) -> None:
-    """Say why, and let the client read it: what it still sends is taken for a moment and thrown away."""
-    with contextlib.suppress(OSError, asyncio.TimeoutError):
-        await async_write_event(Error(text=text, code=code).event(), writer)
-        writer.write_eof()
-        await asyncio.wait_for(_drain(reader), _LINGER_S)
 
 
 async def _drain(reader: asyncio.StreamReader) -> None:

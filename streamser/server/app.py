@@ -20,9 +20,10 @@ except ImportError as error:
 
 from streamser.bundle import find_models, load_bundle
 from streamser.events import EVENT_VERSION
+from streamser.handles import affordable_connections
 from streamser.recognizer import Recognizer
 from streamser.server import pages
-from streamser.server.connections import ConnectionLimit, affordable_connections
+from streamser.server.connections import ConnectionLimit
 from streamser.server.hub import Hub
 from streamser.server.label import Labeller
 from streamser.server.metrics import CONTENT_TYPE

@@ -55,6 +55,7 @@ class StreamClient:
             sample_rate=hello.sample_rate,
             channels=hello.channels,
             lossless=hello.lossless,
+            partials=hello.partials,
         )
         self._received = ReceiveQueue(hub.config.max_message_bytes)
         self._room = asyncio.Event()

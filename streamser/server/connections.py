@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from streamser.server.metrics import Metrics
 
-__all__ = ["ConnectionLimit", "affordable_connections"]
+__all__ = ["ConnectionLimit"]
 
-logger = logging.getLogger(__name__)
-
-_RESERVED_HANDLES = 12  # the listening sockets, a connection to be refused, files that a request opens
-_FEWEST = 4
 _PATIENCE = 8  # times the header's limit that a client may take to read an answer
 _BUSY_BODY = b'{"error": {"code": "too_many_connections", "message": "all connections are in use; try again later"}}'
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 5\r\n"
     b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_BUSY_BODY), _BUSY_BODY)
 )
-
-
-def affordable_connections(wanted: int, handles_each: int = 1) -> int:
-    """How many connections the free file handles of this process allow, at most `wanted`.
-
-    A server that runs out of handles can accept nobody and can open no file, so it must stop before.
-    """
-    try:
-        import resource
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        used = sum(1 for _ in Path("/dev/fd").iterdir())
-    except (ImportError, OSError):  # Windows has no such limit
-        return wanted
-    if limit == resource.RLIM_INFINITY:
-        return wanted
-    return min(wanted, max(_FEWEST, (limit - used - _RESERVED_HANDLES) // handles_each))
 
 
 class ConnectionLimit:

@@ -117,6 +117,7 @@ class Hub:
         sample_rate: int = SAMPLE_RATE,
         channels: int = 1,
         lossless: bool = False,
+        partials: bool = True,
     ) -> SoundStream:
         """A new stream; `on_event` hears its events on the event loop, StreamEnded last."""
         name = self._free_name(name)
@@ -147,6 +148,7 @@ class Hub:
             sample_rate=sample_rate,
             channels=channels,
             lossless=lossless,
+            partials=partials,
             recording=recording,
         )
 

@@ -94,7 +94,7 @@ class Labeller:
                 over.set()
 
         room = asyncio.Event()
-        stream = self._hub.open_stream(take, name, sample_rate=file.sample_rate, lossless=True)
+        stream = self._hub.open_stream(take, name, sample_rate=file.sample_rate, lossless=True, partials=partials)
         error: str | None = "the request was given up"
         try:
             await self._feed(request, stream, file.pieces(), room)

@@ -27,12 +27,13 @@ class SoundStream:
         sample_rate: int = SAMPLE_RATE,
         channels: int = 1,
         lossless: bool = False,
+        partials: bool = True,
         recording: WavWriter | None = None,
     ) -> None:
         self.name = name
         self.sample_rate = sample_rate
         self._converter = PcmConverter(sample_rate, channels)
-        self._stream = WorkerStream(worker, deliver, config, name, lossless=lossless)
+        self._stream = WorkerStream(worker, deliver, config, name, lossless=lossless, partials=partials)
         self._recording = recording
 
     @property

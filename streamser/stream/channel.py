@@ -171,8 +171,14 @@ class WorkerStream(_Channel):
         lossless: bool = False,
         on_error: OnError | None = None,
         settling: Settling | None = None,
+        partials: bool = True,
     ) -> None:
+        """`partials` false delivers none, and computes none where that saves work.
+
+        A step graph computes only what is new, so its partial results are the final's own work done early.
+        """
         super().__init__(worker.recognizer, config, name)
+        self._finals_only = not partials and worker.recognizer.steps is None
         self._handle = worker.open(
             name, deliver, lossless=lossless, on_error=on_error, tally=self.tally, settling=settling
         )
@@ -198,6 +204,13 @@ class WorkerStream(_Channel):
         """End the stream: the open utterance gets its final, then StreamEnded is delivered."""
         self._submit(self._end(error))
 
+    def give_up(self) -> None:
+        """End the stream without its last results: nothing more is delivered, not even StreamEnded."""
+        self._ended = True
+        self._handle.close()
+
     def _submit(self, items: Sequence[TimedItem]) -> None:
         for item, arrived_s in items:
+            if self._finals_only and isinstance(item, Segment) and not (item.final or item.speculative):
+                continue
             self._handle.submit(item, arrived_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import signal
 import socket
@@ -30,11 +31,12 @@ pytest.importorskip("wyoming", reason="the extra wyoming is not installed")
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncClient
 from wyoming.error import Error
-from wyoming.event import Event
+from wyoming.event import Event, write_event
 from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
 
 from streamser.integrations import wyoming as service
+from streamser.integrations import wyomingmessages
 from streamser.integrations.wyoming import WyomingAddress, WyomingServer
 
 ANSWER_S = 30.0
@@ -262,15 +264,93 @@ async def test_a_client_that_leaves_in_the_middle_of_a_message_disturbs_nobody(
     assert caplog.text == ""
 
 
-async def test_one_client_too_many_is_told_so(server: WyomingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_when_all_clients_send_sound_one_more_is_told_to_try_later(
+    server: WyomingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(service, "MAX_CLIENTS", 1)
     async with client_of(server) as first:
+        await first.write_event(chunks(pcm(talk()), 16_000, 1)[0].event())
         await first.write_event(Ping().event())
         assert await first.read_event() is not None
         async with client_of(server) as second:
             event = await second.read_event()
             assert event is not None
             assert Error.from_event(event).code == "busy"
+
+
+async def test_silent_connections_keep_nobody_out(server: WyomingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_CLIENTS", 4)
+    async with client_of(server) as honest:
+        silent = [await asyncio.open_connection("127.0.0.1", server.address.port) for _ in range(20)]
+        async with client_of(server) as late:
+            assert len(await say(late, pcm(talk()))) == 2
+    for _, writer in silent:
+        writer.close()
+    assert honest is not None
+
+
+def encoded(event: Event) -> bytes:
+    file = io.BytesIO()
+    write_event(event, file)
+    return file.getvalue()
+
+
+async def hung_up_after(server: WyomingServer, data: bytes) -> list[str]:
+    """The types of the messages that come until the server hangs up on a client that sends this and no more."""
+    async with client_of(server) as client:
+        assert client._writer is not None
+        client._writer.write(data)
+        types = []
+        while (event := await client.read_event()) is not None:
+            types.append(event.type if event.type != "error" else str(event.data["code"]))
+        return types
+
+
+async def test_a_message_that_comes_to_a_halt_is_cut(server: WyomingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wyomingmessages, "MESSAGE_S", 0.2)
+    for data in (b'{"type": "pi', b'{"type": "audio-chunk", "payload_length": 640}\n' + bytes(100)):
+        assert await hung_up_after(server, data) == ["bad-message"]
+
+
+async def test_a_client_that_falls_silent_gets_its_results_and_is_closed(
+    server: WyomingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SOUND_S", 0.3)
+    data = pcm(np.concatenate([silence(0.3), babble(1.0)]))  # it breaks off in the middle of speech
+    assert await hung_up_after(server, encoded(AudioChunk(16_000, 2, 1, data).event())) == ["emotion", "idle"]
+
+
+async def test_a_client_that_is_idle_for_too_long_is_closed(
+    server: WyomingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "IDLE_S", 0.2)
+    assert await hung_up_after(server, b"") == ["idle"]
+
+
+async def test_a_service_that_is_stopped_delivers_the_results_of_what_was_sent(recognizer: Recognizer) -> None:
+    data = pcm(np.concatenate([silence(0.3), babble(1.5)]))
+    async with WyomingServer(recognizer, address=ANY_PORT) as server:
+        client = client_of(server)
+        await client.connect()
+        await client.write_event(AudioChunk(16_000, 2, 1, data).event())
+        await client.write_event(Ping().event())
+        pong = await client.read_event()
+        assert pong is not None and Pong.is_type(pong.type)
+    event = await client.read_event()
+    await client.disconnect()
+    assert event is not None
+    assert [plain(event.data)] == expected(recognizer, data, 16_000, 1)
+
+
+async def test_one_huge_chunk_does_not_hold_up_another_client(server: WyomingServer) -> None:
+    huge = pcm(np.tile(talk(), 8))[: wyomingmessages.MAX_CHUNK_BYTES]
+    async with client_of(server) as greedy, client_of(server) as honest:
+        for _ in range(4):
+            await greedy.write_event(AudioChunk(16_000, 2, 1, huge).event())
+        said = await say(honest, pcm(talk()))
+        assert len(said) == 2
+        await greedy.write_event(AudioStop().event())
+        assert len(await emotions(greedy)) > 8
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets")
