@@ -91,7 +91,7 @@ def _compose(text: str, where: str) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         problem = f"is not YAML: {error.problem or error}; write `key: value`"
         raise ConfigError(f"{where}{_line(error.problem_mark)}: {problem}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a %YAML version of 5,000 digits
         raise ConfigError(f"{where}: is not YAML: {error}") from error
 
 
@@ -207,7 +207,16 @@ def checked(name: str, setting: Setting, kind: Any) -> Any:
         return value
     right = nearest(str(setting.value), _choices(kind))
     advice = f"; did you mean {right!r}?" if right else ""
-    raise ConfigError(f"{setting.where}: {name}: is {_rule(kind)}, not {setting.value!r}{advice}")
+    raise ConfigError(f"{setting.where}: {name}: is {_rule(kind)}, not {_shown(setting.value)}{advice}")
+
+
+def _shown(value: object) -> str:
+    """The value for an error message, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a {type(value).__name__} too long to print"
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def nearest(name: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:

@@ -14,7 +14,7 @@ import pytest
 
 from streamser.errors import ConfigError
 from streamser.events import EmotionEvent, Event, Gap, SpeechEnded, SpeechStarted, StreamEnded
-from streamser.outputs import FORMATS, open_writer
+from streamser.outputs import FORMATS, Timeline, known_suffixes, open_writer, output_format
 
 LABELS = ("angry", "happy", "sad")
 NAMES = ["out.jsonl", "out.csv", "out.vtt", "out.TextGrid", "out.txt", "out.rttm"]
@@ -348,6 +348,27 @@ def test_extensions_are_known_in_any_case(tmp_path: Path) -> None:
     write(tmp_path / "OUT.CSV", SESSION)
     assert len(read_csv((tmp_path / "OUT.CSV").read_text())) == 2
     assert set(FORMATS) == {Path(name).suffix.lower() for name in NAMES}
+
+
+def test_a_format_is_added_from_outside_by_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMATS, ".srt", Timeline)  # so that the extension is gone again after the test
+
+    @output_format(".srt", "SubRip subtitles")
+    class SubRip(Timeline):
+        count = 0
+
+        def _is_ours(self, first_line: str, *, torn: bool) -> bool:
+            return first_line.startswith("1")
+
+        def _write_final(self, event: EmotionEvent) -> None:
+            self.count += 1
+            self._append(f"{self.count}\n{event.start_s:.3f} --> {event.end_s:.3f}\n{event.label}\n\n")
+
+    write(tmp_path / "out.srt", SESSION)
+    assert (tmp_path / "out.srt").read_text().startswith("1\n1.250 --> 3.000\nhappy\n\n2\n")
+    assert known_suffixes() == ".jsonl, .csv, .rttm, .vtt, .txt, .TextGrid or .srt"
+    with pytest.raises(ConfigError, match=r"SubRip subtitles hold one stream's timeline; use \.jsonl, \.csv or \.rttm"):
+        open_writer(tmp_path / "more.srt", streams=2)
 
 
 def test_praat_itself_opens_the_textgrid(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from streamser.cli.exits import ENDING_SIGNALS
 from streamser.config import Config, load_config, shipped_config
 from streamser.errors import ConfigError
 from streamser.events import Event
-from streamser.outputs import Writer, open_writer
+from streamser.outputs import Writer, known_suffixes, open_writer
 from streamser.recognizer import Recognizer
 
 __all__ = [
@@ -62,7 +62,7 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="write the events to a .jsonl, .csv, .vtt, .TextGrid, .txt (Audacity) or .rttm file; may be repeated",
+        help=f"write the events to a {known_suffixes()} file; may be repeated",
     )
     add("--jsonl", nargs="?", const="-", metavar="FILE", help="all events as JSON lines; - is standard output")
     add(

@@ -24,20 +24,11 @@ from pathlib import Path
 
 from streamser.errors import ConfigError
 from streamser.events import Event, StreamEnded
-from streamser.outputs.files import FORMATS, FileWriter, Writer
-from streamser.outputs.rows import Csv, Jsonl, Rttm, Stdout
-from streamser.outputs.timelines import AudacityLabels, TextGrid, WebVtt, one_stream
+from streamser.outputs.files import FORMATS, FileWriter, Finals, Writer, known_suffixes, output_format
+from streamser.outputs.rows import Stdout
+from streamser.outputs.timelines import Timeline, one_stream
 
-__all__ = ["FORMATS", "Writer", "open_writer"]
-
-_KINDS: dict[str, type[FileWriter]] = {
-    ".jsonl": Jsonl,
-    ".csv": Csv,
-    ".vtt": WebVtt,
-    ".textgrid": TextGrid,
-    ".txt": AudacityLabels,
-    ".rttm": Rttm,
-}
+__all__ = ["FORMATS", "FileWriter", "Finals", "Timeline", "Writer", "known_suffixes", "open_writer", "output_format"]
 
 
 class PerStream(Writer):
@@ -53,7 +44,7 @@ class PerStream(Writer):
         if writer is None:
             name = re.sub(r"[^\w.-]+", "_", event.stream).strip("._") or "main"
             path = Path(str(self._path).replace("{stream}", name))
-            writer = self._writers[event.stream] = _KINDS[path.suffix.lower()](path, self._labels)
+            writer = self._writers[event.stream] = FORMATS[path.suffix.lower()](path, self._labels)
         writer.write(event)
         if isinstance(event, StreamEnded):
             self._writers.pop(event.stream).close()
@@ -74,15 +65,13 @@ def open_writer(path: str | PathLike[str], *, labels: Sequence[str] = (), stream
     if name == "-":
         return Stdout()
     file = Path(name)
-    kind = _KINDS.get(file.suffix.lower())
+    kind = FORMATS.get(file.suffix.lower())
     if kind is None:
-        raise ConfigError(
-            f"{name}: the extension names the format; known are .jsonl, .csv, .vtt, .TextGrid, .txt and .rttm"
-        )
+        raise ConfigError(f"{name}: the extension names the format; known are {known_suffixes()}")
     if not file.parent.is_dir():
         raise ConfigError(f"{name}: the folder {file.parent} does not exist; make it first")
     if "{stream}" in file.name:
         return PerStream(file, labels)
     if streams > 1 and not kind.several_streams:
-        raise one_stream(file)
+        raise one_stream(file, kind.title)
     return kind(file, labels)

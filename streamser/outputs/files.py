@@ -6,24 +6,15 @@ import io
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from streamser.errors import ConfigError
 from streamser.events import EmotionEvent, Event
 
-FORMATS: dict[str, str] = {
-    ".jsonl": "JSON lines",
-    ".csv": "CSV",
-    ".vtt": "WebVTT subtitles",
-    ".textgrid": "Praat TextGrids",
-    ".txt": "Audacity labels",
-    ".rttm": "RTTM",
-}
-"""What each extension, in small letters, stands for."""
-
+W = TypeVar("W", bound="FileWriter")
 
 CHUNK_BYTES = 65_536
 
@@ -51,6 +42,8 @@ class FileWriter(Writer):
 
     record_end: ClassVar[bytes] = b"\n"
     several_streams: ClassVar[bool] = True
+    suffix: ClassVar[str] = ""
+    title: ClassVar[str] = ""
 
     def __init__(self, path: Path, labels: Sequence[str] = ()) -> None:
         self.path = path
@@ -109,7 +102,7 @@ class FileWriter(Writer):
 
     def _foreign(self) -> ConfigError:
         return ConfigError(
-            f"{self.path}: exists and was not written by streamser as {FORMATS[self.path.suffix.lower()]}; "
+            f"{self.path}: exists and was not written by streamser as {self.title}; "
             "choose another name, or move it away"
         )
 
@@ -146,6 +139,30 @@ def json_line(event: Event) -> str:
 def plain(text: str, gap: str = " ") -> str:
     """Text without what would break a line or a field."""
     return re.sub(r"[\s\x00-\x1f\x7f]+", gap, text).strip(gap)
+
+
+FORMATS: dict[str, type[FileWriter]] = {}
+"""The writer of each extension, in small letters."""
+
+
+def output_format(suffix: str, title: str) -> Callable[[type[W]], type[W]]:
+    """Make a writer class the format of files with this extension; help and errors name it from then on.
+
+    `title` is for people, in the plural: "Praat TextGrids".
+    """
+
+    def add(writer: type[W]) -> type[W]:
+        writer.suffix, writer.title = suffix, title
+        FORMATS[suffix.lower()] = writer
+        return writer
+
+    return add
+
+
+def known_suffixes(*, several_streams: bool = False) -> str:
+    """The extensions for a message, as ".jsonl, .csv or .rttm"; only of formats that hold several streams if asked."""
+    *most, last = [one.suffix for one in FORMATS.values() if one.several_streams or not several_streams]
+    return f"{', '.join(most)} or {last}"
 
 
 class Finals(FileWriter):

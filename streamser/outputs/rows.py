@@ -12,7 +12,7 @@ from typing import ClassVar
 from streamser.audio import SAMPLE_RATE
 from streamser.errors import ConfigError
 from streamser.events import UNCERTAIN, EmotionEvent, Event
-from streamser.outputs.files import CHUNK_BYTES, FileWriter, Finals, Writer, json_line, plain, read_bytes
+from streamser.outputs.files import CHUNK_BYTES, FileWriter, Finals, Writer, json_line, output_format, plain, read_bytes
 
 
 class Stdout(Writer):
@@ -26,6 +26,7 @@ class Stdout(Writer):
         """Standard output is not ours to close."""
 
 
+@output_format(".jsonl", "JSON lines")
 class Jsonl(FileWriter):
     """Every event, one JSON object a line."""
 
@@ -42,6 +43,7 @@ class Jsonl(FileWriter):
         return isinstance(event, dict) and {"v", "type", "stream"} <= set(event)
 
 
+@output_format(".csv", "CSV")
 class Csv(Finals):
     """A row a final, a column a class."""
 
@@ -91,6 +93,7 @@ class Csv(Finals):
         self._append(line.getvalue())
 
 
+@output_format(".rttm", "RTTM")
 class Rttm(Finals):
     """NIST's rich transcription: the emotion stands where a diarizer names the speaker."""
 

@@ -11,12 +11,12 @@ from streamser.audio import SAMPLE_RATE
 from streamser.colors import caption, clock
 from streamser.errors import ConfigError
 from streamser.events import EmotionEvent, Event, StreamEnded
-from streamser.outputs.files import FORMATS, Finals, plain, read_bytes, write_text
+from streamser.outputs.files import Finals, known_suffixes, output_format, plain, read_bytes, write_text
 
 
-def one_stream(path: Path) -> ConfigError:
+def one_stream(path: Path, title: str) -> ConfigError:
     return ConfigError(
-        f"{path}: {FORMATS[path.suffix.lower()]} hold one stream's timeline; use .jsonl, .csv or .rttm for "
+        f"{path}: {title} hold one stream's timeline; use {known_suffixes(several_streams=True)} for "
         f"several, or {path.with_stem('{stream}')} for a file each"
     )
 
@@ -33,10 +33,11 @@ class Timeline(Finals):
         if self.stream is None:
             self.stream = event.stream
         elif event.stream != self.stream:
-            raise one_stream(self.path)
+            raise one_stream(self.path, self.title)
         super().write(event)
 
 
+@output_format(".vtt", "WebVTT subtitles")
 class WebVtt(Timeline):
     """Subtitles: a cue a final."""
 
@@ -61,6 +62,7 @@ class WebVtt(Timeline):
         self._append(f"{clock(start, 3)} --> {clock(end, 3)}\n{text}\n\n")
 
 
+@output_format(".txt", "Audacity labels")
 class AudacityLabels(Timeline):
     """A label track: start, end and text, between tabs."""
 
@@ -77,6 +79,7 @@ class AudacityLabels(Timeline):
         self._append(f"{start_s:.6f}\t{end_s:.6f}\t{plain(caption(event))}\n")
 
 
+@output_format(".TextGrid", "Praat TextGrids")
 class TextGrid(Timeline):
     """Praat's tier of intervals.
 
