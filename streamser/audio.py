@@ -158,6 +158,8 @@ def to_mono(pcm: NDArray[np.generic], channels: int | None = None) -> Samples:
         values = (pcm.astype(np.float32) - 128.0) / 128.0
     elif pcm.dtype.kind == "i":
         values = pcm.astype(np.float32) / -float(np.iinfo(pcm.dtype).min)  # type: ignore[type-var]
+    elif pcm.dtype == np.float32:
+        values = pcm.copy()  # the caller may write over its own
     elif pcm.dtype.kind == "f":
         with np.errstate(over="ignore", invalid="ignore"):  # a double may exceed float32: it becomes infinite
             values = pcm.astype(np.float32)
@@ -213,6 +215,8 @@ def made_finite(samples: Samples) -> tuple[Samples, int]:
     >>> made_finite(np.array([0.5, np.nan, 1e30], np.float32))
     (array([0.5, 0. , 0. ], dtype=float32), 2)
     """
+    if not len(samples) or (samples.max() <= _ABSURD and samples.min() >= -_ABSURD):  # NaN is neither
+        return samples, 0
     bad = ~(np.abs(samples) <= _ABSURD)
     count = int(np.count_nonzero(bad))
     return (np.where(bad, np.float32(0), samples), count) if count else (samples, 0)

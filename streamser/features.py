@@ -391,11 +391,14 @@ def speech_range(samples: Samples, config: FeatureConfig) -> tuple[int, int]:
     return max(0, int(loud[0]) - _BESIDE) * _PIECE, end
 
 
+@lru_cache(maxsize=32)
 def silent_frame(config: FeatureConfig) -> Frames:
-    """What digital silence looks like to the net, (1, bins)."""
-    if config.kind == "samples":
-        return np.zeros((1, config.bins), np.float32)
-    return from_log_mel(log_mel(np.zeros((1, config.n_mels), np.float32), config), config)
+    """What digital silence looks like to the net, (1, bins); read-only."""
+    frame = np.zeros((1, config.bins), np.float32)
+    if config.kind == "mel":
+        frame = from_log_mel(log_mel(np.zeros((1, config.n_mels), np.float32), config), config)
+    frame.flags.writeable = False
+    return frame
 
 
 def window_starts(n_frames: int, config: FeatureConfig) -> list[int]:

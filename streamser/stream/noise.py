@@ -21,26 +21,22 @@ _HOLD_MS = 100  # an open gate outlasts a dip this long
 _LEAVE = 0.8  # an open gate closes at this share of the decibels that open it
 _WINDOW_SAMPLES = 512  # 32 ms, whatever the frames: two periods of a mains hum
 _BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # where speech is; below lies a fan's rumble
-_MEAN = np.full(_BANDS, 1.0 / _BANDS)
 _DROP = 4.0  # smoothing never holds the level more than 6 dB above the frame's own: words end when they end
 _DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no sound: a muted device, an edited file
 _QUIET_ROOM = 10**-6.0  # and is taken for a room of -60 dBFS, so that neither a voice nor a room after it startles
 _SILENCE = np.full(_BANDS, _QUIET_ROOM)
 
 
-def _band_matrix() -> NDArray[np.float64]:
-    """Mean of the FFT's bins in each of 16 bands, equally wide in mel, (bins, bands)."""
+def _band_edges() -> tuple[NDArray[np.intp], int]:
+    """First FFT bin of each of 16 bands, equally wide in mel, and the bin behind the last; none is empty."""
     ends = 2595.0 * np.log10(1.0 + np.array([_LOWEST_HZ, _HIGHEST_HZ]) / 700.0)
     corners = 700.0 * (10.0 ** (np.linspace(ends[0], ends[1], _BANDS + 1) / 2595.0) - 1.0)
-    hz = np.fft.rfftfreq(_WINDOW_SAMPLES, 1.0 / SAMPLE_RATE)
-    inside = (hz[:, None] >= corners[:-1]) & (hz[:, None] < corners[1:])
-    for band in np.flatnonzero(~inside.any(axis=0)):  # narrower than a bin: the nearest one
-        inside[np.argmin(np.abs(hz - corners[band : band + 2].mean())), band] = True
-    mean: NDArray[np.float64] = inside / inside.sum(axis=0)
-    return mean
+    edges = np.searchsorted(np.fft.rfftfreq(_WINDOW_SAMPLES, 1.0 / SAMPLE_RATE), corners)
+    return edges[:-1], int(edges[-1])
 
 
-_TO_BANDS = _band_matrix()
+_FIRST_BINS, _LAST_BIN = _band_edges()
+_BINS = np.diff([*_FIRST_BINS, _LAST_BIN]).astype(np.float64)
 _WINDOW = np.hanning(_WINDOW_SAMPLES) / np.sqrt(np.sum(np.square(np.hanning(_WINDOW_SAMPLES))))
 
 
@@ -62,7 +58,8 @@ class NoiseGate:
         self._missing = _WINDOW_SAMPLES
         self._floor = _Floor(self._frames_per_block)
         self._background = _Background(frame_samples)
-        self._power: _Power | None = None
+        self._power: _Power | None = None  # of the last frame
+        self._sum = 0.0  # and over all bands
         self._frames = 0
         self._held = 0
         self.floor_power = self._least
@@ -70,47 +67,78 @@ class NoiseGate:
 
     def open(self, frame: Samples) -> bool:
         """True when this frame, the next one of the stream, stands out."""
-        self._recent[: -len(frame)] = self._recent[len(frame) :]
-        self._recent[-len(frame) :] = frame
-        self._missing -= len(frame)
-        if self._missing > 0:  # half a window would make the floor too low
-            return False
-        rise_db, level_db = self._measure(frame)
+        return self.open_all(frame[None])[0][0]
+
+    def open_all(self, frames: Samples) -> tuple[list[bool], list[float]]:
+        """Of each frame (frames, samples), whether it stands out, and the floor's power; the same in any batches."""
+        size = frames.shape[1]
+        sound = np.concatenate([self._recent, frames.ravel()])
+        self._recent = sound[-_WINDOW_SAMPLES:]
+        # Half a window would make the floor too low: these frames are not measured.
+        early = min(len(frames), max(0, -(-self._missing // size) - 1))
+        self._missing -= len(frames) * size
+        flags, floors = [False] * early, [self.floor_power] * early
+        step = sound.itemsize * size  # sliding_window_view would cost more than the transform
+        windows = np.ndarray((len(frames), _WINDOW_SAMPLES), sound.dtype, sound, step, (step, sound.itemsize))
+        first = early
+        while first < len(frames):
+            end = min(len(frames), first + self._frames_per_block - self._frames % self._frames_per_block)
+            some_flags, some_floors = self._measure(frames[first:end], windows[first:end])
+            flags += some_flags
+            floors += some_floors
+            first = end
+        self.floor_power = floors[-1] if floors else self.floor_power
+        return flags, floors
+
+    def _measure(self, frames: Samples, windows: Samples) -> tuple[list[bool], list[float]]:
+        """The same for frames of one block, which ends with the last of them or later."""
+        power, levels_db = self._smoothed(frames, windows)
+        floor = self._floor.follow(power, levels_db)
+        self._background.follow(levels_db)
+        thresholds_db = [self._background.threshold_db] * len(frames)
+        self._frames += len(frames)
+        if self._frames % self._frames_per_block == 0:
+            floor[-1] = self._floor.update()
+            thresholds_db[-1] = self._background.update()
+        # Bands count by the root of their floors: halfway between raw power, where hum hides speech in other
+        # bands, and power relative to each floor, where the emptiest band shouts loudest.
+        floor = np.maximum(floor, self._least)
+        root = np.sqrt(floor)
+        rises = ((power / root).sum(axis=1) / root.sum(axis=1)).tolist()
+        flags = [
+            self._decide(10.0 * math.log10(rise + 1e-12), level_db, threshold_db)
+            for rise, level_db, threshold_db in zip(rises, levels_db, thresholds_db, strict=True)
+        ]
+        return flags, (floor.sum(axis=1) / _BANDS).tolist()
+
+    def _decide(self, rise_db: float, level_db: float, threshold_db: float) -> bool:
+        """Open for what is enough above floor and background; a gate that is open stays so through a dip."""
         was_open = self._held > 0
         enough_db = self._rise_db * (_LEAVE if was_open else 1.0)
-        if rise_db > enough_db and level_db > self._background.threshold_db - (1.0 if was_open else 0.0):
+        if rise_db > enough_db and level_db > threshold_db - (1.0 if was_open else 0.0):
             self._held = self._hold_frames + 1
         elif was_open:
             self._held -= 1
         return self._held > 0
 
-    def _measure(self, frame: Samples) -> tuple[float, float]:
-        """How far the bands stand above their floors, and how loud they are in all; in dB."""
-        self._power = self._smoothed(frame)
-        level_db = 10.0 * math.log10(float(self._power @ _MEAN) + 1e-12)
-        self._floor.follow(self._power, level_db)
-        self._background.follow(level_db)
-        self._frames += 1
-        if self._frames % self._frames_per_block == 0:
-            self._floor.update()
-            self._background.update()
-        # Bands count by the root of their floors: halfway between raw power, where hum hides speech in other
-        # bands, and power relative to each floor, where the emptiest band shouts loudest.
-        floor = np.maximum(self._floor.power, self._least)
-        root = np.sqrt(floor)
-        self.floor_power = float(floor @ _MEAN)
-        return 10.0 * math.log10(float(self._power @ (1.0 / root)) / float(root.sum()) + 1e-12), level_db
-
-    def _smoothed(self, frame: Samples) -> _Power:
-        """Power in the bands, a little of the past mixed in."""
-        if float(np.dot(frame, frame)) < _DIGITAL_SILENCE * len(frame):
-            return _SILENCE
-        spectrum = np.fft.rfft(self._recent * _WINDOW)
-        power = (np.square(spectrum.real) + np.square(spectrum.imag)) @ _TO_BANDS
-        if self._power is None:
-            return power
-        mixed = power + self._smooth * (self._power - power)
-        return mixed * min(1.0, _DROP * float(power @ _MEAN) / float(mixed @ _MEAN))
+    def _smoothed(self, frames: Samples, windows: Samples) -> tuple[_Power, list[float]]:
+        """Power in the bands, a little of the past mixed in, (frames, bands); and the level of all bands in dB."""
+        spectrum = np.fft.rfft(windows * _WINDOW)[:, :_LAST_BIN]
+        # No matrix product: its order of summing would change with the number of frames.
+        power = np.add.reduceat(np.square(spectrum.real) + np.square(spectrum.imag), _FIRST_BINS, axis=1) / _BINS
+        sums = power.sum(axis=1).tolist()
+        levels_db = []
+        for number, frame in enumerate(frames):
+            if float(np.dot(frame, frame)) < _DIGITAL_SILENCE * len(frame):
+                power[number], sums[number] = _SILENCE, _BANDS * _QUIET_ROOM
+            elif self._power is not None:
+                mixed = power[number] + self._smooth * (self._power - power[number])
+                level = sums[number] + self._smooth * (self._sum - sums[number])
+                share = min(1.0, _DROP * sums[number] / level)
+                power[number], sums[number] = mixed * share, level * share
+            self._power, self._sum = power[number], sums[number]
+            levels_db.append(10.0 * math.log10(self._sum / _BANDS + 1e-12))
+        return power, levels_db
 
 
 class _Floor:
@@ -128,14 +156,16 @@ class _Floor:
         self._blocks = 0
         self._levels_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS * frames_per_block)
 
-    def follow(self, power: _Power, level_db: float) -> None:
-        """Take a frame."""
-        self._block = np.minimum(self._block, power)
-        self.power = np.minimum(self.power, power)
-        self._levels_db.append(level_db)
+    def follow(self, power: _Power, levels_db: list[float]) -> _Power:
+        """Take frames (frames, bands) of one block; the floor at each of them."""
+        least = np.minimum.accumulate(power, axis=0)
+        floor: _Power = np.minimum(least, self.power)
+        self._block, self.power = np.minimum(self._block, least[-1]), floor[-1]
+        self._levels_db.extend(levels_db)
+        return floor
 
-    def update(self) -> None:
-        """Close a block, and forget the oldest."""
+    def update(self) -> _Power:
+        """Close a block, and forget the oldest; the new floor."""
         self._minima[:-1] = self._minima[1:]
         self._minima[-1] = self._block
         self._block = np.full(_BANDS, np.inf)
@@ -145,6 +175,7 @@ class _Floor:
         if len(levels) == levels.maxlen and max(levels) - min(levels) < self._STEADY_DB:
             memory = min(memory, self._STEADY_BLOCKS)
         self.power = self._minima[-memory:].min(axis=0)
+        return self.power
 
 
 class _Background:
@@ -166,13 +197,14 @@ class _Background:
         self._weight = 1.0  # grows by the frame, which fades the older ones
         self._histogram = np.zeros(len(self._LEVELS_DB))
 
-    def follow(self, level_db: float) -> None:
-        """Take a frame."""
-        self._histogram[min(max(round(level_db) + 110, 0), len(self._histogram) - 1)] += self._weight
-        self._weight *= self._growth
+    def follow(self, levels_db: list[float]) -> None:
+        """Take frames."""
+        for level_db in levels_db:
+            self._histogram[min(max(round(level_db) + 110, 0), len(self._histogram) - 1)] += self._weight
+            self._weight *= self._growth
 
-    def update(self) -> None:
-        """Part the levels again, where the parts' means lie furthest from the mean of all."""
+    def update(self) -> float:
+        """The new threshold in dB: part the levels again, where the parts' means lie furthest from the mean of all."""
         self._histogram /= self._weight
         self._weight = 1.0
         share = self._histogram / self._histogram.sum()
@@ -186,3 +218,4 @@ class _Background:
         low_db, middle_db = np.interp([0.16 * weight[-1], 0.5 * weight[-1]], weight, edges_db).tolist()
         rise_db = min(max(self._DEVIATIONS * (middle_db - low_db), self._LEAST_DB), self._MOST_DB)
         self.threshold_db = middle_db + rise_db
+        return self.threshold_db

@@ -14,7 +14,7 @@ from streamser.errors import AudioError
 from streamser.events import SpeechEnded, SpeechStarted
 from streamser.features import FeatureConfig
 from streamser.stream.ring import Ring
-from streamser.stream.vad import Vad
+from streamser.stream.vad import Vad, detector
 
 __all__ = ["Item", "Segmenter", "SegmenterConfig", "State"]
 
@@ -27,6 +27,7 @@ _Reason = Literal["silence", "max_length", "stream_end", "gap"]
 
 _SLICE_SAMPLES = SAMPLE_RATE  # a block of any length passes through the ring in slices of a second
 _RESET_GAP_SAMPLES = 5 * SAMPLE_RATE  # after so long it may be another microphone in another room
+_MOST_WAIT = SAMPLE_RATE // 10  # sound that may wait to be judged when no event can be due: state and meter lag by it
 _METER_SHARE = 0.25  # a new frame's weight in the level meter: it settles within about four frames
 
 
@@ -148,6 +149,7 @@ class Segmenter:
         self.stream = stream
         self.state: State = "quiet"
         self._vad = vad
+        self._detect = detector(vad)
         self._grid = _Grid.of(features, config.hop_ms)
         self._pre_roll = _samples(config.pre_roll_ms)
         self._min_speech = _samples(config.min_speech_ms)
@@ -165,6 +167,7 @@ class Segmenter:
         self._ring = Ring(self._max + overrun + _SLICE_SAMPLES)
         frames = (self._search + overrun) // vad.frame_samples + 1
         self._recent: deque[tuple[int, float, bool]] = deque(maxlen=frames)  # start, mean square, speech
+        self._due = 0  # no event can come of the samples before this index
         self._judged = 0  # the VAD has heard all samples before this index
         self._barrier = 0  # no pre-roll reaches back past this: another utterance's end, or lost sound
         self._open: _Utterance | None = None
@@ -188,7 +191,7 @@ class Segmenter:
         items: list[Item] = []
         for first in range(0, len(block.samples), _SLICE_SAMPLES):
             self._ring.write(block.samples[first : first + _SLICE_SAMPLES], block.start + first)
-            while self.position - self._judged >= self._vad.frame_samples:
+            if self.position >= self._due:
                 items += self._judge()
         return items
 
@@ -199,12 +202,13 @@ class Segmenter:
         """
         if start != self.position or length <= 0:
             raise ValueError(f"gap: starts at {self.position} and has a length, not start {start}, length {length}")
+        items = self._judge()
         bridged = length <= self._bridge
         if self._open is not None and self.state == "stopping":  # the pause goes on through the gap
             bridged = bridged and start + length - self._open.speech_end < self._end_silence
-        items = [] if bridged else self._close("gap")
+        items += [] if bridged else self._close("gap")
         self._ring.write(np.zeros(0, np.float32), start + length)
-        self._judged = start + length  # frames begin anew behind the gap
+        self._judged = self._due = start + length  # frames begin anew behind the gap
         if self._open is None:
             self._barrier = self._judged
         if length >= _RESET_GAP_SAMPLES:
@@ -213,18 +217,31 @@ class Segmenter:
 
     def flush(self) -> list[Item]:
         """The stream has ended: close the open utterance."""
-        return self._close("stream_end")
+        return [*self._judge(), *self._close("stream_end")]
 
     def _judge(self) -> list[Item]:
+        """Take all whole frames that wait, at once: the VAD does several for little more than one."""
+        size = self._vad.frame_samples
+        count = (self.position - self._judged) // size
+        if not count:
+            return []
+        frames = self._ring.read(self._judged, self._judged + count * size).reshape(count, size)
+        powers = [float(np.dot(frame, frame)) / size for frame in frames]
+        broken = next((place for place, power in enumerate(powers) if not math.isfinite(power)), None)
+        if broken is not None:
+            start_s = (self._judged + broken * size) / SAMPLE_RATE
+            raise AudioError(f"sound at {start_s:.2f} s: NaN or infinite samples; the source is broken")
+        items: list[Item] = []
+        for power, speech in zip(powers, self._detect(frames), strict=True):
+            items += self._take(power, speech)
+        self._due = self._next_due()
+        return items
+
+    def _take(self, power: float, speech: bool) -> list[Item]:
         """Take the next frame: state first, then what is due in it."""
         start = self._judged
         end = self._judged = start + self._vad.frame_samples
-        frame = self._ring.read(start, end)
-        power = float(np.dot(frame, frame)) / len(frame)
-        if not math.isfinite(power):
-            raise AudioError(f"sound at {start / SAMPLE_RATE:.2f} s: NaN or infinite samples; the source is broken")
         self._power += _METER_SHARE * (power - self._power)
-        speech = self._vad.speech(frame)
         self._recent.append((start, power, speech))
         items = self._advance(start, end, speech)
         if self._open is not None and self.state in ("speaking", "stopping"):
@@ -233,6 +250,18 @@ class Segmenter:
             if self.state == "speaking" and end - self._open.onset >= self._max:
                 items += self._cut(self._open, end)
         return items
+
+    def _next_due(self) -> int:
+        """The earliest sample that can bring an event, whatever is said before it; no later than the meter may wait."""
+        utterance = self._open
+        soon = (self._judged // _MOST_WAIT + 1) * _MOST_WAIT  # where the noise floor's blocks end too
+        if utterance is None:
+            return min(soon, self._judged + self._min_speech)
+        if self.state == "starting":
+            return min(soon, self._judged + self._min_speech - utterance.speech)
+        pause = self._end_silence if utterance.ahead is not None or not self._speculate else self._speculate
+        tick = utterance.onset + (utterance.ticks + 1) * self._grid.hop if self.config.hop_ms else math.inf
+        return int(min(soon, utterance.speech_end + pause, tick, utterance.onset + self._max))
 
     def _advance(self, start: int, end: int, speech: bool) -> list[Item]:
         """Move between the four states."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import webrtcvad
@@ -75,6 +76,21 @@ class Vad(Protocol):
         """Forget all that was heard."""
 
 
+@runtime_checkable
+class BatchVad(Protocol):
+    """A detector that takes several frames at once for less than one by one."""
+
+    def speech_all(self, frames: Samples) -> list[bool]:
+        """Of each of the next frames (frames, frame_samples), whether it is speech; the same in any batches."""
+
+
+def detector(vad: Vad) -> Callable[[Samples], list[bool]]:
+    """A function that says of each of the next frames (frames, frame_samples) whether it is speech."""
+    if isinstance(vad, BatchVad):
+        return vad.speech_all
+    return lambda frames: [vad.speech(frame) for frame in frames]
+
+
 class EnergyVad:
     """Speech is what stands out from the room's noise."""
 
@@ -86,6 +102,9 @@ class EnergyVad:
     def speech(self, frame: Samples) -> bool:
         return self._gate.open(frame)
 
+    def speech_all(self, frames: Samples) -> list[bool]:
+        return self._gate.open_all(frames)[0]
+
     def reset(self) -> None:
         self._gate = NoiseGate(self.frame_samples, self._config.snr_db, self._config.min_level_dbfs)
 
@@ -96,12 +115,24 @@ class WebRtcVad:
     def __init__(self, config: VadConfig) -> None:
         self.frame_samples = config.frame_ms * SAMPLE_RATE // 1000
         self._config = config
+        self._decay = _PEAK_DECAY ** (self.frame_samples / SAMPLE_RATE)
         self.reset()
 
     def speech(self, frame: Samples) -> bool:
-        # Both hear every frame: each keeps a memory of its own.
-        outstanding = self._gate is None or self._gate.open(frame)
-        return self._heard(frame * self._gain(frame, outstanding)) and outstanding
+        return self.speech_all(frame[None])[0]
+
+    def speech_all(self, frames: Samples) -> list[bool]:
+        if self._gate is None:
+            outstanding, scaled = [True] * len(frames), frames
+        else:
+            outstanding, floors = self._gate.open_all(frames)
+            gains = [self._gain(*of_frame) for of_frame in zip(frames, outstanding, floors, strict=True)]
+            scaled = frames * np.array(gains, np.float32)[:, None]
+        pcm = np.minimum(np.maximum(scaled * np.float32(32767), -32767), 32767).astype("<i2").tobytes()
+        size = 2 * self.frame_samples
+        # Both detectors take every frame: each keeps a memory of its own.
+        voiced = [self._vad.is_speech(pcm[at : at + size], SAMPLE_RATE) for at in range(0, len(pcm), size)]
+        return [bool(voice) and stands_out for voice, stands_out in zip(voiced, outstanding, strict=True)]
 
     def reset(self) -> None:
         config = self._config
@@ -109,18 +140,12 @@ class WebRtcVad:
         self._gate = NoiseGate(self.frame_samples, config.snr_db, config.min_level_dbfs) if config.noise_floor else None
         self._peak = 0.0
 
-    def _heard(self, frame: Samples) -> bool:
-        pcm = np.minimum(np.maximum(frame * 32767.0, -32767.0), 32767.0).astype("<i2")
-        return bool(self._vad.is_speech(pcm.tobytes(), SAMPLE_RATE))
-
-    def _gain(self, frame: Samples, outstanding: bool) -> float:
+    def _gain(self, frame: Samples, outstanding: bool, floor_power: float) -> float:
         """Lifts a quiet microphone to the level webrtcvad was made for; loud sound stays as it is."""
-        if self._gate is None:
-            return 1.0
-        self._peak *= _PEAK_DECAY ** (self.frame_samples / SAMPLE_RATE)
+        self._peak *= self._decay
         if outstanding:
             self._peak = max(self._peak, float(np.dot(frame, frame)) / self.frame_samples)
-        reference = max(self._peak, _SPEECH_OVER_FLOOR * self._gate.floor_power)
+        reference = max(self._peak, _SPEECH_OVER_FLOOR * floor_power)
         return min(max(_TARGET_RMS / math.sqrt(reference), 1.0), _MOST_GAIN)
 
 

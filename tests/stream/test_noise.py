@@ -104,3 +104,17 @@ def test_it_is_as_good_after_minutes_as_after_seconds() -> None:
         last = opened(scene, gate)
     assert share([a == b for a, b in zip(second, last, strict=True)]) == 1
     assert share([a == b for a, b in zip(first, last, strict=True)]) > 0.95
+
+
+@pytest.mark.parametrize("frame", [160, 320, 480])
+def test_frames_in_any_batches_give_the_same_flags_and_floors(frame: int) -> None:
+    sound = fan(6) * np.float32(0.1) + np.concatenate([silence(2), babble(2), silence(2)])
+    frames = sound[: len(sound) // frame * frame].reshape(-1, frame)
+    alone, several = NoiseGate(frame), NoiseGate(frame)
+    expected = [(alone.open(one), alone.floor_power) for one in frames]
+    given: list[tuple[bool, float]] = []
+    rng = np.random.default_rng(0)
+    while len(given) < len(frames):
+        given += zip(*several.open_all(frames[len(given) :][: rng.integers(1, 12)]), strict=True)
+    assert given == expected
+    assert 0.1 < sum(flag for flag, _ in given) / len(given) < 0.9

@@ -432,3 +432,27 @@ def test_a_long_stream_uses_no_more_memory_and_little_time() -> None:
 def test_impossible_settings_name_the_field_the_rule_and_the_value(values: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SegmenterConfig(**values)
+
+
+@pytest.mark.parametrize("block", [320, 77, 1600])
+def test_frames_are_judged_several_at_a_time_and_events_come_no_later(block: int) -> None:
+    """The VAD is called a few times a second, and each event still comes with the block that makes it certain."""
+
+    class CountingVad(LoudVad):
+        calls = 0
+
+        def speech_all(self, frames: Samples) -> list[bool]:
+            CountingVad.calls += 1
+            return [self.speech(frame) for frame in frames]
+
+    stream = sound((0.3, 700), (0.01, 900), (0.3, 2400), (0.01, 250), (0.3, 100), (0.01, 900))
+    plain, counting = make_segmenter(), make_segmenter(CountingVad())
+    expected: list[tuple[int, Any]] = []
+    given: list[tuple[int, Any]] = []
+    for first in range(0, len(stream), block):
+        piece = AudioBlock(stream[first : first + block], first)
+        plain._due = 0  # judge every frame as soon as it is there
+        expected += [(first, event) for event in told(plain.feed(piece))]
+        given += [(first, event) for event in told(counting.feed(piece))]
+    assert given == expected and len(given) > 10
+    assert CountingVad.calls < 20 * len(stream) / SAMPLE_RATE  # of 50 frames a second
