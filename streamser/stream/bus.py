@@ -37,6 +37,8 @@ class SoundQueue(Generic[T]):
         self._length = 0
         self._lost = 0
         self._closed = False
+        self._enough = 0  # the taker is woken when so much waits
+        self._ripe = False  # so much has come, and not all of it is taken
         self._changed = threading.Condition()
 
     @property
@@ -53,6 +55,7 @@ class SoundQueue(Generic[T]):
         """Add a piece; one that comes after close() is ignored."""
         with self._changed:
             while not self.drops and self._items and self._length + length > self.capacity and not self._closed:
+                self._ripen()
                 self._changed.wait(_WAKE_S)
             if self._closed:
                 return
@@ -62,22 +65,38 @@ class SoundQueue(Generic[T]):
                 dropped, _ = self._items.popleft()
                 self._length -= dropped
                 self._lost += dropped
-            self._changed.notify_all()
+            if self._length >= self._enough:
+                self._ripen()
 
-    def take(self, timeout_s: float = 0.0) -> tuple[int, T] | None:
-        """The length lost just before the oldest piece, and that piece; None when none came in time."""
+    def take(self, timeout_s: float = 0.0, enough: int = 0) -> tuple[int, T] | None:
+        """The length lost just before the oldest piece, and that piece; None when none came in time.
+
+        It waits until pieces of the length `enough` are there, or the time is up; what is there then is given piece by
+        piece without waiting. So a thread need not wake for every piece.
+        """
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            while not self._items:
+            self._enough = enough
+            while not (self._items and (self._ripe or self._length >= enough)):
                 remaining = deadline - time.monotonic()
                 if self._closed or remaining <= 0:
-                    return None
+                    break
                 self._changed.wait(min(remaining, _WAKE_S))
+            if not self._items:
+                return None
             length, item = self._items.popleft()
             self._length -= length
             lost, self._lost = self._lost, 0
-            self._changed.notify_all()
+            self._ripe = bool(self._items)
+            if not self.drops:
+                self._changed.notify_all()  # who waits for room
             return lost, item
+
+    def _ripen(self) -> None:
+        """Wake the taker."""
+        if not self._ripe:
+            self._ripe = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Take no more in, and wake whoever waits."""

@@ -183,6 +183,10 @@ class WorkerStream(_Channel):
             name, deliver, lossless=lossless, on_error=on_error, tally=self.tally, settling=settling
         )
 
+    def due_s(self) -> float:
+        """Seconds of sound that need not be fed yet: no event can come of them."""
+        return max(0.0, (self._segmenter.segmenter.due - self.position) / SAMPLE_RATE)
+
     @property
     def waiting(self) -> int:
         """How many things wait for the worker; take no more sound in while there are too many."""

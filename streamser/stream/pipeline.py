@@ -25,6 +25,7 @@ from streamser.events import EmotionEvent, Event, Gap, SourceChanged, StreamEnde
 from streamser.recognizer import Recognizer, load
 from streamser.stream.bus import Bus, Policy, Subscription
 from streamser.stream.channel import Stream, StreamConfig, WorkerStream
+from streamser.stream.sourcebase import PatientSource
 from streamser.stream.sources import MicSource, Source, SourceItem, TimedBlock, WavSource
 from streamser.stream.status import StreamStatus
 from streamser.stream.worker import InferenceWorker, PipelineConfig, explain
@@ -85,6 +86,8 @@ class Listener:
         self._stream = WorkerStream(
             self._worker, self._deliver, self.config, name, lossless=not source.live, on_error=self._fail
         )
+        if isinstance(source, PatientSource):
+            source.due_s = self._stream.due_s
         self._segmenter_thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._paused = False

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,17 @@ from streamser.audio import SAMPLE_RATE, Resampler, Samples
 from streamser.errors import DeviceError
 from streamser.stream.bus import SoundQueue
 
-__all__ = ["Chunk", "InputDevice", "Line", "OpenLine", "Speaker", "find_device", "list_devices", "open_line"]
+__all__ = [
+    "Chunk",
+    "InputDevice",
+    "Line",
+    "OpenLine",
+    "PatientLine",
+    "Speaker",
+    "find_device",
+    "list_devices",
+    "open_line",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +94,14 @@ class Line(Protocol):
 
     def close(self) -> None:
         """Let go of the device."""
+
+
+@runtime_checkable
+class PatientLine(Protocol):
+    """A line whose `take` waits until enough sound is there."""
+
+    enough_s: float
+    """Seconds of it; what is there is given at the latest when the time of `take` is up."""
 
 
 class OpenLine(Protocol):
@@ -188,6 +206,7 @@ class _PortAudioLine:
 
     def __init__(self, sd: Any, device: InputDevice, rate: int, channels: int, block_ms: float, queue_s: float) -> None:
         self.rate = rate
+        self.enough_s = 0.0
         self.alive = True
         self.description = f"{device}, {rate} Hz" + (f", {channels} channels" if channels > 1 else "")
         self._queue = SoundQueue[Chunk](round(queue_s * rate), drops=True)
@@ -208,7 +227,7 @@ class _PortAudioLine:
             raise
 
     def take(self, timeout_s: float) -> tuple[int, Chunk] | None:
-        return self._queue.take(timeout_s)
+        return self._queue.take(timeout_s, round(self.enough_s * self.rate))
 
     def close(self) -> None:
         # Elsewhere, as it may never come back: libpulse deadlocks when its server dies at the wrong moment, and a

@@ -180,6 +180,11 @@ class Segmenter:
         return self._ring.end
 
     @property
+    def due(self) -> int:
+        """The earliest sample index that can bring an event: until then, sound may wait before it is fed."""
+        return self._due
+
+    @property
     def level_db(self) -> float:
         """How loud it is now: RMS of the last few frames in dB of full scale, -120 at the lowest."""
         return 10.0 * math.log10(max(self._power, 1e-12))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from streamser.audio import SAMPLE_RATE, AudioBlock
 from streamser.events import Gap, SourceChanged
 from streamser.stream.status import SourceState
 
-__all__ = ["Source", "SourceConfig", "SourceItem", "TimedBlock"]
+__all__ = ["PatientSource", "Source", "SourceConfig", "SourceItem", "TimedBlock", "no_wait"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,19 @@ class TimedBlock(NamedTuple):
 
 SourceItem = TimedBlock | Gap | SourceChanged
 """What iterating a source gives."""
+
+
+def no_wait() -> float:
+    """Seconds of sound that a source may keep before it wakes its reader: none."""
+    return 0.0
+
+
+@runtime_checkable
+class PatientSource(Protocol):
+    """A source that wakes its reader only when there is enough to do."""
+
+    due_s: Callable[[], float]
+    """Seconds of sound that it may keep; the reader sets it."""
 
 
 class Source(Protocol):

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,9 +23,9 @@ from streamser.events import Gap, SourceChanged
 from streamser.stream.bus import SoundQueue
 from streamser.stream.clock import LaggingResampler, SampleClock
 from streamser.stream.pcm import Pcm, PcmConverter
-from streamser.stream.portaudio import Chunk, Line, OpenLine, find_device, list_devices, open_line
+from streamser.stream.portaudio import Chunk, Line, OpenLine, PatientLine, find_device, list_devices, open_line
 from streamser.stream.soundfiles import blocks, duration_s, expand, find_audio, read_pieces
-from streamser.stream.sourcebase import Source, SourceConfig, SourceItem, TimedBlock
+from streamser.stream.sourcebase import Source, SourceConfig, SourceItem, TimedBlock, no_wait
 from streamser.stream.status import SourceState
 
 __all__ = [
@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.1  # how often an idle source looks whether it was closed
 _CLOSE_WAITS_S = 0.1
+_FAST_BLOCK = SAMPLE_RATE // 5
 _FIRST_CHUNK_S = 3.0  # a device may take its time to start
 _HELD_UP_S = 0.5  # a replay that lags more than this does not hurry to catch up
 
@@ -78,6 +79,7 @@ class PushSource:
         self.description = description
         self.state: SourceState = "waiting"
         self._converter = PcmConverter(sample_rate, channels)
+        self.due_s: Callable[[], float] = no_wait
         self._queue = SoundQueue[TimedBlock](round(config.queue_s * SAMPLE_RATE), drops=live)
         self._block_samples = config.block_samples
         self._position = 0
@@ -102,7 +104,7 @@ class PushSource:
 
     def __iter__(self) -> Iterator[SourceItem]:
         while not self._queue.finished:
-            taken = self._queue.take(_LOOK_S)
+            taken = self._queue.take(_LOOK_S, round(self.due_s() * SAMPLE_RATE))
             if taken is None:
                 continue
             lost, heard = taken
@@ -160,6 +162,8 @@ class WavSource:
         pauses = (len(self.files) - 1) * self._config.between_files_ms / 1000
         self.duration_s = pauses + sum(duration_s(file) for file in self.files)
         """As the files' headers say it."""
+        # As fast as possible, longer blocks are less work; the events do not depend on them.
+        self._block_samples = max(self._config.block_samples, _FAST_BLOCK if speed == "max" else 0)
         self._closed = threading.Event()
         self._position = 0
         self._began_s: float | None = None
@@ -193,9 +197,9 @@ class WavSource:
         pause = np.zeros(round(self._config.between_files_ms * SAMPLE_RATE / 1000), np.float32)
         for number, file in enumerate(self.files):
             if number:
-                yield from blocks(iter([pause]), self._config.block_samples)
+                yield from blocks(iter([pause]), self._block_samples)
             self.places = (*self.places[:number], FilePlace(file, self._position))
-            yield from blocks(read_pieces(file), self._config.block_samples)
+            yield from blocks(read_pieces(file), self._block_samples)
 
     def _pace(self, end: int) -> float:
         """Wait until a microphone would have delivered the sample before index `end`; the time of its arrival."""
@@ -226,6 +230,7 @@ class MicSource:
         self.state: SourceState = "waiting"
         self.overflows = 0
         self.description = f"microphone {self.config.device}" if opener else str(find_device(self.config.device))
+        self.due_s: Callable[[], float] = no_wait
         self._opener = opener or open_line
         self._closed = threading.Event()
         self._position = 0
@@ -263,6 +268,8 @@ class MicSource:
         patience_s = _FIRST_CHUNK_S
         silent_s = 0.0  # counted in our own looks: were this process frozen, the clock would accuse the microphone
         while not self._closed.is_set():
+            if isinstance(line, PatientLine):
+                line.enough_s = self.due_s()
             taken = line.take(_LOOK_S)
             if taken is None:
                 silent_s += _LOOK_S

@@ -155,3 +155,42 @@ def _rest(subscription: Subscription) -> list[EmotionEvent]:
         assert isinstance(event, EmotionEvent)
         events.append(event)
     return events
+
+
+def test_a_taker_that_waits_for_more_is_woken_once_and_then_gets_all_of_it() -> None:
+    queue = SoundQueue[int](capacity=100, drops=True)
+    taken: list[int] = []
+    waits = threading.Event()
+
+    def take() -> None:
+        waits.set()
+        while (item := queue.take(5.0, enough=30)) is not None:
+            taken.append(item[1])
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    assert waits.wait(5.0)
+    for number in range(2):
+        queue.put(number, 10)
+    assert not taken  # 20 of 30
+    queue.put(2, 10)
+    until(lambda: taken == [0, 1, 2])
+    queue.put(3, 10)
+    queue.close()  # what is there is given, though it is not enough
+    taker.join(5.0)
+    assert taken == [0, 1, 2, 3]
+
+
+def test_what_is_there_when_the_time_is_up_is_given_although_it_is_too_little() -> None:
+    queue = SoundQueue[str](capacity=100, drops=True)
+    queue.put("little", 10)
+    assert queue.take(0.01, enough=50) == (0, "little")
+    assert queue.take(0.01, enough=50) is None
+
+
+def test_a_full_queue_wakes_its_taker_whatever_it_waits_for() -> None:
+    queue = SoundQueue[int](capacity=10, drops=False)
+    putter = threading.Thread(target=lambda: [queue.put(number, 10) for number in range(3)])
+    putter.start()
+    assert [queue.take(5.0, enough=1000) for _ in range(3)] == [(0, 0), (0, 1), (0, 2)]
+    putter.join(5.0)

@@ -97,7 +97,7 @@ def test_a_file_is_heard_as_read_audio_reads_it_in_blocks_of_one_length(tmp_path
     file = write(tmp_path / "a.wav", tone(440, 2.51), rate)
     items = list(WavSource(file))
     np.testing.assert_array_equal(samples_of(items), read_audio(file))
-    assert {len(item.block.samples) for item in items[:-1] if isinstance(item, TimedBlock)} == {320}
+    assert {len(item.block.samples) for item in items[:-1] if isinstance(item, TimedBlock)} == {3200}
 
 
 def test_files_are_one_stream_with_a_silence_in_between_and_places_to_find_them_by(tmp_path: Path) -> None:
