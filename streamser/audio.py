@@ -14,6 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from streamser.errors import AudioError
+from streamser.media import MediaFile, is_media
 
 SAMPLE_RATE = 16_000
 """Samples a second, everywhere inside streamser."""
@@ -222,10 +223,14 @@ def made_finite(samples: Samples) -> tuple[Samples, int]:
     return (np.where(bad, np.float32(0), samples), count) if count else (samples, 0)
 
 
-def open_sound(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.SoundFile:
-    """A sound file that is open for reading; AudioError, with `name`, when it is none or its sample rate is absurd."""
+def open_sound(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.SoundFile | MediaFile:
+    """A sound file that is open for reading; AudioError, with `name`, when it is none or its sample rate is absurd.
+
+    A file whose name says m4a, mp4, webm and the like is decoded by ffmpeg.
+    """
     try:
-        sound = _SequentialFile(file)
+        media = isinstance(file, str | PathLike) and is_media(Path(file))
+        sound = MediaFile(Path(name)) if media else _SequentialFile(file)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
         raise AudioError(
             f"{name}: not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are"
@@ -238,7 +243,7 @@ def open_sound(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.Sou
     return sound
 
 
-def mono_pieces(sound: soundfile.SoundFile, name: str) -> Iterator[Samples]:
+def mono_pieces(sound: soundfile.SoundFile | MediaFile, name: str) -> Iterator[Samples]:
     """A file's sound at its own rate, mono, a second at a time.
 
     The header's length is not relied on: it may be wrong by terabytes, and telephone codecs cannot seek.
@@ -254,7 +259,9 @@ def mono_pieces(sound: soundfile.SoundFile, name: str) -> Iterator[Samples]:
 
 
 def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Samples:
-    """Read a WAV, FLAC, Ogg or MP3 file of any rate, channel count and sample type as mono float32.
+    """Read a sound file of any rate, channel count and sample type as mono float32.
+
+    WAV, FLAC, Ogg and MP3 are read by libsndfile; m4a, mp4, webm and the like by ffmpeg, where it is installed.
 
     Raises AudioError, naming the file and the rule, when it holds no usable sound, or more than `LONGEST_S`.
     """

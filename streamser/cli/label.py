@@ -22,9 +22,10 @@ from streamser.cli.labeltable import LabelTable, open_table
 from streamser.cli.progress import ProgressLine
 from streamser.config import Config
 from streamser.errors import AudioError, ConfigError, EngineError
+from streamser.media import MEDIA_SUFFIXES
 from streamser.recognizer import Prediction, Recognizer, open_recognizer
 from streamser.stream.pipeline import Stream
-from streamser.stream.soundfiles import find_audio, read_pieces
+from streamser.stream.soundfiles import AUDIO_SUFFIXES, ffmpeg_notice, read_pieces, search_folder
 
 _EPILOG = """examples:
   streamser label recordings/                       # to labels.jsonl, one row a file
@@ -72,18 +73,27 @@ def run(args: argparse.Namespace) -> int:
     recognizer = open_recognizer(config.recognizer)  # a wrong model is said before the folder is searched
     if args.utterances:
         config.pipeline.settling(recognizer.bundle)  # and a checkpoint that cannot, before the table is begun
-    files = [path.relative_to(args.folder).as_posix() for path in find_audio(args.folder)]
+    found = search_folder(args.folder)
+    files = [path.relative_to(args.folder).as_posix() for path in found.sound]
     if not files:
-        raise AudioError(f"{args.folder}: holds no sound file")
+        why = ffmpeg_notice(found.needs_ffmpeg) if found.needs_ffmpeg else ", ".join(AUDIO_SUFFIXES + MEDIA_SUFFIXES)
+        raise AudioError(f"{args.folder}: holds no sound file that can be read ({why})")
     table = open_table(args.out, recognizer.labels, recognizer.bundle.name, args.utterances, args.overwrite)
     with hushed(args.debug), closing(table):
         todo = [file for file in files if file not in table.done]
         worker = Worker(args.folder, recognizer, config, args.utterances)
         results = map(worker, todo) if args.jobs <= 1 else _in_processes(args, config, todo)
         failed = _collect(table, results, len(files), len(files) - len(todo))
-    words = f"{len(files) - failed} of {len(files)} files labelled in {args.out}"
-    print(f"streamser: {words}" + (f", {len(files) - len(todo)} of them before" if len(todo) < len(files) else ""))
-    return SOME_FAILED if failed else 0
+    if found.needs_ffmpeg:
+        print(f"streamser: skipped: {ffmpeg_notice(found.needs_ffmpeg)}", file=sys.stderr)
+    words = f"{len(files) - failed} of {len(files) + len(found.needs_ffmpeg)} files labelled in {args.out}"
+    words += f", {len(files) - len(todo)} of them before" if len(todo) < len(files) else ""
+    if found.others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.others.most_common(3))
+        more = ", ..." if len(found.others) > 3 else ""
+        words += f"; left out, for their names are not those of sound files: {kinds}{more}"
+    print(f"streamser: {words}")
+    return SOME_FAILED if failed or found.needs_ffmpeg else 0
 
 
 def _collect(table: LabelTable, results: Iterator[Labelled], of: int, before: int) -> int:

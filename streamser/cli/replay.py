@@ -23,6 +23,7 @@ from streamser.config import Config
 from streamser.events import EmotionEvent
 from streamser.recognizer import Recognizer, open_recognizer
 from streamser.stream.pipeline import Listener
+from streamser.stream.soundfiles import ffmpeg_notice, search_folder
 from streamser.stream.sources import WavSource
 
 _EPILOG = """examples:
@@ -58,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
     config = load_run_config(args)
     with hushed(args.debug):
         files = WavSource(args.files, config=config.source).files  # each is looked at now, before the first one plays
+        for folder in [Path(file) for file in args.files if Path(file).is_dir()]:
+            if missing := search_folder(folder).needs_ffmpeg:
+                print(f"streamser: {folder}: left out: {ffmpeg_notice(missing)}", file=sys.stderr)
         recognizer = open_recognizer(config.recognizer)
         with Places(args, recognizer, streams=len(files)) as places:
             code = _play_all(args, files, recognizer, config, places)

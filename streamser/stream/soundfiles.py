@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +12,74 @@ import soundfile
 
 from streamser.audio import Resampler, Samples, mono_pieces, open_sound
 from streamser.errors import AudioError
+from streamser.media import MEDIA_SUFFIXES, WAY_OUT, MediaFile, find_ffmpeg
 
-__all__ = ["AUDIO_SUFFIXES", "blocks", "duration_s", "expand", "find_audio", "read_pieces"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "Folder",
+    "blocks",
+    "duration_s",
+    "expand",
+    "ffmpeg_notice",
+    "find_audio",
+    "read_pieces",
+    "search_folder",
+]
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".rf64", ".caf")
 """What a folder is searched for; a file that is named may have any suffix."""
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The files of a folder and its folders, by name; hidden ones are left out."""
+
+    sound: tuple[Path, ...]
+    """Those that can be read."""
+    needs_ffmpeg: tuple[Path, ...]
+    """Those that could be read if ffmpeg were installed."""
+    others: Counter[str]
+    """How many other files there are of each suffix."""
+
+
+def search_folder(folder: Path) -> Folder:
+    """What a folder holds, judged by the names of its files."""
+    sound: list[Path] = []
+    media: list[Path] = []
+    others = Counter[str]()
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        suffix = path.suffix.lower()
+        if suffix in AUDIO_SUFFIXES + MEDIA_SUFFIXES:
+            (sound if suffix in AUDIO_SUFFIXES else media).append(path)
+        else:
+            others[suffix or "no suffix"] += 1
+    if media and find_ffmpeg() is not None:
+        sound, media = sorted(sound + media), []
+    return Folder(tuple(sound), tuple(media), others)
+
+
+def ffmpeg_notice(files: Sequence[Path]) -> str:
+    """That these files are left out, and what would read them."""
+    named = ", ".join(file.name for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    return f"{len(files)} file{'s need' if len(files) > 1 else ' needs'} ffmpeg ({named}); {WAY_OUT}"
+
+
 def find_audio(folder: Path) -> list[Path]:
-    """All sound files in a folder and its folders, by name; hidden ones are left out."""
-    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES)
-    return [
-        file
-        for file in files
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
+    """All sound files in a folder and its folders that can be read, by name; hidden ones are left out."""
+    return list(search_folder(folder).sound)
 
 
 def expand(path: Path) -> list[Path]:
     """A folder's sound files, or the file itself."""
     if not path.is_dir():
         return [path]
-    files = find_audio(path)
-    if not files:
-        raise AudioError(f"{path}: the folder holds no sound file ({', '.join(AUDIO_SUFFIXES)})")
-    return files
+    found = search_folder(path)
+    if not found.sound:
+        why = ffmpeg_notice(found.needs_ffmpeg) if found.needs_ffmpeg else ", ".join(AUDIO_SUFFIXES + MEDIA_SUFFIXES)
+        raise AudioError(f"{path}: the folder holds no sound file that can be read ({why})")
+    return list(found.sound)
 
 
 def duration_s(path: Path) -> float:
@@ -42,7 +87,7 @@ def duration_s(path: Path) -> float:
         return float(len(sound)) / float(sound.samplerate)
 
 
-def _opened(path: Path) -> soundfile.SoundFile:
+def _opened(path: Path) -> soundfile.SoundFile | MediaFile:
     if not path.is_file():
         raise AudioError(f"{path}: " + ("is not a file" if path.exists() else "no such file"))
     sound = open_sound(path, str(path))
