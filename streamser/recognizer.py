@@ -17,7 +17,16 @@ import numpy as np
 
 from streamser.audio import LOUDEST, SAMPLE_RATE, Samples, Segment, check_finite, to_mono
 from streamser.bundle import DEFAULT_MODEL, Bundle, load_bundle
-from streamser.engines import Engine, WindowScores, check_choice, open_engine, run_audio, run_frames, steps_of
+from streamser.engines import (
+    MOST_THREADS,
+    Engine,
+    WindowScores,
+    check_choice,
+    open_engine,
+    run_audio,
+    run_frames,
+    steps_of,
+)
 from streamser.engines.steps import StepEngine
 from streamser.errors import AudioError, EngineError
 from streamser.features import FeatureConfig, Frames, at_peak, trimmed
@@ -45,8 +54,8 @@ class RecognizerConfig:
 
     def __post_init__(self) -> None:
         check_choice(self.engine, self.compute)
-        if self.threads < 1:
-            raise ValueError(f"threads: at least 1, not {self.threads}")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise ValueError(f"threads: 1 to {MOST_THREADS}, not {self.threads}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold: within 0..1, not {self.threshold}")
 

@@ -228,6 +228,65 @@ def test_all_files_are_valid_after_kill_9_and_continue_after_it(tmp_path: Path) 
     assert read(tmp_path / "out.TextGrid")[-1][2] == "uncertain (happy? 0.41)"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits a file's size as POSIX does")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_full_disk_leaves_a_valid_file_of_whole_events_that_can_be_continued(tmp_path: Path, name: str) -> None:
+    """RLIMIT_FSIZE stands for the full disk: a write that passes it is cut short, the next one fails."""
+    import resource
+
+    path, usual = tmp_path / name, resource.getrlimit(resource.RLIMIT_FSIZE)
+    whole = [final(number, 2 * number + 1, 2 * number + 2) for number in range(12)]
+    write(tmp_path / f"all-{name}", [*whole])
+    size = (tmp_path / f"all-{name}").stat().st_size
+    for limit in range(1, size + 40, 67):
+        path.unlink(missing_ok=True)
+        said = ""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
+        try:
+            write(path, [*whole])
+        except ConfigError as error:
+            said = str(error)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        assert (limit >= size) == (not said) and ("make room and run it again" in said or not said)
+        content = path.read_text()
+        kept = [] if not content else READERS[name](content)
+        assert kept == READERS[name]((tmp_path / f"all-{name}").read_text())[: len(kept)]
+        write(
+            path, [*whole[len(kept) :]]
+        )  # TextGrid and subtitles go on after their end; here it is enough that they do
+        assert len(READERS[name](path.read_text())) == len(whole)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_writer_of_a_file_is_refused_until_the_first_has_closed_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with open_writer(path, labels=LABELS) as writer:
+        for event in SESSION[:5]:
+            writer.write(event)
+        before = path.read_bytes()
+        with pytest.raises(ConfigError, match="another streamser is writing it; wait for its end, or choose another"):
+            open_writer(path, labels=LABELS)
+        assert path.read_bytes() == before
+    open_writer(path, labels=LABELS).close()
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody may write")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_that_cannot_be_written_is_one_sentence(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"/proc/out.*: cannot be written \(.*\); choose another place"):
+        open_writer(Path("/proc") / name)
+
+
+def test_streams_whose_names_differ_in_odd_characters_share_a_file(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "{stream}.jsonl") as writer:
+        for stream in ("a/b", "a\\b"):
+            writer.write(final(0, 1, 2, stream=stream))
+        writer.write(StreamEnded(stream="a/b", end=SECOND))
+        writer.write(StreamEnded(stream="a\\b", end=SECOND))
+    assert len((tmp_path / "a_b.jsonl").read_text().splitlines()) == 4
+
+
 def test_jsonl_holds_every_event_as_it_was_told(tmp_path: Path) -> None:
     write(tmp_path / "out.jsonl", SESSION)
     told = (tmp_path / "out.jsonl").read_text().splitlines()

@@ -12,6 +12,7 @@ from typing import Any
 
 from streamser.errors import ConfigError
 from streamser.events import UNCERTAIN
+from streamser.filelock import try_lock
 
 __all__ = ["LabelTable", "open_table"]
 
@@ -22,9 +23,7 @@ def open_table(path: Path, labels: Sequence[str], model: str, utterances: bool, 
     if kind is None:
         raise ConfigError(f"--out {path}: the extension names the format; known are .jsonl and .csv")
     try:
-        if overwrite:
-            path.unlink(missing_ok=True)
-        return kind(path, labels, model, utterances)
+        return kind(path, labels, model, utterances, overwrite)
     except OSError as error:
         raise ConfigError(f"--out {path}: cannot be written ({error.strerror})") from error
 
@@ -32,21 +31,30 @@ def open_table(path: Path, labels: Sequence[str], model: str, utterances: bool, 
 class LabelTable:
     """Rows of files; a file is written in one piece, so that after a crash it is there whole or not at all."""
 
-    def __init__(self, path: Path, labels: Sequence[str], model: str, utterances: bool) -> None:
+    def __init__(self, path: Path, labels: Sequence[str], model: str, utterances: bool, overwrite: bool) -> None:
         places = ("utterance", "start_s", "end_s") if utterances else ("duration_s",)
         scores = (f"p_{label}" for label in labels)
         # The columns of `replay --out x.csv`, so that one program reads both.
         self.columns = ("file", *places, "label", "uncertain", "likeliest", "confidence", *scores, "model")
         self.done: set[str] = set()
         self._path, self._labels, self._model = path, tuple(labels), model
-        kept = path.read_bytes() if path.exists() else b""
-        kept = self._whole_rows(kept)  # a last row that a crash has torn is written again
-        self._take_up(kept.decode("utf-8", errors="surrogateescape"))
-        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
-        self._file.truncate(len(kept))
-        self._file.seek(0, os.SEEK_END)
-        if not kept:
-            self._put(self._header())
+        self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
+        try:
+            if not try_lock(self._file):
+                raise ConfigError(
+                    f"--out {path}: another streamser is writing it; wait for its end, or give another --out"
+                )
+            kept = (
+                b"" if overwrite else self._whole_rows(path.read_bytes())
+            )  # a last row that a crash has torn is written again
+            self._take_up(kept.decode("utf-8", errors="surrogateescape"))
+            self._file.truncate(len(kept))
+            self._file.seek(0, os.SEEK_END)
+            if not kept:
+                self._put(self._header())
+        except BaseException:
+            self._file.close()
+            raise
 
     def write(self, file: str, rows: Sequence[dict[str, Any]]) -> None:
         """All rows of one file; a file in which nobody speaks has one that says so."""
@@ -57,9 +65,12 @@ class LabelTable:
         self._file.close()
 
     def _put(self, text: str) -> None:
+        data, end = text.encode("utf-8", errors="surrogateescape"), self._file.tell()  # as odd file names are decoded
         try:
-            self._file.write(text.encode("utf-8", errors="surrogateescape"))  # as odd file names are decoded
+            while data:  # one write, unless the disk fills up
+                data = data[self._file.write(data) :]
         except OSError as error:
+            self._file.truncate(end)
             raise ConfigError(
                 f"--out {self._path}: cannot be written ({error.strerror}); make room, run it again"
             ) from error

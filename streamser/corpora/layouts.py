@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from streamser.corpora.clips import Clip, Problem, plain_label
 from streamser.errors import CorpusError
@@ -36,6 +36,16 @@ def inside(folder: Path, path: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
+def leaves(path: str) -> bool:
+    """Whether a path from a manifest leads, on any system, out of the folder that it is relative to.
+
+    >>> [leaves(path) for path in ("audio/a.wav", "/etc/passwd", "a/../../b.wav", "C:\\\\a.wav", "a..b/c.wav")]
+    [False, True, True, True, False]
+    """
+    windows = PureWindowsPath(path)
+    return ".." in windows.parts or bool(windows.root or windows.drive) or "\0" in path
+
+
 # ---- any folder with a manifest
 
 
@@ -58,6 +68,10 @@ def _read_manifest(folder: Path, corpus: str) -> Found:
 def _manifest_row(folder: Path, corpus: str, row: dict[str, str], label_column: str) -> Clip | Problem:
     if not row["path"]:
         return Problem("row without a path", f"{MANIFEST}: {','.join(row.values())}")
+    if leaves(row["path"]):
+        return Problem(
+            "path outside the corpus", row["path"], "a manifest's paths lie below its folder; copy the file in"
+        )
     path = folder / row["path"]
     speaker = row["speaker"]
     return Clip(

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MOST_THREADS = 256
+"""More CPU threads than this help no window, and a hundred thousand of them hang the machine."""
+
 ENGINES = ("auto", "onnx", "torch")
 DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from streamser.bundle import Bundle
-from streamser.engines import Counters, check_frames, check_length
+from streamser.engines import MOST_THREADS, Counters, check_frames, check_length
 from streamser.engines.steps import StepEngine, open_steps
 from streamser.errors import BundleError, EngineError
 from streamser.features import Frames, silent_frame
@@ -36,8 +36,8 @@ class OnnxEngine:
     device = "cpu"
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        if threads < 1:
-            raise ValueError(f"threads: at least 1, not {threads}")
+        if not 1 <= threads <= MOST_THREADS:
+            raise ValueError(f"threads: 1 to {MOST_THREADS}, not {threads}")
         self._bundle = bundle
         self._threads = threads
         self._counters = Counters()

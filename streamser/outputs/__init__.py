@@ -37,17 +37,17 @@ class PerStream(Writer):
     def __init__(self, path: Path, labels: Sequence[str]) -> None:
         self._path = path
         self._labels = labels
-        self._writers: dict[str, Writer] = {}
+        self._writers: dict[Path, Writer] = {}  # two streams whose names differ in odd characters share a file
 
     def write(self, event: Event) -> None:
-        writer = self._writers.get(event.stream)
+        name = re.sub(r"[^\w.-]+", "_", event.stream).strip("._") or "main"
+        path = Path(str(self._path).replace("{stream}", name))
+        writer = self._writers.get(path)
         if writer is None:
-            name = re.sub(r"[^\w.-]+", "_", event.stream).strip("._") or "main"
-            path = Path(str(self._path).replace("{stream}", name))
-            writer = self._writers[event.stream] = FORMATS[path.suffix.lower()](path, self._labels)
+            writer = self._writers[path] = FORMATS[path.suffix.lower()](path, self._labels)
         writer.write(event)
         if isinstance(event, StreamEnded):
-            self._writers.pop(event.stream).close()
+            self._writers.pop(path).close()
 
     def close(self) -> None:
         for writer in self._writers.values():

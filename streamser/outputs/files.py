@@ -13,6 +13,7 @@ from typing import ClassVar, TypeVar
 
 from streamser.errors import ConfigError
 from streamser.events import EmotionEvent, Event
+from streamser.filelock import try_lock
 
 W = TypeVar("W", bound="FileWriter")
 
@@ -56,6 +57,8 @@ class FileWriter(Writer):
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
         try:
+            if not try_lock(self._file):
+                raise ConfigError(f"{path}: another streamser is writing it; wait for its end, or choose another name")
             self._begin()
         except BaseException:
             self._file.close()
@@ -97,8 +100,32 @@ class FileWriter(Writer):
         return read_bytes(self._file, CHUNK_BYTES).decode("utf-8", "replace")
 
     def _append(self, text: str) -> None:
-        self._file.seek(0, io.SEEK_END)
-        write_text(self._file, text)
+        """Add text at the end: all of it, or nothing when the disk is full."""
+        end = self._file.seek(0, io.SEEK_END)
+        try:
+            write_text(self._file, text)
+        except OSError as error:
+            self._file.truncate(end)
+            raise self._full(error) from error
+
+    def _overwrite(self, text: str) -> None:
+        """Write text over the beginning: all of it, or nothing when the disk is full."""
+        end = self._file.seek(0, io.SEEK_END)
+        self._file.seek(0)
+        before = read_bytes(self._file, len(text.encode()))
+        self._file.seek(0)
+        try:
+            write_text(self._file, text)
+        except OSError as error:
+            self._file.seek(0)
+            self._file.write(before)  # these bytes have their place on the disk already
+            self._file.truncate(end)
+            raise self._full(error) from error
+
+    def _full(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"{self.path}: cannot be written ({error.strerror}); make room and run it again: what it holds is whole"
+        )
 
     def _foreign(self) -> ConfigError:
         return ConfigError(

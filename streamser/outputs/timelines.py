@@ -11,7 +11,7 @@ from streamser.audio import SAMPLE_RATE
 from streamser.colors import caption, clock
 from streamser.errors import ConfigError
 from streamser.events import EmotionEvent, Event, StreamEnded
-from streamser.outputs.files import Finals, known_suffixes, output_format, plain, read_bytes, write_text
+from streamser.outputs.files import Finals, known_suffixes, output_format, plain, read_bytes
 
 
 def one_stream(path: Path, title: str) -> ConfigError:
@@ -155,8 +155,7 @@ class TextGrid(Timeline):
             header += body
         elif body:
             self._append(body)
-        self._file.seek(0)
-        write_text(self._file, header)
+        self._overwrite(header)
 
 
 def _textgrid_header(end: int, count: int) -> str:

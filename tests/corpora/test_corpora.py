@@ -282,6 +282,19 @@ def test_every_fault_of_a_row_is_named_and_counted(tmp_path: Path) -> None:
     assert "mine: 1 clips, 6 problems" in report.text()
 
 
+@pytest.mark.parametrize(
+    "path", ["../a.wav", "audio/../../a.wav", "/etc/hostname", "C:/a.wav", "..\\a.wav", "\\\\host\\a.wav"]
+)
+def test_a_path_that_leaves_the_corpus_is_a_problem_and_not_followed(tmp_path: Path, path: str) -> None:
+    (tmp_path / "corpus" / "audio").mkdir(parents=True)
+    sound(tmp_path / "a.wav")
+    sound(tmp_path / "corpus" / "b.wav")
+    clips, report = read_corpus(manifest(tmp_path / "corpus", [f"{path},1,sad", "b.wav,1,sad"]))
+    assert [clip.id for clip in clips] == ["corpus/b"]
+    assert report.counts == {"path outside the corpus": 1}
+    assert f"path outside the corpus: {path} (a manifest's paths lie below its folder" in report.text()
+
+
 def test_labels_of_ones_own_are_known_when_they_are_named(tmp_path: Path) -> None:
     sound(tmp_path / "b.wav")
     manifest(tmp_path, ["b.wav,1,hangry"])
