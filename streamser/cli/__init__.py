@@ -17,6 +17,7 @@ from streamser.cli.exits import (
     open_missing_streams,
     reader_has_left,
 )
+from streamser.cli.parsing import Parser
 from streamser.errors import StreamserError
 
 # verb -> (module that has add_arguments(parser) and run(args) -> exit code, one line of help)
@@ -35,6 +36,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("streamser.cli.evaluate", "measure a checkpoint on corpora, or on composed streams"),
     "export": ("streamser.cli.export", "export a checkpoint's network to ONNX again"),
     "bench": ("streamser.cli.bench", "measure speed and latency on this machine"),
+    "completion": ("streamser.cli.completion", "print a script that completes verbs and options in your shell"),
+    "help": ("streamser.cli.help", "show the help of a verb"),
 }
 
 
@@ -47,10 +50,10 @@ def version() -> str:
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The parser; only `verb`'s own arguments are filled in, so that nothing else need be imported."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="streamser",
         description="Real-time speech emotion recognition: local, streaming, honest about what it does not know.",
-        epilog="streamser VERB --help tells more. Start with: streamser replay FILE.wav, or streamser live.",
+        epilog="streamser help VERB shows a verb's options and examples. Start with: streamser demo.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and debug logs")
