@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from os import PathLike, fspath
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 
 from streamser.errors import AudioError
 from streamser.media import MediaFile, is_media
+
+# soundfile and soxr are imported where they are needed: a stream of 16 kHz sound starts without them.
+if TYPE_CHECKING:
+    import soundfile
 
 SAMPLE_RATE = 16_000
 """Samples a second, everywhere inside streamser."""
@@ -102,11 +105,7 @@ class Resampler:
     def __init__(self, from_rate: int, to_rate: int = SAMPLE_RATE) -> None:
         self.from_rate = check_rate(from_rate)
         self.to_rate = check_rate(to_rate)
-        self._soxr = (
-            None
-            if self.from_rate == self.to_rate
-            else soxr.ResampleStream(self.from_rate, self.to_rate, 1, dtype="float32", quality=_QUALITY)
-        )
+        self._soxr = None if self.from_rate == self.to_rate else _resample_stream(self.from_rate, self.to_rate)
 
     def feed(self, samples: Samples) -> Samples:
         """The samples that are ready now; some stay inside until later ones arrive."""
@@ -119,6 +118,12 @@ class Resampler:
         if self._soxr is None:
             return np.zeros(0, np.float32)
         return np.asarray(self._soxr.resample_chunk(np.zeros(0, np.float32), last=True), np.float32)
+
+
+def _resample_stream(from_rate: int, to_rate: int) -> Any:
+    import soxr
+
+    return soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality=_QUALITY)
 
 
 def check_rate(rate: float) -> int:
@@ -180,13 +185,15 @@ def check_finite(samples: Samples, what: str) -> Samples:
 def decoder_words(error: Exception) -> str:
     """Why libsndfile refuses a file, without the file's name, which the caller gives, or the name of a Python object.
 
-    >>> import io
+    >>> import io, soundfile
     >>> try:
     ...     soundfile.SoundFile(io.BytesIO(b"letter"))
     ... except soundfile.LibsndfileError as error:
     ...     print(decoder_words(error))
     format not recognised
     """
+    import soundfile
+
     if not isinstance(error, soundfile.LibsndfileError):
         return str(error)
     if error.code == _NO_REGULAR_FILE:  # its MP3 reader's word for any file that is not MP3
@@ -195,15 +202,20 @@ def decoder_words(error: Exception) -> str:
     return words[:1].lower() + words[1:]
 
 
-class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
-    """A sound file that is read from its beginning to its end and never moved about in.
+@cache
+def _sequential_file() -> Any:
+    """A class of sound files that are read from their beginning to their end and never moved about in.
 
     soundfile seeks after every read of a file that says it can. That fails for streamed FLAC, whose header does not
     know its length, and for some telephone codecs.
     """
+    import soundfile
 
-    def seekable(self) -> bool:
-        return False
+    class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+        def seekable(self) -> bool:
+            return False
+
+    return SequentialFile
 
 
 def made_finite(samples: Samples) -> tuple[Samples, int]:
@@ -230,8 +242,8 @@ def open_sound(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.Sou
     """
     try:
         media = isinstance(file, str | PathLike) and is_media(Path(file))
-        sound = MediaFile(Path(name)) if media else _SequentialFile(file)
-    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
+        sound = MediaFile(Path(name)) if media else _sequential_file()(file)
+    except (RuntimeError, ValueError, TypeError) as error:  # soundfile's own is a RuntimeError
         raise AudioError(
             f"{name}: not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are"
         ) from error
@@ -252,7 +264,7 @@ def mono_pieces(sound: soundfile.SoundFile | MediaFile, name: str) -> Iterator[S
     try:
         while len(pcm := sound.read(frames, dtype="float32", always_2d=True)):
             yield check_finite(to_mono(pcm), name)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except RuntimeError as error:
         raise AudioError(
             f"{name}: cannot be read to its end ({decoder_words(error)}); copy or convert the file again"
         ) from error

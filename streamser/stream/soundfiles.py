@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import soundfile
 
 from streamser.audio import Resampler, Samples, mono_pieces, open_sound
 from streamser.errors import AudioError
 from streamser.media import MEDIA_SUFFIXES, WAY_OUT, MediaFile, find_ffmpeg
+
+if TYPE_CHECKING:
+    import soundfile
 
 __all__ = [
     "AUDIO_SUFFIXES",
