@@ -7,7 +7,7 @@ rule and the way out.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,6 +20,7 @@ from streamser.errors import ConfigError
 __all__ = [
     "Setting",
     "build",
+    "check_choice",
     "check_keys",
     "checked",
     "construct",
@@ -208,6 +209,15 @@ def checked(name: str, setting: Setting, kind: Any) -> Any:
     right = nearest(str(setting.value), _choices(kind))
     advice = f"; did you mean {right!r}?" if right else ""
     raise ConfigError(f"{setting.where}: {name}: is {_rule(kind)}, not {_shown(setting.value)}{advice}")
+
+
+def check_choice(name: str, value: str, known: Iterable[str]) -> None:
+    """Raise a ValueError unless the value is one of the known names."""
+    names = list(known)
+    if value not in names:
+        right = nearest(value, names)
+        advice = f"; did you mean {right!r}?" if right else ""
+        raise ValueError(f"{name}: is one of {', '.join(names)}, not {value!r}{advice}")
 
 
 def _shown(value: object) -> str:

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,9 @@ from streamser.nets.layers import NetOutput, SerNet
 from streamser.training.adversary import Adversary
 from streamser.training.batches import BatchMaker, sampling_weights
 from streamser.training.norms import norms_of, reestimate_norms
-from streamser.training.recipe import Recipe, Schedule
+from streamser.training.optimizers import make_optimizer
+from streamser.training.recipe import Recipe
+from streamser.training.schedules import rate_factor
 from streamser.training.windows import Batch, Judged, resident
 
 log = logging.getLogger(__name__)
@@ -34,39 +36,6 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "last.pt"
 SAVE_EVERY_S = 60.0
 """A checkpoint holds the weights up to five times over: written after every epoch it would cost more than the epoch."""
-
-
-def rate_factor(schedule: Schedule, epoch: float, epochs: int) -> float:
-    """What the learning rate is multiplied by at a moment of the run, counted in epochs."""
-    if schedule.kind == "constant":
-        return 1.0
-    if schedule.kind == "steps":
-        # A step follows an epoch: with start_epoch 0 the first one comes after the first `every_epochs` epochs.
-        first = schedule.start_epoch or schedule.every_epochs
-        steps = 0 if epoch < first else math.floor((epoch - first) / schedule.every_epochs) + 1
-        return schedule.factor**steps
-    done = min(epoch / epochs, 1.0)
-    if done < schedule.warmup:
-        rise = done / schedule.warmup
-        return 0.04 + 0.96 * (0.5 - 0.5 * math.cos(math.pi * rise)) if schedule.kind == "onecycle" else rise
-    fall = (done - schedule.warmup) / (1.0 - schedule.warmup)
-    return 1e-4 + (1 - 1e-4) * (0.5 + 0.5 * math.cos(math.pi * fall))
-
-
-def make_optimizer(recipe: Recipe, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-    """The recipe's optimizer; biases and norms are not decayed by AdamW."""
-    kept = [p for p in parameters if p.requires_grad]
-    if recipe.optimizer == "adamw":
-        groups = [
-            {"params": [p for p in kept if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in kept if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=recipe.lr)
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(kept, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    if recipe.optimizer == "adadelta":
-        return torch.optim.Adadelta(kept, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(kept, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
 
 
 def allowed_labels(clips: Sequence[Clip], labels: Sequence[str]) -> NDArray[np.bool_]:
@@ -175,7 +144,8 @@ class Fit:
             self.adversary = Adversary(recipe.adversary, train.clips, net.embedding_dim)
             self.adversary.to(self.device)
         learning = [self.net, self.loss, *([self.adversary] if self.adversary else [])]
-        self.optimizer = make_optimizer(recipe, (p for module in learning for p in module.parameters()))
+        parameters = (p for module in learning for p in module.parameters())
+        self.optimizer = make_optimizer(recipe.optimizer, parameters, recipe.lr, recipe.weight_decay)
         self.weights = sampling_weights(train.clips, recipe.balance)
         self.allowed = (
             torch.from_numpy(allowed_labels(train.clips, recipe.labels)).to(self.device)

@@ -15,7 +15,8 @@ from streamser.corpora.reader import CorpusReport, map_labels, read_corpora
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig
 from streamser.nets.variant import Variant
-from streamser.training.recipe import Recipe, Schedule
+from streamser.training.recipe import Recipe
+from streamser.training.schedules import Schedule
 
 ROW_QUIET_DBFS = -80.0
 """Published rows leave out only silence: a corpus's quiet turns were in the papers' counts."""

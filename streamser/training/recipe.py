@@ -10,22 +10,11 @@ from typing import Any, Literal
 from streamser.corpora.benchmarks import ALL_LABELS
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig
-from streamser.settings import check_keys, fill, read_mapping
+from streamser.settings import check_choice, check_keys, fill, read_mapping
 from streamser.training.augment import AugmentConfig
 from streamser.training.featureaugment import FeatureAugment
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """The learning rate over a run, as a factor on `lr`."""
-
-    kind: Literal["constant", "onecycle", "cosine", "steps"] = "constant"
-    warmup: float = 0.15
-    """onecycle, cosine: share of the run spent rising to the peak."""
-    start_epoch: int = 0
-    every_epochs: int = 1
-    factor: float = 1.0
-    """steps: multiply by `factor` every `every_epochs` epochs, from `start_epoch` on."""
+from streamser.training.optimizers import OPTIMIZERS
+from streamser.training.schedules import Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +100,8 @@ class Recipe:
     batch: int = 32
     train_window_s: float = 0.0
     """Train on pieces of this length (a net that pools over time may be served longer ones); 0: the net's window."""
-    optimizer: Literal["adam", "adamw", "adadelta", "sgd"] = "adamw"
+    optimizer: str = "adamw"
+    """A name in `streamser.training.optimizers.OPTIMIZERS`: adam, adamw, adadelta or sgd."""
     lr: float = 2e-3
     weight_decay: float = 1e-2
     schedule: Schedule = field(default_factory=Schedule)
@@ -140,6 +130,9 @@ class Recipe:
     """Terms of the corpora, for the card."""
     description: str = ""
     """What this checkpoint is, for the card."""
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
 
 
 def recipe_from(values: Mapping[str, Any], lines: Mapping[str, str] | None = None, *, where: str = "recipe") -> Recipe:

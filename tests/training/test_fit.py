@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from streamser.corpora.clips import Clip
+from streamser.errors import ConfigError
 from streamser.features import FeatureConfig
 from streamser.nets.layers import NetOutput, SerNet
 from streamser.nets.lightsernet import LightSerNet
@@ -20,8 +21,10 @@ from streamser.nets.parallel_cnn import ParallelCnn
 from streamser.nets.sepconv import SepConv
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
-from streamser.training.fit import Fit, Part, batch_slices, rate_factor
-from streamser.training.recipe import Schedule, recipe_from
+from streamser.training.fit import Fit, Part, batch_slices
+from streamser.training.optimizers import OPTIMIZERS
+from streamser.training.recipe import recipe_from
+from streamser.training.schedules import SCHEDULES, Schedule, rate_factor
 from streamser.training.store import LevelStore
 from streamser.training.windows import Judged, Resident, resident
 
@@ -87,6 +90,24 @@ def test_a_rate_that_falls_every_epoch_begins_whole() -> None:
     assert [rate_factor(every, epoch, 9) for epoch in (0, 0.9, 1, 2)] == [1, 1, 0.5, 0.25]
     later = Schedule(kind="steps", start_epoch=50, every_epochs=20, factor=0.5)
     assert [rate_factor(later, epoch, 300) for epoch in (0, 49.9, 50, 69.9, 70)] == [1, 1, 0.5, 0.5, 0.25]
+
+
+def test_an_optimizer_and_a_schedule_are_added_from_outside_by_one_row_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="optimizer: is one of adam, adamw, adadelta, sgd, not 'rmsprop'"):
+        fit_of(Counting(), tmp_path, optimizer="rmsprop")
+    with pytest.raises(ConfigError, match=r"schedule.kind: is one of constant, .* not 'linear'"):
+        fit_of(Counting(), tmp_path, schedule={"kind": "linear"})
+    monkeypatch.setitem(
+        OPTIMIZERS, "rmsprop", lambda parameters, lr, decay: torch.optim.RMSprop(parameters, lr, weight_decay=decay)
+    )
+    monkeypatch.setitem(SCHEDULES, "linear", lambda schedule, epoch, epochs: 1 - epoch / epochs)
+    fit = fit_of(Counting(), tmp_path, optimizer="rmsprop", schedule={"kind": "linear"}, epochs=2)
+    fit.run()
+    assert isinstance(fit.optimizer, torch.optim.RMSprop)
+    rates = [group["lr"] for group in fit.optimizer.param_groups]
+    assert rates == pytest.approx([1e-3 * (1 - (1 + 2 / 3) / 2)])  # the last of the second epoch's three steps
 
 
 def test_patience_counts_the_epochs_since_the_best(tmp_path: Path) -> None:

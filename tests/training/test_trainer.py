@@ -28,9 +28,10 @@ from streamser.nets.moonshine import Moonshine
 from streamser.recognizer import load
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
-from streamser.training.fit import rate_factor, with_common_labels
+from streamser.training.fit import with_common_labels
 from streamser.training.material import Material, gather, recipe_of
-from streamser.training.recipe import Recipe, Schedule, recipe_from
+from streamser.training.recipe import Recipe, recipe_from
+from streamser.training.schedules import Schedule, rate_factor
 from streamser.training.store import build_store
 from streamser.training.trainer import Trainer
 from streamser.training.windows import clip_logits
