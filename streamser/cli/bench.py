@@ -17,7 +17,7 @@ import numpy as np
 
 from streamser.audio import SAMPLE_RATE, Samples
 from streamser.bundle import DEFAULT_MODEL, Bundle, load_bundle
-from streamser.cli.tables import table
+from streamser.cli.tables import table, terminal_width
 from streamser.engines import cuda_is_likely
 from streamser.errors import EngineError
 from streamser.features import FeatureConfig, FrontEnd, extract
@@ -178,6 +178,7 @@ def _report(figures: dict[str, Any]) -> str:
         )
         for row in figures["engines"]
     ]
+    header = ("engine", "device", "window p50 / p95", "sound to score p50 / p95", "rtf", "cold start")
     return "\n".join(
         [
             f"{figures['model']}: windows of {figures['window_s']:g} s, {frames} frames x {bins} bins",
@@ -186,7 +187,7 @@ def _report(figures: dict[str, Any]) -> str:
             f"features: {features['whole_ms_per_s']:.2f} ms a second of sound at once, "
             f"{features['stream_ms_per_s']:.2f} ms in 20 ms blocks",
             "",
-            table(("engine", "device", "window p50 / p95", "sound to score p50 / p95", "rtf", "cold start"), rows),
+            table(header, rows, terminal_width()),
             "",
             "window: the net alone, batch 1. rtf: work for a second of sound, on a minute in overlapping windows.",
             "cold start: process start to first score, disk cache warm.",

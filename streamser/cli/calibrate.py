@@ -13,6 +13,7 @@ from typing import TextIO
 from streamser.audio import SAMPLE_RATE, Samples, Segment
 from streamser.bundle import DEFAULT_MODEL
 from streamser.cli.common import add_config_arguments, hushed, load_run_config
+from streamser.cli.tables import refill, terminal_width
 from streamser.config import Config
 from streamser.errors import AudioError, ConfigError
 from streamser.events import Gap, SpeechStarted
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     recognizer = open_recognizer(replace(config.recognizer, profile=None))
     source: Source = WavSource(args.files) if args.files else _microphone(args, config)
     if source.live:
-        print(_TEXT, file=sys.stderr)
+        print(refill(_TEXT, terminal_width(sys.stderr)) + "\n", file=sys.stderr)
     with hushed(args.debug):
         sounds, arrived_s = collect(source, segmenter_for(recognizer, config), args.seconds)
     profile = enrol(recognizer, sounds, args.name)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamser.bundle import Bundle, find_models, load_bundle, model_folders
-from streamser.cli.tables import table
+from streamser.cli.tables import table, terminal_width
 from streamser.errors import BundleError
 
 
@@ -52,7 +52,8 @@ def _list(*, as_json: bool) -> int:
         print(json.dumps(listing, indent=2, ensure_ascii=False))
         return 1 if bad else 0
     if good:
-        print(table(("name", "variant", "size", "scores", "labels", "licence"), [_row(bundle) for bundle in good]))
+        header = ("name", "variant", "size", "scores", "labels", "licence")
+        print(table(header, [_row(bundle) for bundle in good], terminal_width()))
     elif not bad:
         print(f"no checkpoint in {', '.join(str(folder) for folder in model_folders())}")
     for message in bad:

@@ -48,4 +48,4 @@ def test_cuda_where_there_is_none_is_one_line(
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU, and torch has seen it")
     assert main(["bench", str(bundle.path), "--engine", "cuda", "--seconds", "0.05"]) == 1
-    assert capsys.readouterr().err.startswith("streamser: device cuda: torch sees no CUDA device")
+    assert capsys.readouterr().err.startswith("streamser: compute cuda: torch sees no CUDA device")

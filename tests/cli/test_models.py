@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from makers import make_bundle
 
 from streamser.cli import main
 from streamser.cli import models as verb
+from streamser.cli.tables import refill
 
 
 @pytest.fixture
@@ -75,3 +78,29 @@ def test_an_empty_list_says_where_it_looked(
         monkeypatch.setattr(place, lambda: [tmp_path / "nothing"])
     assert main(["models"]) == 0
     assert capsys.readouterr().out == f"no checkpoint in {tmp_path / 'nothing'}\n"
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100, 140])
+def test_on_a_terminal_the_list_is_as_narrow_as_the_terminal(
+    columns: int, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    assert main(["models"]) == 0
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "CC-BY-NC-4.0" in terminal.getvalue() and "calm, excited" in terminal.getvalue()
+    assert (len(lines) == 3) is (columns >= 100)
+
+
+def test_the_text_to_read_aloud_fits_the_terminal() -> None:
+    from streamser.cli.calibrate import _TEXT
+
+    for columns in (40, 80, 140):
+        lines = refill(_TEXT, columns).splitlines()
+        assert max(map(len, lines)) < min(columns, 100)
+        assert " ".join(" ".join(lines).split()) == " ".join(_TEXT.split())
