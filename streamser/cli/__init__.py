@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from streamser.cli.exits import (
     open_missing_streams,
     reader_has_left,
 )
+from streamser.cli.logs import add_log_arguments, set_up_logging
 from streamser.cli.parsing import Parser
 from streamser.errors import StreamserError
 
@@ -57,6 +57,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and debug logs")
+    add_log_arguments(parser)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     for name, (module, summary) in VERBS.items():
         sub = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
@@ -78,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verb is None:
         parser.print_help()
         return 2
-    logging.basicConfig(
-        level=logging.DEBUG if args.debug else logging.WARNING, format="streamser: %(levelname)s: %(message)s"
-    )
+    set_up_logging(args)
     with interruptible():
         return _run(args)
 
