@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 
 from streamser.cli.common import add_model_arguments, hushed, load_run_config, stopping
+from streamser.cli.logs import announce
 from streamser.config import Config
 from streamser.errors import ConfigError
 from streamser.integrations.mqtt import MqttConfig, MqttPublisher
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             listener = Listener(source, recognizer, config, on_event=publisher.publish)
             words = f"{source.description} with {recognizer.bundle.name} to {broker.host}:{broker.port}/{broker.topic}"
             with listener, stopping(listener.stop):
-                print(f"streamser: {words}; Ctrl-C ends", file=sys.stderr, flush=True)
+                announce(f"{words}; Ctrl-C ends")
                 listener.wait()
     return 0
 

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import os
 import secrets
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamser.cli.common import add_model_arguments, hushed, load_run_config, stopping
+from streamser.cli.logs import announce
 from streamser.config import Config
 from streamser.errors import ConfigError
 from streamser.recognizer import Recognizer, open_recognizer
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from streamser.server.app import Server
 
 TOKEN_VARIABLE = "STREAMSER_TOKEN"
+AUTO = "auto"
 
 _EPILOG = f"""examples:
   streamser serve                                  # the page at http://127.0.0.1:8765/
@@ -71,17 +72,18 @@ def run(args: argparse.Namespace) -> int:
         if source is not None:
             listener = Listener(source, recognizer, config, name="microphone")
         server = Server(recognizer, config.server, config, listener)
-        asyncio.run(_serve(server, lambda: _greet(server, config, recognizer, source)))
+        made_token = _given_token(args) == AUTO
+        asyncio.run(_serve(server, lambda: _greet(server, config, recognizer, source, made_token=made_token)))
     return 0
 
 
 def _server_config(config: ServerConfig, args: argparse.Namespace) -> ServerConfig:
     """The configuration's section, changed by what was said on the command line."""
-    token = args.token or os.environ.get(TOKEN_VARIABLE)
+    token = _given_token(args)
     given = {
         "host": args.host,
         "port": args.port,
-        "token": secrets.token_urlsafe() if token == "auto" else token,
+        "token": secrets.token_urlsafe() if token == AUTO else token,
         "microphone": args.mic,
         "allowed_origins": tuple(args.allow_origin) if args.allow_origin else None,
         "record": str(args.record) if args.record else None,
@@ -90,6 +92,11 @@ def _server_config(config: ServerConfig, args: argparse.Namespace) -> ServerConf
         return replace(config, **{field: value for field, value in given.items() if value is not None})
     except ValueError as error:
         raise ConfigError(f"server.{error}") from error
+
+
+def _given_token(args: argparse.Namespace) -> str | None:
+    token: str | None = args.token or os.environ.get(TOKEN_VARIABLE)
+    return token
 
 
 def _open_microphone(config: Config) -> Source:
@@ -110,11 +117,13 @@ async def _serve(server: Server, greet: Callable[[], None]) -> None:
             await ended.wait()
 
 
-def _greet(server: Server, config: Config, recognizer: Recognizer, source: Source | None) -> None:
+def _greet(server: Server, config: Config, recognizer: Recognizer, source: Source | None, *, made_token: bool) -> None:
     """What the operator needs to know: where, who may come in, and what is listened to and stored."""
     options = config.server
-    secret = f"#token={options.token}" if options.token else ""
+    secret = f"#token={options.token}" if made_token else ""
     lines = [f"serving {recognizer.bundle.name} at {server.url}{secret}; Ctrl-C ends"]
+    if options.token and not made_token:
+        lines.append("clients need the token that was given; the page takes it after #token=")
     if not options.is_loopback:
         lines.append("other machines can connect; sound and results travel unencrypted, so put it behind https")
     if source is not None:
@@ -122,4 +131,4 @@ def _greet(server: Server, config: Config, recognizer: Recognizer, source: Sourc
     if options.record:
         lines.append(f"RECORDING all sound that comes in to {options.record}")
     for line in lines:
-        print(f"streamser: {line}", file=sys.stderr, flush=True)
+        announce(line)

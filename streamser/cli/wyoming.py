@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from typing import TYPE_CHECKING
 
 from streamser.cli.common import add_model_arguments, load_run_config, stopping
+from streamser.cli.logs import announce
 from streamser.recognizer import open_recognizer
 
 if TYPE_CHECKING:
@@ -58,5 +58,5 @@ async def _serve(server: WyomingServer) -> None:
         async with server:
             others = "" if server.address.is_local else " (other machines can connect, and there is no password)"
             words = f"serving {server.recognizer.bundle.name} at {server.address}{others}; Ctrl-C ends"
-            print(f"streamser: {words}", file=sys.stderr, flush=True)
+            announce(words)
             await ended.wait()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 
 from aiohttp import WSMsgType, web
 
@@ -12,6 +14,7 @@ from streamser.server.hub import Hub, going_away
 from streamser.server.protocol import (
     CLOSE_INTERNAL,
     CLOSE_TIMEOUT,
+    CLOSE_TRY_LATER,
     Hello,
     Lost,
     Refusal,
@@ -19,10 +22,13 @@ from streamser.server.protocol import (
     parse_word,
     status_message,
 )
+from streamser.server.ratelimit import RateLimit
 from streamser.server.receivequeue import ReceiveQueue
 from streamser.server.sender import Sender
 from streamser.server.sound import SoundStream
 from streamser.stream.wavfile import RecordingError
+
+logger = logging.getLogger(__name__)
 
 # Results of one stream that may wait for the worker before more of its sound is taken: a file can wait, and must not
 # keep those who are speaking waiting.
@@ -72,6 +78,8 @@ class StreamClient:
 
     async def run(self) -> None:
         """Serve the client until it ends, leaves or is refused; then its stream is closed, its sender about to be."""
+        began_s = self._loop.time()
+        logger.info("stream %s began", self.name, extra={"fields": {"stream": self.name}})
         feeder = asyncio.create_task(self._feed())
         self._reader = asyncio.create_task(self._read())
         self._sender.on_refuse = self._give_up
@@ -92,10 +100,26 @@ class StreamClient:
             await feeder
         await self._over.wait()
         del self._hub.end_soon[self._sender]
+        self._log_end(self._loop.time() - began_s)
         if self._refusal is not None:
             self._sender.refuse(self._refusal)
         else:
             self._sender.finish()
+
+    def _log_end(self, connected_s: float) -> None:
+        status = self._stream.status()
+        fields = {
+            "stream": self.name,
+            "connected_s": round(connected_s, 1),
+            "sound_s": status.position_s,
+            "finals": status.finals,
+            "partials": status.partials,
+            "skipped": status.partials_dropped,
+            "lost_ms": status.lost_ms,
+            "refusal": self._refusal.code if self._refusal else None,
+        }
+        words = "stream %s ended: %.1f s of sound, %d finals"
+        logger.info(words, self.name, status.position_s, status.finals, extra={"fields": fields})
 
     def _end_soon(self) -> None:
         """The server is being stopped: end the stream as if the client had asked for it."""
@@ -108,14 +132,22 @@ class StreamClient:
 
     async def _read(self) -> bool:
         """Take messages until the end; True when the client has left without one."""
-        idle_s = self._config.idle_timeout_s
+        idle_s, most_s = self._config.idle_timeout_s, self._config.max_stream_s
+        rate = RateLimit(self._config.max_messages_per_s, self._loop.time())
+        end_s = math.inf if most_s is None else self._loop.time() + most_s
         while not self._ws.closed:
             try:
-                message = await self._ws.receive(idle_s)
+                message = await self._ws.receive(max(0.0, min(idle_s, end_s - self._loop.time())))
             except asyncio.TimeoutError:
+                if self._loop.time() >= end_s:
+                    raise self._too_long() from None
                 raise Refusal(
                     "idle", f"no sound came for {idle_s:g} s; send silence, or an end", CLOSE_TIMEOUT
                 ) from None
+            if self._loop.time() >= end_s:
+                raise self._too_long()
+            if pause_s := rate.pause_s(self._loop.time()):
+                await asyncio.sleep(pause_s)
             if message.type is WSMsgType.BINARY:
                 check_pcm(message.data, self._hello, self._config.max_message_bytes)
                 await self._received.put(message.data)
@@ -125,6 +157,9 @@ class StreamClient:
                     return False
                 await self._received.put(word)
         return True
+
+    def _too_long(self) -> Refusal:
+        return Refusal("too_long", f"a stream lasts at most {self._config.max_stream_s:g} s here", CLOSE_TRY_LATER)
 
     async def _feed(self) -> None:
         """Segment on a thread what comes in, as fast as the inference worker keeps up; close the stream at the end."""

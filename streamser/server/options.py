@@ -37,6 +37,10 @@ class ServerConfig:
     """Longest sound that POST /v1/label takes, once decoded."""
     max_message_kb: float = 256.0
     """Largest WebSocket message; 20 ms of 48 kHz mono is 2 KB."""
+    max_messages_per_s: float = 1000.0
+    """Messages that are taken from one client, on average over four seconds; beyond, the client has to wait."""
+    max_stream_s: float | None = None
+    """A client's stream is ended after so long: its results first, then the connection; null never ends one."""
     client_queue: int = 256
     """Messages that may wait for one client; then partials are dropped, and at last the client."""
     idle_timeout_s: float = 60.0
@@ -66,6 +70,10 @@ class ServerConfig:
             f"max_body_mb: is above 0, not {self.max_body_mb}": self.max_body_mb > 0,
             f"max_sound_s: is above 0, not {self.max_sound_s}": self.max_sound_s > 0,
             f"max_message_kb: is at least 1, not {self.max_message_kb}": self.max_message_kb >= 1,
+            f"max_messages_per_s: is at least 10, not {self.max_messages_per_s}": self.max_messages_per_s >= 10,
+            f"max_stream_s: is above 0, or null, not {self.max_stream_s}": (
+                self.max_stream_s is None or self.max_stream_s > 0
+            ),
             f"client_queue: is at least 8, not {self.client_queue}": self.client_queue >= 8,
             f"idle_timeout_s: is above 0, not {self.idle_timeout_s}": self.idle_timeout_s > 0,
             f"send_timeout_s: is above 0, not {self.send_timeout_s}": self.send_timeout_s > 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,8 @@ from streamser.server.metrics import Metrics
 from streamser.server.options import ServerConfig
 from streamser.server.protocol import CLOSE_DONE, CLOSE_SLOW_READER, Refusal
 from streamser.server.sendqueue import SendQueue
+
+logger = logging.getLogger(__name__)
 
 # Results are small; what waits in the kernel beyond this would only be stale ones.
 _SEND_BUFFER_BYTES = 16 * 1024
@@ -73,6 +76,7 @@ class Sender:
             return
         self.refusal = refusal
         self._metrics.count("streamser_refusals_total", reason=refusal.code)
+        logger.info("a client was refused: %s", refusal, extra={"fields": {"refusal": refusal.code}})
         if refusal.close_code == CLOSE_SLOW_READER:
             self.queue.clear()
         self.queue.close(refusal.to_dict())

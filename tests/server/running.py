@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,9 +17,9 @@ START_S = 90.0  # a busy machine imports slowly
 class Running:
     """A server process, and what it has said on stderr so far."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, before: Sequence[str] = (), **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "streamser", "serve", "--port", "0", *arguments],
+            [sys.executable, "-m", "streamser", *before, "serve", "--port", "0", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -63,9 +63,9 @@ class Running:
 
 
 @contextmanager
-def running(model: Path, *arguments: str, **environment: str) -> Iterator[Running]:
-    """The server, for as long as the `with` lasts."""
-    server = Running("--model", str(model), *arguments, **environment)
+def running(model: Path, *arguments: str, before: Sequence[str] = (), **environment: str) -> Iterator[Running]:
+    """The server, for as long as the `with` lasts; the arguments in `before` come before the verb."""
+    server = Running("--model", str(model), *arguments, before=before, **environment)
     try:
         yield server
     finally:

@@ -192,6 +192,29 @@ async def test_a_token_of_any_bytes_is_a_wrong_one(recognizer: Recognizer, caplo
     assert [record for record in caplog.records if record.exc_info] == []
 
 
+# --- streams
+
+
+async def test_a_client_that_sends_too_many_messages_is_slowed_down_and_loses_nothing(recognizer: Recognizer) -> None:
+    async with serving(recognizer, max_messages_per_s=200) as server:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        async with talking(server, sample_rate=16000, partials=False) as talker:
+            await talker.say(bytes(2 * 1000), block=2)
+            messages = await talker.end()
+        assert messages[-1]["end_s"] == 1000 / 16000
+        assert loop.time() - began_s > 0.9  # 800 messages may come at once, 200 take a second
+
+
+async def test_a_stream_ends_with_its_results_at_the_longest_duration(recognizer: Recognizer) -> None:
+    async with serving(recognizer, max_stream_s=1.0) as server, talking(server, sample_rate=16000) as talker:
+        await talker.say(DATA, block=6400)
+        messages = await talker.receive()
+    assert len(finals(messages)) == 2
+    assert [message["type"] for message in messages[-2:]] == ["stream_ended", "error"]
+    assert (messages[-1]["code"], talker.ws.close_code) == ("too_long", 1013)
+
+
 # --- uploads
 
 

@@ -54,9 +54,25 @@ def test_what_is_recorded_and_who_can_listen_is_said_at_the_start(bundle: Bundle
     with running(bundle.path, *options, STREAMSER_TOKEN="a-token-from-the-environment") as server:
         server.says("RECORDING all sound that comes in to")
         server.says("other machines can connect")
-        server.says("#token=a-token-from-the-environment;")
+        server.says("clients need the token that was given")
+        assert "a-token-from-the-environment" not in "".join(server.lines)
         port = server.url.rstrip("/").rpartition(":")[2]
         assert json.loads(fetch(f"http://127.0.0.1:{port}/healthz")[1])["recording"] is True
+
+
+def test_every_line_of_a_server_that_logs_json_is_an_object(bundle: Bundle) -> None:
+    with running(bundle.path, before=("--log-json", "--log-level", "info")) as server:
+        url = server.says(r"serving .* at (http://\S+/);")[1]
+        body = json.dumps({"not": "a sound"}).encode()
+        request = urllib.request.Request(url + "v1/label?token=a-token-that-is-wrong", data=body)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=30)
+        caught.value.close()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(START_S) == 0
+    lines = [json.loads(line) for line in server.lines]
+    assert {"time", "level", "logger", "message"} <= set(lines[0])
+    assert "a-token-that-is-wrong" not in str(lines)
 
 
 @pytest.mark.parametrize(
