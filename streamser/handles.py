@@ -1,13 +1,19 @@
-"""How many connections the file handles of this process allow."""
+"""Keep a listening process from running out of file handles."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from pathlib import Path
 
-__all__ = ["affordable_connections"]
+__all__ = ["ACCEPTED_AT_ONCE", "affordable_connections", "widen_backlog"]
 
-_RESERVED_HANDLES = 12  # the listening sockets, a connection to be refused, files that a request opens
+ACCEPTED_AT_ONCE = 4
+"""The `backlog` for asyncio: connections that it accepts in one turn; a refused one is closed some turns later."""
+
+_RESERVED_HANDLES = 12 + 4 * ACCEPTED_AT_ONCE  # sockets that listen or are refused, files
 _FEWEST = 4
+_BACKLOG = 128  # connections that may wait in the kernel
 
 
 def affordable_connections(wanted: int, handles_each: int = 1) -> int:
@@ -25,3 +31,10 @@ def affordable_connections(wanted: int, handles_each: int = 1) -> int:
     if limit == resource.RLIM_INFINITY:
         return wanted
     return min(wanted, max(_FEWEST, (limit - used - _RESERVED_HANDLES) // handles_each))
+
+
+def widen_backlog(server: asyncio.Server) -> None:
+    """Let more connections wait in the kernel than asyncio accepts at once, for clients that all come together."""
+    for listening in server.sockets:
+        with socket.fromfd(listening.fileno(), listening.family, listening.type) as twin:
+            twin.listen(_BACKLOG)

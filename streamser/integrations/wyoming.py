@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 from streamser.errors import ConfigError, DeviceError, MissingExtraError, StreamserError
 from streamser.events import EmotionEvent, StreamEnded
 from streamser.events import Event as StreamEvent
-from streamser.handles import affordable_connections
+from streamser.handles import ACCEPTED_AT_ONCE, affordable_connections, widen_backlog
 from streamser.recognizer import Recognizer
 from streamser.settling import Settling
 from streamser.stream.channel import StreamConfig, WorkerStream
@@ -148,18 +148,22 @@ class WyomingServer:
     async def __aenter__(self) -> WyomingServer:
         address = self.address
         self._stopping = asyncio.Event()
+        self._affordable = affordable_connections(MAX_CLIENTS)
         try:
             if address.scheme == "unix":
-                self._server = await asyncio.start_unix_server(self._serve, address.path, limit=MAX_HEADER_BYTES)
+                self._server = await asyncio.start_unix_server(
+                    self._serve, address.path, limit=MAX_HEADER_BYTES, backlog=ACCEPTED_AT_ONCE
+                )
             else:
                 self._server = await asyncio.start_server(
-                    self._serve, address.host, address.port, limit=MAX_HEADER_BYTES
+                    self._serve, address.host, address.port, limit=MAX_HEADER_BYTES, backlog=ACCEPTED_AT_ONCE
                 )
                 port = self._server.sockets[0].getsockname()[1]
                 self.address = WyomingAddress("tcp", address.host, port)
         except OSError as error:
             why = error.strerror or error
             raise DeviceError(f"cannot listen on {address} ({why}); is another service there?") from error
+        widen_backlog(self._server)
         self.worker.start()
         return self
 
@@ -206,7 +210,7 @@ class WyomingServer:
 
     def _make_room(self) -> bool:
         """Whether one more client can be served; for that, the one that has been silent longest may have to go."""
-        if len(self._clients) < affordable_connections(MAX_CLIENTS) or self._stopping.is_set():
+        if len(self._clients) < min(MAX_CLIENTS, self._affordable) or self._stopping.is_set():
             return not self._stopping.is_set()
         idle = [client for client in self._clients.values() if client.is_idle]
         if not idle:

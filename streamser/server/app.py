@@ -20,7 +20,7 @@ except ImportError as error:
 
 from streamser.bundle import find_models, load_bundle
 from streamser.events import EVENT_VERSION
-from streamser.handles import affordable_connections
+from streamser.handles import ACCEPTED_AT_ONCE, affordable_connections, widen_backlog
 from streamser.recognizer import Recognizer
 from streamser.server import pages
 from streamser.server.connections import ConnectionLimit
@@ -101,8 +101,9 @@ class Server:
         self._connections = self._limit_connections()
         try:
             self._listening = await asyncio.get_running_loop().create_server(
-                self._connections, self.config.host, self.config.port, backlog=128
+                self._connections, self.config.host, self.config.port, backlog=ACCEPTED_AT_ONCE
             )
+            widen_backlog(self._listening)
         except (OSError, OverflowError) as error:
             await self._runner.cleanup()
             await self._hub.close()

@@ -17,9 +17,10 @@ START_S = 90.0  # a busy machine imports slowly
 class Running:
     """A server process, and what it has said on stderr so far."""
 
-    def __init__(self, *arguments: str, before: Sequence[str] = (), **environment: str) -> None:
+    def __init__(self, *arguments: str, before: Sequence[str] = (), handles: int = 0, **environment: str) -> None:
+        limited = ["sh", "-c", f'ulimit -n {handles}; exec "$@"', "sh"] if handles else []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "streamser", *before, "serve", "--port", "0", *arguments],
+            [*limited, sys.executable, "-m", "streamser", *before, "serve", "--port", "0", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -63,9 +64,11 @@ class Running:
 
 
 @contextmanager
-def running(model: Path, *arguments: str, before: Sequence[str] = (), **environment: str) -> Iterator[Running]:
-    """The server, for as long as the `with` lasts; the arguments in `before` come before the verb."""
-    server = Running("--model", str(model), *arguments, before=before, **environment)
+def running(
+    model: Path, *arguments: str, before: Sequence[str] = (), handles: int = 0, **environment: str
+) -> Iterator[Running]:
+    """The server, for as long as the `with` lasts, with `before` before the verb and at most so many file handles."""
+    server = Running("--model", str(model), *arguments, before=before, handles=handles, **environment)
     try:
         yield server
     finally:
