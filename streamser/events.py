@@ -7,8 +7,9 @@ differ between two replays of the same sound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from streamser.audio import SAMPLE_RATE
@@ -198,3 +199,68 @@ class StreamEnded(Event):
 
     def to_dict(self) -> dict[str, Any]:
         return {**Event.to_dict(self), "end_s": _seconds(self.end), "error": self.error}
+
+
+_KINDS: dict[str, type[Event]] = {
+    kind.type: kind for kind in (SpeechStarted, EmotionEvent, SpeechEnded, Gap, SourceChanged, StreamEnded)
+}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "utterance": (int,),
+    "seq": (int,),
+    "final": (bool,),
+    "uncertain": (bool,),
+    "continues": (bool,),
+    "confidence": (int, float),
+    "latency_ms": (int, float),
+    "scores": (dict,),
+    "error": (str, type(None)),
+}
+_LONGEST_S = 1e7  # four months: what lasts longer is a mistake
+
+
+def event_from_dict(data: Mapping[str, Any]) -> Event:
+    """The event that has these JSON values, as `to_dict` makes them; ValueError names what is wrong with them.
+
+    >>> event_from_dict({"type": "gap", "start_s": 1.0, "end_s": 1.5, "reason": "client"}).length
+    8000
+    >>> event_from_dict({"type": "speech_started", "start_s": 1.0})
+    Traceback (most recent call last):
+    ...
+    ValueError: speech_started: has no 'utterance'
+    """
+    kind = _KINDS.get(str(data.get("type")))
+    if kind is None:
+        raise ValueError(f"type is one of {', '.join(_KINDS)}, not {data.get('type')!r:.40}")
+    values: dict[str, Any] = {}
+    for one in fields(kind):
+        if one.name in ("start", "end", "at"):
+            values[one.name] = _index(data, f"{one.name}_s", kind)
+        elif one.name == "length":
+            values["length"] = _index(data, "end_s", kind) - values["start"]
+        elif one.name in data:
+            values[one.name] = _typed(data[one.name], one.name, kind)
+        elif one.default is MISSING and one.default_factory is MISSING:
+            raise ValueError(f"{kind.type}: has no {one.name!r}")
+    return kind(**values)
+
+
+def _index(data: Mapping[str, Any], name: str, kind: type[Event]) -> int:
+    """A time in seconds as a sample index."""
+    value = data.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_S:
+        raise ValueError(f"{kind.type}: {name} is a number of seconds from 0 to {_LONGEST_S:.0f}, not {value!r:.40}")
+    return round(value * SAMPLE_RATE)
+
+
+def _typed(value: Any, name: str, kind: type[Event]) -> Any:
+    types = _TYPES.get(name, (str, int, type(None)))
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise ValueError(f"{kind.type}: {name} cannot be {value!r:.40}")
+    numbers: list[Any] = []
+    if isinstance(value, dict):
+        numbers = list(value.values())
+    elif name in ("confidence", "latency_ms"):
+        numbers = [value]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise ValueError(f"{kind.type}: {name} holds a value that is no finite number")
+    return value

@@ -1,71 +1,56 @@
-// The page: what the user does goes to a source, what the source says goes to the session and onto the screen.
+// The page: the user's acts go to a source; what the source reports goes to the session and onto the screen.
 
+import { Client } from "./client.js";
+import { bindDrop, bindKeys, bindTimeline } from "./controls.js";
+import { Detail } from "./detail.js";
+import { $, item, setText } from "./dom.js";
+import { FORMATS } from "./exports.js";
+import { FileSource } from "./files.js";
+import { announce, setLink, showNotice, showTrouble, showVad } from "./notices.js";
 import { Palette, percent } from "./palette.js";
+import { Player } from "./player.js";
+import { exportAs, exportCorpus } from "./saving.js";
+import { chosenModel, meetModels, takeToken, withToken } from "./server.js";
 import { clock, Session } from "./session.js";
-import { BrowserMicrophone, FileSource, ServerMicrophone, Trouble } from "./sources.js";
-import { HEIGHT, Timeline } from "./timeline.js";
+import { SoundMemory } from "./sound.js";
+import { BrowserMicrophone, isPlain, ServerMicrophone } from "./sources.js";
+import { showSummary } from "./summary.js";
+import { Table } from "./table.js";
+import { Timeline } from "./timeline.js";
+import { Transport } from "./transport.js";
+import { Verdict } from "./verdict.js";
 
-const $ = (id) => document.getElementById(id);
 const SLOW_MS = 100; // numbers and bars change ten times a second, no faster than an eye can read
 const HEALTH_MS = 5000;
-const VAD_WORDS = {
-  off: "not listening", quiet: "quiet", starting: "someone begins", speaking: "speaking", stopping: "ending",
-};
 const HINTS = {
   browser: "",
   server: "The microphone of the computer that runs streamser; it sends results here, never sound.",
   file: "WAV, FLAC, Ogg, MP3 and what this browser can play. You can also drop a file anywhere on this page.",
 };
 
+const client = new Client(location.origin, { token: takeToken() });
 const session = new Session();
-let palette = new Palette({});
-const timeline = new Timeline($("canvas"), session, palette);
-let source = null; // what is listening now
+const memory = new SoundMemory();
+const timeline = new Timeline($("canvas"), session, memory);
+const verdict = new Verdict(session);
+const player = new Player(memory, () => detail.showPlaying());
+const transport = new Transport(player, timeline);
+const dress = (element, label) => timeline.palette.dress(element, label);
+const table = new Table(session, { select, hear: (utterance) => (select(utterance), detail.hear(utterance)), dress });
+const detail = new Detail(session, player, memory, { select, announce, changed: showCorrection });
+/** @type {any} what is listening now */
+let source = null;
 let starting = false;
+/** @type {any} */
 let health = null;
-let token = takeToken();
 let level = 0;
-let barsStale = true;
-let latest = null; // the last result, partial or final
-const rows = new Map(); // utterance key -> table row
 const usedNames = new Set();
 
 // ---- talking to the server ------------------------------------------------------------------------------------
 
-/** The token from the address's fragment, which no server log sees, or from earlier in this tab. */
-function takeToken() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (given) {
-    sessionStorage.setItem("streamser-token", given);
-    history.replaceState(null, "", location.pathname);
-  }
-  return given ?? sessionStorage.getItem("streamser-token");
-}
-
-async function ask(path) {
-  const answer = await fetch(path, { headers: token ? { Authorization: `Bearer ${token}` } : {} });
-  if (answer.status === 401) {
-    token = await askToken();
-    return ask(path);
-  }
-  if (!answer.ok) throw new Trouble(`The server answered ${answer.status} to ${path}.`);
-  return answer.json();
-}
-
-function askToken() {
-  const dialog = $("ask");
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      sessionStorage.setItem("streamser-token", $("token").value);
-      resolve($("token").value);
-    }, { once: true });
-  });
-}
-
 async function checkHealth() {
   try {
-    health = await (await fetch("/healthz")).json();
+    health = await client.health();
     if ($("link").dataset.state === "lost") setLink("idle", "ready");
   } catch {
     health = null;
@@ -76,169 +61,74 @@ async function checkHealth() {
 
 function showHealth() {
   showButton();
-  $("health").textContent = health ? `streamser ${health.version} on ${location.host}` : "";
-  showNotice();
+  setText("health", health ? `streamser ${health.version} on ${location.host}` : "");
+  showNotice(source, health);
 }
 
-async function meetModel() {
-  const { current } = await ask("/v1/models");
-  usePalette(current.colours);
-  $("model").textContent = `model ${current.name} · ${current.labels.length} emotions`;
-}
-
-/** Colours, bars and legend for these labels; a checkpoint's labels stay the same while the server runs. */
-function usePalette(colours) {
-  if (Object.keys(colours).join() === palette.labels.join()) return;
-  palette = timeline.palette = new Palette(colours);
+/** Colors, bars, legend and buttons for a checkpoint's labels. */
+function usePalette(colors) {
+  if (Object.keys(colors).join() === timeline.palette.labels.join()) return;
+  const palette = (timeline.palette = new Palette(colors));
   timeline.stale = true;
   const legend = [...palette.labels.map((label) => [label, label]), ["uncertain", null]];
-  $("legend").replaceChildren(...legend.map(([word, label]) => item("li", {}, swatch(label), word)));
-  $("bars").replaceChildren(...palette.labels.map((label) => {
-    const fill = item("span", { className: "fill" });
-    palette.dress(fill, label);
-    const row = item("li", {}, item("span", {}, label), item("span", { className: "track" }, fill), item("span", { className: "share" }, "–"));
-    row.dataset.label = label;
-    return row;
+  $("legend").replaceChildren(...legend.map(([word, label]) => {
+    const mark = item("span", { className: "swatch", ariaHidden: "true" });
+    palette.dress(mark, label);
+    return item("li", {}, mark, word);
   }));
-}
-
-// ---- small pieces of page -------------------------------------------------------------------------------------
-
-function item(tag, properties, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
-function swatch(label) {
-  const mark = item("span", { className: "swatch", ariaHidden: "true" });
-  palette.dress(mark, label);
-  return mark;
-}
-
-function setLink(state, text) {
-  $("link").dataset.state = state;
-  $("link-text").textContent = text;
-}
-
-function showTrouble(message) {
-  $("trouble-text").textContent = message;
-  $("trouble").hidden = !message;
-}
-
-function showNotice() {
-  const kind = source?.kind;
-  $("notice").hidden = !source;
-  if (!source) return;
-  const there = `this streamser server (${location.host})`;
-  const recording = kind === "server" ? health?.recording : source.recording ?? health?.recording;
-  $("notice").dataset.record = Boolean(recording);
-  $("notice").dataset.cut = Boolean(source.isCut);
-  const stored = recording
-    ? " It is being RECORDED to a folder there, because the server was started with ‑‑record."
-    : " It is not stored.";
-  const words = source.isCut ? { [kind]: "The connection is lost: no sound is sent, and none is kept, until it is back." } : {
-    browser: `Listening. The sound goes only to ${there}.${stored}`,
-    server: `Listening to the microphone of the computer that runs streamser. Only results come here.${recording ? stored : " No sound is stored."}`,
-    file: `The file was sent only to ${there} and judged there.${stored}`,
-  };
-  if ($("notice").textContent !== words[kind]) $("notice").textContent = words[kind];
-}
-
-function showVad(state) {
-  $("vad").dataset.state = state;
-  $("vad-text").textContent = VAD_WORDS[state];
+  verdict.usePalette(palette);
+  detail.usePalette(palette);
 }
 
 function showButton() {
   const kind = chosen();
-  const file = source?.kind === "file";
-  const words = file ? (source.isPaused ? "Go on" : "Pause") : source ? "Stop listening" : kind === "file" ? "Open a sound file" : "Start listening";
-  $("main-text").textContent = starting ? "Starting …" : words;
+  const isFile = source?.kind === "file";
+  const words = isFile ? (source.isPaused ? "Go on" : "Pause") : source ? "Stop listening" : kind === "file" ? "Open a sound file" : "Start listening";
+  setText("main-text", starting ? "Starting …" : words);
   $("main").dataset.on = Boolean(source);
-  const deaf = !source && kind === "server" && health !== null && !health.microphone;
-  $("main").disabled = deaf || starting;
-  $("device").disabled = Boolean(source) || starting;
-  for (const radio of document.querySelectorAll('input[name="source"]')) radio.disabled = Boolean(source) || starting;
-  $("skip").hidden = !file;
-  $("hint").textContent = source ? "" : deaf ? "This server listens to no microphone. Start it with: streamser serve ‑‑mic" : HINTS[kind];
+  const noMicrophone = !source && kind === "server" && health !== null && !health.microphone;
+  $("main").disabled = noMicrophone || starting;
+  const isBusy = Boolean(source) || starting;
+  for (const control of document.querySelectorAll('input[name="source"], #device, #models select')) {
+    /** @type {HTMLInputElement} */ (control).disabled = isBusy;
+  }
+  $("skip").hidden = !isFile;
+  $("summary").hidden = isBusy || !session.finals.length;
+  setText("hint", source ? "" : noMicrophone ? "This server listens to no microphone. Start it with: streamser serve ‑‑mic" : HINTS[kind]);
 }
 
 // ---- results --------------------------------------------------------------------------------------------------
 
-function showVerdict() {
-  if (!barsStale) return;
-  barsStale = false;
-  const kind = !latest ? "none" : latest.final ? "final" : "partial";
-  const sure = Boolean(latest) && !latest.uncertain;
-  $("verdict").dataset.kind = kind;
-  $("verdict").dataset.sure = sure;
-  $("bars").dataset.sure = sure;
-  palette.dress($("verdict-swatch"), sure ? latest.label : null);
-  if (!latest) {
-    $("verdict-word").textContent = "–";
-    $("verdict-note").textContent = "Nothing heard yet.";
-  } else {
-    const when = whenJudged(latest);
-    $("verdict-word").textContent = sure ? latest.label : "uncertain";
-    $("verdict-note").textContent = sure
-      ? `${percent(latest.confidence)} confident, ${when}`
-      : `not sure enough, ${when}`;
-  }
-  for (const row of $("bars").children) {
-    const share = latest?.scores[row.dataset.label] ?? 0;
-    row.querySelector(".fill").style.width = `${100 * share}%`;
-    row.querySelector(".share").textContent = latest ? percent(share) : "–";
-  }
-}
-
-/** Which part of the session a result is about. */
-function whenJudged(utterance) {
-  if (!utterance.final) return "so far";
-  return utterance === session.finals.at(-1) ? "last utterance" : `utterance at ${clock(utterance.start)}`;
-}
-
 function showFinal(utterance) {
-  const row = item("tr", { className: utterance.uncertain ? "unsure" : "" });
-  row.dataset.key = utterance.key;
-  row.dataset.label = utterance.label;
-  row.dataset.final = "true";
-  const go = item("button", { type: "button", className: "go", ariaLabel: `${clock(utterance.start)}, show on the timeline` }, clock(utterance.start));
-  go.addEventListener("click", () => select(utterance));
-  const meter = item("span", { className: "meter" }, item("i", { ariaHidden: "true" }, item("b", {})), percent(utterance.confidence));
-  meter.querySelector("b").style.width = `${100 * utterance.confidence}%`;
-  const word = item("span", { className: "emotion" }, swatch(utterance.uncertain ? null : utterance.label));
-  if (utterance.uncertain) word.append(item("span", {}, "uncertain ", item("small", {}, `likeliest ${utterance.label}`)));
-  else word.append(utterance.label);
-  const scores = Object.entries(utterance.scores).sort((a, b) => b[1] - a[1]).slice(0, 3);
-  row.append(
-    item("td", {}, go),
-    item("td", {}, word),
-    item("td", {}, meter),
-    item("td", { className: "wide scores" }, scores.map(([label, share]) => `${label} ${percent(share)}`).join(", ")),
-    item("td", { className: "wide number" }, `${(utterance.end - utterance.start).toFixed(1)} s`),
-  );
-  rows.get(utterance.key)?.remove();
-  rows.set(utterance.key, row);
-  $("rows").prepend(row); // the newest on top, where it is seen without scrolling
+  table.show();
   $("empty").hidden = true;
-  $("count").textContent = session.finals.length;
-  for (const id of ["export-jsonl", "export-csv", "export-vtt", "clear"]) $(id).disabled = false;
-  const said = utterance.uncertain ? "uncertain" : `${utterance.label}, ${percent(utterance.confidence)}`;
-  $("announce").textContent = `Utterance at ${clock(utterance.start, 0)}: ${said}`;
+  setText("count", String(session.finals.length));
+  for (const button of document.querySelectorAll("#session-tools button")) /** @type {any} */ (button).disabled = false;
+  const result = utterance.uncertain ? "uncertain" : `${utterance.label}, ${percent(utterance.confidence)}`;
+  announce(`Utterance at ${clock(utterance.start, 0)}: ${result}`);
+  if (detail.utterance) detail.show();
 }
 
 function select(utterance) {
-  timeline.selected = utterance.key;
-  timeline.show(Math.max(utterance.end + timeline.span / 4, timeline.span));
-  for (const [key, row] of rows) row.classList.toggle("selected", key === utterance.key);
-  if (utterance.final) {
-    latest = utterance;
-    barsStale = true;
-  }
+  timeline.selected = table.selected = utterance.key;
+  timeline.reveal(utterance.start, session.endOf(utterance));
+  timeline.stale = true;
+  if (!utterance.final) return;
+  table.reveal(utterance);
+  table.show();
+  detail.set(utterance);
+  verdict.set(utterance);
 }
 
-/** What a source may tell; `kind` is the source's. */
+function showCorrection() {
+  table.show();
+  timeline.stale = true;
+  $("export-corpus").disabled = !session.finals.some(({ correction }) => correction);
+  showButton();
+  if (!$("summary").hidden) showSummary(session, timeline.palette);
+}
+
+/** What a source may report; see sources.js. */
 function makeListener(kind) {
   return {
     name: uniqueName,
@@ -251,25 +141,28 @@ function makeListener(kind) {
       usePalette(message.colours);
       if (source) Object.assign(source, { recording: message.recording, isCut: false });
       showTrouble("");
-      showNotice();
+      showNotice(source, health);
     },
+    secondReady: () => session.beginSecond(),
     level: (rms) => {
       level = Math.max(rms, level * 0.7);
     },
     sound: (start, end, low, high) => {
       session.envelope.add(session.offset + start, session.offset + end, low, high);
-      session.heard(end);
+      session.reach(end);
       timeline.stale = true;
     },
+    samples: (start, pcm, rate) => memory.add(session.offset + start, pcm, rate),
     status: (status) => {
       if (source) showVad(status.vad_state);
-      if (kind === "server") session.heard(status.position_s);
+      if (kind === "server") session.reach(status.position_s);
       if (status.dropped) setLink("connected", `connected, ${status.dropped} partial results dropped`);
     },
     event: (event) => takeEvent(event, kind),
+    second: (event) => takeSecond(event),
     broken: () => {
       if (source) source.isCut = true;
-      showNotice();
+      showNotice(source, health);
       session.breakOff();
       showVad("off");
       level = 0;
@@ -290,11 +183,17 @@ function takeEvent(event, kind) {
   if (kind === "file" && event.type === "speech_started") showVad("speaking");
   if (kind === "file" && event.type === "speech_ended") showVad("quiet");
   if (event.type === "emotion") {
-    latest = utterance;
-    barsStale = true;
-    if (event.final) showFinal(utterance);
+    verdict.set(utterance);
+    if (event.final && utterance) showFinal(utterance);
   }
   if (event.type === "stream_ended" && event.error) showTrouble(`The stream ended: ${event.error}`);
+}
+
+function takeSecond(event) {
+  const utterance = session.takeSecond(event);
+  if (!utterance) return;
+  verdict.isStale = timeline.stale = true;
+  if (utterance.final) table.show();
 }
 
 /** Streams of one session have names of their own, so that an export tells them apart. */
@@ -308,24 +207,26 @@ function uniqueName(wanted) {
 // ---- starting and stopping ------------------------------------------------------------------------------------
 
 function chosen() {
-  return document.querySelector('input[name="source"]:checked').value;
+  return /** @type {any} */ (document.querySelector('input[name="source"]:checked')).value;
 }
 
 function choose(kind) {
   if (source || starting) return;
-  document.querySelector(`input[name="source"][value="${kind}"]`).checked = true;
+  /** @type {any} */ (document.querySelector(`input[name="source"][value="${kind}"]`)).checked = true;
   showButton();
 }
 
-async function start(kind, file) {
+async function start(kind, file = null) {
   if (source || starting) return;
   showTrouble("");
+  player.stop();
   starting = true;
   showButton();
-  const options = { token, file, deviceId: $("device").value };
+  const second = kind === "server" ? null : chosenModel("second");
+  const options = { file, deviceId: $("device").value, model: chosenModel("checkpoint"), second };
+  useSecond(second);
   const kinds = { browser: BrowserMicrophone, server: ServerMicrophone, file: FileSource };
-  const made = new kinds[kind](makeListener(kind), options);
-  made.kind = kind;
+  const made = new kinds[kind](client, makeListener(kind), options);
   try {
     if (kind === "file") {
       setSource(made);
@@ -337,9 +238,22 @@ async function start(kind, file) {
       if (kind === "browser") listDevices();
     }
   } catch (error) {
-    source = made; // so that stop() lets go of what was already opened
+    source = made; // so that stop() releases what was already opened
     await stop(error);
   }
+}
+
+/** Show or hide what belongs to a second checkpoint. */
+function useSecond(name) {
+  verdict.secondName = name;
+  if (name) document.body.dataset.second = name;
+  setText("second-head", name ?? "");
+  arrangeLanes();
+}
+
+function arrangeLanes() {
+  const pressed = (id) => $(id).getAttribute("aria-pressed") === "true";
+  timeline.arrange({ spectrum: pressed("lane-spectrum"), pitch: pressed("lane-pitch"), second: Boolean(document.body.dataset.second) });
 }
 
 function setSource(made) {
@@ -348,11 +262,11 @@ function setSource(made) {
   $("empty-picture").hidden = true;
   timeline.follow();
   showVad("quiet");
-  showNotice();
+  showNotice(source, health);
   showButton();
 }
 
-async function stop(error) {
+async function stop(error = null) {
   const ending = source;
   if (!ending || ending.isEnding) return;
   ending.isEnding = true;
@@ -361,11 +275,12 @@ async function stop(error) {
   source = null;
   starting = false;
   level = 0;
-  if (error) showTrouble(error instanceof Trouble ? error.message : `Something went wrong: ${error.message}`);
+  if (error) showTrouble(isPlain(error) ? error.message : `Something went wrong: ${error.message}`);
   setLink("idle", "ready");
   showVad("off");
   showHealth();
   showButton();
+  if (session.finals.length) showSummary(session, timeline.palette);
   timeline.stale = true;
 }
 
@@ -385,6 +300,15 @@ async function openFile(file) {
   await start("file", file);
 }
 
+async function trySample() {
+  try {
+    const blob = await withToken(client, () => client.sample());
+    await openFile(new File([blob], "sample.wav", { type: "audio/wav" }));
+  } catch (error) {
+    showTrouble(error.message);
+  }
+}
+
 async function listDevices() {
   const inputs = (await navigator.mediaDevices.enumerateDevices()).filter((device) => device.kind === "audioinput");
   $("device-box").hidden = inputs.length < 2;
@@ -395,115 +319,24 @@ async function listDevices() {
 
 // ---- the session ----------------------------------------------------------------------------------------------
 
-function save(extension, type, text) {
-  const stamp = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
-  const link = item("a", { download: `streamser-${stamp}.${extension}`, href: URL.createObjectURL(new Blob([text], { type })) });
-  link.click();
-  URL.revokeObjectURL(link.href);
-}
-
 function clear() {
   const listening = session.streams.at(-1);
   const position = session.position - session.offset;
+  transport.clear();
   session.clear();
+  memory.clear();
+  timeline.acoustics.clear();
   if (source && listening) session.begin(listening.name, source.kind === "file" ? source.position : position);
-  rows.clear();
-  latest = null;
-  barsStale = true;
-  $("rows").replaceChildren();
+  detail.set(null);
+  verdict.set(null);
+  timeline.selected = table.selected = null;
+  table.show();
   $("empty").hidden = false;
   $("empty-picture").hidden = Boolean(source);
-  $("count").textContent = "";
-  for (const id of ["export-jsonl", "export-csv", "export-vtt", "clear"]) $(id).disabled = true;
-  timeline.selected = null;
+  setText("count", "");
+  for (const button of document.querySelectorAll("#session-tools button")) /** @type {any} */ (button).disabled = true;
   timeline.follow();
-}
-
-// ---- hands and keys -------------------------------------------------------------------------------------------
-
-function bindButtons() {
-  $("main").addEventListener("click", press);
-  $("skip").addEventListener("click", () => source?.skip?.());
-  $("file").addEventListener("change", () => {
-    openFile($("file").files[0]);
-    $("file").value = "";
-  });
-  $("sources").addEventListener("change", showButton);
-  $("trouble-close").addEventListener("click", () => showTrouble(""));
-  $("export-jsonl").addEventListener("click", () => save("jsonl", "application/x-ndjson", session.toJsonl()));
-  $("export-csv").addEventListener("click", () => save("csv", "text/csv", session.toCsv(palette.labels)));
-  $("export-vtt").addEventListener("click", () => save("vtt", "text/vtt", session.toVtt()));
-  $("clear").addEventListener("click", clear);
-  $("zoom-in").addEventListener("click", () => timeline.zoom(-1));
-  $("zoom-out").addEventListener("click", () => timeline.zoom(1));
-  $("follow").addEventListener("click", () => timeline.follow());
-  $("help-open").addEventListener("click", () => $("help").showModal());
-  for (const id of ["about-open", "about-open-2"]) $(id).addEventListener("click", () => $("about").showModal());
-  for (const button of document.querySelectorAll("[data-close]")) {
-    button.addEventListener("click", () => button.closest("dialog").close());
-  }
-}
-
-function bindDrop() {
-  let depth = 0; // dragging over a child leaves its parent
-  const over = (change) => {
-    depth = Math.max(0, depth + change);
-    $("drop").hidden = depth === 0;
-  };
-  addEventListener("dragenter", (event) => event.dataTransfer?.types.includes("Files") && over(1));
-  addEventListener("dragleave", (event) => event.dataTransfer?.types.includes("Files") && over(-1));
-  addEventListener("dragover", (event) => event.preventDefault());
-  addEventListener("drop", (event) => {
-    event.preventDefault();
-    over(-depth);
-    openFile(event.dataTransfer.files[0]);
-  });
-}
-
-function bindTimeline() {
-  const stage = $("stage");
-  let dragged = null;
-  stage.addEventListener("pointerdown", (event) => {
-    dragged = { x: event.clientX, end: timeline.rightEdge, moved: false };
-    stage.setPointerCapture(event.pointerId);
-  });
-  stage.addEventListener("pointermove", (event) => {
-    if (!dragged || Math.abs(event.clientX - dragged.x) < 4) return;
-    dragged.moved = true;
-    timeline.show(dragged.end - ((event.clientX - dragged.x) / stage.clientWidth) * timeline.span);
-  });
-  stage.addEventListener("pointerup", (event) => {
-    const hit = dragged && !dragged.moved ? timeline.at(event.clientX) : null;
-    dragged = null;
-    if (hit) select(hit);
-  });
-  stage.addEventListener("pointercancel", () => (dragged = null));
-  stage.addEventListener("keydown", (event) => {
-    const moves = { ArrowLeft: -0.1, ArrowRight: 0.1, PageUp: -0.9, PageDown: 0.9 };
-    if (event.key in moves) timeline.scroll(moves[event.key] * timeline.span);
-    else if (event.key === "Home") timeline.show(timeline.span);
-    else if (event.key === "End") timeline.follow();
-    else return;
-    event.preventDefault();
-  });
-}
-
-function bindKeys() {
-  $("keys-on").checked = localStorage.getItem("streamser-keys") !== "off";
-  $("keys-on").addEventListener("change", () => localStorage.setItem("streamser-keys", $("keys-on").checked ? "on" : "off"));
-  const acts = {
-    s: press, o: () => $("file").click(), a: () => source?.skip?.(), "?": () => $("help").showModal(),
-    1: () => choose("browser"), 2: () => choose("server"), 3: () => choose("file"),
-    "+": () => timeline.zoom(-1), "=": () => timeline.zoom(-1), "-": () => timeline.zoom(1),
-  };
-  addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || !$("keys-on").checked) return;
-    if (event.target.matches("input:not([type=radio]), select, textarea") || document.querySelector("dialog[open]")) return;
-    const act = acts[event.key.toLowerCase()];
-    if (!act) return;
-    event.preventDefault();
-    act();
-  });
+  showButton();
 }
 
 // ---- the clock of the page ------------------------------------------------------------------------------------
@@ -513,35 +346,86 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 function frame(now) {
   requestAnimationFrame(frame);
-  const slow = now - lastSlow >= SLOW_MS;
-  if (slow || !calm.matches) timeline.draw();
-  if (!slow) return;
+  transport.show();
+  const isSlow = now - lastSlow >= SLOW_MS;
+  if (isSlow || !calm.matches) timeline.draw();
+  if (!isSlow) return;
   lastSlow = now;
-  showVerdict();
-  $("position").textContent = clock(session.position);
+  verdict.show();
+  setText("position", clock(session.position));
   $("follow").hidden = timeline.following;
-  // The meter spans -60 to 0 dB of full scale, as ears do and amplitudes do not.
+  // The meter spans -60 to 0 dB of full scale: loudness is perceived by ratios.
   const db = 20 * Math.log10(Math.max(level, 1e-6));
   $("level").style.transform = `scaleX(${Math.max(0, Math.min(1, 1 + db / 60))})`;
   $("level").dataset.hot = db > -3;
   level *= 0.7;
 }
 
-function begin() {
-  $("canvas").style.height = `${HEIGHT}px`;
+function bindButtons() {
+  const click = (id, act) => $(id).addEventListener("click", act);
+  click("main", press);
+  click("skip", () => source?.skip?.());
+  $("file").addEventListener("change", () => {
+    openFile($("file").files[0]);
+    $("file").value = "";
+  });
+  $("sources").addEventListener("change", showButton);
+  click("trouble-close", () => showTrouble(""));
+  click("sample", trySample);
+  click("export-jsonl", () => exportAs(client, session, "jsonl"));
+  for (const format of Object.keys(FORMATS)) click(`export-${format}`, () => exportAs(client, session, format));
+  click("export-corpus", () => exportCorpus(session, memory));
+  click("clear", clear);
+  click("zoom-in", () => timeline.zoom(0.5));
+  click("zoom-out", () => timeline.zoom(2));
+  click("zoom-selection", zoomToSelection);
+  for (const id of ["lane-spectrum", "lane-pitch"]) {
+    click(id, () => {
+      $(id).setAttribute("aria-pressed", String($(id).getAttribute("aria-pressed") !== "true"));
+      arrangeLanes();
+    });
+  }
+  click("follow", () => timeline.follow());
+  click("help-open", () => $("help").showModal());
+  for (const id of ["about-open", "about-open-2"]) click(id, () => $("about").showModal());
+  for (const button of document.querySelectorAll("[data-close]")) {
+    button.addEventListener("click", () => button.closest("dialog")?.close());
+  }
+}
+
+function zoomToSelection() {
+  const { target } = detail;
+  if (target) timeline.zoomTo(target.start, target.end);
+}
+
+function bindEverything() {
   bindButtons();
-  bindDrop();
-  bindTimeline();
-  bindKeys();
+  bindDrop(openFile);
+  bindTimeline(timeline, { select, seek: (time) => transport.seek(time) });
+  const label = (i) => () => detail.correct("label", timeline.palette.labels[i]);
+  bindKeys({
+    s: press, o: () => $("file").click(), a: () => source?.skip?.(), "?": () => $("help").showModal(),
+    m: () => choose("browser"), v: () => choose("server"), f: () => choose("file"),
+    "+": () => timeline.zoom(0.5), "=": () => timeline.zoom(0.5), "-": () => timeline.zoom(2), z: zoomToSelection,
+    p: () => transport.play(), h: () => detail.hear(), l: () => detail.loop(), j: () => detail.step(-1), k: () => detail.step(1),
+    w: () => detail.correct("wrong"), u: () => detail.correct("unsure"), x: () => detail.correct(null),
+    n: () => $("note").focus(),
+    ...Object.fromEntries(Array.from({ length: 9 }, (_, i) => [String(i + 1), () => timeline.palette.labels[i] && label(i)()])),
+  });
+}
+
+function begin() {
+  $("speaker").value = localStorage.getItem("streamser-speaker") ?? "";
+  bindEverything();
   new ResizeObserver(() => (timeline.stale = true)).observe($("stage"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (timeline.stale = true));
   showButton();
   requestAnimationFrame(frame);
   checkHealth();
   setInterval(checkHealth, HEALTH_MS);
-  meetModel().catch((error) => showTrouble(error instanceof Trouble ? error.message : "No answer from the server. Is streamser still running?"));
+  meetModels(client).then(usePalette).catch((error) => showTrouble(isPlain(error) ? error.message : `Something went wrong: ${error.message}`));
 }
 
 begin();
 
-export { session, timeline };
+export { makeListener, memory, player, session, timeline };

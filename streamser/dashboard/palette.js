@@ -1,6 +1,7 @@
-// One colour and one pattern for each emotion: whoever cannot tell the colours apart has the pattern, and always the word.
+// One color and one pattern for each emotion: the pattern serves those who cannot tell the colors apart, and the word is always there.
 
-// The server names the colours, so that terminal, pictures and page agree; the patterns are the page's own.
+// The server names the colors, so that terminal, pictures and page agree; the patterns are the page's own.
+/** @type {[RegExp, string][]} */
 const PATTERNS = [
   [/^ang/, "rising"], [/^(hap|joy)/, "dots"], [/^sad/, "falling"], [/^neu/, "plain"], [/^(fea|anx)/, "grid"],
   [/^dis/, "level"], [/^sur/, "upright"], [/^bor/, "rings"], [/^cal/, "waves"],
@@ -18,12 +19,12 @@ const STROKES = {
   waves: [[0, 5, 4, 3], [4, 3, 8, 5]],
 };
 
-function paintTile(colour, pattern, ink) {
+function paintTile(color, pattern, ink) {
   const tile = document.createElement("canvas");
   tile.width = tile.height = TILE;
   const brush = tile.getContext("2d");
-  if (colour) {
-    brush.fillStyle = colour;
+  if (color) {
+    brush.fillStyle = color;
     brush.fillRect(0, 0, TILE, TILE);
   }
   brush.strokeStyle = brush.fillStyle = ink;
@@ -42,30 +43,35 @@ function paintTile(colour, pattern, ink) {
   return tile;
 }
 
-/** Black or white, whichever reads better on a colour; `dark` tells which. */
-function isLight(colour) {
-  const [r, g, b] = [1, 3, 5].map((i) => (parseInt(colour.slice(i, i + 2), 16) / 255) ** 2.2);
+/** Black or white, whichever reads better on a color; `dark` tells which. */
+function isLight(color) {
+  const [r, g, b] = [1, 3, 5].map((i) => (parseInt(color.slice(i, i + 2), 16) / 255) ** 2.2);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.2; // where black and white have about equal contrast
 }
 
-/** Colours and patterns for one model's labels; `colours` maps each label to "#rrggbb". */
+/** Colours and patterns for one model's labels; `colors` maps each label to "#rrggbb". */
 export class Palette {
-  constructor(colours) {
-    this.labels = Object.keys(colours);
+  constructor(colors) {
+    this.labels = Object.keys(colors);
     this.styles = new Map();
     let spare = 0;
-    for (const [label, colour] of Object.entries(colours)) {
+    for (const [label, color] of Object.entries(colors)) {
       const known = PATTERNS.find(([name]) => name.test(label.toLowerCase()));
-      this.styles.set(label, this.#style(colour, known ? known[1] : SPARE[spare++ % SPARE.length]));
+      this.styles.set(label, this.#style(color, known ? known[1] : SPARE[spare++ % SPARE.length]));
     }
     const tile = paintTile(null, "rising", "rgb(125 132 143 / 0.95)");
-    this.unsure = { colour: "#7d848f", ink: "#14171c", tile, image: `url(${tile.toDataURL()})` };
+    this.unsure = { color: "#7d848f", ink: "#14171c", tile, image: `url(${tile.toDataURL()})` };
   }
 
-  #style(colour, pattern) {
-    const light = isLight(colour);
-    const tile = paintTile(colour, pattern, light ? "rgb(0 0 0 / 0.16)" : "rgb(255 255 255 / 0.28)");
-    return { colour, ink: light ? "#14171c" : "#ffffff", tile, image: `url(${tile.toDataURL()})` };
+  /** Colors of another checkpoint's labels; this palette's own labels keep theirs. */
+  learn(colors) {
+    for (const [label, style] of new Palette(colors).styles) if (!this.styles.has(label)) this.styles.set(label, style);
+  }
+
+  #style(color, pattern) {
+    const light = isLight(color);
+    const tile = paintTile(color, pattern, light ? "rgb(0 0 0 / 0.16)" : "rgb(255 255 255 / 0.28)");
+    return { color, ink: light ? "#14171c" : "#ffffff", tile, image: `url(${tile.toDataURL()})` };
   }
 
   of(label) {
@@ -77,7 +83,7 @@ export class Palette {
     return brush.createPattern((label ? this.of(label) : this.unsure).tile, "repeat");
   }
 
-  /** Give a DOM element the label's colour and pattern, or uncertainty's. */
+  /** Give a DOM element the label's color and pattern, or uncertainty's. */
   dress(element, label) {
     element.style.backgroundImage = (label ? this.of(label) : this.unsure).image;
   }

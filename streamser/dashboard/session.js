@@ -1,7 +1,7 @@
-// What was heard and said since the page was opened or cleared, and its export; nothing here touches the page.
+// What was recognized since the page was opened or cleared; nothing here touches the page.
 
 const BUCKET_S = 0.02; // one step of the waveform's envelope
-const MAX_PARTIALS = 20000; // about an hour and a half of unbroken speech; finals are never let go
+const MAX_PARTIALS = 20000; // about an hour and a half of unbroken speech; finals are never forgotten
 
 /** Lowest and highest sample of each 20 ms, growing as the session does. */
 export class Envelope {
@@ -26,7 +26,7 @@ export class Envelope {
     this.length = Math.max(this.length, length);
   }
 
-  /** What sounded from `start` to `end` (seconds) lay between `low` and `high`. */
+  /** The sound from `start` to `end` (seconds) lay between `low` and `high`. */
   add(start, end, low, high) {
     const first = Math.max(0, Math.round(start / BUCKET_S));
     const last = Math.max(first + 1, Math.round(end / BUCKET_S));
@@ -51,6 +51,36 @@ export class Envelope {
   }
 }
 
+/**
+ * What the user says about an utterance.
+ * @typedef {object} Correction
+ * @property {"label" | "wrong" | "unsure"} verdict
+ * @property {string | null} label the right label, for the verdict "label"
+ * @property {string} note
+ */
+
+/**
+ * One utterance; times are session seconds.
+ * @typedef {object} Utterance
+ * @property {string} key unique in this session
+ * @property {string} stream
+ * @property {number} number of the utterance in its stream
+ * @property {number} start
+ * @property {number} end
+ * @property {number} offset session time at which its stream's clock was 0
+ * @property {boolean} open speech goes on
+ * @property {boolean} final
+ * @property {{at: number, scores: Record<string, number>, uncertain: boolean}[]} points partial results
+ * @property {string | null} label the likeliest label, also when uncertain
+ * @property {Record<string, number> | null} scores
+ * @property {number} confidence
+ * @property {boolean} uncertain
+ * @property {boolean} continues
+ * @property {any} event the final event
+ * @property {any} second the latest event of the second checkpoint
+ * @property {Correction | null} correction
+ */
+
 /** All streams of this visit on one clock; each stream begins where the session stood. */
 export class Session {
   constructor() {
@@ -59,18 +89,18 @@ export class Session {
 
   clear() {
     this.envelope = new Envelope();
-    this.utterances = []; // in order of their start
+    /** @type {Utterance[]} in order of their start */
+    this.utterances = [];
+    /** @type {Utterance[]} those with a final result, in order of arrival */
+    this.finals = [];
     this.gaps = [];
-    this.streams = []; // {name, offset}
+    this.streams = []; // {name, offset, began}
     this.events = [];
-    this.position = 0; // seconds of the session that have been heard
+    this.position = 0; // seconds of the session so far
     this.partials = 0;
-    this.partialsLet = 0;
+    this.secondOffset = 0;
+    /** @type {Map<string, Utterance>} */
     this.byKey = new Map();
-  }
-
-  get finals() {
-    return this.utterances.filter((utterance) => utterance.final);
   }
 
   /** A new stream begins now; `joined` is its own clock at this moment. */
@@ -78,15 +108,21 @@ export class Session {
     this.streams.push({ name, offset: this.position - joined, began: this.position });
   }
 
+  /** The second checkpoint's stream begins now. */
+  beginSecond() {
+    this.secondOffset = this.position;
+  }
+
   get offset() {
     return this.streams.at(-1)?.offset ?? 0;
   }
 
-  heard(streamSeconds) {
+  /** The stream has reached this time of its own clock. */
+  reach(streamSeconds) {
     this.position = Math.max(this.position, this.offset + streamSeconds);
   }
 
-  /** Take an event of the running stream; returns the utterance that it touched, or null. */
+  /** Take an event of the running stream; returns the utterance that it is about, or null. */
   take(event) {
     this.#keep(event);
     const offset = this.offset;
@@ -97,14 +133,28 @@ export class Session {
     if (event.utterance === undefined) return null;
     const utterance = this.#utterance(event, offset);
     if (event.type === "emotion") {
-      const { label, scores, confidence, uncertain } = event;
-      if (!event.final) utterance.points.push({ at: offset + event.end_s, scores, uncertain });
-      Object.assign(utterance, { label, scores, confidence, uncertain, final: event.final, end: offset + event.end_s });
-      utterance.latencyMs = event.latency_ms;
+      const { label, scores, confidence, uncertain, final } = event;
+      if (!final) utterance.points.push({ at: offset + event.end_s, scores, uncertain });
+      Object.assign(utterance, { label, scores, confidence, uncertain, end: offset + event.end_s });
+      if (final && !utterance.final) this.finals.push(utterance);
+      if (final) Object.assign(utterance, { final, event });
     } else if (event.type === "speech_ended") {
-      Object.assign(utterance, { end: offset + event.end_s, open: false, reason: event.reason });
+      Object.assign(utterance, { end: offset + event.end_s, open: false });
     }
     return utterance;
+  }
+
+  /** Take an event of the second checkpoint; returns the utterance that it overlaps most, or null. */
+  takeSecond(event) {
+    if (event.type !== "emotion") return null;
+    const [start, end] = [this.secondOffset + event.start_s, this.secondOffset + event.end_s];
+    let [best, most] = [null, 0];
+    for (const utterance of this.utterances.slice(-20)) {
+      const shared = Math.min(end, Math.max(utterance.end, utterance.open ? end : 0)) - Math.max(start, utterance.start);
+      if (shared > most) [best, most] = [utterance, shared];
+    }
+    if (best && (event.final || !best.second?.final)) best.second = event;
+    return best;
   }
 
   #utterance(event, offset) {
@@ -115,7 +165,7 @@ export class Session {
       utterance = {
         key, stream: event.stream, number: event.utterance, start, end: start, offset,
         open: true, final: false, points: [], label: null, scores: null, confidence: 0, uncertain: false,
-        continues: Boolean(event.continues),
+        continues: Boolean(event.continues), event: null, second: null, correction: null,
       };
       this.byKey.set(key, utterance);
       this.utterances.push(utterance);
@@ -124,56 +174,51 @@ export class Session {
   }
 
   #keep(event) {
-    this.events.push(event);
-    if (event.type === "emotion" && !event.final && ++this.partials > MAX_PARTIALS) {
-      this.events.splice(this.events.findIndex((old) => old.type === "emotion" && !old.final), 1);
-      this.partials--;
-      this.partialsLet++;
+    this.events.push({ event, offset: this.offset });
+    if (event.type === "emotion" && !event.final && ++this.partials > MAX_PARTIALS) this.#forgetPartials();
+  }
+
+  /** Forget the older half of the partial results; finals stay. */
+  #forgetPartials() {
+    let excess = MAX_PARTIALS / 2;
+    this.events = this.events.filter(({ event }) => event.type !== "emotion" || event.final || excess-- <= 0);
+    this.partials = MAX_PARTIALS / 2;
+    let points = this.utterances.reduce((sum, utterance) => sum + utterance.points.length, 0) - MAX_PARTIALS / 2;
+    for (const utterance of this.utterances) {
+      if (points <= 0) break;
+      points -= utterance.points.length;
+      utterance.points = [];
     }
   }
 
-  /** The stream broke off: what was open stays as it was last judged, and is said to be unfinished. */
+  /** The stream broke off: open utterances stay as they were last judged. */
   breakOff() {
-    for (const utterance of this.utterances) {
+    for (const utterance of this.utterances.slice(-20)) {
       if (utterance.open) Object.assign(utterance, { open: false, end: Math.max(utterance.end, utterance.start) });
     }
   }
 
-  toJsonl() {
-    return this.events.map((event) => JSON.stringify(event) + "\n").join("");
+  /** The utterances that overlap a part of the session; binary search keeps an hour-long session fast to draw. */
+  between(start, end) {
+    const { utterances } = this;
+    let [low, high] = [0, utterances.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (utterances[middle].start < end) low = middle + 1;
+      else high = middle;
+    }
+    const found = [];
+    // An utterance lasts a quarter of a minute at most, so that few before the part can reach into it.
+    for (let i = low - 1; i >= 0 && utterances[i].start > start - 120; i--) {
+      if (this.endOf(utterances[i]) > start) found.push(utterances[i]);
+    }
+    return found.reverse();
   }
 
-  /** The very columns that `streamser replay --out FILE.csv` writes; times are each stream's own. */
-  toCsv(labels) {
-    const cell = (value) => (/[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
-    const head = ["stream", "utterance", "start_s", "end_s", "label", "uncertain", "likeliest", "confidence"];
-    const rows = this.finals.map((u) => [
-      u.stream, u.number, (u.start - u.offset).toFixed(4), (u.end - u.offset).toFixed(4),
-      u.uncertain ? "uncertain" : u.label, u.uncertain, u.label, u.confidence.toFixed(4),
-      ...labels.map((label) => (u.scores[label] ?? 0).toFixed(4)),
-    ]);
-    const table = [[...head, ...labels.map((label) => `p_${label}`)], ...rows];
-    return table.map((row) => row.map(cell).join(",") + "\n").join("");
+  /** @param {Utterance} utterance */
+  endOf(utterance) {
+    return utterance.open ? Math.max(utterance.end, this.position) : utterance.end;
   }
-
-  /** Subtitles on the session's clock, whatever streams it was made of. */
-  toVtt() {
-    const escape = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-    const cues = this.finals.map((u) => {
-      const share = u.confidence.toFixed(2);
-      const said = u.uncertain ? `uncertain (${u.label}? ${share})` : `${u.label} (${share})`;
-      return `${vttTime(u.start)} --> ${vttTime(Math.max(u.end, u.start + 0.001))}\n${escape(said)}\n\n`;
-    });
-    return ["WEBVTT\n\n", ...cues].join("");
-  }
-}
-
-/** Seconds as 00:00:00.000. */
-export function vttTime(seconds) {
-  const ms = Math.max(0, Math.round(1000 * seconds));
-  const pad = (value, digits) => String(value).padStart(digits, "0");
-  const [s, m, h] = [Math.floor(ms / 1000) % 60, Math.floor(ms / 60000) % 60, Math.floor(ms / 3600000)];
-  return `${pad(h, 2)}:${pad(m, 2)}:${pad(s, 2)}.${pad(ms % 1000, 3)}`;
 }
 
 /** Seconds as people read them: 0:07.4, 1:02:03.4. */

@@ -23,7 +23,9 @@ from streamser.events import EVENT_VERSION
 from streamser.handles import ACCEPTED_AT_ONCE, affordable_connections, widen_backlog
 from streamser.recognizer import Recognizer
 from streamser.server import pages
+from streamser.server.bodies import Bodies
 from streamser.server.connections import ConnectionLimit
+from streamser.server.export import Exporter
 from streamser.server.hub import Hub
 from streamser.server.label import Labeller
 from streamser.server.metrics import CONTENT_TYPE
@@ -159,12 +161,14 @@ class Server:
         )
 
     def _routes(self) -> list[web.RouteDef]:
+        bodies = Bodies(self.config)
         sockets = Sockets(self._hub, self._microphone)
         return [
             *pages.routes(),
             web.get("/ws/stream", sockets.stream),
             web.get("/ws/events", sockets.events),
-            web.post("/v1/label", Labeller(self._hub).answer),
+            web.post("/v1/label", Labeller(self._hub, bodies).answer),
+            web.post("/v1/export", Exporter(bodies).answer),
             web.get("/v1/models", self._models),
             web.get("/healthz", self._health),
             web.get("/livez", self._live),

@@ -13,6 +13,7 @@ from aiohttp import web
 from streamser.audio import Samples
 from streamser.errors import AudioError
 from streamser.events import EmotionEvent, Event, StreamEnded
+from streamser.server.bodies import Bodies
 from streamser.server.client import wait_for_room
 from streamser.server.forms import FormError, file_of_form
 from streamser.server.hub import Hub, going_away
@@ -22,64 +23,36 @@ from streamser.server.sound import SoundFile, SoundStream
 from streamser.stream.wavfile import RecordingError
 
 _AT_ONCE = 2  # files judged at the same time: more would only take longer each, and more memory
-_CHUNK_BYTES = 64 * 1024
-_HELD_BODIES = 4  # bodies of the largest size that may be in memory together
 _ABSURD_S = 10 * 86_400  # a header that says more lies; encoders that stream do not know the length
-_START_S = 10.0  # an upload may take this long, and the time its bytes need at the slowest rate
-_SLOWEST_BYTES_S = 8_000  # an hour of telephone sound, as MP3, in the time it lasts
 _SEGMENT_KEYS = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
 
 
 class Labeller:
     """Judges files, a few at a time; the others wait, and a crowd is sent away."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, bodies: Bodies) -> None:
         self._hub = hub
+        self._bodies = bodies
         self._turn = asyncio.Semaphore(_AT_ONCE)
-        self._held_bytes = 0  # of all bodies that were received, in part or whole
 
     async def answer(self, request: web.Request) -> web.Response:
         """The handler."""
         name, partials = _wishes(request)
-        limit = self._hub.config.max_body_bytes
-        if (request.content_length or 0) > limit:
-            raise too_large(limit)
+        receiving = self._bodies.receive(request)
         if self._hub.draining:
             raise going_away()
         if self._hub.files >= self._hub.config.max_clients:
             raise HttpRefusal(503, "busy", f"{self._hub.files} files wait already; try again later", Retry_After="10")
         self._hub.files += 1
-        body = bytearray()
         try:
-            await self._receive(request, body, limit)
-            file = await self._on_thread(_file_of, request, bytes(body))
-            async with self._turn:
-                return web.json_response(await self._label(request, file, name, partials))
+            async with receiving as body:
+                if not body:
+                    raise HttpRefusal(400, "empty", "the body holds no file; try: curl --data-binary @talk.wav URL")
+                file = await self._on_thread(_file_of, request, bytes(body))
+                async with self._turn:
+                    return web.json_response(await self._label(request, file, name, partials))
         finally:
             self._hub.files -= 1
-            self._held_bytes -= len(body)
-
-    async def _receive(self, request: web.Request, body: bytearray, limit: int) -> None:
-        """Append the request's body, before it takes a turn: an upload that drips must keep nobody waiting."""
-        began_s = asyncio.get_running_loop().time()
-        while True:
-            patience_s = began_s + _START_S + len(body) / _SLOWEST_BYTES_S - asyncio.get_running_loop().time()
-            try:
-                chunk = await asyncio.wait_for(
-                    request.content.read(_CHUNK_BYTES), max(0.0, min(patience_s, self._hub.config.idle_timeout_s))
-                )
-            except asyncio.TimeoutError:
-                raise HttpRefusal(408, "idle", "the body came to a halt, or too slowly; send it again") from None
-            if not chunk:
-                break
-            body += chunk
-            self._held_bytes += len(chunk)
-            if len(body) > limit:
-                raise too_large(limit)
-            if self._held_bytes > _HELD_BODIES * limit:
-                raise HttpRefusal(503, "busy", "too many files are being sent; try again later", Retry_After="10")
-        if not body:
-            raise HttpRefusal(400, "empty", "the body holds no file; try: curl --data-binary @talk.wav URL")
 
     async def _label(self, request: web.Request, body: bytes, name: str, partials: bool) -> dict[str, Any]:
         began_s = time.perf_counter()
@@ -163,13 +136,6 @@ class Labeller:
 
     async def _on_thread(self, work: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._hub.sound_threads, partial(work, *args))
-
-
-def too_large(limit: int) -> HttpRefusal:
-    """The refusal of a body over the limit."""
-    return HttpRefusal(
-        413, "too_large", f"the body is at most {limit} bytes (server.max_body_mb); use streamser replay for long files"
-    )
 
 
 def _wishes(request: web.Request) -> tuple[str, bool]:

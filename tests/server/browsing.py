@@ -63,7 +63,7 @@ class Page:
         self.driver = driver
         self.url = url.partition("#")[0]
         driver.get(url)
-        self.until(lambda: "model" in self.text("#model"))
+        self.until(lambda: ":" in self.text("#model"))
 
     def do(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
@@ -92,12 +92,8 @@ class Page:
             self.do("return new Promise((resolve) => setTimeout(resolve, 100))")
 
     def export(self, kind: str) -> str:
-        """What a click on an export button would have saved."""
-        script = """
-            window.URL.createObjectURL = (blob) => { window.saved = blob; return "#"; };
-            document.getElementById("export-" + arguments[0]).click();
-            return window.saved.text();"""
-        return str(self.driver.execute_script(script, kind))
+        """What a click on an export button saves."""
+        return self.saved(f"document.getElementById('export-{kind}').click()").decode()
 
     def axe(self, selector: str = "body", *rules: str) -> list[str]:
         """What axe finds wrong with this part of the page: the rule and the element."""
@@ -112,6 +108,29 @@ class Page:
             return axe.run(selector, options).then(({ violations }) => violations.flatMap(({ id, nodes }) =>
                 nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary}`)));"""
         return list(self.driver.execute_script(script, selector, list(rules)))
+
+    def show_file(self, path: Path, utterances: int = 2) -> None:
+        """Open a sound file and show all of it."""
+        self.find("#file").send_keys(str(path))
+        self.until(lambda: self.find("#skip").is_displayed())
+        self.find("#skip").click()
+        self.until(lambda: self.text("#main") == "Open a sound file")
+        assert len(self.rows()) == utterances
+
+    def saved(self, act: str) -> bytes:
+        """The file that a script makes the page save."""
+        script = f"""
+            window.saved = null;
+            window.URL.createObjectURL = (blob) => {{ window.saved = blob; return "#"; }};
+            {act};
+            return new Promise((resolve) => {{
+                const read = async () => {{
+                    const bytes = new Uint8Array(await window.saved.arrayBuffer());
+                    resolve(Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(""));
+                }};
+                const each = setInterval(() => window.saved && (clearInterval(each), read()), 20);
+            }});"""
+        return bytes.fromhex(self.do(script))
 
     def hover(self, element: Any) -> None:
         """Put the pointer on an element."""

@@ -29,7 +29,7 @@ async def get(server: Server, path: str, method: str = "GET", **headers: str) ->
 
 
 async def test_the_page_and_its_files_come_with_headers_that_keep_the_rest_of_the_world_out(server: Server) -> None:
-    for path, kind in (("", "text/html"), ("app.js", "text/javascript"), ("style.css", "text/css")):
+    for path, kind in (("", "text/html"), ("app.js", "text/javascript"), ("base.css", "text/css")):
         status, body, headers = await get(server, path)
         assert (status, headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
         assert "default-src 'none'" in headers["Content-Security-Policy"]

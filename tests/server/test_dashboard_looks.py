@@ -17,15 +17,6 @@ from streamser.bundle import Bundle
 pytestmark = needs_browser
 
 
-def show_file(page: Page, talk: Path, utterances: int = 2) -> None:
-    """Open a sound file and show all of it."""
-    page.find("#file").send_keys(str(talk))
-    page.until(lambda: page.find("#skip").is_displayed())
-    page.find("#skip").click()
-    page.until(lambda: page.text("#main") == "Open a sound file")
-    assert len(page.rows()) == utterances
-
-
 def hover_over_every_button(page: Page) -> list[str]:
     """Contrast violations of each visible button while the pointer is on it."""
     found = []
@@ -45,7 +36,7 @@ def test_axe_finds_nothing_in_any_state_and_every_button_can_be_read_under_the_p
     with browsing(serve.url, talk, tmp_path) as page:
         page.look(scheme)
         assert page.axe() == []
-        show_file(page, talk)
+        page.show_file(talk)
         assert page.axe() == []
         assert hover_over_every_button(page) == []
         for opener, dialog in (("#help-open", "#help"), ("#about-open", "#about")):
@@ -92,7 +83,7 @@ def test_the_selected_utterance_is_named_by_its_time_and_stays_in_sight_when_one
 ) -> None:
     selected_x = "return import('/app.js').then(({ timeline }) => timeline.place(timeline.selected))"
     with browsing(serve.url, talk, tmp_path) as page:
-        show_file(page, talk)
+        page.show_file(talk)
         page.until(lambda: "last utterance" in page.text("#verdict-note"))
         older = page.driver.find_elements("css selector", "#rows button.go")[-1]
         older.click()

@@ -1,0 +1,49 @@
+// What the page says about its state: the connection, troubles, who gets the sound, voice activity.
+
+import { $, setText } from "./dom.js";
+
+const VAD_WORDS = {
+  off: "not listening", quiet: "quiet", starting: "someone begins", speaking: "speaking", stopping: "ending",
+};
+
+/** The connection's state, at the top of the page. */
+export function setLink(state, text) {
+  $("link").dataset.state = state;
+  setText("link-text", text);
+}
+
+/** An error in words; an empty message takes it away. */
+export function showTrouble(message) {
+  setText("trouble-text", message);
+  $("trouble").hidden = !message;
+}
+
+/** Words for screen readers only. */
+export function announce(text) {
+  setText("announce", text);
+}
+
+/** Voice activity. */
+export function showVad(state) {
+  $("vad").dataset.state = state;
+  setText("vad-text", VAD_WORDS[state]);
+}
+
+/** Who gets the sound and what becomes of it, for as long as a source is open. */
+export function showNotice(source, health) {
+  $("notice").hidden = !source;
+  if (!source) return;
+  const { kind } = source;
+  const there = `this streamser server (${location.host})`;
+  const isRecorded = kind === "server" ? health?.recording : source.recording ?? health?.recording;
+  $("notice").dataset.record = Boolean(isRecorded);
+  $("notice").dataset.cut = Boolean(source.isCut);
+  const stored = isRecorded
+    ? " It is being RECORDED to a folder there, because the server was started with ‑‑record."
+    : " It is not stored there; the last ten minutes stay in this page’s memory, so that you can hear them again.";
+  setText("notice", source.isCut ? "The connection is lost: no sound is sent, and none is kept, until it is back." : {
+    browser: `Listening. The sound goes only to ${there}.${stored}`,
+    server: `Listening to the microphone of the computer that runs streamser. Only results come here.${isRecorded ? stored : " No sound is stored."}`,
+    file: `The file was sent only to ${there} and recognized there.${isRecorded ? stored : " It is not stored there."}`,
+  }[kind]);
+}

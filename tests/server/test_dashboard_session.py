@@ -1,0 +1,218 @@
+"""What one can do with a session in the page: hear it, correct it, train on it, zoom, keep it for hours."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from browsing import Page, browsing, needs_browser
+from running import Running
+
+from streamser.audio import read_audio
+from streamser.corpora.reader import read_corpus
+
+pytestmark = needs_browser
+
+APP = "return import('/app.js').then(({ session, memory, player, timeline, makeListener }) => { %s })"
+
+
+def app(page: Page, script: str) -> object:
+    """Run a script that sees the page's own session, memory, player and timeline."""
+    return page.do(APP % script)
+
+
+def test_an_utterance_is_played_from_the_pages_memory_once_or_in_a_loop(
+    serve: Running, talk: Path, tmp_path: Path
+) -> None:
+    with browsing(serve.url, talk, tmp_path) as page:
+        page.show_file(talk)
+        page.do("document.querySelectorAll('#rows button.hear')[1].click()")
+        page.until(lambda: page.text("#hear") == "Stop")
+        start, end, length_s, peak = app(  # type: ignore[misc]
+            page,
+            """const { buffer } = player.node; const { start, end } = player.part;
+            return [start, end, buffer.duration, Math.max(...buffer.getChannelData(0))];""",
+        )
+        assert length_s == pytest.approx(end - start, abs=0.01)
+        sound = read_audio(talk)
+        assert peak == pytest.approx(sound[int(16000 * start) : int(16000 * end)].max(), abs=0.05)
+        page.until(lambda: page.text("#hear") == "Hear it")  # it ends by itself
+        page.press("l")
+        page.press("h")
+        page.until(lambda: page.text("#hear") == "Stop")
+        assert app(page, "return player.node.loop")
+        page.press("h")
+        page.until(lambda: page.text("#hear") == "Hear it")
+        page.find("#clear").click()
+        assert app(page, "return memory.seconds") == 0
+
+
+def test_the_microphones_last_ten_minutes_are_kept_and_no_more(serve: Running, talk: Path, tmp_path: Path) -> None:
+    with browsing(serve.url, talk, tmp_path) as page:
+        page.press("s")
+        page.until(lambda: len(page.rows()) == 2)
+        page.press("s")
+        page.until(lambda: page.text("#main") == "Start listening")
+        assert app(page, "return memory.between(session.finals[0].start, session.finals[0].end) !== null")
+        script = """memory.clear();
+            for (let at = 0; at < 700; at += 1) memory.add(at, new Int16Array(48000).fill(at), 48000);
+            return [memory.seconds, memory.start, memory.between(20, 21), memory.between(650.5, 651.5).pcm[24100]];"""
+        seconds, start, old, value = app(page, script)  # type: ignore[misc]
+        assert 600 <= seconds <= 605
+        assert start == pytest.approx(700 - seconds)
+        assert old is None
+        assert value == 651
+
+
+def test_corrections_become_a_corpus_that_the_trainer_reads(serve: Running, talk: Path, tmp_path: Path) -> None:
+    with browsing(serve.url, talk, tmp_path / "profile") as page:
+        page.show_file(talk)
+        assert not page.find("#export-corpus").is_enabled()
+        happy, neutral = (f"{1 + ['angry', 'happy', 'neutral', 'sad'].index(word)}" for word in ("happy", "neutral"))
+        page.press(happy)  # without a selection the last utterance, which is neutral
+        assert [row.text for row in page.driver.find_elements("css selector", "td.correction")] == ["it is happy", ""]
+        page.press("k")
+        page.press("j")
+        page.press(neutral)
+        assert page.find("#say [data-label=neutral]").get_attribute("aria-pressed") == "true"
+        page.find("#note").send_keys('"why", she said\t')
+        page.find("#speaker").send_keys("ada")
+        archive = zipfile.ZipFile(io.BytesIO(page.saved("document.getElementById('export-corpus').click()")))
+        assert archive.testzip() is None
+        archive.extractall(tmp_path / "mine")
+        clips, report = read_corpus(tmp_path / "mine", check=True)
+        assert [(clip.speaker, clip.label) for clip in clips] == [("mine/ada", "neutral"), ("mine/ada", "happy")]
+        assert report.problems == ()
+        finals = [json.loads(line) for line in archive.read("session.jsonl").splitlines()]
+        first = next(event for event in finals if event["type"] == "emotion" and event["final"])
+        info = soundfile.info(str(clips[0].path))
+        assert info.duration == pytest.approx(first["end_s"] - first["start_s"], abs=0.01)
+        rows = archive.read("corrections.csv").decode()
+        assert '"""why"", she said"' in rows
+        page.press("x")
+        page.press("w")
+        archive = zipfile.ZipFile(io.BytesIO(page.saved("document.getElementById('export-corpus').click()")))
+        assert len(archive.read("manifest.csv").splitlines()) == 2  # a label that is only wrong teaches nothing
+        assert b",wrong," in archive.read("corrections.csv")
+
+
+def test_the_summary_counts_what_the_session_held(serve: Running, talk: Path, tmp_path: Path) -> None:
+    with browsing(serve.url, talk, tmp_path) as page:
+        assert not page.find("#summary").is_displayed()
+        page.show_file(talk)
+        text = page.text("#summary")
+        assert "2 utterances" in text
+        assert "no sound was lost" in text
+        shares = [item.text for item in page.driver.find_elements("css selector", "#summary-shares li")]
+        assert len(shares) == 2
+        assert all("1 utterance" in share for share in shares)
+        page.press("w")
+        page.until(
+            lambda: "1 utterance confirmed or corrected; of 1 confident label, 0 were right" in page.text("#summary")
+        )
+
+
+def test_wheel_and_pinch_zoom_at_the_pointer_and_z_zooms_to_the_utterance(
+    serve: Running, talk: Path, tmp_path: Path
+) -> None:
+    with browsing(serve.url, talk, tmp_path) as page:
+        page.show_file(talk)
+        zoomed = """const x = canvas.getBoundingClientRect().left + 300; const before = timeline.timeAt(x);
+            const span = timeline.span; %s; return [span, timeline.span, timeline.timeAt(x) - before];"""
+        wheel = """stage.dispatchEvent(new WheelEvent('wheel', { deltaY: -100, ctrlKey: true, clientX: x,
+            cancelable: true }))"""
+        span, after, moved = app(page, zoomed % wheel)  # type: ignore[misc]
+        assert after < span
+        assert moved == pytest.approx(0, abs=0.01)
+        pinch = """const send = (kind, pointerId, clientX) =>
+                stage.dispatchEvent(new PointerEvent(kind, { pointerId, clientX }));
+            stage.setPointerCapture = () => {};
+            send('pointerdown', 1, x - 50); send('pointerdown', 2, x + 50);
+            send('pointermove', 1, x - 100); send('pointermove', 2, x + 100);
+            send('pointerup', 1, x - 100); send('pointerup', 2, x + 100)"""
+        span, after, moved = app(page, zoomed % pinch)  # type: ignore[misc]
+        assert after == pytest.approx(span / 2, rel=0.01)
+        page.press("k")
+        page.press("z")
+        left, right, width = app(page, "return [...timeline.place(timeline.selected), canvas.clientWidth]")  # type: ignore[misc]
+        assert 0 < left < right <= width
+        assert right - left > width / 2
+
+
+def test_the_pitch_and_the_spectrum_of_a_known_sound_are_right(serve: Running, talk: Path, tmp_path: Path) -> None:
+    script = """const [hz, rate] = arguments;
+        return import('/acoustics.js').then(({ analyze, decimate }) => {
+            const pcm = Int16Array.from({ length: 0.7 * rate }, (_, i) =>
+                [1, 2, 3, 4].reduce((sum, k) => sum + 4000 * Math.sin(2 * Math.PI * k * hz * i / rate), 0));
+            const { levels, pitch } = analyze(decimate(pcm, rate / 16000), 16000);
+            return [[...pitch], [...Array(80).keys()].map((row) => levels[row * 25 + 12])]; });"""
+    with browsing(serve.url, talk, tmp_path) as page:
+        for hz, rate in ((110, 16_000), (220, 48_000), (350, 48_000)):
+            pitch, levels = page.do(script, hz, rate)
+            assert np.median(pitch) == pytest.approx(hz, rel=0.02)
+            loudest = np.argsort(levels)[-4:]
+            assert set(loudest) <= {round(k * hz / 62.5 + shift) for k in (1, 2, 3, 4) for shift in (-1, -0.5, 0, 0.5)}
+            assert max(levels[40:]) == 0  # nothing above 2.5 kHz
+        page.show_file(talk)
+        heights = []
+        for lane in ("#lane-spectrum", "#lane-pitch"):
+            page.find(lane).click()
+            heights.append(page.do("return document.getElementById('canvas').clientHeight"))
+        assert heights[1] > heights[0]
+        page.until(lambda: app(page, "return !timeline.acoustics.isBehind && timeline.acoustics.tiles.size > 5"))
+        assert page.complaints() == []
+
+
+HOUR = """
+const listener = makeListener("browser");
+const colours = { angry: "#DD4E03", happy: "#F4C63A", neutral: "#8C8C8C", sad: "#436EDB" };
+listener.ready({ stream: "hour", colours }, 0);
+const labels = ["angry", "happy", "neutral", "sad"];
+const began = performance.now();
+for (let u = 0; u < 1200; u++) {
+    const start_s = 3 * u;
+    const common = { v: 1, stream: "hour", utterance: u, start_s };
+    listener.event({ ...common, type: "speech_started", continues: false });
+    for (let seq = 0; seq < 9; seq++) {
+        const end_s = start_s + 0.25 * (seq + 1);
+        const label = labels[u % 4];
+        const scores = Object.fromEntries(labels.map((each) => [each, each === label ? 0.7 : 0.1]));
+        listener.sound(end_s - 0.25, end_s, -0.2, 0.2);
+        const result = { label, scores, confidence: 0.7, uncertain: u % 7 === 0 };
+        listener.event({ ...common, type: "emotion", seq, end_s, final: seq === 8, ...result });
+    }
+    listener.event({ ...common, type: "speech_ended", end_s: start_s + 2.25, reason: "silence" });
+}
+const took = performance.now() - began;
+timeline.zoom(90);
+timeline.stale = true;
+const drawing = performance.now();
+timeline.draw();
+return [session.finals.length, took, performance.now() - drawing, document.querySelectorAll("*").length];
+"""
+
+
+def test_an_hour_stays_light(serve: Running, talk: Path, tmp_path: Path) -> None:
+    with browsing(serve.url, talk, tmp_path) as page:
+        before = page.do("return document.querySelectorAll('*').length")
+        finals, took_ms, drawing_ms, elements = app(page, HOUR)  # type: ignore[misc]
+        print(f"an hour: events {took_ms:.0f} ms, drawing {drawing_ms:.1f} ms, elements {before} -> {elements}")
+        assert finals == 1200
+        assert elements < before + 1000
+        assert page.find("#count").text == "1200"
+        assert int(page.find("#utterances").get_attribute("aria-rowcount")) == 1201
+        box = "document.getElementById('table-box')"
+        page.do(f"{box}.scrollTop = {box}.scrollHeight")
+        page.until(lambda: "0:00.0" in page.do("return [...document.querySelectorAll('button.go')].at(-1).textContent"))
+        assert page.do("return document.querySelectorAll('*').length") < before + 1000
+        page.do("[...document.querySelectorAll('button.go')].at(-1).click()")
+        page.do(f"{box}.scrollTop = 0")
+        page.press("j")  # the next older than the first does not exist: the selection stays
+        page.press("k")
+        page.until(lambda: page.text("#detail-what").startswith("0:03.0"))
+        page.until(lambda: page.find("#rows tr.selected").is_displayed())
