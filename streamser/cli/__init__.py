@@ -19,6 +19,7 @@ from streamser.cli.exits import (
 from streamser.cli.logs import add_log_arguments, set_up_logging
 from streamser.cli.parsing import Parser
 from streamser.errors import StreamserError
+from streamser.printable import guarded_output
 
 # verb -> (module that has add_arguments(parser) and run(args) -> exit code, one line of help)
 VERBS: dict[str, tuple[str, str]] = {
@@ -69,7 +70,12 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 the world's fault, 2 a wrong call, 130 Ctrl-C, 143 SIGTERM."""
     open_missing_streams()
-    words = list(sys.argv[1:] if argv is None else argv)
+    with guarded_output():
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    words = list(argv)
     verb = next((word for word in words if word in VERBS), None)
     parser = build_parser(verb)
     args = parser.parse_args(words)

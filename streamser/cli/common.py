@@ -21,6 +21,7 @@ from streamser.config import Config, load_config, shipped_config
 from streamser.errors import ConfigError
 from streamser.events import Event
 from streamser.outputs import Writer, known_suffixes, open_writer
+from streamser.printable import guarded
 from streamser.recognizer import Recognizer
 
 __all__ = [
@@ -207,7 +208,7 @@ def hushed(debug: bool) -> Iterator[None]:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
-    sys.stderr = os.fdopen(os.dup(kept), "w", encoding=stderr.encoding, errors="backslashreplace", buffering=1)
+    sys.stderr = guarded(os.fdopen(os.dup(kept), "w", encoding=stderr.encoding, errors="backslashreplace", buffering=1))
     logs = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler) and h.stream is stderr]
     for handler in logs:
         handler.setStream(sys.stderr)

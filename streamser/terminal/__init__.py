@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamser.printable import printable
 from streamser.terminal.plain import PlainView
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def run_terminal(
     from streamser.terminal.stderr import stderr_kept
 
     labels = listener.recognizer.labels
-    app = TerminalApp(listener, title=title, labels=labels, save=save, exit_at_end=exit_at_end, ask=ask and not kept)
+    app = TerminalApp(
+        listener, title=printable(title), labels=labels, save=save, exit_at_end=exit_at_end, ask=ask and not kept
+    )
     try:
         with stderr_kept() as complaints:
             app.run(mouse=False)  # the mouse stays the terminal's own, for marking and copying

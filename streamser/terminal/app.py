@@ -23,6 +23,7 @@ from streamser.audio import SAMPLE_RATE
 from streamser.colors import clock
 from streamser.errors import StreamserError
 from streamser.events import Event, StreamEnded
+from streamser.printable import printable
 from streamser.stream.status import StreamStatus
 from streamser.terminal import drawing
 from streamser.terminal.session import Session
@@ -276,7 +277,7 @@ class TerminalApp(App[int]):
         if error:
             self.error = self.error or error
             self.exit_code = 1
-            self.notify(error, title="The stream has stopped", severity="error", timeout=3600, markup=False)
+            self.notify(printable(error), title="The stream has stopped", severity="error", timeout=3600, markup=False)
         if self._exit_at_end:
             self.call_later(self.action_quit, self.exit_code)
 
@@ -363,7 +364,7 @@ class TerminalApp(App[int]):
             self.notify(self.session.save(self._saved_path), markup=False)
             self.saved_paths = [str(self._saved_path)]
         except (OSError, StreamserError) as error:
-            self.notify(str(error), title="Not saved", severity="error", timeout=10, markup=False)
+            self.notify(printable(str(error)), title="Not saved", severity="error", timeout=10, markup=False)
 
     def action_leave(self) -> None:
         """Quit, but not without a question when results are written nowhere."""
