@@ -47,7 +47,7 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
-        self._device = _find_device(device)
+        self._device = find_device(device)
         self.device = str(self._device)
         self._bundle = bundle
         self._max_batch = _CUDA_BATCH if self._device.type == "cuda" else 1
@@ -192,7 +192,7 @@ def _order(available: int, config: FeatureConfig) -> NDArray[np.int64]:
     return order % available
 
 
-def _find_device(device: str) -> torch.device:
+def find_device(device: str) -> torch.device:
     """The device of that name; EngineError, with the reason torch gives, when there is none."""
     if device == "cpu":
         return torch.device("cpu")

@@ -1,0 +1,67 @@
+"""Nets that judge many streams at once, chunk by chunk, their states in tensors with one stream beside the other."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from streamser.features import FeatureConfig
+from streamser.nets.layers import SerNet
+
+__all__ = ["StreamNet", "WindowNet", "stream_net"]
+
+
+@runtime_checkable
+class StreamNet(Protocol):
+    """What a net has that takes chunks of frames and hands a state on."""
+
+    stream_chunks: tuple[int, int]
+    """Frames of an utterance's first chunk, and of every later one."""
+    stream_axes: tuple[int, ...]
+    """For each state, the axis along which the streams lie."""
+
+    def stream_states(self, streams: int, device: torch.device) -> list[Tensor]:
+        """The states of so many utterances that begin."""
+
+    def stream_step(self, frames: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Frames (B, t, bins) to logits (B, classes), embedding (B, D) and the next states."""
+
+
+class WindowNet(nn.Module):
+    """Any net as one that takes chunks: its state is the newest window of frames, repeated while it is short."""
+
+    stream_axes: tuple[int, ...] = (0, 0)
+
+    def __init__(self, net: SerNet, features: FeatureConfig, chunk_s: float = 0.256) -> None:
+        super().__init__()
+        if features.short != "tile":
+            raise ValueError(f"streams judged in windows need features with short: tile, not {features.short}")
+        self.net = net
+        self._bins, self._frames = features.bins, features.window_frames
+        chunk = max(1, round(chunk_s / features.hop_s))
+        self.stream_chunks = (chunk, chunk)
+
+    def stream_states(self, streams: int, device: torch.device) -> list[Tensor]:
+        return [
+            torch.zeros(streams, self._frames, self._bins, device=device),
+            torch.zeros(streams, 1, dtype=torch.int64, device=device),
+        ]
+
+    def stream_step(self, frames: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        window, count = states
+        window = torch.cat([window[:, frames.shape[1] :], frames], dim=1)  # (B, T, bins), the newest last
+        count = (count + frames.shape[1]).clamp_max(self._frames)  # (B, 1)
+        order = torch.arange(self._frames, device=frames.device)[None] % count + self._frames - count  # (B, T)
+        shown = window.gather(1, order[..., None].expand(-1, -1, self._bins))
+        output = self.net(shown)
+        return output.logits, output.embedding, [window, count]
+
+
+def stream_net(net: SerNet, features: FeatureConfig) -> StreamNet:
+    """The net itself where it takes chunks, else the net on whole windows."""
+    chunked: Any = net
+    if isinstance(chunked, StreamNet):
+        return chunked
+    return WindowNet(net, features)

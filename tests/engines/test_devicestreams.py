@@ -1,0 +1,101 @@
+"""Many streams in one batched step: each gets what it would get alone, on whatever device."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from makers import babble, noise, tone
+
+from streamser.audio import Samples
+from streamser.bundle import Bundle, find_models, load_bundle
+from streamser.engines.devicestreams import DeviceStreams
+from streamser.engines.onnx import OnnxEngine
+from streamser.features import FeatureConfig, cut_window, extract
+
+STREAMS = 5
+TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Bundle:
+    return load_bundle(find_models()["lightsernet"])
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def sounds() -> list[Samples]:
+    """One voice a stream, long enough for a window to fill and to slide."""
+    voices = [
+        babble(4.2, seed=1),
+        noise(4.2, 0.05),
+        tone(330, 4.2),
+        babble(4.2, seed=2, level=0.02),
+        babble(4.2, seed=3),
+    ]
+    assert len(voices) == STREAMS
+    return voices
+
+
+def expected(engine: OnnxEngine, sound: Samples, frames: int, config: FeatureConfig) -> np.ndarray:  # type: ignore[type-arg]
+    newest = extract(sound, config)[max(0, frames - config.window_frames) : frames]
+    return engine.run(cut_window(newest, 0, config)[None])[0][0]
+
+
+def test_every_chunk_of_every_stream_equals_its_window_on_the_cpu(checkpoint: Bundle, device: str) -> None:
+    config = checkpoint.features
+    many = DeviceStreams(checkpoint, device, STREAMS, sizes=(1, 4))
+    engine = OnnxEngine(checkpoint)
+    chunk, size = many.chunks[1], many.samples(many.chunks[1])
+    slots = np.array([3, 0, 4, 1, 2])
+    many.begin(slots)
+    judged = []
+    for step in range(15):
+        at = step * chunk * config.hop_samples
+        logits, embedding = many.step(slots, np.stack([sounds()[slot][at : at + size] for slot in slots]))
+        assert embedding.shape == (STREAMS, 320)
+        for slot, of_slot in zip(slots, logits, strict=True):
+            whole = expected(engine, sounds()[slot][: at + size], (step + 1) * chunk, config)
+            np.testing.assert_allclose(of_slot, whole, atol=TOLERANCE)
+        judged.append(logits)
+    assert np.ptp(np.stack(judged), axis=(0, 1)).max() > 1.0  # or equality would mean little
+
+
+def test_a_stream_begins_anew_and_the_others_go_on(checkpoint: Bundle, device: str) -> None:
+    many = DeviceStreams(checkpoint, device, STREAMS, sizes=(4,))
+    size = many.samples(many.chunks[1])
+    slots, sound = np.array([0, 1]), np.stack([babble(1.0, seed=seed)[:size] for seed in (1, 2)])
+    first, _ = many.step(slots, sound)
+    second, _ = many.step(slots, sound[::-1].copy())
+    many.begin(np.array([1]))
+    again, _ = many.step(slots, sound)
+    np.testing.assert_allclose(again[1], first[1], atol=TOLERANCE)
+    assert np.abs(again[0] - first[0]).max() > 10 * TOLERANCE
+    assert np.abs(second - first).max() > 10 * TOLERANCE
+
+
+def test_samples_of_16_bits_are_the_same_sound(checkpoint: Bundle, device: str) -> None:
+    floats, shorts = (DeviceStreams(checkpoint, device, 2, sizes=(2,), pcm16=pcm16) for pcm16 in (False, True))
+    pcm = (babble(1.0)[: floats.samples(floats.chunks[1])] * 32767).astype(np.int16)[None]
+    slot = np.array([1])
+    np.testing.assert_allclose(
+        shorts.step(slot, pcm)[0], floats.step(slot, pcm.astype(np.float32) / 32768)[0], atol=TOLERANCE
+    )
+
+
+def test_more_streams_than_a_step_takes_are_refused_at_launch(checkpoint: Bundle) -> None:
+    many = DeviceStreams(checkpoint, "cpu", 4, sizes=(2,))
+    sound = np.zeros((3, many.samples(many.chunks[1])), np.float32)
+    with pytest.raises(ValueError, match="1 to 2 in one step, not 3"):
+        many.launch(np.arange(3), sound)
+    assert many.step(np.arange(3), sound)[0].shape == (3, 4)
