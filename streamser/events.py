@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from streamser.audio import SAMPLE_RATE
 
@@ -26,7 +26,7 @@ def _seconds(samples: int) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class EventBase:
     """What all events share."""
 
     type: ClassVar[str] = "event"
@@ -40,10 +40,10 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechStarted(Event):
+class SpeechStarted(EventBase):
     """An utterance has begun."""
 
-    type: ClassVar[str] = "speech_started"
+    type: ClassVar[Literal["speech_started"]] = "speech_started"
 
     utterance: int
     """Counts the stream's utterances from 0."""
@@ -59,7 +59,7 @@ class SpeechStarted(Event):
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            **Event.to_dict(self),
+            **EventBase.to_dict(self),
             "utterance": self.utterance,
             "start_s": self.start_s,
             "continues": self.continues,
@@ -67,10 +67,10 @@ class SpeechStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmotionEvent(Event):
+class EmotionEvent(EventBase):
     """What the voice carries: so far (`final` false), or over the whole utterance (`final` true)."""
 
-    type: ClassVar[str] = "emotion"
+    type: ClassVar[Literal["emotion"]] = "emotion"
 
     utterance: int
     seq: int
@@ -103,7 +103,7 @@ class EmotionEvent(Event):
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            **Event.to_dict(self),
+            **EventBase.to_dict(self),
             "utterance": self.utterance,
             "seq": self.seq,
             "start_s": self.start_s,
@@ -118,10 +118,10 @@ class EmotionEvent(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechEnded(Event):
+class SpeechEnded(EventBase):
     """An utterance is over; its final has been said just before."""
 
-    type: ClassVar[str] = "speech_ended"
+    type: ClassVar[Literal["speech_ended"]] = "speech_ended"
 
     utterance: int
     start: int
@@ -140,7 +140,7 @@ class SpeechEnded(Event):
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            **Event.to_dict(self),
+            **EventBase.to_dict(self),
             "utterance": self.utterance,
             "start_s": self.start_s,
             "end_s": self.end_s,
@@ -149,10 +149,10 @@ class SpeechEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gap(Event):
+class Gap(EventBase):
     """Sound that was lost; the timeline counts it, so nothing after it shifts."""
 
-    type: ClassVar[str] = "gap"
+    type: ClassVar[Literal["gap"]] = "gap"
 
     start: int
     """Sample index of the first lost sample."""
@@ -160,21 +160,36 @@ class Gap(Event):
     """How many samples were lost."""
     reason: Literal["overflow", "queue_full", "unplugged", "stalled", "paused", "client"] = "overflow"
 
+    @property
+    def end(self) -> int:
+        """Sample index one past the last lost sample."""
+        return self.start + self.length
+
+    @property
+    def start_s(self) -> float:
+        """`start` in seconds since the stream began."""
+        return _seconds(self.start)
+
+    @property
+    def end_s(self) -> float:
+        """`end` in seconds since the stream began."""
+        return _seconds(self.end)
+
     def to_dict(self) -> dict[str, Any]:
         return {
-            **Event.to_dict(self),
-            "start_s": _seconds(self.start),
-            "end_s": _seconds(self.start + self.length),
+            **EventBase.to_dict(self),
+            "start_s": self.start_s,
+            "end_s": self.end_s,
             "lost_ms": round(self.length * 1000 / SAMPLE_RATE, 2),
             "reason": self.reason,
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceChanged(Event):
+class SourceChanged(EventBase):
     """The microphone went away or came back."""
 
-    type: ClassVar[str] = "source"
+    type: ClassVar[Literal["source"]] = "source"
 
     state: Literal["lost", "back"]
     at: int
@@ -182,28 +197,40 @@ class SourceChanged(Event):
     detail: str = ""
     """For people: the device, and what it said."""
 
+    @property
+    def at_s(self) -> float:
+        """`at` in seconds since the stream began."""
+        return _seconds(self.at)
+
     def to_dict(self) -> dict[str, Any]:
-        return {**Event.to_dict(self), "state": self.state, "at_s": _seconds(self.at), "detail": self.detail}
+        return {**EventBase.to_dict(self), "state": self.state, "at_s": self.at_s, "detail": self.detail}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamEnded(Event):
+class StreamEnded(EventBase):
     """The last event of every stream."""
 
-    type: ClassVar[str] = "stream_ended"
+    type: ClassVar[Literal["stream_ended"]] = "stream_ended"
 
     end: int
     """Sample index one past the last sample heard."""
     error: str | None = None
     """What went wrong, or None when the stream simply ended."""
 
+    @property
+    def end_s(self) -> float:
+        """`end` in seconds since the stream began."""
+        return _seconds(self.end)
+
     def to_dict(self) -> dict[str, Any]:
-        return {**Event.to_dict(self), "end_s": _seconds(self.end), "error": self.error}
+        return {**EventBase.to_dict(self), "end_s": self.end_s, "error": self.error}
 
 
-_KINDS: dict[str, type[Event]] = {
-    kind.type: kind for kind in (SpeechStarted, EmotionEvent, SpeechEnded, Gap, SourceChanged, StreamEnded)
-}
+Event: TypeAlias = SpeechStarted | EmotionEvent | SpeechEnded | Gap | SourceChanged | StreamEnded
+"""Any event. Type checkers narrow it by its type: after `if event.type == "emotion"`, it is an EmotionEvent."""
+
+
+_KINDS: dict[str, type[Event]] = {kind.type: kind for kind in get_args(Event)}
 _TYPES: dict[str, tuple[type, ...]] = {
     "utterance": (int,),
     "seq": (int,),
@@ -241,10 +268,11 @@ def event_from_dict(data: Mapping[str, Any]) -> Event:
             values[one.name] = _typed(data[one.name], one.name, kind)
         elif one.default is MISSING and one.default_factory is MISSING:
             raise ValueError(f"{kind.type}: has no {one.name!r}")
-    return kind(**values)
+    event: Event = kind(**values)
+    return event
 
 
-def _index(data: Mapping[str, Any], name: str, kind: type[Event]) -> int:
+def _index(data: Mapping[str, Any], name: str, kind: type[EventBase]) -> int:
     """A time in seconds as a sample index."""
     value = data.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_S:
@@ -252,7 +280,7 @@ def _index(data: Mapping[str, Any], name: str, kind: type[Event]) -> int:
     return round(value * SAMPLE_RATE)
 
 
-def _typed(value: Any, name: str, kind: type[Event]) -> Any:
+def _typed(value: Any, name: str, kind: type[EventBase]) -> Any:
     types = _TYPES.get(name, (str, int, type(None)))
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         raise ValueError(f"{kind.type}: {name} cannot be {value!r:.40}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -109,6 +111,20 @@ async def test_describe_is_answered_with_an_info_that_the_package_reads(server: 
         (program,) = event.data["emotion"]
         assert program["name"] == "streamser"
         assert program["models"][0]["labels"] == list(server.recognizer.labels)
+
+
+async def test_the_client_in_the_docs_prints_the_emotions(
+    server: WyomingServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "assistants.md").read_text(encoding="utf-8")
+    (block,) = [text for text in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "AsyncClient" in text]
+    block = block.replace("tcp://127.0.0.1:10400", str(server.address))
+    sound = pcm(talk())
+    names = {"your_audio": [chunk.audio for chunk in chunks(sound, 16_000, 1)]}
+    exec("async def example():\n" + textwrap.indent(block, "    "), names)
+    await names["example"]()  # type: ignore[operator]
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == [event["label"] for event in expected(server.recognizer, sound, 16_000, 1)] and printed
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2), (44_100, 1)])
