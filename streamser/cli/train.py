@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ from streamser.training.recipe import Recipe, changed, load_recipe
 if TYPE_CHECKING:
     from streamser.corpora.benchmarks import Benchmark
     from streamser.nets.variant import Variant
-    from streamser.training.material import Material
     from streamser.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -161,7 +159,7 @@ def _benchmark(variant: Variant, folders: Sequence[str], name: str | None) -> Be
 def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
     import torch.distributed
 
-    from streamser.training.material import gather
+    from streamser.training.material import gather, write_left_out, write_recipe
     from streamser.training.trainer import Trainer
 
     protocol = recipe.protocol.replace(":", "-")
@@ -182,8 +180,8 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
     if rank == 0:
         for report in material.reports:
             log.info("%s", report.text())
-        if not args.dry_run:
-            _write_left_out(material, folder)
+        if not args.dry_run and (count := write_left_out(material, folder)):
+            log.info("%d clips are left out; %s names each of them", count, folder / "left-out.csv")
         for label, count in material.dropped.items():
             log.info("%d clips labelled %s are not trained on", count, label)
     trainer = Trainer(
@@ -198,17 +196,8 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
                 print(split.text())
         return 0
     if rank == 0:
-        (folder / "recipe.json").write_text(json.dumps(_plain(trainer.recipe), indent=1), encoding="utf-8")
+        write_recipe(trainer.recipe, folder)
     return _run_all(args, trainer, bar, rank)
-
-
-def _write_left_out(material: Material, folder: Path) -> None:
-    """Name every clip that could not be used, in left-out.csv."""
-    rows = material.left_out()
-    with (folder / "left-out.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("why", "clip", "detail"), *rows])
-    if rows:
-        log.info("%d clips are left out; %s names each of them", len(rows), folder / "left-out.csv")
 
 
 def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -> int:
@@ -257,13 +246,6 @@ def _preview(recipe: Recipe, root: Path, out: Path) -> int:
     )
     print(f"open {page}: each change alone, then all together")
     return 0
-
-
-def _plain(recipe: Recipe) -> Mapping[str, Any]:
-    from dataclasses import asdict
-
-    plain: Mapping[str, Any] = json.loads(json.dumps(asdict(recipe), default=dict))
-    return plain
 
 
 def _device(wanted: str) -> str:

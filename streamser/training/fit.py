@@ -189,12 +189,22 @@ class Fit:
                 _write_row(lines, row)
                 if self.rank == 0 and self._save_is_due():
                     self._save()
-                if self.on_epoch:
-                    self.on_epoch(row)
+                self._tell(row)
         best = self.average or self.net
         if self.best_weights:
             best.load_state_dict(self.best_weights)
         return Fitted(best.eval(), self.best_epoch, self.best_score, self.history)
+
+    def _tell(self, row: dict[str, float]) -> None:
+        """Report an epoch; whoever stops the run there loses nothing of it."""
+        if self.on_epoch is None:
+            return
+        try:
+            self.on_epoch(row)
+        except BaseException:
+            if self.rank == 0:
+                self._save()
+            raise
 
     def _tired(self) -> bool:
         waited = self.epoch - self.best_epoch if self.best_epoch > 0 else 0

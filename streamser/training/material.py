@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from streamser.corpora.benchmarks import ALL_LABELS, Benchmark
 from streamser.corpora.clips import Clip
+from streamser.corpora.protocols import Split, make_splits
 from streamser.corpora.reader import CorpusReport, map_labels, read_corpora
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig
@@ -63,10 +66,6 @@ class Material:
     labels: tuple[str, ...] = ()
     """The labels of a recipe that trains all of them; empty for one that names its own."""
 
-    def left_out(self) -> list[tuple[str, str, str]]:
-        """Why, which clip, and more of it, for every clip that could not be used."""
-        return [(one.kind, one.where, one.detail) for report in self.reports for one in report.problems]
-
 
 def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
     """All clips of the recipe's corpora under the recipe's labels; CorpusError or ConfigError when there are none."""
@@ -97,6 +96,39 @@ def _only(recipe: Recipe, clips: list[Clip], of: str, key: str, wanted: Sequence
         there = sorted({getattr(clip, of) or "none" for clip in clips})
         raise ConfigError(f"{recipe.name}: no clip is of {key} {', '.join(wanted)}; there are {', '.join(there)}")
     return kept
+
+
+def with_labels(recipe: Recipe, material: Material) -> Recipe:
+    """The recipe with the labels of its clips, where it trains all of them."""
+    return replace(recipe, labels=material.labels) if material.labels else recipe
+
+
+def splits_of(recipe: Recipe, material: Material, seed: int) -> list[Split]:
+    """The splits of the recipe's protocol for one seed, each checked for leaks."""
+    splits = make_splits(
+        recipe.protocol,
+        material.clips,
+        seed=seed,
+        folds=recipe.folds,
+        validation_speakers=recipe.validation_speakers,
+        test_corpora=recipe.test_corpora,
+    )
+    return [replace(split, choose_on="nothing") for split in splits] if recipe.choose_by == "last" else splits
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> None:
+    """`recipe.json` of a run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = json.loads(json.dumps(asdict(recipe), default=dict))
+    (folder / "recipe.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+
+def write_left_out(material: Material, folder: Path) -> int:
+    """Name every clip that could not be used, in `left-out.csv`; returns how many they are."""
+    rows = [(one.kind, one.where, one.detail) for report in material.reports for one in report.problems]
+    with (folder / "left-out.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("why", "clip", "detail"), *rows])
+    return len(rows)
 
 
 def features_of(variant: Variant, recipe: Recipe) -> FeatureConfig:

@@ -75,7 +75,6 @@ def _job(
     paths: Sequence[Path], features: FeatureConfig, augment: AugmentConfig | None, copies: int, seeds: Sequence[int]
 ) -> list[list[NDArray[np.float16]]]:
     """Log-mel of a few clips, clean copy first; one seed a clip, so that the order of work changes nothing."""
-    torch.set_num_threads(1)
     done = []
     for path, seed in zip(paths, seeds, strict=True):
         sound = read_audio(path)
@@ -119,8 +118,12 @@ def _compute(
 ) -> Iterator[list[NDArray[np.float16]]]:
     """The versions of each clip, clean copy first."""
     jobs = [slice(i, i + _CLIPS) for i in range(0, len(clips), _CLIPS)]
+    if workers == 1:
+        for job in jobs:
+            yield from _job([clip.path for clip in clips[job]], features, augment, copies, seeds[job])
+        return
     # spawn: the same on every system, and no fork of a process that already runs torch's threads
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         results = pool.map(
             _job,
             [[clip.path for clip in clips[job]] for job in jobs],
@@ -147,7 +150,9 @@ def keep(
     index, values = folder / "index.npz", folder / f"levels.f{8 * np.dtype(kind).itemsize}"
     if not index.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = values.with_suffix(values.suffix + ".part")
+        # Several processes may need the same store at once: each writes its own, with the same values.
+        own = f".{os.getpid()}.part"
+        partial = values.with_suffix(values.suffix + own)
         lengths = []
         with partial.open("wb") as out:
             for clip, copies in enumerate(versions, 1):
@@ -158,7 +163,9 @@ def keep(
                     progress(clip, clips)
         ends = np.cumsum(lengths, dtype=np.int64).reshape(clips, -1)
         partial.replace(values)
-        np.savez(index, starts=(ends - lengths).T, lengths=np.array(lengths, np.int64).T)  # last: the rest is whole
+        with index.with_suffix(own).open("wb") as out:
+            np.savez(out, starts=(ends - lengths).T, lengths=np.array(lengths, np.int64).T)
+        index.with_suffix(own).replace(index)  # last: the rest is whole
     arrays = np.load(index)
     starts, lengths_of = arrays["starts"], arrays["lengths"]
     levels = np.memmap(values, dtype=kind, mode="r").reshape(int(lengths_of.sum()), -1)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from fnmatch import fnmatch
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +25,7 @@ from streamser.audio import read_audio
 from streamser.bundle import Bundle, Calibration, Drift, Neutral, load_bundle, save_bundle
 from streamser.corpora.clips import Clip
 from streamser.corpora.layouts import sound_files
-from streamser.corpora.protocols import Split, make_splits
+from streamser.corpora.protocols import Split
 from streamser.corpora.reader import find_corpus
 from streamser.errors import ConfigError, ProtocolError
 from streamser.evaluation.calibration import balanced_weights, fit_calibration, fit_temperature
@@ -42,7 +42,7 @@ from streamser.recognizer import Recognizer, load
 from streamser.training.batches import BatchMaker
 from streamser.training.fit import CHECKPOINT, Fit, Fitted, Part, with_common_labels
 from streamser.training.frozen import build_frozen_store, frozen_augment, frozen_features
-from streamser.training.material import Material, features_of, label_shares
+from streamser.training.material import Material, features_of, label_shares, splits_of, with_labels
 from streamser.training.recipe import Recipe
 from streamser.training.store import LevelStore, build_store, level_config, standard_of
 from streamser.training.windows import clip_logits, reconstruction_mse
@@ -60,8 +60,7 @@ class Trainer:
         self, recipe: Recipe, material: Material, folder: Path, *, cache: Path, device: str = "cpu", workers: int = 1,
         on_epoch: Callable[[str, dict[str, float]], None] | None = None, progress: StageProgress | None = None,
     ) -> None:  # fmt: skip
-        if material.labels:
-            recipe = replace(recipe, labels=material.labels)
+        recipe = with_labels(recipe, material)
         self.recipe, self.material, self.folder = recipe, material, folder
         self.device, self.on_epoch, self.progress = device, on_epoch, progress
         self.variant = zoo.get(recipe.variant)
@@ -134,16 +133,7 @@ class Trainer:
 
     def splits(self, seed: int) -> list[Split]:
         """The protocol's splits for one seed, each checked for leaks."""
-        recipe = self.recipe
-        splits = make_splits(
-            recipe.protocol,
-            self.material.clips,
-            seed=seed,
-            folds=recipe.folds,
-            validation_speakers=recipe.validation_speakers,
-            test_corpora=recipe.test_corpora,
-        )
-        return [replace(split, choose_on="nothing") for split in splits] if recipe.choose_by == "last" else splits
+        return splits_of(self.recipe, self.material, seed)
 
     def part(self, clips: Sequence[Clip]) -> Part:
         rows = np.array([self.row[clip.id] for clip in clips], np.int64)
@@ -346,7 +336,7 @@ class Trainer:
 
         provenance = {
             "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-            "streamser": version("streamser"),
+            "streamser": _own_version(),
             "torch": torch.__version__.split("+")[0],
             "python": platform.python_version(),
             "recipe": json.loads(json.dumps(asdict(self.recipe), default=str)),
@@ -390,6 +380,13 @@ class Trainer:
         few = [self.part(clips[:8]) for clips in of_speaker.values()]
         logits = [clip_logits(net.trained(), batches, part.rows, torch.device("cpu")).mean(axis=0) for part in few]
         return Neutral(tuple(np.mean(logits, axis=0).tolist())) if logits else None
+
+
+def _own_version() -> str:
+    try:
+        return version("streamser")
+    except PackageNotFoundError:  # run from a checkout on a machine that it was only copied to
+        return "not installed"
 
 
 def _narrow(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,153 @@
+"""Train many folds of many recipes in parallel processes: every job can be resumed, and all of it ends in time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from streamser.training.material import Material, splits_of, with_labels
+from streamser.training.recipe import Recipe
+from streamser.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One fold of one seed of one recipe."""
+
+    recipe: Recipe
+    folder: Path
+    """Of the run; the fold has a folder of its own below it."""
+    material: str
+    """Names the clips among those that `run_jobs` is given."""
+    fold: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.name} {self.fold} s{self.seed}"
+
+    @property
+    def place(self) -> Path:
+        return self.folder / f"{self.fold.replace('/', '-')}-s{self.seed}"
+
+    @property
+    def done(self) -> bool:
+        return (self.place / "fold.json").exists()
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job ended."""
+
+    job: Job
+    state: str
+    """`done`, `out of time` (it can be resumed), or what went wrong."""
+    seconds: float
+
+
+class OutOfTimeError(Exception):
+    """The time for all jobs is over."""
+
+
+def jobs_of(recipe: Recipe, name: str, material: Material, folder: Path, most: int = 0) -> list[Job]:
+    """A recipe's folds of all its seeds, or the first `most` of each; `name` is that of the material."""
+    settled = with_labels(recipe, material)
+    return [
+        Job(settled, folder, name, split.name, seed)
+        for seed in settled.seeds
+        for split in splits_of(settled, material, seed)[: most or None]
+    ]
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    materials: Mapping[str, Material],
+    *,
+    cache: Path,
+    devices: Sequence[str],
+    processes: int,
+    until: float = float("inf"),
+) -> Iterator[JobEnd]:
+    """Train jobs in the order given, `processes` at a time, on the devices in turn; yields them as they end.
+
+    No epoch begins after `until` (seconds of `time.time`). A job that is done is not done again; one that was stopped
+    goes on from its checkpoint.
+    """
+    context = get_context("spawn")
+    places = context.Queue()
+    for worker in range(processes):
+        places.put(devices[worker % len(devices)])
+    with ProcessPoolExecutor(processes, context, _begin, (places, dict(materials), cache, until)) as pool:
+        waiting = {pool.submit(_run, job): job for job in jobs}
+        for future in as_completed(waiting):
+            error = future.exception()
+            yield future.result() if error is None else JobEnd(waiting[future], f"{type(error).__name__}: {error}", 0.0)
+
+
+_shared: dict[str, Any] = {}  # of a worker process
+
+
+def _begin(places: Any, materials: dict[str, Material], cache: Path, until: float) -> None:
+    torch.set_num_threads(1)
+    _shared.update(device=places.get(), materials=materials, cache=cache, until=until)
+
+
+def _run(job: Job) -> JobEnd:
+    began = time.monotonic()
+    state = "done"
+    try:
+        _check_time()
+        if not job.done:
+            trainer = _trainer(job)
+            split = next(one for one in trainer.splits(job.seed) if one.name == job.fold)
+            trainer.run_split(split, job.seed)
+    except OutOfTimeError:
+        state = "out of time"
+    except Exception as error:  # one row that fails must not cost the others
+        log.exception("%s", job.name)
+        state = f"{type(error).__name__}: {error}"
+    return JobEnd(job, state, time.monotonic() - began)
+
+
+def _trainer(job: Job) -> Trainer:
+    """The job's trainer; the last one is kept, for folds of one run come one after the other."""
+    key = (job.folder, job.recipe.name)
+    if _shared.get("key") != key:
+        material = _shared["materials"][job.material]
+        _shared["trainer"] = Trainer(
+            job.recipe,
+            material,
+            job.folder,
+            cache=_shared["cache"],
+            device=_shared["device"],
+            workers=1,
+            on_epoch=lambda _, row: _check_time(),
+        )
+        _shared["key"] = key
+    trainer: Trainer = _shared["trainer"]
+    return trainer
+
+
+def _check_time() -> None:
+    if time.time() >= _shared["until"]:
+        raise OutOfTimeError
+
+
+def processes_for(device: str) -> int:
+    """Processes that keep a machine busy: small nets leave most of a GPU idle, and each has a core of the CPU."""
+    cores = os.cpu_count() or 1
+    return max(1, cores - 1) if device.startswith("cuda") else cores
+
+
+__all__ = ["Job", "JobEnd", "OutOfTimeError", "jobs_of", "processes_for", "run_jobs"]
