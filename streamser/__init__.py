@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streamser.audio import SAMPLE_RATE, read_audio
     from streamser.bundle import Bundle, find_models, load_bundle
+    from streamser.client import AsyncClient, Client
     from streamser.config import Config, load_config
     from streamser.errors import (
         AudioError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         EngineError,
         MissingExtraError,
         ProtocolError,
+        ServerError,
         StreamserError,
     )
     from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
@@ -41,9 +43,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SAMPLE_RATE",
+    "AsyncClient",
     "AudioError",
     "Bundle",
     "BundleError",
+    "Client",
     "Config",
     "ConfigError",
     "CorpusError",
@@ -61,6 +65,7 @@ __all__ = [
     "PushSource",
     "Recognizer",
     "RecognizerConfig",
+    "ServerError",
     "SourceChanged",
     "SpeechEnded",
     "SpeechStarted",
@@ -81,6 +86,7 @@ __all__ = [
 _ROOMS = {
     "audio": ("SAMPLE_RATE", "read_audio"),
     "bundle": ("Bundle", "find_models", "load_bundle"),
+    "client": ("AsyncClient", "Client"),
     "config": ("Config", "load_config"),
     "errors": (
         "AudioError",
@@ -91,6 +97,7 @@ _ROOMS = {
         "EngineError",
         "MissingExtraError",
         "ProtocolError",
+        "ServerError",
         "StreamserError",
     ),
     "events": ("EmotionEvent", "Event", "Gap", "SourceChanged", "SpeechEnded", "SpeechStarted", "StreamEnded"),

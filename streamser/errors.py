@@ -8,7 +8,8 @@
     ├── ConfigError         a setting that is unknown or impossible
     ├── MissingExtraError   a verb that needs an extra which is not installed
     ├── CorpusError         a corpus folder or manifest that is not what it should be
-    └── ProtocolError       a split that would leak speakers or clips
+    ├── ProtocolError       a split that would leak speakers or clips
+    └── ServerError         a streamser server that cannot be reached, or that refused
 
 Each message names the value, the rule and the way out. A caller's own slip (a wrong type, an array of
 the wrong rank) is a plain ValueError.
@@ -53,3 +54,14 @@ class MissingExtraError(StreamserError):
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs the extra '{extra}': pip install 'streamser[{extra}]'")
         self.extra = extra
+
+
+class ServerError(StreamserError):
+    """A streamser server that cannot be reached, or that refused."""
+
+    def __init__(self, message: str, *, code: str = "", status: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        """The protocol's word for the refusal, or nothing."""
+        self.status = status
+        """HTTP status or the WebSocket's close code; 0 when no answer came."""

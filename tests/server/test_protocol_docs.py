@@ -52,7 +52,7 @@ def test_every_route_is_in_the_document() -> None:
 
 
 async def test_the_python_example_prints_the_finals(server: Server, recognizer: Recognizer, tmp_path: Path) -> None:
-    (tmp_path / "client.py").write_text(blocks("python")[0])
+    (tmp_path / "client.py").write_text(blocks("python")[1])
     (tmp_path / "talk.wav").write_bytes(wav(two_utterances()))
     url = server.url.replace("http", "ws") + "ws/stream"
     process = await asyncio.create_subprocess_exec(

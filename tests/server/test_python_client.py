@@ -1,0 +1,135 @@
+"""The Python client gives what the same sound gives without a server, and says why when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import Running, running
+from talking import pcm, plain, quantized, serving, truth, two_utterances, wav
+
+import streamser
+from streamser.bundle import Bundle
+from streamser.errors import ServerError
+from streamser.events import EmotionEvent, StreamEnded
+from streamser.recognizer import Recognizer
+from streamser.server.app import Server
+
+
+@pytest.fixture(scope="module")
+def process(bundle: Bundle) -> Iterator[Running]:
+    with running(bundle.path) as server_process:
+        yield server_process
+
+
+async def test_a_file_is_labelled_as_without_a_server(server: Server, recognizer: Recognizer, tmp_path: Path) -> None:
+    path = tmp_path / "talk.wav"
+    path.write_bytes(wav(two_utterances()))
+    client = streamser.AsyncClient(server.url)
+    for sound in (path, path.read_bytes()):
+        labelled = await client.label(sound, partials=True)
+        assert plain([event.to_dict() for event in labelled.events]) == truth(recognizer, pcm(two_utterances()))
+        assert len(labelled.finals) == 2
+        assert labelled.labels == recognizer.labels
+    assert (await client.export(labelled.events, "csv")).startswith(b"stream,utterance,start_s")
+    assert (await client.health())["status"] == "ok"
+    assert (await client.models())["current"]["name"] == recognizer.bundle.name
+
+
+@pytest.mark.parametrize("kind", ["bytes", "int16", "float32"])
+async def test_pushed_sound_gives_the_same_events_and_the_last_final(
+    server: Server, recognizer: Recognizer, kind: str
+) -> None:
+    sound = quantized(two_utterances())
+    whole = {"bytes": sound, "int16": sound, "float32": (sound / 32768).astype(np.float32)}[kind]
+    events = []
+    async with streamser.AsyncClient(server.url).stream(name="kitchen", lossless=True) as stream:
+        assert stream.ready["stream"] == "kitchen"
+        for first in range(0, len(whole), 3200):
+            piece = whole[first : first + 3200]
+            events += await stream.push(piece.tobytes() if kind == "bytes" else piece)
+        events += await stream.finish()
+        assert await stream.finish() == []
+    assert plain([event.to_dict() for event in events]) == truth(recognizer, pcm(two_utterances()))
+    assert isinstance(events[-1], StreamEnded)
+
+
+async def test_events_can_be_read_while_sound_is_sent(server: Server) -> None:
+    async with streamser.AsyncClient(server.url).stream() as stream:
+
+        async def send() -> None:
+            await stream.lose(1600)
+            await stream.push(pcm(two_utterances()))
+            await stream._socket.send_str('{"type": "end"}')
+
+        sending = asyncio.create_task(send())
+        kinds = [event.type async for event in stream]
+        await sending
+    assert kinds[0] == "gap"
+    assert kinds[-1] == "stream_ended"
+
+
+async def test_a_refusal_names_its_reason(server: Server, recognizer: Recognizer) -> None:
+    client = streamser.AsyncClient(server.url)
+    with pytest.raises(ServerError, match="not a sound file") as refused:
+        await client.label(b"no sound")
+    assert (refused.value.code, refused.value.status) == ("not_sound", 415)
+    with pytest.raises(ServerError, match="sample_rate is a whole number"):
+        async with client.stream(sample_rate=1):
+            pass
+    with pytest.raises(ServerError, match="listens to no microphone"):
+        async for _ in client.microphone():
+            pass
+    async with client.stream() as stream:
+        with pytest.raises(ServerError, match="no whole number"):
+            await stream.push(b"odd")
+            await stream.finish()
+    async with serving(recognizer, token="a-token-of-enough-letters") as guarded:
+        with pytest.raises(ServerError, match="asks for a token"):
+            await streamser.AsyncClient(guarded.url).models()
+        known = streamser.AsyncClient(guarded.url, token="a-token-of-enough-letters")
+        assert (await known.models())["current"]["name"] == recognizer.bundle.name
+        async with known.stream() as stream:
+            assert stream.ready["type"] == "ready"
+
+
+def test_the_blocking_client_does_the_same_without_a_thread(process: Running, recognizer: Recognizer) -> None:
+    client = streamser.Client(process.url)
+    assert client.health()["status"] == "ok"
+    assert len(client.label(wav(two_utterances())).finals) == 2
+    events = []
+    with client.stream(lossless=True) as stream:
+        data = pcm(two_utterances())
+        for first in range(0, len(data), 6400):
+            events += stream.push(data[first : first + 6400])
+        assert stream.status or stream.ready
+        events += stream.finish()
+    assert plain([event.to_dict() for event in events]) == truth(recognizer, data)
+    assert sum(isinstance(event, EmotionEvent) and event.final for event in events) == 2
+    with pytest.raises(ServerError, match="no microphone"):
+        list(client.microphone())
+
+
+def test_the_documents_example_runs(
+    process: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    example = document.partition("### Python\n")[2].partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "talk.wav").write_bytes(wav(two_utterances()))
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("http://127.0.0.1:8765", process.url), {"microphone": [pcm(two_utterances())]})
+    printed = capsys.readouterr().out
+    assert printed.count(" s: ") == 2
+    assert printed.count("StreamEnded") == 1
+
+
+def test_a_server_that_is_not_there_is_named_with_the_way_out() -> None:
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9: no answer .*streamser serve"):
+        streamser.Client("http://127.0.0.1:9").models()
+    with pytest.raises(ServerError, match="no answer"), streamser.Client("http://127.0.0.1:9").stream():
+        pass
+    with pytest.raises(ValueError, match="begins with http"):
+        streamser.Client("127.0.0.1:9")
