@@ -14,6 +14,7 @@ from streamser.recognizer import RecognizerConfig
 from streamser.server.options import ServerConfig
 from streamser.settings import Setting, build, checked, construct, nearest, parse_value, parse_yaml, walk_mapping
 from streamser.stream.channel import StreamConfig
+from streamser.stream.vad import VadConfig
 
 __all__ = ["Config", "load_config", "shipped_config"]
 
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 class Config(StreamConfig):
     """All sections of config.yaml; each belongs to the module that it steers and checks itself."""
 
+    vad: VadConfig = field(default_factory=VadConfig)
     recognizer: RecognizerConfig = field(default_factory=RecognizerConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
 

@@ -33,6 +33,7 @@ from streamser.handles import ACCEPTED_AT_ONCE, affordable_connections, widen_ba
 from streamser.recognizer import Recognizer
 from streamser.settling import Settling
 from streamser.stream.channel import StreamConfig, WorkerStream
+from streamser.stream.vad import one_for_each
 from streamser.stream.worker import InferenceWorker
 
 try:
@@ -133,6 +134,7 @@ class WyomingServer:
         """Port 0 becomes the one that was free."""
         self.recognizer = recognizer
         self.config = config or StreamConfig()
+        one_for_each(self.config.vad)
         self.partials = partials
         self.worker = InferenceWorker(recognizer, self.config.pipeline)
         self.threads = ThreadPoolExecutor(_SOUND_THREADS, "streamser-sound")

@@ -44,6 +44,7 @@ from streamser.server.security import (
 from streamser.server.sockets import Sockets
 from streamser.stream.channel import StreamConfig
 from streamser.stream.pipeline import Listener
+from streamser.stream.vad import one_for_each
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Server:
         check_bind(self.config)
         self._recognizer = recognizer
         self._stream = stream or StreamConfig()
+        one_for_each(self._stream.vad)
         self._listener = microphone
         self.port = self.config.port
         """The port it listens on, once it does."""

@@ -17,7 +17,7 @@ from streamser.stream.segmenter import Segmenter, SegmenterConfig
 from streamser.stream.sources import SourceConfig
 from streamser.stream.status import SourceState, StreamStatus, Tally, percentile
 from streamser.stream.timed import TimedItem, TimedSegmenter
-from streamser.stream.vad import VadConfig, make_vad
+from streamser.stream.vad import VadChoice, VadConfig, make_vad
 from streamser.stream.worker import Deliver, InferenceWorker, OnError, PipelineConfig
 
 __all__ = ["Stream", "StreamConfig", "WorkerStream"]
@@ -28,7 +28,8 @@ class StreamConfig:
     """Every knob between sound and events."""
 
     source: SourceConfig = field(default_factory=SourceConfig)
-    vad: VadConfig = field(default_factory=VadConfig)
+    vad: VadChoice = field(default_factory=VadConfig)
+    """How speech is detected: settings, a class or function that makes a `Vad`, or a `Vad` of your own."""
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 

@@ -7,18 +7,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import webrtcvad
 
 from streamser.audio import SAMPLE_RATE, Samples
 from streamser.errors import MissingExtraError
+from streamser.settings import check_choice
 from streamser.stream.noise import NoiseGate
 
-__all__ = ["EnergyVad", "SileroVad", "Vad", "VadConfig", "WebRtcVad", "make_vad"]
-
-ENGINES = ("webrtc", "silero", "energy")
+__all__ = ["VADS", "EnergyVad", "SileroVad", "Vad", "VadChoice", "VadConfig", "WebRtcVad", "make_vad", "one_for_each"]
 
 # How webrtcvad's input is levelled: speech to -26 dBFS, by its recent peak or from 15 dB above the room's noise.
 _TARGET_RMS = 0.05
@@ -31,8 +30,9 @@ _SPEECH_OVER_FLOOR = 30.0
 class VadConfig:
     """Which detector listens, and how strict it is; docs/vad.md says what each was measured to do."""
 
-    engine: Literal["webrtc", "silero", "energy"] = "webrtc"
-    """webrtc (small and fast), silero (best against music and clatter; an extra), or energy (the noise gate alone)."""
+    engine: str = "webrtc"
+    """webrtc (small and fast), silero (best against music and clatter; an extra), energy (the noise gate alone), or
+    another name in VADS."""
     mode: int = 1
     """webrtc: 0 (takes much for speech) to 3 (takes little)."""
     noise_floor: bool = True
@@ -49,8 +49,8 @@ class VadConfig:
     """webrtc and energy: 10, 20 or 30; silero always takes 32."""
 
     def __post_init__(self) -> None:
+        check_choice("engine", self.engine, VADS)
         rules = {
-            f"engine: is one of {', '.join(ENGINES)}, not {self.engine!r}": self.engine in ENGINES,
             f"mode: is 0, 1, 2 or 3, not {self.mode}": self.mode in (0, 1, 2, 3),
             f"snr_db: is 0 to 40, not {self.snr_db}": 0 <= self.snr_db <= 40,
             f"min_level_dbfs: is -120 to 0, not {self.min_level_dbfs}": -120 <= self.min_level_dbfs <= 0,
@@ -192,8 +192,31 @@ def _silero_session() -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def make_vad(config: VadConfig) -> Vad:
-    """The detector that the config names, fresh."""
-    if config.engine == "silero":
-        return SileroVad(config)
-    return EnergyVad(config) if config.engine == "energy" else WebRtcVad(config)
+VADS: dict[str, Callable[[VadConfig], Vad]] = {"webrtc": WebRtcVad, "silero": SileroVad, "energy": EnergyVad}
+"""The detectors that `vad.engine` chooses from; add one as a row."""
+
+VadChoice = VadConfig | Callable[[], Vad] | Vad
+"""What a stream takes as its detector: settings, a class or function that makes one, or one of your own.
+
+A detector remembers the sound of its stream, so an object serves one stream; a server needs a class or a function.
+"""
+
+
+def make_vad(choice: VadChoice) -> Vad:
+    """Make a fresh detector of what was chosen; an object is reset and used as it is."""
+    if isinstance(choice, VadConfig):
+        return VADS[choice.engine](choice)
+    if callable(choice):
+        return choice()
+    choice.reset()
+    return choice
+
+
+def one_for_each(choice: VadChoice) -> VadChoice:
+    """The same choice, or a ValueError when it is one object and cannot serve several streams."""
+    if isinstance(choice, VadConfig) or callable(choice):
+        return choice
+    raise ValueError(
+        f"vad: is one {type(choice).__name__} object, and each stream needs one of its own; give the class, or a "
+        "function that makes one"
+    )

@@ -15,8 +15,14 @@ import pytest
 from makers import babble, noise, silence
 
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
-from streamser.errors import MissingExtraError
-from streamser.stream.vad import Vad, VadConfig, make_vad
+from streamser.config import load_config
+from streamser.errors import ConfigError, MissingExtraError
+from streamser.recognizer import Recognizer
+from streamser.server.app import Server
+from streamser.stream.pipeline import Listener, Stream, StreamConfig
+from streamser.stream.segmenter import SegmenterConfig
+from streamser.stream.sources import PushSource
+from streamser.stream.vad import VADS, Vad, VadConfig, make_vad
 
 SILERO = pytest.mark.skipif(importlib.util.find_spec("silero_vad") is None, reason="the extra 'silero' is not there")
 ENGINES = ["webrtc", "energy", pytest.param("silero", marks=SILERO)]
@@ -69,7 +75,7 @@ def test_real_speech_is_found_in_steady_noise_and_the_noise_is_not_speech(engine
     samples, speech = real_speech()
     level = np.sqrt(np.mean(np.square(samples[speech]))) * 10 ** (-snr_db / 20)
     noisy = samples + noise(len(samples) / SAMPLE_RATE, level)
-    recall, false = rates(make_vad(VadConfig(engine=engine)), noisy, speech)  # type: ignore[arg-type]
+    recall, false = rates(make_vad(VadConfig(engine=engine)), noisy, speech)
     assert recall > 0.75
     assert false < 0.12
 
@@ -85,15 +91,15 @@ def test_without_the_noise_floor_webrtcvad_takes_noise_for_speech() -> None:
 def test_a_quiet_microphone_hears_as_much_as_a_loud_one(engine: str) -> None:
     samples, speech = real_speech()
     noisy = samples + noise(len(samples) / SAMPLE_RATE, 0.003)
-    loud = rates(make_vad(VadConfig(engine=engine)), noisy, speech)  # type: ignore[arg-type]
-    quiet = rates(make_vad(VadConfig(engine=engine)), noisy * np.float32(0.03), speech)  # type: ignore[arg-type]
+    loud = rates(make_vad(VadConfig(engine=engine)), noisy, speech)
+    quiet = rates(make_vad(VadConfig(engine=engine)), noisy * np.float32(0.03), speech)
     assert quiet == pytest.approx(loud, abs=0.06)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("frame_ms", [10, 20, 30])
 def test_silence_is_not_speech_and_frames_are_as_long_as_said(engine: str, frame_ms: int) -> None:
-    vad = make_vad(VadConfig(engine=engine, frame_ms=frame_ms))  # type: ignore[arg-type]
+    vad = make_vad(VadConfig(engine=engine, frame_ms=frame_ms))
     assert vad.frame_samples == (512 if engine == "silero" else frame_ms * 16)
     assert not decided(vad, silence(2)).any()
 
@@ -101,7 +107,7 @@ def test_silence_is_not_speech_and_frames_are_as_long_as_said(engine: str, frame
 @pytest.mark.parametrize("engine", ENGINES)
 def test_after_a_reset_it_decides_as_if_it_were_new(engine: str) -> None:
     room = noise(3, 0.01) + np.concatenate([silence(1), babble(1), silence(1)])
-    vad = make_vad(VadConfig(engine=engine))  # type: ignore[arg-type]
+    vad = make_vad(VadConfig(engine=engine))
     fresh = decided(vad, room)
     decided(vad, noise(3, 0.3))
     vad.reset()
@@ -121,6 +127,53 @@ def test_silero_does_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules or 'silero_vad' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class EverySecond:
+    """Takes the odd seconds of a stream for speech; counts the frames it was given."""
+
+    frame_samples = 320
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.frames = 0
+
+    def speech(self, frame: Samples) -> bool:
+        self.frames += 1
+        return self.frames // 50 % 2 == 1
+
+
+def test_a_detector_is_added_from_outside_by_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VADS, "seconds", lambda config: EverySecond())
+    config = load_config(overrides=["vad.engine=seconds"])
+    assert isinstance(make_vad(config.vad), EverySecond)
+    with pytest.raises(
+        ConfigError, match=r"is one of webrtc, silero, energy, seconds, not 'second'; did you mean 'secon"
+    ):
+        load_config(overrides=["vad.engine=second"])
+
+
+def test_streams_take_a_detector_of_ones_own(recognizer: Recognizer) -> None:
+    sound, own = babble(4.5), EverySecond()
+    for choice in (own, EverySecond, lambda: EverySecond()):
+        config = StreamConfig(vad=choice, segmenter=SegmenterConfig(pre_roll_ms=0, post_roll_ms=0))
+        stream = Stream(recognizer, config)
+        ends = [event for event in [*stream.push(sound), *stream.close()] if event.type == "speech_ended"]
+        assert [event.start_s for event in ends] == pytest.approx([1.0, 3.0], abs=0.05)
+    source = PushSource()
+    with Listener(source, recognizer, StreamConfig(vad=own)) as events:
+        source.push(sound)
+        source.close()
+        assert sum(event.type == "speech_ended" for event in events) == 2
+    assert own.frames == len(sound) // 320
+
+
+def test_a_server_needs_a_detector_for_each_stream(recognizer: Recognizer) -> None:
+    Server(recognizer, stream=StreamConfig(vad=EverySecond))
+    with pytest.raises(ValueError, match="vad: is one EverySecond object, and each stream needs one of its own"):
+        Server(recognizer, stream=StreamConfig(vad=EverySecond()))
 
 
 def test_silero_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
