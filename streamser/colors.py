@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streamser.audio import SAMPLE_RATE
-from streamser.events import UNCERTAIN, EmotionEvent
+from streamser.events import UNCERTAIN
 
 # Chosen so that every two stay apart (CIE76 distance of 19 and more) for full sight and for protan, deutan and
 # tritan colour blindness, and each from a dark screen. A colour never says anything alone: words stand beside it.
@@ -46,20 +46,6 @@ def color_of(label: str) -> str:
         return UNCERTAIN_COLOR
     known = _STEMS.get(label[:3].lower())
     return COLORS[known] if known else _SPARE[sum(map(ord, label)) % len(_SPARE)]
-
-
-def caption(event: EmotionEvent) -> str:
-    """What an event says in a few words: never a bare guess where the recognizer does not know.
-
-    >>> happy = dict(utterance=0, seq=0, start=0, end=16000, final=True, label="happy", scores={"happy": 0.41})
-    >>> caption(EmotionEvent(**happy, confidence=0.86, uncertain=False))
-    'happy (0.86)'
-    >>> caption(EmotionEvent(**happy, confidence=0.41, uncertain=True))
-    'uncertain (happy? 0.41)'
-    """
-    if event.uncertain:
-        return f"{UNCERTAIN} ({event.label}? {event.confidence:.2f})"
-    return f"{event.label} ({event.confidence:.2f})"
 
 
 def clock(samples: int, decimals: int = 0) -> str:

@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -17,7 +19,8 @@ from streamser.events import EmotionEvent, Event, Gap, SpeechEnded, SpeechStarte
 from streamser.outputs import FORMATS, Timeline, known_suffixes, open_writer, output_format
 
 LABELS = ("angry", "happy", "sad")
-NAMES = ["out.jsonl", "out.csv", "out.vtt", "out.TextGrid", "out.txt", "out.rttm"]
+NAMES = ["out.jsonl", "out.csv", "out.vtt", "out.TextGrid", "out.eaf", "out.txt", "out.rttm"]
+WHOLE = ["out.TextGrid", "out.eaf"]  # written anew each time
 SECOND = 16_000
 
 
@@ -87,12 +90,13 @@ def read_csv(text: str) -> Spans:
 
 
 def read_vtt(text: str) -> Spans:
+    """The first cue of each time is the label, the second its confidence."""
     assert text.endswith("\n\n")
     header, *blocks = text.removesuffix("\n\n").split("\n\n")
     assert header == "WEBVTT"
     spans: Spans = []
     for block in blocks:
-        timing, caption = block.split("\n")
+        timing, words = block.split("\n")
         found = re.fullmatch(r"(\d{2,}):(\d\d):(\d\d\.\d{3}) --> (\d{2,}):(\d\d):(\d\d\.\d{3})", timing)
         assert found, timing
         start_s, end_s = (
@@ -100,7 +104,10 @@ def read_vtt(text: str) -> Spans:
         )
         assert start_s < end_s
         assert not spans or spans[-1][0] <= start_s
-        spans.append((start_s, end_s, caption))
+        if spans and spans[-1][:2] == (start_s, end_s):
+            assert re.fullmatch(r"(\w+\? )?0\.\d\d", words)
+        else:
+            spans.append((start_s, end_s, words))
     return spans
 
 
@@ -109,8 +116,17 @@ def read_textgrid(text: str) -> Spans:
     tokens: Iterator[str] = iter(re.findall(r'"(?:[^"]|"")*"|<exists>|(?<!\S)[\d.]+(?!\S)', text))
     assert [next(tokens), next(tokens)] == ['"ooTextFile"', '"TextGrid"']
     xmin, xmax, exists, tiers = (next(tokens) for _ in range(4))
-    assert (xmin, exists, tiers) == ("0", "<exists>", "1")
-    assert [next(tokens), next(tokens)] == ['"IntervalTier"', '"emotion"']
+    assert (xmin, exists, tiers) == ("0", "<exists>", "3")
+    read = [_read_tier(tokens, name, xmin, xmax) for name in ("emotion", "likeliest", "confidence")]
+    assert next(tokens, None) is None
+    assert [span[:2] for span in read[0]] == [span[:2] for span in read[1]] == [span[:2] for span in read[2]]
+    assert all(label in ("uncertain", guess) for (_, _, label), (_, _, guess) in zip(read[0], read[1], strict=True))
+    assert all(0 < float(confidence) <= 1 for _, _, confidence in read[2])
+    return read[0]
+
+
+def _read_tier(tokens: Iterator[str], name: str, xmin: str, xmax: str) -> Spans:
+    assert [next(tokens), next(tokens)] == ['"IntervalTier"', f'"{name}"']
     assert (next(tokens), next(tokens)) == (xmin, xmax)
     reached, spans = 0.0, []
     for _ in range(int(next(tokens))):
@@ -120,6 +136,26 @@ def read_textgrid(text: str) -> Spans:
         if label:
             spans.append((start_s, end_s, label))
     assert reached == float(xmax)
+    return spans
+
+
+def read_eaf(text: str) -> Spans:
+    root = ElementTree.fromstring(text)
+    slots = {slot.attrib["TIME_SLOT_ID"]: int(slot.attrib["TIME_VALUE"]) for slot in root.iter("TIME_SLOT")}
+    emotion, likeliest, confidence = tiers = root.findall("TIER")
+    assert [tier.attrib["TIER_ID"] for tier in tiers] == ["emotion", "likeliest", "confidence"]
+    spans: Spans = []
+    ids = []
+    for one in emotion.iter("ALIGNABLE_ANNOTATION"):
+        ids.append(one.attrib["ANNOTATION_ID"])
+        start, end = (slots[one.attrib[f"TIME_SLOT_REF{number}"]] for number in (1, 2))
+        assert start < end and (not spans or spans[-1][1] <= start / 1000)
+        spans.append((start / 1000, end / 1000, one.findtext("ANNOTATION_VALUE") or ""))
+    for tier in (likeliest, confidence):
+        assert tier.attrib["PARENT_REF"] == "emotion"
+        assert [one.attrib["ANNOTATION_REF"] for one in tier.iter("REF_ANNOTATION")] == ids
+    everything = [one.attrib["ANNOTATION_ID"] for one in root.iter() if "ANNOTATION_ID" in one.attrib]
+    assert len(set(everything)) == len(everything)
     return spans
 
 
@@ -137,7 +173,9 @@ def read_rttm(text: str) -> Spans:
     return spans
 
 
-READERS = dict(zip(NAMES, [read_jsonl, read_csv, read_vtt, read_textgrid, read_labels, read_rttm], strict=True))
+READERS = dict(
+    zip(NAMES, [read_jsonl, read_csv, read_vtt, read_textgrid, read_eaf, read_labels, read_rttm], strict=True)
+)
 
 
 def read(path: Path) -> Spans:
@@ -149,8 +187,7 @@ def test_every_format_holds_the_finals_and_says_uncertain_where_it_is(tmp_path: 
     write(tmp_path / name, SESSION)
     (first_start, first_end, first), (second_start, second_end, second) = read(tmp_path / name)
     assert (first_start, first_end, second_start, second_end) == (1.25, 3.0, 5.0, 6.5)
-    assert first.startswith("happy")
-    assert second in ("uncertain", "uncertain (happy? 0.41)")
+    assert (first, second) == ("happy", "uncertain")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,27 +207,45 @@ def test_a_second_session_continues_the_file(tmp_path: Path, name: str) -> None:
 
 
 def test_a_timeline_goes_on_after_its_end_when_continued(tmp_path: Path) -> None:
-    ends = {"out.vtt": 6.5, "out.txt": 6.5, "out.TextGrid": 10.0}
+    ends = {"out.vtt": 6.5, "out.txt": 6.5, "out.TextGrid": 10.0, "out.eaf": 10.0}
     for name, end_s in ends.items():
         write(tmp_path / name, SESSION)
         write(tmp_path / name, SESSION)
         assert read(tmp_path / name)[2][:2] == (end_s + 1.25, end_s + 3.0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in WHOLE])
 def test_a_file_torn_at_any_byte_is_mended_and_continued(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, SESSION)
     whole = (tmp_path / name).read_bytes()
     spans = read(tmp_path / name)
     for length in range(0, len(whole), 1 if len(whole) < 400 else 7):
-        if name == "out.TextGrid" and whole[:length].count(b"intervals [") < 1 and length > 10:
-            continue  # its first write, of half a kilobyte, holds the header and the first interval
         (tmp_path / name).write_bytes(whole[:length])
         write(tmp_path / name, [final(7, 20.0, 21.0)])
         mended = read(tmp_path / name)
         assert mended[:-1] == spans[: len(mended) - 1], length
         assert mended[-1][2].startswith("happy")
         assert mended[-1][1] - mended[-1][0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_file_in_tiers_of_which_a_part_is_missing_is_refused_and_left_as_it_is(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, SESSION)
+    whole = (tmp_path / name).read_bytes()
+    for length in range(1, len(whole), 41):
+        (tmp_path / name).write_bytes(whole[:length])
+        with pytest.raises(ConfigError, match="was not written by streamser"):
+            open_writer(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == whole[:length]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_file_in_tiers_survives_names_with_quotes_and_brackets(tmp_path: Path, name: str) -> None:
+    odd = replace(final(0, 1, 2), label='a "b" <c> & d', scores={'a "b" <c> & d': 0.9})
+    write(tmp_path / name, [odd])
+    write(tmp_path / name, [odd])
+    first, second = read(tmp_path / name)
+    assert first[2] == second[2] and "b" in first[2]
 
 
 ENDLESS = """
@@ -225,7 +280,9 @@ def test_all_files_are_valid_after_kill_9_and_continue_after_it(tmp_path: Path) 
             assert before[name] + told <= now <= before[name] + told + 1, name  # the one more it was at
             before[name] = now
     write(tmp_path / "out.TextGrid", SESSION)
-    assert read(tmp_path / "out.TextGrid")[-1][2] == "uncertain (happy? 0.41)"
+    assert read(tmp_path / "out.TextGrid")[-1][2] == "uncertain"
+    leftovers = {path.name for path in tmp_path.iterdir()} - {*NAMES, "out.confidence.txt"}
+    assert leftovers <= {f".{name}.part" for name in WHOLE}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits a file's size as POSIX does")
@@ -239,7 +296,8 @@ def test_a_full_disk_leaves_a_valid_file_of_whole_events_that_can_be_continued(t
     write(tmp_path / f"all-{name}", [*whole])
     size = (tmp_path / f"all-{name}").stat().st_size
     for limit in range(1, size + 40, 67):
-        path.unlink(missing_ok=True)
+        for old in (path, path.with_stem("out.confidence")):
+            old.unlink(missing_ok=True)
         said = ""
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
         try:
@@ -318,7 +376,7 @@ def test_csv_takes_its_columns_from_the_first_final_when_the_labels_are_not_told
 def test_subtitles_of_long_streams_count_their_hours(tmp_path: Path) -> None:
     write(tmp_path / "out.vtt", [final(0, 3599.9999375, 3601.5), final(1, 100 * 3600, 100 * 3600 + 1.001)])
     text = (tmp_path / "out.vtt").read_text()
-    assert "00:59:59.999 --> 01:00:01.500\nhappy (0.86)\n" in text
+    assert "00:59:59.999 --> 01:00:01.500\nhappy\n\n00:59:59.999 --> 01:00:01.500\n0.86\n" in text
     assert "100:00:00.000 --> 100:00:01.001\n" in text
     write(tmp_path / "out.vtt", [final(0, 1, 2)])
     assert read(tmp_path / "out.vtt")[-1][0] == 100 * 3600 + 2.001
@@ -329,18 +387,28 @@ def test_textgrid_reaches_to_the_end_of_the_stream(tmp_path: Path) -> None:
     assert re.findall(r"\n *xmax = ([\d.]+)", (tmp_path / "out.TextGrid").read_text())[:2] == ["10.000000"] * 2
 
 
-def test_textgrid_keeps_pieces_apart_that_would_overlap(tmp_path: Path) -> None:
-    write(tmp_path / "out.TextGrid", [final(0, 0.0, 2.0), final(1, 1.9, 3.0), final(2, 2.5, 2.75)])
-    assert [span[:2] for span in read(tmp_path / "out.TextGrid")] == [(0.0, 2.0), (2.0, 3.0)]
+@pytest.mark.parametrize("name", WHOLE)
+def test_tiers_keep_pieces_apart_that_would_overlap(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, [final(0, 0.0, 2.0), final(1, 1.9, 3.0), final(2, 2.5, 2.75)])
+    assert [span[:2] for span in read(tmp_path / name)] == [(0.0, 2.0), (2.0, 3.0)]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("out.TextGrid",)])
+def test_audacity_gets_a_second_track_for_the_confidence(tmp_path: Path) -> None:
+    for _ in range(2):
+        write(tmp_path / "out.txt", SESSION)
+    labels, confidences = (read_labels((tmp_path / name).read_text()) for name in ("out.txt", "out.confidence.txt"))
+    assert [span[:2] for span in labels] == [span[:2] for span in confidences] and len(labels) == 4
+    assert [span[2] for span in labels] == ["happy", "uncertain"] * 2
+    assert [span[2] for span in confidences] == ["0.86", "happy? 0.41"] * 2
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_line_of_the_file_is_never_broken_by_what_a_stream_is_called(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, [final(0, 1, 2, stream="two words\nand a\ttab \udcff")])
     assert len(read(tmp_path / name)) == 1
 
 
-@pytest.mark.parametrize("name", ["out.vtt", "out.TextGrid", "out.txt"])
+@pytest.mark.parametrize("name", ["out.vtt", *WHOLE, "out.txt"])
 def test_a_timeline_refuses_a_second_stream_and_tells_the_way_out(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"\{stream\}"):
         open_writer(tmp_path / name, streams=2)
@@ -369,7 +437,7 @@ def test_a_name_with_stream_in_it_means_a_file_for_each(tmp_path: Path) -> None:
             writer.write(final(0, 1, 2, stream=stream))
             writer.write(StreamEnded(stream=stream, end=SECOND * 3))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["told of a.wav.vtt", "told of b.wav.vtt"]
-    assert read_vtt((tmp_path / "told of b.wav.vtt").read_text()) == [(1.0, 2.0, "happy (0.86)")]
+    assert read_vtt((tmp_path / "told of b.wav.vtt").read_text()) == [(1.0, 2.0, "happy")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -425,7 +493,7 @@ def test_a_format_is_added_from_outside_by_one_class(tmp_path: Path, monkeypatch
 
     write(tmp_path / "out.srt", SESSION)
     assert (tmp_path / "out.srt").read_text().startswith("1\n1.250 --> 3.000\nhappy\n\n2\n")
-    assert known_suffixes() == ".jsonl, .csv, .rttm, .vtt, .txt, .TextGrid or .srt"
+    assert known_suffixes() == ".jsonl, .csv, .rttm, .vtt, .txt, .TextGrid, .eaf or .srt"
     with pytest.raises(ConfigError, match=r"SubRip subtitles hold one stream's timeline; use \.jsonl, \.csv or \.rttm"):
         open_writer(tmp_path / "more.srt", streams=2)
 
@@ -436,7 +504,27 @@ def test_praat_itself_opens_the_textgrid(tmp_path: Path) -> None:
         write(tmp_path / "out.TextGrid", events)
         grid = parselmouth.Data.read(str(tmp_path / "out.TextGrid"))
         assert grid.class_name == "TextGrid"
-    count = parselmouth.praat.call(grid, "Get number of intervals", 1)
-    texts = [parselmouth.praat.call(grid, "Get label of interval", 1, i + 1) for i in range(int(count))]
-    assert [text for text in texts if text] == ["happy (0.86)", "uncertain (happy? 0.41)"] * 2
-    assert parselmouth.praat.call(grid, "Get end time") == 20.0
+    call = parselmouth.praat.call
+    names = [call(grid, "Get tier name", tier) for tier in (1, 2, 3)]
+    assert names == ["emotion", "likeliest", "confidence"]
+    count = int(call(grid, "Get number of intervals", 1))
+    texts = [[call(grid, "Get label of interval", tier, i + 1) for i in range(count)] for tier in (1, 2, 3)]
+    labels, likeliest, confidences = ([text for text in tier if text] for tier in texts)
+    assert labels == ["happy", "uncertain"] * 2 and likeliest == ["happy"] * 4
+    assert [float(text) for text in confidences] == [0.86, 0.41] * 2
+    assert call(grid, "Get end time") == 20.0
+    assert call(grid, "Count intervals where", 1, "is equal to", "happy") == 2  # what a label alone is good for
+
+
+def test_pympi_opens_the_eaf(tmp_path: Path) -> None:
+    elan = pytest.importorskip("pympi.Elan", reason="pympi-ling is not installed")
+    for events in ([], SESSION, SESSION):
+        write(tmp_path / "out.eaf", events)
+        eaf = elan.Eaf(str(tmp_path / "out.eaf"))
+    assert set(eaf.get_tier_names()) == {"emotion", "likeliest", "confidence"}
+    spans = sorted(eaf.get_annotation_data_for_tier("emotion"))
+    assert spans == [
+        (1250, 3000, "happy"), (5000, 6500, "uncertain"), (11250, 13000, "happy"), (15000, 16500, "uncertain")
+    ]  # fmt: skip
+    of_first = eaf.get_ref_annotation_at_time("confidence", 2000)
+    assert [(row[0], row[1], row[2]) for row in of_first] == [(1250, 3000, "0.86")]

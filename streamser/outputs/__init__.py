@@ -1,16 +1,17 @@
-"""Write events to files that people and other programs open: JSONL, CSV, WebVTT, TextGrid, Audacity labels, RTTM.
+"""Write events to files that people and other programs open: tables, subtitles, and the tiers of Praat and ELAN.
 
 `open_writer` picks the format by the file's extension. What holds for all of them:
 
-- Each record goes to the operating system whole, in one write, before `write` returns; so the file is valid
-  at any moment, also after the process was killed.
+- Each record goes to the operating system whole before `write` returns; so the file is valid at any moment, also
+  after the process was killed.
 - A file that exists is continued. A last record torn by a crash is cut off first; a file that is none of ours
   is refused, never overwritten.
 - Times are the stream's own, from its first sample. JSONL, CSV and RTTM name the stream in every row. WebVTT,
-  TextGrid and Audacity labels are one timeline and hold one stream: a second one is refused, unless `{stream}`
+  TextGrid, EAF and Audacity labels are one timeline and hold one stream: a second one is refused, unless `{stream}`
   stands in the file's name, which then means a file for each. Such a file, continued by another session, goes
   on in time where its last entry ended.
-- What the recognizer does not know is written as `uncertain`, with its guess beside it.
+- A label stands alone in its field, cue or tier, so that one can search for it; what the recognizer does not know is
+  labelled `uncertain`. Confidence and the likeliest class stand beside it.
 
 JSONL holds every event; the others hold the finals.
 """
@@ -26,9 +27,20 @@ from streamser.errors import ConfigError
 from streamser.events import Event, StreamEnded
 from streamser.outputs.files import FORMATS, FileWriter, Finals, Writer, known_suffixes, output_format
 from streamser.outputs.rows import Stdout
+from streamser.outputs.tiers import TieredFile
 from streamser.outputs.timelines import Timeline, one_stream
 
-__all__ = ["FORMATS", "FileWriter", "Finals", "Timeline", "Writer", "known_suffixes", "open_writer", "output_format"]
+__all__ = [
+    "FORMATS",
+    "FileWriter",
+    "Finals",
+    "TieredFile",
+    "Timeline",
+    "Writer",
+    "known_suffixes",
+    "open_writer",
+    "output_format",
+]
 
 
 class PerStream(Writer):
