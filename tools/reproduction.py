@@ -2,23 +2,32 @@
 
     python tools/reproduction.py [RUN ...]
 
-Rows come from the zoo, figures from the finished folds in the run folders of `streamser train VARIANT --out RUN`. A row
-without a run says so, with the command that measures it; nothing is filled in by hand.
+Rows come from the zoo, figures from the finished folds in the run folders of `streamser train VARIANT`. What a run gave
+is kept in models/reproduction.json, so that the table grows run by run; a run of fewer folds or epochs never replaces a
+whole one. A row without a run says so, with the command that measures it; nothing is filled in by hand.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from streamser.corpora.benchmarks import BENCHMARKS, Benchmark, benchmark_of
 from streamser.evaluation.folds import FoldResult, load_folds
 from streamser.evaluation.foldsummary import summarize
 from streamser.nets.variant import Variant
 from streamser.nets.zoo import VARIANTS
 
-TARGET = Path(__file__).parents[1] / "models" / "REPRODUCTION.md"
+MODELS = Path(__file__).parents[1] / "models"
+TABLE, STORE = MODELS / "REPRODUCTION.md", MODELS / "reproduction.json"
 
 HEAD = """\
 # Reproduction
@@ -26,44 +35,81 @@ HEAD = """\
 Every published row of the five papers as a variant of the zoo, and what was measured of it here. Two protocols: `paper`
 as published, so that readers can compare, and `honest`, in which the test speakers are in no other part and the epoch
 is chosen on other speakers. A paper's own figure may have shared speakers, or have chosen its epoch on the test fold:
-its protocol says which. This file is written by `tools/reproduction.py` from the folds of finished runs.
+its protocol says which. This file is written by `tools/reproduction.py` from the folds of finished runs
+(`reproduction.json` beside it). F1 is the mean of the classes' F1, weighted by how often each occurs, as LightSERNet's
+own figures are.
 """
 
 OWN = """\
 The recipes stand in `models/*/recipe.yaml` and `models/recipes/`: `streamser train RECIPE --corpora-root CORPORA`, for
 the other column with `--set protocol=paper:lightsernet --set choose_by=wa --set validate_every=1` (moonshine-emodb:
-`--set epochs=12` too). `moonshine-*` is no paper's net: what a frozen speech recognizer's ears make of the same
+`--set epochs=12` too). `moonshine-*` is no paper's net: it is a frozen speech recognizer's encoder under the same
 protocols. `losses-*` is one net on one corpus with the losses and the pooling of papers 1 to 3, two speakers left out
-at a time. Where fewer folds are counted than the protocol has (10), the others were not run."""
+at a time."""
 
-SEVEN = "angry,boredom,disgust,fear,happy,neutral,sad"
-CORPORA = {
-    "iemocap": ("IEMOCAP", "angry,happy,neutral,sad"),
-    "emodb": ("emodb", SEVEN),
-    "asvp": ("ASVP-ESD", f"{SEVEN},disappointment,excited,pain,pleasure,surprise"),
+TRIED = """\
+These rows were published on IEMOCAP, which may not be distributed. One fold of EMO-DB's seven emotions on two speakers
+that the net never met, with fewer epochs than published, shows only that each of them learns: chance is UA 14.3."""
+
+FOLDS = {
+    "paper:focal-resnet": 5,
+    "paper:parallel-cnn": 5,
+    "paper:cnn-blstm": 5,
+    "paper:sepconv": 9,
+    "paper:lightsernet": 10,
+    "paper:lightsernet-report": 1,
+    "honest-loso": 10,
 }
-"""Where a score's first word comes from: the folder, and its labels."""
-LEARNT = 30.0
-"""WA of a row that learnt anything, where chance is 14 %."""
-COLUMNS = ("variant", "table", "corpus", "published", "`paper` here", "`honest` here")
+"""How many folds a protocol has; `honest` has the recipe's number."""
+OLD = "before batch norm was estimated anew and last batches were trained"
+COLUMNS = ("variant", "table", "published", "`paper` here", "`honest` here")
 
 
-def corpora_of(variant: Variant) -> list[str]:
-    """The corpora that a row was published on, by the first word of its scores."""
-    return sorted({key.split("_")[0] for key in variant.published} & set(CORPORA)) or ["iemocap"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What the runs of one row on one benchmark gave under one kind of protocol."""
+
+    row: str
+    """A variant of the zoo, or the name of a recipe."""
+    benchmark: str
+    """Of the zoo's rows; for a recipe of the house the corpora it was tested on."""
+    column: str
+    """`paper` or `honest`."""
+    classes: int
+    folds: int
+    of_folds: int
+    seeds: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """ua, wa, f1 in percent, and what else the folds measured."""
+    spared: str = ""
+    """What the run spared of the row's own training: `60 of 300 epochs`."""
+    measured: str = ""
+    """Day, or why it is old."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.row, self.benchmark, self.column)
+
+    @property
+    def whole(self) -> bool:
+        """Every fold, with all of the row's epochs."""
+        return self.folds >= self.of_folds and not self.spared
+
+    def text(self) -> str:
+        """`UA 94.3, WA 94.4, F1 94.2 (10 folds)`."""
+        names = {"ua": "UA", "wa": "WA", "f1": "F1"}
+        parts = [f"{name} {self.figures[key]:.1f}" for key, name in names.items() if key in self.figures]
+        if "reconstruction_mse_e4" in self.figures:
+            parts.append(f"MSE {self.figures['reconstruction_mse_e4']:.2f}e-4")
+        count = f"{self.folds} of {self.of_folds} folds" if self.folds < self.of_folds else _some(self.folds, "fold")
+        seeds = f"{self.seeds} seeds" if self.seeds > 1 else ""
+        return f"{', '.join(parts)} ({', '.join(filter(None, (count, seeds, self.spared)))})" + (
+            "*" if self.measured == OLD else ""
+        )
 
 
-def published(variant: Variant, corpus: str) -> str:
-    """`UA 94.15, WA 94.21`."""
-    parts = [(key, value) for key, value in variant.published.items() if key.startswith(corpus)]
-    return ", ".join(f"{key.removeprefix(corpus + '_').upper()} {value:g}" for key, value in parts) or "-"
-
-
-def command(variant: Variant, corpus: str, protocol: str) -> str:
-    """What measures the row."""
-    folder, labels = CORPORA[corpus]
-    words = f"streamser train {variant.name} --corpora {folder} --labels {labels} --set protocol={protocol}"
-    return f"`{words}{' --set styles=[improvised]' if corpus == 'iemocap' and 'improvised' in variant.corpus else ''}`"
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"
 
 
 def family(fold: FoldResult) -> str:
@@ -71,99 +117,185 @@ def family(fold: FoldResult) -> str:
     return fold.protocol.split(":")[0]
 
 
-def measured(folds: Iterable[FoldResult], protocol: str, shorter: str = "") -> str:
-    """UA and WA of the finished folds of one protocol, or nothing."""
-    kept = [fold for fold in folds if family(fold) == protocol]
-    if not kept:
-        return "not measured"
-    result = summarize(kept)
-    count = f"{_some(result['folds'], 'fold')}, {_some(result['seeds'], 'seed')}"
-    return f"UA {result['ua']:.1f}, WA {result['wa']:.1f} ({count}{shorter})"
+def of_run(run: Path) -> list[Measurement]:
+    """A run folder's measurements, one for each kind of protocol in it; none of a run that no row fits."""
+    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    folds = load_folds(run)
+    found = []
+    for column in sorted({family(fold) for fold in folds}):
+        own = [fold for fold in folds if family(fold) == column]
+        benchmark = benchmark_of(recipe, own[0].test_corpora)
+        variant = VARIANTS.get(recipe["name"])
+        if variant is not None and benchmark is None:
+            continue  # a published row on speech that it was not published on
+        summary = summarize(own)
+        figures = {"ua": summary["ua"], "wa": summary["wa"], "f1": summary["weighted_f1"]}
+        if variant is not None and not variant.loss.classification:
+            figures = {}  # it has learnt no classes
+        extra = ("training_wa", "whole_wa", "reconstruction_mse_e4")
+        figures |= {name: summary[name] for name in extra if name in summary}
+        found.append(
+            Measurement(
+                row=recipe["name"],
+                benchmark=benchmark.name if variant and benchmark else "+".join(own[0].test_corpora),
+                column=column,
+                classes=len(own[0].labels),
+                folds=summary["folds"],
+                of_folds=max(FOLDS.get(recipe["protocol"], recipe["folds"]), summary["folds"]),
+                seeds=summary["seeds"],
+                figures=figures,
+                spared=spared(recipe, variant),
+                measured=date.today().isoformat(),
+            )
+        )
+    return found
 
 
-def _some(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count > 1 else ''}"
+def spared(recipe: Mapping[str, Any], variant: Variant | None) -> str:
+    """What a run spared of the published training, as `60 of 300 epochs, pieces of 3 s`."""
+    parts = []
+    if variant is not None and recipe["epochs"] != variant.recipe.epochs:
+        parts.append(f"{recipe['epochs']} of {variant.recipe.epochs} epochs")
+    if variant is not None and recipe["train_window_s"]:
+        parts.append(f"learnt from pieces of {recipe['train_window_s']:g} s")
+    return ", ".join(parts)
 
 
-def shortened(run: str, variant: Variant) -> str:
-    """What a run spared of the published training, as `, 60 of 300 epochs, pieces of 3 s`."""
-    recipe = json.loads((Path(run) / "recipe.json").read_text(encoding="utf-8"))
-    spared = []
-    if recipe["epochs"] != variant.recipe.epochs:
-        spared.append(f", {recipe['epochs']} of {variant.recipe.epochs} epochs")
-    if recipe["train_window_s"]:
-        spared.append(f", learnt from pieces of {recipe['train_window_s']:g} s")
-    return "".join(spared)
+def merged(old: Iterable[Measurement], new: Iterable[Measurement]) -> list[Measurement]:
+    """The measurements with the new ones in their places, but for a whole one that a part would replace."""
+    kept = {one.key: one for one in old}
+    for one in new:
+        before = kept.get(one.key)
+        if before is None or one.whole or not before.whole or before.measured == OLD:
+            kept[one.key] = one
+    return list(kept.values())
 
 
-def cost_of_strangers(folds: list[FoldResult]) -> str:
-    """What the published rows lose when the test speakers are strangers, where both columns were measured."""
-    was = {family: by_name(folds, family) for family in ("paper", "honest")}
-    both = [name for name in VARIANTS if was["paper"].get(name, 0.0) > LEARNT and name in was["honest"]]
-    if not both:
+# ---- the table
+
+
+def published(figures: Mapping[str, float]) -> str:
+    """`UA 94.15, WA 94.21, F1 94.16`."""
+    names = {"ua": "UA", "accuracy": "accuracy", "wa": "WA", "f1": "F1"}
+    parts = [f"{name} {figures[key]:g}" for key, name in names.items() if key in figures]
+    if "mse_e4" in figures:
+        parts.append(f"MSE {figures['mse_e4']:g}e-4")
+    return ", ".join(parts)
+
+
+def command(variant: Variant, benchmark: Benchmark, *, first: bool) -> str:
+    """What measures the row; its first benchmark is taken without being named."""
+    named = "" if first else f" --benchmark {benchmark.name}"
+    return f"`streamser train {variant.name} --corpora {benchmark.folder}{named}`"
+
+
+def cost_of_strangers(found: Sequence[Measurement], seed: int = 0) -> str:
+    """What the published rows lose when the test speakers are strangers, over rows that were measured whole twice."""
+    whole = {one.key: one.figures["wa"] for one in found if one.whole and one.row in VARIANTS and "wa" in one.figures}
+    pairs = [
+        (wa, whole[row, benchmark, "honest"])
+        for (row, benchmark, column), wa in sorted(whole.items())
+        if column == "paper" and (row, benchmark, "honest") in whole and _learns(row)
+    ]
+    if len(pairs) < 2:
         return ""
-    pairs = [(was["paper"][name], was["honest"][name]) for name in both]
-    paper, honest = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-    least, most = min(a - b for a, b in pairs), max(a - b for a, b in pairs)
+    paper, honest = np.array(pairs).T
+    lost = paper - honest
+    drawn = np.random.default_rng(seed).choice(lost, (10_000, len(lost))).mean(axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return (
-        f"**What sharing speakers is worth:** over the {len(pairs)} published rows with both columns (and more than "
-        f"{LEARNT:.0f} %), WA is {paper:.1f} % on average\nas published and {honest:.1f} % on strangers, "
-        f"{paper - honest:.1f} points less ({least:.1f} to {most:.1f}). "
-        "Most are of one fold: each alone is off by several points.\n"
+        f"**What sharing speakers is worth:** over the {len(pairs)} published rows that were measured whole in both "
+        f"columns, WA is {paper.mean():.1f} %\nas published and {honest.mean():.1f} % on strangers, {lost.mean():.1f} "
+        f"points less (95 % interval over rows: {low:.1f} to {high:.1f}).\n"
     )
 
 
-def by_name(folds: list[FoldResult], protocol: str) -> dict[str, float]:
-    """WA of each recipe under one protocol."""
-    kept = [fold for fold in folds if family(fold) == protocol]
-    names = {fold.name for fold in kept}
-    return {name: summarize([fold for fold in kept if fold.name == name])["wa"] for name in names}
+def _learns(row: str) -> bool:
+    """Whether a row can learn: the report's schedule as printed cannot, and says nothing of speakers."""
+    return "unable to learn" not in VARIANTS[row].table
 
 
-def own_rows(folds: list[FoldResult]) -> list[str]:
-    """The house's own recipes on the papers' corpora, and its ablations, from their finished folds."""
-    names = dict.fromkeys((fold.name, "+".join(fold.test_corpora)) for fold in folds if fold.name not in VARIANTS)
-    if not names:
+def paper_rows(paper: str, found: Mapping[tuple[str, str, str], Measurement]) -> list[str]:
+    """One paper's rows, and the commands that measure those that have no figure yet."""
+    rows, commands = [], []
+    for variant in (one for one in VARIANTS.values() if one.paper == paper):
+        folders: set[str] = set()
+        for name, figures in variant.published.items():
+            benchmark = BENCHMARKS[name]
+            cells = {column: found.get((variant.name, name, column)) for column in ("paper", "honest")}
+            texts = [one.text() if one else "not measured" for one in cells.values()]
+            table = f"{variant.table}; {benchmark.title}"
+            rows.append("| " + " | ".join((variant.name, table, published(figures), *texts)) + " |")
+            if not all(cells.values()):
+                commands.append(f"- {command(variant, benchmark, first=benchmark.folder not in folders)}")
+            folders.add(benchmark.folder)
+    lines = [f"\n## {paper}\n", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *rows]
+    if commands:
+        lines += ["\nTo measure what is not (`--set protocol=honest` for the other column):\n", *commands]
+    return lines
+
+
+def tried_rows(found: Sequence[Measurement]) -> list[str]:
+    """Rows that were published on IEMOCAP only, tried on EMO-DB."""
+    tried = [
+        one
+        for one in found
+        if one.benchmark == "emodb" and one.row in VARIANTS and "emodb" not in VARIANTS[one.row].published
+    ]
+    if not tried:
         return []
+    lines = ["\n## IEMOCAP's rows, tried on EMO-DB\n", "| variant | here |", "|---|---|"]
+    return [*lines, *(f"| {one.row} | {one.text()} |" for one in tried), "", TRIED]
+
+
+def house_rows(found: Sequence[Measurement]) -> list[str]:
+    """The house's own recipes on the papers' corpora, and its ablations."""
+    own = {(one.row, one.benchmark): one.classes for one in found if one.row not in VARIANTS}
+    if not own:
+        return []
+    by_key = {one.key: one for one in found}
     lines = [
         "\n## Recipes of the house\n",
         "| recipe | corpus | classes | `paper` here | `honest` here |",
         "|---" * 5 + "|",
     ]
-    for name, corpus in names:
-        done = [fold for fold in folds if fold.name == name and "+".join(fold.test_corpora) == corpus]
-        cells = [name, corpus, str(len(done[0].labels)), measured(done, "paper"), measured(done, "honest")]
-        lines.append("| " + " | ".join(cells) + " |")
+    for (row, benchmark), classes in own.items():
+        cells = [by_key.get((row, benchmark, column)) for column in ("paper", "honest")]
+        texts = [one.text() if one else "not measured" for one in cells]
+        lines.append("| " + " | ".join((row, benchmark, str(classes), *texts)) + " |")
     return [*lines, "", OWN]
 
 
-def main(runs: list[str]) -> int:
-    """Write the file; returns the exit code."""
-    of_run = {run: load_folds(run) for run in runs}
-    folds = [fold for found in of_run.values() for fold in found]
-    lines = [HEAD, cost_of_strangers(folds), *own_rows(folds)]
+def write_table(found: Sequence[Measurement]) -> str:
+    """The whole file."""
+    by_key = {one.key: one for one in found}
+    lines = [HEAD, cost_of_strangers(found), *house_rows(found)]
     for paper in dict.fromkeys(variant.paper for variant in VARIANTS.values()):
-        lines += [f"\n## {paper}\n", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-        own = [variant for variant in VARIANTS.values() if variant.paper == paper]
-        rows = [(variant, corpus) for variant in own for corpus in corpora_of(variant)]
-        for variant, corpus in rows:
-            cells = [variant.name, variant.table, variant.corpus, published(variant, corpus)]
-            for protocol in ("paper", "honest"):
-                done = [
-                    (run, fold)
-                    for run, found in of_run.items()
-                    for fold in found
-                    if fold.name == variant.name and corpus in fold.test_corpora and family(fold) == protocol
-                ]
-                shorter = shortened(done[0][0], variant) if done else ""
-                cells.append(measured([fold for _, fold in done], protocol, shorter))
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("\nTo measure a row (`--set protocol=honest` for the other column):\n")
-        lines += [f"- {command(variant, corpus, variant.recipe.protocol)}" for variant, corpus in rows]
-    TARGET.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"wrote {TARGET}: {sum(line.startswith('| ') for line in lines)} rows")
+        lines += paper_rows(paper, by_key)
+    lines += tried_rows(found)
+    if any(one.measured == OLD for one in found):
+        lines += ["", f"\\* measured {OLD}."]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the files; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders; their figures are added")
+    parser.add_argument("--store", type=Path, default=STORE, help="where figures are kept (default: %(default)s)")
+    parser.add_argument("--table", type=Path, default=TABLE, help="what is written (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    old = json.loads(args.store.read_text(encoding="utf-8")) if args.store.is_file() else []
+    found = merged([Measurement(**one) for one in old], [one for run in args.runs for one in of_run(run)])
+    order = [*VARIANTS]
+    found.sort(key=lambda one: order.index(one.row) if one.row in order else -1)
+    lines = ",\n".join(json.dumps(asdict(one)) for one in found)
+    args.store.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    text = write_table(found)
+    args.table.write_text(text, encoding="utf-8")
+    print(f"wrote {args.table}: {text.count('not measured')} cells not measured, {len(found)} measured")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""The table of the papers' rows: what enters it, what does not, and that its commands train what they say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamser.corpora.benchmarks import BENCHMARKS
+from streamser.evaluation.folds import FoldResult, save_fold
+from streamser.nets.zoo import VARIANTS
+from streamser.training.material import recipe_of, write_recipe
+from streamser.training.recipe import Recipe
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import reproduction
+from reproduction import Measurement
+
+
+def make_run(
+    folder: Path, recipe: Recipe, right: list[float], *, corpus: str, shared: bool = False, labels: int = 4
+) -> Path:
+    """A run folder whose folds are right about such shares of twenty clips each."""
+    write_recipe(recipe, folder)
+    names = tuple("abcdefghijklmnop"[:labels]) if recipe.labels == ("all",) else recipe.labels
+    for number, share in enumerate(right):
+        targets = np.arange(20) % len(names)
+        answers = np.where(np.arange(20) < round(20 * share), targets, (targets + 1) % len(names))
+        tag = 0 if shared else number
+        fold = FoldResult(
+            name=recipe.name, protocol=recipe.protocol, fold=f"fold-{number}", seed=0, labels=names, targets=targets,
+            logits=np.eye(len(names), dtype=np.float32)[answers], speakers=(f"{corpus}/1",) * 20,
+            clips=tuple(f"{corpus}/{tag}-{i}" for i in range(20)), test_corpora=(corpus,),
+            figures={"training_wa": 99.0},
+        )  # fmt: skip
+        save_fold(folder / f"fold-{number}-s0" / "fold.json", fold)
+    return folder
+
+
+def row(name: str, benchmark: str, **changes: object) -> Recipe:
+    return replace(recipe_of(VARIANTS[name], BENCHMARKS[benchmark]), **changes)  # type: ignore[arg-type]
+
+
+def measurement(name: str, column: str, wa: float, **changes: object) -> Measurement:
+    values: dict[str, object] = {
+        "row": name, "benchmark": "emodb", "column": column, "classes": 7, "folds": 5, "of_folds": 5, "seeds": 1,
+        "figures": {"ua": wa, "wa": wa},
+    }  # fmt: skip
+    return Measurement(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_nine_runs_on_one_test_part_enter_the_table_as_their_mean(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "r", row("sepconv-n5-focal", "iemocap"), [0.5] * 8 + [0.95], corpus="iemocap", shared=True
+    )
+    (found,) = reproduction.of_run(run)
+    assert (found.row, found.benchmark, found.column, found.folds, found.whole) == (
+        "sepconv-n5-focal", "iemocap", "paper", 9, True,
+    )  # fmt: skip
+    assert found.figures["wa"] == pytest.approx(55.0)
+    assert found.text().startswith("UA 55.0, WA 55.0, F1 ") and "(9 folds)" in found.text()
+
+
+@pytest.mark.parametrize(
+    ("name", "benchmark"),
+    [
+        ("lightsernet-report-asvp", "asvp-esd"),
+        ("lightsernet-7s-ce", "iemocap"),
+        ("lightsernet-7s-ce", "iemocap-improvised"),
+        ("parallel-cnn-mel-sac", "iemocap-improvised-happy"),
+        ("lightsernet-report-iemocap", "iemocap-session1"),
+        ("lightsernet-3s-ce", "emodb"),
+    ],
+)
+def test_a_run_is_told_by_the_speech_it_was_trained_on(tmp_path: Path, name: str, benchmark: str) -> None:
+    corpus = BENCHMARKS[benchmark].corpus
+    (found,) = reproduction.of_run(make_run(tmp_path / "r", row(name, benchmark), [0.7], corpus=corpus))
+    assert found.key == (name, benchmark, "paper")
+    text = reproduction.write_table([found])
+    (line,) = [line for line in text.splitlines() if f"| {name} |" in line and BENCHMARKS[benchmark].title in line]
+    assert found.text() in line
+
+
+def test_a_row_on_speech_that_it_was_not_published_on_does_not_enter_the_table(tmp_path: Path) -> None:
+    nemo = row("lightsernet-3s-ce", "emodb", labels=("happy", "sad"))
+    assert reproduction.of_run(make_run(tmp_path / "r", nemo, [0.7], corpus="nemo")) == []
+
+
+def test_what_was_spared_is_told_and_never_replaces_a_whole_row(tmp_path: Path) -> None:
+    short = row("lightsernet-3s-ce", "emodb", epochs=60, train_window_s=2.0)
+    (part,) = reproduction.of_run(make_run(tmp_path / "r", short, [0.5], corpus="emodb"))
+    assert "1 of 10 folds, 60 of 300 epochs, learnt from pieces of 2 s" in part.text()
+    whole = measurement("lightsernet-3s-ce", "paper", 94.0, folds=10, of_folds=10)
+    assert reproduction.merged([whole], [part]) == [whole]
+    assert reproduction.merged([part], [whole]) == [whole]
+    assert reproduction.merged([replace(whole, measured=reproduction.OLD)], [part]) == [part]
+
+
+def test_sharing_speakers_is_counted_over_whole_rows_that_can_learn() -> None:
+    found = [
+        measurement(name, column, wa)
+        for name, paper, honest in (
+            ("lightsernet-3s-ce", 94.0, 72.0),
+            ("lightsernet-3s-focal", 93.0, 69.0),
+            ("sepconv-n4-wce", 90.0, 60.0),
+            ("lightsernet-report-emodb", 20.0, 14.0),  # its schedule as printed
+        )
+        for column, wa in (("paper", paper), ("honest", honest))
+    ]
+    text = reproduction.cost_of_strangers(found)
+    assert "over the 3 published rows" in text and "25.3 \npoints less" in text.replace(" points", " \npoints")
+    low, _, high = text.partition("interval over rows: ")[2].partition(").")[0].partition(" to ")
+    assert 22.0 <= float(low) < 25.3 < float(high) <= 30.0
+    parts = [replace(one, folds=1) if one.row == "sepconv-n4-wce" else one for one in found]
+    assert "over the 2 published rows" in reproduction.cost_of_strangers(parts)
+    assert reproduction.cost_of_strangers(found[:2]) == ""
+
+
+def test_the_reconstruction_alone_has_its_error_and_no_accuracy(tmp_path: Path) -> None:
+    recipe = row("parallel-cnn-mel-a", "iemocap-improvised-happy")
+    (found,) = reproduction.of_run(make_run(tmp_path / "r", recipe, [0.25], corpus="iemocap"))
+    assert "UA" not in found.text()
+    assert "MSE 18.31e-4" in reproduction.write_table([found])
+
+
+def test_every_row_has_its_line_and_every_command_trains_it(tmp_path: Path) -> None:
+    import argparse
+
+    from streamser.cli import train
+
+    text = reproduction.write_table([])
+    for variant in VARIANTS.values():
+        for name in variant.published:
+            assert any(
+                line.startswith(f"| {variant.name} |") and BENCHMARKS[name].title in line for line in text.splitlines()
+            )
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    commands = [line[3:-1] for line in text.splitlines() if line.startswith("- `")]
+    assert len(commands) == sum(len(variant.published) for variant in VARIANTS.values())
+    expected = [(v.name, BENCHMARKS[b]) for v in VARIANTS.values() for b in v.published]
+    for command, (name, benchmark) in zip(commands, expected, strict=True):
+        recipe = train._published(parser.parse_args(shlex.split(command)[2:]), {"corpora": [benchmark.folder]})
+        assert (recipe.name, recipe.labels, recipe.styles) == (name, benchmark.labels, benchmark.styles)
+        assert (dict(recipe.label_map), recipe.sessions) == (dict(benchmark.label_map), benchmark.sessions)
+
+
+def test_the_table_grows_run_by_run(tmp_path: Path) -> None:
+    store, table = tmp_path / "reproduction.json", tmp_path / "REPRODUCTION.md"
+    where = ["--store", str(store), "--table", str(table)]
+    first = make_run(tmp_path / "a", row("lightsernet-3s-ce", "emodb"), [0.9] * 10, corpus="emodb")
+    second = make_run(tmp_path / "b", row("sepconv-n4-wce", "emodb"), [0.8] * 9, corpus="emodb", shared=True)
+    assert reproduction.main([str(first), *where]) == 0
+    assert reproduction.main([str(second), *where]) == 0
+    assert len(json.loads(store.read_text(encoding="utf-8"))) == 2
+    text = table.read_text(encoding="utf-8")
+    assert re.search(r"\| lightsernet-3s-ce \|.*WA 90\.0, F1 .*\(10 folds\)", text)
+    assert re.search(r"\| sepconv-n4-wce \|.*WA 80\.0, F1 .*\(9 folds\)", text)
+
+
+def test_the_shipped_table_is_the_one_that_the_tool_writes() -> None:
+    stored = [Measurement(**one) for one in json.loads(reproduction.STORE.read_text(encoding="utf-8"))]
+    assert reproduction.TABLE.read_text(encoding="utf-8") == reproduction.write_table(stored)
