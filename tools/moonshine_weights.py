@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 from safetensors.torch import save_file
 
 from streamser.nets.moonshine import Encoder
+from streamser.ort import onnxruntime
 
 MEMBER = "moonshine_voice/assets/tiny-en/encoder_model.ort"
 LAYERS = 6

@@ -154,7 +154,7 @@ def _sound(seconds: float) -> Samples:
 
 
 def _machine() -> dict[str, Any]:
-    import onnxruntime
+    from streamser.ort import onnxruntime
 
     return {
         "system": f"{platform.system()} {platform.machine()}",

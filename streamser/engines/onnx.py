@@ -9,13 +9,13 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from streamser.bundle import Bundle
 from streamser.engines import MOST_THREADS, Counters, check_frames, check_length
 from streamser.engines.steps import StepEngine, open_steps
 from streamser.errors import BundleError, EngineError
 from streamser.features import Frames, silent_frame
+from streamser.ort import onnxruntime
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.numpy_helper
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from streamser.errors import BundleError
 from streamser.features import FeatureConfig, Frames, from_log_mel
 from streamser.nets.layers import SerNet
 from streamser.onnxgraph import check_graph
+from streamser.ort import onnxruntime
 
 OPSET = 17
 _LONG = 1024  # values below which half the size is not worth a node

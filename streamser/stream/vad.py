@@ -184,7 +184,7 @@ def _silero_session() -> Any:
     spec = importlib.util.find_spec("silero_vad")  # finds the package without running it: it would import torch
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError("the VAD engine 'silero'", "silero")
-    import onnxruntime  # half the start-up time of a stream that does not use it
+    from streamser.ort import onnxruntime  # half the start-up time of a stream that does not use it
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
