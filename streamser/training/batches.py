@@ -6,7 +6,6 @@ batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,12 +17,11 @@ from torch import Tensor
 from streamser.corpora.clips import Clip
 from streamser.features import TRIM_BESIDE_S, FeatureConfig, Frames, dct_matrix, trimmed, window_starts
 from streamser.training.featureaugment import FeatureAugment
+from streamser.training.featurechanges import NEPER_PER_DB, BatchShape, Scale, make_changes
 from streamser.training.store import Levels, LevelStore
 
 # A frame's strongest band this far below the clip's loud frames is a pause or the room, not the voice.
 _SPOKEN_DB = 35.0
-
-_NEPER_PER_DB = math.log(10.0) / 10.0  # of power
 
 
 class BatchMaker:
@@ -37,18 +35,18 @@ class BatchMaker:
         self.train_frames = train_frames or features.window_frames
         self.features = features
         self.augment = augment
-        # log units per dB: the augmentation thinks in dB whatever the front end's logarithm is
-        self._per_db = 1.0 if features.log == "db" else _NEPER_PER_DB
         self._dct = torch.from_numpy(dct_matrix(features)) if features.mfcc else None
         self._mean = torch.tensor(features.mean, dtype=torch.float32) if features.scale == "standard" else None
         self._std = torch.tensor(features.std, dtype=torch.float32) if features.scale == "standard" else None
         level = 10 * np.log10(features.floor) - 10 * np.log10(max(features.reference, features.floor))
-        self._floor = float(level) * self._per_db
+        per_db = 1.0 if features.log == "db" else NEPER_PER_DB
+        self._scale = Scale(per_db, float(level) * per_db, features.hop_s)
+        self._changes = make_changes(augment)
 
     def draw(self, clips: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """One augmented window of each clip, (B, T, bins)."""
         levels = torch.from_numpy(np.stack([self._window(int(clip), rng) for clip in clips]))
-        return self.finish(self.colour(levels, rng) if self.features.kind == "mel" else levels)
+        return self.finish(self.augmented(levels, rng) if self.features.kind == "mel" else levels)
 
     @property
     def fixed(self) -> bool:
@@ -110,7 +108,7 @@ class BatchMaker:
     def _spoken(self, frames: Levels, below_db: float = _SPOKEN_DB, beside: int = 0) -> slice:
         """From the first to the last frame that is loud beside the clip's loudest ones."""
         level = self._loudness(frames)
-        loud = np.flatnonzero(level >= np.quantile(level, 0.95) - below_db * self._per_db)
+        loud = np.flatnonzero(level >= np.quantile(level, 0.95) - below_db * self._scale.per_db)
         return slice(max(0, int(loud[0]) - beside), int(loud[-1]) + 1 + beside)
 
     def _loudness(self, frames: Levels) -> NDArray[np.float32]:
@@ -118,7 +116,7 @@ class BatchMaker:
         values = frames.astype(np.float32)
         if self.features.kind == "mel":
             return np.asarray(values.max(axis=1), np.float32)
-        return np.asarray(10 * self._per_db * np.log10(np.square(values).mean(axis=1) + 1e-10), np.float32)
+        return np.asarray(10 * self._scale.per_db * np.log10(np.square(values).mean(axis=1) + 1e-10), np.float32)
 
     def _with_pause(self, frames: Levels, rng: np.random.Generator) -> Levels:
         """A shorter piece with the clip's own quietest frames before and after it, as long as a training piece."""
@@ -138,86 +136,15 @@ class BatchMaker:
             return values[:length]
         if self.features.short == "tile":
             return np.take(values, np.arange(length) % len(values), axis=0)
-        silence = self._floor if self.features.kind == "mel" else 0.0
+        silence = self._scale.floor if self.features.kind == "mel" else 0.0
         return np.pad(values, ((0, length - len(values)), (0, 0)), constant_values=silence)
 
-    def colour(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
-        """Level, tilt, noise floor, vocal-tract warp and masks on (B, T, mels) log-mel."""
-        a, per_db = self.augment, self._per_db
-        batch, frames, mels = levels.shape
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.from_numpy(rng.uniform(-1.0, 1.0, shape).astype(np.float32))
-
-        if a.shift_mels:
-            levels = _warp(levels, uniform(batch) * a.shift_mels)
-        if a.channel_swap:
-            chosen = torch.from_numpy(rng.random(batch) < a.channel_swap).float()
-            strength = chosen * torch.from_numpy(rng.uniform(0.5, 1.0, batch).astype(np.float32))
-            mean = levels.mean(dim=1)  # (B, mels)
-            other = mean[torch.from_numpy(rng.permutation(batch))]
-            levels = levels + (strength[:, None] * (other - mean))[:, None, :]
-        if a.level_db != (0.0, 0.0):
-            wanted = torch.from_numpy(rng.uniform(*a.level_db, batch).astype(np.float32))
-            levels = levels + ((wanted - self._mean_db(levels)) * per_db)[:, None, None]
-        knots = torch.linspace(0, 1, mels)
-        if a.room_probability:
-            chosen = torch.from_numpy(rng.random(batch) < a.room_probability)
-            rt60_s = torch.from_numpy(rng.uniform(*a.room_rt60_s, batch).astype(np.float32))
-            direct_db = torch.from_numpy(rng.uniform(*a.room_direct_db, batch).astype(np.float32))
-            shorter = 1 - 0.5 * torch.from_numpy(rng.random(batch).astype(np.float32))[:, None] * knots
-            decay = 10 ** (-6 * self.features.hop_s / (rt60_s[:, None] * shorter))  # (B, mels), of power, a frame
-            levels = torch.where(chosen[:, None, None], self._ringing(levels, decay, direct_db), levels)
-        if a.noise_probability:
-            chosen = torch.from_numpy(rng.random(batch) < a.noise_probability)
-            low, high = a.noise_snr_db
-            snr_db = torch.from_numpy(rng.uniform(low, high, batch).astype(np.float32))
-            colour = 12.0 * _smooth(uniform(batch, 4), knots) * per_db
-            floor = (self._mean_db(levels) - snr_db)[:, None, None] * per_db + colour[:, None, :]
-            grain = torch.from_numpy(rng.standard_exponential((batch, frames, mels)).astype(np.float32))
-            noise = floor + (10 * torch.log10(0.3 + 0.7 * grain)) * per_db
-            mixed = (
-                torch.logaddexp(levels / per_db * _NEPER_PER_DB, noise / per_db * _NEPER_PER_DB)
-                / _NEPER_PER_DB
-                * per_db
-            )
-            levels = torch.where(chosen[:, None, None], mixed, levels)
-        if a.tilt_db:
-            levels = levels + (a.tilt_db * _smooth(uniform(batch, 4), knots) * per_db)[:, None, :]
-        if a.gain_db:
-            levels = levels + (a.gain_db * uniform(batch) * per_db)[:, None, None]
-        levels = levels.clamp_min(self._floor)
-        if a.mask_mels or a.mask_frames:
-            mean = levels.mean(dim=(1, 2), keepdim=True)
-            mask = torch.zeros(batch, frames, mels, dtype=torch.bool)
-            for row in range(batch):
-                if a.mask_mels:
-                    width = int(rng.integers(0, a.mask_mels + 1))
-                    first = int(rng.integers(0, mels - width + 1))
-                    mask[row, :, first : first + width] = True
-                if a.mask_frames:
-                    width = int(rng.integers(0, min(a.mask_frames, frames) + 1))
-                    first = int(rng.integers(0, frames - width + 1))
-                    mask[row, first : first + width] = True
-            levels = torch.where(mask, mean, levels)
-        return levels
-
-    def _ringing(self, levels: Tensor, decay: Tensor, direct_db: Tensor) -> Tensor:
-        """The levels with an exponential tail after every frame, all of it `direct_db` weaker than the sound itself."""
-        power = torch.exp(levels * (_NEPER_PER_DB / self._per_db))
-        share = (10 ** (-direct_db / 10))[:, None] * (1 - decay)
-        tail = torch.zeros_like(power[:, 0])
-        tails = []
-        for frame in power.unbind(dim=1):
-            tails.append(tail)
-            tail = decay * tail + share * frame
-        whole = power + torch.stack(tails, dim=1)
-        return torch.log(whole.clamp_min(1e-30)) * (self._per_db / _NEPER_PER_DB)
-
-    def _mean_db(self, levels: Tensor) -> Tensor:
-        """Mean mel power of each clip in dB, (B, T, mels) -> (B,)."""
-        nepers = levels.flatten(1) / self._per_db * _NEPER_PER_DB
-        return (torch.logsumexp(nepers, dim=1) - math.log(nepers.shape[1])) / _NEPER_PER_DB
+    def augmented(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
+        """Change (B, T, mels) log-mel by every augmentation in turn."""
+        shape = BatchShape(*levels.shape)
+        for change in self._changes:
+            levels = change.apply(levels, change.draw(rng, shape), self._scale)
+        return levels.clamp_min(self._scale.floor)
 
     def finish(self, levels: Tensor) -> Tensor:
         """Log-mel to the net's input, as `features.from_log_mel` does it; samples are it."""
@@ -249,24 +176,6 @@ class BatchMaker:
             np.stack([self._fit(frames[start:], self.features.window_frames) for start in starts])
         )
         return self.finish(windows)
-
-
-def _smooth(values: Tensor, knots: Tensor) -> Tensor:
-    """Piecewise-linear curves through (B, k) random values, spread over the mel axis, (B, mels)."""
-    place = knots * (values.shape[1] - 1)
-    left = place.floor().long().clamp_max(values.shape[1] - 2)
-    part = place - left
-    return values[:, left] * (1 - part) + values[:, left + 1] * part
-
-
-def _warp(levels: Tensor, shift: Tensor) -> Tensor:
-    """Stretch the mel axis of each clip by 1 + shift, by linear interpolation."""
-    mels = levels.shape[2]
-    place = (torch.arange(mels) * (1 + shift[:, None])).clamp(0, mels - 1)  # (B, mels)
-    left = place.floor().long().clamp_max(mels - 2)
-    part = (place - left)[:, None, :]
-    index = left[:, None, :].expand(-1, levels.shape[1], -1)
-    return levels.gather(2, index) * (1 - part) + levels.gather(2, index + 1) * part
 
 
 def sampling_weights(clips: Sequence[Clip], balance: Sequence[str]) -> NDArray[np.float64]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig
@@ -48,10 +50,14 @@ class FeatureAugment:
     crop_probability: float = 0.0
     """Share of clips cut to a random shorter piece (from `crop_min_s`), as a partial hears them."""
     crop_min_s: float = 0.6
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Changes of your own with their settings, by their name in `streamser.training.featurechanges.FEATURE_CHANGES`."""
 
     def check(self, features: FeatureConfig) -> None:
         """ConfigError for what cannot be drawn for frames of this kind."""
-        asked = [f.name for f in fields(self) if getattr(self, f.name) != f.default and f.name not in _OF_TIME]
+        plain = FeatureAugment()
+        asked = [f.name for f in fields(self) if getattr(self, f.name) != getattr(plain, f.name)]
+        asked = [name for name in asked if name not in _OF_TIME]
         if features.kind == "samples" and asked:
             raise ConfigError(
                 f"feature_augment: {', '.join(asked)} change log-mel, but this net hears samples: see `augment`"

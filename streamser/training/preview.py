@@ -126,6 +126,8 @@ def _alone(drawn: FeatureAugment) -> dict[str, tuple[FeatureAugment, str]]:
             part = replace(plain, **values)
             far = {key: value for key, value in values.items() if not key.endswith(("_probability", "_swap"))}
             found[name] = (part, ", ".join(f"{key} {value}" for key, value in far.items()))
+    for name, settings in drawn.changes.items():
+        found[f"drawn-{name}"] = (replace(plain, changes={name: settings}), str(dict(settings)))
     return found
 
 
@@ -164,7 +166,7 @@ def _in_bands(windows: Sounds, augment: FeatureAugment, features: FeatureConfig,
     levels = np.stack([extract(window, plain) for window in windows])
     empty = np.zeros((1, 0), np.int64)
     maker = BatchMaker(LevelStore(levels[:, :0, 0], empty, empty), plain, augment)
-    after = maker.colour(torch.from_numpy(levels.astype(np.float32)), rng).numpy()
+    after = maker.augmented(torch.from_numpy(levels.astype(np.float32)), rng).numpy()
     per_db = 1.0 if plain.log == "db" else np.log(10.0) / 10.0
     # A piece of the spectrum is longer than a frame: what raises a pause must not raise the word beside it too.
     rise = np.minimum(after - levels, _loudest_near(after, plain) - _loudest_near(levels, plain))

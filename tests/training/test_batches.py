@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from streamser.features import FeatureConfig, cut_window, extract, trimmed, wind
 from streamser.training.augment import AugmentConfig
 from streamser.training.batches import BatchMaker, sampling_weights
 from streamser.training.featureaugment import FeatureAugment
+from streamser.training.featurechanges import FEATURE_CHANGES, BatchShape, Scale
+from streamser.training.recipe import recipe_from
 from streamser.training.store import LevelStore, build_store, level_config, standard_of
 
 FEATURES = FeatureConfig(n_mels=32, mfcc=20, length_s=1.0, stride_s=0.5, floor=1e-8)
@@ -133,6 +135,44 @@ def test_each_feature_augmentation_alone_changes_the_batch(store: LevelStore, se
     assert changed.shape == plain.shape
     assert not torch.allclose(plain, changed, atol=0.5)
     assert bool(torch.isfinite(changed).all())
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Set every `every`-th mel band to the floor, for a share of the clips."""
+
+    probability: float
+    every: int = 2
+
+    def draw(self, rng: np.random.Generator, shape: BatchShape) -> torch.Tensor:
+        return torch.from_numpy(rng.random(shape.clips) < self.probability)
+
+    def apply(self, levels: torch.Tensor, drawn: torch.Tensor, scale: Scale) -> torch.Tensor:
+        dropped = levels.clone()
+        dropped[:, :, :: self.every] = scale.floor
+        return torch.where(drawn[:, None, None], dropped, levels)
+
+
+def test_a_feature_augmentation_is_added_from_outside_by_one_row(
+    store: LevelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FEATURE_CHANGES, "drop", Drop)
+    features = replace(FEATURES, mfcc=0)
+
+    def drawn(**settings: object) -> torch.Tensor:
+        recipe = recipe_from({"name": "x", "variant": "lightsernet", "feature_augment": {"changes": settings}})
+        return BatchMaker(store, features, recipe.feature_augment).draw(np.array([0, 5]), np.random.default_rng(3))
+
+    plain, changed = drawn(), drawn(drop={"probability": 1, "every": 4})
+    assert (changed[:, :, ::4] == changed.min()).all()
+    assert torch.equal(plain[:, :, 1::4], changed[:, :, 1::4])
+    for settings, words in (
+        ({"dorp": {}}, r"feature_augment.changes.dorp: there is no such change; did you mean 'drop'\?"),
+        ({"drop": {"probabilty": 1}}, "did you mean 'feature_augment.changes.drop.probability'"),
+        ({"drop": {"probability": "often"}}, "drop.probability: is a number, not 'often'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            drawn(**settings)
 
 
 def test_a_room_rings_on_after_a_sound_as_its_time_and_its_distance_say() -> None:
