@@ -91,6 +91,7 @@ class DeviceStreams:
             self._states = self._net.stream_states(streams + 1, self._device)
             self._fresh = self._net.stream_states(1, self._device)
         self.chunks = self._net.stream_chunks
+        self._pool: Any = None
         self._graphs: dict[tuple[int, int], tuple[Any, _Buffers]] = {}
         self._hosts: dict[tuple[int, int], list[_Buffers]] = {}
 
@@ -187,7 +188,9 @@ class DeviceStreams:
                     self._step(slots, sound)
             torch.cuda.current_stream(self._device).wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # One pool for all: no two graphs run at once, and outputs are downloaded before the next one runs.
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            with torch.cuda.graph(graph, pool=self._pool):
                 logits, embedding = self._step(slots, sound)
             self._graphs[key] = (graph, _Buffers(slots, sound, logits, embedding))
         return self._graphs[key]
