@@ -31,7 +31,8 @@ BROUGHT = {
 # Blocks that need a server of their own run in the tests of that server.
 RUN_ELSEWHERE = {
     "session.ws_connect": "tests/server/test_protocol_docs.py",
-    "AsyncClient": "tests/integrations/test_wyoming.py",
+    "import AsyncClient": "tests/integrations/test_wyoming.py",
+    "streamser.Client": "tests/server/test_python_client.py",
 }
 
 

@@ -51,7 +51,8 @@ const usedNames = new Set();
 async function checkHealth() {
   try {
     health = await client.health();
-    if ($("link").dataset.state === "lost") setLink("idle", "ready");
+    if (!source && health.problems?.length) setLink("lost", health.problems[0]);
+    else if ($("link").dataset.state === "lost") setLink("idle", "ready");
   } catch {
     health = null;
     if (!source) setLink("lost", "server not reachable");

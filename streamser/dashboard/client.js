@@ -50,9 +50,9 @@ export class Client {
     this.WebSocket = options.WebSocket ?? globalThis.WebSocket;
   }
 
-  /** Whether the server is up, and whether it records. */
-  health() {
-    return this.#json("/healthz");
+  /** How the server is, and whether it records; it answers also when it cannot do its work. */
+  async health() {
+    return (await this.#fetch("/healthz", {}, [503])).json();
   }
 
   /** The checkpoint that answers unless another is named, and all that can be named. */
@@ -121,12 +121,12 @@ export class Client {
   }
 
   /** @returns {Promise<Response>} */
-  async #fetch(path, /** @type {RequestInit} */ options = {}) {
+  async #fetch(path, /** @type {RequestInit} */ options = {}, /** @type {number[]} */ accept = []) {
     const headers = { ...options.headers, ...(this.token && { Authorization: `Bearer ${this.token}` }) };
     const answer = await fetch(this.base + path, { ...options, headers }).catch(() => {
       throw new ServerError("No answer from the server. Is streamser still running?");
     });
-    if (answer.ok) return answer;
+    if (answer.ok || accept.includes(answer.status)) return answer;
     const { error } = await answer.json().catch(() => ({ error: null }));
     throw new ServerError(error?.message ?? `the server answered ${answer.status} to ${path}`, error?.code, answer.status);
   }

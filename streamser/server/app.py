@@ -6,11 +6,9 @@ import asyncio
 import errno
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from streamser.errors import BundleError, ConfigError, MissingExtraError
+from streamser.errors import ConfigError, MissingExtraError
 
 try:
     from aiohttp import web
@@ -18,12 +16,12 @@ try:
 except ImportError as error:
     raise MissingExtraError("streamser serve", "serve") from error
 
-from streamser.bundle import find_models, load_bundle
 from streamser.events import EVENT_VERSION
 from streamser.handles import ACCEPTED_AT_ONCE, affordable_connections, widen_backlog
 from streamser.recognizer import Recognizer
-from streamser.server import pages
+from streamser.server import pages, sample
 from streamser.server.bodies import Bodies
+from streamser.server.checkpoints import catalogue
 from streamser.server.connections import ConnectionLimit
 from streamser.server.export import Exporter
 from streamser.server.hub import Hub
@@ -172,6 +170,7 @@ class Server:
             web.post("/v1/label", Labeller(self._hub, bodies).answer),
             web.post("/v1/export", Exporter(bodies).answer),
             web.get("/v1/models", self._models),
+            web.get("/v1/sample", sample.answer),
             web.get("/healthz", self._health),
             web.get("/livez", self._live),
             web.get("/metrics", self._metrics),
@@ -199,6 +198,8 @@ class Server:
         except Refusal as refused:  # by what sockets and requests share
             self._hub.metrics.count("streamser_refusals_total", reason=refused.code)
             status = 503 if refused.close_code in (CLOSE_GOING_AWAY, CLOSE_TRY_LATER) else 500
+            if 4400 <= refused.close_code < 4500:  # these mirror the HTTP status of the same meaning
+                status = refused.close_code - 4000
             response = HttpRefusal(status, refused.code, str(refused)).response()
         except web.HTTPException as answer:
             response = HttpRefusal(
@@ -258,9 +259,7 @@ class Server:
             "engine": metrics.get("engine"),
             "device": metrics.get("device"),
         }
-        return web.json_response(
-            {"v": EVENT_VERSION, "current": current, "models": await asyncio.to_thread(_catalogue)}
-        )
+        return web.json_response({"v": EVENT_VERSION, "current": current, "models": await asyncio.to_thread(catalogue)})
 
     async def _health(self, _: web.Request) -> web.Response:
         """Whether the server can do its work, status 503 where it cannot; and whether sound is stored."""
@@ -307,19 +306,6 @@ def _http_logger() -> logging.Logger:
     if not http.filters:
         http.addFilter(_Quiet())
     return http
-
-
-def _catalogue() -> list[dict[str, Any]]:
-    """Every checkpoint that can be named; a damaged one is listed as that."""
-    return [_listed(name, path) for name, path in find_models().items()]
-
-
-def _listed(name: str, path: Path) -> dict[str, Any]:
-    try:
-        bundle = load_bundle(path, verify=False)
-    except BundleError as error:
-        return {"name": name, "error": str(error)}
-    return {"name": name, "labels": list(bundle.labels), "licence": bundle.licence}
 
 
 def _hint(request: web.Request, answer: web.HTTPException) -> str:

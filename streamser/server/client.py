@@ -27,6 +27,7 @@ from streamser.server.receivequeue import ReceiveQueue
 from streamser.server.sender import Sender
 from streamser.server.sound import SoundStream
 from streamser.stream.wavfile import RecordingError
+from streamser.stream.worker import InferenceWorker
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class StreamClient:
         sender: Sender,
         hello: Hello,
         hub: Hub,
+        worker: InferenceWorker,
     ) -> None:
         self._ws = ws
         self._sender = sender
@@ -62,6 +64,7 @@ class StreamClient:
             channels=hello.channels,
             lossless=hello.lossless,
             partials=hello.partials,
+            worker=worker,
         )
         self._received = ReceiveQueue(hub.config.max_message_bytes)
         self._room = asyncio.Event()

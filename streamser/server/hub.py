@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,10 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from streamser.audio import SAMPLE_RATE
-from streamser.colors import color_of
 from streamser.errors import StreamserError
 from streamser.events import EVENT_VERSION, EmotionEvent, Event, StreamEnded
 from streamser.recognizer import Recognizer
+from streamser.server.checkpoints import Checkpoints, describe
 from streamser.server.metrics import Metrics
 from streamser.server.options import ServerConfig
 from streamser.server.protocol import CLOSE_GOING_AWAY, CLOSE_INTERNAL, CLOSE_TRY_LATER, Refusal, without_paths
@@ -56,7 +57,8 @@ class Hub:
         self.metrics = Metrics()
         self.senders: set[Sender] = set()
         """Of every WebSocket that is open."""
-        self.worker = InferenceWorker(recognizer, stream.pipeline)
+        self.checkpoints = Checkpoints(recognizer, stream.pipeline)
+        self.worker = self.checkpoints.own
         self.sound_threads = ThreadPoolExecutor(_SOUND_THREADS, "streamser-sound")
         self._stream = stream
         self._recordings = RecordingFolder(config.record) if config.record else None
@@ -97,17 +99,10 @@ class Hub:
         except PackageNotFoundError:  # run from a source tree that was never installed
             return "unknown"
 
-    def describe(self) -> dict[str, Any]:
-        """What every client is told of the model; the colours are those of the terminal and the pictures."""
-        bundle = self.recognizer.bundle
-        return {
-            "v": EVENT_VERSION,
-            "model": bundle.name,
-            "labels": list(bundle.labels),
-            "colours": {label: color_of(label) for label in bundle.labels},
-            "threshold": round(self.recognizer.threshold, 4),
-            "recording": self.is_recording,
-        }
+    def describe(self, worker: InferenceWorker | None = None) -> dict[str, Any]:
+        """What every client is told of the checkpoint that answers it."""
+        recognizer = (worker or self.worker).recognizer
+        return {"v": EVENT_VERSION, **describe(recognizer), "recording": self.is_recording}
 
     def open_stream(
         self,
@@ -118,6 +113,7 @@ class Hub:
         channels: int = 1,
         lossless: bool = False,
         partials: bool = True,
+        worker: InferenceWorker | None = None,
     ) -> SoundStream:
         """A new stream; `on_event` hears its events on the event loop, StreamEnded last."""
         name = self._free_name(name)
@@ -141,7 +137,7 @@ class Hub:
             raise self.refusal_of(error, name) from error
         self._names.add(name)
         return SoundStream(
-            self.worker,
+            worker or self.worker,
             deliver,
             self._stream,
             name,
@@ -169,12 +165,14 @@ class Hub:
 
     def gauges(self) -> dict[str, float]:
         """What the metrics show as it is now."""
-        worker = self.worker.metrics()
+        worker: Counter[str] = Counter()
+        for each in self.checkpoints.workers:
+            worker.update({name: value for name, value in each.metrics().items() if name in _WORKER_NAMES})
         return {
             "streamser_clients": len(self.senders),
             "streamser_recording": self.is_recording,
             "streamser_up_seconds": round(self.uptime_s, 1),
-            **{_WORKER_NAMES[name]: value for name, value in worker.items() if name in _WORKER_NAMES},
+            **{_WORKER_NAMES[name]: value for name, value in worker.items()},
         }
 
     def refusal_of(self, error: Exception, stream: str) -> Refusal:
@@ -205,7 +203,7 @@ class Hub:
     async def close(self) -> None:
         """Stop the threads; what was not computed by now is given up."""
         self.sound_threads.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self.worker.close, 0.3)
+        await self.checkpoints.close(0.3)
 
 
 def going_away() -> Refusal:

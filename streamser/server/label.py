@@ -21,6 +21,7 @@ from streamser.server.protocol import MAX_CHANNELS, MAX_STREAM_NAME, SAMPLE_RATE
 from streamser.server.refusals import HttpRefusal
 from streamser.server.sound import SoundFile, SoundStream
 from streamser.stream.wavfile import RecordingError
+from streamser.stream.worker import InferenceWorker
 
 _AT_ONCE = 2  # files judged at the same time: more would only take longer each, and more memory
 _ABSURD_S = 10 * 86_400  # a header that says more lies; encoders that stream do not know the length
@@ -37,7 +38,8 @@ class Labeller:
 
     async def answer(self, request: web.Request) -> web.Response:
         """The handler."""
-        name, partials = _wishes(request)
+        name, partials, model = _wishes(request)
+        worker = await self._hub.checkpoints.worker(model)
         receiving = self._bodies.receive(request)
         if self._hub.draining:
             raise going_away()
@@ -50,11 +52,13 @@ class Labeller:
                     raise HttpRefusal(400, "empty", "the body holds no file; try: curl --data-binary @talk.wav URL")
                 file = await self._on_thread(_file_of, request, bytes(body))
                 async with self._turn:
-                    return web.json_response(await self._label(request, file, name, partials))
+                    return web.json_response(await self._label(request, file, name, partials, worker))
         finally:
             self._hub.files -= 1
 
-    async def _label(self, request: web.Request, body: bytes, name: str, partials: bool) -> dict[str, Any]:
+    async def _label(
+        self, request: web.Request, body: bytes, name: str, partials: bool, worker: InferenceWorker
+    ) -> dict[str, Any]:
         began_s = time.perf_counter()
         file = await self._on_thread(self._open, body)
         events: list[Event] = []
@@ -67,7 +71,9 @@ class Labeller:
                 over.set()
 
         room = asyncio.Event()
-        stream = self._hub.open_stream(take, name, sample_rate=file.sample_rate, lossless=True, partials=partials)
+        stream = self._hub.open_stream(
+            take, name, sample_rate=file.sample_rate, lossless=True, partials=partials, worker=worker
+        )
         error: str | None = "the request was given up"
         try:
             await self._feed(request, stream, file.pieces(), room)
@@ -90,7 +96,7 @@ class Labeller:
         told = [event.to_dict() for event in events if partials or not _is_partial(event)]
         finals = [event for event in told if event["type"] == "emotion" and event["final"]]
         return {
-            **self._hub.describe(),
+            **self._hub.describe(worker),
             "stream": stream.name,
             "duration_s": told[-1]["end_s"],
             "elapsed_s": round(time.perf_counter() - began_s, 3),
@@ -138,16 +144,18 @@ class Labeller:
         return await asyncio.get_running_loop().run_in_executor(self._hub.sound_threads, partial(work, *args))
 
 
-def _wishes(request: web.Request) -> tuple[str, bool]:
-    """The stream's name, and whether partial results are wanted."""
+def _wishes(request: web.Request) -> tuple[str, bool, str | None]:
+    """The stream's name, whether partial results are wanted, and the checkpoint if one is named."""
     name, partials = request.query.get("stream", "file"), request.query.get("partials", "false").lower()
     try:
         check_name(name)
+        if (model := request.query.get("model")) is not None:
+            check_name(model, "model")
     except Refusal as refusal:
         raise HttpRefusal(400, refusal.code, str(refusal)) from refusal
     if partials not in ("true", "false", "1", "0"):
         raise HttpRefusal(400, "bad_query", f"partials is true or false, not {partials!r:.{MAX_STREAM_NAME}}")
-    return name, partials in ("true", "1")
+    return name, partials in ("true", "1"), model
 
 
 def _file_of(request: web.Request, body: bytes) -> bytes:

@@ -75,6 +75,8 @@ class Hello:
     """For files: compute every partial result, and take sound no faster than that; live sound skips stale ones."""
     status_ms: int = 1000
     """Shortest time between two status messages; 0 sends none."""
+    model: str | None = None
+    """Name of an installed checkpoint; None is the server's own."""
     token: str | None = None
 
 
@@ -111,10 +113,10 @@ def _boolean(words: Mapping[str, Any], name: str, default: bool) -> bool:
     return value
 
 
-def check_name(name: object) -> None:
-    """Refuse what cannot be a stream's name."""
+def check_name(name: object, what: str = "stream") -> None:
+    """Refuse what cannot be the name of a stream or a checkpoint."""
     if not (isinstance(name, str) and len(name) <= MAX_STREAM_NAME and name.isprintable() and name.strip()):
-        raise Refusal("bad_name", f"stream is a name of 1 to {MAX_STREAM_NAME} printable characters, not {name!r:.80}")
+        raise Refusal("bad_name", f"{what} is a name of 1 to {MAX_STREAM_NAME} printable characters, not {name!r:.80}")
 
 
 def parse_hello(text: str, *, sound: bool = True) -> Hello:
@@ -148,11 +150,14 @@ def parse_hello(text: str, *, sound: bool = True) -> Hello:
     stream = words.get("stream")
     if stream is not None:
         check_name(stream)
+    if (model := words.get("model")) is not None:
+        check_name(model, "model")
     status_ms = words.get("status_ms", 1000)
     return Hello(
         sample_rate=_integer(words["sample_rate"], "sample_rate", *SAMPLE_RATES_HZ, "sample_rate"),
         channels=_integer(words.get("channels", 1), "channels", 1, MAX_CHANNELS, "channels"),
         stream=stream,
+        model=model,
         partials=_boolean(words, "partials", True),
         lossless=_boolean(words, "lossless", False),
         status_ms=0 if status_ms == 0 else _integer(status_ms, "status_ms (or 0)", *STATUS_MS, "bad_hello"),
@@ -172,7 +177,7 @@ def hello_of_query(query: Mapping[str, str]) -> str | None:
 
 
 def _query_value(name: str, text: str) -> object:
-    if name in ("stream", "token", "format"):
+    if name in ("stream", "model", "token", "format"):
         return text
     try:
         return json.loads(text)

@@ -113,10 +113,11 @@ class Sockets:
         return message.data if message.type is WSMsgType.TEXT else None
 
     async def _serve(self, ws: web.WebSocketResponse, sender: Sender, hello: Hello) -> None:
-        client = StreamClient(ws, sender, hello, self._hub)
+        worker = await self._hub.checkpoints.worker(hello.model)
+        client = StreamClient(ws, sender, hello, self._hub, worker)
         sender.say(
             {
-                **self._hub.describe(),
+                **self._hub.describe(worker),
                 "type": "ready",
                 "stream": client.name,
                 "sample_rate": hello.sample_rate,

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 from browsing import Page, browsing, needs_browser
-from running import Running
+from running import Running, running
 
 from streamser.audio import read_audio
 from streamser.corpora.reader import read_corpus
+from streamser.samples import find_samples
 
 pytestmark = needs_browser
 
@@ -216,3 +217,55 @@ def test_an_hour_stays_light(serve: Running, talk: Path, tmp_path: Path) -> None
         page.press("k")
         page.until(lambda: page.text("#detail-what").startswith("0:03.0"))
         page.until(lambda: page.find("#rows tr.selected").is_displayed())
+
+
+def test_two_checkpoints_answer_side_by_side_and_another_can_be_chosen(talk: Path, tmp_path: Path) -> None:
+    with running(Path("moonshine")) as server, browsing(server.url, talk, tmp_path) as page:
+        assert page.find("#models").is_displayed()
+        names = page.do("return [...document.getElementById('second').options].map((option) => option.value)")
+        assert {"", "moonshine", "lightsernet", "lightsernet-emodb"} <= set(names)
+        page.do("document.getElementById('second').value = 'lightsernet-emodb'")
+        page.show_file(talk)
+        second = [cell.text for cell in page.driver.find_elements("css selector", "td.second")]
+        assert len(second) == 2
+        assert all(second)
+        page.until(lambda: page.text("#verdict-second").startswith("lightsernet-emodb: "))
+        assert "the two checkpoints gave the same label" in page.text("#summary")
+        assert page.axe() == []
+        page.find("#clear").click()
+        page.do("document.getElementById('second').value = ''")
+        page.do("document.getElementById('checkpoint').value = 'lightsernet-emodb'")
+        page.show_file(talk)
+        assert len(page.driver.find_elements("css selector", "#bars li")) == 7
+        page.do("document.getElementById('checkpoint').value = 'moonshine'")
+        page.do("document.getElementById('second').value = 'lightsernet'")
+        page.do("document.querySelector('input[value=browser]').click()")
+        page.press("s")  # the browser's microphone goes to both
+        page.until(lambda: page.text("#main") == "Stop listening")
+        page.until(lambda: len(page.rows()) == 4)
+        page.press("s")
+        page.until(lambda: page.text("#main") == "Start listening")
+        assert all(cell.text for cell in page.driver.find_elements("css selector", "td.second")[:2])
+        assert len(page.driver.find_elements("css selector", "#bars li")) == 4
+
+
+def test_the_sample_is_real_voices_and_needs_no_microphone(talk: Path, tmp_path: Path) -> None:
+    with running(Path("moonshine")) as server, browsing(server.url, talk, tmp_path) as page:
+        page.find("#sample").click()
+        page.until(lambda: page.find("#skip").is_displayed())
+        page.press("a")
+        page.until(lambda: page.text("#main") == "Open a sound file")
+        assert len(page.rows()) == len(find_samples())
+        assert page.complaints() == []
+
+
+def test_errors_name_the_file_and_never_an_object_of_the_server(serve: Running, talk: Path, tmp_path: Path) -> None:
+    rubbish = tmp_path / "rubbish.wav"
+    rubbish.write_bytes(b"RIFFxxxxWAVEno sound at all")
+    with browsing(serve.url, talk, tmp_path / "profile") as page:
+        page.find("#file").send_keys(str(rubbish))
+        page.until(lambda: page.find("#trouble").is_displayed())
+        assert page.text("#trouble-text").startswith("rubbish.wav: ")
+        assert "BytesIO" not in page.text("#trouble-text")
+        page.do("document.getElementById('export-csv').disabled = false; document.getElementById('export-csv').click()")
+        page.until(lambda: "The export failed: " in page.text("#trouble-text"))

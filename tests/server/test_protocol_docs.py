@@ -47,7 +47,8 @@ def test_every_refusal_that_the_server_can_give_is_in_the_document() -> None:
 
 
 def test_every_route_is_in_the_document() -> None:
-    for path in ("/ws/stream", "/ws/events", "/v1/label", "/v1/models", "/healthz", "/metrics"):
+    pages = ("/ws/stream", "/ws/events", "/v1/label", "/v1/export", "/v1/models", "/v1/sample", "/healthz", "/metrics")
+    for path in pages:
         assert f"{path}`" in TEXT
 
 
