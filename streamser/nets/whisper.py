@@ -1,0 +1,190 @@
+"""The lower layers of Whisper's encoder, frozen and chunk-causal, with a head for emotions.
+
+A. Radford, J. W. Kim, T. Xu, G. Brockman, C. McLeavey, I. Sutskever, "Robust speech recognition via large-scale weak
+supervision", 2022; the weights are those of tiny.en (MIT licence). Where we differ, and why: a stream computes each
+token once, so attention is bidirectional inside a chunk and causal between chunks, it looks back a bounded number of
+tokens, and the level and the log-mel clamp are those of the sound so far instead of the whole 30 s window. The
+convolutions look back only, which moves every token by 10 ms.
+
+`forward` takes whole utterances. `step` takes the next frames and a `State`. Both give the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamser.nets.layers import SerNet
+
+BINS = 80
+WIDTH = 384
+HEADS = 6
+FRAMES_PER_TOKEN = 2
+CHUNK_FRAMES = 26  # 260 ms: one hop of partial results
+# The first chunk ends with the third hop: no partial is due before, and a level needs some speech. Two frames fewer,
+# since the last analysis window reaches 15 ms past its hop.
+FIRST_FRAMES = 3 * CHUNK_FRAMES - 2
+CONTEXT_TOKENS = 200  # 4 s that a token may look back
+_SPAN = 8 * math.log(10)  # Whisper clamps log-mel at 80 dB below its maximum
+_LEVEL = -3.75  # ln of the mean mel power of speech at -26 dBFS (RMS 0.05), which every utterance is brought to
+
+
+class State(NamedTuple):
+    """What one utterance leaves for its next frames; zeros before the first."""
+
+    power: Tensor
+    """(B, 1), sum of the frames' mean mel power."""
+    peak: Tensor
+    """(B, 1), largest mel power."""
+    frames: Tensor
+    """(B, 1), how many there were."""
+    mel: Tensor
+    """(B, 2, BINS), the last frames, levelled."""
+    conv: Tensor
+    """(B, 1, WIDTH), the first convolution's last output."""
+    keys: Tensor
+    """(layers, B, CONTEXT_TOKENS, WIDTH)."""
+    values: Tensor
+    """(layers, B, CONTEXT_TOKENS, WIDTH)."""
+    mean: Tensor
+    """(layers, B, WIDTH), mean of each layer's tokens."""
+    scatter: Tensor
+    """(layers, B, WIDTH), sum of the squared differences from it."""
+
+    @classmethod
+    def begin(cls, batch: int, layers: int, device: torch.device | None = None) -> State:
+        """The state before an utterance's first frame."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=device)
+
+        return cls(
+            zeros(batch, 1), zeros(batch, 1), zeros(batch, 1), zeros(batch, 2, BINS), zeros(batch, 1, WIDTH),
+            zeros(layers, batch, CONTEXT_TOKENS, WIDTH), zeros(layers, batch, CONTEXT_TOKENS, WIDTH),
+            zeros(layers, batch, WIDTH), zeros(layers, batch, WIDTH),
+        )  # fmt: skip
+
+
+class _Layer(nn.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_attention = nn.LayerNorm(WIDTH)
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.out = nn.Linear(WIDTH, WIDTH)
+        self.before_mlp = nn.LayerNorm(WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+
+    def forward(self, x: Tensor, blocked: Tensor, keys: Tensor | None, values: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, T, W) after this layer, and all keys and values, those of the context first.
+
+        `blocked` (B or 1, T, context + T) is -inf where a token must not look, else 0.
+        """
+        query, key, value = self.qkv(self.before_attention(x)).chunk(3, dim=2)
+        if keys is not None and values is not None:
+            key, value = torch.cat([keys, key], dim=1), torch.cat([values, value], dim=1)
+        scores = _heads(query) @ _heads(key).transpose(2, 3) * (WIDTH // HEADS) ** -0.5
+        mixed = torch.softmax(scores + blocked.unsqueeze(1), dim=3) @ _heads(value)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.before_mlp(x)), key, value
+
+
+def _heads(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[0], -1, HEADS, WIDTH // HEADS).transpose(1, 2)  # (B, T, W) -> (B, heads, T, 64)
+
+
+def positions(index: Tensor) -> Tensor:
+    """Whisper's sinusoids for token indexes (...), (..., WIDTH)."""
+    rates = torch.exp(-math.log(10_000) / (WIDTH // 2 - 1) * torch.arange(WIDTH // 2, device=index.device))
+    angles = index.unsqueeze(-1) * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class Encoder(nn.Module):
+    """Log-mel frames (ln of mel power, 10 ms apart) to tokens 20 ms apart, layer by layer."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(BINS, WIDTH, 3)
+        self.conv2 = nn.Conv1d(WIDTH, WIDTH, 3, stride=FRAMES_PER_TOKEN)
+        self.layers = nn.ModuleList(_Layer() for _ in range(layers))
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        """(B, T, BINS) of whole utterances to each layer's tokens, (B, T // 2, WIDTH)."""
+        frames = frames[:, : frames.shape[1] // FRAMES_PER_TOKEN * FRAMES_PER_TOKEN]
+        ones = torch.ones_like(frames[0, :, 0])
+        number = ones.cumsum(0) - 1  # counted, not sized: a size would be frozen into an exported graph
+        chunk = torch.floor((number - FIRST_FRAMES) / CHUNK_FRAMES).clamp(min=-1)
+        end = torch.minimum(FIRST_FRAMES + (chunk + 1) * CHUNK_FRAMES, ones.sum())  # of each frame's chunk
+        last = (end - 1).long()
+        power = frames.exp().mean(dim=2).cumsum(dim=1)[:, last]
+        peak = frames.amax(dim=2).cummax(dim=1).values[:, last]
+        mel = _levelled(frames, power / end, peak)
+        first = F.gelu(self.conv1(F.pad(mel.transpose(1, 2), (2, 0))))
+        x = F.gelu(self.conv2(F.pad(first, (1, 0)))).transpose(1, 2)
+        token, of = number[::FRAMES_PER_TOKEN] / FRAMES_PER_TOKEN, chunk[::FRAMES_PER_TOKEN]
+        x = x + positions(token)
+        start = torch.where(of < 0, torch.zeros_like(of), (FIRST_FRAMES + of * CHUNK_FRAMES) / FRAMES_PER_TOKEN)
+        seen = (of[None, :] <= of[:, None]) & (token[None, :] >= start[:, None] - CONTEXT_TOKENS)
+        blocked = _blocked(seen)[None]
+        outputs = []
+        for layer in self.layers:
+            x, _, _ = layer(x, blocked, None, None)
+            outputs.append(x)
+        return outputs
+
+    def step(self, frames: Tensor, state: State) -> State:
+        """The state after one more chunk, (B, T, BINS) with T even: FIRST_FRAMES, then CHUNK_FRAMES, fewer at the end."""
+        ones = torch.ones_like(frames[0, :, 0])
+        before = state.frames / FRAMES_PER_TOKEN  # tokens, (B, 1)
+        count = state.frames + ones.sum()
+        power = state.power + frames.exp().mean(dim=2).sum(dim=1, keepdim=True)
+        loudest = frames.amax(dim=(1, 2))[:, None]
+        peak = torch.where(state.frames > 0, torch.maximum(state.peak, loudest), loudest)
+        mel = torch.cat([state.mel, _levelled(frames, power / count, peak)], dim=1)
+        first = F.gelu(self.conv1(mel.transpose(1, 2))).transpose(1, 2)
+        joined = torch.cat([state.conv, first], dim=1)
+        x = F.gelu(self.conv2(joined.transpose(1, 2))).transpose(1, 2)  # (B, n, WIDTH)
+        own = torch.ones_like(x[0, :, 0])
+        x = x + positions(before + own.cumsum(0) - 1)
+        slot = torch.arange(CONTEXT_TOKENS, dtype=x.dtype, device=x.device)
+        filled = slot[None, :] >= CONTEXT_TOKENS - before  # (B, CONTEXT_TOKENS)
+        blocked = _blocked(torch.cat([filled, own[None, :].expand(x.shape[0], -1) > 0], dim=1))[:, None, :]
+        total = before + own.sum()
+        keys, values, means, scatters = [], [], [], []
+        for index, layer in enumerate(self.layers):
+            x, key, value = layer(x, blocked, state.keys[index], state.values[index])
+            keys.append(key[:, -CONTEXT_TOKENS:])
+            values.append(value[:, -CONTEXT_TOKENS:])
+            # Chan's rule for the statistics of two parts together: no difference of large sums
+            here = x.mean(dim=1)
+            away = here - state.mean[index]
+            means.append(state.mean[index] + away * own.sum() / total)
+            within = (x - here[:, None]).square().sum(dim=1)
+            scatters.append(state.scatter[index] + within + away.square() * before * own.sum() / total)
+        return State(
+            power, peak, count, mel[:, -2:], joined[:, -1:], torch.stack(keys), torch.stack(values),
+            torch.stack(means), torch.stack(scatters),
+        )  # fmt: skip
+
+
+def _levelled(frames: Tensor, power: Tensor, peak: Tensor) -> Tensor:
+    """Whisper's input from ln mel power: one level for all voices, clamped below the loudest, log10 scaled."""
+    ln10 = math.log(10)
+    level = power.log().unsqueeze(-1) - _LEVEL
+    clamped = torch.maximum(frames, peak.unsqueeze(-1) - _SPAN)
+    return ((clamped - level) / ln10 + 4) / 4
+
+
+def _blocked(seen: Tensor) -> Tensor:
+    return torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, -torch.inf)
+
+
+def statistics(mean: Tensor, variance: Tensor) -> Tensor:
+    """(layers, B, WIDTH) each, to means and deviations side by side, (B, 2 * layers * WIDTH)."""
+    return torch.cat([*mean.unbind(0), *(variance + 1e-5).sqrt().unbind(0)], dim=1)
