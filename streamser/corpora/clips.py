@@ -25,6 +25,10 @@ SYNONYMS = {
 NO_MAJORITY = "xxx"
 """IEMOCAP's label for turns on which its annotators do not agree."""
 
+
+PLAIN = "plain"
+"""Style of clips that nobody acted: reading, broadcasts, prompts."""
+
 EMOTIONS = frozenset(SYNONYMS.values()) | {"breath", "calm", "other", "pain", "pleasure", NO_MAJORITY}
 """The labels a corpus may use without saying so."""
 

@@ -86,6 +86,7 @@ def read_corpus(
 def read_corpora(
     folders: Iterable[str | os.PathLike[str]],
     *,
+    labelled: bool = True,
     check: bool = False,
     cache: Path | None = None,
     quiet_dbfs: float = QUIET_DBFS,
@@ -94,7 +95,7 @@ def read_corpora(
     clips: list[Clip] = []
     reports: list[CorpusReport] = []
     for folder in folders:
-        more, report = read_corpus(folder, check=check, cache=cache, quiet_dbfs=quiet_dbfs)
+        more, report = read_corpus(folder, labelled=labelled, check=check, cache=cache, quiet_dbfs=quiet_dbfs)
         if any(report.corpus == other.corpus for other in reports):
             raise CorpusError(f"{folder}: a second corpus called '{report.corpus}'; give one of the two another name")
         clips += more

@@ -36,8 +36,7 @@ class _Served(nn.Module):
         self.net = net
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.net(frames)
-        return output.logits, output.embedding
+        return self.net.served(frames)
 
 
 def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
@@ -123,12 +122,12 @@ def check_onnx(net: SerNet, features: FeatureConfig, graph: bytes) -> float:
     for batch, frames in probe_shapes(net, features):
         probe = probe_frames(features, batch, frames)
         with torch.no_grad():
-            expected = net(torch.from_numpy(probe))
+            expected, expected_embedding = net.served(torch.from_numpy(probe))
         logits, embedding = run_session(session, probe)
         differences = [
-            largest_difference(logits, expected.logits.numpy(), _terms(net.head, expected.embedding)),
+            largest_difference(logits, expected.numpy(), _terms(net.head, expected_embedding)),
             # A small value beside a large one of the same layer is a sum of terms as large.
-            largest_difference(embedding, expected.embedding.numpy(), 10.0 * float(expected.embedding.abs().max())),
+            largest_difference(embedding, expected_embedding.numpy(), 10.0 * float(expected_embedding.abs().max())),
         ]
         difference = float(np.max(differences))  # NaN, unlike Python's max, wins
         if not difference <= TOLERANCE:

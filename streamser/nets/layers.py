@@ -56,6 +56,11 @@ class SerNet(nn.Module):
         """The last hidden layer, (B, T, F) -> (B, D)."""
         raise NotImplementedError
 
+    def served(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and the embedding that the runtime gets, (B, C) and (B, D): what a baseline is made of."""
+        output: NetOutput = self(frames)
+        return output.logits, output.embedding
+
     def encode(self, frames: Tensor) -> Tensor:
         """What the part that does not learn makes of windows, one vector each: (B, T, F) -> (B, size)."""
         raise NotImplementedError(f"all of {type(self).__name__} learns")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamser.nets.frozenhead import FrozenHead, hidden_of
 from streamser.nets.layers import SerNet
 
 STEP_SAMPLES = 384  # the three convolutions' strides: 64, 3 and 2
@@ -141,24 +142,7 @@ class Moonshine(SerNet):
             return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)
 
     def embed(self, frames: Tensor) -> Tensor:
-        return _embedded(self.encode(frames), self.standard, self.hidden)
+        return hidden_of(self.encode(frames), self.standard, self.hidden)
 
     def trained(self) -> SerNet:
-        return _Head(self)
-
-
-def _embedded(heard: Tensor, standard: nn.Module, hidden: nn.Module) -> Tensor:
-    with torch.autocast(heard.device.type, enabled=False):
-        return F.relu(hidden(standard(heard.float())))
-
-
-class _Head(SerNet):
-    """What learns of a Moonshine, sharing its modules: (B, 1, 576) of what the encoder said, to logits."""
-
-    def __init__(self, net: Moonshine) -> None:
-        size = net.hidden.in_features
-        super().__init__(net.n_classes, bins=size, embedding_dim=net.embedding_dim, min_frames=1, min_bins=1)
-        self.standard, self.hidden, self.head, self.dropout = net.standard, net.hidden, net.head, net.dropout
-
-    def embed(self, frames: Tensor) -> Tensor:
-        return _embedded(frames.flatten(1), self.standard, self.hidden)
+        return FrozenHead(self.n_classes, self.standard, self.hidden, self.head, self.dropout)

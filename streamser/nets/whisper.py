@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamser.nets.frozenhead import FrozenHead, hidden_of
 from streamser.nets.layers import SerNet
 
 BINS = 80
@@ -188,3 +189,40 @@ def _blocked(seen: Tensor) -> Tensor:
 def statistics(mean: Tensor, variance: Tensor) -> Tensor:
     """(layers, B, WIDTH) each, to means and deviations side by side, (B, 2 * layers * WIDTH)."""
     return torch.cat([*mean.unbind(0), *(variance + 1e-5).sqrt().unbind(0)], dim=1)
+
+
+class Whisper(SerNet):
+    """(B, T >= 2, BINS) log-mel to logits: encoder, mean and deviation of each layer over time, one hidden layer.
+
+    The encoder is frozen: a recipe names the file of its weights under `start`. The embedding that is served is the
+    statistics themselves, since a stream compares them with those of its own neutral utterances.
+    """
+
+    needs_start = True
+
+    def __init__(self, n_classes: int, *, layers: int = 2, hidden: int = 128, dropout: float = 0.3) -> None:
+        super().__init__(
+            n_classes, bins=BINS, embedding_dim=hidden, min_frames=FRAMES_PER_TOKEN, min_bins=BINS, dropout=dropout
+        )
+        self.encoder = Encoder(layers).requires_grad_(False)
+        size = 2 * layers * WIDTH
+        self.standard = nn.BatchNorm1d(size, affine=False)  # each statistic relative to the training set's
+        self.hidden = nn.Linear(size, hidden)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        layers = self.encoder(frames)
+        # In float32: many values are far from 0 relative to their spread, of which bfloat16 would leave little.
+        with torch.autocast(frames.device.type, enabled=False):
+            tokens = torch.stack(layers).float()  # (layers, B, T, WIDTH)
+            mean = tokens.mean(dim=2)
+            return statistics(mean, (tokens - mean.unsqueeze(2)).square().mean(dim=2))
+
+    def embed(self, frames: Tensor) -> Tensor:
+        return hidden_of(self.encode(frames), self.standard, self.hidden)
+
+    def served(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.encode(frames)
+        return self.head(hidden_of(found, self.standard, self.hidden)), found
+
+    def trained(self) -> SerNet:
+        return FrozenHead(self.n_classes, self.standard, self.hidden, self.head, self.dropout)

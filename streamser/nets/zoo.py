@@ -20,6 +20,7 @@ from streamser.nets.moonshine import STEP_SAMPLES, Moonshine
 from streamser.nets.published import published_rows
 from streamser.nets.sepconv import SepConv
 from streamser.nets.variant import PublishedRecipe, Variant
+from streamser.nets.whisper import Whisper
 
 
 def _house() -> Iterator[Variant]:
@@ -87,6 +88,32 @@ def _house() -> Iterator[Variant]:
             protocol="honest", optimizer="adamw", lr=2e-3, schedule="onecycle", epochs=10, weight_decay=0.02
         ),
         notes="The encoder of a speech recognizer, frozen: a recipe names it under `start`.",
+    )
+    yield Variant(
+        name="whisper",
+        paper="Radford et al. 2022",
+        table="none: a house row",
+        features=FeatureConfig(
+            window_samples=400,
+            hop_samples=160,
+            fft_size=400,
+            n_mels=80,
+            mel_min_hz=0.0,
+            mel_max_hz=8_000.0,
+            log="ln",
+            length_s=20.0,  # the longest utterance; the encoder knows 30 s of positions
+            stride_s=10.0,
+            short="keep",
+            long="windows",
+            trim_db=25.0,
+        ),
+        build=partial(Whisper),
+        loss=LossSpec(label_smoothing=0.1),
+        recipe=PublishedRecipe(
+            protocol="honest", optimizer="adamw", lr=2e-3, schedule="onecycle", epochs=10, weight_decay=0.02
+        ),
+        corpus="several",
+        notes="Two encoder layers of a speech recognizer, frozen and chunk-causal: a recipe names them under `start`.",
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from streamser.corpora.reader import Clip
+from streamser.corpora.clips import PLAIN, Clip
 from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.nets.layers import NetOutput, SerNet
 from streamser.training.adversary import Adversary
@@ -39,11 +39,16 @@ SAVE_EVERY_S = 60.0
 
 
 def allowed_labels(clips: Sequence[Clip], labels: Sequence[str]) -> NDArray[np.bool_]:
-    """(clips, classes): the labels that a clip's corpus really has (2 % of its clips or more)."""
+    """(clips, classes): the labels that a clip's corpus really has (2 % of its clips or more).
+
+    Plain speech is neutral as opposed to all other labels, though its corpus has no others.
+    """
     of_corpus: dict[str, NDArray[np.bool_]] = {}
     for corpus in {clip.corpus for clip in clips}:
         here = [clip.label for clip in clips if clip.corpus == corpus]
         of_corpus[corpus] = np.array([here.count(label) >= 0.02 * len(here) for label in labels])
+    for corpus in {clip.corpus for clip in clips if clip.style == PLAIN}:
+        of_corpus[corpus] = np.ones(len(labels), bool)
     return np.stack([of_corpus[clip.corpus] for clip in clips])
 
 
@@ -147,6 +152,9 @@ class Fit:
         parameters = (p for module in learning for p in module.parameters())
         self.optimizer = make_optimizer(recipe.optimizer, parameters, recipe.lr, recipe.weight_decay)
         self.weights = sampling_weights(train.clips, recipe.balance)
+        plain = np.array([clip.style == PLAIN for clip in train.clips])
+        self.weights[plain] *= recipe.plain.weight
+        self.prior = self._log_prior(plain.any())
         self.allowed = (
             torch.from_numpy(allowed_labels(train.clips, recipe.labels)).to(self.device)
             if recipe.mask_absent_labels
@@ -254,6 +262,8 @@ class Fit:
         nothing, frames = heard.logits[clips:].float(), frames[:clips]
         memory = None if heard.reconstruction is None else heard.reconstruction[:clips].float()
         output = NetOutput(heard.logits[:clips].float(), heard.embedding[:clips].float(), memory)
+        if self.prior is not None:
+            output = output._replace(logits=output.logits + self.prior)
         if self.allowed is not None:
             allowed = (self.allowed[self._there(drawn)] | self.allowed[self._there(drawn[partner])])[mine]
             # 20 below the best: no probability to speak of, no gradient, and a finite price for label smoothing
@@ -271,6 +281,16 @@ class Fit:
         self.optimizer.step()
         self._follow()
         return loss.detach()
+
+    def _log_prior(self, plain: bool) -> Tensor | None:
+        """(classes,), what the loss adds to logits where plain speech makes neutral more frequent than the other labels.
+
+        The logits themselves then stay those of labels that are equally likely (logit adjustment, Menon et al. 2021).
+        """
+        if not plain:
+            return None
+        shares = np.bincount(self.train.targets, self.weights, len(self.recipe.labels))
+        return torch.from_numpy(np.log(shares / shares.mean()).astype(np.float32)).to(self.device)
 
     def _there(self, index: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(index).to(self.device)

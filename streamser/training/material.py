@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.corpora.benchmarks import ALL_LABELS, Benchmark
-from streamser.corpora.clips import Clip
+from streamser.corpora.clips import PLAIN, Clip
 from streamser.corpora.protocols import Split, make_splits
 from streamser.corpora.reader import CorpusReport, map_labels, read_corpora
 from streamser.errors import ConfigError
@@ -84,7 +84,18 @@ def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
     missing = set(wanted) - {clip.label for clip in kept}
     if missing:
         raise ConfigError(f"{recipe.name}: no clip is labelled {', '.join(sorted(missing))}; see labels and label_map")
-    return Material(tuple(kept), tuple(reports), dropped, wanted if recipe.labels == ALL_LABELS else ())
+    plain, plain_reports = _plain_speech(recipe, root, cache)
+    labels = wanted if recipe.labels == ALL_LABELS else ()
+    return Material((*kept, *plain), (*reports, *plain_reports), dropped, labels)
+
+
+def _plain_speech(recipe: Recipe, root: Path, cache: Path) -> tuple[list[Clip], list[CorpusReport]]:
+    """The recipe's plain speech, labelled neutral."""
+    folders = [root / name for name in recipe.plain.corpora]
+    if folders and "neutral" not in recipe.labels:
+        raise ConfigError(f"{recipe.name}: plain speech teaches neutral, which is not among labels; leave plain out")
+    clips, reports = read_corpora(folders, labelled=False, check=True, cache=cache / "heard.json")
+    return [replace(clip, label="neutral", style=PLAIN) for clip in clips], reports
 
 
 def _only(recipe: Recipe, clips: list[Clip], of: str, key: str, wanted: Sequence[str]) -> list[Clip]:
@@ -113,7 +124,16 @@ def splits_of(recipe: Recipe, material: Material, seed: int) -> list[Split]:
         validation_speakers=recipe.validation_speakers,
         test_corpora=recipe.test_corpora,
     )
+    splits = [_without(split, recipe.judge_only) for split in splits]
     return [replace(split, choose_on="nothing") for split in splits] if recipe.choose_by == "last" else splits
+
+
+def _without(split: Split, corpora: Sequence[str]) -> Split:
+    """The split whose nets learn nothing from these corpora; its test part stays."""
+    train, validation = (
+        tuple(clip for clip in clips if clip.corpus not in corpora) for clips in (split.train, split.validation)
+    )
+    return replace(split, train=train, validation=validation)
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> None:

@@ -56,6 +56,21 @@ class OutlierConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlainConfig:
+    """Speech that nobody acted, taken as neutral: reading, broadcasts, prompts. Acted neutral speech alone is so flat
+    and slow that a plain reader comes out happy."""
+
+    corpora: tuple[str, ...] = ()
+    """Corpus folders, below the corpora root; their clips need no label."""
+    weight: float = 0.25
+    """How often each is drawn, relative to a corpus of emotions."""
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"plain.weight: {self.weight} is not above 0; leave `corpora` empty for no plain speech")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that decides a training run; the same recipe and seed give the same weights on a CPU."""
 
@@ -67,6 +82,9 @@ class Recipe:
     the same name and shape is taken from there, but for the head; empty begins at random."""
     corpora: tuple[str, ...] = ()
     """Corpus folders, below the corpora root."""
+    plain: PlainConfig = field(default_factory=PlainConfig)
+    judge_only: tuple[str, ...] = ()
+    """Those of `corpora` and `plain.corpora` that no net learns from: leave-one-corpus-out may still test on them."""
     labels: tuple[str, ...] = ("angry", "happy", "neutral", "sad")
     """[all] stands for every label that the clips have."""
     label_map: Mapping[str, str] = field(default_factory=dict)
@@ -122,6 +140,9 @@ class Recipe:
     augment: AugmentConfig | None = None
     """Waveform augmentation, computed once into `copies` copies of each clip."""
     copies: int = 0
+    augment_by: Literal["clip", "speaker"] = "clip"
+    """Draw each copy's room, noise and speed anew for every clip, or once for all clips of a speaker: a baseline
+    compares utterances that share a room."""
     feature_augment: FeatureAugment = field(default_factory=FeatureAugment)
     precision: Literal["fp32", "bf16"] = "fp32"
     risk: float = 0.25

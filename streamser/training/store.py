@@ -64,9 +64,10 @@ class LevelStore:
 
 
 def _cache_key(
-    clips: Sequence[Clip], features: FeatureConfig, augment: AugmentConfig | None, copies: int, seed: int
+    clips: Sequence[Clip], features: FeatureConfig, augment: AugmentConfig | None, copies: int, seed: int, by_speaker: bool
 ) -> str:
     parts = [json.dumps(features.to_dict(), sort_keys=True), repr(augment), str(copies), str(seed), "v1"]
+    parts += ["by speaker"] if by_speaker else []
     parts += [f"{clip.path}:{clip.path.stat().st_size}" for clip in clips]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -95,15 +96,22 @@ def build_store(
     *,
     augment: AugmentConfig | None = None,
     copies: int = 0,
+    by_speaker: bool = False,
     seed: int = 0,
     cache: Path,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LevelStore:
-    """Read the store from the cache folder, or compute it over several processes and keep it there."""
+    """Read the store from the cache folder, or compute it over several processes and keep it there.
+
+    With `by_speaker` a copy is augmented alike for all clips of a speaker.
+    """
     features = level_config(features)
-    folder = cache / _cache_key(clips, features, augment, copies, seed)
-    seeds = np.random.default_rng(seed).integers(0, 2**63, len(clips)).tolist()
+    folder = cache / _cache_key(clips, features, augment, copies, seed, by_speaker)
+    groups = sorted({clip.speaker for clip in clips}) if by_speaker else [clip.id for clip in clips]
+    drawn = np.random.default_rng(seed).integers(0, 2**63, len(groups)).tolist()
+    seed_of = dict(zip(groups, drawn, strict=True))
+    seeds = [seed_of[clip.speaker if by_speaker else clip.id] for clip in clips]
     versions = _compute(clips, features, augment, copies, seeds, workers or os.cpu_count() or 1)
     return keep(folder, versions, len(clips), _STORED, progress)
 

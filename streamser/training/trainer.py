@@ -85,6 +85,7 @@ class Trainer:
             level_config(self.features),
             augment=recipe.augment,
             copies=recipe.copies,
+            by_speaker=recipe.augment_by == "speaker",
             cache=cache,
             workers=workers,
             progress=None if progress is None else lambda done, of: progress("features", done, of),
@@ -95,7 +96,7 @@ class Trainer:
             self._freeze(net, cache, workers)
 
     def _freeze(self, net: SerNet, cache: Path, workers: int) -> None:
-        """Replace the stores by what the net's frozen part hears of them, once for all splits and epochs."""
+        """Replace the stores by the frozen part's output, computed once for all splits and epochs."""
 
         def frozen(store: LevelStore) -> LevelStore:
             report = self.progress

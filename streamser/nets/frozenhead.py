@@ -1,0 +1,28 @@
+"""The head that learns on top of a frozen encoder: standardize its statistics, one hidden layer, one logit a class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamser.nets.layers import SerNet
+
+
+def hidden_of(statistics: Tensor, standard: nn.Module, hidden: nn.Module) -> Tensor:
+    """The hidden layer, (B, size) -> (B, D), in float32 also under autocast."""
+    with torch.autocast(statistics.device.type, enabled=False):
+        return F.relu(hidden(standard(statistics.float())))
+
+
+class FrozenHead(SerNet):
+    """(B, 1, size) of an encoder's statistics to logits, built from the modules of the net that it is a part of."""
+
+    def __init__(self, n_classes: int, standard: nn.Module, hidden: nn.Linear, head: nn.Module, dropout: nn.Dropout):
+        super().__init__(
+            n_classes, bins=hidden.in_features, embedding_dim=hidden.out_features, min_frames=1, min_bins=1
+        )
+        self.standard, self.hidden, self.head, self.dropout = standard, hidden, head, dropout
+
+    def embed(self, frames: Tensor) -> Tensor:
+        return hidden_of(frames.flatten(1), self.standard, self.hidden)
