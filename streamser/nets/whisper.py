@@ -81,7 +81,9 @@ class _Layer(nn.Module):
         self.before_mlp = nn.LayerNorm(WIDTH)
         self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
 
-    def forward(self, x: Tensor, blocked: Tensor, keys: Tensor | None, values: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, blocked: Tensor, keys: Tensor | None, values: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (B, T, W) after this layer, and all keys and values, those of the context first.
 
         `blocked` (B or 1, T, context + T) is -inf where a token must not look, else 0.
@@ -140,7 +142,7 @@ class Encoder(nn.Module):
         return outputs
 
     def step(self, frames: Tensor, state: State) -> State:
-        """The state after one more chunk, (B, T, BINS) with T even: FIRST_FRAMES, then CHUNK_FRAMES, fewer at the end."""
+        """The state after one more chunk, (B, T, BINS): FIRST_FRAMES, then CHUNK_FRAMES, an even number at the end."""
         ones = torch.ones_like(frames[0, :, 0])
         before = state.frames / FRAMES_PER_TOKEN  # tokens, (B, 1)
         count = state.frames + ones.sum()

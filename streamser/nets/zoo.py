@@ -112,7 +112,6 @@ def _house() -> Iterator[Variant]:
         recipe=PublishedRecipe(
             protocol="honest", optimizer="adamw", lr=2e-3, schedule="onecycle", epochs=10, weight_decay=0.02
         ),
-        corpus="several",
         notes="Two encoder layers of a speech recognizer, frozen and chunk-causal: a recipe names them under `start`.",
     )
 

@@ -154,7 +154,7 @@ class Fit:
         self.weights = sampling_weights(train.clips, recipe.balance)
         plain = np.array([clip.style == PLAIN for clip in train.clips])
         self.weights[plain] *= recipe.plain.weight
-        self.prior = self._log_prior(plain.any())
+        self.prior = self._log_prior(bool(plain.any()))
         self.allowed = (
             torch.from_numpy(allowed_labels(train.clips, recipe.labels)).to(self.device)
             if recipe.mask_absent_labels
@@ -283,7 +283,7 @@ class Fit:
         return loss.detach()
 
     def _log_prior(self, plain: bool) -> Tensor | None:
-        """(classes,), what the loss adds to logits where plain speech makes neutral more frequent than the other labels.
+        """(classes,), what the loss adds to logits where plain speech makes neutral more frequent than others.
 
         The logits themselves then stay those of labels that are equally likely (logit adjustment, Menon et al. 2021).
         """

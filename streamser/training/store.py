@@ -64,7 +64,12 @@ class LevelStore:
 
 
 def _cache_key(
-    clips: Sequence[Clip], features: FeatureConfig, augment: AugmentConfig | None, copies: int, seed: int, by_speaker: bool
+    clips: Sequence[Clip],
+    features: FeatureConfig,
+    augment: AugmentConfig | None,
+    copies: int,
+    seed: int,
+    by_speaker: bool,
 ) -> str:
     parts = [json.dumps(features.to_dict(), sort_keys=True), repr(augment), str(copies), str(seed), "v1"]
     parts += ["by speaker"] if by_speaker else []
