@@ -15,6 +15,20 @@ def hidden_of(statistics: Tensor, standard: nn.Module, hidden: nn.Module) -> Ten
         return F.relu(hidden(standard(statistics.float())))
 
 
+class Standard(nn.BatchNorm1d):
+    """Each statistic relative to the training set's mean and deviation, nothing learnt."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, affine=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(values)
+        # Written out: the exporter asks for a size that the graph of a stream does not have.
+        assert self.running_mean is not None and self.running_var is not None
+        return (values - self.running_mean) * torch.rsqrt(self.running_var + self.eps)
+
+
 class FrozenHead(SerNet):
     """(B, 1, size) of an encoder's statistics to logits, built from the modules of the net that it is a part of."""
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamser.features import FeatureConfig
-from streamser.nets.export import OPSET, frozen_copy
+from streamser.nets.export import OPSET, frozen_copy, narrowed
 from streamser.nets.layers import SerNet
 from streamser.nets.lightsernet import PATH_KERNELS, LightSerNet
+from streamser.nets.whisper import FRAMES_PER_TOKEN, State, Whisper
 
 __all__ = ["export_step", "has_step"]
 
@@ -25,7 +26,7 @@ _REACH = max(kernel[0] for kernel in PATH_KERNELS) // 2  # frames that a path lo
 def has_step(net: SerNet, features: FeatureConfig) -> bool:
     """Whether `export_step` knows how to make a step graph of this net with these features."""
     plain = not features.center and features.fft_size == features.window_samples and features.sample_rate == 16_000
-    return isinstance(net, LightSerNet) and features.short == "tile" and plain
+    return plain and (isinstance(net, Whisper) or (isinstance(net, LightSerNet) and features.short == "tile"))
 
 
 def export_step(net: SerNet, features: FeatureConfig) -> bytes | None:
@@ -33,6 +34,8 @@ def export_step(net: SerNet, features: FeatureConfig) -> bytes | None:
     if not has_step(net, features):
         return None
     twin = frozen_copy(net)
+    if isinstance(twin, Whisper):
+        return _export_chunks(twin)
     assert isinstance(twin, LightSerNet)
     step = _LightSerNetStep(twin).eval()
     frames = torch.zeros(1, 2 * _REACH + 12, net.bins)
@@ -59,6 +62,42 @@ def export_step(net: SerNet, features: FeatureConfig) -> bytes | None:
         )
     model = onnx.load_from_string(buffer.getvalue())
     metadata = {"streamser.step": "window", "streamser.levels": json.dumps(step.levels)}
+    onnx.helper.set_model_props(model, metadata)
+    return bytes(model.SerializeToString())
+
+
+class _Chunks(nn.Module):
+    """A causal encoder's step with its states in line, as ONNX takes them."""
+
+    def __init__(self, net: Whisper) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        logits, embedding, following = self.net.stream_step(frames, list(states))
+        return logits, embedding, *following
+
+
+def _export_chunks(net: Whisper) -> bytes:
+    first, chunk = net.stream_chunks
+    states = net.stream_states(1, torch.device("cpu"))
+    names = list(State._fields)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        torch.onnx.export(
+            _Chunks(net).eval(),
+            (torch.zeros(1, chunk, net.bins), *states),
+            buffer,  # type: ignore[arg-type]  # a stream is welcome, its annotation forgot
+            input_names=["frames", *names],
+            output_names=["logits", "embedding", *(f"next.{name}" for name in names)],
+            dynamic_axes={"frames": {1: "time"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load_from_string(narrowed(buffer.getvalue()))
+    sizes = {"first": first, "chunk": chunk, "multiple": FRAMES_PER_TOKEN}
+    metadata = {"streamser.step": "chunks", **{f"streamser.{name}": str(size) for name, size in sizes.items()}}
     onnx.helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
 

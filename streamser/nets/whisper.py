@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamser.nets.frozenhead import FrozenHead, hidden_of
+from streamser.nets.frozenhead import FrozenHead, Standard, hidden_of
 from streamser.nets.layers import SerNet
 
 BINS = 80
@@ -41,8 +41,8 @@ class State(NamedTuple):
     """(B, 1), sum of the frames' mean mel power."""
     peak: Tensor
     """(B, 1), largest mel power."""
-    frames: Tensor
-    """(B, 1), how many there were."""
+    count: Tensor
+    """(B, 1), number of frames so far."""
     mel: Tensor
     """(B, 2, BINS), the last frames, levelled."""
     conv: Tensor
@@ -68,6 +68,10 @@ class State(NamedTuple):
             zeros(layers, batch, CONTEXT_TOKENS, WIDTH), zeros(layers, batch, CONTEXT_TOKENS, WIDTH),
             zeros(layers, batch, WIDTH), zeros(layers, batch, WIDTH),
         )  # fmt: skip
+
+
+STATE_AXES = (0, 0, 0, 0, 0, 1, 1, 1, 1)
+"""Along which axis of each state the streams lie."""
 
 
 class _Layer(nn.Module):
@@ -126,7 +130,8 @@ class Encoder(nn.Module):
         end = torch.minimum(FIRST_FRAMES + (chunk + 1) * CHUNK_FRAMES, ones.sum())  # of each frame's chunk
         last = (end - 1).long()
         power = frames.exp().mean(dim=2).cumsum(dim=1)[:, last]
-        peak = frames.amax(dim=2).cummax(dim=1).values[:, last]
+        loudest = frames.amax(dim=2).unsqueeze(1)  # a running maximum, in operators that ONNX has
+        peak = loudest.masked_fill(chunk[None, :] > chunk[:, None], -torch.inf).amax(dim=2)
         mel = _levelled(frames, power / end, peak)
         first = F.gelu(self.conv1(F.pad(mel.transpose(1, 2), (2, 0))))
         x = F.gelu(self.conv2(F.pad(first, (1, 0)))).transpose(1, 2)
@@ -144,11 +149,11 @@ class Encoder(nn.Module):
     def step(self, frames: Tensor, state: State) -> State:
         """The state after one more chunk, (B, T, BINS): FIRST_FRAMES, then CHUNK_FRAMES, an even number at the end."""
         ones = torch.ones_like(frames[0, :, 0])
-        before = state.frames / FRAMES_PER_TOKEN  # tokens, (B, 1)
-        count = state.frames + ones.sum()
+        before = state.count / FRAMES_PER_TOKEN  # tokens, (B, 1)
+        count = state.count + ones.sum()
         power = state.power + frames.exp().mean(dim=2).sum(dim=1, keepdim=True)
         loudest = frames.amax(dim=(1, 2))[:, None]
-        peak = torch.where(state.frames > 0, torch.maximum(state.peak, loudest), loudest)
+        peak = torch.where(state.count > 0, torch.maximum(state.peak, loudest), loudest)
         mel = torch.cat([state.mel, _levelled(frames, power / count, peak)], dim=1)
         first = F.gelu(self.conv1(mel.transpose(1, 2))).transpose(1, 2)
         joined = torch.cat([state.conv, first], dim=1)
@@ -201,6 +206,8 @@ class Whisper(SerNet):
     """
 
     needs_start = True
+    stream_chunks = (FIRST_FRAMES, CHUNK_FRAMES)
+    stream_axes = STATE_AXES
 
     def __init__(self, n_classes: int, *, layers: int = 2, hidden: int = 128, dropout: float = 0.3) -> None:
         super().__init__(
@@ -208,7 +215,7 @@ class Whisper(SerNet):
         )
         self.encoder = Encoder(layers).requires_grad_(False)
         size = 2 * layers * WIDTH
-        self.standard = nn.BatchNorm1d(size, affine=False)  # each statistic relative to the training set's
+        self.standard = Standard(size)
         self.hidden = nn.Linear(size, hidden)
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -228,3 +235,11 @@ class Whisper(SerNet):
 
     def trained(self) -> SerNet:
         return FrozenHead(self.n_classes, self.standard, self.hidden, self.head, self.dropout)
+
+    def stream_states(self, streams: int, device: torch.device) -> list[Tensor]:
+        return list(State.begin(streams, len(self.encoder.layers), device))
+
+    def stream_step(self, frames: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        state = self.encoder.step(frames, State(*states))
+        found = statistics(state.mean, state.scatter / (state.count / FRAMES_PER_TOKEN))
+        return self.head(hidden_of(found, self.standard, self.hidden)), found, list(state)
