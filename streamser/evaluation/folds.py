@@ -55,6 +55,8 @@ class FoldResult:
     best_epoch: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
     """What else was measured of the fold's net: `training_wa`, `reconstruction_mse`."""
+    embeddings: NDArray[np.float32] | None = None
+    """(clips, D), what a stream makes its baseline of; only of nets with a relative head."""
 
     def __post_init__(self) -> None:
         clips, classes = len(self.clips), len(self.labels)
@@ -85,6 +87,7 @@ class FoldResult:
                 **_words(self),
                 "targets": self.targets[at],
                 "logits": self.logits[at],
+                "embeddings": None if self.embeddings is None else self.embeddings[at],
                 "speakers": tuple(self.speakers[i] for i in at),
                 "clips": tuple(self.clips[i] for i in at),
             }
@@ -115,7 +118,13 @@ def save_fold(path: str | PathLike[str], fold: FoldResult) -> None:
         raise ValueError(f"a fold is saved as NAME.json, not {place.name}")
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.with_suffix(".npz").open("wb") as file:
-        np.savez_compressed(file, targets=fold.targets, logits=fold.logits.astype(np.float32))
+        embeddings = np.zeros((len(fold.clips), 0)) if fold.embeddings is None else fold.embeddings
+        np.savez_compressed(
+            file,
+            targets=fold.targets,
+            logits=fold.logits.astype(np.float32),
+            embeddings=embeddings.astype(np.float32),
+        )
     part = place.with_suffix(".part")
     part.write_text(json.dumps({"kind": KIND, "format": FORMAT, **_words(fold)}), encoding="utf-8")
     part.replace(place)
@@ -144,6 +153,8 @@ def _load(path: Path) -> FoldResult | None:
     try:
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
             numbers = {"targets": arrays["targets"], "logits": arrays["logits"]}
+            if "embeddings" in arrays and arrays["embeddings"].shape[1]:
+                numbers["embeddings"] = arrays["embeddings"]
         lists = {name: tuple(value) for name, value in words.items() if isinstance(value, list)}
         return FoldResult(**{**words, **lists, **numbers})
     except (OSError, ValueError, KeyError, TypeError) as error:

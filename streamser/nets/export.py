@@ -58,6 +58,7 @@ def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
         # The TorchScript exporter is the one that keeps a GRU's time axis free (torch 2.11); it announces its age.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=r".*legacy TorchScript-based ONNX.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx\.")
+        warnings.filterwarnings("ignore", message=r"Constant folding - Only steps=1")
         # It warns of recurrent layers at other batch sizes; `check_onnx` below runs those batch sizes.
         warnings.filterwarnings("ignore", category=UserWarning, message=r"Exporting a model to ONNX with a batch_size")
         # ... and of the sizes that torch's own recurrent layers compare, which are the features' fixed ones.

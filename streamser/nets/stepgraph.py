@@ -50,6 +50,7 @@ def export_step(net: SerNet, features: FeatureConfig) -> bytes | None:
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r"Constant folding - Only steps=1")
         torch.onnx.export(
             step,
             (frames, *known, *runs),
@@ -85,6 +86,7 @@ def _export_chunks(net: Whisper) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r"Constant folding - Only steps=1")
         torch.onnx.export(
             _Chunks(net).eval(),
             (torch.zeros(1, chunk, net.bins), *states),

@@ -41,7 +41,7 @@ class State(NamedTuple):
     """(B, 1), sum of the frames' mean mel power."""
     peak: Tensor
     """(B, 1), largest mel power."""
-    count: Tensor
+    seen: Tensor
     """(B, 1), number of frames so far."""
     mel: Tensor
     """(B, 2, BINS), the last frames, levelled."""
@@ -149,11 +149,11 @@ class Encoder(nn.Module):
     def step(self, frames: Tensor, state: State) -> State:
         """The state after one more chunk, (B, T, BINS): FIRST_FRAMES, then CHUNK_FRAMES, an even number at the end."""
         ones = torch.ones_like(frames[0, :, 0])
-        before = state.count / FRAMES_PER_TOKEN  # tokens, (B, 1)
-        count = state.count + ones.sum()
+        before = state.seen / FRAMES_PER_TOKEN  # tokens, (B, 1)
+        count = state.seen + ones.sum()
         power = state.power + frames.exp().mean(dim=2).sum(dim=1, keepdim=True)
         loudest = frames.amax(dim=(1, 2))[:, None]
-        peak = torch.where(state.count > 0, torch.maximum(state.peak, loudest), loudest)
+        peak = torch.where(state.seen > 0, torch.maximum(state.peak, loudest), loudest)
         mel = torch.cat([state.mel, _levelled(frames, power / count, peak)], dim=1)
         first = F.gelu(self.conv1(mel.transpose(1, 2))).transpose(1, 2)
         joined = torch.cat([state.conv, first], dim=1)
@@ -241,5 +241,5 @@ class Whisper(SerNet):
 
     def stream_step(self, frames: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         state = self.encoder.step(frames, State(*states))
-        found = statistics(state.mean, state.scatter / (state.count / FRAMES_PER_TOKEN))
+        found = statistics(state.mean, state.scatter / (state.seen / FRAMES_PER_TOKEN))
         return self.head(hidden_of(found, self.standard, self.hidden)), found, list(state)

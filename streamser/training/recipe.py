@@ -67,7 +67,28 @@ class PlainConfig:
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
-            raise ValueError(f"plain.weight: {self.weight} is not above 0; leave `corpora` empty for no plain speech")
+            raise ValueError(f"weight: {self.weight} is not above 0; leave `corpora` empty for no plain speech")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineConfig:
+    """The relative head, which compares an utterance with the speaker's own neutral speech; frozen encoders only."""
+
+    train: bool = False
+    shrinkage: float = 2.0
+    """Weight of the training corpora's mean neutral speech in every baseline, in neutral utterances."""
+    most: int = 16
+    """A training baseline is the mean of 1 to this many neutral clips of the speaker."""
+    mistakes: float = 0.5
+    """Share of training baselines that clips of other labels get into, with little weight."""
+
+    def __post_init__(self) -> None:
+        if not self.shrinkage > 0:
+            raise ValueError(f"shrinkage: {self.shrinkage} is not above 0")
+        if self.most < 1:
+            raise ValueError(f"most: {self.most} is below 1")
+        if not 0 <= self.mistakes <= 1:
+            raise ValueError(f"mistakes: {self.mistakes} is not within 0..1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +104,7 @@ class Recipe:
     corpora: tuple[str, ...] = ()
     """Corpus folders, below the corpora root."""
     plain: PlainConfig = field(default_factory=PlainConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     judge_only: tuple[str, ...] = ()
     """Those of `corpora` and `plain.corpora` that no net learns from: leave-one-corpus-out may still test on them."""
     labels: tuple[str, ...] = ("angry", "happy", "neutral", "sad")

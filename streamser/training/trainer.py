@@ -37,17 +37,22 @@ from streamser.features import FeatureConfig
 from streamser.nets import zoo
 from streamser.nets.export import export_onnx, is_narrow
 from streamser.nets.layers import SerNet, count_parameters
+from streamser.nets.relative import RelativeHead, export_relative
 from streamser.nets.stepgraph import export_step
 from streamser.recognizer import Recognizer, load
 from streamser.training.batches import BatchMaker
 from streamser.training.fit import CHECKPOINT, Fit, Fitted, Part, with_common_labels
 from streamser.training.frozen import build_frozen_store, frozen_augment, frozen_features
 from streamser.training.material import Material, features_of, label_shares, splits_of, with_labels
-from streamser.training.recipe import Recipe
+from streamser.training.recipe import OutlierConfig, Recipe
+from streamser.training.relative import RelativeBatches
 from streamser.training.store import LevelStore, build_store, level_config, standard_of
 from streamser.training.windows import clip_logits, reconstruction_mse
 
 log = logging.getLogger(__name__)
+
+RELATIVE = "relative.onnx"
+"""The relative head of a fold, beside its results."""
 
 StageProgress = Callable[[str, int, int], None]
 """(what, done, of how many)."""
@@ -190,6 +195,32 @@ class Trainer:
         net.load_state_dict({**net.state_dict(), **fitted.net.state_dict()})
         return replace(fitted, net=net.eval()), features, batches
 
+    def fit_relative(self, split: Split, seed: int, batches: BatchMaker) -> RelativeHead | None:
+        """Train the relative head of one split on what the frozen encoder gave; None where the recipe wants none."""
+        if not self.recipe.baseline.train or self.frozen_features is None:
+            return None
+        clips = with_common_labels(split.train, self.recipe.labels) if self.recipe.mask_absent_labels else split.train
+        everybody = self.part((*clips, *split.validation))
+        relative = RelativeBatches(batches, self.recipe.baseline, everybody.clips, everybody.rows)
+        train, choose = (
+            self.part([clip for clip, usable in zip(part.clips, relative.usable(part.rows), strict=True) if usable])
+            for part in (self.part(clips), self.part(split.validation or split.test))
+        )
+        torch.manual_seed(seed)
+        net = self._net(self._scaled(split)).trained()
+        counts = Counter(clip.label for clip in train.clips)
+        loss = self.loss.build(
+            len(self.recipe.labels), net.embedding_dim, [counts[label] for label in self.recipe.labels]
+        )
+        recipe = replace(self.recipe, choose_by="last", outliers=OutlierConfig())
+        fit = Fit(
+            recipe, net, loss, relative, train, choose,
+            seed=seed, folder=self.folder_of(split, seed) / "relative", device=self.device,
+        )  # fmt: skip
+        head = fit.run().net
+        (fit.folder / CHECKPOINT).unlink(missing_ok=True)
+        return RelativeHead(head.to("cpu").eval(), torch.from_numpy(relative.mean), self.recipe.baseline.shrinkage)
+
     def folder_of(self, split: Split, seed: int) -> Path:
         return self.folder / f"{split.name.replace('/', '-')}-s{seed}"
 
@@ -226,13 +257,23 @@ class Trainer:
             return load_folds(place)[0]
         began = time.monotonic()
         fitted, features, batches = self.fit(split, seed)
+        relative = self.fit_relative(split, seed, batches)
         validation = self.part(split.validation or split.test)
         logits = clip_logits(fitted.net.trained(), batches, validation.rows, torch.device(self.device))
         temperature = fit_temperature(logits, validation.targets)
-        bundle = self.save(
-            place / "bundle", fitted.net, features, Calibration(temperature=temperature), split, seed, {}, batches
-        )
-        result = self._score(load(bundle.path, compute="cpu"), split, seed, temperature, fitted.best_epoch)
+        if relative is not None:
+            place.mkdir(parents=True, exist_ok=True)
+            (place / RELATIVE).write_bytes(export_relative(relative))
+        known = self._known_embeddings(split, seed)
+        if known is None:
+            bundle = self.save(
+                place / "bundle", fitted.net, features, Calibration(temperature=temperature), split, seed, {}, batches
+            )
+            logits, embeddings = self._judge(load(bundle.path, compute="cpu"), split)
+        else:
+            logits, embeddings = _head_logits(fitted.net.trained(), known), known
+        result = self._result(split, seed, logits, temperature, fitted.best_epoch)
+        result = replace(result, embeddings=embeddings if relative is not None else None)
         result = replace(result, figures=self._figures(fitted.net, batches, split, result))
         save_fold(place / "fold.json", result)
         (place / CHECKPOINT).unlink(missing_ok=True)  # a finished fold is never gone on with
@@ -258,14 +299,27 @@ class Trainer:
             )
         return found
 
-    def _score(
-        self, recognizer: Recognizer, split: Split, seed: int, temperature: float, best_epoch: int
-    ) -> FoldResult:
-        logits = []
+    def _known_embeddings(self, split: Split, seed: int) -> NDArray[np.float32] | None:
+        """Embeddings of the test clips that another seed's fold has: a frozen encoder gives every seed the same."""
+        first = self.folder_of(split, self.recipe.seeds[0])
+        if self.frozen_features is None or seed == self.recipe.seeds[0] or not (first / "fold.json").exists():
+            return None
+        fold = load_folds(first)[0]
+        return fold.embeddings if fold.clips == tuple(clip.id for clip in split.test) else None
+
+    def _judge(self, recognizer: Recognizer, split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits and embeddings of the test clips, by the recognizer that users get."""
+        found = []
         for i in range(0, len(split.test), 32):
-            logits.append(recognizer.logits([read_audio(clip.path) for clip in split.test[i : i + 32]]))
+            found.append(recognizer.logits_and_embeddings([read_audio(c.path) for c in split.test[i : i + 32]]))
             if self.progress:
                 self.progress("test", i, len(split.test))
+        logits, embeddings = (np.concatenate(part).astype(np.float32) for part in zip(*found, strict=True))
+        return logits, embeddings
+
+    def _result(
+        self, split: Split, seed: int, logits: NDArray[np.float32], temperature: float, best_epoch: int
+    ) -> FoldResult:
         heard = {clip.speaker for clip in (*split.train, *split.validation)}
         return FoldResult(
             name=self.recipe.name,
@@ -274,7 +328,7 @@ class Trainer:
             seed=seed,
             labels=self.recipe.labels,
             targets=self.part(split.test).targets,
-            logits=np.concatenate(logits).astype(np.float32),
+            logits=logits,
             speakers=tuple(clip.speaker for clip in split.test),
             clips=tuple(clip.id for clip in split.test),
             train_speakers=tuple(sorted(heard)),
@@ -381,6 +435,13 @@ class Trainer:
         few = [self.part(clips[:8]) for clips in of_speaker.values()]
         logits = [clip_logits(net.trained(), batches, part.rows, torch.device("cpu")).mean(axis=0) for part in few]
         return Neutral(tuple(np.mean(logits, axis=0).tolist())) if logits else None
+
+
+def _head_logits(net: SerNet, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a head gives for embeddings of a frozen encoder."""
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = net.to("cpu").eval()(torch.from_numpy(embeddings)[:, None]).logits.numpy()
+    return logits
 
 
 def _own_version() -> str:

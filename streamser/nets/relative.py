@@ -1,0 +1,67 @@
+"""The relative head as a graph: an utterance's embedding compared with the speaker's own baseline."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from streamser.errors import BundleError
+from streamser.nets.export import OPSET, TOLERANCE
+from streamser.nets.layers import SerNet
+
+
+class RelativeHead(nn.Module):
+    """Embedding, weighted sum of earlier embeddings and sum of their weights to logits.
+
+    The baseline is shrunk towards the mean neutral embedding of the training corpora: with no earlier utterance it is
+    that mean, and every unit of weight counts 1 / `shrinkage` as much as it.
+    """
+
+    mean: Tensor
+
+    def __init__(self, head: SerNet, mean: Tensor, shrinkage: float) -> None:
+        super().__init__()
+        self.head = head
+        self.shrinkage = shrinkage
+        self.register_buffer("mean", mean)
+
+    def forward(self, embedding: Tensor, total: Tensor, weight: Tensor) -> Tensor:
+        """(B, D), (B, D) and (B, 1) to (B, classes)."""
+        baseline = (total + self.shrinkage * self.mean) / (weight + self.shrinkage)
+        logits: Tensor = self.head((embedding - baseline).unsqueeze(1)).logits
+        return logits
+
+
+def export_relative(head: RelativeHead) -> bytes:
+    """The head as ONNX, compared with torch's numbers; BundleError where they differ."""
+    head = head.to("cpu").eval()
+    size = len(head.mean)
+    rng = np.random.default_rng(0)
+    probe = [torch.from_numpy(rng.normal(0, 1, shape).astype(np.float32)) for shape in ((3, size), (3, size))]
+    inputs = (*probe, torch.tensor([[0.0], [0.5], [9.0]]))
+    buffer = io.BytesIO()
+    names = ["embedding", "total", "weight"]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        torch.onnx.export(
+            head,
+            inputs,
+            buffer,  # type: ignore[arg-type]  # a stream is welcome, its annotation forgot
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={name: {0: "batch"} for name in [*names, "logits"]},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        expected = head(*inputs).numpy()
+    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, dict(zip(names, (value.numpy() for value in inputs), strict=True)))
+    difference = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
+    if not difference <= TOLERANCE:
+        raise BundleError(f"the relative head's graph differs from the net by {difference:.1e}; export it again")
+    return buffer.getvalue()

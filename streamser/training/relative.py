@@ -1,0 +1,86 @@
+"""Batches for the relative head: what an encoder gives for a clip, minus a baseline of the same speaker.
+
+In a stream the baseline is made of earlier utterances that sounded neutral, of the same voice in the same room. In
+training it is made of some neutral clips of the same speaker and the same augmented copy, sometimes with clips of other
+labels among them, as a stream's mistakes put them there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from streamser.corpora.clips import Clip
+from streamser.features import Frames
+from streamser.training.batches import BatchMaker
+from streamser.training.recipe import BaselineConfig
+
+_OTHERS_MOST = 0.4  # weight of a clip of another label, at most: what a stream gives one that it finds half neutral
+
+
+class RelativeBatches(BatchMaker):
+    """Vectors of a frozen store relative to baselines."""
+
+    def __init__(self, batches: BatchMaker, config: BaselineConfig, clips: Sequence[Clip], rows: NDArray[np.int64]):
+        super().__init__(batches.store, batches.features, batches.augment)
+        self.config = config
+        self._neutral: dict[int, NDArray[np.int64]] = {}
+        self._all: dict[int, NDArray[np.int64]] = {}
+        of_speaker: dict[str, list[int]] = defaultdict(list)
+        label = {int(row): clip.label for clip, row in zip(clips, rows, strict=True)}
+        for clip, row in zip(clips, rows, strict=True):
+            of_speaker[clip.speaker].append(int(row))
+        for members in of_speaker.values():
+            neutral = np.array([row for row in members if label[row] == "neutral"], np.int64)
+            everything = np.array(members, np.int64)
+            for row in members:
+                self._neutral[row], self._all[row] = neutral[neutral != row], everything[everything != row]
+        self.mean = _mean_neutral(self, clips, rows)
+        """(D,), mean neutral vector of the corpora, each counting alike."""
+
+    def usable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which clips have another neutral clip of their speaker."""
+        return np.array([len(self._neutral[int(row)]) > 0 for row in rows])
+
+    def draw(self, clips: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        """A vector of each clip minus a random baseline, (B, 1, D)."""
+        return torch.from_numpy(np.stack([self._relative(int(clip), rng) for clip in clips])[:, None])
+
+    def whole(self, clip: int, copy: int = 0) -> Tensor:
+        """The clean clip minus the baseline of all other neutral clips of its speaker, (1, 1, D)."""
+        others = self._neutral[clip]
+        baseline = self._baseline([self._vector(int(row), copy) for row in others], np.ones(len(others)))
+        return torch.from_numpy((self._vector(clip, copy) - baseline)[None, None])
+
+    def _relative(self, clip: int, rng: np.random.Generator) -> Frames:
+        copy = int(rng.integers(0, self.store.copies + 1))
+        neutral, others = self._neutral[clip], self._all[clip]
+        count = min(len(neutral), int(rng.integers(1, self.config.most + 1)))
+        chosen = rng.choice(neutral, count, replace=False)
+        weights = np.ones(count)
+        if rng.random() < self.config.mistakes:
+            wrong = rng.choice(others, max(1, count // 2))
+            chosen = np.concatenate([chosen, wrong])
+            weights = np.concatenate([weights, np.full(len(wrong), rng.uniform(0, _OTHERS_MOST))])
+        return self._vector(clip, copy) - self._baseline([self._vector(int(row), copy) for row in chosen], weights)
+
+    def _baseline(self, vectors: Sequence[Frames], weights: NDArray[np.float64]) -> Frames:
+        k = self.config.shrinkage
+        total = sum(weight * vector for weight, vector in zip(weights, vectors, strict=True))
+        return np.asarray((total + k * self.mean) / (weights.sum() + k), np.float32)
+
+    def _vector(self, clip: int, copy: int) -> Frames:
+        return np.asarray(self.store.frames(clip, copy).mean(axis=0), np.float32)
+
+
+def _mean_neutral(batches: RelativeBatches, clips: Sequence[Clip], rows: NDArray[np.int64]) -> Frames:
+    of_corpus: dict[str, list[Frames]] = defaultdict(list)
+    for clip, row in zip(clips, rows, strict=True):
+        if clip.label == "neutral":
+            of_corpus[clip.corpus].append(np.asarray(batches.store.frames(int(row)).mean(axis=0), np.float32))
+    return np.asarray(np.mean([np.mean(vectors, axis=0) for vectors in of_corpus.values()], axis=0), np.float32)

@@ -1,0 +1,103 @@
+"""The chunk-causal Whisper encoder: fed in chunks equals fed whole, in torch and in ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from streamser.nets import zoo
+from streamser.nets.export import export_onnx
+from streamser.nets.stepgraph import export_step
+from streamser.nets.whisper import (
+    CHUNK_FRAMES,
+    CONTEXT_TOKENS,
+    FIRST_FRAMES,
+    State,
+    Whisper,
+    statistics,
+)
+
+
+@pytest.fixture(scope="module")
+def net() -> Whisper:
+    torch.manual_seed(0)
+    return Whisper(4).eval()
+
+
+def frames(count: int, seed: int = 0) -> Tensor:
+    """Log-mel whose level changes from frame to frame, (1, count, 80)."""
+    rng = np.random.default_rng(seed)
+    level = rng.normal(-8.0, 2.0, (1, count, 1)) + rng.normal(0.0, 1.5, (1, count, 80))
+    return torch.from_numpy(level.astype(np.float32))
+
+
+def in_chunks(net: Whisper, x: Tensor, first: int = FIRST_FRAMES, chunk: int = CHUNK_FRAMES) -> Tensor:
+    state, at = State.begin(1, len(net.encoder.layers)), 0
+    with torch.inference_mode():
+        while at < x.shape[1]:
+            size = first if at == 0 else chunk
+            state = net.encoder.step(x[:, at : at + size], state)
+            at += size
+    return statistics(state.mean, state.scatter / (state.seen / 2))
+
+
+@pytest.mark.parametrize("count", [2, 40, FIRST_FRAMES, FIRST_FRAMES + CHUNK_FRAMES, 300, 2 * CONTEXT_TOKENS + 500])
+def test_an_utterance_in_chunks_gives_the_statistics_of_the_whole(net: Whisper, count: int) -> None:
+    x = frames(count)
+    with torch.inference_mode():
+        whole = net.encode(x)
+    assert whole.std() > 0.01, "a constant would make this test pass whatever the steps do"
+    torch.testing.assert_close(in_chunks(net, x), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_other_chunks_give_other_statistics(net: Whisper) -> None:
+    """The control: the comparison above notices where chunks begin."""
+    x = frames(300)
+    with torch.inference_mode():
+        whole = net.encode(x)
+    assert (in_chunks(net, x, first=50) - whole).abs().max() > 1e-3
+
+
+def test_a_chunk_does_not_change_what_came_before_it(net: Whisper) -> None:
+    x = frames(300)
+    changed = x.clone()
+    changed[:, FIRST_FRAMES + CHUNK_FRAMES :] += 3.0
+    with torch.inference_mode():
+        before, after = net.encoder(x)[-1], net.encoder(changed)[-1]
+    tokens = (FIRST_FRAMES + CHUNK_FRAMES) // 2
+    torch.testing.assert_close(before[:, :tokens], after[:, :tokens])
+    assert (before[:, tokens:] - after[:, tokens:]).abs().max() > 1e-3
+
+
+def test_a_constant_gain_changes_nothing(net: Whisper) -> None:
+    x = frames(200)
+    with torch.inference_mode():
+        torch.testing.assert_close(net.encode(x), net.encode(x + 4.6), atol=1e-4, rtol=1e-4)
+
+
+def test_the_step_graph_gives_the_numbers_of_the_whole_graph(net: Whisper) -> None:
+    features = zoo.get("whisper").features
+    graph = export_step(net, features)
+    assert graph is not None
+    step = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    whole = onnxruntime.InferenceSession(export_onnx(net, features, 4), providers=["CPUExecutionProvider"])
+    metadata = step.get_modelmeta().custom_metadata_map
+    assert metadata["streamser.step"] == "chunks"
+    assert (int(metadata["streamser.first"]), int(metadata["streamser.chunk"])) == (FIRST_FRAMES, CHUNK_FRAMES)
+    x = frames(412).numpy()
+    states = {name: value.numpy() for name, value in zip(State._fields, State.begin(1, 2), strict=True)}
+    outputs = ["logits", "embedding", *(f"next.{name}" for name in states)]
+    at = 0
+    while at < x.shape[1]:
+        size = FIRST_FRAMES if at == 0 else CHUNK_FRAMES
+        logits, embedding, *following = step.run(
+            outputs, {"frames": np.ascontiguousarray(x[:, at : at + size]), **states}
+        )
+        states = dict(zip(states, following, strict=True))
+        at += size
+    expected, expected_embedding = whole.run(["logits", "embedding"], {"frames": x})
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    np.testing.assert_allclose(embedding, expected_embedding, atol=1e-4)
