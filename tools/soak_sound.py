@@ -1,0 +1,77 @@
+"""Sound for the soak: composed pieces, and the finals that each of them must bring."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+
+import streamser
+from streamser.audio import Samples, resample
+
+Message = dict[str, Any]
+
+_RATES_HZ = (8_000, 16_000, 22_050, 44_100, 48_000)
+_KEYS = ("utterance", "start_s", "end_s", "label", "uncertain")
+
+
+@dataclass(frozen=True)
+class Script:
+    """A piece of sound and the finals that it must bring."""
+
+    pcm: bytes
+    rate: int
+    channels: int
+    finals: list[Message]
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.pcm) / (2 * self.channels * self.rate)
+
+    def wav(self) -> bytes:
+        file = io.BytesIO()
+        values = np.frombuffer(self.pcm, "<i2").reshape(-1, self.channels)
+        soundfile.write(file, values, self.rate, format="WAV")
+        return file.getvalue()
+
+
+def compose(rng: random.Random, clips: Sequence[Samples]) -> Samples:
+    """Speech, silence, noise, clipping and level jumps, in any order."""
+    noise = np.random.default_rng(rng.getrandbits(32))
+    parts: list[Samples] = [np.zeros(8000, np.float32)]
+    for _ in range(rng.randint(1, 3)):
+        clip = rng.choice(clips) * np.float32(10 ** rng.uniform(-1.0, 0.2))
+        kind = rng.choice(["plain", "clipped", "jump", "noise before"])
+        if kind == "clipped":
+            clip = np.clip(clip * 12, -1, 1)
+        elif kind == "jump":
+            clip = np.concatenate([clip[: len(clip) // 2] * np.float32(0.2), clip[len(clip) // 2 :]])
+        elif kind == "noise before":
+            parts.append(0.02 * noise.standard_normal(rng.randint(8_000, 24_000)).astype(np.float32))
+        parts += [clip, np.zeros(rng.randint(11_000, 24_000), np.float32)]
+    sound = np.concatenate(parts)
+    return sound + 0.0003 * noise.standard_normal(len(sound)).astype(np.float32)
+
+
+def write_script(rng: random.Random, clips: Sequence[Samples], recognizer: streamser.Recognizer) -> Script:
+    """A composed piece at a random rate, and its finals as a stream without any server gives them."""
+    rate, channels = rng.choice(_RATES_HZ), rng.choice([1, 1, 2])
+    sound = resample(compose(rng, clips), 16_000, rate)
+    values = (np.clip(sound, -1, 32767 / 32768) * 32768).round().astype("<i2")
+    pcm = np.repeat(values[:, None], channels, axis=1).tobytes()
+    stream = streamser.Stream(recognizer)
+    events = [event.to_dict() for event in [*stream.push(pcm, rate, channels), *stream.close()]]
+    return Script(pcm, rate, channels, [plain(event) for event in events if is_final(event)])
+
+
+def is_final(message: Message) -> bool:
+    return bool(message["type"] == "emotion" and message["final"])
+
+
+def plain(message: Message) -> Message:
+    return {key: message[key] for key in _KEYS}
