@@ -45,6 +45,7 @@ from streamser.samples import find_samples
 BLOCK_S = 0.02
 SAMPLE_S = 1.0  # between two looks at the processes
 DEADLINE_S = 60.0
+START_S = 300.0  # a loaded machine imports slowly
 GROWTH_MB = 24.0  # what memory may gain from the second to the last quarter: a few more threads' arenas
 
 
@@ -224,7 +225,7 @@ def started(name: str, folder: Path, *words: str, env: dict[str, str]) -> Iterat
         command = [sys.executable, "-m", "streamser", "--log-level", "info", "--log-json", *words]
         process = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL, text=True, env=env)
     try:
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + START_S
         while not (found := re.search(r"serving \S+ at ([a-z]+://[^; ]+)", log.read_text())):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)

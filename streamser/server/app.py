@@ -263,9 +263,7 @@ class Server:
 
     async def _health(self, _: web.Request) -> web.Response:
         """Whether the server can do its work, status 503 where it cannot; and whether sound is stored."""
-        microphone, problems = self._microphone, self._hub.problems()
-        if microphone is not None and microphone.end is not None and not self._hub.draining:
-            problems.append(f"microphone: {without_paths(microphone.end.error or 'its stream has ended')}")
+        microphone, problems = self._microphone, self._problems()
         status = "failing" if problems else "draining" if self._hub.draining else "ok"
         return web.json_response(
             {
@@ -283,13 +281,24 @@ class Server:
             status=200 if status == "ok" else 503,
         )
 
+    def _problems(self) -> list[str]:
+        microphone, problems = self._microphone, self._hub.problems()
+        if microphone is not None and microphone.end is not None and not self._hub.draining:
+            problems.append(f"microphone: {without_paths(microphone.end.error or 'its stream has ended')}")
+        return problems
+
     async def _live(self, _: web.Request) -> web.Response:
         """Whether a restart would help: status 503 once the inference worker has ended."""
         live = self._hub.worker.is_alive
         return web.json_response({"live": live}, status=200 if live else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(text=self._hub.metrics.text(self._hub.gauges()), headers={"Content-Type": CONTENT_TYPE})
+        gauges = {
+            **self._hub.gauges(),
+            "streamser_connections": len(self._connections),
+            "streamser_ready": not self._problems() and not self._hub.draining,
+        }
+        return web.Response(text=self._hub.metrics.text(gauges), headers={"Content-Type": CONTENT_TYPE})
 
 
 class _Quiet(logging.Filter):

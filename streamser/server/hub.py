@@ -20,7 +20,7 @@ from streamser.errors import StreamserError
 from streamser.events import EVENT_VERSION, EmotionEvent, Event, StreamEnded
 from streamser.recognizer import Recognizer
 from streamser.server.checkpoints import Checkpoints, describe
-from streamser.server.metrics import Metrics
+from streamser.server.metrics import Metrics, process_gauges
 from streamser.server.options import ServerConfig
 from streamser.server.protocol import CLOSE_GOING_AWAY, CLOSE_INTERNAL, CLOSE_TRY_LATER, Refusal, without_paths
 from streamser.server.recording import RecordingFolder
@@ -172,6 +172,7 @@ class Hub:
             "streamser_clients": len(self.senders),
             "streamser_recording": self.is_recording,
             "streamser_up_seconds": round(self.uptime_s, 1),
+            **process_gauges(),
             **{_WORKER_NAMES[name]: value for name, value in worker.items()},
         }
 

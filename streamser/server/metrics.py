@@ -6,13 +6,21 @@ import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # From one window on a fast core to a person's patience.
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-_HELP = {
+HELP = {
+    "process_max_fds": "File handles that the process may have.",
+    "process_open_fds": "File handles that the process has.",
+    "process_resident_memory_bytes": "Memory of the process.",
+    "process_threads": "Threads of the process.",
+    "streamser_connections": "Connections open now, of any kind.",
+    "streamser_ready": "1 when the server can do its work, as /healthz.",
+    "streamser_recording_failures_total": "Streams that ended because their sound could not be stored.",
     "streamser_worker_busy_seconds_total": "Time the inference worker was at work.",
     "streamser_worker_calls_total": "Calls to the recognizer, each for one or more segments.",
     "streamser_worker_partials_skipped_total": "Partial results that gave way to newer ones.",
@@ -73,6 +81,22 @@ class Metrics:
         return "\n".join(lines) + "\n"
 
 
+def process_gauges() -> dict[str, float]:
+    """What the system knows of this process; on Linux only."""
+    try:
+        import resource
+
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+        return {
+            "process_max_fds": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            "process_open_fds": sum(1 for _ in Path("/proc/self/fd").iterdir()),
+            "process_resident_memory_bytes": 1024 * int(status["VmRSS"].split()[0]),
+            "process_threads": int(status["Threads"]),
+        }
+    except (ImportError, OSError, KeyError):
+        return {}
+
+
 def _histogram(name: str, counts: list[float]) -> list[str]:
     lines, total = _head(name, "histogram"), 0.0
     for edge, count in zip((*LATENCY_BUCKETS_S, math.inf), counts, strict=False):
@@ -82,7 +106,7 @@ def _histogram(name: str, counts: list[float]) -> list[str]:
 
 
 def _head(name: str, kind: str) -> list[str]:
-    return [f"# HELP {name} {_HELP.get(name, name.replace('_', ' '))}", f"# TYPE {name} {kind}"]
+    return [f"# HELP {name} {HELP[name]}", f"# TYPE {name} {kind}"]
 
 
 def _labels(labels: Mapping[str, str]) -> str:
