@@ -51,6 +51,15 @@ def leaves(path: str) -> bool:
 
 def _read_manifest(folder: Path, corpus: str) -> Found:
     manifest = folder / MANIFEST
+    try:
+        yield from _read_rows(folder, corpus, manifest)
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{manifest}: is not UTF-8 text; save it as UTF-8") from error
+    except csv.Error as error:
+        raise CorpusError(f"{manifest}: is no table of comma-separated values ({error})") from error
+
+
+def _read_rows(folder: Path, corpus: str, manifest: Path) -> Found:
     with manifest.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         columns = set(rows.fieldnames or ())

@@ -75,11 +75,17 @@ class FileWriter(Writer):
             raise self._foreign()
         length = self._complete_length()
         self._file.seek(length)
-        self._file.truncate()
-        if length:
-            self._resume()
-        else:
-            self._fresh()
+        torn = self._file.readall() or b""
+        self._file.truncate(length)
+        try:
+            if length:
+                self._resume()
+            else:
+                self._fresh()
+        except ConfigError:  # another model's: a file that is refused is left as it was
+            self._file.seek(length)
+            self._file.write(torn)
+            raise
 
     def _complete_length(self) -> int:
         """Bytes up to the end of the last complete record."""
