@@ -24,7 +24,7 @@ pytestmark = [
 
 def run(*words: object, **options: object) -> str:
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=400, env=env, **options)  # type: ignore[call-overload]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=550, env=env, **options)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return str(done.stdout)
 

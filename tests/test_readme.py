@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from makers import babble, silence
 
 import streamser
 from streamser.audio import resample
-from streamser.cli import VERBS
+from streamser.cli import VERBS, build_parser
 from streamser.recognizer import Recognizer
 
 ROOT = Path(__file__).parents[1]
@@ -84,3 +85,19 @@ def test_the_push_example_gives_the_final_of_an_utterance_that_the_sound_ends_in
     exec(block.replace("...", "told.append(event)"), {"streamser": streamser, "microphone": microphone, "told": told})
     assert [event.final for event in told if isinstance(event, streamser.EmotionEvent)][-1]
     assert isinstance(told[-1], streamser.StreamEnded)
+
+
+def test_the_commands_of_the_installation_page_are_ones_that_streamser_takes() -> None:
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    blocks = re.findall(r"```\n(.*?)```", text, re.S)
+    lines = [line.partition("#")[0].partition(">")[0].strip() for block in blocks for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("streamser ")]
+    assert len(commands) >= 6
+    for command in commands:
+        words = shlex.split(command)[1:]
+        build_parser(words[0]).parse_args(words)
+    section = re.search(r"^\[project.optional-dependencies\]\n(.*?)^\[", pyproject, re.M | re.S)
+    assert section is not None
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, re.M)
+    assert {name for row in rows for name in re.findall(r"\w+", row)} == set(re.findall(r"^(\w+) = ", section[1], re.M))
