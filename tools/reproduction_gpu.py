@@ -56,25 +56,30 @@ def _named(*starts: str) -> tuple[str, ...]:
     return tuple(name for start in starts for name in VARIANTS if name.startswith(start))
 
 
+def _sepconvs(*blocks: int, prefix: str = "sepconv-hop768") -> tuple[str, ...]:
+    return tuple(f"{prefix}-n{n}-wce" for n in blocks)
+
+
+_WITHOUT = ("sepconv-hop768-n4-no-attention",)
 PLAN = (
     Step(("lightsernet-3s-ce", "lightsernet-3s-focal"), "paper"),
     Step(("lightsernet-report-emodb-parent",), "paper", seeds=(0, 1, 2)),
     Step(("lightsernet-report-emodb",), "paper"),
+    Step((*_sepconvs(4), *_WITHOUT, *_sepconvs(5)), "paper"),
     Step(("lightsernet-3s-ce", "lightsernet-3s-focal"), "honest"),
-    Step(("sepconv-hop768-n4-wce", "sepconv-hop768-n4-no-attention"), "paper"),
-    Step(_named("parallel-cnn"), "honest", folds=1, epochs=20),
+    Step((*_sepconvs(4), *_WITHOUT, *_sepconvs(5)), "honest"),
     Step(_named("focal-resnet"), "honest", folds=1, epochs=15),
-    Step(("lightsernet-report-emodb-parent", "lightsernet-report-emodb"), "honest"),
-    Step(("sepconv-hop768-n4-wce", "sepconv-hop768-n4-no-attention"), "honest"),
-    Step(("sepconv-hop768-n5-wce",), "paper"),
+    Step(_named("parallel-cnn-mfcc-s"), "honest", folds=1, epochs=12),
     Step(_named("cnn-blstm"), "honest", folds=1, epochs=30),
-    Step(tuple(f"sepconv-hop768-n{n}-wce" for n in (2, 3, 1, 6)), "paper"),
-    Step(tuple(f"sepconv-hop768-n{n}-wce" for n in (5, 2, 3, 1, 6)), "honest"),
-    Step(("sepconv-n4-wce", "sepconv-n4-no-attention", "sepconv-n5-wce"), "paper", folds=1),
-    Step(("sepconv-n4-wce", "sepconv-n4-no-attention", "sepconv-n5-wce"), "honest", folds=1),
-    Step(tuple(f"sepconv-n{n}-wce" for n in (2, 3, 1, 6)), "paper", folds=1),
-    Step(tuple(f"sepconv-n{n}-wce" for n in (2, 3, 1, 6)), "honest", folds=1),
-    Step(("sepconv-n4-wce", "sepconv-n5-wce"), "paper"),
+    Step(_sepconvs(2, 3, 1, 6), "paper"),
+    Step(_sepconvs(2, 3, 1, 6), "honest"),
+    Step(_named("parallel-cnn-mel-s"), "honest", folds=1, epochs=12),
+    Step(("lightsernet-report-emodb-parent", "lightsernet-report-emodb"), "honest"),
+    Step(_sepconvs(4, 5, 2, 3, 1, 6, prefix="sepconv"), "paper", folds=1),
+    Step(_sepconvs(4, 5, 2, 3, 1, 6, prefix="sepconv"), "honest", folds=1),
+    Step(("sepconv-n4-no-attention",), "paper", folds=1),
+    Step(("sepconv-n4-no-attention",), "honest", folds=1),
+    Step(_sepconvs(4, 5, prefix="sepconv"), "paper"),
 )
 """Every EMO-DB row, the dearest last; IEMOCAP's own rows with one short fold on new speakers."""
 

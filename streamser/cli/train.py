@@ -28,6 +28,7 @@ examples:
   streamser train models/lightsernet/recipe.yaml --corpora-root ~/corpora --out runs/mine
   streamser train lightsernet-3s-ce --corpora ~/corpora/emodb           # a published row, on what it was published on
   streamser train lightsernet-7s-ce --corpora ~/IEMOCAP --benchmark iemocap-improvised
+  streamser train --paper sepconv --corpora ~/IEMOCAP --jobs 8          # all rows of a paper; repeat it to go on
   streamser train RECIPE --set protocol=leave-one-corpus-out --set epochs=10 --resume
   streamser train RECIPE --preview-augment preview/   # write what the augmentation does as WAV; trains nothing
   python -m torch.distributed.run --nproc_per_node 2 -m streamser train RECIPE   # several processes
@@ -40,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe", help="a recipe.yaml, or the name of a published variant (`--list` shows them)", nargs="?"
     )
+    table = parser.add_argument_group("a paper's whole table")
+    table.add_argument(
+        "--paper", metavar="NAME", help="train every row that was published on these corpora: sepconv, ..."
+    )
+    table.add_argument("--rows", metavar="PATTERN", default="*", help="only rows of such names: 'sepconv-hop768-*'")
+    table.add_argument("--jobs", type=int, default=1, metavar="N", help="folds trained at a time (default: 1)")
+    table.add_argument("--minutes", type=float, default=0.0, metavar="M", help="stop after that long; repeat to go on")
     parser.add_argument("--list", action="store_true", help="list the published variants and exit")
     parser.add_argument("--corpora", nargs="+", metavar="FOLDER", help="train on these corpora instead of the recipe's")
     parser.add_argument("--labels", help="comma-separated classes instead of the recipe's")
@@ -75,7 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not args.recipe and not args.list:
+    if args.paper and args.recipe:
+        raise ConfigError(f"--paper {args.paper} trains all rows of a paper; leave out {args.recipe}, or use --rows")
+    if not args.recipe and not args.list and not args.paper:
         raise ConfigError("give a recipe.yaml or the name of a variant; `streamser train --list` shows the variants")
     changes = _changes(args)
     # A recipe is checked before torch is imported: a slip in it is answered at once, also where there is no torch.
@@ -87,10 +97,14 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    recipe = recipe or _published(args, changes)
     root = (args.corpora_root or Path(os.environ.get("STREAMSER_CORPORA", "."))).expanduser()
     # augmentation names its noise and room folders as the recipe names its corpora
     os.environ.setdefault("STREAMSER_CORPORA", str(root))
+    if args.paper:
+        from streamser.cli.trainpaper import run_paper
+
+        return run_paper(args, changes, root)
+    recipe = recipe or _published(args, changes)
     if args.preview_augment:
         return _preview(recipe, root, args.preview_augment)
     return _train(args, recipe, root)

@@ -91,6 +91,31 @@ BENCHMARKS: dict[str, Benchmark] = {
 """Every benchmark by name."""
 
 
+@dataclass(frozen=True, slots=True)
+class PublishedConfusion:
+    """A confusion matrix as a paper prints it, in percent of each true class."""
+
+    source: str
+    labels: tuple[str, ...]
+    percent: tuple[tuple[float, ...], ...]
+
+
+_TABLE_LABELS = ("neutral", "happy", "sad", "angry")
+CONFUSIONS: dict[str, PublishedConfusion] = {
+    "focal-resnet-mfcc-softmax": PublishedConfusion(
+        "Tripathi, Kumar et al. 2019, table 2",
+        _TABLE_LABELS,
+        ((89.1, 5.4, 3.7, 1.8), (70.5, 25.2, 4.3, 0.0), (24.6, 2.7, 70.5, 2.2), (48.7, 5.6, 2.9, 42.8)),
+    ),
+    "focal-resnet-mfcc-focal": PublishedConfusion(
+        "Tripathi, Kumar et al. 2019, table 3",
+        _TABLE_LABELS,
+        ((80.2, 3.2, 15.2, 1.4), (34.7, 52.0, 8.5, 4.8), (16.4, 1.2, 81.6, 0.8), (39.4, 5.4, 2.3, 52.9)),
+    ),
+}
+"""The printed confusion matrices, by row of the zoo."""
+
+
 def benchmark_of(recipe: Mapping[str, Any], corpora: Sequence[str]) -> Benchmark | None:
     """The benchmark that a finished run measured, from its recipe.json and the corpora of its test clips."""
     for one in BENCHMARKS.values():
@@ -106,4 +131,13 @@ def benchmark_of(recipe: Mapping[str, Any], corpora: Sequence[str]) -> Benchmark
     return None
 
 
-__all__ = ["ALL_LABELS", "BENCHMARKS", "FOUR_LABELS", "SEVEN", "Benchmark", "benchmark_of"]
+__all__ = [
+    "ALL_LABELS",
+    "BENCHMARKS",
+    "CONFUSIONS",
+    "FOUR_LABELS",
+    "SEVEN",
+    "Benchmark",
+    "PublishedConfusion",
+    "benchmark_of",
+]

@@ -73,19 +73,35 @@ def plot_risk_coverage(answers: Answers, path: Path) -> None:
 
 def plot_confusion(measured: MetricSet, path: Path) -> None:
     """The confusion matrix in row percent."""
-    matrix = measured.matrix
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    classes = len(measured.labels)
-    drawn, (axes,) = figure(1.6 + 0.75 * classes, 1.2 + 0.65 * classes)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row in range(classes):
-        for column in range(classes):
-            dark = share[row, column] > 0.55
-            text = f"{100 * share[row, column]:.0f}"
-            axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
-    axes.set_xticks(range(classes), measured.labels, rotation=30, ha="right")
-    axes.set_yticks(range(classes), measured.labels)
-    axes.set(xlabel="answered", ylabel="true", title=f"{measured.name}: row percent")
+    plot_confusions([(f"{measured.name}: row percent", measured.labels, measured.matrix)], path)
+
+
+def plot_confusions(panels: Sequence[tuple[str, Sequence[str], Any]], path: Path) -> None:
+    """Confusion matrices side by side, each in row percent: (title, labels, counts or percent)."""
+    classes = max(len(labels) for _, labels, _ in panels)
+    drawn, all_axes = figure((1.6 + 0.75 * classes) * len(panels), 1.2 + 0.65 * classes, len(panels))
+    for axes, (title, labels, matrix) in zip(all_axes, panels, strict=True):
+        values = np.asarray(matrix, np.float64)
+        total = values.sum(axis=1, keepdims=True)
+        share = values / np.where(total > 0, total, 1.0)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for row in range(len(labels)):
+            for column in range(len(labels)):
+                dark = share[row, column] > 0.55
+                text = f"{100 * share[row, column]:.0f}"
+                axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
+        axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set(xlabel="answered", ylabel="true", title=title)
+    drawn.savefig(path, dpi=120)
+
+
+def plot_embedding_pair(maps: Sequence[Any], labels: Sequence[str], titles: Sequence[str], path: Path) -> None:
+    """Points in a plane, (N, 2), of the same clips by several networks, side by side and colored by label."""
+    drawn, all_axes = figure(5.0 * len(maps), 4.8, columns=len(maps))
+    colors = {label: color_of(label) for label in set(labels)}
+    for axes, points, title in zip(all_axes, maps, titles, strict=True):
+        _scatter(axes, points, labels, colors, title)
     drawn.savefig(path, dpi=120)
 
 

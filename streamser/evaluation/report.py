@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from streamser.corpora.benchmarks import CONFUSIONS
 from streamser.evaluation.evaluate import Evaluation
 from streamser.evaluation.foldtable import FoldRow, FoldTable
 from streamser.evaluation.metrics import recalls
@@ -273,9 +274,28 @@ def write_fold_report(table: FoldTable, out: Path, beside: Sequence[FoldTable] =
         "beside": {other.name: round(other.mean_ua, 5) for other in beside},
     }
     (out / "folds.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    picture = _draw_fold_confusion(table, out)
     report = out / "folds.md"
-    report.write_text(fold_markdown(table, beside), encoding="utf-8")
+    report.write_text(fold_markdown(table, beside) + picture, encoding="utf-8")
     return report
+
+
+def _draw_fold_confusion(table: FoldTable, out: Path) -> str:
+    """The confusion matrix over all folds and seeds, beside the one that the row's paper prints; its Markdown."""
+    from streamser.evaluation import plots
+
+    if not plots.can_draw():
+        return ""
+    labels = table.rows[0].measured[0].labels
+    counts = np.sum([one.matrix for row in table.rows for one in row.measured], axis=0)
+    published = CONFUSIONS.get(table.name)
+    panels = []
+    if published is not None and set(published.labels) == set(labels):
+        at = [labels.index(label) for label in published.labels]  # in the paper's order
+        labels, counts = published.labels, counts[np.ix_(at, at)]
+        panels.append((f"{published.source}, row percent", published.labels, published.percent))
+    plots.plot_confusions([("all folds here, row percent", labels, counts), *panels], out / "confusion.png")
+    return "\n## Confusion\n\n![confusion](confusion.png)\n"
 
 
 __all__ = [

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from streamser.cli import main
+from streamser.evaluation import plots
 from streamser.evaluation.folds import FoldResult, save_fold
 from streamser.evaluation.foldtable import tabulate
-from streamser.evaluation.report import fold_markdown, md_table, percent
+from streamser.evaluation.report import fold_markdown, md_table, percent, write_fold_report
 
 LABELS = ("angry", "happy", "neutral", "sad")
 
@@ -77,6 +79,31 @@ def test_folds_that_test_the_same_clips_are_not_pooled() -> None:
 def test_a_run_that_shares_speakers_is_not_called_independent() -> None:
     text = fold_markdown(tabulate([make_fold("a", train_speakers=("a/3", "z/1"))]))
     assert "**WARNING** not speaker-independent: 1 speakers" in text
+
+
+@pytest.mark.parametrize("name", ["small", "focal-resnet-mfcc-focal"])
+def test_a_run_s_confusion_is_drawn_beside_the_published_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of folds that share their speakers or their test clips."""
+    drawn: list[Any] = []
+    draw = plots.plot_confusions
+    monkeypatch.setattr(plots, "plot_confusions", lambda panels, path: (drawn.extend(panels), draw(panels, path)))
+    folds = [replace(make_fold("a", fold=f"fold-{i}", train_speakers=("a/3",)), name=name) for i in range(2)]
+    report = write_fold_report(tabulate(folds), tmp_path)
+    assert "](confusion.png)" in report.read_text(encoding="utf-8")
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+    (_, labels, counts), *published = drawn
+    assert counts.sum() == 1600
+    truth, answer = folds[0].targets, folds[0].logits.argmax(axis=1)
+    first, second = (LABELS.index(label) for label in labels[:2])
+    assert counts[0, 1] == 2 * ((truth == first) & (answer == second)).sum()
+    if name == "small":
+        assert not published
+    else:
+        ((title, order, percents),) = published
+        assert "table 3" in title and order == labels == ("neutral", "happy", "sad", "angry")
+        assert percents[1][1] == 52.0
 
 
 def test_the_command_tabulates_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
