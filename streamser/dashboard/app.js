@@ -6,7 +6,7 @@ import { Detail } from "./detail.js";
 import { $, item, setText } from "./dom.js";
 import { FORMATS } from "./exports.js";
 import { FileSource } from "./files.js";
-import { announce, setLink, showNotice, showTrouble, showVad } from "./notices.js";
+import { announce, setLink, showNotice, showTrouble, showVad, showVoice } from "./notices.js";
 import { Palette, percent } from "./palette.js";
 import { Player } from "./player.js";
 import { exportAs, exportCorpus } from "./saving.js";
@@ -185,6 +185,7 @@ function takeEvent(event, kind) {
   if (kind === "file" && event.type === "speech_ended") showVad("quiet");
   if (event.type === "emotion") {
     verdict.set(utterance);
+    showVoice(event, Boolean(source?.newSpeaker));
     if (event.final && utterance) showFinal(utterance);
   }
   if (event.type === "stream_ended" && event.error) showTrouble(`The stream ended: ${event.error}`);
@@ -279,6 +280,7 @@ async function stop(error = null) {
   if (error) showTrouble(isPlain(error) ? error.message : `Something went wrong: ${error.message}`);
   setLink("idle", "ready");
   showVad("off");
+  showVoice(null, false);
   showHealth();
   showButton();
   if (session.finals.length) showSummary(session, timeline.palette);
@@ -365,6 +367,10 @@ function frame(now) {
 function bindButtons() {
   const click = (id, act) => $(id).addEventListener("click", act);
   click("main", press);
+  click("new-speaker", () => {
+    source?.newSpeaker?.();
+    showVoice({ baseline: "none" }, false);
+  });
   click("skip", () => source?.skip?.());
   $("file").addEventListener("change", () => {
     openFile($("file").files[0]);

@@ -29,6 +29,20 @@ export function showVad(state) {
   setText("vad-text", VAD_WORDS[state]);
 }
 
+const VOICE_WORDS = {
+  none: () => "voice: not known yet",
+  own: (count) => `voice: known from ${count} utterance${count === 1 ? "" : "s"}`,
+  profile: () => "voice: known from a profile",
+};
+
+/** How well the voice is known, where the server adapts to it; `canReset` offers to forget it. */
+export function showVoice(event, canReset) {
+  $("voice").hidden = !event?.baseline;
+  if (!event?.baseline) return;
+  setText("voice-text", VOICE_WORDS[event.baseline]?.(event.baseline_utterances ?? 0) ?? "");
+  $("new-speaker").hidden = !canReset || event.baseline === "none";
+}
+
 /** Who gets the sound and what becomes of it, for as long as a source is open. */
 export function showNotice(source, health) {
   $("notice").hidden = !source;

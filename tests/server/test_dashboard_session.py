@@ -14,6 +14,7 @@ from browsing import Page, browsing, needs_browser
 from running import Running, running
 
 from streamser.audio import read_audio
+from streamser.bundle import DEFAULT_MODEL
 from streamser.corpora.reader import read_corpus
 from streamser.samples import find_samples
 
@@ -220,10 +221,10 @@ def test_an_hour_stays_light(serve: Running, talk: Path, tmp_path: Path) -> None
 
 
 def test_two_checkpoints_answer_side_by_side_and_another_can_be_chosen(talk: Path, tmp_path: Path) -> None:
-    with running(Path("moonshine")) as server, browsing(server.url, talk, tmp_path) as page:
+    with running(Path(DEFAULT_MODEL)) as server, browsing(server.url, talk, tmp_path) as page:
         assert page.find("#models").is_displayed()
         names = page.do("return [...document.getElementById('second').options].map((option) => option.value)")
-        assert {"", "moonshine", "lightsernet", "lightsernet-emodb"} <= set(names)
+        assert {"", DEFAULT_MODEL, "lightsernet", "lightsernet-emodb"} <= set(names)
         page.do("document.getElementById('second').value = 'lightsernet-emodb'")
         page.show_file(talk)
         second = [cell.text for cell in page.driver.find_elements("css selector", "td.second")]
@@ -237,7 +238,7 @@ def test_two_checkpoints_answer_side_by_side_and_another_can_be_chosen(talk: Pat
         page.do("document.getElementById('checkpoint').value = 'lightsernet-emodb'")
         page.show_file(talk)
         assert len(page.driver.find_elements("css selector", "#bars li")) == 7
-        page.do("document.getElementById('checkpoint').value = 'moonshine'")
+        page.do(f"document.getElementById('checkpoint').value = '{DEFAULT_MODEL}'")
         page.do("document.getElementById('second').value = 'lightsernet'")
         page.do("document.querySelector('input[value=browser]').click()")
         page.press("s")  # the browser's microphone goes to both
@@ -250,7 +251,7 @@ def test_two_checkpoints_answer_side_by_side_and_another_can_be_chosen(talk: Pat
 
 
 def test_the_sample_is_real_voices_and_needs_no_microphone(talk: Path, tmp_path: Path) -> None:
-    with running(Path("moonshine")) as server, browsing(server.url, talk, tmp_path) as page:
+    with running(Path(DEFAULT_MODEL)) as server, browsing(server.url, talk, tmp_path) as page:
         page.find("#sample").click()
         page.until(lambda: page.find("#skip").is_displayed())
         page.press("a")
