@@ -19,7 +19,7 @@ except ImportError as error:
 from streamser.events import EVENT_VERSION
 from streamser.handles import ACCEPTED_AT_ONCE, affordable_connections, widen_backlog
 from streamser.recognizer import Recognizer
-from streamser.server import pages, sample
+from streamser.server import apidocs, pages, sample
 from streamser.server.bodies import Bodies
 from streamser.server.checkpoints import catalogue
 from streamser.server.connections import ConnectionLimit
@@ -165,6 +165,7 @@ class Server:
         sockets = Sockets(self._hub, self._microphone)
         return [
             *pages.routes(),
+            *apidocs.routes(self._hub.version),
             web.get("/ws/stream", sockets.stream),
             web.get("/ws/events", sockets.events),
             web.post("/v1/label", Labeller(self._hub, bodies).answer),

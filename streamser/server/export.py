@@ -30,6 +30,11 @@ _TYPES = {
 EXPORT_FORMATS = (*_SUFFIXES, *_PICTURES)
 
 
+def media_type(wanted: str) -> str:
+    """The Content-Type of a format."""
+    return _TYPES.get(wanted, "text/plain")
+
+
 class Exporter:
     """Writes one file at a time: pictures take seconds of a thread and megabytes."""
 
@@ -48,7 +53,7 @@ class Exporter:
         name = f"streamser{_SUFFIXES.get(wanted) or _PICTURES[wanted]}"
         return web.Response(
             body=content,
-            content_type=_TYPES.get(wanted, "text/plain"),
+            content_type=media_type(wanted),
             charset=None if wanted in ("png", "pdf") else "utf-8",
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )

@@ -14,6 +14,7 @@ _TYPES = {
     ".css": "text/css",
     ".svg": "image/svg+xml",
 }
+_PATHS = {"index.html": "/", "api.html": "/docs"}
 
 
 def routes() -> list[web.RouteDef]:
@@ -22,7 +23,7 @@ def routes() -> list[web.RouteDef]:
     for file in sorted(files("streamser").joinpath("dashboard").iterdir(), key=lambda file: file.name):
         suffix = "." + file.name.rpartition(".")[2]
         if suffix in _TYPES:
-            path = "/" if file.name == "index.html" else f"/{file.name}"
+            path = _PATHS.get(file.name, f"/{file.name}")
             defined.append(web.get(path, _answer(file.read_bytes(), _TYPES[suffix])))
     return defined
 
