@@ -40,7 +40,7 @@ class RecognizerConfig:
     """Which checkpoint, computed by what, and how sure it must be."""
 
     model: str = DEFAULT_MODEL
-    """A checkpoint's name, or the path of its folder."""
+    """A checkpoint's name, as `streamser models` lists them, or the path of its folder."""
     compute: str = "auto"
     """Where the network runs: auto, cpu, cuda or cuda:N."""
     engine: str = "auto"

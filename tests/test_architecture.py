@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+from streamser.config import SECTIONS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,6 +39,12 @@ def test_every_file_on_the_page_exists() -> None:
     named = set(re.findall(r"`((?:streamser|tests)/[\w./]+)`", PAGE))
     assert len(named) > 40
     assert not [name for name in sorted(named) if not (ROOT / name).exists()]
+
+
+def test_every_setting_on_the_page_exists() -> None:
+    named = set(re.findall(rf"`((?:{'|'.join(SECTIONS)})\.\w+)`", PAGE))
+    known = {f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in fields(kind)}
+    assert named and named <= known
 
 
 def test_a_block_of_sound_passes_few_steps_and_every_step_names_its_file() -> None:

@@ -24,7 +24,7 @@ class ServerConfig:
     token: str | None = None
     """What a client must show; None asks for nothing, which only loopback may."""
     allowed_origins: tuple[str, ...] = ()
-    """Web sites besides our own page that may connect, as `https://name[:port]`."""
+    """Web sites besides our own page that may connect, as [https://name, http://name:8080]."""
     max_clients: int = 64
     """Open WebSockets; one more is told to come back later."""
     max_connections: int = 512
@@ -50,7 +50,7 @@ class ServerConfig:
     drain_s: float = 5.0
     """A server that is told to stop takes nobody in, and gives its clients so long to get their last results."""
     microphone: bool = False
-    """Listen to this machine's microphone and tell /ws/events."""
+    """Also listen to this machine's microphone, for /ws/events."""
     record: str | None = None
     """Folder for the sound that clients send, one WAV a stream; None writes no sound."""
 

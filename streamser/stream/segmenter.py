@@ -50,13 +50,13 @@ class SegmenterConfig:
     speculate_ms: float = 100.0
     """Silence after which the final is computed ahead of its time; 0 = never."""
     max_utterance_s: float = 20.0
-    """A longer one is cut at the quietest place before this, into linked utterances."""
+    """A longer utterance is cut at the quietest place before this, into linked utterances."""
     cut_search_s: float = 3.0
     """That place is looked for in this stretch before the limit."""
     hop_ms: float = 256.0
     """Time between partial results, rounded to the model's frames; 0 = finals only."""
     first_partial_ms: float = 500.0
-    """No partial before so much sound since the first speech frame."""
+    """The first partial comes after this much sound since the first speech frame."""
     bridge_gap_ms: float = 200.0
     """Lost sound up to this length is silence inside an utterance; a longer gap ends it."""
 

@@ -18,7 +18,7 @@ class SourceConfig:
     """Which microphone, and how patient to be with it."""
 
     device: str | int | None = None
-    """Index or part of a name, as `streamser devices` lists them; None takes the system's default."""
+    """Microphone: index or part of a name, as `streamser devices` lists them; None takes the system's default."""
     sample_rate: int | None = None
     """Hz to open the microphone at; None takes the device's own. It is resampled to 16 kHz either way."""
     channels: int | None = None
@@ -26,9 +26,9 @@ class SourceConfig:
     block_ms: float = 20.0
     """Length of one block of sound."""
     queue_s: float = 2.0
-    """Sound that may wait to be segmented; a live source then loses the oldest, with a Gap."""
+    """Sound that may wait to be segmented; then a live source drops the oldest and reports a Gap."""
     stall_ms: float = 500.0
-    """A microphone that says nothing for so long counts as lost."""
+    """A microphone that delivers no samples for this long counts as lost."""
     retry_first_ms: float = 250.0
     """Pause before a lost microphone is tried again; it doubles each time."""
     retry_max_ms: float = 2000.0

@@ -31,8 +31,8 @@ class VadConfig:
     """Which detector listens, and how strict it is; docs/vad.md says what each was measured to do."""
 
     engine: str = "webrtc"
-    """webrtc (small and fast), silero (best against music and clatter; an extra), energy (the noise gate alone), or
-    another name in VADS."""
+    """webrtc (small and fast), silero (best against music and clatter; needs streamser[silero]), energy (the noise gate
+    alone), or a name that a program has added to VADS."""
     mode: int = 1
     """webrtc: 0 (takes much for speech) to 3 (takes little)."""
     noise_floor: bool = True
