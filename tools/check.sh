@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# The whole ritual: format, lint, types, the house's contract, tests. Warnings are errors.
-#   tools/check.sh            everything
-#   tools/check.sh --fast     everything but the tests that are marked slow
-#   python -m pytest -m soak  two minutes of load, which neither of them runs
+# All checks: format, lint, types, import contracts, JavaScript, tests. Warnings are errors.
+#   tools/check.sh             everything
+#   tools/check.sh --fast      without the tests that are marked slow
+#   python -m pytest -m soak   two minutes of load, which none of these runs
+#   tools/check.sh --coverage  everything, and how much of the code the tests run (see tools/coverage.sh)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OPENBLAS_NUM_THREADS="${OPENBLAS_NUM_THREADS:-1}"
 python=${PYTHON:-python}
-tests=()
-[ "${1:-}" = --fast ] && tests=(-m "not slow and not soak")
 # One command a line: in a chain of && only the last one's failure would stop the script.
 echo "== ruff"
 "$python" -m ruff format --check .
@@ -17,5 +16,16 @@ echo "== mypy"
 "$python" -m mypy
 echo "== imports"
 "$python" -c "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
+echo "== JavaScript"
+if [ -x node_modules/.bin/biome ] || { command -v npm >/dev/null && npm ci --silent --no-audit --no-fund; }; then
+  node_modules/.bin/biome lint --error-on-warnings
+  node_modules/.bin/tsc -p tsconfig.json
+else
+  echo "skipped: npm, or its registry, cannot be reached"
+fi
 echo "== pytest"
-"$python" -m pytest -q "${tests[@]}"
+case "${1:-}" in
+  --fast) "$python" -m pytest -q -m "not slow and not soak" ;;
+  --coverage) PYTHON="$python" tools/coverage.sh ;;
+  *) "$python" -m pytest -q ;;
+esac

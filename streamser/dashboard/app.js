@@ -36,7 +36,11 @@ const verdict = new Verdict(session);
 const player = new Player(memory, () => detail.showPlaying());
 const transport = new Transport(player, timeline);
 const dress = (element, label) => timeline.palette.dress(element, label);
-const table = new Table(session, { select, hear: (utterance) => (select(utterance), detail.hear(utterance)), dress });
+const hear = (utterance) => {
+  select(utterance);
+  detail.hear(utterance);
+};
+const table = new Table(session, { select, hear, dress });
 const detail = new Detail(session, player, memory, { select, announce, changed: showCorrection });
 /** @type {any} what is listening now */
 let source = null;
@@ -69,7 +73,8 @@ function showHealth() {
 /** Colors, bars, legend and buttons for a checkpoint's labels. */
 function usePalette(colors) {
   if (Object.keys(colors).join() === timeline.palette.labels.join()) return;
-  const palette = (timeline.palette = new Palette(colors));
+  const palette = new Palette(colors);
+  timeline.palette = palette;
   timeline.stale = true;
   const legend = [...palette.labels.map((label) => [label, label]), ["uncertain", null]];
   $("legend").replaceChildren(...legend.map(([word, label]) => {

@@ -85,7 +85,7 @@ export class Client {
    * @returns {Promise<Blob>}
    */
   async export(events, format) {
-    const body = events.map((event) => JSON.stringify(event) + "\n").join("");
+    const body = events.map((event) => `${JSON.stringify(event)}\n`).join("");
     const headers = { "Content-Type": "application/x-ndjson" };
     const answer = await this.#fetch(`/v1/export?format=${format}`, { method: "POST", body, headers });
     return answer.blob();

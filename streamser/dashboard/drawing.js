@@ -212,8 +212,8 @@ export class Painter {
     for (const label of this.palette.labels) {
       const ceiling = points.map((point, i) => floor[i] - (point.scores[label] ?? 0) * height);
       const shape = new Path2D();
-      xs.forEach((x, i) => shape.lineTo(x, ceiling[i]));
-      xs.toReversed().forEach((x, i) => shape.lineTo(x, floor.at(-1 - i)));
+      for (const [i, x] of xs.entries()) shape.lineTo(x, ceiling[i]);
+      for (const [i, x] of xs.toReversed().entries()) shape.lineTo(x, floor.at(-1 - i));
       brush.fillStyle = this.palette.fill(brush, label);
       brush.fill(shape);
       brush.strokeStyle = this.ground;

@@ -17,7 +17,7 @@ export function extension(format) {
 
 /** Every event, one JSON object a line. */
 export function toJsonl(session) {
-  return session.events.map(({ event }) => JSON.stringify(event) + "\n").join("");
+  return session.events.map(({ event }) => `${JSON.stringify(event)}\n`).join("");
 }
 
 /**
@@ -43,7 +43,7 @@ export function eventsFor(session, format) {
 
 function csv(rows) {
   const cell = (value) => (/[",\n\r]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
-  return rows.map((row) => row.map(cell).join(",") + "\n").join("");
+  return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
 }
 
 const README = `Utterances whose label was confirmed or corrected in the streamser dashboard.

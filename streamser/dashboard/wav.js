@@ -8,7 +8,9 @@
  */
 export function toWav(pcm, rate) {
   const view = new DataView(new ArrayBuffer(44 + 2 * pcm.length));
-  const words = (at, text) => [...text].forEach((c, i) => view.setUint8(at + i, c.charCodeAt(0)));
+  const words = (at, text) => {
+    for (const [i, c] of [...text].entries()) view.setUint8(at + i, c.charCodeAt(0));
+  };
   words(0, "RIFF");
   view.setUint32(4, 36 + 2 * pcm.length, true);
   words(8, "WAVEfmt ");
