@@ -91,8 +91,9 @@ def timed(call: Callable[[], object], seconds: float) -> dict[str, float]:
 
 
 def versions(check: Check) -> dict[str, Any]:
-    import onnxruntime
     import torch
+
+    from streamser.ort import onnxruntime
 
     found: dict[str, Any] = {
         "python": platform.python_version(),
