@@ -163,7 +163,7 @@ def to_mono(pcm: NDArray[np.generic], channels: int | None = None) -> Samples:
     if pcm.dtype == np.uint8:  # the one unsigned PCM type: 8-bit WAV, silence at 128
         values = (pcm.astype(np.float32) - 128.0) / 128.0
     elif pcm.dtype.kind == "i":
-        values = pcm.astype(np.float32) / -float(np.iinfo(pcm.dtype).min)  # type: ignore[type-var]
+        values = pcm.astype(np.float32) / np.float32(2 ** (8 * pcm.dtype.itemsize - 1))
     elif pcm.dtype == np.float32:
         values = pcm.copy()  # the caller may write over its own
     elif pcm.dtype.kind == "f":

@@ -1,4 +1,4 @@
-"""`streamser bench`: what a checkpoint costs on this machine, from cold start to a minute of sound."""
+"""`streamser bench`: what a live stream costs on this machine, beside whatever else is installed."""
 
 from __future__ import annotations
 
@@ -6,62 +6,76 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from streamser.audio import SAMPLE_RATE, Samples
-from streamser.bundle import DEFAULT_MODEL, Bundle, load_bundle
+from streamser.bench.many import LATE_MS, largest, try_streams
+from streamser.bench.peers import installed_peers
+from streamser.bench.run import Contender, measure
+from streamser.bench.sound import compose
+from streamser.bundle import DEFAULT_MODEL, find_models, load_bundle
 from streamser.cli.tables import table, terminal_width
 from streamser.engines import cuda_is_likely
-from streamser.errors import EngineError
-from streamser.features import FeatureConfig, FrontEnd, extract
-from streamser.recognizer import Recognizer, load
+from streamser.errors import ConfigError
+from streamser.recognizer import load
 
-_MINUTE_S = 60
-_BLOCK = 320  # 20 ms: what a microphone gives at a time
-_COLD_STARTS = 3
+_EPILOG = """examples:
+  streamser bench                          every installed checkpoint and engine
+  streamser bench lightsernet --vs         one checkpoint beside other ways to judge the same windows
+  streamser bench moonshine --streams      how many live streams one process serves
 
-# What the child of a cold start does: everything from nothing to the first score. Its one line ends the clock.
-_CHILD = """
-import sys, numpy, streamser
-recognizer = streamser.load(sys.argv[1], sys.argv[2], engine=sys.argv[3], threads=int(sys.argv[4]))
-recognizer.predict(numpy.ones(round(16_000 * recognizer.features.length_s), numpy.float32) * 0.1)
-print(recognizer.metrics()["engine"], flush=True)
+The sound is speech composed of the recordings that come with streamser, or --sound. Each contender has a process of
+its own with one thread; they take turns, and each figure is the median of the rounds. tools/bench_peers has what --vs
+needs.
 """
+_TRIAL_S = 12.0
+_MOST_STREAMS = 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
-    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, help=f"name or folder (default: {DEFAULT_MODEL})")
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", nargs="*", help="names or folders of checkpoints (default: all that are installed)")
     parser.add_argument("--engine", choices=("all", "onnx", "torch", "cuda"), default="all")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the onnx engine (default: 1)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long each figure is measured (default: 3)")
+    parser.add_argument("--sound", type=Path, metavar="FILE", help="speech to measure on, repeated as needed")
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of the sound (default: 10)")
+    parser.add_argument("--rounds", type=int, default=3, help="parts of the sound, each a round (default: 3)")
+    parser.add_argument("--vs", action="store_true", help="also measure the other programs that are installed")
+    parser.add_argument(
+        "--streams", nargs="?", type=int, const=_MOST_STREAMS, metavar="MOST",
+        help="instead, find how many streams one process serves in real time (at most MOST)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when every engine that was asked for could be measured."""
-    bundle = load_bundle(args.model)
-    figures = {
-        "model": bundle.name,
-        "window_s": bundle.features.length_s,
-        "window": [bundle.features.window_frames, bundle.features.bins],
-        "machine": _machine(),
-        "features": _features(bundle.features, args.seconds),
-        "engines": [_engine(bundle, *which, args.threads, args.seconds) for which in _which(args.engine)],
-    }
+    """0 when everything that was asked for could be measured."""
+    if args.rounds < 1 or not args.minutes > 0:
+        raise ConfigError(f"--rounds is at least 1 and --minutes above 0, not {args.rounds} and {args.minutes:g}")
+    sound = compose(args.minutes, args.sound)
+    if args.streams is not None:
+        return _many(args, sound)
+    models = [str(load_bundle(model).path) for model in args.model] or [str(path) for path in find_models().values()]
+    contenders = [Contender(model, engine, compute) for model in models for engine, compute in _engines(args.engine)]
+    if args.vs:
+        contenders += [Contender(contenders[0].model, peer=peer) for peer in installed_peers()]
+    parts = np.array_split(sound, args.rounds)
+    progress = partial(print, file=sys.stderr, flush=True)
+    rows = measure(contenders, parts, threads=args.threads, progress=progress)
+    figures = {"machine": _machine(), "minutes": args.minutes, "rounds": args.rounds, "rows": rows}
     print(json.dumps(figures, indent=2) if args.json else _report(figures))
     return 0
 
 
-def _which(choice: str) -> list[tuple[str, str]]:
-    """(engine, device) pairs: the one asked for, or all that this machine has."""
+def _engines(choice: str) -> list[tuple[str, str]]:
+    """(engine, processor) pairs: the one asked for, or all that this machine has."""
     pairs = {"onnx": ("onnx", "cpu"), "torch": ("torch", "cpu"), "cuda": ("torch", "cuda")}
     if choice != "all":
         return [pairs[choice]]
@@ -70,87 +84,38 @@ def _which(choice: str) -> list[tuple[str, str]]:
     return [pair for name, pair in pairs.items() if there[name]]
 
 
-def _features(config: FeatureConfig, seconds: float) -> dict[str, float]:
-    """Milliseconds for a second of sound, all at once and in blocks as a microphone gives them."""
-    sound = _sound(10.0)
-    blocks = np.split(sound, range(_BLOCK, len(sound), _BLOCK))
-
-    def stream() -> None:
-        front_end = FrontEnd(config)
-        for block in blocks:
-            front_end.feed(block)
-
-    whole = _timed(lambda: extract(sound, config), seconds / 2)
-    streamed = _timed(stream, seconds / 2)
-    return {"whole_ms_per_s": _percentile(whole, 50) / 10, "stream_ms_per_s": _percentile(streamed, 50) / 10}
+def _many(args: argparse.Namespace, sound: np.ndarray[Any, np.dtype[np.float32]]) -> int:
+    engine, compute = ("auto", "auto") if args.engine == "all" else _engines(args.engine)[0]
+    found = {}
+    for model in args.model or [DEFAULT_MODEL]:
+        recognizer = load(model, compute, engine=engine, threads=args.threads)
+        attempt = partial(try_streams, recognizer, sound, seconds=_TRIAL_S)
+        result = largest(attempt, args.streams)
+        found[recognizer.bundle.name] = {"compute": recognizer.engine.device, **result}
+    print(json.dumps({"machine": _machine(), "models": found}, indent=2) if args.json else _many_report(found))
+    return 0
 
 
-def _engine(bundle: Bundle, engine: str, device: str, threads: int, seconds: float) -> dict[str, Any]:
-    recognizer = load(bundle.path, device, engine=engine, threads=threads)
-    config = recognizer.features
-    window = _sound(config.length_s)
-    frames = extract(window, config)[None, : config.window_frames]
-    net = _timed(lambda: recognizer.engine.run(frames), seconds)
-    sound = _timed(lambda: recognizer.predict(window), seconds)
-    return {
-        "engine": engine,
-        "device": recognizer.engine.device,
-        "threads": threads,
-        "window_p50_ms": _percentile(net, 50),
-        "window_p95_ms": _percentile(net, 95),
-        "sound_p50_ms": _percentile(sound, 50),
-        "sound_p95_ms": _percentile(sound, 95),
-        "rtf": _rtf(recognizer),
-        "cold_start_s": _cold_start(bundle, engine, device, threads),
-    }
-
-
-def _rtf(recognizer: Recognizer) -> float:
-    """Seconds of work for a second of sound, on a minute of it."""
-    minute = _sound(_MINUTE_S)
-    started = time.perf_counter()
-    recognizer.predict(minute)
-    return (time.perf_counter() - started) / _MINUTE_S
-
-
-def _cold_start(bundle: Bundle, engine: str, device: str, threads: int) -> float:
-    """Seconds from the start of a process to its first score; the median of a few."""
-    command = [sys.executable, "-c", _CHILD, str(bundle.path), device, engine, str(threads)]
-    times = []
-    for _ in range(_COLD_STARTS):
-        started = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            first_line = child.stdout.readline()
-            times.append(time.perf_counter() - started)
-            _, complaint = child.communicate()
-        if not first_line:
-            raise EngineError(f"cold start of the {engine} engine failed: {complaint.strip().splitlines()[-1:]}")
-    return _percentile(times, 50)
-
-
-def _timed(call: Callable[[], object], seconds: float) -> list[float]:
-    """Milliseconds of each call, for so long and at least ten times, the first one not counted."""
-    call()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 10 or time.perf_counter() < end:
-        started = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - started) * 1000)
-    return times
-
-
-def _percentile(values: list[float], percent: float) -> float:
-    return float(np.percentile(values, percent))
-
-
-def _sound(seconds: float) -> Samples:
-    """A low voice with breath: never silent, and the same in every run."""
-    rng = np.random.default_rng(0)
-    t = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    voice = sum(np.sin(2 * np.pi * 120 * k * t) / k for k in range(1, 20))
-    return (0.05 * (voice + 0.2 * rng.standard_normal(len(t)))).astype(np.float32)
+def _many_report(found: dict[str, Any]) -> str:
+    parts = []
+    for model, result in found.items():
+        rows = [
+            (
+                str(trial["streams"]),
+                f"{trial['partial_p95_ms']:.0f} ms",
+                str(trial["partials_dropped"]),
+                f"{trial['slowest_final_ms']:.0f} ms",
+                f"{trial['behind_ms']:.0f} ms",
+                f"{trial['cpu_cores']:.2f}",
+            )
+            for trial in result["tried"]
+        ]
+        header = ("streams", "partial p95", "left out", "slowest final", "sound behind", "cores busy")
+        parts.append(
+            f"{model} on {result['compute']}: {result['streams']} live streams in one process\n\n"
+            + table(header, rows, terminal_width())
+        )
+    return "\n\n".join([*parts, f"In time means that nothing in a row but the counts exceeds {LATE_MS:.0f} ms."])
 
 
 def _machine() -> dict[str, Any]:
@@ -162,34 +127,70 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "onnxruntime": onnxruntime.__version__,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 
 
 def _report(figures: dict[str, Any]) -> str:
-    machine, features, (frames, bins) = figures["machine"], figures["features"], figures["window"]
-    rows = [
+    machine, rows = figures["machine"], figures["rows"]
+    first = rows[0]
+    streams = [
         (
-            row["engine"],
-            row["device"],
-            f"{row['window_p50_ms']:.2f} / {row['window_p95_ms']:.2f} ms",
-            f"{row['sound_p50_ms']:.2f} / {row['sound_p95_ms']:.2f} ms",
-            f"{row['rtf']:.4f}",
+            row["title"],
+            f"{row['cpu_ms_per_s']:.1f}",
+            f"{row['streams_per_core']:.0f}",
+            f"{row['partial_ms']['p50']:.1f} / {row['partial_ms']['p95']:.1f}",
+            " / ".join(f"{row['final_ms'][p]:.1f}" for p in ("p50", "p95", "p99")),
+            f"{row['final_total_ms']['p50']:.0f}",
             f"{row['cold_start_s']:.2f} s",
+            "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f} MB",
+            f"{row['scores_differ']:.0e}",
         )
-        for row in figures["engines"]
+        for row in rows
+        if not row["peer"]
     ]
-    header = ("engine", "device", "window p50 / p95", "sound to score p50 / p95", "rtf", "cold start")
+    header = (
+        "one live stream", "CPU ms/s", "streams/core", "partial ms p50/95", "final ms p50/95/99", "silence + final",
+        "cold start", "memory", "differ",
+    )  # fmt: skip
+    text = [
+        f"{figures['minutes']:g} minutes of speech in {figures['rounds']} rounds; {machine['system']}, "
+        f"{machine['cpus']} CPUs, load {machine['load']:.1f}, Python {machine['python']}, NumPy {machine['numpy']}, "
+        f"ONNX Runtime {machine['onnxruntime']}"
+        if machine["load"] is not None
+        else f"{figures['minutes']:g} minutes of speech in {figures['rounds']} rounds; {machine['system']}",
+        "",
+        table(header, streams, terminal_width()),
+    ]
+    peers = [
+        (
+            row["title"],
+            *(
+                (f"{row['window_ms']:.1f}", f"{row['cpu_ms_per_s']:.1f}", f"{_ratio(row, first):.1f}")
+                if "error" not in row
+                else ("-", "-", row["error"])
+            ),
+        )
+        for row in rows
+        if row["peer"]
+    ]
+    if peers:
+        text += [
+            "",
+            table(
+                ("the same windows by", "ms a window", "CPU ms/s", f"times {first['title']}"), peers, terminal_width()
+            ),
+        ]
     return "\n".join(
         [
-            f"{figures['model']}: windows of {figures['window_s']:g} s, {frames} frames x {bins} bins",
-            f"{machine['system']}, {machine['cpus']} CPUs, Python {machine['python']}, NumPy {machine['numpy']}, "
-            f"ONNX Runtime {machine['onnxruntime']}",
-            f"features: {features['whole_ms_per_s']:.2f} ms a second of sound at once, "
-            f"{features['stream_ms_per_s']:.2f} ms in 20 ms blocks",
+            *text,
             "",
-            table(header, rows, terminal_width()),
-            "",
-            "window: the net alone, batch 1. rtf: work for a second of sound, on a minute in overlapping windows.",
-            "cold start: process start to first score, disk cache warm.",
+            "CPU ms/s: CPU time of the whole process for a second of sound, everything included. partial, final: from",
+            "the last sound that is needed to the result; silence + final: from the end of speech. differ: largest",
+            "difference of a score from that of its whole window, computed at once. High load makes all times longer.",
         ]
     )
+
+
+def _ratio(row: dict[str, Any], first: dict[str, Any]) -> float:
+    return float(row["cpu_ms_per_s"] / first["cpu_ms_per_s"])

@@ -36,12 +36,15 @@ class PcmConverter:
         self.channels = channels
         self.replaced = 0
         """Samples that were NaN, infinite or absurd, and count as silence."""
+        self._whole_numbers = True
         self._half_sample = b""
         self._half_frame: NDArray[np.generic] = np.zeros(0, np.int16)
 
     def feed(self, pcm: Pcm) -> Samples:
         """The samples that are ready now."""
-        samples, replaced = made_finite(self._mono(pcm))
+        samples, replaced = self._mono(pcm), 0
+        if not self._whole_numbers:  # those are always finite
+            samples, replaced = made_finite(samples)
         if replaced and not self.replaced:
             logger.warning("pushed sound: %d samples are NaN, infinite or absurd; they count as silence", replaced)
         self.replaced += replaced
@@ -69,4 +72,5 @@ class PcmConverter:
                 values = np.concatenate([self._half_frame, values])
             whole = len(values) - len(values) % self.channels
             values, self._half_frame = values[:whole], values[whole:]
+        self._whole_numbers = values.dtype.kind in "iu"
         return to_mono(values, self.channels)

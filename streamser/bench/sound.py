@@ -1,0 +1,34 @@
+"""Composed speech for measurements: recorded sentences, alone or in runs, between pauses of quiet noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.samples import find_samples
+
+__all__ = ["compose"]
+
+_NOISE = 3e-4  # -70 dBFS: a quiet room
+_INSIDE_S = 0.15  # between the sentences of one utterance, too short to split it
+_PAUSE_S = (0.6, 1.6)  # between utterances, long enough to end one
+
+
+def compose(minutes: float, file: Path | None = None, seed: int = 0) -> Samples:
+    """So many minutes of speech: utterances of one to three sentences of the package, or the file again and again."""
+    length = round(minutes * 60 * SAMPLE_RATE)
+    if file is not None:
+        return np.resize(read_audio(file), length)
+    rng = np.random.default_rng(seed)
+    sentences = [read_audio(sample.path) for sample in find_samples()]
+    parts: list[Samples] = []
+    while sum(map(len, parts)) < length:
+        for place in range(int(rng.integers(1, 4))):
+            if place:
+                parts.append(np.zeros(round(_INSIDE_S * SAMPLE_RATE), np.float32))
+            parts.append(sentences[int(rng.integers(len(sentences)))])
+        parts.append(np.zeros(round(rng.uniform(*_PAUSE_S) * SAMPLE_RATE), np.float32))
+    sound = np.concatenate(parts)[:length]
+    return (sound + rng.normal(0.0, _NOISE, length)).astype(np.float32)

@@ -1,0 +1,129 @@
+"""What a live stream costs: one process, one checkpoint on one engine, the whole pipeline."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamser.audio import SAMPLE_RATE, Samples, to_mono
+from streamser.engines import run_frames
+from streamser.engines.steps import ChunkSteps
+from streamser.events import EmotionEvent, Event, SpeechStarted
+from streamser.features import extract
+from streamser.recognizer import Recognizer, load
+from streamser.stream.pipeline import Listener, PipelineConfig, Stream, StreamConfig
+from streamser.stream.sources import PushSource
+
+__all__ = ["measure_stream"]
+
+_BLOCK_BYTES = 640  # 20 ms of 16-bit samples: what a microphone or a client gives at a time
+_COMPARED = 24  # results that are computed once more from their whole window
+
+
+def measure_stream(model: str, engine: str, compute: str, threads: int, sound: Path) -> dict[str, Any]:
+    """Figures of one stream over a file of 16-bit samples; prints "ready" at the first score, for a cold start."""
+    recognizer = load(model, compute, engine=engine, threads=threads)
+    recognizer.predict(np.ones(round(SAMPLE_RATE * recognizer.features.length_s), np.float32) * 0.1)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    seconds = sound.stat().st_size / 2 / SAMPLE_RATE
+    began = time.process_time()
+    windows = _live(recognizer, sound)
+    cpu_s = time.process_time() - began
+    peak_mb = _peak_mb()
+    plain = StreamConfig(pipeline=PipelineConfig(smoothing=0.0))
+    return {
+        "cpu_ms_per_s": 1000 * cpu_s / seconds,
+        "streams_per_core": seconds / cpu_s,
+        "peak_mb": peak_mb,
+        "windows": windows,
+        **_latencies(recognizer, sound, plain),
+    }
+
+
+def _blocks(sound: Path) -> Iterator[bytes]:
+    with sound.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
+
+
+def _live(recognizer: Recognizer, sound: Path) -> list[tuple[int, int]]:
+    """Run the threads of a live stream, as fast as they can; the windows that were judged."""
+    source = PushSource()
+
+    def push() -> None:
+        for block in _blocks(sound):
+            source.push(block)
+        source.close()
+
+    pushing = threading.Thread(target=push, name="bench-push", daemon=True)
+    with Listener(source, recognizer) as events:
+        pushing.start()
+        windows = [(event.start, event.end) for event in events if isinstance(event, EmotionEvent)]
+    pushing.join()
+    return windows
+
+
+def _latencies(recognizer: Recognizer, sound: Path, config: StreamConfig) -> dict[str, Any]:
+    """Milliseconds of a push that brings a result, and how far results are from those of their whole windows."""
+    stream = Stream(recognizer, config)
+    partials, finals, totals = [], [], []
+    worst, compared, onset = 0.0, 0, 0
+    position, pace = 0, 1
+    for block in _blocks(sound):
+        began = time.perf_counter()
+        events: list[Event] = stream.push(block)
+        took_ms = (time.perf_counter() - began) * 1000
+        position += len(block) // 2
+        for event in events:
+            if isinstance(event, SpeechStarted):
+                onset = event.start
+            elif isinstance(event, EmotionEvent) and event.final:
+                finals.append(took_ms)
+                spoken_end = event.end - config.segmenter.post_roll_ms * SAMPLE_RATE / 1000
+                totals.append((position - spoken_end) * 1000 / SAMPLE_RATE + took_ms)
+            elif isinstance(event, EmotionEvent):
+                partials.append(took_ms)
+                if len(partials) % pace == 0 and compared < _COMPARED:
+                    worst = max(worst, _difference(recognizer, event, onset, sound))
+                    compared, pace = compared + 1, pace + 1
+    result: dict[str, Any] = {"compared": compared, "scores_differ": worst}
+    for name, values in (("partial", partials), ("final", finals), ("final_total", totals)):
+        result[f"{name}_ms"] = {f"p{q}": float(np.percentile(values or [0.0], q)) for q in (50, 95, 99)}
+    return result
+
+
+def _difference(recognizer: Recognizer, event: EmotionEvent, onset: int, sound: Path) -> float:
+    """Largest difference of a partial's scores from those that the whole window gives, computed in one piece."""
+    whole = isinstance(recognizer.steps, ChunkSteps)  # its results cover the utterance so far
+    frames = extract(_samples(sound, onset if whole else event.start, event.end), recognizer.features)
+    if whole:
+        frames = frames[: len(frames) // recognizer.steps.multiple * recognizer.steps.multiple]  # type: ignore[union-attr]
+        logits, embedding = recognizer.engine.run(frames[None])
+        scores = run_frames(recognizer.engine, [frames[:1]], recognizer.features)[0]._replace(
+            logits=logits, embedding=embedding, audible=True
+        )
+    else:
+        scores = run_frames(recognizer.engine, [frames], recognizer.features)[0]
+    expected = recognizer.predict_scores([scores])[0].scores
+    return max(abs(expected[label] - score) for label, score in event.scores.items())
+
+
+def _samples(sound: Path, start: int, end: int) -> Samples:
+    return to_mono(np.fromfile(sound, "<i2", end - start, offset=2 * start))
+
+
+def _peak_mb() -> float | None:
+    """Most memory that the process has had resident; None where the system does not say."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,89 @@
+"""Speed is guarded by ratios within one run: absolute times depend on the machine and its other work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from makers import babble
+
+from streamser.bench.sound import compose
+from streamser.engines import WindowScores
+from streamser.engines.onnx import OnnxEngine
+from streamser.features import Frames, extract
+from streamser.recognizer import Recognizer, load
+from streamser.stream.pipeline import Stream
+
+
+def cpu_s(call: Callable[[], object]) -> float:
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def test_a_hop_costs_less_than_its_whole_window() -> None:
+    recognizer = load("lightsernet", "cpu", engine="onnx")
+    engine, steps = recognizer.engine, recognizer.steps
+    assert isinstance(engine, OnnxEngine) and steps is not None
+    frames = extract(np.tile(babble(4.0), 6), recognizer.features)
+    window = frames[None, :184]
+    track = steps.track()
+    track.feed(frames[:200])
+    track.scores()
+    hops, wholes = [], []
+    for end in range(200, 1000, 16):
+        hops.append(cpu_s(lambda end=end: (track.feed(frames[end : end + 16]), track.scores())))  # type: ignore[misc]
+        wholes.append(cpu_s(lambda: engine.run(window)))
+    assert np.median(hops) < 0.8 * np.median(wholes)  # 0.45 to 0.6 where it was written
+
+
+def test_the_pipeline_around_the_net_costs_few_calls_of_numpy_a_second() -> None:
+    recognizer = load("lightsernet", "cpu", engine="onnx")
+
+    class NoNet:
+        """Its step graph computes nothing, so that all that remains is the work around it."""
+
+        name, device, fed = "none", "cpu", 0
+        nothing = WindowScores(np.zeros((1, 4), np.float32), np.zeros((1, 320), np.float32), True)
+
+        @property
+        def steps(self) -> NoNet:
+            return self
+
+        def track(self, after: object = None) -> NoNet:
+            return self
+
+        def feed(self, frames: Frames) -> None:
+            self.fed += len(frames)
+
+        def scores(self) -> WindowScores:
+            return self.nothing
+
+        def final(self, kept: slice) -> WindowScores:
+            return self.nothing
+
+        def run(self, frames: Frames) -> tuple[Frames, Frames]:
+            return np.zeros((len(frames), 4), np.float32), np.zeros((len(frames), 320), np.float32)
+
+        def metrics(self) -> dict[str, object]:
+            return {}
+
+    around = Recognizer(recognizer.bundle, NoNet())
+    sound = compose(0.5)
+    pcm = (np.clip(sound, -1, 1) * 32767).astype("<i2").tobytes()
+
+    def push() -> None:
+        stream = Stream(around)
+        for at in range(0, len(pcm), 640):
+            stream.push(pcm[at : at + 640])
+        stream.close()
+
+    def tiny_calls() -> None:
+        for _ in range(20_000):
+            np.add(1.0, 2.0)
+
+    push()
+    ratios = [cpu_s(push) / 30 / (cpu_s(tiny_calls) / 20_000) for _ in range(3)]
+    # 10,000 where it was written. The yardstick is a call of NumPy's, which other work on the machine slows down alike.
+    assert np.median(ratios) < 16_000, ratios
