@@ -224,9 +224,11 @@ def paper_rows(paper: str, found: Mapping[tuple[str, str, str], Measurement]) ->
             benchmark = BENCHMARKS[name]
             cells = {column: found.get((variant.name, name, column)) for column in ("paper", "honest")}
             texts = [one.text() if one else "not measured" for one in cells.values()]
+            if benchmark.sessions:
+                texts[1] = "- (two speakers are too few)"
             table = f"{variant.table}; {benchmark.title}"
             rows.append("| " + " | ".join((variant.name, table, published(figures), *texts)) + " |")
-            if not all(cells.values()):
+            if "not measured" in texts:
                 commands.append(f"- {command(variant, benchmark, first=benchmark.folder not in folders)}")
             folders.add(benchmark.folder)
     lines = [f"\n## {paper}\n", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *rows]
