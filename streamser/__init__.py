@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streamser.bundle import Bundle, find_models, load_bundle
     from streamser.client import AsyncClient, Client
     from streamser.config import Config, load_config
+    from streamser.enrolment import enrol
     from streamser.errors import (
         AudioError,
         BundleError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         StreamserError,
     )
     from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
-    from streamser.profile import Profile, enrol
+    from streamser.profile import Profile
     from streamser.recognizer import Prediction, Recognizer, RecognizerConfig, load
     from streamser.stream.channel import Stream
     from streamser.stream.pipeline import Listener, listen, replay
@@ -88,6 +89,7 @@ _ROOMS = {
     "bundle": ("Bundle", "find_models", "load_bundle"),
     "client": ("AsyncClient", "Client"),
     "config": ("Config", "load_config"),
+    "enrolment": ("enrol",),
     "errors": (
         "AudioError",
         "BundleError",
@@ -101,7 +103,7 @@ _ROOMS = {
         "StreamserError",
     ),
     "events": ("EmotionEvent", "Event", "Gap", "SourceChanged", "SpeechEnded", "SpeechStarted", "StreamEnded"),
-    "profile": ("Profile", "enrol"),
+    "profile": ("Profile",),
     "recognizer": ("Prediction", "Recognizer", "RecognizerConfig", "load"),
     "stream.channel": ("Stream",),
     "stream.pipeline": ("Listener", "listen", "replay"),

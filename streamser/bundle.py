@@ -5,6 +5,7 @@
     ├── weights.safetensors   for torch: fine-tuning, CUDA
     ├── model.onnx            for the CPU: "frames" (batch, time, bins) -> "logits", "embedding"
     ├── step.onnx             optional, for streams: the scores from what is new; see `streamser.engines.steps`
+    ├── relative.onnx         optional, for known voices: "embedding" and a baseline -> "logits"; see `BaselineRule`
     └── README.md             the card
 
 Nothing here is a pickle, and no byte reaches native code before its hash has been checked. The seal in
@@ -32,21 +33,20 @@ from numpy.typing import NDArray
 from streamser.errors import BundleError, MissingExtraError
 from streamser.events import UNCERTAIN
 from streamser.features import FeatureConfig
+from streamser.manifest import FORMAT, GET_ANEW, MANIFEST, read_manifest, seal_of
 from streamser.onnxgraph import check_graph
 
-FORMAT = 1
-"""Rises when an older streamser would misread the folder."""
 DEFAULT_MODEL = "moonshine"
+NEUTRAL = "neutral"
+"""The label whose probability weighs utterances for a baseline."""
 
-MANIFEST = "bundle.yaml"
 WEIGHTS = "weights.safetensors"
 GRAPH = "model.onnx"
 STEP = "step.onnx"
+RELATIVE = "relative.onnx"
 CARD = "README.md"
 
-_MANIFEST_BYTES = 1 << 20  # a manifest is some kilobytes; more is an accident or an attack
 _WINDOW_VALUES = 1 << 24  # frames x bins of one window; 64 MiB is far above any published net's
-_ANEW = "get the folder anew, or train it again"
 
 
 def _finite(values: tuple[float, ...]) -> bool:
@@ -64,6 +64,8 @@ class Calibration:
     """Below this confidence the answer is `uncertain`."""
     risk: float | None = None
     """Share of wrong answers among those given at this threshold, as measured when it was chosen."""
+    neutral_prior: float | None = None
+    """Probability of neutral that the answers assume; None assumes that all classes are equally likely."""
 
     def __post_init__(self) -> None:
         if not (_finite((self.temperature,)) and self.temperature > 0):
@@ -74,47 +76,50 @@ class Calibration:
             raise ValueError(f"calibration.threshold is within 0..1, not {self.threshold!r}")
         if self.risk is not None and not (_finite((self.risk,)) and 0 <= self.risk <= 1):
             raise ValueError(f"calibration.risk is within 0..1 or null, not {self.risk!r}")
+        check_prior("calibration.neutral_prior is", self.neutral_prior)
 
 
-@dataclass(frozen=True, slots=True)
-class Neutral:
-    """What this checkpoint says of average neutral speech: the base that "your voice" is compared with."""
-
-    logits_mean: tuple[float, ...]
-    """One value a class, before calibration."""
-
-    def __post_init__(self) -> None:
-        if not _finite(self.logits_mean):
-            raise ValueError("neutral holds finite numbers")
+def check_prior(rule: str, prior: float | None) -> None:
+    """ValueError, beginning with `rule`, unless it is a probability that leaves room for the other classes, or None."""
+    if prior is not None and not (_finite((prior,)) and 0 < prior < 1):
+        raise ValueError(f"{rule} above 0 and below 1, or null, not {prior!r}")
 
 
-Table = tuple[tuple[float, ...], ...]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRule:
+    """How a stream's earlier utterances become a baseline, and how much the relative answer then counts."""
 
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """How this checkpoint's answers lie, class by class, and how far a new voice and room moves them all.
-
-    Measured with nets of its recipe, each on the corpus that was left out of its training, in log probabilities against
-    the last class's.
-    """
-
-    means: Table
-    """(C, C - 1), of each class."""
-    within: Table
-    """(C - 1, C - 1), covariance of the answers to one class."""
-    between: Table
-    """(C - 1, C - 1), covariance of what a voice and a room add."""
+    exponent: float
+    """An utterance's weight is the absolute answer's probability of neutral to this power ..."""
+    full_s: float = 2.0
+    """... times its length over this many seconds, at most 1."""
+    memory: int
+    """Utterances after which old ones have faded: each new utterance multiplies the sums before it by 1 - 1/memory."""
+    half: float
+    """Weight of the baseline at which the relative answer counts as much as the absolute one."""
+    calibration: Calibration
+    """Of the relative logits."""
 
     def __post_init__(self) -> None:
-        size = len(self.means) - 1
-        for name, rows, square in (("means", size + 1, False), ("within", size, True), ("between", size, True)):
-            table: Table = getattr(self, name)
-            if size < 1 or len(table) != rows or any(len(row) != size or not _finite(row) for row in table):
-                raise ValueError(f"drift.{name} is a table of {rows} times {size} finite numbers")
-            values = np.array(table)
-            if square and not (np.array_equal(values, values.T) and (np.linalg.eigvalsh(values) > 0).all()):
-                raise ValueError(f"drift.{name} is a covariance: symmetric, and no direction is without spread")
+        rules = {
+            f"baseline.exponent is 0 or more, not {self.exponent!r}": _finite((self.exponent,)) and self.exponent >= 0,
+            f"baseline.full_s is above 0, not {self.full_s!r}": _finite((self.full_s,)) and self.full_s > 0,
+            f"baseline.memory is a whole number of 2 or more, not {self.memory!r}": type(self.memory) is int
+            and self.memory >= 2,
+            f"baseline.half is 0 or more, not {self.half!r}": _finite((self.half,)) and self.half >= 0,
+            "baseline.calibration is a section": isinstance(self.calibration, Calibration),
+        }
+        for rule, held in rules.items():
+            if not held:
+                raise ValueError(rule)
+
+    def weight_of(self, neutrality: float, duration_s: float) -> float:
+        """What an utterance counts in a baseline, 0 to 1, from the absolute answer's probability of neutral."""
+        return float(neutrality**self.exponent * min(1.0, duration_s / self.full_s))
+
+    def share_of(self, weight: float) -> float:
+        """What the relative answer counts, 0 to below 1, beside the absolute one; 0 for a baseline of nothing."""
+        return weight / (weight + self.half) if weight > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +141,8 @@ class Bundle:
     """What was measured, and on what."""
     licence: str
     """Terms of the weights; those of the corpora they learnt from."""
-    neutral: Neutral | None
-    drift: Drift | None
+    baseline: BaselineRule | None
+    """How streams use relative.onnx; None where there is none."""
     files: Mapping[str, str]
     """SHA-256 of each file beside bundle.yaml."""
 
@@ -150,12 +155,14 @@ class Bundle:
             raise ValueError(f"labels are all different, not {list(labels)!r}")
         if UNCERTAIN in labels:
             raise ValueError(f"labels must not hold {UNCERTAIN!r}: that is what streamser says when it does not know")
-        if len(self.calibration.bias) not in (0, classes):
-            raise ValueError(f"calibration.bias has {len(self.calibration.bias)} values but labels has {classes}")
-        if self.neutral is not None and len(self.neutral.logits_mean) != classes:
-            raise ValueError(f"neutral.logits_mean has {len(self.neutral.logits_mean)} values but labels has {classes}")
-        if self.drift is not None and len(self.drift.means) != classes:
-            raise ValueError(f"drift.means has {len(self.drift.means)} rows but labels has {classes}")
+        if (self.baseline is None) != (RELATIVE not in self.files):
+            raise ValueError(f"{RELATIVE} and the section 'baseline' are both there, or neither is")
+        both = (self.calibration, *(() if self.baseline is None else (self.baseline.calibration,)))
+        for one in both:
+            if len(one.bias) not in (0, classes):
+                raise ValueError(f"calibration.bias has {len(one.bias)} values but labels has {classes}")
+        if NEUTRAL not in labels and (self.baseline or any(one.neutral_prior is not None for one in both)):
+            raise ValueError(f"baseline and neutral_prior are for checkpoints with the label {NEUTRAL!r}")
         if not features.window_frames * features.bins <= _WINDOW_VALUES:
             raise ValueError(f"features.length_s is {features.length_s:g}: no net takes a window that long")
         if not (isinstance(self.variant, str) and self.variant and isinstance(self.licence, str) and self.licence):
@@ -175,6 +182,11 @@ class Bundle:
         return self.path / STEP if STEP in self.files else None
 
     @property
+    def relative_path(self) -> Path | None:
+        """The relative head; None where the checkpoint has none."""
+        return self.path / RELATIVE if RELATIVE in self.files else None
+
+    @property
     def card(self) -> str:
         """The text of README.md."""
         return self.read(CARD).decode("utf-8", "replace")
@@ -190,7 +202,7 @@ class Bundle:
         if path.is_symlink():
             raise BundleError(f"{path}: is a symbolic link, but a bundle holds its own files; copy the target here")
         if not path.is_file():
-            raise BundleError(f"{path}: missing, but {MANIFEST} lists it; {_ANEW}")
+            raise BundleError(f"{path}: missing, but {MANIFEST} lists it; {GET_ANEW}")
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -199,7 +211,7 @@ class Bundle:
         if found != self.files[name]:
             raise BundleError(
                 f"{path}: SHA-256 is {found[:12]}..., but {MANIFEST} says {self.files[name][:12]}...: "
-                f"the file ({len(content)} bytes) is truncated or altered; {_ANEW}"
+                f"the file ({len(content)} bytes) is truncated or altered; {GET_ANEW}"
             )
         return content
 
@@ -222,7 +234,7 @@ class Bundle:
         try:
             return load(self.read(WEIGHTS))
         except (SafetensorError, KeyError, ValueError) as error:
-            raise BundleError(f"{self.weights_path}: not a safetensors file ({error}); {_ANEW}") from error
+            raise BundleError(f"{self.weights_path}: not a safetensors file ({error}); {GET_ANEW}") from error
 
 
 def model_folders() -> list[Path]:
@@ -249,7 +261,7 @@ def load_bundle(name_or_path: str | os.PathLike[str], verify: bool = True) -> Bu
     `verify=False` leaves out the hashes of the files (for a quick listing); an engine checks what it loads anyway.
     """
     folder = _locate(name_or_path)
-    manifest = _read_manifest(folder / MANIFEST)
+    manifest = read_manifest(folder / MANIFEST)
     bundle = _parse(folder, manifest)
     if verify:
         for name in bundle.files:
@@ -270,9 +282,9 @@ def save_bundle(
     scores: Mapping[str, Any],
     licence: str,
     card: str,
-    neutral: Neutral | None = None,
-    drift: Drift | None = None,
     step: bytes | None = None,
+    relative: bytes | None = None,
+    baseline: BaselineRule | None = None,
 ) -> Bundle:
     """Write a checkpoint folder and read it back; a kill in the middle never leaves a bundle that loads wrongly.
 
@@ -288,6 +300,7 @@ def save_bundle(
         GRAPH: onnx,
         CARD: card.encode(),
         **({} if step is None else {STEP: step}),
+        **({} if relative is None else {RELATIVE: relative}),
     }
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     bundle = Bundle(
@@ -300,8 +313,7 @@ def save_bundle(
         provenance=provenance,
         scores=scores,
         licence=licence,
-        neutral=neutral,
-        drift=drift,
+        baseline=baseline,
         files=files,
     )
     manifest = yaml.safe_dump(
@@ -336,20 +348,14 @@ def _manifest(bundle: Bundle) -> dict[str, Any]:
         "licence": bundle.licence,
         "features": bundle.features.to_dict(),
         "calibration": asdict(bundle.calibration),
-        "neutral": None if bundle.neutral is None else asdict(bundle.neutral),
-        **({} if bundle.drift is None else {"drift": asdict(bundle.drift)}),
+        **({} if bundle.baseline is None else {"baseline": asdict(bundle.baseline)}),
         "scores": bundle.scores,
         "provenance": bundle.provenance,
         "files": bundle.files,
     }
     # NumPy's numbers and tuples become what YAML and JSON both know; NaN raises, for JSON does not know it.
     plain = json.loads(json.dumps(values, allow_nan=False, default=lambda value: value.item()))
-    return {**plain, "seal": _seal(plain)}
-
-
-def _seal(values: Mapping[str, Any]) -> str:
-    """SHA-256 of the values themselves, so that comments and line ends do not matter."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return {**plain, "seal": seal_of(plain)}
 
 
 def _locate(name_or_path: str | os.PathLike[str]) -> Path:
@@ -385,76 +391,18 @@ def _known(models: Mapping[str, Path]) -> str:
     return f"no checkpoint is in {searched}; give a folder's path, or set STREAMSER_MODELS to a folder of them"
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """bundle.yaml as a dictionary whose seal holds."""
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"{path}: must be a plain file; copy the checkpoint's own {MANIFEST} here")
-    try:
-        size = path.stat().st_size
-        if size > _MANIFEST_BYTES:
-            raise BundleError(f"{path}: has {size} bytes, more than the {_MANIFEST_BYTES} any manifest needs; {_ANEW}")
-        text = path.read_bytes().decode()
-        _check_tokens(path, text)
-        values = yaml.safe_load(text)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error}); check its permissions") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise BundleError(f"{path}: is not readable YAML ({said}); {_ANEW}") from error
-    _check_format(path, values)
-    sealed = values.pop("seal", None)
-    try:
-        seal = _seal(values)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: holds values that no manifest has ({error}); {_ANEW}") from error
-    if sealed != seal:
-        raise BundleError(
-            f"{path}: its values do not give the hash in 'seal', so they were altered after saving; {_ANEW} "
-            "(a threshold can be set in config.yaml or by --set, without touching the checkpoint)"
-        )
-    return dict(values)
-
-
-_OPENING = (
-    yaml.FlowSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.BlockMappingStartToken,
-)
-_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
-_DEPTH = 32  # save_bundle writes some four levels
-
-
-def _check_tokens(path: Path, text: str) -> None:
-    """Refuse what a kilobyte could unfold into gigabytes or hours: aliases, and brackets without end."""
-    depth = 0
-    for token in yaml.scan(text):
-        if isinstance(token, yaml.AliasToken):
-            raise BundleError(f"{path}: has YAML aliases, which no manifest has; {_ANEW}")
-        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
-        if depth > _DEPTH:
-            raise BundleError(f"{path}: nests values more than {_DEPTH} deep, which no manifest does; {_ANEW}")
-
-
-def _check_format(path: Path, values: Any) -> None:
-    version = values.get("format") if isinstance(values, dict) else None
-    if type(version) is not int or version < 1:
-        raise BundleError(f"{path}: has no 'format: {FORMAT}', so it is no streamser checkpoint; give another folder")
-    if version > FORMAT:
-        raise BundleError(
-            f"{path}: has format {version}, newer than format {FORMAT} of this streamser; pip install -U streamser"
-        )
-
-
 def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
     """The manifest's values as a Bundle; every broken rule is a BundleError that names the file."""
     try:
         files = values["files"]
-        if not (isinstance(files, dict) and set(files) - {STEP} == {WEIGHTS, GRAPH, CARD}):
-            raise ValueError(f"files lists exactly {WEIGHTS}, {GRAPH}, {CARD} and at will {STEP}, no other name")
+        if not (isinstance(files, dict) and set(files) - {STEP, RELATIVE} == {WEIGHTS, GRAPH, CARD}):
+            raise ValueError(
+                f"files lists exactly {WEIGHTS}, {GRAPH}, {CARD}, at will {STEP} and {RELATIVE}, no other name"
+            )
         if not all(isinstance(digest, str) for digest in files.values()):
             raise ValueError("files gives the SHA-256 of each in hexadecimal")
-        neutral, drift = values["neutral"], values.get("drift")  # older checkpoints know of no drift
+        # Older checkpoints have sections 'neutral' and 'drift' for ways of adapting that are no more.
+        baseline = values.get("baseline")
         return Bundle(
             path=folder,
             name=folder.resolve().name,
@@ -465,15 +413,18 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
             provenance=dict(values["provenance"]),
             scores=dict(values["scores"]),
             licence=values["licence"],
-            neutral=None if neutral is None else Neutral(**_tuples(neutral)),
-            drift=None if drift is None else Drift(**{key: tuple(map(tuple, table)) for key, table in drift.items()}),
+            baseline=None if baseline is None else _baseline_rule(baseline),
             files=files,
         )
     except KeyError as error:
-        raise BundleError(f"{folder / MANIFEST}: key {error} is missing; {_ANEW}") from error
+        raise BundleError(f"{folder / MANIFEST}: key {error} is missing; {GET_ANEW}") from error
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise BundleError(f"{folder / MANIFEST}: {error}; {_ANEW}") from error
+        raise BundleError(f"{folder / MANIFEST}: {error}; {GET_ANEW}") from error
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _baseline_rule(values: Mapping[str, Any]) -> BaselineRule:
+    return BaselineRule(**{**values, "calibration": Calibration(**_tuples(values["calibration"]))})

@@ -33,6 +33,10 @@ class Config(StreamConfig):
 SECTIONS: dict[str, type[Any]] = get_type_hints(Config)
 _RENAMED = {("recognizer", "device"): "compute"}
 """Old keys that still work for one release, with a warning."""
+_GONE = {
+    ("pipeline", "settle"): "streams adapt to the voice by default now; pipeline.adapt: false turns it off",
+}
+"""Old keys that no longer work, and what to do instead."""
 _FIELDS = {section: [f.name for f in fields(kind)] for section, kind in SECTIONS.items()}
 
 
@@ -88,7 +92,9 @@ def _from_override(text: str) -> tuple[str, str, Setting]:
 
 
 def _new_name(where: str, section: str, key: str) -> str:
-    """The key's present name; an old one is accepted with a warning."""
+    """The key's present name; a renamed one is accepted with a warning, one that is gone is a ConfigError."""
+    if (section, key) in _GONE:
+        raise ConfigError(f"{where}: {section}.{key} is gone: {_GONE[section, key]}")
     new = _RENAMED.get((section, key))
     if new is None:
         return key

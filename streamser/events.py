@@ -88,6 +88,10 @@ class EmotionEvent(EventBase):
     """Probability of `label`."""
     uncertain: bool
     """True when the recognizer does not know; `label` is then a guess that should not be acted on."""
+    baseline: Literal["none", "own", "profile"] = "none"
+    """What the voice was compared with: nothing, the stream's own earlier utterances, or a profile and those."""
+    baseline_utterances: int = 0
+    """How many utterances that baseline is made of."""
     latency_ms: float = field(default=0.0, compare=False)
     """Wall time from the arrival of the last sample judged to this event."""
 
@@ -113,6 +117,8 @@ class EmotionEvent(EventBase):
             "scores": {name: round(float(score), 4) for name, score in self.scores.items()},
             "confidence": round(float(self.confidence), 4),
             "uncertain": self.uncertain,
+            "baseline": self.baseline,
+            "baseline_utterances": self.baseline_utterances,
             "latency_ms": round(float(self.latency_ms), 2),
         }
 
@@ -196,6 +202,8 @@ class SourceChanged(EventBase):
     """Sample index at which it was noticed."""
     detail: str = ""
     """For people: the device, and what it said."""
+    another: bool = False
+    """True when it is another microphone than before."""
 
     @property
     def at_s(self) -> float:
@@ -203,7 +211,13 @@ class SourceChanged(EventBase):
         return _seconds(self.at)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**EventBase.to_dict(self), "state": self.state, "at_s": self.at_s, "detail": self.detail}
+        return {
+            **EventBase.to_dict(self),
+            "state": self.state,
+            "at_s": self.at_s,
+            "detail": self.detail,
+            "another": self.another,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +247,9 @@ Event: TypeAlias = SpeechStarted | EmotionEvent | SpeechEnded | Gap | SourceChan
 _KINDS: dict[str, type[Event]] = {kind.type: kind for kind in get_args(Event)}
 _TYPES: dict[str, tuple[type, ...]] = {
     "utterance": (int,),
+    "baseline": (str,),
+    "baseline_utterances": (int,),
+    "another": (bool,),
     "seq": (int,),
     "final": (bool,),
     "uncertain": (bool,),

@@ -3,20 +3,25 @@
 A sound longer than the net's window is judged in overlapping windows whose logits are averaged; the average is
 calibrated into probabilities; a best probability below the threshold makes the prediction `uncertain`. So does
 sound in which nothing rises above the features' floor, and sound shorter than one frame (it is padded to one).
+
+That is the absolute answer. Where a baseline of the speaker is known and the checkpoint has a relative head, the
+relative answer is mixed in, the more the more the baseline weighs: p = (1 - a) p_absolute + a p_relative.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 
 from streamser.audio import LOUDEST, SAMPLE_RATE, Samples, Segment, check_finite, to_mono
-from streamser.bundle import DEFAULT_MODEL, Bundle, load_bundle
+from streamser.baseline import Baseline
+from streamser.bundle import DEFAULT_MODEL, NEUTRAL, Bundle, Calibration, check_prior, load_bundle
 from streamser.engines import (
     MOST_THREADS,
     Engine,
@@ -27,12 +32,19 @@ from streamser.engines import (
     run_frames,
     steps_of,
 )
+from streamser.engines.relative import RelativeHead, open_relative
 from streamser.engines.steps import StepEngine
-from streamser.errors import AudioError, EngineError
+from streamser.errors import AudioError, BundleError, ConfigError, EngineError
 from streamser.features import FeatureConfig, Frames, at_peak, trimmed
+from streamser.profile import load_profile
 
 Sound = Samples | Segment
 """What can be judged: 16 kHz mono samples, or a Segment of a stream."""
+
+Baselines: TypeAlias = Baseline | Sequence[Baseline | None] | None
+"""One baseline for all sounds, one for each, or none."""
+
+Probabilities: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +61,8 @@ class RecognizerConfig:
     """CPU threads for one window."""
     threshold: float | None = None
     """Confidence below which the answer is `uncertain`; None takes the checkpoint's own."""
+    neutral_prior: float | None = None
+    """How often speech is neutral where it runs, above 0 and below 1; None takes the checkpoint's own assumption."""
     profile: str | None = None
     """A "your voice" profile to adapt to: its name or its file."""
 
@@ -58,6 +72,7 @@ class RecognizerConfig:
             raise ValueError(f"threads: 1 to {MOST_THREADS}, not {self.threads}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold: within 0..1, not {self.threshold}")
+        check_prior("neutral_prior: is", self.neutral_prior)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,49 +90,50 @@ class Prediction:
     """How many windows were averaged."""
     audible: bool = True
     """False for sound too short to be judged or without anything in it: `uncertain`, whatever its scores."""
+    threshold: float = field(default=0.0, repr=False)
+    """Confidence below which this answer is `uncertain`."""
+    neutrality: float = field(default=0.0, repr=False)
+    """The absolute answer's probability of neutral, which weighs the sound for a baseline; 0 without such a class."""
+    embedding: Frames | None = field(default=None, repr=False, compare=False)
+    """(dimensions,), what a baseline is made of."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Anchor:
-    """Where one speaker's neutral speech lies among the embeddings: what is near it is the likelier neutral."""
-
-    centre: Frames
-    """(dimensions,)"""
-    usual: float
-    """How far neutral utterances of the speaker lie from it."""
-    label: int
-    """Index of the class that gains by nearness."""
-    strength: float
-    """What is added to that class's logit at the centre; as much is taken away at twice the usual distance."""
-
-    def raised(self, logits: Frames, embeddings: Frames) -> Frames:
-        """Utterances' logits (N, classes) after a look at where their embeddings (N, dimensions) are."""
-        nearness = 1 - np.linalg.norm(embeddings - self.centre, axis=1) / self.usual
-        changed = np.array(logits, np.float32)
-        changed[:, self.label] += (self.strength * nearness).astype(np.float32)
-        return changed
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Adaptation:
-    """What a speaker's profile changes: the logits are levelled, and neutral is where the speaker's own neutral is."""
-
-    logit_bias: Frames
-    """(classes,), added to the logits before calibration."""
-    anchor: Anchor | None = None
+    def with_scores(self, scores: Mapping[str, float], threshold: float | None = None) -> Prediction:
+        """The same sound's prediction with other scores, and the label, confidence and `uncertain` that follow."""
+        threshold = self.threshold if threshold is None else threshold
+        best = max(scores, key=scores.__getitem__)
+        uncertain = not (self.audible and scores[best] >= threshold)  # a confidence that is NaN is uncertain too
+        return replace(
+            self, label=best, scores=scores, confidence=scores[best], uncertain=uncertain, threshold=threshold
+        )
 
 
 class Recognizer:
     """A checkpoint on an engine; unchanging, so that many threads may share it."""
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, threshold: float | None = None, adaptation: Adaptation | None = None
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        threshold: float | None = None,
+        *,
+        neutral_prior: float | None = None,
+        baseline: Baseline | None = None,
+        relative: RelativeHead | None = None,
     ) -> None:
+        """`baseline` is where streams and predictions begin, None for a speaker of whom nothing is known.
+
+        `relative` is the bundle's relative head where it is already open.
+        """
         self.bundle = bundle
         self.engine = engine
-        self.adaptation = _checked(adaptation, bundle)
+        self.relative = open_relative(bundle) if relative is None else relative
+        self.baseline = self._checked(baseline)
         self._threshold = threshold
-        self._offsets = np.array(bundle.calibration.bias or [0.0] * len(bundle.labels), np.float64)
+        self._neutral_prior = neutral_prior
+        if neutral_prior is not None and NEUTRAL not in bundle.labels:
+            raise ConfigError(
+                f"recognizer.neutral_prior: the checkpoint '{bundle.name}' has no label {NEUTRAL!r}; leave it out"
+            )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -137,41 +153,67 @@ class Recognizer:
         """Confidence below which the answer is `uncertain`."""
         return self.bundle.calibration.threshold if self._threshold is None else self._threshold
 
-    def with_adaptation(self, adaptation: Adaptation | None) -> Recognizer:
+    def with_baseline(self, baseline: Baseline | None) -> Recognizer:
         """The same checkpoint on the same engine for one speaker, or for anyone again."""
-        return Recognizer(self.bundle, self.engine, self._threshold, adaptation)
+        return Recognizer(
+            self.bundle,
+            self.engine,
+            self._threshold,
+            neutral_prior=self._neutral_prior,
+            baseline=baseline,
+            relative=self.relative,
+        )
+
+    def with_profile(self, name_or_path: str | PathLike[str]) -> Recognizer:
+        """The same checkpoint on the same engine for the speaker of a profile."""
+        return self.with_baseline(load_profile(name_or_path).baseline(self.bundle))
 
     @overload
-    def predict(self, sound: Sound) -> Prediction: ...
+    def predict(self, sound: Sound, baseline: Baselines = None) -> Prediction: ...
     @overload
-    def predict(self, sound: Sequence[Sound]) -> list[Prediction]: ...
-    def predict(self, sound: Sound | Sequence[Sound]) -> Prediction | list[Prediction]:
-        """Judge one sound, or several in one batch; AudioError for sound that is empty, NaN or infinite."""
+    def predict(self, sound: Sequence[Sound], baseline: Baselines = None) -> list[Prediction]: ...
+    def predict(self, sound: Sound | Sequence[Sound], baseline: Baselines = None) -> Prediction | list[Prediction]:
+        """Judge one sound, or several in one batch; AudioError for sound that is empty, NaN or infinite.
+
+        Without `baseline` the recognizer's own is used, if it has one.
+        """
         sounds, scores = self._score(sound)
-        predictions = [
-            self._prediction(logits, score, len(samples) < self._one_frame)
-            for samples, score, logits in zip(sounds, scores, self._utterance_logits(scores), strict=True)
-        ]
+        shorts = [len(samples) < self._one_frame for samples in sounds]
+        predictions = self._adapted([self._absolute(*pair) for pair in zip(scores, shorts, strict=True)], baseline)
         return predictions[0] if isinstance(sound, np.ndarray | Segment) else predictions
 
     def check(self, sound: Sound) -> None:
         """AudioError or ValueError for sound that can't be judged: empty, NaN, infinite, or never scaled."""
         _samples(sound, "sound")
 
-    def predict_frames(self, utterances: Sequence[Frames]) -> list[Prediction]:
+    def predict_frames(self, utterances: Sequence[Frames], baseline: Baselines = None) -> list[Prediction]:
         """Judge whole utterances whose features, (frames, bins) each, were computed as the sound came in."""
         for frames in utterances:
             if frames.ndim != 2 or frames.shape[1] != self.features.bins:
                 raise ValueError(f"frames have shape (time, {self.features.bins}), not {frames.shape}")
         if not utterances:
             return []
-        return self.predict_scores(run_frames(self.engine, utterances, self.features))
+        return self.predict_scores(run_frames(self.engine, utterances, self.features), baseline)
 
-    def predict_scores(self, scores: Sequence[WindowScores]) -> list[Prediction]:
+    def predict_scores(self, scores: Sequence[WindowScores], baseline: Baselines = None) -> list[Prediction]:
         """Predictions from the scores of whole utterances' windows, as a step graph gives them."""
-        self._finite(scores)
-        pairs = zip(self._utterance_logits(scores), scores, strict=True)
-        return [self._prediction(logits, score, False) for logits, score in pairs]
+        return self._adapted([self._absolute(score, False) for score in self._finite(scores)], baseline)
+
+    def adapted(self, prediction: Prediction, baseline: Baseline | None) -> Prediction:
+        """The absolute prediction of a sound, compared with its speaker's baseline."""
+        rule = self.bundle.baseline
+        share = 0.0 if rule is None or baseline is None else rule.share_of(baseline.weight)
+        if rule is None or baseline is None or self.relative is None or share == 0.0 or prediction.embedding is None:
+            return prediction
+        logits = self.relative.run(prediction.embedding, baseline.total, baseline.weight)
+        if not np.isfinite(logits).all():
+            raise EngineError(f"{self.bundle.relative_path}: gives NaN or infinite scores; the checkpoint is of no use")
+        relative = self._probabilities(logits[None], rule.calibration)[0]
+        mixed = (1.0 - share) * np.array(list(prediction.scores.values())) + share * relative
+        threshold = self._threshold
+        if threshold is None:
+            threshold = (1.0 - share) * self.bundle.calibration.threshold + share * rule.calibration.threshold
+        return prediction.with_scores(dict(zip(self.labels, mixed.tolist(), strict=True)), threshold)
 
     def logits_and_embeddings(self, sound: Sound | Sequence[Sound]) -> tuple[Frames, Frames]:
         """What `logits` and `embed` say of one sound or several, from one run of the net."""
@@ -191,11 +233,9 @@ class Recognizer:
             return embedding
         return _embeddings(scores)
 
-    def calibrate(self, logits: Frames) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Logits (N, classes) to probabilities that mean what they say, (N, classes)."""
-        scaled = (np.asarray(logits, np.float64) + self._offsets) / self.bundle.calibration.temperature
-        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+    def calibrate(self, logits: Frames) -> Probabilities:
+        """The absolute head's logits (N, classes) to probabilities that mean what they say, (N, classes)."""
+        return self._probabilities(logits, self.bundle.calibration)
 
     def metrics(self) -> dict[str, Any]:
         """What an operator wants to see of the model and its engine."""
@@ -217,33 +257,62 @@ class Recognizer:
         return sounds, self._finite(run_audio(self.engine, padded, self.features))
 
     def _finite(self, scores: Sequence[WindowScores]) -> Sequence[WindowScores]:
-        if not all(np.isfinite(score.logits).all() for score in scores):
+        used = [score.logits for score in scores]
+        if self.relative is not None:
+            used += [score.embedding for score in scores]
+        if not all(np.isfinite(values).all() for values in used):
             raise EngineError(f"{self.bundle.path}: the net gives NaN or infinite scores; the checkpoint is of no use")
         return scores
 
     def _utterance_logits(self, scores: Sequence[WindowScores]) -> Frames:
         if not scores:
             return np.zeros((0, len(self.labels)), np.float32)
-        means = np.stack([score.logits.mean(axis=0) for score in scores])
-        if self.adaptation is None:
-            return means
-        levelled: Frames = means + self.adaptation.logit_bias
-        anchor = self.adaptation.anchor
-        return levelled if anchor is None else anchor.raised(levelled, _embeddings(scores))
+        return np.stack([score.logits.mean(axis=0) for score in scores])
 
-    def _prediction(self, logits: Frames, scores: WindowScores, too_short: bool) -> Prediction:
-        probabilities = self.calibrate(logits[None])[0]
-        best = int(probabilities.argmax())
-        confidence = float(probabilities[best])
-        audible = scores.audible and not too_short
-        return Prediction(
-            label=self.labels[best],
-            scores=dict(zip(self.labels, probabilities.tolist(), strict=True)),
-            confidence=confidence,
-            uncertain=not (audible and confidence >= self.threshold),  # a confidence that is NaN is uncertain too
+    def _absolute(self, scores: WindowScores, too_short: bool) -> Prediction:
+        """What is said of a sound while nothing is known of its speaker."""
+        probabilities = self.calibrate(scores.logits.mean(axis=0)[None])[0].tolist()
+        by_label = dict(zip(self.labels, probabilities, strict=True))
+        sound = Prediction(
+            label="",
+            scores={},
+            confidence=0.0,
+            uncertain=True,
             windows=len(scores.logits),
-            audible=audible,
+            audible=scores.audible and not too_short,
+            neutrality=by_label.get(NEUTRAL, 0.0),
+            embedding=scores.embedding.mean(axis=0),
         )
+        return sound.with_scores(by_label, self.threshold)
+
+    def _adapted(self, predictions: list[Prediction], baseline: Baselines) -> list[Prediction]:
+        if baseline is None:
+            baseline = self.baseline
+        if baseline is None:
+            return predictions
+        each = [baseline] * len(predictions) if isinstance(baseline, Baseline) else baseline
+        return [self.adapted(*pair) for pair in zip(predictions, map(self._checked, each), strict=True)]
+
+    def _checked(self, baseline: Baseline | None) -> Baseline | None:
+        """The baseline, or ValueError where it is another checkpoint's; None for a checkpoint that cannot use it."""
+        if baseline is None or self.relative is None:
+            return None
+        if baseline.total.shape != (self.relative.size,):
+            raise ValueError(
+                f"baseline.total holds {self.relative.size} values for {self.bundle.name}, not {baseline.total.shape}"
+            )
+        return baseline
+
+    def _probabilities(self, logits: Frames, calibration: Calibration) -> Probabilities:
+        """Logits (N, classes) to probabilities, (N, classes): softmax((logits + bias) / temperature + prior)."""
+        offsets = np.array(calibration.bias or [0.0] * len(self.labels), np.float64)
+        scaled = (np.asarray(logits, np.float64) + offsets) / calibration.temperature
+        prior = calibration.neutral_prior if self._neutral_prior is None else self._neutral_prior
+        if prior is not None:
+            others = len(self.labels) - 1
+            scaled[:, self.labels.index(NEUTRAL)] += math.log(prior / (1.0 - prior) * others)
+        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def load(name_or_path: str | PathLike[str] = DEFAULT_MODEL, compute: str | None = None, **options: Any) -> Recognizer:
@@ -261,13 +330,13 @@ def open_recognizer(config: RecognizerConfig) -> Recognizer:
     """The recognizer that a configuration asks for."""
     bundle = load_bundle(config.model)
     engine = open_engine(bundle, config.engine, config.compute, config.threads)
-    recognizer = Recognizer(bundle, engine, config.threshold)
-    if config.profile is None:
-        return recognizer
-    # The one arrow that points up: whoever opens a recognizer by its configuration wants it whole.
-    from streamser.profile import adapt
-
-    return adapt(recognizer, config.profile)
+    recognizer = Recognizer(bundle, engine, config.threshold, neutral_prior=config.neutral_prior)
+    if recognizer.relative is not None and (size := recognizer.embed([]).shape[1]) != recognizer.relative.size:
+        raise BundleError(
+            f"{bundle.relative_path}: takes embeddings of {recognizer.relative.size} values, but the net gives {size}; "
+            "export the checkpoint again"
+        )
+    return recognizer if config.profile is None else recognizer.with_profile(config.profile)
 
 
 def _samples(sound: Sound, what: str) -> Samples:
@@ -293,13 +362,3 @@ def _samples(sound: Sound, what: str) -> Samples:
 def _embeddings(scores: Sequence[WindowScores]) -> Frames:
     """(sounds, dimensions)"""
     return np.stack([score.embedding.mean(axis=0) for score in scores])
-
-
-def _checked(adaptation: Adaptation | None, bundle: Bundle) -> Adaptation | None:
-    """The adaptation, or ValueError when it was made for another checkpoint."""
-    if adaptation is None:
-        return None
-    bias, size = adaptation.logit_bias, len(bundle.labels)
-    if np.shape(bias) != (size,) or not np.isfinite(bias).all():
-        raise ValueError(f"adaptation.logit_bias holds {size} finite values for {bundle.name}, not {np.shape(bias)}")
-    return Adaptation(np.asarray(bias, np.float32), adaptation.anchor)

@@ -10,7 +10,7 @@ for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(pool, "1")
 
 import pytest  # noqa: E402  # after the settings that numpy and torch read once, when they are first imported
-from makers import make_bundle  # noqa: E402
+from makers import make_adaptive, make_bundle  # noqa: E402
 
 from streamser.bundle import Bundle  # noqa: E402
 from streamser.recognizer import Recognizer, load  # noqa: E402
@@ -26,3 +26,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def recognizer(bundle: Bundle) -> Recognizer:
     """The tiny checkpoint on the CPU."""
     return load(bundle.path, "cpu")
+
+
+@pytest.fixture(scope="session")
+def adaptive(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
+    """A tiny checkpoint with a relative head, on the CPU."""
+    return load(make_adaptive(tmp_path_factory.mktemp("models") / "adaptive").path, "cpu")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from streamser.audio import SAMPLE_RATE, Samples
-from streamser.bundle import Bundle, Calibration, Neutral, save_bundle
+from streamser.bundle import BaselineRule, Bundle, Calibration, save_bundle
 from streamser.features import FeatureConfig, Frames, silent_frame
 
 LABELS = ("angry", "happy", "neutral", "sad")
@@ -80,10 +80,45 @@ def make_bundle(
         "scores": {"ua": 0.25},
         "licence": "Apache-2.0",
         "card": f"# {folder.name}\n\nRandom weights for tests.\n",
-        "neutral": Neutral((0.0,) * len(labels)),
         **changes,
     }
     return save_bundle(folder, **values)
+
+
+def make_rule(**changes: Any) -> BaselineRule:
+    """A rule under which a few utterances already count."""
+    return BaselineRule(**{"exponent": 1.0, "memory": 50, "half": 0.5, "calibration": Calibration(), **changes})
+
+
+def make_relative(weights: dict[str, NDArray[np.float32]]) -> bytes:
+    """logits = (embedding - total / (weight + 2)) @ W, as a graph's bytes: a mean of zeros that counts as two."""
+    bins, classes = weights["weight"].shape
+    nodes = [
+        helper.make_node("Add", ["weight", "shrinkage"], ["count"]),
+        helper.make_node("Div", ["total", "count"], ["baseline"]),
+        helper.make_node("Sub", ["embedding", "baseline"], ["difference"]),
+        helper.make_node("MatMul", ["difference", "W"], ["logits"]),
+    ]
+    inputs = {"embedding": bins, "total": bins, "weight": 1}
+    graph = helper.make_graph(
+        nodes,
+        "relative",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]) for name, size in inputs.items()],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
+        [
+            numpy_helper.from_array(np.array([2.0], np.float32), "shrinkage"),
+            numpy_helper.from_array(weights["weight"], "W"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def make_adaptive(folder: Path, rule: BaselineRule | None = None, **changes: Any) -> Bundle:
+    """A checkpoint as `make_bundle` makes it, with a relative head."""
+    weights = make_weights(changes.get("features") or make_features(), len(LABELS))
+    return make_bundle(folder, **{"relative": make_relative(weights), "baseline": rule or make_rule(), **changes})
 
 
 def tone(hz: float = 440.0, duration_s: float = 1.0, level: float = 0.3) -> Samples:

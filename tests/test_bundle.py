@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,13 +16,22 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from makers import LABELS, make_bundle, make_features, make_onnx, make_weights
+from makers import (
+    LABELS,
+    make_adaptive,
+    make_bundle,
+    make_features,
+    make_onnx,
+    make_relative,
+    make_rule,
+    make_weights,
+)
 
-from streamser import bundle as room
-from streamser.bundle import Bundle, Calibration, Drift, Neutral, find_models, load_bundle
+from streamser.bundle import BaselineRule, Bundle, Calibration, find_models, load_bundle
 from streamser.errors import BundleError, MissingExtraError
+from streamser.manifest import seal_of
 
-DRIFT = Drift(((1.0, 0.0, 0.0),) * 4, *[((1.0, 0.5, 0.0), (0.5, 1.0, 0.0), (0.0, 0.0, 2.0))] * 2)
+RULE = BaselineRule(exponent=1.5, full_s=2.5, memory=40, half=3.0, calibration=Calibration(0.8, threshold=0.5))
 FILES = ("weights.safetensors", "model.onnx", "README.md")
 
 
@@ -37,7 +47,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], *, seal: b
     values = yaml.safe_load(path.read_text("utf-8"))
     old_seal = values.pop("seal")
     change(values)
-    values["seal"] = room._seal(values) if seal else old_seal
+    values["seal"] = seal_of(values) if seal else old_seal
     path.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
 
 
@@ -49,9 +59,9 @@ def test_everything_that_was_saved_comes_back(tmp_path: Path) -> None:
     saved = make_bundle(
         tmp_path / "full",
         features=features,
-        calibration=Calibration(1.7, (0.1, -0.2, 0.0, 1e-9), 0.55, 0.12),
-        neutral=Neutral((1.0, 2.0, 3.0, 4.0)),
-        drift=DRIFT,
+        calibration=Calibration(1.7, (0.1, -0.2, 0.0, 1e-9), 0.55, 0.12, 0.4),
+        relative=make_relative(make_weights(features, 4)),
+        baseline=RULE,
         provenance={"corpora": ["a", "b"], "speakers": np.int64(12), "date": "2025-01-01", "note": "zwölf: #1"},
         scores={"ua": np.float32(0.5), "per corpus": {"x": {"ua": 0.25}}},
         licence="CC-BY-NC-SA-4.0",
@@ -61,9 +71,10 @@ def test_everything_that_was_saved_comes_back(tmp_path: Path) -> None:
     assert loaded.name == "full"
     assert loaded.labels == LABELS
     assert loaded.features == features
-    assert loaded.calibration == Calibration(1.7, (0.1, -0.2, 0.0, 1e-9), 0.55, 0.12)
-    assert loaded.neutral == Neutral((1.0, 2.0, 3.0, 4.0))
-    assert loaded.drift == DRIFT
+    assert loaded.calibration == Calibration(1.7, (0.1, -0.2, 0.0, 1e-9), 0.55, 0.12, 0.4)
+    assert loaded.baseline == RULE
+    assert loaded.relative_path == tmp_path / "full" / "relative.onnx"
+    assert loaded.graph("relative.onnx") == make_relative(make_weights(features, 4))
     assert loaded.provenance == {"corpora": ["a", "b"], "speakers": 12, "date": "2025-01-01", "note": "zwölf: #1"}
     assert loaded.scores == {"ua": 0.5, "per corpus": {"x": {"ua": 0.25}}}
     assert loaded.card.startswith("# full")
@@ -78,10 +89,49 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
         np.testing.assert_array_equal(bundle.weights()[name], value)
 
 
-def test_a_bundle_without_neutral_speech_or_drift_says_none(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "tiny", neutral=None)
-    assert bundle.neutral is None and bundle.drift is None
-    assert "drift" not in (bundle.path / "bundle.yaml").read_text("utf-8")  # an older streamser reads it as before
+def test_a_bundle_without_a_relative_head_has_no_baseline(bundle: Bundle) -> None:
+    assert bundle.baseline is None and bundle.relative_path is None
+
+
+def test_sections_of_older_checkpoints_are_ignored(folder: Path) -> None:
+    rewrite(folder, lambda v: v.update(neutral={"logits_mean": [0.0] * 4}, drift={"means": [[1.0]]}))
+    rewrite(folder, lambda v: v["calibration"].pop("neutral_prior"))
+    assert load_bundle(folder) == load_bundle(folder)
+    assert load_bundle(folder).baseline is None
+
+
+def test_a_relative_head_and_its_rule_come_together(tmp_path: Path) -> None:
+    for half in ({"baseline": RULE}, {"relative": make_relative(make_weights(make_features(), 4))}):
+        with pytest.raises(ValueError, match=r"relative.onnx and the section 'baseline' are both there, or neither is"):
+            make_bundle(tmp_path / "half", **half)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"exponent": -1.0}, r"baseline\.exponent is 0 or more, not -1\.0"),
+        ({"exponent": float("nan")}, r"baseline\.exponent is 0 or more, not nan"),
+        ({"full_s": 0.0}, r"baseline\.full_s is above 0, not 0\.0"),
+        ({"memory": 1}, r"baseline\.memory is a whole number of 2 or more, not 1"),
+        ({"memory": 2.5}, r"baseline\.memory is a whole number of 2 or more, not 2\.5"),
+        ({"half": float("inf")}, r"baseline\.half is 0 or more, not inf"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_rule(**change)
+
+
+def test_a_broken_rule_in_the_manifest_names_the_file(tmp_path: Path) -> None:
+    folder = make_adaptive(tmp_path / "adaptive").path
+    rewrite(folder, lambda v: v["baseline"].update(half=-1))
+    with pytest.raises(BundleError, match=r"bundle\.yaml: baseline\.half is 0 or more, not -1"):
+        load_bundle(folder)
+
+
+def test_a_baseline_needs_the_label_neutral(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="are for checkpoints with the label 'neutral'"):
+        make_adaptive(tmp_path / "moods", labels=("angry", "happy", "calm", "sad"))
 
 
 def test_a_folder_holds_four_files_and_no_pickle(folder: Path) -> None:
@@ -267,7 +317,7 @@ RULES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a risk of 2": (lambda v: v["calibration"].update(risk=2), "risk is within 0..1 or null, not 2"),
     "an unknown calibration": (lambda v: v["calibration"].update(heat=1), "heat"),
     "calibration as text": (lambda v: v.update(calibration="warm"), r"bundle\.yaml"),
-    "neutral of other labels": (lambda v: v["neutral"].update(logits_mean=[0.0]), "logits_mean has 1 values .* has 4"),
+    "an unlikely prior": (lambda v: v["calibration"].update(neutral_prior=1), "neutral_prior is above 0 and below 1"),
     "variant as a number": (lambda v: v.update(variant=3), "variant and licence are names"),
     "no licence": (lambda v: v.update(licence=""), "variant and licence are names"),
     "a path outside": (lambda v: v["files"].update({"../../secret": "0" * 64}), "files lists exactly"),
@@ -383,7 +433,7 @@ def test_a_relative_folder_is_found_and_a_name_wins_over_it(
 
 
 def test_without_any_checkpoint_the_searched_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "model_folders", lambda: [tmp_path / "none"])
+    monkeypatch.setattr("streamser.bundle.model_folders", lambda: [tmp_path / "none"])
     assert find_models() == {}
     with pytest.raises(BundleError, match=r"no checkpoint is in .*none; .* set STREAMSER_MODELS"):
         load_bundle("lightsernet")
@@ -398,7 +448,7 @@ def test_weights_without_safetensors_name_the_extra(bundle: Bundle, monkeypatch:
 def test_weights_that_are_no_safetensors_are_refused(folder: Path) -> None:
     for content in (b"", b"\xff" * 8, os.urandom(64), (2**62).to_bytes(8, "little") + b"{}", b"\x80\x04."):
         (folder / "weights.safetensors").write_bytes(content)
-        digest = room.hashlib.sha256(content).hexdigest()
+        digest = hashlib.sha256(content).hexdigest()
         rewrite(folder, lambda values, digest=digest: values["files"].update({"weights.safetensors": digest}))
         with pytest.raises(BundleError, match=r"weights\.safetensors: not a safetensors file"):
             load_bundle(folder).weights()

@@ -14,8 +14,7 @@ from streamser.audio import SAMPLE_RATE, Samples, Segment
 from streamser.bundle import Bundle, Calibration
 from streamser.errors import AudioError, ConfigError, EngineError
 from streamser.features import Frames, cut_window, extract, window_starts
-from streamser.profile import Profile, fingerprint
-from streamser.recognizer import Adaptation, Anchor, Prediction, Recognizer, RecognizerConfig, load
+from streamser.recognizer import Prediction, Recognizer, RecognizerConfig, load
 
 FEATURES = make_features()
 SOUNDS = [tone(300.0), babble(3.3, seed=1), noise(0.4), babble(1.0, seed=2), tone(2_500.0, 7.25)]
@@ -210,61 +209,36 @@ def test_a_net_that_gives_nan_is_an_error_and_no_answer(bundle: Bundle) -> None:
         Recognizer(bundle, NanEngine()).predict(tone())
 
 
-# One speaker's voice
+# How often speech is neutral
 
 
-def test_an_adaptation_levels_the_logits(recognizer: Recognizer) -> None:
-    bias = np.array([1.0, 0.0, -2.0, 0.5], np.float32)
-    adapted = recognizer.with_adaptation(Adaptation(bias))
-    for sound in SOUNDS:
-        expected = expected_logits(sound) + bias
-        np.testing.assert_allclose(adapted.logits(sound), [expected], atol=1e-4)
-        np.testing.assert_allclose(list(adapted.predict(sound).scores.values()), softmax(expected), atol=1e-4)
-    frames = [extract(sound, FEATURES) for sound in SOUNDS]
-    assert adapted.predict_frames(frames) == adapted.predict(SOUNDS)
-    assert adapted.predict(SOUNDS) != recognizer.predict(SOUNDS)
+def test_a_prior_of_neutral_changes_the_odds_of_neutral_and_of_nothing_else(bundle: Bundle) -> None:
+    plain = load(bundle.path, "cpu").predict(SOUNDS[1]).scores
+    prior = load(bundle.path, "cpu", neutral_prior=0.7).predict(SOUNDS[1]).scores
+    odds = [scores["neutral"] / (1 - scores["neutral"]) for scores in (plain, prior)]
+    assert odds[1] / odds[0] == pytest.approx(0.7 / 0.3 * 3)
+    assert prior["angry"] / prior["sad"] == pytest.approx(plain["angry"] / plain["sad"])
 
 
-def test_what_lies_near_the_anchor_is_the_likelier_one(recognizer: Recognizer) -> None:
-    here, there = (recognizer.embed(sound)[0] for sound in SOUNDS[:2])
-    apart = float(np.linalg.norm(here - there))
-    anchor = Anchor(here, apart / 2, label=2, strength=1.5)
-    adapted = recognizer.with_adaptation(Adaptation(np.zeros(4, np.float32), anchor))
-    changes = [adapted.logits(sound)[0] - recognizer.logits(sound)[0] for sound in SOUNDS[:2]]
-    # at the centre all of the strength, at twice the usual distance as much less
-    np.testing.assert_allclose(changes, [[0, 0, 1.5, 0], [0, 0, -1.5, 0]], atol=1e-4)
-    frames = [extract(sound, FEATURES) for sound in SOUNDS]
-    assert adapted.predict_frames(frames) == adapted.predict(SOUNDS)
+def test_a_prior_of_one_in_four_classes_changes_nothing(bundle: Bundle) -> None:
+    plain = load(bundle.path, "cpu").predict(SOUNDS)
+    same = load(bundle.path, "cpu", neutral_prior=0.25).predict(SOUNDS)
+    for left, right in zip(plain, same, strict=True):
+        assert list(left.scores.values()) == pytest.approx(list(right.scores.values()), abs=1e-12)
 
 
-def test_an_adaptation_leaves_the_recognizer_it_came_from_alone(recognizer: Recognizer) -> None:
-    adapted = recognizer.with_adaptation(Adaptation(np.array([2.0, 0.0, 0.0, -2.0], np.float32)))
-    assert recognizer.adaptation is None
-    assert adapted.engine is recognizer.engine
-    assert adapted.with_adaptation(None).predict(SOUNDS) == recognizer.predict(SOUNDS)
+def test_the_configured_prior_wins_over_the_checkpoints(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "calm", calibration=Calibration(neutral_prior=0.9)).path
+    usual = load(make_bundle(tmp_path / "usual").path, "cpu").predict(SOUNDS[1]).scores["neutral"]
+    assert load(path, "cpu").predict(SOUNDS[1]).scores["neutral"] > usual
+    equal = load(path, "cpu", neutral_prior=0.25).predict(SOUNDS[1]).scores["neutral"]
+    assert equal == pytest.approx(usual)
 
 
-def test_silence_stays_uncertain_under_an_adaptation(bundle: Bundle) -> None:
-    adapted = load(bundle.path, "cpu", threshold=0.0).with_adaptation(
-        Adaptation(np.array([20.0, 0.0, 0.0, 0.0], np.float32))
-    )
-    assert adapted.predict(silence()).uncertain
-
-
-@pytest.mark.parametrize("bias", [np.zeros(5, np.float32), np.array([0.0, 0.0, np.nan, 0.0], np.float32)])
-def test_an_adaptation_for_another_checkpoint_is_the_callers_slip(recognizer: Recognizer, bias: Frames) -> None:
-    with pytest.raises(ValueError, match=r"adaptation\.logit_bias holds 4 finite values for tiny"):
-        recognizer.with_adaptation(Adaptation(bias))
-
-
-def test_a_profile_in_the_configuration_is_applied(bundle: Bundle, tmp_path: Path) -> None:
-    profile = Profile("me", bundle.name, fingerprint(bundle), 30.0, (1.0, 0.0, -2.0, 0.5), (0.0,) * 64, 1.0)
-    adapted = load(bundle.path, "cpu", profile=str(profile.save(tmp_path / "me.json")))
-    assert adapted.adaptation is not None
-    np.testing.assert_array_equal(adapted.adaptation.logit_bias, profile.adaptation(bundle).logit_bias)
-    assert adapted.predict(SOUNDS) != load(bundle.path, "cpu").predict(SOUNDS)
-    with pytest.raises(ConfigError, match="no such profile"):
-        load(bundle.path, "cpu", profile=str(tmp_path / "you.json"))
+def test_a_prior_of_neutral_needs_the_label(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "moods", labels=("calm", "tense")).path
+    with pytest.raises(ConfigError, match=r"recognizer\.neutral_prior: the checkpoint 'moods' has no label 'neutral'"):
+        load(path, "cpu", neutral_prior=0.5)
 
 
 # Many callers, and how it is opened
@@ -305,6 +279,7 @@ def test_a_model_is_loaded_by_name_from_a_folder_of_ones_own(bundle: Bundle, mon
         ({"threads": 0}, "threads: 1 to 256, not 0"),
         ({"threads": 100_000}, "threads: 1 to 256, not 100000"),
         ({"threshold": 1.5}, r"threshold: within 0\.\.1, not 1\.5"),
+        ({"neutral_prior": 1.0}, "neutral_prior: is above 0 and below 1, or null, not 1.0"),
         ({"threshold": float("nan")}, r"threshold: within 0\.\.1, not nan"),
     ],
 )

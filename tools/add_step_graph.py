@@ -33,9 +33,9 @@ def add_step(folder: Path) -> None:
         scores=bundle.scores,
         licence=bundle.licence,
         card=bundle.card,
-        neutral=bundle.neutral,
-        drift=bundle.drift,
         step=step,
+        relative=None if bundle.relative_path is None else bundle.graph(bundle.relative_path.name),
+        baseline=bundle.baseline,
     )
     print(f"{folder}: step.onnx, {len(step) / 1e6:.1f} MB")
 

@@ -15,17 +15,10 @@ from streamser.bundle import DEFAULT_MODEL
 from streamser.cli.common import add_config_arguments, hushed, load_run_config
 from streamser.cli.tables import refill, terminal_width
 from streamser.config import Config
+from streamser.enrolment import ENOUGH_SPEECH_S, LEAST_SPEECH_S, enrol
 from streamser.errors import AudioError, ConfigError
 from streamser.events import Gap, SpeechStarted
-from streamser.profile import (
-    ENOUGH_SPEECH_S,
-    LEAST_SPEECH_S,
-    Profile,
-    enrol,
-    find_profiles,
-    load_profile,
-    profile_path,
-)
+from streamser.profile import Profile, check_adaptable, find_profiles, load_profile, profile_path
 from streamser.recognizer import Recognizer, open_recognizer
 from streamser.stream.segmenter import Segmenter
 from streamser.stream.sources import MicSource, Source, TimedBlock, WavSource
@@ -79,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args, place)
     config = load_run_config(args)
     recognizer = open_recognizer(replace(config.recognizer, profile=None))
+    check_adaptable(recognizer.bundle)  # before anybody speaks in vain
     source: Source = WavSource(args.files) if args.files else _microphone(args, config)
     if source.live:
         print(refill(_TEXT, terminal_width(sys.stderr)) + "\n", file=sys.stderr)
@@ -187,7 +181,7 @@ def _tell(
 ) -> None:
     """What was learnt: how the neutral voice was taken before, and how it is now."""
     before = _shares(recognizer, sounds)
-    after = _shares(recognizer.with_adaptation(profile.adaptation(recognizer.bundle)), sounds)
+    after = _shares(recognizer.with_baseline(profile.baseline(recognizer.bundle)), sounds)
     if args.json:
         values = {"path": str(place), "arrived_s": round(arrived_s, 2), "speech_s": profile.speech_s}
         print(json.dumps({**values, "before": before, "after": after}, indent=2, ensure_ascii=False))

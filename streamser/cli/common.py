@@ -17,6 +17,7 @@ from typing import Any, Literal
 from streamser.audio import Samples
 from streamser.bundle import DEFAULT_MODEL
 from streamser.cli.exits import ENDING_SIGNALS
+from streamser.cli.oldoptions import add_gone_option
 from streamser.config import Config, load_config, shipped_config
 from streamser.errors import ConfigError
 from streamser.events import Event
@@ -51,7 +52,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help=f"checkpoint: a name or the path of its folder (default: {DEFAULT_MODEL})")
     add("--compute", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--profile", metavar="NAME", help='your voice, as "streamser calibrate" learnt it')
-    add("--settle", action="store_true", help="learn the voice and the room from the stream's own answers")
+    add("--no-adapt", action="store_true", help="do not compare utterances with those before them in the stream")
+    add_gone_option(parser, "--settle", "streams adapt to the voice by default now; --no-adapt turns it off")
     add_config_arguments(parser)
 
 
@@ -91,8 +93,8 @@ def load_run_config(args: argparse.Namespace, unused: Collection[str] = ("server
     named = {"model": "model", "compute": "compute", "profile": "profile"}
     given = {field: getattr(args, option, None) for option, field in named.items()}
     changes = {field: value for field, value in given.items() if value is not None}
-    if getattr(args, "settle", False):
-        config = replace(config, pipeline=replace(config.pipeline, settle=True))
+    if getattr(args, "no_adapt", False):
+        config = replace(config, pipeline=replace(config.pipeline, adapt=False))
     try:
         return replace(config, recognizer=replace(config.recognizer, **changes))
     except ValueError as error:

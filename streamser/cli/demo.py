@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from streamser import terminal
 from streamser.cli.common import add_model_arguments, hushed, load_run_config, parse_speed, stopping
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0, 130 after Ctrl-C; an error in the world is raised."""
     config = load_run_config(args)
+    config = replace(config, pipeline=replace(config.pipeline, adapt=False))  # each sentence is another speaker's
     samples = find_samples()
     with hushed(args.debug):
         files = WavSource([sample.path for sample in samples], speed=args.speed, config=config.source)

@@ -68,11 +68,9 @@ def run(args: argparse.Namespace) -> int:
         raise AudioError(f"{args.folder}: is not a folder; label one file with: streamser replay {args.folder}")
     unused = ("server",) if args.utterances else ("server", *STREAM_SECTIONS)
     config = load_run_config(args, unused, "label judges whole files; add --utterances")
-    if args.settle and not args.utterances:
-        raise ConfigError("--settle: a file that is judged whole is no stream to settle in; add --utterances")
+    if args.no_adapt and not args.utterances:
+        raise ConfigError("--no-adapt: a file that is judged whole is no stream that adapts; add --utterances")
     recognizer = open_recognizer(config.recognizer)  # a wrong model is said before the folder is searched
-    if args.utterances:
-        config.pipeline.settling(recognizer.bundle)  # and a checkpoint that cannot, before the table is begun
     found = search_folder(args.folder)
     files = [path.relative_to(args.folder).as_posix() for path in found.sound]
     if not files:

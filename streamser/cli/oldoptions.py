@@ -1,4 +1,4 @@
-"""Keep the old name of a renamed option for one release, with a warning that names the new one."""
+"""Keep the old name of a renamed option for one release, and explain options that are gone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["add_old_option"]
+__all__ = ["add_gone_option", "add_old_option"]
 
 
 class _OldOption(argparse.Action):
@@ -31,3 +31,25 @@ class _OldOption(argparse.Action):
 def add_old_option(parser: argparse.ArgumentParser, old: str, new: str, type: Callable[[str], Any] = str) -> None:
     """Accept `old` as another name of `new`; it is not shown in the help."""
     parser.add_argument(old, dest=new.lstrip("-").replace("-", "_"), action=_OldOption, new=new, type=type)
+
+
+class _GoneOption(argparse.Action):
+    """Refuse the option, and explain what to do instead."""
+
+    def __init__(self, *, instead: str, **settings: Any) -> None:
+        super().__init__(**settings, nargs=0, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self.instead = instead
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option: str | None = None,
+    ) -> None:
+        parser.error(f"{option} is gone: {self.instead}")
+
+
+def add_gone_option(parser: argparse.ArgumentParser, old: str, instead: str) -> None:
+    """Refuse `old` with a sentence that begins "--old is gone:"; it is not shown in the help."""
+    parser.add_argument(old, action=_GoneOption, instead=instead)

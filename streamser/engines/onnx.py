@@ -43,7 +43,7 @@ class OnnxEngine:
         self._counters = Counters()
         graph = bundle.graph()  # verified: no other byte reaches native code
         try:
-            self._session = _open_session(graph, threads)
+            self._session = open_session(graph, threads)
         except Exception as error:  # onnxruntime has no common base for its exceptions
             raise BundleError(
                 f"{bundle.onnx_path}: not a graph onnxruntime can load ({error}); export it again"
@@ -59,7 +59,7 @@ class OnnxEngine:
         """The bundle's step graph, opened by the first stream that asks for it."""
         with self._opening:
             if not self._opened:
-                self._steps = open_steps(self._bundle, partial(_open_session, threads=self._threads), self._counters)
+                self._steps = open_steps(self._bundle, partial(open_session, threads=self._threads), self._counters)
                 self._opened = True
             return self._steps
 
@@ -124,7 +124,8 @@ class OnnxEngine:
         return BundleError(f"{self._bundle.onnx_path}: the graph {rule}; export the checkpoint again")
 
 
-def _open_session(graph: bytes, threads: int) -> Any:
+def open_session(graph: bytes, threads: int) -> Any:
+    """An ONNX Runtime session on the CPU for a graph that `Bundle.graph` has verified."""
     _limit_memory()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

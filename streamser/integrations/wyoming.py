@@ -31,7 +31,6 @@ from streamser.events import EmotionEvent, StreamEnded
 from streamser.events import Event as StreamEvent
 from streamser.handles import ACCEPTED_AT_ONCE, affordable_connections, widen_backlog
 from streamser.recognizer import Recognizer
-from streamser.settling import Settling
 from streamser.stream.channel import StreamConfig, WorkerStream
 from streamser.stream.vad import one_for_each
 from streamser.stream.worker import InferenceWorker
@@ -142,10 +141,6 @@ class WyomingServer:
         self._clients: dict[asyncio.Task[None], Conversation] = {}
         self._lingering = 0
         self._served = 0
-
-    def settling(self) -> Settling | None:
-        """A voice that nobody knows yet, where streams are to settle in."""
-        return self.config.pipeline.settling(self.recognizer.bundle)
 
     async def __aenter__(self) -> WyomingServer:
         address = self.address
@@ -260,7 +255,8 @@ class Conversation:
         """When its last message came."""
         self._server, self._name, self._writer = server, name, writer
         self._loop = asyncio.get_running_loop()
-        self._settling = server.settling()  # an assistant sends an utterance a stream: what they teach is kept
+        # An assistant sends an utterance a stream: the baseline is the connection's.
+        self._voice = server.config.pipeline.voice(server.recognizer)
         self._stream: WorkerStream | None = None
         self._over = asyncio.Event()  # the stream's last result has come
         self._room = asyncio.Event()
@@ -340,7 +336,7 @@ class Conversation:
                 self._server.config,
                 self._name,
                 lossless=self._server.partials,
-                settling=self._settling,
+                voice=self._voice,
                 partials=self._server.partials,
             )
         turn = round(_TURN_S * chunk.rate) * 2 * chunk.channels

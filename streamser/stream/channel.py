@@ -10,7 +10,6 @@ from typing import Literal
 from streamser.audio import SAMPLE_RATE, AudioBlock, Segment
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged
 from streamser.recognizer import Recognizer
-from streamser.settling import Settling
 from streamser.stream.judge import Judge, Novelty, ask
 from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.segmenter import Segmenter, SegmenterConfig
@@ -18,6 +17,7 @@ from streamser.stream.sources import SourceConfig
 from streamser.stream.status import SourceState, StreamStatus, Tally, percentile
 from streamser.stream.timed import TimedItem, TimedSegmenter
 from streamser.stream.vad import VadChoice, VadConfig, make_vad
+from streamser.stream.voice import Voice
 from streamser.stream.worker import Deliver, InferenceWorker, OnError, PipelineConfig
 
 __all__ = ["Stream", "StreamConfig", "WorkerStream"]
@@ -120,12 +120,12 @@ class Stream(_Channel):
         recognizer: Recognizer,
         config: StreamConfig | None = None,
         name: str = "main",
-        settling: Settling | None = None,
+        voice: Voice | None = None,
     ) -> None:
-        """`settling` goes on from an earlier stream of the same voice; without it `pipeline.settle` begins anew."""
+        """`voice` goes on from an earlier stream of the same speaker."""
         super().__init__(recognizer, config, name)
         pipeline = self.config.pipeline
-        self._judge = Judge(recognizer, pipeline.smoothing, name, settling or pipeline.settling(recognizer.bundle))
+        self._judge = Judge(recognizer, pipeline.smoothing, name, voice or pipeline.voice(recognizer))
         self._novelty = Novelty()
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> list[Event]:
@@ -137,6 +137,13 @@ class Stream(_Channel):
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
             raise ValueError(f"samples: a whole number, 0 or more, not {samples!r}")
         return self._say(self._segmenter.note(Gap(start=self.position, length=samples, reason=reason)))
+
+    def new_speaker(self) -> None:
+        """Another person speaks from here on: what was learnt of the voice is forgotten, the profile stays.
+
+        An utterance that has begun is still the earlier speaker's.
+        """
+        self._judge.new_speaker(self._segmenter.segmenter.next_utterance)
 
     def close(self) -> list[Event]:
         """The last events: the open utterance ends here."""
@@ -171,7 +178,7 @@ class WorkerStream(_Channel):
         *,
         lossless: bool = False,
         on_error: OnError | None = None,
-        settling: Settling | None = None,
+        voice: Voice | None = None,
         partials: bool = True,
     ) -> None:
         """`partials` false delivers none, and computes none where that saves work.
@@ -180,9 +187,7 @@ class WorkerStream(_Channel):
         """
         super().__init__(worker.recognizer, config, name)
         self._finals_only = not partials and worker.recognizer.steps is None
-        self._handle = worker.open(
-            name, deliver, lossless=lossless, on_error=on_error, tally=self.tally, settling=settling
-        )
+        self._handle = worker.open(name, deliver, lossless=lossless, on_error=on_error, tally=self.tally, voice=voice)
 
     def due_s(self) -> float:
         """Seconds of sound that need not be fed yet: no event can come of them."""
@@ -202,8 +207,17 @@ class WorkerStream(_Channel):
         self._submit(self._segmenter.feed(block, arrived_s))
 
     def note(self, event: Gap | SourceChanged) -> None:
-        """Sound was lost, or the source has news."""
+        """Sound was lost, or the source has news; another microphone is taken for another speaker's."""
         self._submit(self._segmenter.note(event))
+        if isinstance(event, SourceChanged) and event.another:
+            self.new_speaker()
+
+    def new_speaker(self) -> None:
+        """Another person speaks from here on: what was learnt of the voice is forgotten, the profile stays.
+
+        An utterance that has begun is still the earlier speaker's.
+        """
+        self._handle.new_speaker(self._segmenter.segmenter.next_utterance)
 
     def close(self, error: str | None = None) -> None:
         """End the stream: the open utterance gets its final, then StreamEnded is delivered."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,8 +11,8 @@ from streamser.audio import Segment
 from streamser.events import EmotionEvent
 from streamser.features import Frames
 from streamser.recognizer import Prediction, Recognizer
-from streamser.settling import Settling
 from streamser.stream.tracks import FeatureTrack, Novelty, Piece, StepTrack, TrackQuestion
+from streamser.stream.voice import Voice
 
 __all__ = ["Judge", "Novelty", "Piece", "Question", "ask", "computes_on_cuda"]
 
@@ -25,7 +24,8 @@ class Judge:
     """One stream's memory between its segments.
 
     `question` and `event` are called for every segment in the stream's order; the answer in between comes from
-    `ask`, which may serve several streams at once.
+    `ask`, which may serve several streams at once. It is the absolute answer: the stream's baseline is applied in
+    `event`, so that the order of the events alone decides what each of them stands on.
     """
 
     def __init__(
@@ -33,12 +33,13 @@ class Judge:
         recognizer: Recognizer,
         smoothing: float = 0.0,
         stream: str = "main",
-        settling: Settling | None = None,
+        voice: Voice | None = None,
     ) -> None:
         self.recognizer = recognizer
         self.smoothing = smoothing
         self.stream = stream
-        self.settling = settling
+        self.voice = voice or Voice(recognizer)
+        self._new_speaker: int | None = None  # the first utterance of another speaker
         self._features = FeatureTrack(recognizer.features)
         # Opened now, before the first sound; an engine that falls back to another one has no step graph.
         self._steps = None if recognizer.steps is None else StepTrack(recognizer.steps, recognizer.features)
@@ -71,16 +72,18 @@ class Judge:
             if prediction is not None:
                 self._ahead = (segment, prediction)
             return None
-        prediction = prediction or self._known(segment)
-        assert prediction is not None, "a question without an answer"
-        if self.settling is not None:
-            heard, prediction = prediction, self._again(prediction, self.settling.settle(prediction.scores))
-            if segment.final and heard.audible:
-                self.settling.hear(heard.scores)
+        absolute = prediction or self._known(segment)
+        assert absolute is not None, "a question without an answer"
+        if self._new_speaker is not None and segment.utterance >= self._new_speaker:
+            self._new_speaker = None
+            self.voice.reset()
+        kind, utterances = self.voice.kind, self.voice.utterances
+        prediction = self.voice.adapted(absolute)
         if segment.final:
             self._ahead = self._smooth = None
+            self.voice.add(absolute, segment.duration_s)
         else:
-            prediction = self._again(prediction, self._smoothed(segment, prediction))
+            prediction = prediction.with_scores(self._smoothed(segment, prediction))
         return EmotionEvent(
             stream=self.stream,
             utterance=segment.utterance,
@@ -92,8 +95,14 @@ class Judge:
             scores=prediction.scores,
             confidence=prediction.confidence,
             uncertain=prediction.uncertain,
+            baseline=kind,
+            baseline_utterances=utterances,
             latency_ms=max(0.0, (time.monotonic() - arrived_s) * 1000),
         )
+
+    def new_speaker(self, utterance: int) -> None:
+        """Another person speaks from this utterance on: the baseline begins anew."""
+        self._new_speaker = utterance
 
     def restart(self) -> None:
         """Forget what an error has left half done: the next segment of the utterance begins with its own sound."""
@@ -118,12 +127,6 @@ class Judge:
         self._smooth = (segment, scores)
         return dict(zip(prediction.scores, scores.tolist(), strict=True))
 
-    def _again(self, prediction: Prediction, scores: Mapping[str, float]) -> Prediction:
-        """The same answer with other scores."""
-        best = max(scores, key=scores.__getitem__)
-        uncertain = not (prediction.audible and scores[best] >= self.recognizer.threshold)  # NaN is uncertain too
-        return replace(prediction, label=best, scores=scores, confidence=scores[best], uncertain=uncertain)
-
 
 def computes_on_cuda(recognizer: Recognizer) -> bool:
     """Whether a batch costs about as much as one window."""
@@ -131,7 +134,9 @@ def computes_on_cuda(recognizer: Recognizer) -> bool:
 
 
 def ask(recognizer: Recognizer, questions: Sequence[Question]) -> list[Prediction]:
-    """Answers in order: in one call on a GPU, one by one on a CPU, where batches gain nothing."""
+    """Absolute answers in order: in one call on a GPU, one by one on a CPU, where batches gain nothing."""
+    if recognizer.baseline is not None:
+        recognizer = recognizer.with_baseline(None)
     if computes_on_cuda(recognizer):
         segments = [question for question in questions if isinstance(question, Segment)]
         whole = iter(recognizer.predict(segments) if segments else [])

@@ -99,6 +99,7 @@ class Listener:
         self._deaf = False  # a callback has failed
         self._skipped = 0  # samples that came while paused and were not yet told as a gap
         self._told_pause = False
+        self._new_speaker = False  # another person speaks from the next block on
         self._managed = False  # inside a `with`
         self._changed = threading.Condition()
 
@@ -169,6 +170,10 @@ class Listener:
         with self._changed:
             self._paused = False
             self._changed.notify_all()
+
+    def new_speaker(self) -> None:
+        """Another person speaks from now on: what was learnt of the voice is forgotten, the profile stays."""
+        self._new_speaker = True
 
     def status(self) -> StreamStatus:
         """How it is doing now."""
@@ -323,6 +328,9 @@ class Listener:
             self._skip(item)
             return
         self._tell_skipped()
+        if self._new_speaker:
+            self._new_speaker = False
+            self._stream.new_speaker()
         if isinstance(item, TimedBlock):
             self._stream.feed(*item)
         else:
@@ -395,8 +403,4 @@ def replay(
 
 def _recognizer(model: str | PathLike[str] | Recognizer, profile: str | PathLike[str] | None) -> Recognizer:
     recognizer = model if isinstance(model, Recognizer) else load(model)
-    if profile is None:
-        return recognizer
-    from streamser.profile import adapt
-
-    return adapt(recognizer, profile)
+    return recognizer if profile is None else recognizer.with_profile(profile)

@@ -180,6 +180,11 @@ class Segmenter:
         return self._ring.end
 
     @property
+    def next_utterance(self) -> int:
+        """Number of the next utterance that will begin."""
+        return self._count
+
+    @property
     def due(self) -> int:
         """The earliest sample index that can bring an event: until then, sound may wait before it is fed."""
         return self._due

@@ -298,10 +298,11 @@ class MicSource:
 
     def _greet(self, line: Line, chunk: Chunk) -> Iterator[SourceItem]:
         """The first sound of a line: what was missed before it, if it is not the first line."""
+        another = line.description != self.description
         self.description = line.description
         if self.state == "lost":
             yield from self._lose(chunk.arrived_s - len(chunk.pcm) / line.rate - self._told_s, self._loss)
-            yield SourceChanged(state="back", at=self._position, detail=line.description)
+            yield SourceChanged(state="back", at=self._position, detail=line.description, another=another)
         self.state = "open"
 
     def _announce(self) -> Iterator[SourceItem]:

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamser.audio import Segment
-from streamser.bundle import Bundle
 from streamser.errors import AudioError, StreamserError
 from streamser.events import Event, StreamEnded
 from streamser.recognizer import Prediction, Recognizer
-from streamser.settling import Settling
 from streamser.stream.fairqueue import FairQueue
 from streamser.stream.judge import Judge, Novelty, Piece, Question, ask, computes_on_cuda
 from streamser.stream.status import Tally
+from streamser.stream.voice import NewSpeaker, Voice
 
 __all__ = ["Deliver", "InferenceWorker", "OnError", "PipelineConfig", "StreamHandle"]
 
@@ -44,8 +43,8 @@ class PipelineConfig:
 
     smoothing: float = 0.4
     """Weight of what was said before in each partial result, 0 (none) to below 1; finals are never smoothed."""
-    settle: bool = False
-    """Whether each stream learns from its own answers how its voice and room move them; see docs/your-voice.md."""
+    adapt: bool = True
+    """Whether each stream compares utterances with those before them, where the checkpoint can; docs/your-voice.md."""
     waiting_finals: int = 32
     """Finals of one stream that may wait for the recognizer; then its source waits."""
     batch: int = 64
@@ -53,9 +52,9 @@ class PipelineConfig:
     waiting_events: int = 1024
     """Events that may wait for the program that reads them; a live stream then drops partial results."""
 
-    def settling(self, bundle: Bundle) -> Settling | None:
-        """A voice that nobody knows yet, where streams settle in; ConfigError for a checkpoint that cannot."""
-        return Settling(bundle) if self.settle else None
+    def voice(self, recognizer: Recognizer) -> Voice:
+        """What a stream knows of its speaker before the first utterance."""
+        return Voice(recognizer, learns=self.adapt)
 
     def __post_init__(self) -> None:
         rules = {
@@ -89,10 +88,10 @@ class _StreamState:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One item of a stream: a ready event, or a segment to be judged."""
+    """One item of a stream: a ready event, a segment to be judged, or word of a new speaker."""
 
     state: _StreamState
-    item: Segment | Event
+    item: Segment | Event | NewSpeaker
     arrived_s: float
     submitted_s: float
     pieces: list[Piece] = field(default_factory=list)
@@ -102,7 +101,7 @@ class StreamHandle:
     """One stream's way into the worker, as `InferenceWorker.open` gives it.
 
     Everything the stream has goes through `submit`, in order: segments become emotion events, events pass unchanged,
-    and `deliver` gets them all in that order. StreamEnded is the last.
+    and `deliver` gets them all in that order. StreamEnded is the last. NewSpeaker is not delivered.
     """
 
     def __init__(self, worker: InferenceWorker, state: _StreamState) -> None:
@@ -114,12 +113,16 @@ class StreamHandle:
         """Items of this stream that wait; a host on an event loop looks here before it takes in more sound."""
         return self._state.waiting
 
-    def submit(self, item: Segment | Event, arrived_s: float | None = None) -> None:
+    def submit(self, item: Segment | Event | NewSpeaker, arrived_s: float | None = None) -> None:
         """Add the stream's next item; `arrived_s` is when its last sound came in, on time.monotonic.
 
         Waits while too many finals of this stream wait. After the end, a failure or `close` it does nothing.
         """
         self._worker._submit(self._state, item, arrived_s)
+
+    def new_speaker(self, utterance: int) -> None:
+        """Another person speaks from this utterance on: the stream's baseline begins anew."""
+        self.submit(NewSpeaker(utterance))
 
     def close(self) -> None:
         """Give the stream up: what waits is dropped, and nothing more is delivered, not even StreamEnded."""
@@ -132,7 +135,6 @@ class InferenceWorker:
     def __init__(self, recognizer: Recognizer, config: PipelineConfig | None = None) -> None:
         self.recognizer = recognizer
         self.config = config or PipelineConfig()
-        self.config.settling(recognizer.bundle)  # a checkpoint that cannot is refused before the first sound
         self._states: set[_StreamState] = set()
         self._jobs = FairQueue[_StreamState, _Job]()
         self._changed = threading.Condition()
@@ -170,22 +172,21 @@ class InferenceWorker:
         lossless: bool = False,
         on_error: OnError | None = None,
         tally: Tally | None = None,
-        settling: Settling | None = None,
+        voice: Voice | None = None,
     ) -> StreamHandle:
         """Add a stream; `name` only labels its events, so two streams may have the same.
 
         `lossless` keeps every partial and waits for room instead. An error in judging or delivering goes to `on_error`
-        and is delivered as StreamEnded; the stream is then over and the others go on. `settling` goes on from an
-        earlier stream of the same voice. The worker's time is shared fairly between the streams that wait for it.
+        and is delivered as StreamEnded; the stream is then over and the others go on. `voice` goes on from an
+        earlier stream of the same speaker. The worker's time is shared fairly between the streams that wait for it.
         """
-        settling = settling or self.config.settling(self.recognizer.bundle)
-        judge = Judge(self.recognizer, self.config.smoothing, name, settling)
+        judge = Judge(self.recognizer, self.config.smoothing, name, voice or self.config.voice(self.recognizer))
         state = _StreamState(judge, deliver, on_error, tally or Tally(), lossless)
         with self._changed:
             self._states.add(state)
         return StreamHandle(self, state)
 
-    def _submit(self, state: _StreamState, item: Segment | Event, arrived_s: float | None) -> None:
+    def _submit(self, state: _StreamState, item: Segment | Event | NewSpeaker, arrived_s: float | None) -> None:
         now = time.monotonic()
         with self._changed:
             if self._closing or state.over:
@@ -377,6 +378,9 @@ class InferenceWorker:
                 self._states.discard(job.state)
         try:
             event = job.item
+            if isinstance(event, NewSpeaker):
+                job.state.judge.new_speaker(event.utterance)
+                return
             if isinstance(event, Segment):
                 job.state.end = event.end
                 if skipped:

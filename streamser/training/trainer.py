@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from streamser.audio import read_audio
-from streamser.bundle import Bundle, Calibration, Drift, Neutral, load_bundle, save_bundle
+from streamser.bundle import Bundle, Calibration, load_bundle, save_bundle
 from streamser.corpora.clips import Clip
 from streamser.corpora.layouts import sound_files
 from streamser.corpora.protocols import Split
 from streamser.corpora.reader import find_corpus
 from streamser.errors import ConfigError, ProtocolError
 from streamser.evaluation.calibration import balanced_weights, fit_calibration, fit_temperature
-from streamser.evaluation.drift import measure_drift
 from streamser.evaluation.folds import FoldResult, by_seed, load_folds, pool, save_fold
 from streamser.evaluation.foldsummary import are_left_out, left_out_metrics, summarize
 from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
@@ -267,7 +266,7 @@ class Trainer:
         known = self._known_embeddings(split, seed)
         if known is None:
             bundle = self.save(
-                place / "bundle", fitted.net, features, Calibration(temperature=temperature), split, seed, {}, batches
+                place / "bundle", fitted.net, features, Calibration(temperature=temperature), split, seed, {}
             )
             logits, embeddings = self._judge(load(bundle.path, compute="cpu"), split)
         else:
@@ -377,14 +376,12 @@ class Trainer:
         if folds:
             scores |= left_out_metrics(folds) if strangers else summarize(folds)
             scores.pop("each", None)
-        drift = measure_drift(folds, calibration) if strangers else None
         trained = {"strangers_epochs": _epochs_of(calibrate_from) or self.recipe.epochs} if folds else {}
-        return self.save(target, fitted.net, features, calibration, split, seed, scores, batches, trained, drift)
+        return self.save(target, fitted.net, features, calibration, split, seed, scores, trained)
 
     def save(
         self, target: Path, net: SerNet, features: FeatureConfig, calibration: Calibration, split: Split, seed: int,
-        scores: dict[str, Any], batches: BatchMaker, more: Mapping[str, Any] = MappingProxyType({}),
-        drift: Drift | None = None,
+        scores: dict[str, Any], more: Mapping[str, Any] = MappingProxyType({}),
     ) -> Bundle:  # fmt: skip
         """Write a checkpoint folder with everything that is known about how it came to be, and `more` of it."""
         from streamser.training.card import write_card
@@ -419,22 +416,8 @@ class Trainer:
             scores=scores,
             licence=self.recipe.licence or "see the corpora it was trained on",
             card=write_card(self.recipe, self.variant, calibration, provenance, scores),
-            neutral=self._neutral(cpu, split, batches),
-            drift=drift,
             step=export_step(cpu, features),
         )
-
-    def _neutral(self, net: SerNet, split: Split, batches: BatchMaker) -> Neutral | None:
-        """How neutral speech of the training speakers looks, each speaker counting once."""
-        if "neutral" not in self.recipe.labels:
-            return None
-        of_speaker: dict[str, list[Clip]] = {}
-        for clip in split.train:
-            if clip.label == "neutral":
-                of_speaker.setdefault(clip.speaker, []).append(clip)
-        few = [self.part(clips[:8]) for clips in of_speaker.values()]
-        logits = [clip_logits(net.trained(), batches, part.rows, torch.device("cpu")).mean(axis=0) for part in few]
-        return Neutral(tuple(np.mean(logits, axis=0).tolist())) if logits else None
 
 
 def _head_logits(net: SerNet, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:

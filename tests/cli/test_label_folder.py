@@ -167,12 +167,13 @@ def test_a_slip_is_one_line(
     assert error in said and said.count("\n") == 1
 
 
-def test_what_cannot_settle_is_refused_before_a_table_is_begun(
+def test_settings_of_streams_are_refused_before_a_table_is_begun(
     folder: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "labels.jsonl"
-    assert label(folder, bundle, out, "--settle") == 1
+    assert label(folder, bundle, out, "--no-adapt") == 1
     assert "add --utterances" in capsys.readouterr().err
-    assert label(folder, bundle, out, "--settle", "--utterances") == 1
-    assert "does not say how voices and rooms move its answers" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        label(folder, bundle, out, "--settle", "--utterances")
+    assert "--settle is gone: streams adapt to the voice by default now; --no-adapt" in capsys.readouterr().err
     assert not out.exists()

@@ -18,16 +18,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from makers import babble, make_bundle, silence
+from makers import babble, silence
 
 from streamser.audio import Samples, resample
-from streamser.bundle import Bundle, Drift
+from streamser.bundle import Bundle
 from streamser.cli import main
 from streamser.errors import ConfigError, DeviceError
 from streamser.events import EmotionEvent
-from streamser.recognizer import Recognizer, load
-from streamser.stream.channel import Stream, StreamConfig
-from streamser.stream.worker import PipelineConfig
+from streamser.recognizer import Recognizer
+from streamser.stream.channel import Stream
 
 pytest.importorskip("wyoming", reason="the extra wyoming is not installed")
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -163,23 +162,15 @@ async def test_a_second_audio_start_begins_a_new_stream(server: WyomingServer) -
     assert [plain(words) for words in first] == [plain(words) for words in second]
 
 
-async def test_a_connection_settles_in_over_the_utterances_that_it_sends_one_by_one(tmp_path: Path) -> None:
-    tables = ((1.0, 0.2, 0.0), (0.2, 1.0, 0.0), (0.0, 0.0, 1.0))
-    drift = Drift(((0.5, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 0.5), (-0.5, -0.5, -0.5)), tables, tables)
-    recognizer = load(make_bundle(tmp_path / "settler", drift=drift).path, "cpu")
-    settings = StreamConfig(pipeline=PipelineConfig(settle=True))
-    async with WyomingServer(recognizer, settings, address=ANY_PORT) as server:
+async def test_a_connection_knows_its_voice_from_the_utterances_that_it_sends_one_by_one(adaptive: Recognizer) -> None:
+    async with WyomingServer(adaptive, address=ANY_PORT) as server:
         async with client_of(server) as client:
             first, again = await say(client, pcm(talk())), await say(client, pcm(talk()))
         async with client_of(server) as client:
             anew = await say(client, pcm(talk()))
     assert [said["scores"] for said in anew] == [said["scores"] for said in first]
     assert again[0]["scores"] != first[0]["scores"]
-
-
-def test_a_checkpoint_that_cannot_settle_is_refused_before_anybody_connects(recognizer: Recognizer) -> None:
-    with pytest.raises(ConfigError, match="--settle"):
-        WyomingServer(recognizer, StreamConfig(pipeline=PipelineConfig(settle=True)))
+    assert [said[0]["baseline_utterances"] for said in (first, again, anew)] == [0, 1, 0]
 
 
 async def test_several_clients_at_once_each_get_their_own(server: WyomingServer) -> None:

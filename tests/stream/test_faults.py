@@ -28,7 +28,7 @@ from streamser.engines import Engine, FallbackEngine
 from streamser.errors import AudioError, EngineError
 from streamser.events import EmotionEvent, Event, StreamEnded
 from streamser.features import Frames
-from streamser.recognizer import Adaptation, Anchor, Recognizer
+from streamser.recognizer import Recognizer
 from streamser.stream.channel import StreamConfig, WorkerStream
 from streamser.stream.pipeline import Listener
 from streamser.stream.sources import SourceItem, WavSource
@@ -105,7 +105,7 @@ def test_a_gpu_that_is_full_hands_over_to_the_cpu_within_the_very_utterance(
 
 
 class Nonsense:
-    """An engine whose logits are finite, but too large to be told apart."""
+    """An engine whose logits are finite, but whose embedding is not."""
 
     name, device = "onnx", "cpu"
 
@@ -120,14 +120,22 @@ class Nonsense:
         return {}
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered")
-def test_a_confidence_that_is_nan_is_uncertain(bundle: Bundle, recognizer: Recognizer) -> None:
-    anchor = Anchor(np.zeros(64, np.float32), 1.0, 2, 0.5)
-    spoiled = Recognizer(bundle, Nonsense(recognizer.engine), adaptation=Adaptation(np.zeros(4, np.float32), anchor))
-    prediction = spoiled.predict(two_utterances())
-    assert prediction.confidence != prediction.confidence and prediction.uncertain
-    with Listener(ListSource(in_blocks(two_utterances())), spoiled) as listener:
-        assert all(event.uncertain for event in listener if isinstance(event, EmotionEvent))
+def test_an_embedding_that_is_nan_never_reaches_a_baseline(adaptive: Recognizer, bundle: Bundle) -> None:
+    spoiled = Recognizer(adaptive.bundle, Nonsense(adaptive.engine))
+    with pytest.raises(EngineError, match="NaN or infinite"):
+        spoiled.predict(two_utterances())
+    with (
+        pytest.raises(EngineError, match="NaN or infinite"),
+        Listener(ListSource(in_blocks(two_utterances())), spoiled) as listener,
+    ):
+        list(listener)
+    harmless = Recognizer(bundle, Nonsense(adaptive.engine)).predict(two_utterances())
+    assert sum(harmless.scores.values()) == pytest.approx(1.0)
+
+
+def test_a_confidence_that_is_nan_is_uncertain(recognizer: Recognizer) -> None:
+    prediction = recognizer.predict(two_utterances())
+    assert prediction.with_scores(dict.fromkeys(recognizer.labels, float("nan")), 0.0).uncertain
 
 
 # Callbacks

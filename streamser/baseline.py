@@ -1,0 +1,75 @@
+"""A baseline: how a voice usually sounds here, as the weighted sum of its earlier utterances' embeddings.
+
+The relative head of a checkpoint compares an utterance with it. An utterance that the absolute head finds neutral has
+a large weight, one that it finds angry a small one, so that a stream in which somebody is angry all the time does not
+take this for the person's usual voice. `BaselineRule` in `streamser.bundle` has the constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamser.bundle import BaselineRule
+
+__all__ = ["Baseline", "BaselineKind", "BaselineSource"]
+
+BaselineSource = Literal["own", "profile"]
+BaselineKind = Literal["none", "own", "profile"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Baseline:
+    """What is known of one voice; immutable, so that streams and threads may share one."""
+
+    total: NDArray[np.float64]
+    """(D,), the weighted sum of embeddings."""
+    weight: float
+    """The sum of the weights."""
+    utterances: int
+    """How many utterances are in it."""
+    source: BaselineSource = "own"
+    """`profile` as long as a profile is part of it, else `own`: a stream's own utterances."""
+
+    def __post_init__(self) -> None:
+        if self.total.ndim != 1 or not np.isfinite(self.total).all():
+            raise ValueError(f"total holds finite numbers in one dimension, not an array of shape {self.total.shape}")
+        if not (np.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(f"weight is 0 or more, not {self.weight!r}")
+        if self.utterances < 0:
+            raise ValueError(f"utterances is 0 or more, not {self.utterances!r}")
+        if self.source not in ("own", "profile"):
+            raise ValueError(f"source is own or profile, not {self.source!r}")
+
+    @classmethod
+    def empty(cls, size: int) -> Baseline:
+        """Nothing is known yet; `size` is the length of an embedding."""
+        return cls(np.zeros(size, np.float64), 0.0, 0)
+
+    @property
+    def kind(self) -> BaselineKind:
+        """What answers that use it stand on."""
+        return self.source if self.weight > 0 else "none"
+
+    def plus(self, embedding: NDArray[np.floating[Any]], weight: float, rule: BaselineRule) -> Baseline:
+        """The baseline with one more utterance; what it held before fades a little (`rule.memory`).
+
+        >>> from streamser.bundle import Calibration
+        >>> rule = BaselineRule(exponent=1.0, memory=10, half=2.0, calibration=Calibration())
+        >>> once = Baseline.empty(2).plus(np.array([1.0, 0.0]), 1.0, rule)
+        >>> twice = once.plus(np.array([0.0, 1.0]), 0.5, rule)
+        >>> twice.total.tolist(), twice.weight, twice.utterances
+        ([0.9, 0.5], 1.4, 2)
+        """
+        if np.shape(embedding) != self.total.shape:
+            raise ValueError(f"embedding has shape {self.total.shape}, not {np.shape(embedding)}")
+        kept = 1.0 - 1.0 / rule.memory
+        return Baseline(
+            kept * self.total + weight * np.asarray(embedding, np.float64),
+            kept * self.weight + weight,
+            self.utterances + 1,
+            self.source,
+        )

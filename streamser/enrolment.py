@@ -1,0 +1,67 @@
+"""Learn a voice: half a minute of one speaker's neutral speech becomes a profile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from streamser.audio import SAMPLE_RATE, Samples
+from streamser.errors import AudioError
+from streamser.profile import Profile, check_adaptable, fingerprint
+from streamser.recognizer import Recognizer
+
+__all__ = ["ENOUGH_SPEECH_S", "LEAST_SPEECH_S", "check_recording", "enrol"]
+
+LEAST_SPEECH_S = 15.0
+"""With less speech the average is one of a few sentences, not of a voice."""
+ENOUGH_SPEECH_S = 30.0
+
+_QUIET_DBFS = -60.0  # speech below this drowns in the noise of any sound card
+_CLIPPED_SHARE = 0.001  # more samples at full scale than this are audible as distortion
+_FULL_SCALE = 0.99
+
+
+def enrol(
+    recognizer: Recognizer, sounds: Sequence[Samples], name: str = "me", least_speech_s: float = LEAST_SPEECH_S
+) -> Profile:
+    """Learn a voice from neutral speech, 16 kHz, an utterance each; AudioError when it is too little or distorted.
+
+    Each utterance has the weight 1, for its speaker says that it is neutral.
+    """
+    check_recording(sounds, least_speech_s)
+    check_adaptable(recognizer.bundle)
+    total = recognizer.embed(list(sounds)).sum(axis=0, dtype=np.float64)
+    return Profile(
+        name=name,
+        model=recognizer.bundle.name,
+        fingerprint=fingerprint(recognizer.bundle),
+        speech_s=round(sum(map(len, sounds)) / SAMPLE_RATE, 2),
+        utterances=len(sounds),
+        weight=float(len(sounds)),
+        total=tuple(round(float(value), 6) for value in total),
+    )
+
+
+def check_recording(sounds: Sequence[Samples], least_speech_s: float = LEAST_SPEECH_S) -> None:
+    """AudioError, with the way out, for speech that no voice can be learnt from."""
+    speech_s = sum(map(len, sounds)) / SAMPLE_RATE
+    if not sounds or speech_s < least_speech_s:
+        raise AudioError(
+            f"only {speech_s:.1f} s of speech; a voice needs {least_speech_s:.0f} s, better {ENOUGH_SPEECH_S:.0f}: "
+            "speak on for longer, nearer to the microphone"
+        )
+    whole = np.concatenate(sounds)
+    clipped = float(np.mean(np.abs(whole) >= _FULL_SCALE))
+    if clipped > _CLIPPED_SHARE:
+        raise AudioError(
+            f"{100 * clipped:.1f} % of the samples are at full scale: the recording is clipped; "
+            "turn the microphone's gain down or move away from it"
+        )
+    level_db = 10 * math.log10(max(float(np.mean(np.square(whole, dtype=np.float64))), 1e-12))
+    if level_db < _QUIET_DBFS:
+        raise AudioError(
+            f"the speech is at {level_db:.0f} dBFS, below {_QUIET_DBFS:.0f}: too quiet to tell it from the noise of "
+            "the sound card; turn the microphone's gain up"
+        )

@@ -1,0 +1,89 @@
+"""Read a checkpoint's bundle.yaml: plain values whose seal holds, and nothing that could harm the reader."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from streamser.errors import BundleError
+
+__all__ = ["FORMAT", "GET_ANEW", "MANIFEST", "read_manifest", "seal_of"]
+
+FORMAT = 1
+"""Rises when an older streamser would misread the folder."""
+MANIFEST = "bundle.yaml"
+GET_ANEW = "get the folder anew, or train it again"
+"""The way out for a damaged checkpoint."""
+
+_MOST_BYTES = 1 << 20  # a manifest is some kilobytes; more is an accident or an attack
+
+
+def seal_of(values: Mapping[str, Any]) -> str:
+    """SHA-256 of the values themselves, so that comments and line ends do not matter."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """bundle.yaml as a dictionary whose seal holds."""
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{path}: must be a plain file; copy the checkpoint's own {MANIFEST} here")
+    try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise BundleError(f"{path}: has {size} bytes, more than the {_MOST_BYTES} any manifest needs; {GET_ANEW}")
+        text = path.read_bytes().decode()
+        _check_tokens(path, text)
+        values = yaml.safe_load(text)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error}); check its permissions") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise BundleError(f"{path}: is not readable YAML ({said}); {GET_ANEW}") from error
+    _check_format(path, values)
+    sealed = values.pop("seal", None)
+    try:
+        seal = seal_of(values)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: holds values that no manifest has ({error}); {GET_ANEW}") from error
+    if sealed != seal:
+        raise BundleError(
+            f"{path}: its values do not give the hash in 'seal', so they were altered after saving; {GET_ANEW} "
+            "(a threshold can be set in config.yaml or by --set, without touching the checkpoint)"
+        )
+    return dict(values)
+
+
+_OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+_DEPTH = 32  # save_bundle writes some four levels
+
+
+def _check_tokens(path: Path, text: str) -> None:
+    """Refuse what a kilobyte could unfold into gigabytes or hours: aliases, and brackets without end."""
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            raise BundleError(f"{path}: has YAML aliases, which no manifest has; {GET_ANEW}")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > _DEPTH:
+            raise BundleError(f"{path}: nests values more than {_DEPTH} deep, which no manifest does; {GET_ANEW}")
+
+
+def _check_format(path: Path, values: Any) -> None:
+    version = values.get("format") if isinstance(values, dict) else None
+    if type(version) is not int or version < 1:
+        raise BundleError(f"{path}: has no 'format: {FORMAT}', so it is no streamser checkpoint; give another folder")
+    if version > FORMAT:
+        raise BundleError(
+            f"{path}: has format {version}, newer than format {FORMAT} of this streamser; pip install -U streamser"
+        )

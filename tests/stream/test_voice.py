@@ -1,0 +1,259 @@
+"""A stream builds a baseline of its own utterances, each stream its own, and forgets it when another person speaks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from makers import LABELS, babble, make_adaptive, make_rule, silence
+from stream_parts import ListSource, as_json, finals, in_blocks, partials, until
+
+from streamser.audio import SAMPLE_RATE, Samples, Segment
+from streamser.baseline import Baseline
+from streamser.bundle import Calibration
+from streamser.events import EmotionEvent, Event, SourceChanged
+from streamser.recognizer import Recognizer, load
+from streamser.stream.channel import Stream, StreamConfig, WorkerStream
+from streamser.stream.judge import Judge
+from streamser.stream.pipeline import Listener
+from streamser.stream.sources import WavSource
+from streamser.stream.vad import VadConfig
+from streamser.stream.voice import Voice
+from streamser.stream.worker import InferenceWorker, PipelineConfig
+
+CONFIG = StreamConfig(vad=VadConfig(engine="energy"), pipeline=PipelineConfig(smoothing=0.0))
+
+
+def adapting(adapt: bool = True, smoothing: float = 0.0) -> StreamConfig:
+    return replace(CONFIG, pipeline=PipelineConfig(adapt=adapt, smoothing=smoothing))
+
+
+def talk(seeds: Sequence[int] = range(1, 6)) -> Samples:
+    """Some utterances with pauses between them."""
+    spoken = [np.concatenate([babble(1.2, seed=seed), silence(0.8)]) for seed in seeds]
+    return np.concatenate([silence(0.5), *spoken])
+
+
+def streamed(recognizer: Recognizer, sound: Samples | None = None, config: StreamConfig = CONFIG) -> list[Event]:
+    stream = Stream(recognizer, config)
+    return [*stream.push(talk() if sound is None else sound), *stream.close()]
+
+
+def emotions(events: Sequence[Event]) -> list[EmotionEvent]:
+    return [event for event in events if isinstance(event, EmotionEvent)]
+
+
+def test_answers_change_with_the_utterances_before_them(adaptive: Recognizer) -> None:
+    plain, adapted = (emotions(streamed(adaptive, config=adapting(adapt))) for adapt in (False, True))
+    assert len(finals(adapted)) == 5
+    for before, after in zip(plain, adapted, strict=True):
+        assert (before.baseline, before.baseline_utterances) == ("none", 0)
+        assert after.baseline_utterances == after.utterance
+        if after.utterance == 0:
+            assert after.baseline == "none" and after.scores == before.scores
+        else:
+            assert after.baseline == "own"
+            assert max(abs(after.scores[label] - before.scores[label]) for label in LABELS) > 1e-3
+        assert sum(after.scores.values()) == pytest.approx(1.0)
+
+
+def test_each_utterance_stands_on_the_finals_before_it(adaptive: Recognizer) -> None:
+    """Worked out again, from the absolute predictions of a stream that does not adapt."""
+    rule = adaptive.bundle.baseline
+    assert rule is not None and adaptive.relative is not None
+    absolute: list[tuple[Segment, EmotionEvent]] = []
+    baseline = Baseline.empty(adaptive.relative.size)
+    config = replace(CONFIG, segmenter=replace(CONFIG.segmenter, hop_ms=0))
+    sound = talk()
+    for event in finals(streamed(adaptive, sound, config)):
+        samples = sound[event.start : event.end]
+        alone = adaptive.predict(samples)
+        assert event.scores == pytest.approx(adaptive.predict(samples, baseline).scores, abs=1e-6)
+        assert alone.embedding is not None
+        weight = alone.scores["neutral"] * min(1.0, len(samples) / SAMPLE_RATE / 2.0)
+        baseline = baseline.plus(alone.embedding, weight, rule)
+        absolute.append((Segment(utterance=event.utterance, start=event.start, samples=samples, final=True), event))
+    assert len(absolute) == 5 and baseline.weight > 0.1
+
+
+def test_a_replay_is_the_same_each_time_and_in_crumbs(adaptive: Recognizer, tmp_path: Path) -> None:
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, talk(), SAMPLE_RATE, subtype="FLOAT")
+    config = adapting(smoothing=0.4)
+    expected = as_json(streamed(adaptive, config=config))
+    for _ in range(2):
+        assert as_json(Listener(WavSource(path), adaptive, config)) == expected
+    for size in (333, 5_000):
+        stream, sound = Stream(adaptive, config), talk()
+        crumbs = [event for i in range(0, len(sound), size) for event in stream.push(sound[i : i + size])]
+        assert as_json([*crumbs, *stream.close()]) == expected
+    assert as_json(streamed(adaptive, config=adapting(False, 0.4))) != expected  # the control that must fail
+
+
+@pytest.mark.parametrize("cut_s", [4.4, 5.2])
+def test_after_a_new_speaker_a_stream_is_as_a_fresh_one(adaptive: Recognizer, cut_s: float) -> None:
+    """4.4 s lies in the pause after the second utterance, 5.2 s in the third, which is still the earlier speaker's."""
+    sound, cut = talk(), round(cut_s * SAMPLE_RATE)
+    stream = Stream(adaptive, CONFIG)
+    events = stream.push(sound[:cut])
+    stream.new_speaker()
+    events = emotions([*events, *stream.push(sound[cut:]), *stream.close()])
+    kept = emotions(streamed(adaptive))
+    first = {4.4: 2, 5.2: 3}[cut_s]
+    earlier = [event for event in events if event.utterance < first]
+    assert [event.scores for event in earlier] == [event.scores for event in kept if event.utterance < first]
+    alone = emotions(streamed(adaptive, talk(range(1 + first, 6))))
+    later = [event for event in events if event.utterance >= first]
+    assert [event.baseline_utterances for event in later] == [event.utterance for event in alone]
+    for after, fresh in zip(later, alone, strict=True):
+        assert after.scores == pytest.approx(fresh.scores, abs=1e-4)
+    without = [event for event in kept if event.utterance >= first]
+    assert later[-1].scores != without[-1].scores
+
+
+def test_a_new_speaker_of_a_profile_begins_with_the_profile(adaptive: Recognizer) -> None:
+    assert adaptive.relative is not None
+    known = adaptive.with_baseline(Baseline(np.full(adaptive.relative.size, 3.0), 4.0, 4, "profile"))
+    stream = Stream(known, CONFIG)
+    first = emotions(stream.push(talk()))
+    stream.new_speaker()
+    again = emotions([*stream.push(talk()), *stream.close()])
+    assert {event.baseline for event in first + again} == {"profile"}
+    assert [event.baseline_utterances for event in finals(first)] == [4, 5, 6, 7, 8]
+    assert finals(again)[0].baseline_utterances == 4
+
+
+def test_streams_on_one_worker_know_nothing_of_each_other(adaptive: Recognizer) -> None:
+    sounds = [talk(range(first, first + 5)) for first in (1, 11, 21)]
+    said: list[list[Event]] = [[], [], []]
+    with InferenceWorker(adaptive, CONFIG.pipeline) as worker:
+        streams = [WorkerStream(worker, events.append, CONFIG, lossless=True) for events in said]
+        for i in range(0, len(sounds[0]), 4_000):
+            for stream, sound in zip(streams, sounds, strict=True):
+                stream.push(sound[i : i + 4_000])
+        for stream in streams:
+            stream.close()
+    for events, sound in zip(said, sounds, strict=True):
+        assert as_json(events) == as_json(streamed(adaptive, sound))
+
+
+def test_a_worker_that_leaves_partials_out_gives_the_same_finals(adaptive: Recognizer) -> None:
+    said: list[Event] = []
+    with InferenceWorker(adaptive, CONFIG.pipeline) as worker:
+        stream = WorkerStream(worker, said.append, CONFIG)
+        stream.push(talk())
+        stream.close()
+    assert as_json(finals(said)) == as_json(finals(streamed(adaptive)))
+
+
+def test_a_new_speaker_takes_its_place_in_the_workers_queue(adaptive: Recognizer) -> None:
+    """Everything is submitted before the worker starts: only the order in the queue can be right."""
+    said: list[Event] = []
+    worker = InferenceWorker(adaptive, CONFIG.pipeline)
+    stream = WorkerStream(worker, said.append, CONFIG)
+    sound, cut = talk(), round(4.4 * SAMPLE_RATE)
+    stream.push(sound[:cut])
+    stream.new_speaker()
+    stream.push(sound[cut:])
+    stream.close()
+    with worker:
+        pass
+    assert [event.baseline_utterances for event in finals(said)] == [0, 1, 0, 1, 2]
+
+
+def test_a_listener_is_told_of_a_new_speaker_from_another_thread(adaptive: Recognizer) -> None:
+    gate, sound = threading.Event(), talk()
+    blocks = in_blocks(sound)
+
+    class Gated(ListSource):
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            for place, block in enumerate(blocks):
+                if place == len(blocks) // 2:
+                    gate.wait(10)
+                yield block
+
+    came: list[EmotionEvent] = []
+    with Listener(Gated(blocks), adaptive, CONFIG, on_final=came.append) as listener:
+        until(lambda: len(came) >= 2)
+        listener.new_speaker()
+        gate.set()
+        assert listener.wait(10)
+    counts = [event.baseline_utterances for event in came]
+    assert counts[:2] == [0, 1] and counts[-1] < 3
+
+
+def test_another_microphone_is_another_speaker_and_the_same_one_is_not(adaptive: Recognizer) -> None:
+    blocks = in_blocks(talk())
+    middle = round(4.4 * SAMPLE_RATE) // 320
+    for another, expected in ((True, [0, 1, 0, 1, 2]), (False, [0, 1, 2, 3, 4])):
+        back = SourceChanged(state="back", at=middle * 320, detail="USB", another=another)
+        source = ListSource([*blocks[:middle], back, *blocks[middle:]])
+        with Listener(source, adaptive, CONFIG) as listener:
+            assert [event.baseline_utterances for event in finals(list(listener))] == expected
+
+
+def test_a_stream_can_go_on_with_the_voice_of_an_earlier_one(adaptive: Recognizer) -> None:
+    voice = Voice(adaptive)
+    counts = []
+    for _ in range(2):
+        stream = Stream(adaptive, CONFIG, voice=voice)
+        counts.append([event.baseline_utterances for event in finals([*stream.push(talk()), *stream.close()])])
+    assert counts == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
+def test_a_profile_stays_as_it_is_where_a_stream_does_not_adapt(adaptive: Recognizer) -> None:
+    assert adaptive.relative is not None
+    known = adaptive.with_baseline(Baseline(np.full(adaptive.relative.size, 3.0), 4.0, 4, "profile"))
+    events = emotions(streamed(known, config=adapting(False)))
+    assert {(event.baseline, event.baseline_utterances) for event in events} == {("profile", 4)}
+    assert events[0].scores != emotions(streamed(adaptive))[0].scores
+
+
+def test_what_cannot_be_heard_teaches_nothing(adaptive: Recognizer) -> None:
+    judge = Judge(adaptive)
+    for utterance, (samples, expected) in enumerate([(silence(1.0), 0), (babble(1.0), 0), (babble(1.0, seed=3), 1)]):
+        segment = Segment(utterance=utterance, start=20_000 * utterance, samples=samples, final=True)
+        event = judge.event(segment, adaptive.predict(segment), 0.0)
+        assert event is not None and event.baseline_utterances == expected
+        assert event.uncertain or utterance
+
+
+def test_old_checkpoints_do_not_adapt_and_answer_as_before(recognizer: Recognizer) -> None:
+    on, off = (streamed(recognizer, config=adapting(adapt)) for adapt in (True, False))
+    assert as_json(on) == as_json(off)
+    assert {event.baseline for event in emotions(on)} == {"none"}
+    assert {event.baseline_utterances for event in emotions(on)} == {0}
+
+
+def test_the_threshold_moves_with_the_answer(tmp_path: Path) -> None:
+    """Absolute answers are never uncertain here, relative ones always: the share decides."""
+    rule = make_rule(half=0.0, calibration=Calibration(threshold=1.0))
+    strict = load(make_adaptive(tmp_path / "strict", rule, calibration=Calibration()).path, "cpu")
+    events = finals(streamed(strict))
+    assert [event.uncertain for event in events] == [False, True, True, True, True]
+    own = load(strict.bundle.path, "cpu", threshold=0.0)  # the user's own wins
+    assert not any(event.uncertain for event in finals(streamed(own)))
+
+
+def test_partials_are_smoothed_after_they_are_adapted(adaptive: Recognizer) -> None:
+    rough = [event for event in partials(streamed(adaptive)) if event.utterance == 4]
+    smooth = [event for event in partials(streamed(adaptive, config=adapting(smoothing=0.5))) if event.utterance == 4]
+    blended = {name: 0.5 * rough[0].scores[name] + 0.5 * rough[1].scores[name] for name in LABELS}
+    assert smooth[1].scores == pytest.approx(blended)
+
+
+def test_the_option_and_the_setting_are_one() -> None:
+    import argparse
+
+    from streamser.cli.common import add_model_arguments, load_run_config
+
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    assert not load_run_config(parser.parse_args(["--no-adapt"])).pipeline.adapt
+    assert not load_run_config(parser.parse_args(["--set", "pipeline.adapt=false"])).pipeline.adapt
+    assert load_run_config(parser.parse_args([])).pipeline.adapt
