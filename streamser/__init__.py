@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streamser.audio import SAMPLE_RATE, read_audio
+    from streamser.baseline import Baseline
     from streamser.bundle import Bundle, find_models, load_bundle
     from streamser.client import AsyncClient, Client
     from streamser.config import Config, load_config
@@ -46,6 +47,7 @@ __all__ = [
     "SAMPLE_RATE",
     "AsyncClient",
     "AudioError",
+    "Baseline",
     "Bundle",
     "BundleError",
     "Client",
@@ -86,6 +88,7 @@ __all__ = [
 
 _ROOMS = {
     "audio": ("SAMPLE_RATE", "read_audio"),
+    "baseline": ("Baseline",),
     "bundle": ("Bundle", "find_models", "load_bundle"),
     "client": ("AsyncClient", "Client"),
     "config": ("Config", "load_config"),

@@ -26,6 +26,7 @@ BROUGHT = {
     "streamser": "import streamser",
     "microphone": "from collections.abc import Iterable\nmicrophone: Iterable[bytes] = []",
     "your_audio": "from collections.abc import Iterable\nyour_audio: Iterable[bytes] = []",
+    "neutral_speech": "from streamser.audio import Samples\nneutral_speech: list[Samples] = []",
     "recognizer": "import streamser\nrecognizer: streamser.Recognizer = streamser.load()",
 }
 # Blocks that need a server of their own run in the tests of that server.
@@ -104,17 +105,18 @@ RUNNABLE = [name for name, block in blocks().items() if not any(mark in block fo
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_every_block_runs(name: str, recognizer: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_block_runs(name: str, adaptive: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = np.concatenate([silence(0.8), babble(1.5), silence(0.8)])
     soundfile.write(tmp_path / "talk.wav", sound, 16_000)
     monkeypatch.chdir(tmp_path)
     replay: Callable[..., streamser.Listener] = streamser.replay
-    monkeypatch.setattr("streamser.listen", lambda **options: replay("talk.wav", model=recognizer, **options))
-    monkeypatch.setattr("streamser.replay", lambda path, **options: replay(path, model=recognizer, **options))
-    monkeypatch.setattr("streamser.load", lambda *names: recognizer)
+    monkeypatch.setattr("streamser.listen", lambda **options: replay("talk.wav", model=adaptive, **options))
+    monkeypatch.setattr("streamser.replay", lambda path, **options: replay(path, model=adaptive, **options))
+    monkeypatch.setattr("streamser.load", lambda *names: adaptive)
     data = (resample(sound, 16_000, 48_000) * 32767).astype("<i2").tobytes()
     pcm = [data[first : first + 19_200] for first in range(0, len(data), 19_200)]
-    exec(compile(blocks()[name], name, "exec"), {"streamser": streamser, "microphone": pcm, "your_audio": pcm})
+    names = {"streamser": streamser, "microphone": pcm, "your_audio": pcm, "neutral_speech": [babble(16.0)]}
+    exec(compile(blocks()[name], name, "exec"), names)
 
 
 def test_the_blocks_that_do_not_run_here_run_elsewhere() -> None:
