@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "replay": ("streamser.cli.replay", "play sound files through the very pipeline that live uses"),
     "label": ("streamser.cli.label", "label every sound file in a folder"),
     "calibrate": ("streamser.cli.calibrate", "learn your neutral voice, for --profile"),
+    "profiles": ("streamser.cli.profiles", "list your profiles, or delete one"),
     "devices": ("streamser.cli.devices", "list microphones, or test one with a level meter"),
     "serve": ("streamser.cli.serve", "a page in the browser and a WebSocket for programs"),
     "wyoming": ("streamser.cli.wyoming", "a Wyoming service for voice assistants"),

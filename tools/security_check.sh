@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Look for weaknesses: the code (bandit), its dependencies (pip-audit), and a list of them (CycloneDX SBOM).
+#   tools/security_check.sh [FOLDER]     the SBOM and the reports go to FOLDER (default: build/security)
+# The tools are installed by hash into an environment of their own. Exit code: 0 nothing found, 1 something found,
+# 3 nothing found, but the data base of vulnerabilities could not be reached or did not know every package.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-build/security}
+python=${PYTHON:-python3}
+tools=${STREAMSER_SECURITY_ENV:-build/security-env}
+mkdir -p "$out"
+if [ ! -x "$tools/bin/bandit" ]; then
+  "$python" -m venv "$tools"
+  "$tools/bin/pip" install --quiet --require-hashes --only-binary :all: -r tools/security_requirements.txt
+fi
+
+echo "== bandit"
+# Left out: assertions (mypy's own), a subprocess that gets a list and no shell, names of variables that hold passwords.
+"$tools/bin/bandit" --quiet --recursive streamser --skip B101,B404,B603,B105 --format txt --output "$out/bandit.txt" ||
+  { cat "$out/bandit.txt"; exit 1; }
+
+echo "== what is installed"
+"$python" -m pip list --format=freeze --exclude streamser 2>/dev/null |
+  sed -E 's/\+(cpu|cu[0-9]+)$//' >"$out/installed.txt"
+wc -l <"$out/installed.txt"
+
+echo "== SBOM"
+"$tools/bin/cyclonedx-py" requirements "$out/installed.txt" --pyproject pyproject.toml --output-reproducible \
+  --output-format JSON --output-file "$out/sbom.cdx.json"
+
+echo "== pip-audit"
+audited=0
+"$tools/bin/pip-audit" --requirement "$out/installed.txt" --no-deps --disable-pip --progress-spinner off \
+  --format json --output "$out/pip-audit.json" 2>"$out/pip-audit.log" || audited=$?
+"$python" - "$out/pip-audit.json" "$audited" <<'PY'
+import json
+import sys
+from pathlib import Path
+
+path, code = Path(sys.argv[1]), int(sys.argv[2])
+packages = json.loads(path.read_text())["dependencies"] if path.is_file() and path.stat().st_size else []
+for package in packages:
+    for found in package.get("vulns", []):
+        print(f"{package['name']} {package['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or '-'}")
+skipped = [package["name"] for package in packages if "skip_reason" in package]
+if any(package.get("vulns") for package in packages):
+    sys.exit(1)
+if code or skipped or not packages:
+    print(f"not audited: {len(skipped) if packages else 'all'} packages (is the network closed? see pip-audit.log)")
+    sys.exit(3)
+print(f"{len(packages)} packages, nothing known against them")
+PY
