@@ -110,6 +110,11 @@ class Profile:
         place = Path(path)
         values = _read(place)
         version, seal = values.get("streamser_profile"), values.pop("seal", None)
+        if type(version) is int and version > FORMAT:
+            raise ConfigError(
+                f"{place}: has the format {version!r:.20}, newer than the format {FORMAT} of this streamser; "
+                f"pip install -U streamser, or {_AGAIN}"
+            )
         if version != FORMAT:
             said = "is no streamser profile" if version is None else f"has the format {version!r:.20}, this is {FORMAT}"
             raise ConfigError(f"{place}: {said}; {_AGAIN}")

@@ -163,6 +163,10 @@ def test_a_sum_of_another_length_is_refused_when_it_is_used(adaptive: Recognizer
         (lambda text: '{"a": 1}', "is no streamser profile"),
         (lambda text: text.replace('"me"', '"you"'), "was altered"),
         (lambda text: text.replace('"streamser_profile": 3', '"streamser_profile": 2'), "has the format 2, this is 3"),
+        (
+            lambda text: text.replace('"streamser_profile": 3', '"streamser_profile": 4'),
+            "has the format 4, newer than the format 3 of this streamser; pip install -U streamser, or run `streamser",
+        ),
         (lambda text: "[" * 100_000, "cannot be read as a profile"),
         (lambda text: text + " " * (1 << 20), "is larger than any streamser profile"),
     ],

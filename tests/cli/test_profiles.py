@@ -20,28 +20,28 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def make(recognizer: Recognizer, name: str) -> Path:
-    return enrol(recognizer, [babble(2.0, seed=seed) for seed in range(4)], name, least_speech_s=1.0).save(
+def make(adaptive: Recognizer, name: str) -> Path:
+    return enrol(adaptive, [babble(2.0, seed=seed) for seed in range(4)], name, least_speech_s=1.0).save(
         profile_path(name)
     )
 
 
-def test_profiles_are_listed_with_their_folder(recognizer: Recognizer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_profiles_are_listed_with_their_folder(adaptive: Recognizer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profiles"]) == 0
     assert capsys.readouterr().out == f"0 in {profile_folder()}\n"
-    make(recognizer, "anna")
+    make(adaptive, "anna")
     (profile_folder() / "bert.json").write_text('{"streamser_profile": 0}')
     assert main(["profiles"]) == 0
     first, second, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("anna  for tiny, 8 s of speech") and second.startswith("bert  cannot be used: ")
+    assert first.startswith("anna  for adaptive, 8 s of speech") and second.startswith("bert  cannot be used: ")
     assert last == f"2 in {profile_folder()}"
 
 
 def test_one_command_deletes_a_profile_and_what_a_crash_has_left_of_it(
-    recognizer: Recognizer, capsys: pytest.CaptureFixture[str]
+    adaptive: Recognizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("anna", "bert", "carl"):
-        make(recognizer, name)
+        make(adaptive, name)
     (profile_folder() / "anna.json.123.part").write_text("{")
     assert main(["profiles", "--delete", "anna", "--delete", str(profile_path("carl"))]) == 0
     assert capsys.readouterr().out.startswith("profile 'anna' is deleted\n")

@@ -106,6 +106,15 @@ def all_seeds() -> dict[str, dict[str, bytes]]:
         },
         "onnx_graph": {"tiny": graph[:3000], "small": small},
         "onnx_session": {"small": small},
+        "profile": texts(
+            json.dumps(
+                {
+                    "streamser_profile": 3, "name": "anna", "model": "tiny", "fingerprint": "0" * 64, "speech_s": 30.5,
+                    "utterances": 8, "weight": 8.0, "total": [0.5, -1.25, 3.0],
+                }
+            ),
+            '{"streamser_profile": 3, "total": [NaN, 1e999]}', '{"streamser_profile": 99}', "[" * 3000,
+        ),
         "corpus_manifest": texts(
             "path,speaker,label\naudio/a.wav,1,sad\n", "path,speaker,emotion\n../a.wav,1,sad\n/etc/passwd,1,sad\n",
             "\ufeffpath,speaker,label,text_id\naudio/a.wav,1,\x00\n", "mood\n",

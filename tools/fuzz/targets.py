@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from makers import make_bundle
 
 from streamser import bundle as bundles
+from streamser import manifest
 from streamser.audio import mono_pieces, open_sound
 from streamser.bundle import Bundle, load_bundle
 from streamser.cli.labeltable import open_table
@@ -39,6 +40,8 @@ from streamser.events import StreamEnded, event_from_dict
 from streamser.integrations.wyomingmessages import BadMessageError, checked_chunk, read_message
 from streamser.onnxgraph import check_graph
 from streamser.outputs import open_writer
+from streamser.profile import Profile
+from streamser.profile import _seal as seal_of_profile
 from streamser.recognizer import Recognizer, load
 from streamser.server.forms import FormError, file_of_form
 from streamser.server.options import ServerConfig
@@ -126,17 +129,17 @@ def bundle_manifest(data: bytes) -> None:
     """As it is, and sealed anew, so that what lies behind the seal is reached too."""
     place = folder() / "manifest"
     place.mkdir(exist_ok=True)
-    (place / bundles.MANIFEST).write_bytes(data)
+    (place / manifest.MANIFEST).write_bytes(data)
     with suppress(BundleError):
         load_bundle(place, verify=False)
     with suppress(BundleError, yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError):
-        bundles._check_tokens(place, data.decode())
+        manifest._check_tokens(place, data.decode())
         values = yaml.safe_load(data)
         values.pop("seal", None)
-        values["seal"] = bundles._seal(values)
+        values["seal"] = manifest.seal_of(values)
         resealed = json.dumps(values).encode()
     with suppress(BundleError, UnboundLocalError):
-        (place / bundles.MANIFEST).write_bytes(resealed)
+        (place / manifest.MANIFEST).write_bytes(resealed)
         load_bundle(place, verify=False)
 
 
@@ -165,6 +168,19 @@ def onnx_session(data: bytes) -> None:
     files = {**tiny().files, bundles.GRAPH: hashlib.sha256(data).hexdigest()}
     with suppress(BundleError):
         OnnxEngine(dataclasses.replace(tiny(), path=path, files=files))
+
+
+@target
+def profile(data: bytes) -> None:
+    """As it is, and sealed anew."""
+    with suppress(ConfigError):
+        Profile.load(written("profile.json", data))
+    with suppress(ConfigError, ValueError, RecursionError, TypeError, AttributeError):
+        values = json.loads(data)
+        values.pop("seal", None)
+        values["seal"] = seal_of_profile(values)
+        found = Profile.load(written("profile.json", json.dumps(values).encode()))
+        assert np.isfinite(found.total).all() and 0 < found.weight <= found.utterances
 
 
 @target
