@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -84,6 +86,30 @@ def run_jobs(
     No epoch begins after `until` (seconds of `time.time`). A job that is done is not done again; one that was stopped
     goes on from its checkpoint.
     """
+    left, stuck = list(jobs), 0
+    while left:
+        broken: list[Job] = []
+        for job, end in _round(left, materials, cache, devices, processes, until):
+            if end is None:
+                broken.append(job)
+            else:
+                yield end
+        stuck = stuck + 1 if len(broken) == len(left) else 0
+        if stuck > _TRIES:
+            yield from (JobEnd(job, "its process was killed, more than once", 0.0) for job in broken)
+            return
+        left = broken
+
+
+def _round(
+    jobs: Sequence[Job],
+    materials: Mapping[str, Material],
+    cache: Path,
+    devices: Sequence[str],
+    processes: int,
+    until: float,
+) -> Iterator[tuple[Job, JobEnd | None]]:
+    """Jobs and their ends; None for those that were not done when a process was killed (out of memory)."""
     context = get_context("spawn")
     places = context.Queue()
     for worker in range(processes):
@@ -92,9 +118,15 @@ def run_jobs(
         waiting = {pool.submit(_run, job): job for job in jobs}
         for future in as_completed(waiting):
             error = future.exception()
-            yield future.result() if error is None else JobEnd(waiting[future], f"{type(error).__name__}: {error}", 0.0)
+            if isinstance(error, BrokenProcessPool):
+                yield waiting[future], None
+            elif error is not None:
+                yield waiting[future], JobEnd(waiting[future], f"{type(error).__name__}: {error}", 0.0)
+            else:
+                yield waiting[future], future.result()
 
 
+_TRIES = 1  # rounds in which nothing ends before they are given up
 _shared: dict[str, Any] = {}  # of a worker process
 
 
@@ -117,6 +149,8 @@ def _run(job: Job) -> JobEnd:
     except Exception as error:  # one row that fails must not cost the others
         log.exception("%s", job.name)
         state = f"{type(error).__name__}: {error}"
+    finally:
+        _free_device()
     return JobEnd(job, state, time.monotonic() - began)
 
 
@@ -137,6 +171,13 @@ def _trainer(job: Job) -> Trainer:
         _shared["key"] = key
     trainer: Trainer = _shared["trainer"]
     return trainer
+
+
+def _free_device() -> None:
+    """Give a GPU's memory back between jobs: other processes may need what the largest net of this one took."""
+    if str(_shared["device"]).startswith("cuda"):
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _check_time() -> None:

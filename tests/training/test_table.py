@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from corpus_maker import make_corpus
 from streamser.evaluation.folds import load_folds
 from streamser.training.material import Material, gather
 from streamser.training.recipe import Recipe, recipe_from
-from streamser.training.table import jobs_of, run_jobs
+from streamser.training.table import JobEnd, jobs_of, run_jobs
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +89,22 @@ def test_a_job_that_time_stopped_is_gone_on_with(recipe: Recipe, material: Mater
     (end,) = run_jobs([short], places, cache=tmp_path / "cache", devices=["cpu"], processes=1)
     assert end.state == "done"
     assert len((job.place / "log.jsonl").read_text(encoding="utf-8").splitlines()) == stopped + 2
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_no_job(recipe: Recipe, material: Material, tmp_path: Path) -> None:
+    jobs = jobs_of(replace(recipe, epochs=400, passes_per_epoch=8), "m", material, tmp_path / "run")
+    ends: list[JobEnd] = []
+
+    def train() -> None:
+        ends.extend(run_jobs(jobs, {"m": material}, cache=tmp_path / "cache", devices=["cpu"], processes=1))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    begun = jobs[0].place / "log.jsonl"
+    while not (begun.exists() and begun.stat().st_size):
+        thread.join(0.1)
+    (worker,) = active_children()
+    worker.kill()
+    thread.join()
+    assert [(end.job, end.state) for end in ends] == [(job, "done") for job in jobs]
