@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +11,16 @@ import pytest
 from makers import babble, silence
 from stream_parts import as_json, finals, partials, two_utterances
 
-from streamser.audio import Samples
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment, read_audio
+from streamser.engines import run_frames
 from streamser.engines.onnx import OnnxEngine
 from streamser.events import EmotionEvent, Event
+from streamser.features import extract
 from streamser.recognizer import Recognizer, load
 from streamser.stream.pipeline import Stream, StreamConfig
-from streamser.stream.segmenter import SegmenterConfig
+from streamser.stream.segmenter import Segmenter, SegmenterConfig
+from streamser.stream.tracks import Novelty, StepTrack
+from streamser.stream.vad import VadConfig, make_vad
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +80,49 @@ def test_crumbs_give_the_same_events_as_the_whole(stepping: Recognizer) -> None:
     stream = Stream(stepping)
     crumbs = [event for first in range(0, len(sound), 777) for event in stream.push(sound[first : first + 777])]
     assert as_json([*crumbs, *stream.close()]) == as_json(events_of(stepping, sound))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # 15 s on a quiet machine
+def test_every_hop_of_ten_minutes_of_speech_equals_its_whole_window(stepping: Recognizer) -> None:
+    """Recorded voices of three corpora, German and English, acted and read, with pauses between them."""
+    folder = Path(os.environ.get("STREAMSER_CORPORA", "../shared/corpora"))
+    files = [sorted((folder / name / "audio").rglob("*.*"))[::7] for name in ("emodb", "ravdess", "librispeech_subset")]
+    if not all(files):
+        pytest.skip("needs the corpora emodb, ravdess and librispeech_subset; set STREAMSER_CORPORA")
+    rng = np.random.default_rng(0)
+    parts: list[Samples] = []
+    for turn in range(200):
+        clips = files[turn % 3]
+        parts += [read_audio(clips[turn // 3 % len(clips)]), rng.normal(0, 3e-4, rng.integers(9_600, 25_600))]
+        if sum(map(len, parts)) > 600 * SAMPLE_RATE:
+            break
+    sound = np.concatenate(parts)[: 600 * SAMPLE_RATE].astype(np.float32)
+    assert len(sound) == 600 * SAMPLE_RATE
+    assert stepping.steps is not None
+    config, novelty, steps = stepping.features, Novelty(), StepTrack(stepping.steps, stepping.features)
+    segmenter = Segmenter(SegmenterConfig(), make_vad(VadConfig()), config)
+    items = [
+        item
+        for first in range(0, len(sound), 320)
+        for item in segmenter.feed(AudioBlock(sound[first : first + 320], first))
+    ]
+    worst, hops, finals, logits = 0.0, 0, 0, []
+    for segment in items:
+        if not isinstance(segment, Segment) or segment.speculative:
+            continue
+        if segment.final:
+            question = steps.whole(segment)
+            assert question is not None and question.kept is not None
+            given, expected = question.track.final(question.kept).logits.mean(axis=0), stepping.logits(segment)[0]
+            finals += 1
+        else:
+            given = steps.partial(segment, [novelty.of(segment)]).track.scores().logits[0]
+            expected = run_frames(stepping.engine, [extract(segment.samples, config)], config)[0].logits[0]
+            hops += 1
+        worst = max(worst, float(np.abs(given - expected).max()))
+        logits.append(expected)
+    assert worst < 1e-5, worst
+    assert hops > 1200 and finals > 80
+    assert np.ptp(np.stack(logits), axis=0).min() > 3.0  # the answers vary, or equality would mean little
+    print(f"{hops} hops, {finals} finals, largest difference of a logit {worst:.1e}")
