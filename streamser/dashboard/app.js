@@ -171,6 +171,7 @@ function makeListener(kind) {
       showNotice(source, health);
       session.breakOff();
       showVad("off");
+      showVoice(null, false);
       level = 0;
       timeline.stale = true;
     },
