@@ -4,11 +4,11 @@ import { toWav, toZip } from "./wav.js";
 
 /** Formats that the server writes, with the words of their buttons. */
 export const FORMATS = {
-  csv: "CSV", vtt: "WebVTT", textgrid: "TextGrid", txt: "Audacity", rttm: "RTTM", png: "PNG",
+  csv: "CSV", vtt: "WebVTT", textgrid: "TextGrid", eaf: "ELAN", txt: "Audacity", rttm: "RTTM", png: "PNG",
 };
 const EXTENSIONS = { textgrid: "TextGrid", txt: "txt" };
 // These hold one timeline, so all streams of the session are put on its clock; the others name the stream in each row.
-const ONE_TIMELINE = new Set(["vtt", "textgrid", "txt", "png"]);
+const ONE_TIMELINE = new Set(["vtt", "textgrid", "eaf", "txt", "png"]);
 
 /** @param {string} format */
 export function extension(format) {

@@ -23,6 +23,7 @@ _TYPES = {
     "jsonl": "application/x-ndjson",
     "csv": "text/csv",
     "vtt": "text/vtt",
+    "eaf": "application/xml",
     "png": "image/png",
     "svg": "image/svg+xml",
     "pdf": "application/pdf",

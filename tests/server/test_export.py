@@ -26,7 +26,7 @@ def lines(events: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(event) + "\n" for event in events)
 
 
-@pytest.mark.parametrize("wanted", ["csv", "vtt", "TextGrid", "txt", "rttm", "jsonl"])
+@pytest.mark.parametrize("wanted", ["csv", "vtt", "TextGrid", "eaf", "txt", "rttm", "jsonl"])
 async def test_an_export_is_the_very_file_that_the_writer_makes(
     server: Server, recognizer: Recognizer, tmp_path: Path, wanted: str
 ) -> None:
