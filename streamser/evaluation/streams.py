@@ -1,118 +1,239 @@
-"""Streams composed of left-out clips, judged by the absolute head, by the relative head, and by both as a stream does.
+"""Streams composed of left-out clips, judged as a stream judges them: with a baseline of what was said before.
 
-A stream is what one speaker said before a clip: natural (most of it neutral), of all moods alike, or of the clip's own
-mood only, which is the hardest for a baseline. Every clip is judged once for each kind and length of stream. Nothing
-here knows the true labels but the draw of the stream and the final count.
+What a speaker said before a clip is drawn: natural (most of it neutral), of all labels alike, of the clip's own label
+only (the hardest for a baseline), or enrolled neutral speech. Every clip is judged once in each kind of stream. Nothing
+but the draw and the final count knows the true labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.bundle import BaselineRule
-from streamser.evaluation.calibration import softmax
-from streamser.bundle import Calibration
+from streamser.bundle import BaselineRule, Calibration
+from streamser.evaluation.calibration import balanced_weights, choose_threshold, fit_temperature, softmax
+from streamser.evaluation.folds import FoldResult
+from streamser.evaluation.metrics import ece, unweighted_accuracy
 
 Values = NDArray[np.float64]
 Relative = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""(embedding (N, D), total (N, D), weight (N, 1)) -> logits (N, classes), as relative.onnx computes them."""
+"""Embedding (N, D), total (N, D) and weight (N, 1) to logits (N, classes), as relative.onnx computes them."""
 
 NATURAL_NEUTRAL = 0.7
 """Share of neutral utterances in a natural stream; the other labels share the rest."""
+MEMORY = 60
+"""Utterances that a baseline remembers; the streams here are too short to choose it."""
+EXPONENTS = (1.0, 1.5, 2.0, 3.0)
+HALVES = (0.0, 0.5, 1.0, 2.0)
+_MOST_CLIPS = 600
+"""Clips of a corpus that are judged, drawn once; their speakers' other clips may come before them."""
+_ONE_MOOD_COST = 1.0
+"""Points of UA that a stream of one mood may lose, when the constants are chosen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What was said before the clip."""
+    """What was said before a clip."""
 
     name: str
     kind: str
-    """natural, mixed, one-mood, or enrolled: neutral utterances of the speaker with full weight."""
+    """natural, mixed, one-mood, or enrolled: neutral utterances of the speaker, each with full weight."""
     before: int
-    """Number of utterances before."""
+    """Number of utterances."""
 
 
 SCENARIOS = (
-    Scenario("natural, 1-4 before", "natural", 3),
-    Scenario("natural, 5-9 before", "natural", 7),
-    Scenario("natural, 10 before", "natural", 10),
-    Scenario("natural, 30 before", "natural", 30),
-    Scenario("mixed, 10 before", "mixed", 10),
-    Scenario("one mood, 10 before", "one-mood", 10),
-    Scenario("enrolled, 6 neutral", "enrolled", 6),
+    Scenario("natural_3", "natural", 3),
+    Scenario("natural_7", "natural", 7),
+    Scenario("natural_10", "natural", 10),
+    Scenario("natural_30", "natural", 30),
+    Scenario("mixed_10", "mixed", 10),
+    Scenario("one_mood_10", "one-mood", 10),
+    Scenario("enrolled_6", "enrolled", 6),
+    Scenario("other_speaker_10", "other-speaker", 10),
 )
+_CHOSEN_ON, _GUARDED = "natural_10", "one_mood_10"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Strangers:
-    """The clips of one corpus that was left out, as the net of that fold sees them."""
+    """The clips of a corpus that was left out, as one fold's net judges them in every kind of stream."""
 
-    name: str
-    labels: tuple[str, ...]
-    targets: NDArray[np.int64]
-    speakers: tuple[str, ...]
-    logits: NDArray[np.float32]
-    embeddings: NDArray[np.float32]
-    relative: Relative
+    def __init__(self, fold: FoldResult, relative: Relative) -> None:
+        if fold.embeddings is None:
+            raise ValueError(f"fold {fold.fold}: holds no embeddings; train it again with `baseline: {{train: true}}`")
+        self.fold, self.relative = fold, relative
+        self.name = fold.fold.removeprefix("without-")
+        self.neutral = fold.labels.index("neutral")
+        order = np.random.default_rng(0).permutation(len(fold.clips))
+        self.judged = np.sort(order[:_MOST_CLIPS])
+        self.targets = fold.targets[self.judged]
+        self._embeddings: NDArray[np.float32] = fold.embeddings
 
+    @cached_property
+    def histories(self) -> dict[str, list[NDArray[np.int64]]]:
+        """For each scenario and judged clip, the clips that came before it."""
+        return {scenario.name: self._drawn(scenario) for scenario in SCENARIOS}
 
-def histories(strangers: Strangers, scenario: Scenario, seed: int) -> list[NDArray[np.int64]]:
-    """For each clip the clips of the same speaker that came before it; empty where the speaker has none to draw."""
-    rng = np.random.default_rng(seed)
-    neutral = strangers.labels.index("neutral")
-    classes = len(strangers.labels)
-    shares = np.full(classes, (1 - NATURAL_NEUTRAL) / (classes - 1))
-    shares[neutral] = NATURAL_NEUTRAL
-    speakers = np.array(strangers.speakers)
-    found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * len(speakers)
-    for speaker in sorted(set(strangers.speakers)):
-        own = np.flatnonzero(speakers == speaker)
-        of_label = [own[strangers.targets[own] == label] for label in range(classes)]
-        for clip in own:
-            if scenario.kind == "natural":
-                drawn = rng.choice(classes, scenario.before, p=shares)
-            elif scenario.kind == "mixed":
-                drawn = rng.integers(0, classes, scenario.before)
+    def own(self, calibration: Calibration) -> Values:
+        """What the absolute head gives for the judged clips, (N, classes)."""
+        return softmax(self.fold.logits[self.judged], calibration)
+
+    def compared(self, scenario: str, exponent: float, calibration: Calibration) -> tuple[Values, Values]:
+        """The relative head's logits (N, classes) after these utterances, and the baseline's weight (N, 1)."""
+        neutrality = softmax(self.fold.logits, calibration)[:, self.neutral]
+        enrolled = next(one.kind for one in SCENARIOS if one.name == scenario) == "enrolled"
+        kept = 1.0 if enrolled else 1.0 - 1.0 / MEMORY
+        total = np.zeros((len(self.judged), self._embeddings.shape[1]), np.float32)
+        weight = np.zeros((len(self.judged), 1), np.float32)
+        for row, before in enumerate(self.histories[scenario]):
+            if len(before):
+                shares = np.ones(len(before)) if enrolled else neutrality[before] ** exponent
+                shares = shares * kept ** np.arange(len(before) - 1, -1, -1)
+                total[row], weight[row] = shares.astype(np.float32) @ self._embeddings[before], shares.sum()
+        logits = self.relative(self._embeddings[self.judged], total, weight)
+        return logits.astype(np.float64), weight.astype(np.float64)
+
+    def _drawn(self, scenario: Scenario) -> list[NDArray[np.int64]]:
+        rng = np.random.default_rng(scenario.before)
+        fold, classes = self.fold, len(self.fold.labels)
+        speakers = np.array(fold.speakers)
+        natural = np.full(classes, (1 - NATURAL_NEUTRAL) / (classes - 1))
+        natural[self.neutral] = NATURAL_NEUTRAL
+        of_speaker = {name: np.flatnonzero(speakers == name) for name in sorted(set(fold.speakers))}
+        names = list(of_speaker)
+        found = []
+        for clip in self.judged:
+            voice = fold.speakers[clip]
+            if scenario.kind == "other-speaker":  # somebody else spoke until now
+                voice = names[(names.index(voice) + 1 + int(rng.integers(max(1, len(names) - 1)))) % len(names)]
+            members = of_speaker[voice][of_speaker[voice] != clip]
+            if scenario.kind == "mixed":
+                labels = rng.integers(0, classes, scenario.before)
+            elif scenario.kind in ("natural", "other-speaker"):
+                labels = rng.choice(classes, scenario.before, p=natural)
             else:
-                drawn = np.full(
-                    scenario.before, neutral if scenario.kind == "enrolled" else strangers.targets[clip]
-                )
-            before = []
-            for label in drawn:
-                others = of_label[label][of_label[label] != clip]
-                if len(others):
-                    before.append(int(rng.choice(others)))
-            if scenario.kind == "enrolled":
-                before = sorted(set(before))
-            found[int(clip)] = np.array(before, np.int64)
+                label = self.neutral if scenario.kind == "enrolled" else fold.targets[clip]
+                labels = np.full(scenario.before, label)
+            pools = [members[fold.targets[members] == label] for label in range(classes)]
+            before = [int(rng.choice(pools[label])) for label in labels if len(pools[label])]
+            found.append(np.array(sorted(set(before)) if scenario.kind == "enrolled" else before, np.int64))
+        return found
+
+
+def blend(own: Values, compared: Values, weight: Values, rule: BaselineRule) -> Values:
+    """Both heads' answers as a stream puts them together, (N, classes)."""
+    share = np.array([[rule.share_of(float(one))] for one in weight[:, 0]])
+    return np.asarray((1 - share) * own + share * softmax(compared, rule.calibration))
+
+
+def choose_rule(strangers: Sequence[Strangers], absolute: Calibration, risk: float) -> BaselineRule:
+    """The constants that are best in natural streams of these corpora and cost little in streams of one mood."""
+    found = []
+    for exponent in EXPONENTS:
+        answers = {
+            (one, name): one.compared(name, exponent, absolute) for one in strangers for name in (_CHOSEN_ON, _GUARDED)
+        }
+        for half in HALVES:
+            rule = BaselineRule(
+                exponent=exponent, full_s=1.0, memory=MEMORY, half=half, calibration=_calibration(strangers, answers)
+            )
+            ua = {
+                name: _mean_ua(strangers, [blend(one.own(absolute), *answers[one, name], rule) for one in strangers])
+                for name in (_CHOSEN_ON, _GUARDED)
+            }
+            found.append((ua[_CHOSEN_ON], ua[_GUARDED], rule))
+    least = _mean_ua(strangers, [one.own(absolute) for one in strangers]) - _ONE_MOOD_COST
+    allowed = [one for one in found if one[1] >= least] or [max(found, key=lambda one: one[1])]
+    rule = max(allowed, key=lambda one: one[0])[2]
+    blended = [blend(one.own(absolute), *one.compared(_CHOSEN_ON, rule.exponent, absolute), rule) for one in strangers]
+    targets, groups = _pooled(strangers)
+    weights = balanced_weights(targets, groups)
+    threshold = choose_threshold(np.concatenate(blended), targets, risk, weights)
+    calibration = replace(rule.calibration, threshold=threshold.value, risk=threshold.risk)
+    return replace(rule, calibration=calibration)
+
+
+def _calibration(
+    strangers: Sequence[Strangers], answers: dict[tuple[Strangers, str], tuple[Values, Values]]
+) -> Calibration:
+    targets, groups = _pooled(strangers)
+    logits = np.concatenate([answers[one, _CHOSEN_ON][0] for one in strangers])
+    return Calibration(temperature=fit_temperature(logits, targets, balanced_weights(targets, groups)))
+
+
+def _pooled(strangers: Sequence[Strangers]) -> tuple[NDArray[np.int64], list[str]]:
+    targets = np.concatenate([one.targets for one in strangers])
+    return targets, [one.name for one in strangers for _ in one.targets]
+
+
+def _mean_ua(strangers: Sequence[Strangers], answers: Sequence[Values]) -> float:
+    values = [_ua(one, table) for one, table in zip(strangers, answers, strict=True)]
+    return float(np.mean(values))
+
+
+def _ua(one: Strangers, table: Values) -> float:
+    return 100 * unweighted_accuracy(one.targets, table.argmax(axis=1), len(one.fold.labels))
+
+
+def stream_metrics(
+    strangers: Sequence[Strangers], absolute: Callable[[Sequence[Strangers]], Calibration], risk: float
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Nested: every corpus is judged with constants and calibrations that the others chose.
+
+    Gives UA, coverage and risk at the threshold, and calibration error, by scenario and corpus; the scenario `first` is
+    the first utterance, before which nothing was said.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in sorted({one.name for one in strangers}):
+        others = [one for one in strangers if one.name != name]
+        calibration = absolute(others)
+        rule = choose_rule(others, calibration, risk)
+        for one in (one for one in strangers if one.name == name):
+            own = one.own(calibration)
+            tables = {"first": (own, np.full(len(own), calibration.threshold))}
+            for scenario in SCENARIOS:
+                compared, weight = one.compared(scenario.name, rule.exponent, calibration)
+                share = np.array([rule.share_of(float(w)) for w in weight[:, 0]])
+                thresholds = (1 - share) * calibration.threshold + share * rule.calibration.threshold
+                tables[scenario.name] = blend(own, compared, weight, rule), thresholds
+            for scenario_name, (table, least) in tables.items():
+                row = found.setdefault(scenario_name, {}).setdefault(name, {})
+                for key, value in _row(one, table, least).items():
+                    row[key] = row.get(key, 0.0) + value / sum(other.name == name for other in strangers)
     return found
 
 
-def blended(
-    strangers: Strangers,
-    before: Sequence[NDArray[np.int64]],
-    rule: BaselineRule,
-    absolute: Calibration,
-    enrolled: bool = False,
-) -> tuple[Values, Values]:
-    """Probabilities (N, classes) as a stream gives them after these utterances, and each clip's baseline weight (N,)."""
-    own = softmax(strangers.logits, absolute)
-    neutrality = own[:, strangers.labels.index("neutral")]
-    keep = 1.0 - 1.0 / rule.memory
-    total = np.zeros_like(strangers.embeddings, dtype=np.float64)
-    weight = np.zeros((len(own), 1))
-    for clip, earlier in enumerate(before):
-        for other in earlier:
-            share = 1.0 if enrolled else float(neutrality[other]) ** rule.exponent
-            total[clip] = (total[clip] if enrolled else keep * total[clip]) + share * strangers.embeddings[other]
-            weight[clip] = (weight[clip] if enrolled else keep * weight[clip]) + share
-    logits = strangers.relative(
-        strangers.embeddings.astype(np.float32), total.astype(np.float32), weight.astype(np.float32)
-    )
-    compared = softmax(logits, rule.calibration)
-    a = weight / (weight + rule.half) if rule.half else (weight > 0).astype(float)
-    return (1 - a) * own + a * compared, weight[:, 0]
+def _row(one: Strangers, table: Values, thresholds: Values) -> dict[str, float]:
+    answered = table.max(axis=1) >= thresholds
+    weights = balanced_weights(one.targets)
+    wrong = (table.argmax(axis=1) != one.targets)[answered]
+    return {
+        "ua": _ua(one, table),
+        "coverage": float(np.average(answered, weights=weights)),
+        "risk": float(np.average(wrong, weights=weights[answered])) if answered.any() else 0.0,
+        "ece": ece(table, one.targets, weights=weights),
+    }
+
+
+def plain_speech(folds: Sequence[FoldResult], calibration: Calibration) -> dict[str, dict[str, float]]:
+    """How plain speech of sources that a net never heard comes out, in shares: neutral, a mood, uncertain."""
+    found: dict[str, dict[str, float]] = {}
+    names = sorted({fold.fold.removeprefix("without-") for fold in folds})
+    for name, fold in product(names, folds):
+        if fold.fold.removeprefix("without-") == name:
+            table = softmax(fold.logits, calibration)
+            sure = table.max(axis=1) >= calibration.threshold
+            neutral = table.argmax(axis=1) == fold.labels.index("neutral")
+            seeds = sum(other.fold == fold.fold for other in folds)
+            row = found.setdefault(name, {"neutral": 0.0, "mood": 0.0, "uncertain": 0.0})
+            for key, share in (("neutral", sure & neutral), ("mood", sure & ~neutral), ("uncertain", ~sure)):
+                row[key] += float(share.mean()) / seeds
+    return found
+
+
+__all__ = ["SCENARIOS", "Scenario", "Strangers", "blend", "choose_rule", "plain_speech", "stream_metrics"]

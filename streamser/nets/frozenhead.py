@@ -15,24 +15,30 @@ def hidden_of(statistics: Tensor, standard: nn.Module, hidden: nn.Module) -> Ten
         return F.relu(hidden(standard(statistics.float())))
 
 
-class Standard(nn.BatchNorm1d):
-    """Each statistic relative to the training set's mean and deviation, nothing learnt."""
+class Standard(nn.Module):
+    """Each statistic relative to the training set's mean and deviation, which the trainer measures before it begins."""
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, size: int) -> None:
-        super().__init__(size, affine=False)
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(size))
+        self.register_buffer("running_var", torch.ones(size))
 
     def forward(self, values: Tensor) -> Tensor:
-        if self.training:
-            return super().forward(values)
-        # Written out: the exporter asks for a size that the graph of a stream does not have.
-        assert self.running_mean is not None and self.running_var is not None
-        return (values - self.running_mean) * torch.rsqrt(self.running_var + self.eps)
+        return (values - self.running_mean) * torch.rsqrt(self.running_var + 1e-5)
+
+    def measure(self, values: Tensor) -> None:
+        """Take mean and variance from training vectors, (N, size)."""
+        self.running_mean.copy_(values.mean(dim=0))
+        self.running_var.copy_(values.var(dim=0, unbiased=False))
 
 
 class FrozenHead(SerNet):
     """(B, 1, size) of an encoder's statistics to logits, built from the modules of the net that it is a part of."""
 
-    def __init__(self, n_classes: int, standard: nn.Module, hidden: nn.Linear, head: nn.Module, dropout: nn.Dropout):
+    def __init__(self, n_classes: int, standard: Standard, hidden: nn.Linear, head: nn.Module, dropout: nn.Dropout):
         super().__init__(
             n_classes, bins=hidden.in_features, embedding_dim=hidden.out_features, min_frames=1, min_bins=1
         )

@@ -19,6 +19,7 @@ from streamser.corpora.clips import Clip
 from streamser.features import Frames
 from streamser.training.batches import BatchMaker
 from streamser.training.recipe import BaselineConfig
+from streamser.training.store import LevelStore
 
 _OTHERS_MOST = 0.4  # weight of a clip of another label, at most: what a stream gives one that it finds half neutral
 
@@ -29,6 +30,9 @@ class RelativeBatches(BatchMaker):
     def __init__(self, batches: BatchMaker, config: BaselineConfig, clips: Sequence[Clip], rows: NDArray[np.int64]):
         super().__init__(batches.store, batches.features, batches.augment)
         self.config = config
+        starts, lengths = batches.store.starts, batches.store.lengths
+        one_window = bool((lengths == 1).all())  # nearly always: then no clip needs a mean over windows
+        self._vectors = batches.store.levels[starts] if one_window else _means(batches.store)  # (1 + copies, clips, D)
         self._neutral: dict[int, NDArray[np.int64]] = {}
         self._all: dict[int, NDArray[np.int64]] = {}
         of_speaker: dict[str, list[int]] = defaultdict(list)
@@ -54,8 +58,8 @@ class RelativeBatches(BatchMaker):
     def whole(self, clip: int, copy: int = 0) -> Tensor:
         """The clean clip minus the baseline of all other neutral clips of its speaker, (1, 1, D)."""
         others = self._neutral[clip]
-        baseline = self._baseline([self._vector(int(row), copy) for row in others], np.ones(len(others)))
-        return torch.from_numpy((self._vector(clip, copy) - baseline)[None, None])
+        baseline = self._baseline(others, copy, np.ones(len(others)))
+        return torch.from_numpy((self._vectors[copy, clip] - baseline)[None, None])
 
     def _relative(self, clip: int, rng: np.random.Generator) -> Frames:
         copy = int(rng.integers(0, self.store.copies + 1))
@@ -67,20 +71,22 @@ class RelativeBatches(BatchMaker):
             wrong = rng.choice(others, max(1, count // 2))
             chosen = np.concatenate([chosen, wrong])
             weights = np.concatenate([weights, np.full(len(wrong), rng.uniform(0, _OTHERS_MOST))])
-        return self._vector(clip, copy) - self._baseline([self._vector(int(row), copy) for row in chosen], weights)
+        return np.asarray(self._vectors[copy, clip] - self._baseline(chosen, copy, weights), np.float32)
 
-    def _baseline(self, vectors: Sequence[Frames], weights: NDArray[np.float64]) -> Frames:
+    def _baseline(self, rows: NDArray[np.int64], copy: int, weights: NDArray[np.float64]) -> Frames:
         k = self.config.shrinkage
-        total = sum(weight * vector for weight, vector in zip(weights, vectors, strict=True))
+        total = weights.astype(np.float32) @ self._vectors[copy, rows]
         return np.asarray((total + k * self.mean) / (weights.sum() + k), np.float32)
 
-    def _vector(self, clip: int, copy: int) -> Frames:
-        return np.asarray(self.store.frames(clip, copy).mean(axis=0), np.float32)
+
+def _means(store: LevelStore) -> Frames:
+    copies, clips = store.starts.shape
+    return np.stack([[store.frames(clip, copy).mean(axis=0) for clip in range(clips)] for copy in range(copies)])
 
 
 def _mean_neutral(batches: RelativeBatches, clips: Sequence[Clip], rows: NDArray[np.int64]) -> Frames:
     of_corpus: dict[str, list[Frames]] = defaultdict(list)
     for clip, row in zip(clips, rows, strict=True):
         if clip.label == "neutral":
-            of_corpus[clip.corpus].append(np.asarray(batches.store.frames(int(row)).mean(axis=0), np.float32))
+            of_corpus[clip.corpus].append(batches._vectors[0, int(row)])
     return np.asarray(np.mean([np.mean(vectors, axis=0) for vectors in of_corpus.values()], axis=0), np.float32)

@@ -35,6 +35,7 @@ from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.features import FeatureConfig
 from streamser.nets import zoo
 from streamser.nets.export import export_onnx, is_narrow
+from streamser.nets.frozenhead import FrozenHead
 from streamser.nets.layers import SerNet, count_parameters
 from streamser.nets.relative import RelativeHead, export_relative
 from streamser.nets.stepgraph import export_step
@@ -49,6 +50,8 @@ from streamser.training.store import LevelStore, build_store, level_config, stan
 from streamser.training.windows import clip_logits, reconstruction_mse
 
 log = logging.getLogger(__name__)
+
+_STANDARD_CLIPS = 8192
 
 RELATIVE = "relative.onnx"
 """The relative head of a fold, beside its results."""
@@ -173,6 +176,7 @@ class Trainer:
             if self.outliers is None
             else BatchMaker(self.outliers, batches.features, batches.augment, batches.train_frames)
         )
+        _standardize(learning, batches, train.rows, seed)
         fit = Fit(
             recipe,
             learning,
@@ -211,6 +215,7 @@ class Trainer:
         loss = self.loss.build(
             len(self.recipe.labels), net.embedding_dim, [counts[label] for label in self.recipe.labels]
         )
+        _standardize(net, relative, train.rows, seed)
         recipe = replace(self.recipe, choose_by="last", outliers=OutlierConfig())
         fit = Fit(
             recipe, net, loss, relative, train, choose,
@@ -418,6 +423,16 @@ class Trainer:
             card=write_card(self.recipe, self.variant, calibration, provenance, scores),
             step=export_step(cpu, features),
         )
+
+
+def _standardize(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], seed: int) -> None:
+    """Measure what a frozen encoder's head is standardized by, on training windows as they will be drawn."""
+    if not isinstance(net, FrozenHead):
+        return
+    rng = np.random.default_rng([seed, 1])
+    order = rng.permutation(np.tile(rows, -(-_STANDARD_CLIPS // len(rows))))[:_STANDARD_CLIPS]
+    vectors = [batches.draw(order[i : i + 256], rng).flatten(1) for i in range(0, len(order), 256)]
+    net.standard.measure(torch.cat(vectors))
 
 
 def _head_logits(net: SerNet, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
