@@ -36,7 +36,7 @@ from streamser.features import FeatureConfig
 from streamser.manifest import FORMAT, GET_ANEW, MANIFEST, read_manifest, seal_of
 from streamser.onnxgraph import check_graph
 
-DEFAULT_MODEL = "moonshine"
+DEFAULT_MODEL = "whisper"
 NEUTRAL = "neutral"
 """The label whose probability weighs utterances for a baseline."""
 

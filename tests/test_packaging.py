@@ -53,7 +53,7 @@ def test_they_hold_what_runs_and_nothing_that_lies_about(dist: Path) -> None:
     assert all(name == "streamser" or name.endswith(".dist-info") for name in inside)
     samples = {path.name for path in (ROOT / "samples").iterdir()}
     assert {f"streamser/_samples/{name}" for name in samples} <= names
-    assert {"streamser/_config.yaml", "streamser/py.typed", "streamser/_models/moonshine/model.onnx"} <= names
+    assert {"streamser/_config.yaml", "streamser/py.typed", "streamser/_models/whisper/model.onnx"} <= names
     with tarfile.open(only(dist, "*.tar.gz")) as archive:
         top = {name.split("/")[1] for name in archive.getnames()}
     folders = {"streamser", "models", "samples", "docs", "tests", "tools"}
@@ -73,7 +73,7 @@ def test_the_wheel_alone_runs_the_demo_without_a_network(dist: Path, tmp_path: P
     offline = ["unshare", "--map-root-user", "--net"] if _can_unshare() else []
     shown = run(*offline, programs / "streamser", "demo", "--speed", "max", cwd=tmp_path)
     assert "  timeline  " in shown and shown.count("streamser ") >= 3
-    assert "moonshine" in run(programs / "streamser", "models", cwd=tmp_path)
+    assert "whisper" in run(programs / "streamser", "models", cwd=tmp_path)
 
 
 def _can_unshare() -> bool:

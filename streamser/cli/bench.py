@@ -27,7 +27,7 @@ from streamser.recognizer import load
 _EPILOG = """examples:
   streamser bench                          every installed checkpoint and engine
   streamser bench lightsernet --vs         one checkpoint beside other ways to judge the same windows
-  streamser bench moonshine --streams      how many live streams one process serves
+  streamser bench whisper --streams      how many live streams one process serves
 
 The sound is speech composed of the recordings that come with streamser, or --sound. Each contender has a process of
 its own with one thread; they take turns, and each figure is the median of the rounds. tools/bench_peers has what --vs

@@ -27,11 +27,11 @@ _QUICK_CLIPS = 150  # of each corpus: the interval is some five points wide, the
 _QUICK_DEGRADE = ("noise-10", "reverb", "gain+20", "gain-20")
 
 _EXAMPLES = """examples:
-  streamser evaluate moonshine corpora/emodb corpora/ravdess --out report
-  streamser evaluate moonshine corpora/ravdess --quick
-  streamser evaluate moonshine corpora/ravdess --noise corpora/noise_esc10 --degrade noise-10,reverb
-  streamser evaluate moonshine corpora/ravdess --stream --minutes 30
-  streamser evaluate --leave-one-corpus-out runs/moonshine-loco --beside runs/egemaps-loco
+  streamser evaluate whisper corpora/emodb corpora/ravdess --out report
+  streamser evaluate whisper corpora/ravdess --quick
+  streamser evaluate whisper corpora/ravdess --noise corpora/noise_esc10 --degrade noise-10,reverb
+  streamser evaluate whisper corpora/ravdess --stream --minutes 30
+  streamser evaluate --leave-one-corpus-out runs/whisper-loco --beside runs/egemaps-loco
 """
 
 

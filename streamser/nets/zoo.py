@@ -16,7 +16,6 @@ from streamser.nets.layers import SerNet
 from streamser.nets.lightsernet import LightSerNet
 from streamser.nets.lightsernet_variants import LightSerNetVariant, Pooling
 from streamser.nets.losses import LossSpec
-from streamser.nets.moonshine import STEP_SAMPLES, Moonshine
 from streamser.nets.published import published_rows
 from streamser.nets.sepconv import SepConv
 from streamser.nets.variant import PublishedRecipe, Variant
@@ -67,27 +66,6 @@ def _house() -> Iterator[Variant]:
         # Half the published bins, dropout, and values in [0, 1] for a net without norms.
         features=replace(features, n_mels=64, mfcc=0, log="db", clip=(-80.0, 20.0), scale="unit"),
         build=partial(SepConv, bins=64, blocks=4, dropout=0.3),
-    )
-    yield Variant(
-        name="moonshine",
-        paper="Jeffries et al. 2024",
-        table="none: a house row",
-        features=FeatureConfig(
-            kind="samples",
-            window_samples=STEP_SAMPLES,
-            hop_samples=STEP_SAMPLES,
-            fft_size=STEP_SAMPLES,
-            length_s=3.0,
-            short="keep",
-            long="windows",
-            trim_db=25.0,
-        ),
-        build=partial(Moonshine),
-        loss=LossSpec(label_smoothing=0.1),
-        recipe=PublishedRecipe(
-            protocol="honest", optimizer="adamw", lr=2e-3, schedule="onecycle", epochs=10, weight_decay=0.02
-        ),
-        notes="The encoder of a speech recognizer, frozen: a recipe names it under `start`.",
     )
     yield Variant(
         name="whisper",

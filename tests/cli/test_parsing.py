@@ -91,7 +91,7 @@ def test_a_shell_completes_verbs_options_and_values(
     options = {name for name, _ in options_of(verb_parsers(build_parser("replay"))["replay"]) if name.startswith("--s")}
     assert "--speed" in options and options <= offered("replay", "--s")
     assert "--device" not in offered("replay", "--")
-    assert "moonshine" in offered("replay", "--model", "moon")
+    assert "whisper" in offered("replay", "--model", "whis")
     assert {"onnx", "torch"} <= offered("bench", "--engine", "")
     assert "replay" in offered("help", "re")
-    assert "moonshine" in offered("models", "moon")
+    assert "whisper" in offered("models", "whis")

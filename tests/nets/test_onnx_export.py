@@ -71,7 +71,7 @@ def test_graph_is_an_ordinary_one_with_free_batch_and_time() -> None:
 
 
 def test_constants_that_lose_nothing_by_it_take_half_the_room() -> None:
-    features, net = get("moonshine").features, build("moonshine", 4)
+    features, net = get("whisper").features, build("whisper", 4)
     plain = export_onnx(net, features, 4)
     for values in net.parameters():
         values.data = values.data.half().float()

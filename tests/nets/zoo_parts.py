@@ -25,7 +25,6 @@ LEARNING_RATES = {
     "SepConv": 3e-3,
     "LightSerNet": 5e-3,
     "LightSerNetVariant": 5e-3,
-    "Moonshine": 5e-3,
     "Whisper": 5e-3,
 }
 CENTRE_RATE = 0.1  # centres follow the embedding, as in Wen et al. 2016, faster than the embedding moves

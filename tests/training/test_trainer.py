@@ -24,7 +24,7 @@ from streamser.corpora.benchmarks import BENCHMARKS, benchmark_of
 from streamser.errors import ConfigError
 from streamser.evaluation.folds import load_folds
 from streamser.evaluation.foldsummary import left_out_metrics, summarize
-from streamser.nets.moonshine import Moonshine
+from streamser.nets.whisper import Whisper
 from streamser.recognizer import load
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
@@ -109,7 +109,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder in half precision, as it is taken out of its package."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
-    save_file({name: value.half() for name, value in Moonshine(2).state_dict().items() if "encoder" in name}, path)
+    save_file({name: value.half() for name, value in Whisper(2).state_dict().items() if "encoder" in name}, path)
     return path
 
 
@@ -345,7 +345,7 @@ def test_two_processes_train_one_net(corpora: Path, tmp_path: Path) -> None:
 
 
 def on_samples(**changes: object) -> Recipe:
-    plain = {"features": {"length_s": 0.96}, "feature_augment": {}, "loss": {}, "epochs": 1, "variant": "moonshine"}
+    plain = {"features": {"length_s": 0.96}, "feature_augment": {}, "loss": {}, "epochs": 1, "variant": "whisper"}
     return make_recipe(**{**plain, **changes})
 
 
@@ -391,7 +391,7 @@ def test_what_learns_on_what_was_heard_judges_as_the_whole_net_does(
     [
         ("", "name a checkpoint of it, or its weights, under start"),
         ("nowhere.safetensors", "nowhere.safetensors: no such file"),
-        ("lightsernet", "lightsernet holds nothing that fits Moonshine"),
+        ("lightsernet", "lightsernet holds nothing that fits Whisper"),
     ],
 )
 def test_a_start_that_is_none_is_said(material: Material, tmp_path: Path, cache: Path, start: str, words: str) -> None:

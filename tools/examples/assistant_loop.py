@@ -25,7 +25,7 @@ def reply(event: streamser.EmotionEvent) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", help="a sound file instead of the microphone")
-    parser.add_argument("--model", default="moonshine")
+    parser.add_argument("--model", default="whisper")
     args = parser.parse_args()
     voice = (
         streamser.replay(args.file, speed=1.0, model=args.model) if args.file else streamser.listen(model=args.model)

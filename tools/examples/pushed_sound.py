@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=int, default=16_000)
     parser.add_argument("--channels", type=int, default=1)
-    parser.add_argument("--model", default="moonshine")
+    parser.add_argument("--model", default="whisper")
     args = parser.parse_args()
     stream = streamser.Stream(streamser.load(args.model))
 

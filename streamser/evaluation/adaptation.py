@@ -1,0 +1,96 @@
+"""What a run that left corpora out teaches about streams: the calibration, the baseline's constants, and the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from streamser.bundle import BaselineRule, Calibration
+from streamser.errors import ProtocolError
+from streamser.evaluation.calibration import Threshold, balanced_weights, fit_calibration
+from streamser.evaluation.folds import FoldResult, load_folds
+from streamser.evaluation.streams import Strangers, choose_rule, plain_speech, stream_metrics
+
+RELATIVE = "relative.onnx"
+"""The relative head of a fold, beside its results."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """The folds of a run, those of corpora of emotions and those of plain speech apart."""
+
+    strangers: tuple[Strangers, ...]
+    plain: tuple[FoldResult, ...]
+
+    def calibration(self, risk: float, without: str = "") -> tuple[Calibration, Threshold]:
+        """Of the absolute head, fitted on all folds but those of one corpus; plain speech is always among them."""
+        folds = [one.fold for one in self.strangers if one.name != without] + list(self.plain)
+        logits = np.concatenate([fold.logits for fold in folds])
+        targets = np.concatenate([fold.targets for fold in folds])
+        groups = [corpus for fold in folds for corpus in fold.corpora]
+        return fit_calibration(logits, targets, risk=risk, groups=groups, weights=balanced_weights(targets, groups))
+
+    def rule(self, calibration: Calibration, risk: float) -> BaselineRule:
+        """The constants that all corpora together choose: what ships."""
+        return choose_rule(self.strangers, calibration, risk)
+
+    def metrics(self, calibration: Calibration, risk: float) -> dict[str, Any]:
+        """The figures of the card: nested for corpora of emotions, and plain speech at the shipped threshold."""
+
+        def absolute(others: Sequence[Strangers]) -> Calibration:
+            (out,) = {one.name for one in self.strangers} - {one.name for one in others}
+            return self.calibration(risk, without=out)[0]
+
+        streams = stream_metrics(self.strangers, absolute, risk)
+        plain = plain_speech(self.plain, calibration)
+        return {
+            "streams": {
+                scenario: {
+                    key: round(float(np.mean([row[key] for row in rows.values()])), 3 if key != "ua" else 1)
+                    for key in ("ua", "coverage", "risk", "ece")
+                }
+                | {"ua_of": {name: round(row["ua"], 1) for name, row in rows.items()}}
+                for scenario, rows in streams.items()
+            },
+            "plain_speech": {name: {key: round(share, 3) for key, share in row.items()} for name, row in plain.items()},
+            "plain_speech_mood": round(float(np.mean([row["mood"] for row in plain.values()])), 3) if plain else None,
+        }
+
+
+def load_left_out(run: Path) -> LeftOut:
+    """The folds below a run's folder; ProtocolError where they hold nothing to compose streams of."""
+    strangers, plain = [], []
+    for place in sorted(path.parent for path in run.glob("*/fold.json")):
+        fold = load_folds(place)[0]
+        if len(set(fold.targets.tolist())) == 1:
+            plain.append(fold)
+        elif fold.embeddings is not None and (place / RELATIVE).is_file():
+            strangers.append(Strangers(fold, _relative(place / RELATIVE)))
+    if len({one.name for one in strangers}) < 3:
+        raise ProtocolError(
+            f"{run}: streams need a leave-one-corpus-out run with `baseline: {{train: true}}` and three or more corpora"
+        )
+    return LeftOut(tuple(strangers), tuple(plain))
+
+
+def _relative(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+    def logits(
+        embedding: NDArray[np.float32], total: NDArray[np.float32], weight: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        (found,) = session.run(None, {"embedding": embedding, "total": total, "weight": weight})
+        return np.asarray(found, np.float32)
+
+    return logits
+
+
+__all__ = ["RELATIVE", "LeftOut", "load_left_out"]

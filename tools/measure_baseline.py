@@ -1,0 +1,43 @@
+"""Print what a stream's baseline brings, from a run of `streamser train` that left corpora out.
+
+    streamser train models/whisper/recipe.yaml --set protocol=leave-one-corpus-out --seeds 0,1,2 --out runs/left-out
+    python tools/measure_baseline.py runs/left-out
+
+Every corpus is judged with a calibration and constants that the other corpora chose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from streamser.evaluation.adaptation import load_left_out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--risk", type=float, default=0.25, help="share of wrong answers accepted (default 0.25)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    args = parser.parse_args()
+    left_out = load_left_out(args.run)
+    calibration, _ = left_out.calibration(args.risk)
+    metrics = left_out.metrics(calibration, args.risk)
+    if args.json:
+        print(json.dumps(metrics, indent=1))
+        return
+    corpora = sorted({one.name for one in left_out.strangers})
+    print(f"{'before the clip':18s} {'UA':>5s} {'cover':>6s} {'risk':>5s} {'ECE':>6s}  {'  '.join(corpora)}")
+    for name, row in metrics["streams"].items():
+        each = "  ".join(f"{row['ua_of'][corpus]:{len(corpus)}.1f}" for corpus in corpora)
+        print(f"{name:18s} {row['ua']:5.1f} {row['coverage']:6.2f} {row['risk']:5.2f} {row['ece']:6.3f}  {each}")
+    for name, shares in metrics["plain_speech"].items():
+        print(f"plain speech, {name}: " + ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items()))
+    rule = left_out.rule(calibration, args.risk)
+    print("what all corpora together choose:", asdict(rule), asdict(calibration))
+
+
+if __name__ == "__main__":
+    main()
