@@ -1,4 +1,4 @@
-"""What a run that left corpora out teaches about streams: the calibration, the baseline's constants, and the figures."""
+"""What a leave-one-corpus-out run teaches about streams: calibration, the baseline's constants, and the figures."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from streamser.bundle import BaselineRule, Calibration
+from streamser.bundle import RELATIVE, BaselineRule, Calibration
 from streamser.errors import ProtocolError
 from streamser.evaluation.calibration import Threshold, balanced_weights, fit_calibration
 from streamser.evaluation.folds import FoldResult, load_folds
 from streamser.evaluation.streams import Strangers, choose_rule, plain_speech, stream_metrics
-
-RELATIVE = "relative.onnx"
-"""The relative head of a fold, beside its results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,4 +90,4 @@ def _relative(path: Path) -> Any:
     return logits
 
 
-__all__ = ["RELATIVE", "LeftOut", "load_left_out"]
+__all__ = ["LeftOut", "load_left_out"]

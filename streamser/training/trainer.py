@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from streamser.audio import read_audio
-from streamser.bundle import Bundle, Calibration, load_bundle, save_bundle
+from streamser.bundle import RELATIVE, Bundle, Calibration, load_bundle, save_bundle
 from streamser.corpora.clips import Clip
 from streamser.corpora.layouts import sound_files
 from streamser.corpora.protocols import Split
@@ -53,8 +53,6 @@ log = logging.getLogger(__name__)
 
 _STANDARD_CLIPS = 8192
 
-RELATIVE = "relative.onnx"
-"""The relative head of a fold, beside its results."""
 
 StageProgress = Callable[[str, int, int], None]
 """(what, done, of how many)."""

@@ -1,0 +1,109 @@
+"""Composed streams: a baseline of earlier utterances takes a voice's own offset out of the answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from streamser.bundle import BaselineRule, Calibration
+from streamser.evaluation.folds import FoldResult
+from streamser.evaluation.streams import Strangers, blend, choose_rule, plain_speech, stream_metrics
+
+LABELS = ("angry", "happy", "neutral", "sad")
+SHRINKAGE = 1.0
+DIRECTIONS = np.eye(4, 6, dtype=np.float32) * 3.0  # of each label; the other two dimensions say nothing
+
+
+def relative(
+    embedding: NDArray[np.float32], total: NDArray[np.float32], weight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Compare with the baseline; neutral speech of the training corpora lies on neutral's direction."""
+    baseline = (total + SHRINKAGE * DIRECTIONS[2]) / (weight + SHRINKAGE)
+    return np.asarray((embedding - baseline + DIRECTIONS[2]) @ DIRECTIONS.T, np.float32)
+
+
+def strangers(name: str, seed: int, offset: float = 2.0) -> Strangers:
+    """Five speakers, each with an offset of its own on every utterance."""
+    rng = np.random.default_rng(seed)
+    speakers, targets = np.repeat(np.arange(5), 40), np.tile(np.repeat(np.arange(4), 10), 5)
+    voices = rng.normal(0, offset, (5, 6))
+    embeddings = (DIRECTIONS[targets] + voices[speakers] + rng.normal(0, 0.7, (200, 6))).astype(np.float32)
+    fold = FoldResult(
+        name="test",
+        protocol="honest",
+        fold=f"without-{name}",
+        seed=0,
+        labels=LABELS,
+        targets=targets,
+        logits=(embeddings @ DIRECTIONS.T).astype(np.float32),
+        speakers=tuple(f"{name}/{speaker}" for speaker in speakers),
+        clips=tuple(f"{name}/{clip}" for clip in range(200)),
+        test_corpora=(name,),
+        embeddings=embeddings,
+    )
+    return Strangers(fold, relative)
+
+
+@pytest.fixture(scope="module")
+def corpora() -> list[Strangers]:
+    return [strangers(name, seed) for seed, name in enumerate(("one", "two", "three"))]
+
+
+def absolute(_: object) -> Calibration:
+    return Calibration(temperature=3.0, threshold=0.4)
+
+
+def test_a_baseline_helps_in_natural_streams_and_most_when_enrolled(corpora: list[Strangers]) -> None:
+    found = stream_metrics(corpora, absolute, risk=0.25)
+    ua = {name: np.mean([row["ua"] for row in rows.values()]) for name, rows in found.items()}
+    assert ua["natural_10"] > ua["first"] + 5
+    assert ua["enrolled_6"] > ua["first"] + 10
+    assert ua["one_mood_10"] > ua["first"] - 5
+    assert ua["other_speaker_10"] < ua["natural_10"], "the control: another voice's baseline is no help"
+
+
+def test_the_rule_comes_from_the_corpora_that_it_is_given(corpora: list[Strangers]) -> None:
+    rule = choose_rule(corpora[:2], absolute(None), risk=0.25)
+    assert rule.calibration.risk is not None and rule.calibration.risk <= 0.25
+    assert rule == choose_rule(corpora[:2], absolute(None), risk=0.25)
+
+
+def test_with_nothing_before_an_answer_is_the_absolute_one(corpora: list[Strangers]) -> None:
+    one = corpora[0]
+    own = one.own(absolute(None))
+    rule = BaselineRule(exponent=1.0, full_s=1.0, memory=60, half=0.5, calibration=Calibration())
+    compared, _ = one.compared("natural_10", 1.0, absolute(None))
+    np.testing.assert_array_equal(blend(own, compared, np.zeros((len(own), 1)), rule), own)
+
+
+def test_histories_hold_the_same_speaker_and_never_the_clip_itself(corpora: list[Strangers]) -> None:
+    one = corpora[0]
+    for name, histories in one.histories.items():
+        for clip, before in zip(one.judged, histories, strict=True):
+            assert clip not in before
+            voices = {one.fold.speakers[other] for other in before}
+            assert (one.fold.speakers[clip] in voices) != (name == "other_speaker_10")
+
+
+def test_plain_speech_is_counted_in_three_shares() -> None:
+    logits = np.array([[4.0, 0, 0, 0], [0, 0, 4.0, 0], [0.1, 0, 0, 0], [0, 0, 4.0, 0]], np.float32)
+    fold = FoldResult(
+        name="test", protocol="honest", fold="without-reading", seed=0, labels=LABELS, targets=np.full(4, 2),
+        logits=logits, speakers=("reading/a",) * 4, clips=("a", "b", "c", "d"), test_corpora=("reading",),
+    )  # fmt: skip
+    assert plain_speech([fold], Calibration(threshold=0.5)) == {
+        "reading": {"neutral": 0.5, "mood": 0.25, "uncertain": 0.25}
+    }
+
+
+def test_a_fold_without_embeddings_is_refused(corpora: list[Strangers]) -> None:
+    keep = np.arange(200) < 10
+    fold = corpora[0].fold.where(keep)
+    assert fold.embeddings is not None and len(fold.embeddings) == 10
+    with pytest.raises(ValueError, match="holds no embeddings"):
+        Strangers(FoldResult(**{**_fields(fold), "embeddings": None}), relative)
+
+
+def _fields(fold: FoldResult) -> dict[str, object]:
+    return {name: getattr(fold, name) for name in FoldResult.__dataclass_fields__}
