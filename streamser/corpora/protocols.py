@@ -148,6 +148,26 @@ def honest_folds(
     return splits
 
 
+EMOBOX_RAVDESS = (
+    (1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23), (3, 5, 7, 24), (2, 15, 16, 18), (6, 13, 17, 22),
+)  # fmt: skip
+"""RAVDESS's actors in EmoBox's six folds (Ma et al., Interspeech 2024), so that its figures stand beside ours."""
+
+
+def emobox_ravdess(clips: Sequence[Clip], seed: int = 0, validation_speakers: int | float = 0.15) -> list[Split]:
+    """EmoBox's folds of RAVDESS; the validation speakers are drawn from the other five folds."""
+    actor = {clip.speaker: int("".join(filter(str.isdigit, clip.speaker)) or 0) for clip in clips}
+    if {actor[clip.speaker] for clip in clips} != {one for fold in EMOBOX_RAVDESS for one in fold}:
+        raise ProtocolError("emobox-ravdess: needs the 24 actors of RAVDESS and nobody else")
+    splits = []
+    for fold, actors in enumerate(EMOBOX_RAVDESS):
+        rest = [clip for clip in clips if actor[clip.speaker] not in actors]
+        train, validation = _hold_out_speakers(rest, validation_speakers, np.random.default_rng([seed, fold]))
+        test = tuple(clip for clip in clips if actor[clip.speaker] in actors)
+        splits.append(check_split(Split(f"fold-{fold + 1}-of-6", fold, train, validation, test)))
+    return splits
+
+
 def leave_one_speaker_out(clips: Sequence[Clip], seed: int = 0, validation_speakers: int | float = 0.2) -> list[Split]:
     """As many folds as speakers."""
     return honest_folds(clips, "loso", seed, validation_speakers)
@@ -367,7 +387,7 @@ PAPERS: dict[str, PaperProtocol] = {
 """The papers' protocols by name. The 80/20 of the report follows from its table: only these shares make its accuracy on
 the whole of a corpus the mean of those on its parts."""
 
-HONEST = ("honest", "honest-loso", "leave-one-corpus-out", "ship")
+HONEST = ("honest", "honest-loso", "emobox-ravdess", "leave-one-corpus-out", "poleval-nemo", "ship")
 """The honest protocols a recipe may name."""
 
 
@@ -385,6 +405,10 @@ def make_splits(
         return honest_folds(clips, folds, seed, validation_speakers)
     if protocol == "honest-loso":
         return leave_one_speaker_out(clips, seed, validation_speakers)
+    if protocol == "emobox-ravdess":
+        return emobox_ravdess(clips, seed, validation_speakers)
+    if protocol == "poleval-nemo":  # PolEval 2025, task 3: nEMO's speakers and language are unknown in training
+        return leave_one_corpus_out(clips, seed, validation_speakers, ("nemo",))
     if protocol == "leave-one-corpus-out":
         return leave_one_corpus_out(clips, seed, validation_speakers, test_corpora)
     if protocol == "ship":
