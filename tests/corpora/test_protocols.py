@@ -209,6 +209,14 @@ def test_an_unknown_protocol_is_refused_with_the_known_ones() -> None:
         check_split(split_of(clips[:8], clips[8:16], clips[16:], "mine"))
 
 
+def test_emobox_folds_of_ravdess_test_its_actors_and_refuse_other_speakers() -> None:
+    splits = make_splits("emobox-ravdess", corpus("ravdess", 24, 8))
+    assert [speakers(split.test) for split in splits][:2] == [["01", "11", "20", "21"], ["04", "10", "12", "14"]]
+    assert sorted(name for split in splits for name in speakers(split.test)) == [f"{n:02d}" for n in range(1, 25)]
+    with pytest.raises(ProtocolError, match="needs the 24 actors"):
+        make_splits("emobox-ravdess", corpus("ravdess", 23, 8))
+
+
 # ---- papers
 
 
@@ -216,6 +224,8 @@ def test_an_unknown_protocol_is_refused_with_the_known_ones() -> None:
 def test_every_protocol_gives_checked_splits_that_share_no_clip(protocol: str) -> None:
     clips = [*corpus("a", 10, 10, sessions=True)]
     clips += corpus("b", 10, 10) if protocol == "leave-one-corpus-out" else []
+    clips += corpus("nemo", 10, 10) if protocol == "poleval-nemo" else []
+    clips = corpus("ravdess", 24, 10) if protocol == "emobox-ravdess" else clips
     for split in make_splits(protocol, clips):
         assert check_split(split) is split
         ids = [clip.id for part in split.parts.values() for clip in part]
