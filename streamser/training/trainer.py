@@ -28,6 +28,7 @@ from streamser.corpora.layouts import sound_files
 from streamser.corpora.protocols import Split
 from streamser.corpora.reader import find_corpus
 from streamser.errors import ConfigError, ProtocolError
+from streamser.evaluation.adaptation import load_left_out
 from streamser.evaluation.calibration import balanced_weights, fit_calibration, fit_temperature
 from streamser.evaluation.folds import FoldResult, by_seed, load_folds, pool, save_fold
 from streamser.evaluation.foldsummary import are_left_out, left_out_metrics, summarize
@@ -346,6 +347,7 @@ class Trainer:
         that were left out say more about strangers than validation speakers of the training corpora can.
         """
         fitted, features, batches = self.fit(split, seed)
+        relative = self.fit_relative(split, seed, batches)
         part = self.part(split.validation)
         logits = clip_logits(fitted.net.trained(), batches, part.rows, torch.device(self.device))
         answers = {"validation speakers": (logits, part.targets, [clip.corpus for clip in split.validation])}
@@ -376,15 +378,24 @@ class Trainer:
             "calibrated_on": basis,
             "threshold": asdict(threshold),
         }
+        rule = None
+        if relative is not None and calibrate_from is not None and strangers:
+            left_out = load_left_out(calibrate_from)
+            calibration, threshold = left_out.calibration(self.recipe.risk)
+            rule = left_out.rule(calibration, self.recipe.risk)
+            scores |= {"threshold": asdict(threshold), **left_out.metrics(calibration, self.recipe.risk)}
+            folds = [one.fold for one in left_out.strangers]
         if folds:
             scores |= left_out_metrics(folds) if strangers else summarize(folds)
             scores.pop("each", None)
         trained = {"strangers_epochs": _epochs_of(calibrate_from) or self.recipe.epochs} if folds else {}
-        return self.save(target, fitted.net, features, calibration, split, seed, scores, trained)
+        heads = {} if rule is None or relative is None else {"relative": export_relative(relative), "baseline": rule}
+        return self.save(target, fitted.net, features, calibration, split, seed, scores, trained, heads)
 
     def save(
         self, target: Path, net: SerNet, features: FeatureConfig, calibration: Calibration, split: Split, seed: int,
         scores: dict[str, Any], more: Mapping[str, Any] = MappingProxyType({}),
+        heads: Mapping[str, Any] = MappingProxyType({}),
     ) -> Bundle:  # fmt: skip
         """Write a checkpoint folder with everything that is known about how it came to be, and `more` of it."""
         from streamser.training.card import write_card
@@ -420,6 +431,7 @@ class Trainer:
             licence=self.recipe.licence or "see the corpora it was trained on",
             card=write_card(self.recipe, self.variant, calibration, provenance, scores),
             step=export_step(cpu, features),
+            **heads,
         )
 
 
