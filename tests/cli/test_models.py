@@ -19,7 +19,7 @@ from streamser.cli.tables import refill
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two checkpoints, and no others."""
     make_bundle(tmp_path / "alpha", scores={"ua": 0.6123, "ece": 0.03, "per corpus": {"x": 1}}, licence="CC-BY-NC-4.0")
-    make_bundle(tmp_path / "beta", labels=("calm", "excited"), neutral=None)
+    make_bundle(tmp_path / "beta", labels=("calm", "excited"))
     monkeypatch.setattr("streamser.bundle.model_folders", lambda: [tmp_path])
     monkeypatch.setattr(verb, "model_folders", lambda: [tmp_path])
     return tmp_path
