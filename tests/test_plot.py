@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 from streamser.colors import COLORS
 from streamser.errors import ConfigError, MissingExtraError
 from streamser.events import EmotionEvent, Event, Gap, SpeechEnded, SpeechStarted, StreamEnded
-from streamser.plot import check_plot, save_timeline
+from streamser.outputs import open_writer
+from streamser.plot import Mark, _ribbons, _rows, check_plot, save_timeline
+from streamser.reference import read_reference
 
 SECOND = 16_000
 Pixels = set[tuple[int, int, int]]
@@ -105,3 +108,128 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
 def test_importing_it_does_not_import_matplotlib() -> None:
     probe = "import sys, streamser.plot; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+def test_a_png_has_300_dots_an_inch_and_the_width_that_was_asked_for(tmp_path: Path) -> None:
+    image = pytest.importorskip("matplotlib.image", reason="needs the extra 'plot'")
+    for width in (3.5, 7.0):
+        save_timeline(tmp_path / "out.png", utterance(0, "sad"), width_inches=width)
+        assert image.imread(tmp_path / "out.png").shape[1] == round(300 * width)
+    with pytest.raises(ValueError, match=r"width_inches: within 2\.\.100, not 1"):
+        save_timeline(tmp_path / "out.png", utterance(0, "sad"), width_inches=1)
+
+
+def test_a_long_stream_is_wrapped_into_rows_and_a_very_long_one_into_longer_rows() -> None:
+    assert _rows(39.0, 10.0) == [(0.0, 39.0)]
+    assert _rows(41.0, 10.0) == [(0.0, 40.0), (40.0, 80.0)]
+    hour = _rows(3600.0, 10.0)
+    assert len(hour) <= 12 and hour[-1][1] >= 3600.0
+    assert all(before[1] == after[0] for before, after in pairwise(hour))
+
+
+def test_an_utterance_that_crosses_the_end_of_a_row_is_drawn_in_both(tmp_path: Path) -> None:
+    image = pytest.importorskip("matplotlib.image", reason="needs the extra 'plot'")
+    final = utterance(0, "happy")[2]
+    assert isinstance(final, EmotionEvent)
+    across = replace(final, start=37 * SECOND, end=43 * SECOND, scores={"sad": 1.0})
+    save_timeline(tmp_path / "out.png", [across, StreamEnded(end=80 * SECOND)])
+    pixels = np.round(image.imread(tmp_path / "out.png")[..., :3] * 255).astype(int)
+    here = np.all(pixels == rgb(COLORS["happy"]), axis=-1).any(axis=1)
+    assert np.count_nonzero(np.diff(here.astype(int)) == 1) == 2  # two separate bands of its color
+
+
+def test_nothing_is_drawn_of_an_utterance_before_its_first_result() -> None:
+    start, first, final = utterance(0, "happy")[:3]
+    (ribbon,) = _ribbons([start, first, final], ["angry", "happy", "sad"])
+    assert isinstance(first, EmotionEvent) and isinstance(final, EmotionEvent)
+    assert ribbon.times_s.tolist() == [first.end_s, final.end_s] and first.end_s > first.start_s
+
+
+def test_reference_labels_have_a_lane_and_their_own_entries_in_the_legend(tmp_path: Path) -> None:
+    events = utterance(0, "happy")
+    save_timeline(tmp_path / "without.svg", events)
+    save_timeline(tmp_path / "with.svg", events, reference=[Mark(0.5, 2.5, "sad"), Mark(3.0, 4.0, "disgust")])
+    assert "reference" not in (tmp_path / "without.svg").read_text()
+    drawn_text = (tmp_path / "with.svg").read_text()
+    assert "<!-- reference -->" in drawn_text and "<!-- disgust -->" in drawn_text
+
+
+SHORT = '''File type = "ooTextFile"
+Object class = "TextGrid"
+
+0
+4
+<exists>
+2
+"TextTier"
+"clicks"
+0
+4
+1
+1.5
+"here"
+"IntervalTier"
+"emotion"
+0
+4
+3
+0
+1
+""
+1
+2.5
+"say ""sad"""
+2.5
+4
+"happy"
+'''
+
+
+def test_a_textgrid_of_praat_and_one_of_ours_are_read_as_reference(tmp_path: Path) -> None:
+    sound = Path("talk.wav")
+    (tmp_path / "praat.TextGrid").write_text(SHORT)
+    assert read_reference(tmp_path / "praat.TextGrid", sound, 4.0) == [
+        Mark(1.0, 2.5, 'say "sad"'),
+        Mark(2.5, 4.0, "happy"),
+    ]
+    with open_writer(tmp_path / "ours.TextGrid") as writer:
+        for event in [*utterance(0, "happy"), *utterance(1, "sad", uncertain=True)]:
+            writer.write(event)
+    assert read_reference(tmp_path / "ours.TextGrid", sound, 9.0) == [
+        Mark(0.0, 3.0, "happy"),
+        Mark(4.0, 7.0, "uncertain"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "marks"),
+    [
+        ("start_s,end_s,label\n0.5,1.5,sad\n2,3,happy\n", [Mark(0.5, 1.5, "sad"), Mark(2.0, 3.0, "happy")]),
+        ("path,speaker,emotion\naudio/talk.wav,1,angry\naudio/other.wav,2,sad\n", [Mark(0.0, 9.0, "angry")]),
+        ("file,start_s,end_s,label\ntalk.wav,1,2,sad\nother.wav,1,2,happy\n", [Mark(1.0, 2.0, "sad")]),
+    ],
+)
+def test_tables_of_times_and_corpus_manifests_are_read_as_reference(
+    tmp_path: Path, table: str, marks: list[Mark]
+) -> None:
+    (tmp_path / "truth.csv").write_text(table)
+    assert read_reference(tmp_path / "truth.csv", Path("/anywhere/talk.wav"), 9.0) == marks
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", "x", r"known are \.TextGrid and \.csv"),
+        ("a.csv", "who,what\n1,2\n", "has columns who, what; needed are start_s, end_s, label or path, emotion"),
+        ("a.csv", "path,emotion\nother.wav,sad\n", "holds no label for talk.wav"),
+        ("a.csv", "start_s,end_s,label\nnow,then,sad\n", r"a\.csv:2: start_s and end_s are seconds"),
+        ("a.TextGrid", "Dear diary", "is no TextGrid that can be read"),
+        ("a.TextGrid", SHORT[:150], "is no TextGrid that can be read"),
+        ("a.TextGrid", None, "cannot be read"),
+    ],
+)
+def test_a_reference_that_is_none_is_refused(tmp_path: Path, name: str, content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        read_reference(tmp_path / name, Path("talk.wav"), 4.0)

@@ -7,12 +7,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamser.audio import Samples
 from streamser.bundle import DEFAULT_MODEL
@@ -24,6 +24,9 @@ from streamser.events import Event
 from streamser.outputs import Writer, known_suffixes, open_writer
 from streamser.printable import guarded
 from streamser.recognizer import Recognizer
+
+if TYPE_CHECKING:
+    from streamser.plot import Mark
 
 __all__ = [
     "STREAM_SECTIONS",
@@ -76,6 +79,12 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="draw the timeline at the end as .png, .svg or .pdf; may be repeated",
     )
+    add(
+        "--plot-width",
+        type=float,
+        metavar="INCHES",
+        help="width of the picture (default: 10); long streams are wrapped",
+    )
     add("--plain", action="store_true", help="lines instead of the full-screen view")
 
 
@@ -121,6 +130,10 @@ class Places:
         self.machine = args.jsonl == "-" or "-" in args.out
         """True when standard output is for a program, not for people."""
         self._plots: list[Path] = args.plot
+        self._plot_width_inches: float | None = args.plot_width
+        if args.plot_width is not None and not (args.plot and 2 <= args.plot_width <= 100):
+            rule = "is 2 to 100 inches" if args.plot else "there is no picture; give --plot too"
+            raise ConfigError(f"--plot-width {args.plot_width:g}: {rule}")
         self._drawn: list[Event] = []
         if self._plots and streams > 1:
             raise ConfigError("--plot: a picture shows one file; replay the files one by one")
@@ -143,12 +156,19 @@ class Places:
         if self._plots:
             self._drawn.append(event)
 
-    def draw(self, samples: Samples | None = None, title: str = "") -> None:
-        """Draw every timeline that was asked for."""
+    def draw(self, samples: Samples | None = None, title: str = "", reference: Sequence[Mark] = ()) -> None:
+        """Draw every timeline that was asked for, with a lane of reference labels where there are some."""
         for picture in self._plots:
             from streamser.plot import save_timeline
 
-            save_timeline(picture, self._drawn, samples=samples, title=title)
+            save_timeline(
+                picture,
+                self._drawn,
+                samples=samples,
+                title=title,
+                width_inches=self._plot_width_inches,
+                reference=reference,
+            )
             print(f"streamser: timeline drawn in {picture}", file=sys.stderr)
 
     def __enter__(self) -> Places:

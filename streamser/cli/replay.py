@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamser import terminal
 from streamser.audio import read_audio
@@ -20,11 +21,15 @@ from streamser.cli.common import (
 )
 from streamser.cli.progress import ProgressLine
 from streamser.config import Config
+from streamser.errors import ConfigError
 from streamser.events import EmotionEvent
 from streamser.recognizer import Recognizer, open_recognizer
 from streamser.stream.pipeline import Listener
-from streamser.stream.soundfiles import ffmpeg_notice, search_folder
+from streamser.stream.soundfiles import duration_s, ffmpeg_notice, search_folder
 from streamser.stream.sources import WavSource
+
+if TYPE_CHECKING:
+    from streamser.plot import Mark
 
 _EPILOG = """examples:
   streamser replay talk.wav                     # as fast as possible
@@ -52,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser)
     add_event_arguments(parser)
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="true labels for --plot: .TextGrid or .csv (docs/outputs.md)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,12 +73,25 @@ def run(args: argparse.Namespace) -> int:
         for folder in [Path(file) for file in args.files if Path(file).is_dir()]:
             if missing := search_folder(folder).needs_ffmpeg:
                 print(f"streamser: {folder}: left out: {ffmpeg_notice(missing)}", file=sys.stderr)
+        reference = _reference(args, files[0])
         recognizer = open_recognizer(config.recognizer)
         with Places(args, recognizer, streams=len(files)) as places:
             code = _play_all(args, files, recognizer, config, places)
             if not code:
-                places.draw(read_audio(files[0]) if args.plot else None, title=files[0].name)
+                sound = read_audio(files[0]) if args.plot else None
+                places.draw(sound, title=files[0].name, reference=reference)
     return code
+
+
+def _reference(args: argparse.Namespace, file: Path) -> list[Mark]:
+    """The labels of --reference, read before the first sound plays."""
+    if args.reference is None:
+        return []
+    if not args.plot:
+        raise ConfigError("--reference: is drawn by --plot; give --plot too")
+    from streamser.reference import read_reference
+
+    return read_reference(args.reference, file, duration_s(file))
 
 
 def _play_all(
