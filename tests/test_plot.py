@@ -46,8 +46,9 @@ def utterance(number: int, label: str, *, uncertain: bool = False, stream: str =
 
 def drawn(path: Path) -> Pixels:
     image = pytest.importorskip("matplotlib.image", reason="needs the extra 'plot'")
-    pixels = np.round(image.imread(path)[..., :3] * 255).astype(int).reshape(-1, 3)
-    return {(int(r), int(g), int(b)) for r, g, b in np.unique(pixels, axis=0)}
+    rgb = np.round(image.imread(path)[..., :3] * 255).astype(np.int64)
+    packed = np.unique(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2])
+    return {(int(one) >> 16, int(one) >> 8 & 255, int(one) & 255) for one in packed}
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
