@@ -1,0 +1,103 @@
+"""The emotion of a user's turn, beside any speech-to-text: push it the same sound, ask when the words are there.
+
+The words are never held up: judging happens on a thread of its own, and a push never waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import TypedDict
+
+import numpy as np
+
+import streamser
+from streamser.stream.pcm import Pcm
+
+__all__ = ["Emotion", "TurnEmotion", "merge"]
+
+
+class Emotion(TypedDict):
+    """What is attached to a turn; do not act on one that is uncertain."""
+
+    emotion: str
+    confidence: float
+    uncertain: bool
+
+
+class TurnEmotion:
+    """Judges one speaker's sound, if and only if that person has agreed to it."""
+
+    def __init__(
+        self,
+        recognizer: streamser.Recognizer,
+        *,
+        consent: bool = False,
+        on_final: Callable[[streamser.EmotionEvent], None] | None = None,
+    ) -> None:
+        """`on_final` is called, on the judging thread, with the final of each utterance."""
+        self.consent = consent
+        """Sound that is pushed while this is False is not judged, kept or counted."""
+        self._recognizer = recognizer
+        self._on_final = on_final
+        self._source: streamser.PushSource | None = None
+        self._listener: streamser.Listener | None = None
+        self._changed = threading.Condition()
+        self._results: dict[int, streamser.EmotionEvent] = {}
+        """The newest result of each utterance of this turn."""
+        self._open = False
+
+    def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> None:
+        """Give it sound: 16-bit bytes or an array; the first push decides the rate and the channels."""
+        if not self.consent:
+            return
+        if self._source is None:
+            self._source = streamser.PushSource(sample_rate, channels, live=True)
+            self._listener = streamser.Listener(self._source, self._recognizer, on_event=self._take)
+            self._listener.start()
+        self._source.push(pcm)
+
+    def turn(self, wait_s: float = 0.0) -> Emotion | None:
+        """The emotion since the last call, None where nothing was judged; waits for an open utterance's final."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open, wait_s)
+            results, self._results = self._results, {}
+        return merge(results.values()) if self.consent else None
+
+    def close(self) -> None:
+        """No more sound will come; an open utterance still gets its final."""
+        if self._source is not None and self._listener is not None:
+            self._source.close()
+            self._listener.wait(5.0)
+            self._listener.close()
+
+    def _take(self, event: streamser.Event) -> None:
+        with self._changed:
+            if isinstance(event, streamser.SpeechStarted):
+                self._open = True
+            elif isinstance(event, streamser.SpeechEnded | streamser.StreamEnded):
+                self._open = False
+            elif isinstance(event, streamser.EmotionEvent):
+                self._results[event.utterance] = event
+            self._changed.notify_all()
+        if isinstance(event, streamser.EmotionEvent) and event.final and self._on_final is not None:
+            self._on_final(event)
+
+
+def merge(
+    results: Iterable[streamser.EmotionEvent], start_s: float = 0.0, end_s: float = float("inf")
+) -> Emotion | None:
+    """One emotion for a stretch of time: the mean of the results' scores, weighted by their seconds within it.
+
+    It is uncertain where more than half of these seconds are.
+    """
+    weighed = [(max(0.0, min(one.end_s, end_s) - max(one.start_s, start_s)), one) for one in results]
+    weighed = [(seconds, one) for seconds, one in weighed if seconds > 0]
+    total = sum(seconds for seconds, _ in weighed)
+    if not total:
+        return None
+    names = list(weighed[0][1].scores)
+    scores = np.sum([[seconds * one.scores[name] for name in names] for seconds, one in weighed], axis=0) / total
+    unsure = sum(seconds for seconds, one in weighed if one.uncertain) / total
+    best = int(np.argmax(scores))
+    return {"emotion": names[best], "confidence": round(float(scores[best]), 4), "uncertain": unsure > 0.5}
