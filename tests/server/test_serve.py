@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -7,9 +8,14 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
+import aiohttp
+import numpy as np
 import pytest
+from makers import babble, silence
 from running import START_S, running
+from talking import pcm
 
 from streamser.bundle import Bundle
 from streamser.cli import main
@@ -28,16 +34,63 @@ def fetch(url: str, **headers: str) -> tuple[int, bytes]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_on_loopback_until_it_is_told_to_stop_and_ends_well(bundle: Bundle, number: signal.Signals) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_it_serves_on_loopback_until_it_is_told_to_stop_and_ends_well(bundle: Bundle, name: str) -> None:
     with running(bundle.path) as server:
         assert server.url.startswith("http://127.0.0.1:")
         assert fetch(server.url)[0] == 200
         health = json.loads(fetch(server.url + "healthz")[1])
         assert (health["model"], health["microphone"], health["recording"]) == (bundle.name, False, False)
-        server.process.send_signal(number)
+        server.process.send_signal(getattr(signal, name))
         assert server.process.wait(START_S) == 0
         assert not [line for line in server.lines if "Traceback" in line or "ERROR" in line]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
+async def test_on_sigterm_a_client_in_the_middle_of_an_utterance_gets_its_final(bundle: Bundle) -> None:
+    with running(bundle.path) as server:
+        url = await asyncio.to_thread(lambda: server.url)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(url + "ws/stream?sample_rate=16000") as ws,
+        ):
+            await ws.send_bytes(pcm(np.concatenate([silence(0.4), babble(1.5)])))
+            messages = []
+            async for raw in ws:
+                messages.append(json.loads(raw.data))
+                if messages[-1]["type"] == "emotion" and not messages[-1]["final"]:
+                    break  # the utterance has begun, and no silence ends it
+            server.process.send_signal(signal.SIGTERM)
+            messages += [json.loads(raw.data) async for raw in ws]
+            assert ws.close_code == 1001
+        assert await asyncio.to_thread(server.process.wait, START_S) == 0
+    assert [m["utterance"] for m in messages if m["type"] == "emotion" and m["final"]] == [0]
+    assert [m["type"] for m in messages[-2:]] == ["stream_ended", "error"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
+async def test_a_second_signal_ends_it_at_once(bundle: Bundle) -> None:
+    with running(bundle.path, "--set", "server.drain_s=600") as server:
+        url = await asyncio.to_thread(lambda: server.url)
+        port = int(url.rstrip("/").rpartition(":")[2])
+        _, upload = await asyncio.open_connection("127.0.0.1", port)
+        head = b"POST /v1/label HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\nRIFF"
+        upload.write(head)  # the rest never comes: for ten seconds there is something to wait for
+        await upload.drain()
+        async with aiohttp.ClientSession() as session:
+            await health(session, url)  # it comes behind the upload
+            server.process.send_signal(signal.SIGTERM)
+            while (await health(session, url))["status"] != "draining":
+                await asyncio.sleep(0.02)
+            server.process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(server.process.wait, START_S) != 0
+        upload.close()
+
+
+async def health(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    async with session.get(url + "healthz") as answer:
+        answered: dict[str, Any] = await answer.json()
+        return answered
 
 
 def test_a_token_that_it_makes_is_printed_in_the_address_and_opens(bundle: Bundle) -> None:
