@@ -21,6 +21,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -282,15 +283,17 @@ async def watch(processes: Sequence[Watched], stop: asyncio.Event, record: Recor
 
 
 async def keep_doing(
-    job: Callable[[], Awaitable[None]], stop: asyncio.Event, record: Record, rng: random.Random
+    name: str, job: Callable[[], Awaitable[None]], most_pause_s: float, stop: asyncio.Event, record: Record
 ) -> None:
     """Again and again, with pauses; what goes wrong is a fault, and the soak goes on."""
+    rng = random.Random(name)
     while not stop.is_set():
         try:
             await job()
         except Exception as error:
-            record.fault(f"{type(error).__name__}: {error}")
-        await asyncio.sleep(rng.uniform(0, 2))
+            record.fault(f"{name}: {type(error).__name__}: {error}")
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stop.wait(), rng.uniform(0, most_pause_s))
 
 
 async def soak(
@@ -300,13 +303,13 @@ async def soak(
     url, uri = processes[0].address, processes[1].address
     async with aiohttp.ClientSession() as session:
         await asyncio.to_thread(server_gauges, url)
-        jobs: list[Callable[[], Awaitable[None]]] = [
-            *[lambda: visit(session, url, rng.choice(scripts), rng, record)] * args.clients,
-            *[lambda: ask_wyoming(uri, rng.choice(scripts), record)] * 2,
-            lambda: upload(session, url, rng.choice(scripts), record),
-            lambda: replay(args.model, rng.choice(scripts), folder, record),
+        jobs: list[tuple[str, Callable[[], Awaitable[None]], float]] = [
+            *[("websocket", lambda: visit(session, url, rng.choice(scripts), rng, record), 2.0)] * args.clients,
+            *[("wyoming", lambda: ask_wyoming(uri, rng.choice(scripts), record), 2.0)] * 2,
+            ("upload", lambda: upload(session, url, rng.choice(scripts), record), 20.0),
+            ("replay", lambda: replay(args.model, rng.choice(scripts), folder, record), 40.0),
         ]
-        tasks = [asyncio.create_task(keep_doing(job, stop, record, rng)) for job in jobs]
+        tasks = [asyncio.create_task(keep_doing(*job, stop, record)) for job in jobs]
         tasks.append(asyncio.create_task(stay(session, url, scripts, stop, record)))
         if args.mic:
             tasks.append(asyncio.create_task(listen(session, url, stop, record)))
@@ -387,6 +390,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mic", action="store_true", help="listen to a virtual microphone, too")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or its servers and its sound daemon would go on
     args.out.mkdir(parents=True, exist_ok=True)
     rng, recognizer = random.Random(args.seed), streamser.load(args.model)
     clips = [streamser.read_audio(sample.path) for sample in find_samples()]
