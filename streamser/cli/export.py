@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from streamser.bundle import GRAPH, load_bundle
+from streamser.bundle import load_bundle
 from streamser.errors import BundleError, MissingExtraError, StreamserError
 
 
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         raise MissingExtraError("streamser export", "torch") from error
     net = restore(bundle)
     graph = export_onnx(net, bundle.features, len(bundle.labels))
-    difference = compare_graphs(graph, bundle.read(GRAPH), net, bundle.features)
+    difference = compare_graphs(graph, bundle.graph(), net, bundle.features)
     if not difference <= TOLERANCE:
         raise BundleError(
             f"{bundle.onnx_path}: differs from the graph of the checkpoint's own weights by {difference:.1e}, more "
