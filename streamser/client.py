@@ -199,6 +199,10 @@ class AsyncStream:
         """So many samples were lost before they could be pushed; the timeline counts them, and nothing shifts."""
         await self._socket.send_str(json.dumps({"type": "gap", "samples": samples}))
 
+    async def new_speaker(self) -> None:
+        """Another person speaks from here on: what was learned of the voice is forgotten."""
+        await self._socket.send_str(json.dumps({"type": "new_speaker"}))
+
     async def finish(self) -> list[Event]:
         """End the stream; returns the remaining events, the last final and StreamEnded among them."""
         if not self._socket.closed:
@@ -352,6 +356,10 @@ class ClientStream:
     def lose(self, samples: int) -> None:
         """So many samples were lost before they could be pushed."""
         self._run(self._stream.lose(samples))
+
+    def new_speaker(self) -> None:
+        """Another person speaks from here on: what was learned of the voice is forgotten."""
+        self._run(self._stream.new_speaker())
 
     def finish(self) -> list[Event]:
         """End the stream; returns the remaining events, the last final and StreamEnded among them."""

@@ -161,12 +161,12 @@ def fingerprint(bundle: Bundle) -> str:
     return hashlib.sha256(json.dumps([weights, bundle.features.to_dict()], sort_keys=True).encode()).hexdigest()
 
 
-def check_adaptable(bundle: Bundle) -> None:
-    """ConfigError for a checkpoint that cannot compare a voice with its baseline."""
+def check_adaptable(bundle: Bundle, option: str = "--profile") -> None:
+    """ConfigError for a checkpoint that cannot compare a voice with its baseline; `option` is what asked for it."""
     if bundle.baseline is None:
         raise ConfigError(
             f"the checkpoint '{bundle.name}' has no relative head (relative.onnx), so it cannot adapt to a voice; "
-            "use another checkpoint, or leave --profile out"
+            f"use another checkpoint, or leave {option} out"
         )
 
 

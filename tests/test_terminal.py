@@ -101,6 +101,11 @@ class FakeListener:
         self.recognizer = Model()
         self.events, self.state, self.error = list(events), status, error
         self.closed = threading.Event()
+        self.adapts = True
+        self.new_speakers = 0
+
+    def new_speaker(self) -> None:
+        self.new_speakers += 1
 
     def __iter__(self) -> Iterator[Event]:
         yield from self.events
@@ -221,6 +226,34 @@ async def test_p_pauses_and_goes_on_and_the_screen_says_so() -> None:
         await pilot.press("space")
         assert not listener.state.paused
         assert "listening" in app.part("header").told
+
+
+async def test_n_tells_of_a_new_speaker_where_the_stream_adapts() -> None:
+    known = replace(emotion(2, 9.0, 11.0), baseline="own", baseline_utterances=7)
+    listener = FakeListener([*TALK, known])
+    app = TerminalApp(listener, title="test")
+    async with running(listener, app) as pilot:
+        subtitle = "voice: known from 7 utterances"
+        await until(pilot, lambda: app.query_one("#list").border_subtitle == subtitle)
+        await pilot.press("n")
+        assert listener.new_speakers == 1
+        await until(pilot, lambda: app.query_one("#list").border_subtitle == "")
+        assert "New speaker" in {active.binding.description for active in app.active_bindings.values()}
+        listener.adapts = False
+        await pilot.press("n")
+        assert listener.new_speakers == 1
+
+
+def test_the_voice_is_named_only_where_something_is_known() -> None:
+    session = Session(LABELS)
+    assert drawing.voice_words(session) == ""
+    for baseline, utterances, words in (
+        ("none", 0, ""),
+        ("own", 1, "voice: known from 1 utterance"),
+        ("profile", 9, "voice: known from 9 utterances, with a profile"),
+    ):
+        session.take(replace(emotion(0, 0.0, 1.0), baseline=baseline, baseline_utterances=utterances))
+        assert drawing.voice_words(session) == words
 
 
 async def test_s_saves_all_events_and_again_to_the_same_file(tmp_path: Path) -> None:

@@ -6,24 +6,26 @@ import argparse
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from streamser.audio import SAMPLE_RATE, read_audio
 from streamser.cli.common import STREAM_SECTIONS, add_model_arguments, hushed, load_run_config
 from streamser.cli.exits import ENDING_SIGNALS, end_with_parent
 from streamser.cli.labeltable import LabelTable, open_table
+from streamser.cli.labelvoices import JudgedFile, adapt_to_voices, read_speakers
 from streamser.cli.progress import ProgressLine
 from streamser.config import Config
 from streamser.errors import AudioError, ConfigError, EngineError
 from streamser.media import MEDIA_SUFFIXES
-from streamser.recognizer import Prediction, Recognizer, open_recognizer
+from streamser.profile import check_adaptable
+from streamser.recognizer import Recognizer, open_recognizer
 from streamser.stream.pipeline import Stream
 from streamser.stream.soundfiles import AUDIO_SUFFIXES, ffmpeg_notice, read_pieces, search_folder
 
@@ -31,12 +33,16 @@ _EPILOG = """examples:
   streamser label recordings/                       # to labels.jsonl, one row a file
   streamser label recordings/ --out labels.csv --jobs 4
   streamser label talks/ --utterances               # one row an utterance, with its times
+  streamser label anna/ --two-passes                # all files are Anna's: know her voice first
 
 Run it again with the same --out to go on where it stopped, or to add new files.
 exit code: 0 all files labelled, 3 some could not be read, 130 stopped by Ctrl-C
 """
 
 SOME_FAILED = 3
+
+Mode: TypeAlias = Literal["whole", "utterances", "judge"]
+"""One row a file, one row an utterance, or no rows yet: the first of two passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,8 @@ class Labelled:
     file: str
     """Its path within the folder, with forward slashes."""
     rows: tuple[dict[str, Any], ...] = ()
+    judged: JudgedFile | None = None
+    """Instead of rows: what the first of two passes found."""
     error: str | None = None
 
 
@@ -58,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("labels.jsonl"), metavar="FILE", help=".jsonl or .csv (default: %(default)s)")
     add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     add("--utterances", action="store_true", help="cut each file into utterances, as a live stream would be")
+    add("--two-passes", action="store_true", help="learn the voice from all files first; they are one speaker's, or")
+    add("--speakers", type=Path, metavar="CSV", help="with --two-passes: columns file and speaker say who speaks where")
     add("--overwrite", action="store_true", help="begin anew instead of going on")
     add_model_arguments(parser)
 
@@ -70,18 +80,28 @@ def run(args: argparse.Namespace) -> int:
     config = load_run_config(args, unused, "label judges whole files; add --utterances")
     if args.no_adapt and not args.utterances:
         raise ConfigError("--no-adapt: a file that is judged whole is no stream that adapts; add --utterances")
+    _check_passes(args, config)
     recognizer = open_recognizer(config.recognizer)  # a wrong model is said before the folder is searched
+    if args.two_passes:
+        check_adaptable(recognizer.bundle, "--two-passes")
     found = search_folder(args.folder)
     files = [path.relative_to(args.folder).as_posix() for path in found.sound]
     if not files:
         why = ffmpeg_notice(found.needs_ffmpeg) if found.needs_ffmpeg else ", ".join(AUDIO_SUFFIXES + MEDIA_SUFFIXES)
         raise AudioError(f"{args.folder}: holds no sound file that can be read ({why})")
+    speakers = read_speakers(args.speakers, files) if args.speakers else None
     table = open_table(args.out, recognizer.labels, recognizer.bundle.name, args.utterances, args.overwrite)
     with hushed(args.debug), closing(table):
         todo = [file for file in files if file not in table.done]
-        worker = Worker(args.folder, recognizer, config, args.utterances)
-        results = map(worker, todo) if args.jobs <= 1 else _in_processes(args, config, todo)
-        failed = _collect(table, results, len(files), len(files) - len(todo))
+        if args.two_passes and table.done:
+            raise ConfigError(
+                f"--two-passes: {args.out} holds rows already, but all files are judged together; give another --out, "
+                "or --overwrite"
+            )
+        mode: Mode = "utterances" if args.utterances else "judge" if args.two_passes else "whole"
+        worker = Worker(args.folder, recognizer, config, mode)
+        results = map(worker, todo) if args.jobs <= 1 else _in_processes(args, config, mode, todo)
+        failed = _collect(table, results, len(files), len(files) - len(todo), speakers, worker)
     if found.needs_ffmpeg:
         print(f"streamser: skipped: {ffmpeg_notice(found.needs_ffmpeg)}", file=sys.stderr)
     words = f"{len(files) - failed} of {len(files) + len(found.needs_ffmpeg)} files labelled in {args.out}"
@@ -94,12 +114,32 @@ def run(args: argparse.Namespace) -> int:
     return SOME_FAILED if failed or found.needs_ffmpeg else 0
 
 
-def _collect(table: LabelTable, results: Iterator[Labelled], of: int, before: int) -> int:
-    """Write what comes, in order; how many files failed."""
+def _check_passes(args: argparse.Namespace, config: Config) -> None:
+    """ConfigError for options that exclude each other."""
+    if args.speakers and not args.two_passes:
+        raise ConfigError("--speakers: is for --two-passes; add it, or leave this out")
+    if args.two_passes and args.utterances:
+        raise ConfigError("--two-passes: judges whole files; leave out --utterances, whose streams adapt by themselves")
+    if args.two_passes and config.recognizer.profile is not None:
+        raise ConfigError("--two-passes: learns the voice from the files themselves; leave the profile out")
+
+
+def _collect(
+    table: LabelTable,
+    results: Iterator[Labelled],
+    of: int,
+    before: int,
+    speakers: Mapping[str, str] | None,
+    worker: Worker,
+) -> int:
+    """Write what comes, in order, and at the end what waited for the second pass; how many files failed."""
     progress, failed = ProgressLine(), 0
+    judged: list[JudgedFile] = []
     try:
         for done, labelled in enumerate(results, start=before + 1):
-            if labelled.error is None:
+            if labelled.judged is not None:
+                judged.append(labelled.judged)
+            elif labelled.error is None:
                 table.write(labelled.file, labelled.rows)
             else:
                 failed += 1
@@ -108,42 +148,65 @@ def _collect(table: LabelTable, results: Iterator[Labelled], of: int, before: in
             progress("labelling", done, of)
     finally:
         progress.close()
+    for row in worker.second_pass(judged, speakers):
+        table.write(row["file"], (row,))
     return failed
 
 
 class Worker:
     """Labels one file after the other with one recognizer."""
 
-    def __init__(self, folder: Path, recognizer: Recognizer, config: Config, utterances: bool) -> None:
+    def __init__(self, folder: Path, recognizer: Recognizer, config: Config, mode: Mode) -> None:
         self._folder = folder
         self._recognizer = recognizer
         self._config = config
-        self._label: Callable[[str], tuple[dict[str, Any], ...]] = self._utterances if utterances else self._whole
+        ways: dict[Mode, Callable[[str], Labelled]] = {
+            "whole": self._whole,
+            "utterances": self._utterances,
+            "judge": self._judge,
+        }
+        self._label = ways[mode]
 
     def __call__(self, file: str) -> Labelled:
         try:
-            return Labelled(file, self._label(file))
+            return self._label(file)
         except AudioError as error:
             return Labelled(file, error=str(error))
         except MemoryError:
             return Labelled(file, error=f"{self._folder / file}: needs more memory than there is; split the file")
 
-    def _whole(self, file: str) -> tuple[dict[str, Any], ...]:
-        sound = read_audio(self._folder / file)
-        prediction = self._recognizer.predict(sound)
-        return ({"file": file, "duration_s": round(len(sound) / SAMPLE_RATE, 3), **self._said(prediction)},)
+    def second_pass(self, judged: Sequence[JudgedFile], speakers: Mapping[str, str] | None) -> Iterator[dict[str, Any]]:
+        """The rows of files that were judged in a first pass."""
+        predictions = adapt_to_voices(self._recognizer, judged, speakers) if judged else []
+        for one, prediction in zip(judged, predictions, strict=True):
+            yield self._row(replace(one, prediction=prediction))
 
-    def _utterances(self, file: str) -> tuple[dict[str, Any], ...]:
+    def _judge(self, file: str) -> Labelled:
+        sound = read_audio(self._folder / file)
+        return Labelled(file, judged=JudgedFile(file, len(sound) / SAMPLE_RATE, self._recognizer.predict(sound)))
+
+    def _whole(self, file: str) -> Labelled:
+        judged = self._judge(file).judged
+        assert judged is not None
+        return Labelled(file, (self._row(judged),))
+
+    def _utterances(self, file: str) -> Labelled:
         stream = Stream(self._recognizer, self._config, file)
         pieces = read_pieces(self._folder / file)  # an hour takes no more memory than a second
         events = [event for piece in pieces for event in stream.push(piece)] + stream.close()
         rows = [event.to_dict() for event in events if event.type == "emotion"]
         keys = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
         model = self._recognizer.bundle.name
-        return tuple({"file": file, **{key: row[key] for key in keys}, "model": model} for row in rows if row["final"])
+        finals = [row for row in rows if row["final"]]
+        return Labelled(
+            file, tuple({"file": file, **{key: row[key] for key in keys}, "model": model} for row in finals)
+        )
 
-    def _said(self, prediction: Prediction) -> dict[str, Any]:
+    def _row(self, judged: JudgedFile) -> dict[str, Any]:
+        prediction = judged.prediction
         return {
+            "file": judged.file,
+            "duration_s": round(judged.duration_s, 3),
             "label": prediction.label,
             "confidence": round(prediction.confidence, 4),
             "uncertain": prediction.uncertain,
@@ -157,12 +220,12 @@ class Worker:
 _worker: Worker | None = None  # a process's own, made once
 
 
-def _begin(folder: Path, config: Config, utterances: bool) -> None:
+def _begin(folder: Path, config: Config, mode: Mode) -> None:
     global _worker
     for number in (signal.SIGINT, *ENDING_SIGNALS):  # a terminal sends them to all: they are the parent's business
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
-    _worker = Worker(folder, open_recognizer(config.recognizer), config, utterances)
+    _worker = Worker(folder, open_recognizer(config.recognizer), config, mode)
 
 
 def _work(file: str) -> Labelled:
@@ -170,9 +233,9 @@ def _work(file: str) -> Labelled:
     return _worker(file)
 
 
-def _in_processes(args: argparse.Namespace, config: Config, files: Sequence[str]) -> Iterator[Labelled]:
+def _in_processes(args: argparse.Namespace, config: Config, mode: Mode, files: Sequence[str]) -> Iterator[Labelled]:
     """Results in the order of the files; only a few files ahead of what was taken, however many there are."""
-    settings = (args.folder, config, args.utterances)
+    settings = (args.folder, config, mode)
     others = set(active_children())
     pool = ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=settings)
     waiting: deque[Future[Labelled]] = deque()

@@ -23,7 +23,7 @@ from streamser.server.protocol import (
     status_message,
 )
 from streamser.server.ratelimit import RateLimit
-from streamser.server.receivequeue import ReceiveQueue
+from streamser.server.receivequeue import Message, ReceiveQueue
 from streamser.server.sender import Sender
 from streamser.server.sound import SoundStream
 from streamser.stream.wavfile import RecordingError
@@ -184,9 +184,11 @@ class StreamClient:
         except RuntimeError:  # the threads are gone: the server was stopped
             self._over.set()
 
-    def _push(self, piece: bytes | Lost, arrived_s: float) -> None:
+    def _push(self, piece: Message, arrived_s: float) -> None:
         if isinstance(piece, Lost):
             self._stream.skip(piece.samples)
+        elif piece == "new_speaker":
+            self._stream.new_speaker()
         else:
             self._stream.feed(piece, arrived_s)
 

@@ -185,15 +185,17 @@ def _query_value(name: str, text: str) -> object:
         return text  # refused where its type is checked
 
 
-def parse_word(text: str, max_lost_samples: int) -> Lost | Literal["end"]:
-    """A later text message: the end, or a loss."""
+def parse_word(text: str, max_lost_samples: int) -> Lost | Literal["end", "new_speaker"]:
+    """A later text message: the end, a loss, or that another person speaks."""
     words = _object(text, "a text message")
     kind = words.get("type")
     if kind == "end":
         return "end"
+    if kind == "new_speaker":
+        return "new_speaker"
     if kind == "gap":
         return Lost(_integer(words.get("samples"), "samples", 1, max_lost_samples, "bad_gap"))
-    raise Refusal("bad_type", f"after hello a text message has type 'end' or 'gap', not {kind!r:.80}")
+    raise Refusal("bad_type", f"after hello a text message has type 'end', 'gap' or 'new_speaker', not {kind!r:.80}")
 
 
 def check_pcm(data: bytes, hello: Hello, most_bytes: int) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from typing import Literal, TypeAlias
 
 from streamser.server.protocol import Lost
+
+Message: TypeAlias = bytes | Lost | Literal["new_speaker"]
+"""Sound, or a word that has its place between sounds."""
 
 
 class ReceiveQueue:
@@ -14,12 +18,12 @@ class ReceiveQueue:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._waiting: deque[tuple[bytes | Lost, float]] = deque()
+        self._waiting: deque[tuple[Message, float]] = deque()
         self._bytes = 0
         self._closed = False
         self._changed = asyncio.Condition()
 
-    async def put(self, message: bytes | Lost) -> None:
+    async def put(self, message: Message) -> None:
         """Add a message, once there is room for it."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._closed or self._bytes < self._limit_bytes)
@@ -29,14 +33,14 @@ class ReceiveQueue:
             self._bytes += _size(message)
             self._changed.notify_all()
 
-    async def get(self, most_bytes: int) -> tuple[bytes | Lost, float] | None:
+    async def get(self, most_bytes: int) -> tuple[Message, float] | None:
         """What waits, joined up to `most_bytes`, and when the last of it came; None at the end."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._closed or bool(self._waiting))
             if not self._waiting:
                 return None
             message, arrived_s = self._take()
-            if isinstance(message, Lost):
+            if not isinstance(message, bytes):
                 return message, arrived_s
             parts, size = [message], len(message)
             while self._waiting and isinstance(following := self._waiting[0][0], bytes):
@@ -47,7 +51,7 @@ class ReceiveQueue:
             self._changed.notify_all()
             return b"".join(parts), arrived_s
 
-    def _take(self) -> tuple[bytes | Lost, float]:
+    def _take(self) -> tuple[Message, float]:
         message, arrived_s = self._waiting.popleft()
         self._bytes -= _size(message)
         self._changed.notify_all()
@@ -62,5 +66,5 @@ class ReceiveQueue:
             self._changed.notify_all()
 
 
-def _size(message: bytes | Lost) -> int:
+def _size(message: Message) -> int:
     return len(message) if isinstance(message, bytes) else 64

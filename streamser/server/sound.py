@@ -64,6 +64,10 @@ class SoundStream:
             if self._recording is not None:
                 self._recording.skip(length)
 
+    def new_speaker(self) -> None:
+        """Another person speaks from here on."""
+        self._stream.new_speaker()
+
     def end(self, error: str | None = None) -> None:
         """No more sound will come; the last results follow, and StreamEnded behind them."""
         try:

@@ -171,6 +171,11 @@ class Listener:
             self._paused = False
             self._changed.notify_all()
 
+    @property
+    def adapts(self) -> bool:
+        """Whether it compares utterances with those before them."""
+        return self.recognizer.relative is not None and self.config.pipeline.adapt
+
     def new_speaker(self) -> None:
         """Another person speaks from now on: what was learnt of the voice is forgotten, the profile stays."""
         self._new_speaker = True

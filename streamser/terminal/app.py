@@ -48,6 +48,9 @@ class Watched(Protocol):
     def status(self) -> StreamStatus: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+    @property
+    def adapts(self) -> bool: ...
+    def new_speaker(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -71,6 +74,7 @@ _HELP = """\
 [b]Keys[/b]
   p, space   pause, and go on
   s          save the session's events as JSON lines
+  n          another person speaks: what was learned of the voice is forgotten
   ↑ ↓        look at earlier utterances; home: the newest
   ?          this page; any key leaves it
   q          quit; asks first when results would be lost
@@ -81,6 +85,7 @@ _HELP = """\
   final      the word on the whole of it
   percent    calibrated: of all that is called with 80%, some 80% is right
   uncertain  the recognizer does not know; the name with a ? is a guess
+  voice      how many utterances an answer was compared with
   latency    from a segment's end to its result; p95: 19 of 20 are faster
   dropped    partial results left out for lack of time; never a final
   gaps       sound that never arrived: unplugged, overflowed, paused
@@ -126,6 +131,7 @@ class TerminalApp(App[int]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause", key_display="p"),
         Binding("s", "save", "Save"),
+        Binding("n", "new_speaker", "New speaker"),
         Binding("question_mark", "help", "Help", key_display="?"),
         Binding("q", "leave", "Quit"),
         Binding("ctrl+c", "quit(130)", show=False, priority=True),
@@ -327,7 +333,7 @@ class TerminalApp(App[int]):
         self._tell("health", lambda width: drawing.health(status, width))
         self._entitle(self._now, *drawing.now_titles(session))
         back = f"{self._skip} newer above, home: newest" if self._skip else ""
-        self._entitle(self._list, "utterances", back)
+        self._entitle(self._list, "utterances", back or drawing.voice_words(session))
 
     def _tell(self, name: str, draw: Callable[[int], Text]) -> None:
         part = self._parts[name]
@@ -345,6 +351,16 @@ class TerminalApp(App[int]):
             status = self._listener.status()
             (self._listener.resume if status.paused else self._listener.pause)()
             self._paint()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Show the key for a new speaker only where the stream knows one speaker from another."""
+        return action != "new_speaker" or self._listener.adapts
+
+    def action_new_speaker(self) -> None:
+        self._listener.new_speaker()
+        self.session.voice = None
+        self.notify("What was learned of the voice is forgotten.", title="Another speaker", markup=False)
+        self._paint()
 
     def action_look(self, rows: int) -> None:
         self._skip = max(0, min(self._skip + rows, len(self.session.rows) - 1))

@@ -120,6 +120,15 @@ def now_titles(session: Session) -> tuple[str, str]:
     return "now", f"so far, {arrived_s:.1f} s"
 
 
+def voice_words(session: Session) -> str:
+    """What the newest result was compared with; nothing where that was nothing."""
+    event = session.voice
+    if event is None or event.baseline == "none":
+        return ""
+    known = f"voice: known from {event.baseline_utterances} utterance{'s' * (event.baseline_utterances != 1)}"
+    return f"{known}, with a profile" if event.baseline == "profile" else known
+
+
 def bars(session: Session, width: int, height: int) -> Text:
     """A bar a class, always in the same order; in two columns where the height is small."""
     labels = session.labels

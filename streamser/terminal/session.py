@@ -29,6 +29,8 @@ class Session:
         """The utterance that goes on now."""
         self.shown: EmotionEvent | None = None
         """The newest result: of the utterance that goes on, or of the one before it."""
+        self.voice: EmotionEvent | None = None
+        """The newest result of this speaker."""
         self.ended: StreamEnded | None = None
         self.rows_ever = 0
         self.events_ever = 0
@@ -57,7 +59,7 @@ class Session:
         elif isinstance(event, StreamEnded):
             self.open, self.ended = None, event
         elif isinstance(event, EmotionEvent):
-            self.shown = event
+            self.shown = self.voice = event
             self.labels = self.labels or tuple(event.scores)
         if isinstance(event, Gap | SourceChanged) or (isinstance(event, EmotionEvent) and event.final):
             self.rows.append(event)

@@ -14,6 +14,7 @@ import soundfile
 from makers import babble, make_bundle, noise, silence
 
 from streamser.audio import SAMPLE_RATE, read_audio
+from streamser.baseline import Baseline
 from streamser.bundle import Bundle, Calibration
 from streamser.cli import main
 from streamser.recognizer import Recognizer
@@ -177,3 +178,104 @@ def test_settings_of_streams_are_refused_before_a_table_is_begun(
         label(folder, bundle, out, "--settle", "--utterances")
     assert "--settle is gone: streams adapt to the voice by default now; --no-adapt" in capsys.readouterr().err
     assert not out.exists()
+
+
+# Two passes
+
+
+def adapted_by_hand(recognizer: Recognizer, folder: Path, names: list[str]) -> dict[str, dict[str, float]]:
+    """Each file against the weighted sum of the others, worked out again."""
+    rule = recognizer.bundle.baseline
+    assert rule is not None
+    sounds = {name: read_audio(folder / name) for name in names}
+    alone = recognizer.predict(list(sounds.values()))
+    weights = [
+        answer.scores["neutral"] * min(1.0, len(sound) / SAMPLE_RATE / 2.0)
+        for answer, sound in zip(alone, sounds.values(), strict=True)
+    ]
+    found = {}
+    for row, name in enumerate(names):
+        others = [place for place in range(len(names)) if place != row]
+        embeddings = [alone[place].embedding for place in others]
+        total = sum((weights[place] * one for place, one in zip(others, embeddings, strict=True)), np.zeros(64))
+        baseline = Baseline(np.asarray(total, np.float64), sum(weights[place] for place in others), len(others))
+        found[name] = dict(recognizer.predict(sounds[name], baseline).scores)
+    return found
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_passes_compare_each_file_with_the_others(
+    folder: Path, adaptive: Recognizer, tmp_path: Path, jobs: int
+) -> None:
+    once, twice = tmp_path / "once.jsonl", tmp_path / "twice.jsonl"
+    assert label(folder, adaptive.bundle, once) == 3
+    assert label(folder, adaptive.bundle, twice, "--two-passes", "--jobs", jobs) == 3
+    assert [row.keys() for row in rows(twice)] == [row.keys() for row in rows(once)]
+    expected = adapted_by_hand(adaptive, folder, NAMES)
+    for before, after in zip(rows(once), rows(twice), strict=True):
+        assert after["scores"] == pytest.approx(expected[after["file"]], abs=1e-4)
+        assert after["scores"] != before["scores"]
+
+
+def test_each_speaker_is_compared_with_their_own_files(folder: Path, adaptive: Recognizer, tmp_path: Path) -> None:
+    manifest, out = tmp_path / "who.csv", tmp_path / "labels.jsonl"
+    with manifest.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("file", "speaker"), ("bad.wav", "x"), *zip(NAMES, "aba", strict=True)])
+    assert label(folder, adaptive.bundle, out, "--two-passes", "--speakers", manifest) == 3
+    pair = adapted_by_hand(adaptive, folder, [NAMES[0], NAMES[2]])
+    alone = adaptive.predict(read_audio(folder / NAMES[1])).scores
+    for row in rows(out):
+        assert row["scores"] == pytest.approx(pair.get(row["file"], alone), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--speakers", "who.csv"], "--speakers: is for --two-passes"),
+        (["--two-passes", "--utterances"], "--two-passes: judges whole files; leave out --utterances"),
+        (["--two-passes", "--profile", "me"], "--two-passes: learns the voice from the files themselves"),
+        (["--two-passes", "--speakers", "nowhere.csv"], "--speakers nowhere.csv: cannot be read"),
+    ],
+)
+def test_passes_that_cannot_be_are_refused_before_a_table_is_begun(
+    folder: Path,
+    adaptive: Recognizer,
+    tmp_path: Path,
+    options: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "labels.jsonl"
+    assert label(folder, adaptive.bundle, out, *options) == 1
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_manifest_that_misses_a_file_or_a_column_is_refused(
+    folder: Path, adaptive: Recognizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, out = tmp_path / "who.csv", tmp_path / "labels.jsonl"
+    for text, said in (
+        ("file,person\na.wav,x\n", "needs the columns file and speaker"),
+        ("file,speaker\na.wav,x\n", "names no speaker for 'bad.wav' and 2 other files"),
+    ):
+        manifest.write_text(text, encoding="utf-8")
+        assert label(folder, adaptive.bundle, out, "--two-passes", "--speakers", manifest) == 1
+        assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_two_passes_need_a_relative_head_and_a_table_of_their_own(
+    folder: Path, bundle: Bundle, adaptive: Recognizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "labels.jsonl"
+    assert label(folder, bundle, out, "--two-passes") == 1
+    assert "has no relative head" in capsys.readouterr().err and not out.exists()
+    assert label(folder, adaptive.bundle, out) == 3
+    before = out.read_bytes()
+    capsys.readouterr()
+    assert label(folder, adaptive.bundle, out, "--two-passes") == 1
+    assert "holds rows already" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert label(folder, adaptive.bundle, out, "--two-passes", "--overwrite") == 3
+    assert out.read_bytes() != before

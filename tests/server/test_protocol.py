@@ -84,6 +84,7 @@ def test_a_hello_must_say_the_rate_of_the_sound_unless_none_will_come() -> None:
 
 def test_later_words_are_the_end_or_a_loss() -> None:
     assert parse_word('{"type": "end"}', 100) == "end"
+    assert parse_word('{"type": "new_speaker"}', 100) == "new_speaker"
     assert parse_word('{"type": "gap", "samples": 100}', 100) == Lost(100)
     for bad in ('{"type": "gap"}', '{"type": "gap", "samples": 0}', '{"type": "gap", "samples": 101}', '{"type": "x"}'):
         with pytest.raises(Refusal):

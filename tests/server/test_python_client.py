@@ -57,6 +57,26 @@ async def test_pushed_sound_gives_the_same_events_and_the_last_final(
     assert isinstance(events[-1], StreamEnded)
 
 
+async def test_a_new_speaker_is_told_by_both_clients(adaptive: Recognizer) -> None:
+    sound = np.concatenate([two_utterances(), np.zeros(8_000, np.float32)])
+
+    def blocking(url: str) -> list[streamser.Event]:
+        with streamser.Client(url).stream(lossless=True) as stream:
+            events = list(stream.push(sound))
+            stream.new_speaker()
+            return [*events, *stream.push(sound), *stream.finish()]
+
+    async with serving(adaptive) as server:
+        async with streamser.AsyncClient(server.url).stream(lossless=True) as stream:
+            events = await stream.push(sound)
+            await stream.new_speaker()
+            events += [*await stream.push(sound), *await stream.finish()]
+        again = await asyncio.to_thread(blocking, server.url)
+    for said in (events, again):
+        finals = [event for event in said if event.type == "emotion" and event.final]
+        assert [event.baseline_utterances for event in finals] == [0, 1, 0, 1]
+
+
 async def test_events_can_be_read_while_sound_is_sent(server: Server) -> None:
     async with streamser.AsyncClient(server.url).stream() as stream:
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from streamser.server.protocol import Lost
-from streamser.server.receivequeue import ReceiveQueue
+from streamser.server.receivequeue import Message, ReceiveQueue
 
 
 async def test_what_piled_up_comes_out_as_one_piece_no_longer_than_asked_for() -> None:
@@ -16,15 +16,16 @@ async def test_what_piled_up_comes_out_as_one_piece_no_longer_than_asked_for() -
     ]
 
 
-async def test_a_loss_keeps_its_place_between_the_sounds() -> None:
+async def test_a_word_keeps_its_place_between_the_sounds() -> None:
     received = ReceiveQueue(1000)
-    for message in (b"aa", Lost(5), b"bb", b"cc"):
+    messages: list[Message] = [b"aa", Lost(5), b"bb", b"cc", "new_speaker", b"dd"]
+    for message in messages:
         await received.put(message)
     await received.close()
     pieces = []
     while (piece := await received.get(100)) is not None:
         pieces.append(piece[0])
-    assert pieces == [b"aa", Lost(5), b"bbcc"]
+    assert pieces == [b"aa", Lost(5), b"bbcc", "new_speaker", b"dd"]
 
 
 async def test_a_full_inbox_makes_its_client_wait_until_there_is_room() -> None:

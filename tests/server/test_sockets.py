@@ -88,6 +88,32 @@ async def test_a_loss_that_the_client_tells_keeps_its_place_in_time(server: Serv
     assert messages[-1]["end_s"] == 2.5
 
 
+async def test_a_client_says_in_order_with_the_sound_that_another_person_speaks(adaptive: Recognizer) -> None:
+    half = pcm(np.concatenate([two_utterances(), silence(0.5)]))
+    async with serving(adaptive) as server, talking(server, sample_rate=16000, lossless=True) as talker:
+        await talker.say(half)
+        await talker.ws.send_json({"type": "new_speaker"})
+        await talker.say(half)
+        said = finals(await talker.end())
+    assert [(event["baseline"], event["baseline_utterances"]) for event in said] == [
+        ("none", 0), ("own", 1), ("none", 0), ("own", 1),
+    ]  # fmt: skip
+    for before, after in zip(said[:2], said[2:], strict=True):
+        assert after["scores"] == pytest.approx(before["scores"], abs=0.01)
+
+
+async def test_each_client_has_a_voice_of_its_own(adaptive: Recognizer) -> None:
+    async with (
+        serving(adaptive) as server,
+        talking(server, sample_rate=16000, lossless=True) as one,
+        talking(server, sample_rate=16000, lossless=True) as other,
+    ):
+        for talker in (one, other):
+            await talker.say(DATA)
+        for talker in (one, other):
+            assert plain(await talker.end()) == truth(adaptive, DATA)
+
+
 async def test_a_client_that_can_send_only_sound_says_hello_in_the_address(
     server: Server, recognizer: Recognizer
 ) -> None:

@@ -380,6 +380,18 @@ def test_an_unplugged_microphone_is_said_waited_for_and_heard_again_at_its_true_
     assert isinstance(lines[0], ScriptedLine) and lines[0].closed
 
 
+def test_a_microphone_that_comes_back_as_another_one_says_so() -> None:
+    now = time.monotonic()
+    for second, another in (("scripted", False), ("USB", True)):
+        lines = [
+            ScriptedLine(chunks(tone(duration_s=0.4), now - 0.4)),
+            ScriptedLine(chunks(tone(duration_s=0.4), now + 1.0), description=second),
+        ]
+        source, opener = microphone(*lines)
+        changes = [item for item in played(source, opener) if isinstance(item, SourceChanged)]
+        assert [(item.state, item.another) for item in changes[:2]] == [("lost", False), ("back", another)]
+
+
 def test_a_microphone_that_falls_silent_is_given_up_and_closed() -> None:
     line = ScriptedLine(chunks(tone(duration_s=0.4), time.monotonic() - 0.4), dies=False)
     source, opener = microphone(line, stall_ms=300)
