@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -203,8 +203,12 @@ def measure_streams(
     independence: str = "",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> StreamResult:
-    """Compose streams of clips that bear the recognizer's labels, hear them, and score what was said."""
-    plan = plan or StreamPlan()
+    """Compose streams of clips that bear the recognizer's labels, hear them, and score what was said.
+
+    Every clip of a composed stream is another speaker's, so that streams do not adapt here.
+    """
+    plan, config = plan or StreamPlan(), config or StreamConfig()
+    config = replace(config, pipeline=replace(config.pipeline, adapt=False))
     if not clips:
         raise CorpusError("no clips to compose streams of; every one was left out")
     sheet = _Sheet([], [], Counter())
