@@ -61,9 +61,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         for name in ("name", "model", "fingerprint"):
-            text = getattr(self, name)
-            if not (isinstance(text, str) and 0 < len(text) <= _LONGEST_NAME and text.isprintable()):
-                raise ValueError(f"{name} is 1 to {_LONGEST_NAME} printable characters, not {text!r:.80}")
+            check_name(name, getattr(self, name))
         if not (_is_number(self.speech_s) and self.speech_s > 0):
             raise ValueError(f"speech_s is a number above 0, not {self.speech_s!r:.80}")
         if type(self.utterances) is not int or self.utterances < 1:
@@ -130,6 +128,12 @@ class Profile:
             return cls(**given)
         except ValueError as error:
             raise ConfigError(f"{place}: {error}; {_AGAIN}") from error
+
+
+def check_name(what: str, text: object) -> None:
+    """ValueError, beginning with `what`, for what cannot be the name of a profile or a checkpoint."""
+    if not (isinstance(text, str) and 0 < len(text) <= _LONGEST_NAME and text.isprintable()):
+        raise ValueError(f"{what} is 1 to {_LONGEST_NAME} printable characters, not {text!r:.80}")
 
 
 def _is_number(value: object) -> bool:

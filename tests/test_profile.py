@@ -356,3 +356,9 @@ def test_calibrate_refuses_a_checkpoint_without_a_relative_head_before_anybody_s
     words = ["calibrate", "--model", str(bundle.path), "--out", str(tmp_path / "p.json"), "--device", "no such thing"]
     assert main(words) == 1
     assert "the checkpoint 'tiny' has no relative head" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "a\x1b[2J", "long" * 100])
+def test_calibrate_refuses_a_name_that_no_profile_can_have(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", "--name", name, "--device", "no such thing"]) == 1
+    assert "--name is 1 to 200 printable characters, not" in capsys.readouterr().err

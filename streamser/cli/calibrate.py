@@ -18,7 +18,7 @@ from streamser.config import Config
 from streamser.enrolment import ENOUGH_SPEECH_S, LEAST_SPEECH_S, enrol
 from streamser.errors import AudioError, ConfigError
 from streamser.events import Gap, SpeechStarted
-from streamser.profile import Profile, check_adaptable, find_profiles, load_profile, profile_path
+from streamser.profile import Profile, check_adaptable, check_name, find_profiles, load_profile, profile_path
 from streamser.recognizer import Recognizer, open_recognizer
 from streamser.stream.segmenter import Segmenter
 from streamser.stream.sources import MicSource, Source, TimedBlock, WavSource
@@ -92,6 +92,10 @@ def _check(args: argparse.Namespace, place: Path) -> None:
         )
     if args.files and args.device is not None:
         raise ConfigError("--device: a recording is learnt from, not a microphone; leave one of them out")
+    try:
+        check_name("name", args.name)
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from error
     if place.exists() and not args.overwrite:
         raise ConfigError(f"{place}: exists; replace it with --overwrite, or keep it and give another --name")
 

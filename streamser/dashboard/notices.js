@@ -32,11 +32,12 @@ export function showVad(state) {
 const VOICE_WORDS = {
   none: () => "voice: not known yet",
   own: (count) => `voice: known from ${count} utterance${count === 1 ? "" : "s"}`,
-  profile: () => "voice: known from a profile",
+  profile: (count) => `voice: known from ${count} utterances, with a profile`,
 };
 
-/** How well the voice is known, where the server adapts to it; `canReset` offers to forget it. */
+/** How well the voice is known, once something is; `canReset` offers to forget it. */
 export function showVoice(event, canReset) {
+  if (event?.baseline === "none" && $("voice").hidden) return; // a checkpoint that does not adapt never knows one
   $("voice").hidden = !event?.baseline;
   if (!event?.baseline) return;
   setText("voice-text", VOICE_WORDS[event.baseline]?.(event.baseline_utterances ?? 0) ?? "");

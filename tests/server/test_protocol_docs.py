@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.parametrize("block", blocks("json"))
 def test_every_message_in_the_document_is_valid(block: str) -> None:
     message = json.loads(block)
-    said_by_clients = ("hello", "end") if "lost_ms" not in message else ()
+    said_by_clients = ("hello", "end", "new_speaker") if "lost_ms" not in message else ()
     if message["type"] in said_by_clients or (message["type"] == "gap" and "samples" in message):
         schema = VALIDATOR.schema["$defs"][message["type"]]
         VALIDATOR.evolve(schema=schema).validate(message)
