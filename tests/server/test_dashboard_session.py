@@ -12,7 +12,9 @@ import pytest
 import soundfile
 from browsing import Page, browsing, needs_browser
 from running import Running, running
+from talking import plain
 
+import streamser
 from streamser.audio import read_audio
 from streamser.bundle import DEFAULT_MODEL
 from streamser.corpora.reader import read_corpus
@@ -33,13 +35,13 @@ def test_an_utterance_is_played_from_the_pages_memory_once_or_in_a_loop(
 ) -> None:
     with browsing(serve.url, talk, tmp_path) as page:
         page.show_file(talk)
-        page.do("document.querySelectorAll('#rows button.hear')[1].click()")
-        page.until(lambda: page.text("#hear") == "Stop")
-        start, end, length_s, peak = app(  # type: ignore[misc]
+        start, end, length_s, peak, shown = app(  # type: ignore[misc]
             page,
-            """const { buffer } = player.node; const { start, end } = player.part;
-            return [start, end, buffer.duration, Math.max(...buffer.getChannelData(0))];""",
+            """document.querySelectorAll('#rows button.hear')[1].click();
+            const { buffer } = player.node; const { start, end } = player.part;
+            return [start, end, buffer.duration, Math.max(...buffer.getChannelData(0)), hear.textContent];""",
         )
+        assert shown == "Stop"
         assert length_s == pytest.approx(end - start, abs=0.01)
         sound = read_audio(talk)
         assert peak == pytest.approx(sound[int(16000 * start) : int(16000 * end)].max(), abs=0.05)
@@ -270,3 +272,34 @@ def test_errors_name_the_file_and_never_an_object_of_the_server(serve: Running, 
         assert "BytesIO" not in page.text("#trouble-text")
         page.do("document.getElementById('export-csv').disabled = false; document.getElementById('export-csv').click()")
         page.until(lambda: "The export failed: " in page.text("#trouble-text"))
+
+
+def test_the_javascript_client_gives_what_the_python_client_gives(serve: Running, talk: Path, tmp_path: Path) -> None:
+    samples, rate = soundfile.read(talk, dtype="int16")
+    script = """const [samples, sample_rate, wrong] = arguments;
+        return import('/client.js').then(async ({ Client, ServerError }) => {
+            const client = new Client();
+            const events = [];
+            const listener = { event: (event) => events.push(event) };
+            const stream = client.stream({ sample_rate, lossless: true, stream: 'js' }, listener);
+            const { stream: name } = await stream.ready;
+            const pcm = Int16Array.from(samples);
+            for (let i = 0; i < pcm.length; i += 4800) stream.send(pcm.slice(i, i + 4800));
+            stream.lose(480);
+            await stream.end();
+            const refused = await client.label(new Uint8Array([1, 2, 3])).catch((error) => error);
+            const closed = await client.stream({ sample_rate: 1 }, {}).ready.catch((error) => error);
+            const csv = await (await client.export(events, 'csv')).text();
+            return [name, events, refused instanceof ServerError && refused.code, closed.code, csv]; });"""
+    with browsing(serve.url, talk, tmp_path) as page:
+        name, events, refused, closed, csv = page.do(script, samples[:, 0].tolist(), rate)
+    with streamser.Client(serve.url).stream(sample_rate=rate, lossless=True) as stream:
+        expected = []
+        for first in range(0, len(samples), 4800):
+            expected += stream.push(samples[first : first + 4800, 0])
+        stream.lose(480)
+        expected += stream.finish()
+    assert name == "js"
+    assert plain(events) == plain([event.to_dict() for event in expected])
+    assert (refused, closed) == ("not_sound", "sample_rate")
+    assert len(csv.splitlines()) == 3
