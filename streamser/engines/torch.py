@@ -52,6 +52,7 @@ class TorchEngine:
         self._bundle = bundle
         self._max_batch = _CUDA_BATCH if self._device.type == "cuda" else 1
         self._counters = Counters()
+        self._dimensions = 0  # of an embedding; the warm-up finds it
         self._lock = threading.Lock()
         net = restore(bundle)
         with self._computing():
@@ -66,7 +67,7 @@ class TorchEngine:
         started = time.perf_counter()
         check_frames(frames, self._bundle)
         if not len(frames):
-            return np.zeros((0, self._net.n_classes), np.float32), np.zeros((0, self._net.embedding_dim), np.float32)
+            return np.zeros((0, self._net.n_classes), np.float32), np.zeros((0, self._dimensions), np.float32)
         frames = np.ascontiguousarray(frames, np.float32)
         outputs = []
         for first in range(0, len(frames), self._max_batch):
@@ -112,11 +113,12 @@ class TorchEngine:
     def _judge(self, frames: Tensor, n: int) -> tuple[Frames, Frames]:
         """Windows (B, T, bins) on the device to the first n windows' scores."""
         try:
-            output = self._net(frames)
+            self._net.check(frames)
+            logits, embedding = self._net.served(frames)  # what the exported graph gives
         except ValueError as error:
             check_length(frames.shape[1], self._bundle, error)
             raise
-        return output.logits[:n].cpu().numpy(), output.embedding[:n].cpu().numpy()
+        return logits[:n].cpu().numpy(), embedding[:n].cpu().numpy()
 
     def _to_device(self, batch: NDArray[Any]) -> Tensor:
         """A batch filled up to a power of two with zeros, on the device."""
@@ -145,6 +147,7 @@ class TorchEngine:
         second = np.zeros(round(features.length_s * SAMPLE_RATE), np.float32)
         for batch in (1, 8) if self._device.type == "cuda" else (1,):
             scores = self.run_audio([second] * batch)
+        self._dimensions = scores[0].embedding.shape[1]
         if scores[0].logits.shape != (1, len(labels)):
             raise BundleError(
                 f"{self._bundle.weights_path}: the net gives {scores[0].logits.shape[1]} scores, "

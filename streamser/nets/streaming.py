@@ -55,8 +55,7 @@ class WindowNet(nn.Module):
         count = (count + frames.shape[1]).clamp_max(self._frames)  # (B, 1)
         order = torch.arange(self._frames, device=frames.device)[None] % count + self._frames - count  # (B, T)
         shown = window.gather(1, order[..., None].expand(-1, -1, self._bins))
-        output = self.net(shown)
-        return output.logits, output.embedding, [window, count]
+        return *self.net.served(shown), [window, count]
 
 
 def stream_net(net: SerNet, features: FeatureConfig) -> StreamNet:
