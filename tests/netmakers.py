@@ -47,4 +47,4 @@ def make_net_bundle(folder: Path, variant: str, features: FeatureConfig | None =
     net = make_net(variant, features, seed)
     weights = {name: value.numpy() for name, value in net.state_dict().items()}
     graph = export_onnx(net, features, len(LABELS))
-    return make_bundle(folder, features=features, weights=weights, onnx=graph, variant=variant, neutral=None)
+    return make_bundle(folder, features=features, weights=weights, onnx=graph, variant=variant)

@@ -155,14 +155,14 @@ def test_a_variant_that_the_zoo_does_not_know_is_a_bundle_error_and_onnx_still_s
 
 def test_weights_of_another_net_are_a_bundle_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"weights\.safetensors: not the weights of variant lightsernet"):
-        TorchEngine(make_bundle(tmp_path / "odd", variant="lightsernet", features=HOUSE, neutral=None))
+        TorchEngine(make_bundle(tmp_path / "odd", variant="lightsernet", features=HOUSE))
     with pytest.raises(BundleError, match="variant lightsernet takes 40 bins, but features give 64"):
         TorchEngine(make_bundle(tmp_path / "odd", variant="lightsernet", features=make_features()))
 
 
 def test_weights_of_other_classes_are_a_bundle_error(tmp_path: Path) -> None:
     weights = {name: value.numpy() for name, value in make_net("lightsernet", HOUSE, classes=7).state_dict().items()}
-    bundle = make_bundle(tmp_path / "seven", variant="lightsernet", features=HOUSE, weights=weights, neutral=None)
+    bundle = make_bundle(tmp_path / "seven", variant="lightsernet", features=HOUSE, weights=weights)
     with pytest.raises(BundleError, match="not the weights of variant lightsernet"):
         TorchEngine(bundle)
 
@@ -170,7 +170,7 @@ def test_weights_of_other_classes_are_a_bundle_error(tmp_path: Path) -> None:
 def test_weights_that_are_nan_are_a_bundle_error(tmp_path: Path) -> None:
     weights = {name: value.numpy().copy() for name, value in make_net("lightsernet", HOUSE).state_dict().items()}
     weights["head.weight"][:] = np.nan
-    bundle = make_bundle(tmp_path / "nan", variant="lightsernet", features=HOUSE, weights=weights, neutral=None)
+    bundle = make_bundle(tmp_path / "nan", variant="lightsernet", features=HOUSE, weights=weights)
     with pytest.raises(BundleError, match=r"weights\.safetensors: the net gives NaN"):
         TorchEngine(bundle)
 

@@ -52,7 +52,7 @@ def test_export_refuses_a_checkpoint_whose_graph_is_not_of_its_weights(
     net, other = (make_net("sepconv", FEATURES, seed) for seed in (0, 1))
     weights = {name: value.numpy() for name, value in net.state_dict().items()}
     graph = export_onnx(other, FEATURES, len(LABELS))
-    make_bundle(tmp_path / "mixed", features=FEATURES, weights=weights, onnx=graph, variant="sepconv", neutral=None)
+    make_bundle(tmp_path / "mixed", features=FEATURES, weights=weights, onnx=graph, variant="sepconv")
     out = tmp_path / "mixed.onnx"
     assert main(["export", str(tmp_path / "mixed"), "--out", str(out)]) == 1
     assert "not of one training" in capsys.readouterr().err
