@@ -18,6 +18,7 @@ import streamser
 from streamser.audio import read_audio
 from streamser.bundle import DEFAULT_MODEL
 from streamser.corpora.reader import read_corpus
+from streamser.recognizer import Recognizer
 from streamser.samples import find_samples
 
 pytestmark = needs_browser
@@ -303,3 +304,20 @@ def test_the_javascript_client_gives_what_the_python_client_gives(serve: Running
     assert plain(events) == plain([event.to_dict() for event in expected])
     assert (refused, closed) == ("not_sound", "sample_rate")
     assert len(csv.splitlines()) == 3
+
+
+def test_the_page_shows_how_well_the_voice_is_known_and_another_person_starts_anew(
+    adaptive: Recognizer, talk: Path, tmp_path: Path
+) -> None:
+    with running(adaptive.bundle.path) as server, browsing(server.url, talk, tmp_path) as page:
+        assert not page.find("#voice").is_displayed()
+        page.press("s")
+        page.until(lambda: "known from 1 utterance" in page.text("#voice"))
+        page.find("#new-speaker").click()
+        assert page.text("#voice") == "voice: not known yet"
+        page.until(lambda: len(page.rows()) == 2)  # the server has gone on with the stream
+        assert page.text("#link") == "connected"
+        page.press("s")
+        page.until(lambda: page.text("#main") == "Start listening")
+        assert not page.find("#voice").is_displayed()
+        assert page.complaints() == []
