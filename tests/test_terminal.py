@@ -327,6 +327,35 @@ async def test_s_at_the_question_saves_and_quits(tmp_path: Path) -> None:
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == len(TALK)
 
 
+async def test_saved_at_the_question_is_also_the_final_that_the_end_brings(tmp_path: Path) -> None:
+    class Ending(FakeListener):
+        """Gives one more utterance when it is closed, as one that was still open."""
+
+        def __iter__(self) -> Iterator[Event]:
+            yield from TALK
+            self.closed.wait(20)
+            yield from utterance(2, 10.0, 11.0, "sad")
+            self.over.set()
+
+        def close(self) -> None:
+            self.closed.set()
+            self.over.wait(20)
+
+        over = threading.Event()
+
+    listener = Ending(TALK)
+    app = TerminalApp(listener, title="test", save=tmp_path / "out.jsonl", ask=True)
+    async with running(listener, app) as pilot:
+        await until(pilot, lambda: app.session.summary.utterances == 2)
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, QuitScreen))
+        await pilot.press("s")
+        await until(pilot, lambda: app.return_value is not None)
+    assert app.session.summary.utterances == 3
+    saved = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sum(event.get("final", False) for event in saved) == 3
+
+
 async def test_a_save_that_fails_at_the_question_does_not_quit(tmp_path: Path) -> None:
     listener = FakeListener(TALK)
     app = TerminalApp(listener, title="test", save=tmp_path / "missing" / "out.jsonl", ask=True)

@@ -198,6 +198,7 @@ class TerminalApp(App[int]):
         self._save_to = save
         self._exit_at_end = exit_at_end
         self._ask = ask
+        self._save_at_end = False
         self._came: deque[Event] = deque()  # from the reading thread; emptied ten times a second
         self._saved_path: Path | None = None
         self._ticks = 0
@@ -393,6 +394,7 @@ class TerminalApp(App[int]):
     def _answered(self, answer: str | None) -> None:
         if answer == "save":
             self.action_save()
+            self._save_at_end = True
         if answer == "quit" or (answer == "save" and not self.session.unsaved):
             self.call_later(self.action_quit, 0)
 
@@ -403,6 +405,8 @@ class TerminalApp(App[int]):
         self._quitting = True
         await asyncio.to_thread(self._listener.close)
         self._take()
+        if self._save_at_end and self.session.unsaved:  # the final of an utterance that was still open
+            self.action_save()
         self.exit_code = self.exit_code or (1 if self.error else code)
         self.exit(self.exit_code)
 
