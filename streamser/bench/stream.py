@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from streamser.audio import SAMPLE_RATE, Samples, to_mono
-from streamser.engines import run_frames
+from streamser.engines import WindowScores, run_frames
 from streamser.engines.steps import ChunkSteps
 from streamser.events import EmotionEvent, Event, SpeechStarted
 from streamser.features import extract
@@ -37,7 +37,7 @@ def measure_stream(model: str, engine: str, compute: str, threads: int, sound: P
     windows = _live(recognizer, sound)
     cpu_s = time.process_time() - began
     peak_mb = _peak_mb()
-    plain = StreamConfig(pipeline=PipelineConfig(smoothing=0.0))
+    plain = StreamConfig(pipeline=PipelineConfig(smoothing=0.0, adapt=False))
     return {
         "cpu_ms_per_s": 1000 * cpu_s / seconds,
         "streams_per_core": seconds / cpu_s,
@@ -106,9 +106,7 @@ def _difference(recognizer: Recognizer, event: EmotionEvent, onset: int, sound: 
     if whole:
         frames = frames[: len(frames) // recognizer.steps.multiple * recognizer.steps.multiple]  # type: ignore[union-attr]
         logits, embedding = recognizer.engine.run(frames[None])
-        scores = run_frames(recognizer.engine, [frames[:1]], recognizer.features)[0]._replace(
-            logits=logits, embedding=embedding, audible=True
-        )
+        scores = WindowScores(logits, embedding, True)
     else:
         scores = run_frames(recognizer.engine, [frames], recognizer.features)[0]
     expected = recognizer.predict_scores([scores])[0].scores

@@ -73,8 +73,10 @@ def open_steps(bundle: Bundle, open_session: Callable[[bytes], Any], counters: C
             steps = WindowSteps(bundle, session, counters, metadata)
         else:
             raise ValueError(f"metadata streamser.step is chunks or window, not {kind!r}")
+        # A chunk and a rest that fills none, or a window: every way through the graph, and the first real call is warm.
+        frames = steps.first + steps.multiple if isinstance(steps, ChunkSteps) else bundle.features.window_frames
         silence = steps.track()
-        silence.feed(np.repeat(silent_frame(bundle.features), bundle.features.window_frames, axis=0))
+        silence.feed(np.repeat(silent_frame(bundle.features), frames, axis=0))
         scores = silence.scores()
     except (ValueError, KeyError, EngineError) as error:
         raise BundleError(f"{bundle.step_path}: {error}; export the checkpoint again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ def test_a_track_judges_all_that_was_fed_whatever_the_pieces(tmp_path: Path, pie
             np.testing.assert_allclose(track.scores().embedding[0], frames[:whole].mean(axis=0), atol=1e-5)
     assert track.fed == 20
     np.testing.assert_allclose(track.final(slice(3, 9)).embedding[0], frames.mean(axis=0), atol=1e-5)
+
+
+def test_opening_a_step_graph_runs_it_twice_however_long_the_window_is(tmp_path: Path) -> None:
+    engine = OnnxEngine(make_bundle(tmp_path / "mean", features=replace(FEATURES, length_s=20.0), step=running_mean()))
+    assert engine.steps is not None
+    assert engine.metrics()["windows"] == 2
 
 
 def test_asking_for_scores_changes_nothing(tmp_path: Path) -> None:
