@@ -162,3 +162,12 @@ def test_a_renamed_key_works_under_its_old_name_and_says_so(tmp_path: Path, capl
     assert load_config(file).recognizer.compute == "cpu"
     assert f"{file}:2: recognizer.device is now recognizer.compute" in caplog.text
     assert load_config(overrides=["recognizer.device=cuda:1"]).recognizer.compute == "cuda:1"
+
+
+def test_a_key_that_is_gone_names_what_to_do_instead(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("pipeline:\n  settle: true\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config.yaml:2: pipeline\.settle is gone: .* pipeline\.adapt: false"):
+        load_config(file)
+    with pytest.raises(ConfigError, match=r"pipeline\.settle is gone"):
+        load_config(overrides=["pipeline.settle=true"])

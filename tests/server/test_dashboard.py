@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from browsing import browsing, needs_browser
-from makers import make_bundle
+from makers import make_adaptive, make_bundle
 from running import Running, running
 from talking import finals, plain
 
@@ -86,6 +87,29 @@ def test_what_is_uncertain_is_called_so_and_not_by_a_label(talk: Path, tmp_path:
         assert all(shown.startswith("uncertain") for shown, _, _ in page.rows())
         assert page.text("#verdict-word") == "uncertain"
         assert "uncertain" in page.do("return document.getElementById('announce').textContent")
+
+
+def test_the_page_shows_how_well_the_voice_is_known_and_a_button_begins_anew(talk: Path, tmp_path: Path) -> None:
+    adaptive = make_adaptive(tmp_path / "adaptive")
+    sound, rate = soundfile.read(talk, dtype="int16")
+    twice = tmp_path / "twice.wav"  # four utterances; the button is pressed while the second one goes on
+    soundfile.write(twice, np.concatenate([sound, sound]), rate, subtype="PCM_16")
+    with running(adaptive.path) as server, browsing(server.url, twice, tmp_path / "profile") as page:
+        assert not page.find("#voice").is_displayed()
+        page.press("s")
+        page.until(lambda: "known from" in page.text("#voice-text"))
+        page.find("#new-speaker").click()
+        page.until(lambda: page.text("#voice-text") == "voice: not known yet")
+        page.until(lambda: len(page.rows()) == 4)
+        page.press("s")
+        page.until(lambda: page.text("#main") == "Start listening")
+        counts = [
+            event["baseline_utterances"]
+            for event in map(json.loads, page.export("jsonl").splitlines())
+            if event["type"] == "emotion" and event["final"]
+        ]
+        assert counts == [0, 1, 0, 1]
+        assert page.complaints() == []
 
 
 def test_a_lost_server_is_said_and_when_it_is_back_listening_goes_on(sure: Bundle, talk: Path, tmp_path: Path) -> None:

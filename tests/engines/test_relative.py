@@ -1,0 +1,105 @@
+"""A relative head runs one utterance at a time, and one that is not what it should be is refused when it is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from makers import babble, make_adaptive, make_features, make_relative, make_weights
+
+from streamser.baseline import Baseline
+from streamser.bundle import Bundle, Calibration
+from streamser.engines.relative import open_relative
+from streamser.errors import BundleError
+from streamser.recognizer import Recognizer, load
+
+WEIGHTS = make_weights(make_features(), 4)
+
+
+def renamed(old: str, new: str) -> bytes:
+    """The graph with one input or output of another name."""
+    model = onnx.load_from_string(make_relative(WEIGHTS))
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = new if value.name == old else value.name
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+    return bytes(model.SerializeToString())
+
+
+def test_the_head_is_the_difference_to_the_shrunken_mean(adaptive: Recognizer) -> None:
+    assert adaptive.relative is not None
+    rng = np.random.default_rng(0)
+    embedding, total = rng.normal(size=(2, 64)).astype(np.float32)
+    expected = (embedding - total / (3.0 + 2.0)) @ WEIGHTS["weight"]
+    np.testing.assert_allclose(adaptive.relative.run(embedding, total.astype(np.float64), 3.0), expected, atol=1e-4)
+
+
+def test_a_bundle_without_one_opens_none(bundle: Bundle) -> None:
+    assert open_relative(bundle) is None
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (lambda: renamed("weight", "number"), "must map embedding, total and weight to logits"),
+        (lambda: renamed("logits", "scores"), "must map embedding, total and weight to logits"),
+        (lambda: make_relative(make_weights(make_features(), 3)), "gives no 4 finite float32 scores"),
+        (
+            lambda: make_relative({"weight": np.full((64, 4), np.nan, np.float32)}),
+            "gives no 4 finite float32 scores",
+        ),
+        (lambda: b"no graph", "is not an ONNX model"),
+    ],
+)
+def test_a_graph_that_is_no_relative_head_is_refused(graph: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=rf"relative\.onnx: .*{said}"):
+        load(make_adaptive(tmp_path / "broken", relative=graph()).path, "cpu")
+
+
+def test_a_head_for_other_embeddings_than_the_nets_is_refused(tmp_path: Path) -> None:
+    relative = make_relative({"weight": np.zeros((32, 4), np.float32)})
+    with pytest.raises(BundleError, match=r"takes embeddings of 32 values, but the net gives 64"):
+        load(make_adaptive(tmp_path / "other", relative=relative).path, "cpu")
+
+
+def test_the_answers_mix_by_the_weight_of_the_baseline(adaptive: Recognizer) -> None:
+    sound = babble(2.0, seed=4)
+    absolute = np.array(list(adaptive.predict(sound).scores.values()))
+    total = np.full(64, 5.0)
+    shares = []
+    for weight in (0.0, 0.5, 1e9):
+        baseline = Baseline(total if weight else np.zeros(64), weight, 1)
+        mixed = np.array(list(adaptive.predict(sound, baseline).scores.values()))
+        shares.append(float(np.abs(mixed - absolute).max()))
+        assert mixed.sum() == pytest.approx(1.0)
+    assert shares[0] == 0.0 < shares[1]
+    relative = adaptive.relative
+    assert relative is not None
+    logits = relative.run(adaptive.embed(sound)[0], total, 0.5).astype(np.float64)
+    odds = np.exp(logits - logits.max())
+    half = 0.5 * absolute + 0.5 * odds / odds.sum()  # half is 0.5 in the tests' rule
+    found = adaptive.predict(sound, Baseline(total, 0.5, 1)).scores.values()
+    assert list(found) == pytest.approx(half, abs=1e-6)
+
+
+def test_one_baseline_or_one_for_each_sound(adaptive: Recognizer) -> None:
+    sounds = [babble(1.0, seed=seed) for seed in range(3)]
+    one = Baseline(np.full(64, 5.0), 2.0, 2)
+    both = adaptive.predict(sounds, [one, None, one])
+    assert both[0] == adaptive.predict(sounds[0], one) != adaptive.predict(sounds[0])
+    assert both[1] == adaptive.predict(sounds[1])
+    assert adaptive.predict(sounds, one) == [adaptive.predict(sound, one) for sound in sounds]
+    with pytest.raises(ValueError, match=r"baseline\.total holds 64 values for adaptive, not \(63,\)"):
+        adaptive.predict(sounds[0], Baseline(np.zeros(63), 1.0, 1))
+
+
+def test_the_prior_of_neutral_holds_for_both_heads(tmp_path: Path) -> None:
+    path = make_adaptive(tmp_path / "calm", calibration=Calibration()).path
+    sound, baseline = babble(2.0, seed=4), Baseline(np.full(64, 5.0), 1e12, 1)
+    plain = load(path, "cpu").predict(sound, baseline).scores["neutral"]
+    prior = load(path, "cpu", neutral_prior=0.7).predict(sound, baseline).scores["neutral"]
+    assert prior / (1 - prior) == pytest.approx(plain / (1 - plain) * 0.7 / 0.3 * 3, rel=1e-6)

@@ -1,0 +1,75 @@
+"""A baseline is a weighted sum that fades, and knows what it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import numpy as np
+import pytest
+from makers import make_rule
+
+from streamser.baseline import Baseline
+
+RULE = make_rule(memory=4, exponent=2.0, full_s=2.0, half=3.0)
+
+
+def test_an_empty_baseline_is_no_baseline() -> None:
+    empty = Baseline.empty(3)
+    assert (empty.kind, empty.weight, empty.utterances) == ("none", 0.0, 0)
+    assert empty.plus(np.ones(3), 0.0, RULE).kind == "none"
+    assert empty.plus(np.ones(3), 0.1, RULE).kind == "own"
+
+
+def test_each_utterance_fades_what_was_before_it_and_nothing_else() -> None:
+    one, two = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    made = Baseline.empty(2).plus(one, 1.0, RULE).plus(two, 0.5, RULE).plus(two, 0.0, RULE)
+    np.testing.assert_allclose(made.total, [0.75**2, 0.5 * 0.75])
+    assert (made.weight, made.utterances) == (0.75**2 + 0.5 * 0.75, 3)
+
+
+def test_the_baseline_it_came_from_stays_as_it_was() -> None:
+    before = Baseline(np.array([1.0, 2.0]), 3.0, 3, "profile")
+    after = before.plus(np.array([9.0, 9.0]), 1.0, RULE)
+    assert before.total.tolist() == [1.0, 2.0] and after.kind == before.kind == "profile"
+    with pytest.raises(FrozenInstanceError):
+        before.weight = 9.0  # type: ignore[misc]
+
+
+def test_a_long_stream_stays_bounded() -> None:
+    made = Baseline.empty(1)
+    for _ in range(1_000):
+        made = made.plus(np.array([2.0]), 1.0, RULE)
+    assert made.weight == pytest.approx(RULE.memory)
+    assert made.total[0] / made.weight == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("neutrality", "duration_s", "weight"),
+    [(1.0, 2.0, 1.0), (1.0, 9.0, 1.0), (0.5, 2.0, 0.25), (1.0, 0.5, 0.25), (0.0, 2.0, 0.0)],
+)
+def test_an_utterance_weighs_by_neutrality_and_length(neutrality: float, duration_s: float, weight: float) -> None:
+    assert RULE.weight_of(neutrality, duration_s) == pytest.approx(weight)
+
+
+def test_the_share_rises_with_the_weight_and_is_nought_without() -> None:
+    assert [RULE.share_of(weight) for weight in (0.0, 1.0, 3.0, 9.0)] == [0.0, 0.25, 0.5, 0.75]
+    assert make_rule(half=0.0).share_of(0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ((np.array([np.nan]), 1.0, 1), "total holds finite numbers"),
+        ((np.zeros((2, 2)), 1.0, 1), "total holds finite numbers"),
+        ((np.zeros(2), -1.0, 1), "weight is 0 or more"),
+        ((np.zeros(2), float("inf"), 1), "weight is 0 or more"),
+        ((np.zeros(2), 1.0, -1), "utterances is 0 or more"),
+        ((np.zeros(2), 1.0, 1, "mine"), "source is own or profile"),
+    ],
+)
+def test_what_cannot_be_a_baseline_is_refused(fields: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Baseline(*fields)
+    with pytest.raises(ValueError, match=r"embedding has shape \(2,\), not \(3,\)"):
+        Baseline.empty(2).plus(np.zeros(3), 1.0, RULE)
