@@ -14,7 +14,7 @@ from makers import babble
 from virtualmic import VirtualMic, needs_virtual_mic
 
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
-from streamser.bundle import Bundle
+from streamser.bundle import DEFAULT_MODEL, Bundle, load_bundle
 from streamser.cli import build_parser, main
 from streamser.cli.demo import comparison
 from streamser.events import EmotionEvent
@@ -30,7 +30,7 @@ def test_the_demo_ends_with_a_summary_a_comparison_and_three_commands(
 ) -> None:
     assert main(["demo", "--model", str(bundle.path), "--speed", "max"]) == 0
     said = capsys.readouterr()
-    assert said.err == "streamser: 6 recorded sentences by actors, 21 s, muted\n"
+    assert said.err == "streamser: 6 recorded sentences by actors, 20 s, muted\n"
     lines = said.out.splitlines()
     assert any(line.startswith("  timeline  ") for line in lines)
     first = lines.index("  played     recognized               sentence")
@@ -146,3 +146,11 @@ def test_without_a_loudspeaker_the_demo_says_so_and_goes_on(
     monkeypatch.setattr(demo, "find_samples", lambda: find_samples()[:1])
     assert main(["demo", "--model", str(bundle.path), "--plain"]) == 0
     assert "without sound (no loudspeaker: Error querying device -1)" in capsys.readouterr().err
+
+
+def test_the_table_says_truly_which_speakers_the_default_checkpoint_has_met() -> None:
+    provenance = load_bundle(DEFAULT_MODEL).provenance
+    parts = {"train_speakers": "seen", "validation_speakers": "validation"}
+    known = {name: word for part, word in parts.items() for name in provenance[part]}
+    for sample in find_samples():
+        assert sample.training == known.get(f"cremad_part/{sample.speaker}", "unseen")
