@@ -93,7 +93,7 @@ def test_a_job_that_time_stopped_is_gone_on_with(recipe: Recipe, material: Mater
 
 @pytest.mark.slow
 def test_a_killed_process_costs_no_job(recipe: Recipe, material: Material, tmp_path: Path) -> None:
-    jobs = jobs_of(replace(recipe, epochs=400, passes_per_epoch=8), "m", material, tmp_path / "run")
+    jobs = jobs_of(replace(recipe, epochs=80, passes_per_epoch=8), "m", material, tmp_path / "run")
     ends: list[JobEnd] = []
 
     def train() -> None:
