@@ -164,6 +164,19 @@ def test_a_signal_ends_a_paced_stream_with_its_last_final(
 
 
 @pytest.mark.slow
+def test_two_signals_at_once_leave_a_whole_file(talk: Path, bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "events.jsonl"
+    with start("replay", talk, "--speed", 1, "--plain", "--model", bundle.path, "--out", out) as process:
+        until(lambda: out.exists() and b'"emotion"' in out.read_bytes(), "a partial result")
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) in (130, -signal.SIGINT)  # the second comes before or after the end
+        assert process.stderr is not None and b"Traceback" not in process.stderr.read()
+    content = out.read_text()
+    assert content.endswith("\n") and all(json.loads(line)["v"] == 1 for line in content.splitlines())
+
+
+@pytest.mark.slow
 def test_a_terminal_window_that_is_closed_ends_the_stream_with_its_last_final(
     talk: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
