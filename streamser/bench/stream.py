@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from streamser.audio import SAMPLE_RATE, Samples, to_mono
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, to_mono
 from streamser.engines import WindowScores, run_frames
 from streamser.engines.steps import ChunkSteps
 from streamser.events import EmotionEvent, Event, SpeechStarted
 from streamser.features import extract
 from streamser.recognizer import Recognizer, load
+from streamser.stream.pcm import PcmConverter
 from streamser.stream.pipeline import Listener, PipelineConfig, Stream, StreamConfig
-from streamser.stream.sources import PushSource
+from streamser.stream.sourcebase import SourceItem, TimedBlock
+from streamser.stream.status import SourceState
 
 __all__ = ["measure_stream"]
 
@@ -53,21 +54,32 @@ def _blocks(sound: Path) -> Iterator[bytes]:
             yield block
 
 
+class _Blocks:
+    """The file as a source of 20 ms blocks, each as soon as the last one is taken."""
+
+    live = False
+    overflows = 0
+    description = "measured sound"
+    state: SourceState = "open"
+
+    def __init__(self, sound: Path) -> None:
+        self._sound = sound
+
+    def __iter__(self) -> Iterator[SourceItem]:
+        position, converter = 0, PcmConverter()
+        for pcm in _blocks(self._sound):
+            block = AudioBlock(converter.feed(pcm), position)
+            position = block.end
+            yield TimedBlock(block, time.monotonic())
+
+    def close(self) -> None:
+        """It ends by itself."""
+
+
 def _live(recognizer: Recognizer, sound: Path) -> list[tuple[int, int]]:
     """Run the threads of a live stream, as fast as they can; the windows that were judged."""
-    source = PushSource()
-
-    def push() -> None:
-        for block in _blocks(sound):
-            source.push(block)
-        source.close()
-
-    pushing = threading.Thread(target=push, name="bench-push", daemon=True)
-    with Listener(source, recognizer) as events:
-        pushing.start()
-        windows = [(event.start, event.end) for event in events if isinstance(event, EmotionEvent)]
-    pushing.join()
-    return windows
+    with Listener(_Blocks(sound), recognizer) as events:
+        return [(event.start, event.end) for event in events if isinstance(event, EmotionEvent)]
 
 
 def _latencies(recognizer: Recognizer, sound: Path, config: StreamConfig) -> dict[str, Any]:
