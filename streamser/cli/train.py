@@ -98,8 +98,6 @@ def run(args: argparse.Namespace) -> int:
         return _list()
     torch.set_num_threads(args.threads or torch.get_num_threads())
     root = (args.corpora_root or Path(os.environ.get("STREAMSER_CORPORA", "."))).expanduser()
-    # augmentation names its noise and room folders as the recipe names its corpora
-    os.environ.setdefault("STREAMSER_CORPORA", str(root))
     if args.paper:
         from streamser.cli.trainpaper import run_paper
 
@@ -174,6 +172,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
     import torch.distributed
 
     from streamser.training.material import gather, write_left_out, write_recipe
+    from streamser.training.options import RunOptions
     from streamser.training.trainer import Trainer
 
     protocol = recipe.protocol.replace(":", "-")
@@ -198,10 +197,9 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
             log.info("%d clips are left out; %s names each of them", count, folder / "left-out.csv")
         for label, count in material.dropped.items():
             log.info("%d clips labelled %s are not trained on", count, label)
-    trainer = Trainer(
-        recipe, material, folder, cache=cache, device=device, workers=args.workers or os.cpu_count() or 1,
-        on_epoch=bar.epoch, progress=bar.progress,
-    )  # fmt: skip
+    workers = args.workers or os.cpu_count() or 1
+    options = RunOptions(cache=cache, device=device, workers=workers, on_epoch=bar.epoch, progress=bar.progress)
+    trainer = Trainer(recipe, material, folder, options)
     if torch.distributed.is_initialized() and rank == 0:
         torch.distributed.barrier()
     if args.dry_run:
@@ -255,9 +253,8 @@ def _preview(recipe: Recipe, root: Path, out: Path) -> int:
     if variant.build(len(recipe.labels)).needs_start:
         frozen_augment(recipe.feature_augment)  # refuses what such a net is never trained with
     drawn, window_s = recipe.feature_augment, recipe.train_window_s
-    page = preview_augment(
-        clips[::step][:4], out, features, recipe.augment, drawn, window_s=window_s, seed=recipe.seeds[0]
-    )
+    augment = None if recipe.augment is None else recipe.augment.located(root)
+    page = preview_augment(clips[::step][:4], out, features, augment, drawn, window_s=window_s, seed=recipe.seeds[0])
     print(f"open {page}: each change alone, then all together")
     return 0
 

@@ -32,11 +32,15 @@ QUIET_DBFS = -46.0
 """Peak below half a percent of full scale: what 16 bits keep of such speech is mostly noise."""
 
 
-def find_corpus(folder: str | os.PathLike[str]) -> Path:
-    """A folder as given, or the corpus of that name under $STREAMSER_CORPORA."""
+def find_corpus(folder: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Path:
+    """A folder as given, or the corpus of that name below `root`, which is $STREAMSER_CORPORA unless it is given."""
     path = Path(folder)
     if path.is_dir():
         return path
+    if root is not None and not path.is_absolute():
+        if (Path(root) / path).is_dir():
+            return Path(root) / path
+        raise CorpusError(f"{path}: no such corpus folder, and not in {root} either")
     root = os.environ.get(ENVIRONMENT, "")
     if root and not path.is_absolute() and (Path(root) / path).is_dir():
         return Path(root) / path

@@ -6,7 +6,7 @@ would pass full scale is turned down, to full scale.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -275,6 +275,13 @@ class AugmentConfig:
     telephone_peak_db: Range = (-30.0, 0.0)
     gain_probability: float = 0.0
     gain_db: Range = (-20.0, 20.0)
+
+    def located(self, root: Path | None) -> AugmentConfig:
+        """The same with the folders of noise and rooms as paths, looked up by name below `root`."""
+        room = str(find_corpus(self.room_folder, root)) if self.room_folder else ""
+        return replace(
+            self, room_folder=room, noise_folders=tuple(str(find_corpus(n, root)) for n in self.noise_folders)
+        )
 
     def __post_init__(self) -> None:
         for field in fields(self):

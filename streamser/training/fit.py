@@ -113,29 +113,38 @@ class Fitted:
     history: list[dict[str, float]]
 
 
+@dataclass(frozen=True, slots=True)
+class FitData:
+    """What a network learns from."""
+
+    batches: BatchMaker
+    train: Part
+    choose: Part
+    """The part that chooses the epoch."""
+    outliers: BatchMaker | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """Where a fit computes and what it keeps."""
+
+    seed: int
+    folder: Path
+    device: str = "cpu"
+    on_epoch: Callable[[dict[str, float]], None] | None = None
+
+
 class Fit:
     """One run over one split; `run()` trains to the end, from the last checkpoint when there is one."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        net: SerNet,
-        loss: nn.Module,
-        batches: BatchMaker,
-        train: Part,
-        choose: Part,
-        *,
-        seed: int,
-        folder: Path,
-        outliers: BatchMaker | None = None,
-        device: str = "cpu",
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
-    ) -> None:
+    def __init__(self, recipe: Recipe, net: SerNet, loss: nn.Module, data: FitData, options: FitOptions) -> None:
+        batches, train, choose, outliers = data.batches, data.train, data.choose, data.outliers
+        seed = options.seed
         if batches.features.long == "pieces":
             train = in_pieces(train, batches)
         self.recipe, self.batches, self.train, self.choose = recipe, batches, train, choose
         self.outliers = outliers
-        self.folder, self.device, self.on_epoch = folder, torch.device(device), on_epoch
+        self.folder, self.device, self.on_epoch = options.folder, torch.device(options.device), options.on_epoch
         self.seed = seed
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         layout = torch.channels_last if self._convolutional(net) else torch.contiguous_format

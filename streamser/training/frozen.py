@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +22,8 @@ from streamser.features import FeatureConfig, Frames
 from streamser.nets.layers import SerNet
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
+from streamser.training.options import RunOptions
+from streamser.training.recipe import Recipe
 from streamser.training.store import LevelStore, keep
 
 _CLIPS = 32  # of one job
@@ -52,18 +53,14 @@ def build_frozen_store(
     net: SerNet,
     store: LevelStore,
     features: FeatureConfig,
-    augment: FeatureAugment,
-    *,
-    precision: str,
-    cache: Path,
-    device: str,
-    workers: int,
-    progress: Callable[[int, int], None] | None = None,
+    recipe: Recipe,
+    options: RunOptions,
 ) -> LevelStore:
-    """The store of what the net's frozen part hears: every window of each clip as it is served, and of each copy.
+    """The store of the frozen part's output: for every window of each clip as it is served, and of each copy.
 
-    Of the copies, the share that `augment` crops is heard in a shorter piece, drawn once.
+    Of the copies, the share that the recipe's augmentation crops is encoded in a shorter piece, drawn once.
     """
+    augment, precision = recipe.feature_augment, recipe.precision
     copies, clips = store.starts.shape
     batches = BatchMaker(store, features, FeatureAugment())
     pairs = [(clip, copy) for clip in range(clips) for copy in range(copies)]
@@ -74,10 +71,11 @@ def build_frozen_store(
     )
     versions = (
         said[i : i + copies]
-        for said in _encode_all(net, jobs, precision, device, workers)
+        for said in _encode_all(net, jobs, precision, options.device, options.workers)
         for i in range(0, len(said), copies)
     )
-    return keep(cache / _key(net, store, features, augment, precision), versions, clips, np.float32, progress)
+    folder = options.cache / _key(net, store, features, augment, precision)
+    return keep(folder, versions, clips, np.float32, options.stage("encoder"))
 
 
 def _key(net: SerNet, store: LevelStore, features: FeatureConfig, augment: FeatureAugment, precision: str) -> str:

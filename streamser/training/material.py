@@ -65,6 +65,8 @@ class Material:
     """Clips of labels that the recipe does not train, by label."""
     labels: tuple[str, ...] = ()
     """The labels of a recipe that trains all of them; empty for one that names its own."""
+    root: Path | None = None
+    """Folder in which corpora are looked up by name, those of noise and rooms too."""
 
 
 def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
@@ -86,7 +88,7 @@ def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
         raise ConfigError(f"{recipe.name}: no clip is labelled {', '.join(sorted(missing))}; see labels and label_map")
     plain, plain_reports = _plain_speech(recipe, root, cache)
     labels = wanted if recipe.labels == ALL_LABELS else ()
-    return Material((*kept, *plain), (*reports, *plain_reports), dropped, labels)
+    return Material((*kept, *plain), (*reports, *plain_reports), dropped, labels, root)
 
 
 def _plain_speech(recipe: Recipe, root: Path, cache: Path) -> tuple[list[Clip], list[CorpusReport]]:

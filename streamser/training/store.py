@@ -95,29 +95,39 @@ def _levels(sound: Samples, features: FeatureConfig) -> NDArray[np.float16]:
     return extract(np.pad(at_peak(sound, features), (0, max(0, short))), features).astype(_STORED)
 
 
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """The augmented copies that are kept of each clip, beside the clean one."""
+
+    augment: AugmentConfig | None = None
+    count: int = 0
+    by_speaker: bool = False
+    """Augment a copy alike for all clips of a speaker."""
+    root: Path | None = None
+    """Where corpora of noise and rooms are looked up by name."""
+    seed: int = 0
+
+
 def build_store(
     clips: Sequence[Clip],
     features: FeatureConfig,
+    copies: Copies | None = None,
     *,
-    augment: AugmentConfig | None = None,
-    copies: int = 0,
-    by_speaker: bool = False,
-    seed: int = 0,
     cache: Path,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LevelStore:
-    """Read the store from the cache folder, or compute it over several processes and keep it there.
-
-    With `by_speaker` a copy is augmented alike for all clips of a speaker.
-    """
+    """Read the store from the cache folder, or compute it over several processes and keep it there."""
     features = level_config(features)
-    folder = cache / _cache_key(clips, features, augment, copies, seed, by_speaker)
+    kept = copies or Copies()
+    by_speaker, seed = kept.by_speaker, kept.seed
+    folder = cache / _cache_key(clips, features, kept.augment, kept.count, seed, by_speaker)
+    augment = None if kept.augment is None else kept.augment.located(kept.root)
     groups = sorted({clip.speaker for clip in clips}) if by_speaker else [clip.id for clip in clips]
     drawn = np.random.default_rng(seed).integers(0, 2**63, len(groups)).tolist()
     seed_of = dict(zip(groups, drawn, strict=True))
     seeds = [seed_of[clip.speaker if by_speaker else clip.id] for clip in clips]
-    versions = _compute(clips, features, augment, copies, seeds, workers or os.cpu_count() or 1)
+    versions = _compute(clips, features, augment, kept.count, seeds, workers or os.cpu_count() or 1)
     return keep(folder, versions, len(clips), _STORED, progress)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from streamser.training.material import Material, splits_of, with_labels
+from streamser.training.options import RunOptions
 from streamser.training.recipe import Recipe
 from streamser.training.trainer import Trainer
 
@@ -163,10 +164,7 @@ def _trainer(job: Job) -> Trainer:
             job.recipe,
             material,
             job.folder,
-            cache=_shared["cache"],
-            device=_shared["device"],
-            workers=1,
-            on_epoch=lambda _, row: _check_time(),
+            RunOptions(cache=_shared["cache"], device=_shared["device"], on_epoch=lambda _, row: _check_time()),
         )
         _shared["key"] = key
     trainer: Trainer = _shared["trainer"]

@@ -4,50 +4,40 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
-from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from streamser.audio import read_audio
-from streamser.bundle import RELATIVE, Bundle, Calibration, load_bundle, save_bundle
+from streamser.bundle import RELATIVE, Bundle, Calibration
 from streamser.corpora.clips import Clip
-from streamser.corpora.layouts import sound_files
 from streamser.corpora.protocols import Split
-from streamser.corpora.reader import find_corpus
-from streamser.errors import ConfigError, ProtocolError
+from streamser.errors import ProtocolError
 from streamser.evaluation.adaptation import load_left_out
 from streamser.evaluation.calibration import balanced_weights, fit_calibration, fit_temperature
 from streamser.evaluation.folds import FoldResult, by_seed, load_folds, pool, save_fold
 from streamser.evaluation.foldsummary import are_left_out, left_out_metrics, summarize
 from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.features import FeatureConfig
-from streamser.nets import zoo
-from streamser.nets.export import export_onnx, is_narrow
 from streamser.nets.frozenhead import FrozenHead
-from streamser.nets.layers import SerNet, count_parameters
+from streamser.nets.layers import SerNet
 from streamser.nets.relative import RelativeHead, export_relative
-from streamser.nets.stepgraph import export_step
 from streamser.recognizer import Recognizer, load
 from streamser.training.batches import BatchMaker
-from streamser.training.fit import CHECKPOINT, Fit, Fitted, Part, with_common_labels
-from streamser.training.frozen import build_frozen_store, frozen_augment, frozen_features
-from streamser.training.material import Material, features_of, label_shares, splits_of, with_labels
+from streamser.training.fit import CHECKPOINT, Fit, FitData, FitOptions, Fitted, Part, with_common_labels
+from streamser.training.material import Material, label_shares, splits_of, with_labels
+from streamser.training.options import RunOptions
+from streamser.training.publish import Trained, publish
 from streamser.training.recipe import OutlierConfig, Recipe
 from streamser.training.relative import RelativeBatches
-from streamser.training.store import LevelStore, build_store, level_config, standard_of
+from streamser.training.setup import set_up
+from streamser.training.stores import read_stores
 from streamser.training.windows import clip_logits, reconstruction_mse
 
 log = logging.getLogger(__name__)
@@ -55,86 +45,15 @@ log = logging.getLogger(__name__)
 _STANDARD_CLIPS = 8192
 
 
-StageProgress = Callable[[str, int, int], None]
-"""(what, done, of how many)."""
-
-
 class Trainer:
-    """One recipe in one run folder."""
+    """One recipe in one run folder: fit every split, score it, and ship the checkpoint."""
 
-    def __init__(
-        self, recipe: Recipe, material: Material, folder: Path, *, cache: Path, device: str = "cpu", workers: int = 1,
-        on_epoch: Callable[[str, dict[str, float]], None] | None = None, progress: StageProgress | None = None,
-    ) -> None:  # fmt: skip
-        recipe = with_labels(recipe, material)
-        self.recipe, self.material, self.folder = recipe, material, folder
-        self.device, self.on_epoch, self.progress = device, on_epoch, progress
-        self.variant = zoo.get(recipe.variant)
-        self.features = features_of(self.variant, recipe)
-        try:
-            self.loss = replace(self.variant.loss, **recipe.loss)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{recipe.name}: {error}") from error
-        # what cannot be built or drawn is said before anything is read
-        net = self._net(self.features)
-        recipe.feature_augment.check(self.features)
-        if net.needs_start:
-            frozen_augment(recipe.feature_augment)
-            if recipe.train_window_s:
-                raise ConfigError(
-                    f"{recipe.name}: train_window_s is for nets that learn as a whole; {self.variant.name} learns on "
-                    "the windows that are served, and on pieces of them by feature_augment: {crop_probability: ...}"
-                )
-        self.row = {clip.id: i for i, clip in enumerate(material.clips)}
-        self.store: LevelStore = build_store(
-            material.clips,
-            level_config(self.features),
-            augment=recipe.augment,
-            copies=recipe.copies,
-            by_speaker=recipe.augment_by == "speaker",
-            cache=cache,
-            workers=workers,
-            progress=None if progress is None else lambda done, of: progress("features", done, of),
-        )
-        self.outliers = self._outliers(cache, workers)
-        self.frozen_features: FeatureConfig | None = None
-        if net.needs_start:
-            self._freeze(net, cache, workers)
-
-    def _freeze(self, net: SerNet, cache: Path, workers: int) -> None:
-        """Replace the stores by the frozen part's output, computed once for all splits and epochs."""
-
-        def frozen(store: LevelStore) -> LevelStore:
-            report = self.progress
-            return build_frozen_store(
-                net,
-                store,
-                self.features,
-                self.recipe.feature_augment,
-                precision=self.recipe.precision,
-                cache=cache,
-                device=self.device,
-                workers=workers,
-                progress=None if report is None else lambda done, of: report("listening", done, of),
-            )
-
-        self.store = frozen(self.store)
-        self.outliers = None if self.outliers is None else frozen(self.outliers)
-        self.frozen_features = frozen_features(self.store.levels.shape[1], self.features.sample_rate)
-
-    def _outliers(self, cache: Path, workers: int) -> LevelStore | None:
-        """The log-mel of the recipe's sounds that are no speech, where it names some."""
-        wanted = self.recipe.outliers
-        if not wanted.folder:
-            return None
-        files = sound_files(find_corpus(wanted.folder))
-        kept = [path for path in files if any(fnmatch(path.name, name) for name in wanted.names)]
-        if not kept:
-            raise ConfigError(
-                f"outliers: none of {len(files)} sounds in {wanted.folder} is {' or '.join(wanted.names)}"
-            )
-        clips = [Clip(path, "outliers", "", "") for path in kept]
-        return build_store(clips, level_config(self.features), cache=cache, workers=workers)
+    def __init__(self, recipe: Recipe, material: Material, folder: Path, options: RunOptions) -> None:
+        self.setup = set_up(with_labels(recipe, material))
+        self.recipe = self.setup.recipe
+        self.material, self.folder, self.options = material, folder, options
+        self.device = torch.device(options.device)
+        self.stores = read_stores(self.setup, material, options)
 
     # ---- splits ----------------------------------------------------------------------------------------
 
@@ -143,51 +62,38 @@ class Trainer:
         return splits_of(self.recipe, self.material, seed)
 
     def part(self, clips: Sequence[Clip]) -> Part:
-        rows = np.array([self.row[clip.id] for clip in clips], np.int64)
+        rows = np.array([self.stores.row[clip.id] for clip in clips], np.int64)
         targets = np.array([self.recipe.labels.index(clip.label) for clip in clips], np.int64)
-        soft = label_shares(clips, self.recipe.labels, self.recipe.label_map) if self.loss.kind == "soft" else None
+        soft = (
+            label_shares(clips, self.recipe.labels, self.recipe.label_map) if self.setup.loss.kind == "soft" else None
+        )
         return Part(tuple(clips), rows, targets, soft)
 
     # ---- one split -------------------------------------------------------------------------------------
 
     def fit(self, split: Split, seed: int) -> tuple[Fitted, FeatureConfig, BatchMaker]:
         """Train on one split; goes on where an earlier run of the same folder stopped."""
-        features = self._scaled(split)
+        features = self.stores.scaled(self.setup.features, split)
         torch.manual_seed(seed)
-        net = self._net(features)
+        net = self.setup.build(features)
         train = self.part(
             with_common_labels(split.train, self.recipe.labels) if self.recipe.mask_absent_labels else split.train
         )
         counts = Counter(clip.label for clip in train.clips)
         learning = net.trained()
-        loss = self.loss.build(
+        loss = self.setup.loss.build(
             len(self.recipe.labels), learning.embedding_dim, [counts[label] for label in self.recipe.labels]
         )
         recipe = replace(self.recipe, choose_by="last") if split.choose_on == "nothing" else self.recipe
         chosen = {"validation": split.validation, "test": split.test, "nothing": split.validation or split.test}
-        if self.frozen_features is None:
-            pieces = features.frames_in(round(recipe.train_window_s * features.sample_rate)) or None
-            batches = BatchMaker(self.store, features, recipe.feature_augment, pieces)
-        else:
-            batches = BatchMaker(self.store, self.frozen_features, frozen_augment(recipe.feature_augment))
-        outliers = (
-            None
-            if self.outliers is None
-            else BatchMaker(self.outliers, batches.features, batches.augment, batches.train_frames)
-        )
+        batches, outliers = self.stores.batches(self.setup, features)
         _standardize(learning, batches, train.rows, seed)
         fit = Fit(
             recipe,
             learning,
             loss,
-            batches,
-            train,
-            self.part(chosen[split.choose_on]),
-            seed=seed,
-            folder=self.folder_of(split, seed),
-            outliers=outliers,
-            device=self.device,
-            on_epoch=None if self.on_epoch is None else lambda row: self.on_epoch(split.name, row),  # type: ignore[misc]
+            FitData(batches, train, self.part(chosen[split.choose_on]), outliers),
+            self._fit_options(split, seed),
         )
         try:
             fitted = fit.run()
@@ -199,7 +105,7 @@ class Trainer:
 
     def fit_relative(self, split: Split, seed: int, batches: BatchMaker) -> RelativeHead | None:
         """Train the relative head of one split on what the frozen encoder gave; None where the recipe wants none."""
-        if not self.recipe.baseline.train or self.frozen_features is None:
+        if not self.recipe.baseline.train or self.stores.frozen is None:
             return None
         clips = with_common_labels(split.train, self.recipe.labels) if self.recipe.mask_absent_labels else split.train
         everybody = self.part((*clips, *split.validation))
@@ -209,47 +115,26 @@ class Trainer:
             for part in (self.part(clips), self.part(split.validation or split.test))
         )
         torch.manual_seed(seed)
-        net = self._net(self._scaled(split)).trained()
+        net = self.setup.build(self.stores.scaled(self.setup.features, split)).trained()
         counts = Counter(clip.label for clip in train.clips)
-        loss = self.loss.build(
+        loss = self.setup.loss.build(
             len(self.recipe.labels), net.embedding_dim, [counts[label] for label in self.recipe.labels]
         )
         _standardize(net, relative, train.rows, seed)
         recipe = replace(self.recipe, choose_by="last", outliers=OutlierConfig())
-        fit = Fit(
-            recipe, net, loss, relative, train, choose,
-            seed=seed, folder=self.folder_of(split, seed) / "relative", device=self.device,
-        )  # fmt: skip
+        folder = self.folder_of(split, seed) / "relative"
+        fit = Fit(recipe, net, loss, FitData(relative, train, choose), FitOptions(seed, folder, self.options.device))
         head = fit.run().net
         (fit.folder / CHECKPOINT).unlink(missing_ok=True)
         return RelativeHead(head.to("cpu").eval(), torch.from_numpy(relative.mean), self.recipe.baseline.shrinkage)
 
+    def _fit_options(self, split: Split, seed: int) -> FitOptions:
+        told = self.options.on_epoch
+        on_epoch = None if told is None else lambda row: told(split.name, row)
+        return FitOptions(seed, self.folder_of(split, seed), self.options.device, on_epoch)
+
     def folder_of(self, split: Split, seed: int) -> Path:
         return self.folder / f"{split.name.replace('/', '-')}-s{seed}"
-
-    def _scaled(self, split: Split) -> FeatureConfig:
-        """The variant's features, with the constants of this split's training clips where the recipe scales by them."""
-        if self.features.scale != "standard":
-            return self.features
-        rows = [self.row[clip.id] for clip in split.train]
-        mean, std = standard_of(self.store, rows, self.features)
-        return replace(self.features, scale="standard", mean=mean, std=std)
-
-    def _net(self, features: FeatureConfig) -> SerNet:
-        net = self.variant.build(len(self.recipe.labels))
-        if net.bins != features.bins:
-            raise ConfigError(
-                f"{self.recipe.name}: variant {self.variant.name} takes {net.bins} bins, "
-                f"but features give {features.bins}"
-            )
-        if self.recipe.start:
-            _begin_with(net, self.recipe.start)
-        elif net.needs_start:
-            raise ConfigError(
-                f"{self.recipe.name}: much of {self.variant.name} is not trained but taken over; "
-                "name a checkpoint of it, or its weights, under start"
-            )
-        return net
 
     # ---- results ---------------------------------------------------------------------------------------
 
@@ -262,16 +147,15 @@ class Trainer:
         fitted, features, batches = self.fit(split, seed)
         relative = self.fit_relative(split, seed, batches)
         validation = self.part(split.validation or split.test)
-        logits = clip_logits(fitted.net.trained(), batches, validation.rows, torch.device(self.device))
+        logits = clip_logits(fitted.net.trained(), batches, validation.rows, self.device)
         temperature = fit_temperature(logits, validation.targets)
         if relative is not None:
             place.mkdir(parents=True, exist_ok=True)
             (place / RELATIVE).write_bytes(export_relative(relative))
         known = self._known_embeddings(split, seed)
         if known is None:
-            bundle = self.save(
-                place / "bundle", fitted.net, features, Calibration(temperature=temperature), split, seed, {}
-            )
+            trained = Trained(fitted.net, features, Calibration(temperature=temperature), split, seed)
+            bundle = publish(place / "bundle", self.setup, trained)
             logits, embeddings = self._judge(load(bundle.path, compute="cpu"), split)
         else:
             logits, embeddings = _head_logits(fitted.net.trained(), known), known
@@ -285,9 +169,9 @@ class Trainer:
 
     def _figures(self, net: SerNet, batches: BatchMaker, split: Split, tested: FoldResult) -> dict[str, float]:
         """What a paper's table asks for besides its net's answers: accuracy by part, and the reconstruction's error."""
-        if not split.protocol.startswith("paper:") or self.frozen_features is not None:
+        if not split.protocol.startswith("paper:") or self.stores.frozen is not None:
             return {}
-        device = torch.device(self.device)
+        device = self.device
         place = net.to(device)
         train = self.part(split.train)
         right = clip_logits(place, batches, train.rows, device).argmax(axis=1) == train.targets
@@ -296,7 +180,7 @@ class Trainer:
             "training_wa": 100 * float(right.mean()),
             "whole_wa": 100 * float(np.concatenate([right, test_right]).mean()),
         }
-        if self.loss.reconstruction:
+        if self.setup.loss.reconstruction:
             found["reconstruction_mse_e4"] = 1e4 * reconstruction_mse(
                 place, batches, self.part(split.test).rows, device
             )
@@ -305,7 +189,7 @@ class Trainer:
     def _known_embeddings(self, split: Split, seed: int) -> NDArray[np.float32] | None:
         """Embeddings of the test clips that another seed's fold has: a frozen encoder gives every seed the same."""
         first = self.folder_of(split, self.recipe.seeds[0])
-        if self.frozen_features is None or seed == self.recipe.seeds[0] or not (first / "fold.json").exists():
+        if self.stores.frozen is None or seed == self.recipe.seeds[0] or not (first / "fold.json").exists():
             return None
         fold = load_folds(first)[0]
         return fold.embeddings if fold.clips == tuple(clip.id for clip in split.test) else None
@@ -313,10 +197,11 @@ class Trainer:
     def _judge(self, recognizer: Recognizer, split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits and embeddings of the test clips, by the recognizer that users get."""
         found = []
+        progress = self.options.stage("test")
         for i in range(0, len(split.test), 32):
             found.append(recognizer.logits_and_embeddings([read_audio(c.path) for c in split.test[i : i + 32]]))
-            if self.progress:
-                self.progress("test", i, len(split.test))
+            if progress is not None:
+                progress(i, len(split.test))
         logits, embeddings = (np.concatenate(part).astype(np.float32) for part in zip(*found, strict=True))
         return logits, embeddings
 
@@ -349,7 +234,7 @@ class Trainer:
         fitted, features, batches = self.fit(split, seed)
         relative = self.fit_relative(split, seed, batches)
         part = self.part(split.validation)
-        logits = clip_logits(fitted.net.trained(), batches, part.rows, torch.device(self.device))
+        logits = clip_logits(fitted.net.trained(), batches, part.rows, self.device)
         answers = {"validation speakers": (logits, part.targets, [clip.corpus for clip in split.validation])}
         folds = [] if calibrate_from is None else _same_labels(load_folds(calibrate_from), self.recipe.labels)
         strangers = are_left_out(folds)
@@ -388,51 +273,11 @@ class Trainer:
         if folds:
             scores |= left_out_metrics(folds) if strangers else summarize(folds)
             scores.pop("each", None)
-        trained = {"strangers_epochs": _epochs_of(calibrate_from) or self.recipe.epochs} if folds else {}
-        heads = {} if rule is None or relative is None else {"relative": export_relative(relative), "baseline": rule}
-        return self.save(target, fitted.net, features, calibration, split, seed, scores, trained, heads)
-
-    def save(
-        self, target: Path, net: SerNet, features: FeatureConfig, calibration: Calibration, split: Split, seed: int,
-        scores: dict[str, Any], more: Mapping[str, Any] = MappingProxyType({}),
-        heads: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Bundle:  # fmt: skip
-        """Write a checkpoint folder with everything that is known about how it came to be, and `more` of it."""
-        from streamser.training.card import write_card
-
-        provenance = {
-            "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-            "streamser": _own_version(),
-            "torch": torch.__version__.split("+")[0],
-            "python": platform.python_version(),
-            "recipe": json.loads(json.dumps(asdict(self.recipe), default=str)),
-            "protocol": split.protocol,
-            "split": split.text(),
-            "seed": seed,
-            "corpora": dict(Counter(clip.corpus for clip in (*split.train, *split.validation))),
-            "train_speakers": sorted({clip.speaker for clip in split.train}),
-            "validation_speakers": sorted({clip.speaker for clip in split.validation}),
-            "test_speakers": sorted({clip.speaker for clip in split.test}),
-            "parameters": count_parameters(net, statistics=True, frozen=net.needs_start),
-            "learnt": count_parameters(net),
-            **more,
-        }
-        cpu = net.to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-        return save_bundle(
-            target,
-            labels=self.recipe.labels,
-            features=features,
-            variant=self.variant.name,
-            weights={name: _narrow(value.detach().cpu().numpy()) for name, value in cpu.state_dict().items()},
-            onnx=export_onnx(cpu, features, len(self.recipe.labels)),
-            calibration=calibration,
-            provenance=provenance,
-            scores=scores,
-            licence=self.recipe.licence or "see the corpora it was trained on",
-            card=write_card(self.recipe, self.variant, calibration, provenance, scores),
-            step=export_step(cpu, features),
-            **heads,
-        )
+        trained = Trained(fitted.net, features, calibration, split, seed)
+        if relative is not None and rule is not None:
+            trained = replace(trained, relative=export_relative(relative), baseline=rule)
+        more = {"strangers_epochs": _epochs_of(calibrate_from) or self.recipe.epochs} if folds else {}
+        return publish(target, self.setup, trained, scores, more)
 
 
 def _standardize(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], seed: int) -> None:
@@ -452,18 +297,6 @@ def _head_logits(net: SerNet, embeddings: NDArray[np.float32]) -> NDArray[np.flo
     return logits
 
 
-def _own_version() -> str:
-    try:
-        return version("streamser")
-    except PackageNotFoundError:  # run from a checkout on a machine that it was only copied to
-        return "not installed"
-
-
-def _narrow(values: NDArray[Any]) -> NDArray[Any]:
-    """In half precision what loses nothing by it: a frozen encoder came so."""
-    return values.astype(np.float16) if is_narrow(values) else values
-
-
 def _draw_curves(history: list[dict[str, float]], best_epoch: int, title: str, path: Path) -> None:
     """Beside log.jsonl, where there is something to draw with: a training needs no pictures."""
     try:
@@ -473,26 +306,6 @@ def _draw_curves(history: list[dict[str, float]], best_epoch: int, title: str, p
             plot_curves(history, best_epoch, title, path)
     except Exception as error:  # whatever it is, it must not hide why a run was stopped, or cost what it learnt
         log.warning("no learning curves: %s", error)
-
-
-def _begin_with(net: SerNet, start: str) -> None:
-    """Take over every tensor of `start` that fits the net; ConfigError when none does."""
-    if start.endswith(".safetensors"):
-        if not Path(start).is_file():
-            raise ConfigError(f"start: {start}: no such file")
-        weights: Mapping[str, NDArray[Any]] = load_file(start)
-    else:
-        weights = load_bundle(start).weights()
-    own = net.state_dict()
-    anew = set(net.trained().state_dict()) if net.needs_start else {name for name in own if name.startswith("head.")}
-    fitting = {
-        name: torch.from_numpy(value).float()
-        for name, value in weights.items()
-        if name in own and own[name].shape == value.shape and name not in anew
-    }
-    if not fitting:
-        raise ConfigError(f"start: {start} holds nothing that fits {type(net).__name__}")
-    net.load_state_dict({**own, **fitting})
 
 
 def _same_labels(folds: list[FoldResult], labels: tuple[str, ...]) -> list[FoldResult]:

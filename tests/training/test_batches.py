@@ -21,7 +21,7 @@ from streamser.training.batches import BatchMaker, sampling_weights
 from streamser.training.featureaugment import FeatureAugment
 from streamser.training.featurechanges import FEATURE_CHANGES, BatchShape, Scale
 from streamser.training.recipe import recipe_from
-from streamser.training.store import LevelStore, build_store, level_config, standard_of
+from streamser.training.store import Copies, LevelStore, build_store, level_config, standard_of
 
 FEATURES = FeatureConfig(n_mels=32, mfcc=20, length_s=1.0, stride_s=0.5, floor=1e-8)
 
@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(clips: list[Clip], cache: Path) -> LevelStore:
     augment = AugmentConfig(gain_probability=1.0, gain_db=(-6.0, 6.0))
-    return build_store(clips, FEATURES, augment=augment, copies=1, cache=cache, workers=1)
+    return build_store(clips, FEATURES, Copies(augment, 1), cache=cache, workers=1)
 
 
 def test_the_clean_copy_is_the_front_ends_log_mel(store: LevelStore, clips: list[Clip]) -> None:

@@ -21,7 +21,7 @@ from streamser.nets.parallel_cnn import ParallelCnn
 from streamser.nets.sepconv import SepConv
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
-from streamser.training.fit import Fit, Part, batch_slices
+from streamser.training.fit import Fit, FitData, FitOptions, Part, batch_slices
 from streamser.training.optimizers import OPTIMIZERS
 from streamser.training.recipe import recipe_from
 from streamser.training.schedules import SCHEDULES, Schedule, rate_factor
@@ -61,7 +61,8 @@ def fit_of(net: SerNet, folder: Path, clips: int = 11, loss: nn.Module | None = 
     torch.manual_seed(0)
     batches = BatchMaker(store_of([FRAMES] * clips), FEATURES, FeatureAugment())
     criterion = loss or LossSpec().build(2, net.embedding_dim)
-    return Fit(recipe, net, criterion, batches, part_of(clips), part_of(clips), seed=0, folder=folder)
+    data = FitData(batches, part_of(clips), part_of(clips))
+    return Fit(recipe, net, criterion, data, FitOptions(0, folder))
 
 
 class Counting(SerNet):

@@ -13,6 +13,8 @@ from streamser.nets.zoo import get
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
 from streamser.training.frozen import build_frozen_store
+from streamser.training.options import RunOptions
+from streamser.training.recipe import Recipe
 from streamser.training.store import LevelStore
 
 FEATURES = get("whisper").features
@@ -34,9 +36,8 @@ def net() -> Whisper:
 
 def heard(net: Whisper, store: LevelStore, cache: Path, workers: int = 1, crop: float = 0.0) -> LevelStore:
     augment = FeatureAugment(crop_probability=crop, crop_min_s=0.2)
-    return build_frozen_store(
-        net, store, FEATURES, augment, precision="fp32", cache=cache, device="cpu", workers=workers
-    )
+    recipe = Recipe(name="x", variant="whisper", feature_augment=augment)
+    return build_frozen_store(net, store, FEATURES, recipe, RunOptions(cache=cache, workers=workers))
 
 
 def test_it_is_what_the_served_windows_give_and_comes_back_from_disk(

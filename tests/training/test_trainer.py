@@ -30,9 +30,10 @@ from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
 from streamser.training.fit import with_common_labels
 from streamser.training.material import Material, gather, recipe_of
+from streamser.training.options import RunOptions
 from streamser.training.recipe import Recipe, recipe_from
 from streamser.training.schedules import Schedule, rate_factor
-from streamser.training.store import build_store
+from streamser.training.store import Copies, build_store
 from streamser.training.trainer import Trainer
 from streamser.training.windows import clip_logits
 
@@ -79,7 +80,7 @@ def material(corpora: Path, cache: Path) -> Material:
 
 
 def trainer(recipe: Recipe, material: Material, folder: Path, cache: Path) -> Trainer:
-    return Trainer(recipe, material, folder, cache=cache)
+    return Trainer(recipe, material, folder, RunOptions(cache=cache))
 
 
 def test_it_learns_and_every_score_comes_from_unheard_speakers(material: Material, tmp_path: Path, cache: Path) -> None:
@@ -136,7 +137,7 @@ def test_a_resumed_run_ends_with_the_very_same_weights(
         if row["epoch"] == 2:
             raise UnpluggedError
 
-    broken = Trainer(recipe, material, tmp_path / "broken", cache=cache, on_epoch=unplug)
+    broken = Trainer(recipe, material, tmp_path / "broken", RunOptions(cache=cache, on_epoch=unplug))
     with pytest.raises(UnpluggedError):
         broken.fit(split, 0)
     curves = broken.folder_of(split, 0) / "curves.png"
@@ -309,7 +310,7 @@ def test_a_picture_that_fails_costs_neither_the_training_nor_the_reason_why_it_s
     def unplug(*_: object) -> None:
         raise KeyboardInterrupt
 
-    stopped = Trainer(make_recipe(epochs=2), material, tmp_path / "stopped", cache=cache, on_epoch=unplug)
+    stopped = Trainer(make_recipe(epochs=2), material, tmp_path / "stopped", RunOptions(cache=cache, on_epoch=unplug))
     with pytest.raises(KeyboardInterrupt):
         stopped.fit(stopped.splits(0)[0], 0)
 
@@ -361,7 +362,7 @@ def test_a_frozen_encoder_comes_from_its_file_and_then_from_the_checkpoint(
         assert shipped[name].astype(np.float16).tobytes() == value.numpy().tobytes()
     assert bundle.size_bytes < 21e6  # two files of 4.7 million values in half precision
     other = trainer(on_samples(start=str(folder)), material, tmp_path / "other", cache)
-    net = other._net(other.features)
+    net = other.setup.build()
     assert torch.equal(net.encoder.conv2.weight.half(), original["encoder.conv2.weight"])
     assert not np.allclose(net.head.weight.detach().numpy(), shipped["head.weight"])  # a head is learnt anew
 
@@ -374,16 +375,16 @@ def test_what_learns_on_what_was_heard_judges_as_the_whole_net_does(
     split = one.splits(0)[0]
     fitted, features, heard = one.fit(split, 0)
     rows = one.part(split.test).rows
-    sounds = build_store(material.clips, features, augment=recipe.augment, copies=1, cache=cache)
+    sounds = build_store(material.clips, features, Copies(recipe.augment, 1), cache=cache)
     whole = clip_logits(fitted.net, BatchMaker(sounds, features, FeatureAugment()), rows, torch.device("cpu"))
     np.testing.assert_allclose(
         clip_logits(fitted.net.trained(), heard, rows, torch.device("cpu")), whole, atol=2e-3, rtol=1e-3
     )
     assert np.ptp(whole, axis=0).min() > 0.05
     again = trainer(recipe, material, tmp_path / "again", cache)
-    assert again.store.key == one.store.key  # what was heard once is not heard again
+    assert again.stores.clips.key == one.stores.clips.key  # what was heard once is not heard again
     louder = trainer(replace(recipe, feature_augment=FeatureAugment(crop_probability=1.0)), material, tmp_path, cache)
-    assert louder.store.key != one.store.key
+    assert louder.stores.clips.key != one.stores.clips.key
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+"""Where and how a training run computes, as opposed to what it learns (needs no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["RunOptions", "StageProgress"]
+
+StageProgress = Callable[[str, int, int], None]
+"""(what, done, of how many)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Where and how a run computes; nothing in here changes what it learns."""
+
+    cache: Path
+    """Folder for features that are computed once."""
+    device: str = "cpu"
+    workers: int = 1
+    """Processes that compute features."""
+    on_epoch: Callable[[str, dict[str, float]], None] | None = None
+    """Called after every epoch with the fold's name and its figures."""
+    progress: StageProgress | None = None
+
+    def stage(self, name: str) -> Callable[[int, int], None] | None:
+        """The progress of one stage, as (done, of how many)."""
+        progress = self.progress
+        return None if progress is None else lambda done, of: progress(name, done, of)

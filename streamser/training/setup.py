@@ -1,0 +1,93 @@
+"""What a run is made of before any sound is read: front end, loss and network, checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from streamser.bundle import load_bundle
+from streamser.errors import ConfigError
+from streamser.features import FeatureConfig
+from streamser.nets import zoo
+from streamser.nets.layers import SerNet
+from streamser.nets.losses import LossSpec
+from streamser.nets.variant import Variant
+from streamser.training.frozen import frozen_augment
+from streamser.training.material import features_of
+from streamser.training.recipe import Recipe
+
+__all__ = ["RunSetup", "set_up"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSetup:
+    """A recipe with what it names: the variant, its front end and its loss with the recipe's changes."""
+
+    recipe: Recipe
+    variant: Variant
+    features: FeatureConfig
+    loss: LossSpec
+
+    def build(self, features: FeatureConfig | None = None) -> SerNet:
+        """A fresh network for the front end, with the weights that the recipe starts from."""
+        bins = (features or self.features).bins
+        net = self.variant.build(len(self.recipe.labels))
+        if net.bins != bins:
+            raise ConfigError(
+                f"{self.recipe.name}: variant {self.variant.name} takes {net.bins} bins, but features give {bins}"
+            )
+        if self.recipe.start:
+            _begin_with(net, self.recipe.start)
+        elif net.needs_start:
+            raise ConfigError(
+                f"{self.recipe.name}: much of {self.variant.name} is not trained but taken over; "
+                "name a checkpoint of it, or its weights, under start"
+            )
+        return net
+
+
+def set_up(recipe: Recipe) -> RunSetup:
+    """Look up what the recipe names; ConfigError for what cannot be built or drawn, before any sound is read."""
+    variant = zoo.get(recipe.variant)
+    features = features_of(variant, recipe)
+    try:
+        loss = replace(variant.loss, **recipe.loss)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{recipe.name}: {error}") from error
+    setup = RunSetup(recipe, variant, features, loss)
+    net = setup.build()
+    recipe.feature_augment.check(features)
+    if net.needs_start:
+        frozen_augment(recipe.feature_augment)
+        if recipe.train_window_s:
+            raise ConfigError(
+                f"{recipe.name}: train_window_s is for nets that learn as a whole; {variant.name} learns on "
+                "the windows that are served, and on pieces of them by feature_augment: {crop_probability: ...}"
+            )
+    return setup
+
+
+def _begin_with(net: SerNet, start: str) -> None:
+    """Take over every tensor of `start` that fits the net; ConfigError when none does."""
+    if start.endswith(".safetensors"):
+        if not Path(start).is_file():
+            raise ConfigError(f"start: {start}: no such file")
+        weights: Mapping[str, NDArray[Any]] = load_file(start)
+    else:
+        weights = load_bundle(start).weights()
+    own = net.state_dict()
+    anew = set(net.trained().state_dict()) if net.needs_start else {name for name in own if name.startswith("head.")}
+    fitting = {
+        name: torch.from_numpy(value).float()
+        for name, value in weights.items()
+        if name in own and own[name].shape == value.shape and name not in anew
+    }
+    if not fitting:
+        raise ConfigError(f"start: {start} holds nothing that fits {type(net).__name__}")
+    net.load_state_dict({**own, **fitting})

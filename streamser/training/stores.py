@@ -1,0 +1,86 @@
+"""The sound of a run, read once: log-mel of all clips and of the outliers, or what a frozen encoder makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from streamser.corpora.clips import Clip
+from streamser.corpora.layouts import sound_files
+from streamser.corpora.protocols import Split
+from streamser.corpora.reader import find_corpus
+from streamser.errors import ConfigError
+from streamser.features import FeatureConfig
+from streamser.training.batches import BatchMaker
+from streamser.training.frozen import build_frozen_store, frozen_augment, frozen_features
+from streamser.training.material import Material
+from streamser.training.options import RunOptions
+from streamser.training.setup import RunSetup
+from streamser.training.store import Copies, LevelStore, build_store, level_config, standard_of
+
+__all__ = ["Stores", "read_stores"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What the batches of all splits are drawn from."""
+
+    clips: LevelStore
+    outliers: LevelStore | None
+    """Sounds that are no speech, where the recipe names some."""
+    frozen: FeatureConfig | None
+    """The front end of the frozen encoder's output; None where the whole net learns."""
+    row: Mapping[str, int]
+    """Index of each clip in the store, by its id."""
+
+    def scaled(self, features: FeatureConfig, split: Split) -> FeatureConfig:
+        """The features, with the constants of this split's training clips where they are scaled by them."""
+        if features.scale != "standard":
+            return features
+        mean, std = standard_of(self.clips, [self.row[clip.id] for clip in split.train], features)
+        return replace(features, scale="standard", mean=mean, std=std)
+
+    def batches(self, setup: RunSetup, features: FeatureConfig) -> tuple[BatchMaker, BatchMaker | None]:
+        """Makers of the batches of clips and of outliers for these features."""
+        recipe = setup.recipe
+        if self.frozen is None:
+            pieces = features.frames_in(round(recipe.train_window_s * features.sample_rate)) or None
+            clips = BatchMaker(self.clips, features, recipe.feature_augment, pieces)
+        else:
+            clips = BatchMaker(self.clips, self.frozen, frozen_augment(recipe.feature_augment))
+        if self.outliers is None:
+            return clips, None
+        return clips, BatchMaker(self.outliers, clips.features, clips.augment, clips.train_frames)
+
+
+def read_stores(setup: RunSetup, material: Material, options: RunOptions) -> Stores:
+    """Read all sound of a run, from the cache where it was read before."""
+    recipe, levels = setup.recipe, level_config(setup.features)
+    copies = Copies(recipe.augment, recipe.copies, recipe.augment_by == "speaker", material.root)
+    clips = build_store(
+        material.clips, levels, copies,
+        cache=options.cache, workers=options.workers, progress=options.stage("features"),
+    )  # fmt: skip
+    sounds = _outliers(setup, material.root)
+    outliers = None if not sounds else build_store(sounds, levels, cache=options.cache, workers=options.workers)
+    row = {clip.id: i for i, clip in enumerate(material.clips)}
+    net = setup.build()
+    if not net.needs_start:
+        return Stores(clips, outliers, None, row)
+    clips = build_frozen_store(net, clips, setup.features, recipe, options)
+    outliers = None if outliers is None else build_frozen_store(net, outliers, setup.features, recipe, options)
+    return Stores(clips, outliers, frozen_features(clips.levels.shape[1], setup.features.sample_rate), row)
+
+
+def _outliers(setup: RunSetup, root: Path | None) -> list[Clip]:
+    """The recipe's sounds that are no speech; none where it names no folder."""
+    wanted = setup.recipe.outliers
+    if not wanted.folder:
+        return []
+    files = sound_files(find_corpus(wanted.folder, root))
+    kept: list[Path] = [path for path in files if any(fnmatch(path.name, name) for name in wanted.names)]
+    if not kept:
+        raise ConfigError(f"outliers: none of {len(files)} sounds in {wanted.folder} is {' or '.join(wanted.names)}")
+    return [Clip(path, "outliers", "", "") for path in kept]
