@@ -14,6 +14,7 @@ from streamser import cli
 from streamser.corpora.benchmarks import BENCHMARKS
 from streamser.nets.zoo import VARIANTS
 from streamser.training.material import gather, recipe_of
+from streamser.training.options import RunOptions
 from streamser.training.trainer import Trainer
 
 
@@ -75,7 +76,7 @@ def test_a_few_epochs_as_published_are_better_than_chance(corpora: Path, tmp_pat
     recipe = recipe_of(VARIANTS[row], BENCHMARKS["iemocap"])
     recipe = replace(recipe, protocol="honest", folds=2, epochs=QUICK[row], features={"length_s": 1.2}, batch=8)
     material = gather(recipe, corpora, corpora / "cache")
-    trainer = Trainer(recipe, material, tmp_path / "run", cache=corpora / "cache", workers=1)
+    trainer = Trainer(recipe, material, tmp_path / "run", RunOptions(cache=corpora / "cache"))
     fitted, *_ = trainer.fit(trainer.splits(0)[0], 0)
     found = np.max([line["val_ua"] for line in fitted.history])
     assert found > 0.5  # chance is 0.25
