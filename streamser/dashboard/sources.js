@@ -4,6 +4,7 @@ import { ServerError } from "./client.js";
 
 const MAX_BEHIND_S = 2; // sound that may wait in the browser for a slow connection; more is dropped and counted
 const STATUS_MS = 100;
+const LOADING_MS = 10_000;
 
 /** Something the user can act on; its message is shown as it is. */
 export class Trouble extends Error {}
@@ -105,6 +106,8 @@ export class BrowserMicrophone {
         event: (event) => listener.second(event),
       });
       this.second.connection.done.catch((error) => listener.failed(error));
+      // It may have to be loaded first, and both are to get the same sound; a lost server must not hold the page up.
+      await Promise.race([this.second.connection.ready, new Promise((resolve) => setTimeout(resolve, LOADING_MS))]);
     }
     const node = new AudioWorkletNode(this.context, "collector", {
       numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit",
