@@ -129,6 +129,17 @@ def test_the_reconstruction_alone_has_its_error_and_no_accuracy(tmp_path: Path) 
     assert "MSE 18.31e-4" in reproduction.write_table([found])
 
 
+def test_the_report_s_accuracies_by_part_stand_beside_ours(tmp_path: Path) -> None:
+    (found,) = reproduction.of_run(
+        make_run(tmp_path / "r", row("lightsernet-report-emodb", "emodb"), [0.5], corpus="emodb")
+    )
+    text = reproduction.write_table([found])
+    assert "whole corpus 94.4, training part 96.39, validation part 86.44" in text
+    assert "training part 99.0" in found.text()
+    (other,) = reproduction.of_run(make_run(tmp_path / "o", row("sepconv-n4-wce", "emodb"), [0.5], corpus="emodb"))
+    assert "training part" not in other.text()
+
+
 def test_every_row_has_its_line_and_every_command_trains_it(tmp_path: Path) -> None:
     import argparse
 
