@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from streamser.corpora.clips import Clip, CorpusReport
+from streamser.corpora.clips import Clip, CorpusReport, Problem
+from streamser.corpora.layouts import Layout
 from streamser.corpora.reader import (
     FOUR,
     LAYOUTS,
@@ -77,6 +79,23 @@ def test_emodb_is_read_from_its_file_names(tmp_path: Path) -> None:
     clip = by_name(clips)["03a01Fa"]
     assert (clip.speaker, clip.gender, clip.text_id, clip.language) == ("emodb/03", "m", "a01", "de")
     assert by_name(clips)["16a02Lb"].gender == "f"
+
+
+def test_a_layout_is_added_from_outside_by_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(folder: Path, corpus: str) -> Iterator[Clip | Problem]:
+        for path in sorted(folder.glob("*/*/*.wav")):
+            speaker, label = path.parts[-3:-1]
+            yield Clip(path, corpus, f"{corpus}/{speaker}", label)
+
+    row = Layout("tree", "SPEAKER/LABEL/*.wav", lambda folder: any(folder.glob("*/sad/*.wav")), read)
+    monkeypatch.setitem(LAYOUTS, "tree", row)
+    for speaker, label in (("anna", "sad"), ("anna", "happy"), ("ben", "hungry")):
+        sound(tmp_path / speaker / label / f"{speaker}-{label}.wav")
+    clips, report = read_corpus(tmp_path)
+    assert [(clip.speaker, clip.label) for clip in clips] == [("tree/anna", "happy"), ("tree/anna", "sad")]
+    assert (report.corpus, report.counts) == ("tree", {"unknown label": 1})
+    with pytest.raises(CorpusError, match="tree: SPEAKER/LABEL"):
+        read_corpus(tmp_path / "anna")
 
 
 def test_ravdess_is_read_and_its_songs_are_left_out_by_name(tmp_path: Path) -> None:

@@ -14,17 +14,22 @@ from torch import Tensor, nn
 from streamser.corpora.clips import Clip
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig
+from streamser.nets.export import export_onnx
 from streamser.nets.layers import NetOutput, SerNet
 from streamser.nets.lightsernet import LightSerNet
 from streamser.nets.losses import LossSpec
 from streamser.nets.parallel_cnn import ParallelCnn
 from streamser.nets.sepconv import SepConv
+from streamser.nets.variant import PublishedRecipe, Variant
+from streamser.nets.zoo import HOUSE_VARIANTS
+from streamser.ort import onnxruntime
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
 from streamser.training.fit import Fit, FitData, FitOptions, Part, batch_slices
 from streamser.training.optimizers import OPTIMIZERS
 from streamser.training.recipe import recipe_from
 from streamser.training.schedules import SCHEDULES, Schedule, rate_factor
+from streamser.training.setup import set_up
 from streamser.training.store import LevelStore
 from streamser.training.windows import Judged, Resident, resident
 
@@ -109,6 +114,25 @@ def test_an_optimizer_and_a_schedule_are_added_from_outside_by_one_row_each(
     assert isinstance(fit.optimizer, torch.optim.RMSprop)
     rates = [group["lr"] for group in fit.optimizer.param_groups]
     assert rates == pytest.approx([1e-3 * (1 - (1 + 2 / 3) / 2)])  # the last of the second epoch's three steps
+
+
+def test_a_network_is_added_from_outside_by_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Variant(
+        name="counting", paper="mine", table="none", features=FEATURES, build=lambda classes: Counting(),
+        loss=LossSpec(), recipe=PublishedRecipe(protocol="honest"),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="unknown variant 'counting'"):
+        set_up(recipe_from({"name": "x", "variant": "counting", "labels": ["a", "b"]}))
+    monkeypatch.setitem(HOUSE_VARIANTS, "counting", row)
+    setup = set_up(recipe_from({"name": "x", "variant": "counting", "labels": ["a", "b"]}))
+    net = setup.build()
+    fitted = fit_of(net, tmp_path, variant="counting", epochs=2).run()
+    graph = export_onnx(fitted.net.cpu().eval(), FEATURES, 2)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    frames = np.random.default_rng(0).random((1, FEATURES.window_frames, BINS)).astype(np.float32)
+    with torch.inference_mode():
+        expected = fitted.net(torch.from_numpy(frames)).logits.numpy()
+    np.testing.assert_allclose(session.run(["logits"], {"frames": frames})[0], expected, atol=1e-4)
 
 
 def test_patience_counts_the_epochs_since_the_best(tmp_path: Path) -> None:
