@@ -108,6 +108,9 @@ class StreamClient:
             self._sender.refuse(self._refusal)
         else:
             self._sender.finish()
+        # Its windows of sound are megabytes: they go now, and do not wait for the collector of reference cycles.
+        self._sender.on_refuse = lambda: None
+        del self._stream
 
     def _log_end(self, connected_s: float) -> None:
         status = self._stream.status()
