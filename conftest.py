@@ -1,12 +1,20 @@
-"""What the examples in docstrings may use: a recognizer, and someone who speaks."""
+"""Signals as a terminal leaves them, and what the examples in docstrings may use: a recognizer and recorded speech."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A run in the background of a script, or under nohup, begins with these ignored, and every program that a test starts
+# inherits that: the tests of signals would fail there.
+for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    _number = getattr(signal, _name, None)  # Windows has no SIGHUP
+    if _number is not None and signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 
