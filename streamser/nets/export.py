@@ -23,13 +23,13 @@ from streamser.onnxgraph import check_graph
 from streamser.ort import onnxruntime
 
 OPSET = 17
-_LONG = 1024  # values below which half the size is not worth a node
+_LONG = 1024  # shorter constants stay float32: the smaller size would not pay for another node
 TOLERANCE = 1e-4
 """Largest difference of a logit or an embedding value between torch and ONNX Runtime."""
 
 
 class _Served(nn.Module):
-    """The net as the runtime wants it: logits and embedding, no reconstruction."""
+    """The network as it is exported: logits and embedding, no reconstruction."""
 
     def __init__(self, net: SerNet) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def is_narrow(values: NDArray[Any]) -> bool:
 
 
 def narrowed(graph: bytes) -> bytes:
-    """The same graph with every long constant that loses nothing by it in half precision, widened when it is loaded."""
+    """Store every long constant in half precision if that changes no value; a Cast node restores float32 on loading."""
     model = onnx.load_from_string(graph)
     kept = list(model.graph.initializer)
     casts = []
@@ -170,7 +170,7 @@ def _terms(head: nn.Module, embedding: Tensor) -> float:
 
 
 def probe_shapes(net: SerNet, features: FeatureConfig) -> list[tuple[int, int]]:
-    """Batches and lengths worth trying: the true window, the least one, and others that no one traced."""
+    """Batch sizes and lengths to check: the true window, the shortest one, and others than those that were traced."""
     least = net.min_frames
     return [(2, max(features.window_frames, least)), (1, least), (5, least + 7), (3, least + 40)]
 

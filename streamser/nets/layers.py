@@ -1,4 +1,4 @@
-"""What the five papers' networks share: their common shape, pooling over time, recurrence and heads."""
+"""Building blocks of the papers' networks: the base class, pooling over time, recurrent layers and heads."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 
 class NetOutput(NamedTuple):
-    """What every net says about a batch of windows."""
+    """A network's output for a batch of windows."""
 
     logits: Tensor
     """(B, C), before softmax and calibration."""
     embedding: Tensor
-    """(B, D), the last hidden layer: what the logits are a linear function of."""
+    """(B, D), the last hidden layer; the logits are a linear function of it."""
     reconstruction: Tensor | None = None
-    """(B, T, F), the input as the net remembers it; only nets with a decoder."""
+    """(B, T, F), the decoder's reconstruction of the input; only networks with a decoder."""
 
 
 class SerNet(nn.Module):
@@ -57,12 +57,12 @@ class SerNet(nn.Module):
         raise NotImplementedError
 
     def served(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and the embedding that the runtime gets, (B, C) and (B, D): what a baseline is made of."""
+        """Logits (B, C), and the embedding (B, D) that the runtime returns and makes baselines of."""
         output: NetOutput = self(frames)
         return output.logits, output.embedding
 
     def encode(self, frames: Tensor) -> Tensor:
-        """What the part that does not learn makes of windows, one vector each: (B, T, F) -> (B, size)."""
+        """The frozen encoder's output, one vector for each window: (B, T, F) -> (B, size)."""
         raise NotImplementedError(f"all of {type(self).__name__} learns")
 
     def trained(self) -> SerNet:

@@ -96,7 +96,7 @@ def centre_distance(embedding: Tensor, centres: Tensor, targets: Tensor) -> Tens
 
 
 class SerLoss(nn.Module):
-    """A LossSpec at work; its parameters, if any, belong to the optimizer too."""
+    """The loss of a LossSpec; its parameters, if any, must be given to the optimizer too."""
 
     weights: Tensor | None
     gammas: Tensor

@@ -22,7 +22,7 @@ from streamser.nets.sepconv import SepConv
 from streamser.nets.variant import PublishedRecipe, Variant
 
 NORM_CLIPS = 2048
-"""Batch norm's statistics are estimated anew of so many clips: more would not move them."""
+"""Number of clips from which batch norm's statistics are estimated; more clips would not change them."""
 
 Scores = dict[str, dict[str, float]]
 """Benchmark -> figure -> percent."""

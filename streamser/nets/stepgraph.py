@@ -1,4 +1,7 @@
-"""A net as a step graph, which `streamser.engines.columns` runs: it computes only what a window does not share."""
+"""Export a network as a step graph, which computes only columns that earlier windows did not compute.
+
+`streamser.engines.columns` runs it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from streamser.nets.whisper import FRAMES_PER_TOKEN, State, Whisper
 
 __all__ = ["export_step", "has_step"]
 
-_REACH = max(kernel[0] for kernel in PATH_KERNELS) // 2  # frames that a path looks to either side
+_REACH = max(kernel[0] for kernel in PATH_KERNELS) // 2  # frames on either side that a path's convolution covers
 
 
 def has_step(net: SerNet, features: FeatureConfig) -> bool:
@@ -105,7 +108,7 @@ def _export_chunks(net: Whisper) -> bytes:
 
 
 class _LightSerNetStep(nn.Module):
-    """LightSERNet on runs of columns: convolutions without padding in time, for a run brings its neighbours along."""
+    """LightSERNet on runs of columns. Convolutions have no padding in time, since a run includes its neighbours."""
 
     def __init__(self, net: LightSerNet) -> None:
         super().__init__()

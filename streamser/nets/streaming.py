@@ -1,4 +1,4 @@
-"""Nets that judge many streams at once, chunk by chunk, their states in tensors with one stream beside the other."""
+"""Run many streams in one batch, chunk by chunk; states are tensors with one axis over the streams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["StreamNet", "WindowNet", "stream_net"]
 
 @runtime_checkable
 class StreamNet(Protocol):
-    """What a net has that takes chunks of frames and hands a state on."""
+    """Interface of a network that takes chunks of frames and returns a state for the next chunk."""
 
     stream_chunks: tuple[int, int]
     """Frames of an utterance's first chunk, and of every later one."""
@@ -23,14 +23,14 @@ class StreamNet(Protocol):
     """For each state, the axis along which the streams lie."""
 
     def stream_states(self, streams: int, device: torch.device) -> list[Tensor]:
-        """The states of so many utterances that begin."""
+        """Initial states for this many utterances."""
 
     def stream_step(self, frames: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Frames (B, t, bins) to logits (B, classes), embedding (B, D) and the next states."""
 
 
 class WindowNet(nn.Module):
-    """Any net as one that takes chunks: its state is the newest window of frames, repeated while it is short."""
+    """Wrap any network to take chunks: the state is the newest window of frames, repeated while it is short."""
 
     stream_axes: tuple[int, ...] = (0, 0)
 

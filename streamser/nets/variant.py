@@ -1,4 +1,4 @@
-"""A published result as one row: the paper's table row, its ears, its net, its loss and its recipe."""
+"""One published result: its row in the paper's table, front end, network, loss and recipe."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _LEVEL = -3.75  # ln of the mean mel power of speech at -26 dBFS (RMS 0.05), whi
 
 
 class State(NamedTuple):
-    """What one utterance leaves for its next frames; zeros before the first."""
+    """What the encoder keeps of an utterance for its next frames; zeros before the first."""
 
     power: Tensor
     """(B, 1), sum of the frames' mean mel power."""

@@ -1,4 +1,4 @@
-"""Every variant by name: the rows that the five papers published, and the house's own; built on request."""
+"""Every variant by name: the rows that the five papers published, and our own; built on request."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Train networks from recipes: augmentation, batches, fitting and the checkpoint that comes out (needs torch)."""
+"""Train networks from recipes: augmentation, batches, fitting and writing the checkpoint (needs torch)."""

@@ -1,4 +1,4 @@
-"""What rooms, lines and microphones do to sound: plain functions of samples, with no chance left in them."""
+"""Simulate rooms, telephone lines and microphones: deterministic functions of samples."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def active_power(samples: Samples) -> float:
 
 
 def limit(samples: Samples) -> Samples:
-    """Turned down to full scale if it would pass it."""
+    """Scale the samples down to full scale if their peak exceeds it."""
     peak = float(np.abs(samples).max(initial=0.0))
     return samples if peak <= 1.0 else np.asarray(samples / np.float32(peak))
 
 
 def add_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
-    """Noise of the same length added, its power so far below the voice's active level."""
+    """Add noise of the same length, at this distance below the voice's active level."""
     wanted = active_power(samples) * 10.0 ** (-snr_db / 10.0)
     power = float(np.mean(np.square(noise))) if len(noise) else 0.0
-    if not wanted or not power:  # there is nothing to hear, or nothing to add
+    if not wanted or not power:  # silent speech or silent noise
         return samples
     return np.asarray(samples + noise * np.float32(math.sqrt(wanted / power)))
 
 
 def coloured_noise(length: int, colour: Colour, seed: int) -> Samples:
-    """Gaussian noise whose power falls with frequency as the colour says (flat below 20 Hz)."""
+    """Gaussian noise whose power falls with frequency by the colour's exponent (flat below 20 Hz)."""
     noise = np.random.default_rng(seed).standard_normal(length, np.float32)
     if colour == "white":
         return noise
@@ -54,7 +54,7 @@ def coloured_noise(length: int, colour: Colour, seed: int) -> Samples:
 
 
 def reverberate(samples: Samples, response: Samples) -> Samples:
-    """The sound in a room: the direct path stays in its place, the active level stays as it was."""
+    """Convolve the sound with a room's response; the direct path is not delayed and the active level is kept."""
     if not len(samples) or not np.any(response):
         return samples
     direct = int(np.argmax(np.abs(response)))
@@ -77,7 +77,7 @@ def room_response(rt60_s: float, direct_db: float, seed: int) -> Samples:
 
 
 def band_limit(samples: Samples, low_hz: float, high_hz: float) -> Samples:
-    """What is left between two frequencies; the slopes are a sixth of an octave wide."""
+    """Band-pass the sound between two frequencies; the slopes are a sixth of an octave wide."""
     size = _fast_size(len(samples) + SAMPLE_RATE // 10)  # room for the filter's ringing, so that no end meets the other
     hz = np.maximum(np.fft.rfftfreq(size, 1.0 / SAMPLE_RATE), 1e-3)
     slope = 1.0 / 6.0
@@ -139,7 +139,7 @@ def stretch(samples: Samples, factor: float) -> Samples:
 
 
 def _best_fit(region: Samples, wanted: Samples) -> int:
-    """The offset in the region at which it is most like what is wanted."""
+    """The offset at which the region is most similar to the wanted piece."""
     products = np.correlate(region, wanted[: len(region)], "valid")
     energies = np.concatenate([[0.0], np.cumsum(np.square(region, dtype=np.float64))])
     energy = energies[len(wanted) :] - energies[: len(energies) - len(wanted)]

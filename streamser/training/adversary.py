@@ -1,8 +1,8 @@
-"""An opponent that guesses from the embedding whose voice, or which corpus, was heard; the net learns to mislead it.
+"""An adversary guesses the speaker or corpus from the embedding; the network learns embeddings that prevent this.
 
-What tells corpora apart moves all answers of a corpus that nobody trained on the same way, so that it comes out "angry"
-as a whole. Ganin et al., "Domain-adversarial training of neural networks", JMLR 2016: the opponent's gradient is turned
-round on its way into the net. (An opponent that was shown the label, too, helped less.)
+Features that depend on the corpus shift all answers of an unseen corpus in one direction, for example to "angry".
+Ganin et al., "Domain-adversarial training of neural networks", JMLR 2016: the adversary's gradient is reversed before
+it reaches the network. (An adversary that also got the label helped less.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HIDDEN = 64
 
 
 class _Reversed(torch.autograd.Function):
-    """The identity, whose gradient is turned round and scaled."""
+    """The identity, with a reversed and scaled gradient."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: float) -> Tensor:
@@ -51,7 +51,7 @@ class Adversary(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, embedding: Tensor, drawn: NDArray[np.int64]) -> Tensor:
-        """How far off the guesses are; the embedding is pushed to make them worse, gently at first."""
+        """The adversary's loss; its reversed gradient changes the embedding with a weight that rises from 0."""
         if self.training:
             self.steps += 1
         weight = self.config.weight * min(1.0, int(self.steps) / max(1, self.config.warmup_steps))

@@ -42,7 +42,7 @@ class Augmentation(Protocol):
     def name(self) -> str: ...
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """All that chance decides."""
+        """Draw all random parameters."""
 
     def apply(self, samples: Samples, drawn: Any) -> Samples:
         """The sound changed as drawn."""
@@ -211,7 +211,7 @@ class BandDrawn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """What a cheap microphone or a narrow line leaves."""
+    """Band-pass, as a cheap microphone or a narrow line does."""
 
     name: ClassVar[str] = "band"
     low_hz: Range = (20.0, 300.0)
@@ -319,7 +319,7 @@ Plan = tuple[tuple[Augmentation, Any], ...]
 
 
 class Augmenter:
-    """Clip after clip, each changed as the next numbers of the generator say.
+    """Augment one clip after the other, with parameters from one generator.
 
     >>> augmenter = Augmenter(AugmentConfig(gain_probability=1.0), np.random.default_rng(0))
     >>> [round(float(augmenter(np.full(3, 0.1, np.float32)).max()), 2) for _ in range(3)]
@@ -332,10 +332,10 @@ class Augmenter:
         self._steps = config.steps()
         folders = [*config.noise_folders] if config.noise_probability else []
         for folder in [*folders, config.room_folder] if config.room_probability and config.room_folder else folders:
-            sound_bank(folder)  # a folder that is not there is told now, not at the thousandth clip
+            sound_bank(folder)  # report a missing folder now, not at the thousandth clip
 
     def draw(self) -> Plan:
-        """What happens to the next clip."""
+        """Draw the changes for the next clip."""
         return tuple((one, one.draw(self._rng)) for probability, one in self._steps if self._rng.random() < probability)
 
     def __call__(self, samples: Samples) -> Samples:

@@ -1,7 +1,7 @@
 """Batches drawn from the store: balanced, and augmented in the log-mel domain.
 
-What is cheap there (level, spectral tilt, rooms, a stationary noise floor, masks, mixup) is drawn afresh for every
-batch.
+Augmentations that are cheap on log-mel (level, spectral tilt, rooms, a stationary noise floor, masks, mixup) are drawn
+anew for every batch.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class BatchMaker:
         return self._lengthened(self._piece(frames, want, rng), length)
 
     def _piece(self, frames: Levels, want: int, rng: np.random.Generator | None) -> Levels:
-        """At most `want` frames: those that will be judged, or any where all windows are."""
+        """Cut to `want` frames: those that the recognizer would use, or any if it uses all windows of a clip."""
         if len(frames) <= want:
             return frames
         if rng is not None and self.features.long in ("windows", "pieces"):
@@ -101,12 +101,12 @@ class BatchMaker:
         return frames[first : first + want]
 
     def _lengthened(self, frames: Levels, length: int) -> Frames:
-        if self.features.short == "keep":  # served as short as it is; a batch wants one length
+        if self.features.short == "keep":  # the recognizer takes short windows, a batch needs one length
             return np.take(frames, np.arange(length) % len(frames), axis=0).astype(np.float32)
         return self._fit(frames, length)
 
     def _spoken(self, frames: Levels, below_db: float = _SPOKEN_DB, beside: int = 0) -> slice:
-        """From the first to the last frame that is loud beside the clip's loudest ones."""
+        """Trim to the range from the first to the last frame whose level is near that of the loudest frames."""
         level = self._loudness(frames)
         loud = np.flatnonzero(level >= np.quantile(level, 0.95) - below_db * self._scale.per_db)
         return slice(max(0, int(loud[0]) - beside), int(loud[-1]) + 1 + beside)
@@ -147,7 +147,7 @@ class BatchMaker:
         return levels.clamp_min(self._scale.floor)
 
     def finish(self, levels: Tensor) -> Tensor:
-        """Log-mel to the net's input, as `features.from_log_mel` does it; samples are it."""
+        """Convert log-mel to network input (see `features.from_log_mel`); raw samples pass unchanged."""
         values = levels @ self._dct if self._dct is not None else levels
         if self.features.clip is not None:
             values = values.clamp(*self.features.clip)
@@ -160,9 +160,9 @@ class BatchMaker:
         return values
 
     def whole(self, clip: int, copy: int = 0) -> Tensor:
-        """All the windows that judge a clip, or a copy of it, when it is served, (windows, T, bins).
+        """All windows from which a clip, or a copy of it, is classified when served, (windows, T, bins).
 
-        Where the front end trims, the log-mel says where the speech is, as nearly as the samples do.
+        Where the front end trims silence, speech is found in the log-mel, nearly as well as in the samples.
         """
         frames = self.store.frames(clip, copy)
         if self.features.kind == "samples" and self.features.trim_db:

@@ -1,4 +1,4 @@
-"""The card of a checkpoint: what it is, where it comes from, what it scored, and what it must not be used for."""
+"""Write a checkpoint's card: description, provenance, figures, limits, and uses that are not allowed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _commands(recipe: Recipe, scores: Mapping[str, Any], strangers_epochs: int) -> str:
-    """What was typed: the run on strangers that calibrates the checkpoint, where there was one, and then its own."""
+    """The commands that made the checkpoint: the leave-one-corpus-out run, if it calibrates it, then its own run."""
     train = f"streamser train models/{recipe.name}/recipe.yaml --corpora-root CORPORA"
     before = {
         "left-out corpora": " --set protocol=leave-one-corpus-out",

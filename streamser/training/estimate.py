@@ -1,4 +1,4 @@
-"""About how long folds take to train, from a few batches timed on the machine that will do it."""
+"""Estimate how long folds take to train, from a few batches timed on this machine."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from streamser.training.material import Material, features_of, splits_of, with_l
 from streamser.training.recipe import Recipe
 
 _CLIPS = {"cpu": 4, "cuda": 32}
-"""A CPU's time grows with the batch, a GPU's hardly does."""
+"""Batch sizes to time: on a CPU the time grows with the batch, on a GPU it hardly does."""
 _FOLD_S = 15.0
 """Export, check, scoring and drawing of one fold."""
 _RAGGED = 0.8
-"""Share of the whole window that a padded batch of clips of their own length has, about."""
+"""Approximate length of a padded batch of whole clips, as a share of the whole window."""
 _timed: dict[tuple[object, ...], tuple[float, float]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds, said as a person would.
+    """A duration in seconds; `str` rounds it for people.
 
     >>> str(Estimate(40.0)), str(Estimate(600.0)), str(Estimate(9000.0)), str(Estimate(400_000.0))
     ('1 minute', '10 minutes', '2.5 hours', '4.6 days')
@@ -42,7 +42,7 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, material: Material, folds: int, device: str) -> Estimate:
-    """How long so many folds of a recipe take at most, one after the other."""
+    """Upper estimate for this many folds of a recipe, trained one after the other."""
     if not folds:
         return Estimate(0.0)
     settled = with_labels(recipe, material)
@@ -56,7 +56,7 @@ def estimate(recipe: Recipe, material: Material, folds: int, device: str) -> Est
 
 
 def _clip_seconds(recipe: Recipe, device: str) -> tuple[float, float]:
-    """Seconds that a whole window takes to learn from, and to be judged; each kind of net is timed once."""
+    """Seconds to train on a whole window, and to classify it; each kind of network is timed once."""
     variant = zoo.get(recipe.variant)
     build = variant.build
     net_key = (build.func, tuple(build.keywords.items())) if isinstance(build, partial) else (build,)

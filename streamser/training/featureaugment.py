@@ -12,7 +12,7 @@ from streamser.features import FeatureConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureAugment:
-    """What is drawn anew for every clip of every batch, in the log-mel domain; 0 switches a thing off."""
+    """Augmentations drawn anew for every clip of every batch, in the log-mel domain; 0 disables one."""
 
     gain_db: float = 0.0
     """Uniform level offset of up to this much, up or down."""
@@ -26,11 +26,11 @@ class FeatureAugment:
     """Random smooth colouring (microphone, distance): up to this much at the band's edges and middle."""
     room_probability: float = 0.0
     """Share of clips whose power rings on as in a room, each band decaying exponentially. Corpora differ in how dry
-    they are, and a net that never heard otherwise takes a dry voice for an angry one."""
+    they are, and a network trained without reverberation tends to classify dry voices as angry."""
     room_rt60_s: tuple[float, float] = (0.1, 0.8)
     """Time in which the sound dies away by 60 dB; up to half as long in the highest band."""
     room_direct_db: tuple[float, float] = (-3.0, 12.0)
-    """Direct sound against what rings on."""
+    """Level of the direct sound relative to the reverberation."""
     noise_probability: float = 0.0
     """Share of clips that get a stationary noise floor of random colour."""
     noise_snr_db: tuple[float, float] = (0.0, 30.0)
@@ -44,11 +44,11 @@ class FeatureAugment:
     mixup: float = 0.0
     """Beta(a, a) parameter of mixup; both targets are kept, weighted."""
     trim_probability: float = 0.0
-    """Share of clips without the silence before and after their speech, as a stream's segments come."""
+    """Share of clips whose leading and trailing silence is removed, as in a stream's segments."""
     pause_probability: float = 0.0
-    """Share of clips of which a piece is heard in a pause: corpora leave silence around their clips, each its own."""
+    """Share of clips cut to a piece and padded with their own quietest frames, since corpora differ in silence."""
     crop_probability: float = 0.0
-    """Share of clips cut to a random shorter piece (from `crop_min_s`), as a partial hears them."""
+    """Share of clips cut to a random shorter piece (from `crop_min_s`), as partial results get them."""
     crop_min_s: float = 0.6
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Changes of your own with their settings, by their name in `streamser.training.featurechanges.FEATURE_CHANGES`."""

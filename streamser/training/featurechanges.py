@@ -30,7 +30,7 @@ class BatchShape(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What the numbers of a front end's log-mel mean."""
+    """Unit and lowest value of a front end's log-mel."""
 
     per_db: float
     """Its units in one decibel."""

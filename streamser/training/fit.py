@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "last.pt"
 SAVE_EVERY_S = 60.0
-"""A checkpoint holds the weights up to five times over: written after every epoch it would cost more than the epoch."""
+"""A checkpoint holds up to five copies of the weights; writing one can take longer than a short epoch."""
 
 
 def allowed_labels(clips: Sequence[Clip], labels: Sequence[str]) -> NDArray[np.bool_]:
-    """(clips, classes): the labels that a clip's corpus really has (2 % of its clips or more).
+    """(clips, classes): True for the labels of 2 % or more of the clips in a clip's corpus.
 
     Plain speech is neutral as opposed to all other labels, though its corpus has no others.
     """
@@ -53,7 +53,7 @@ def allowed_labels(clips: Sequence[Clip], labels: Sequence[str]) -> NDArray[np.b
 
 
 def with_common_labels(clips: Sequence[Clip], labels: Sequence[str]) -> list[Clip]:
-    """The clips whose label is one that their corpus really has."""
+    """The clips whose label makes up 2 % or more of their corpus."""
     allowed = allowed_labels(clips, labels)
     return [clip for clip, row in zip(clips, allowed, strict=True) if row[labels.index(clip.label)]]
 
@@ -81,7 +81,7 @@ class Part:
     shares: NDArray[np.float32] | None = None
     """(clips, classes): each label's share of a clip's annotations, for a loss that learns from them."""
     starts: NDArray[np.int64] | None = None
-    """First frame of each piece, where clips are cut into pieces that are learnt one by one."""
+    """First frame of each piece, where clips are cut into pieces that are separate examples."""
 
     @property
     def grades(self) -> NDArray[np.int64]:
@@ -105,7 +105,7 @@ def in_pieces(part: Part, batches: BatchMaker) -> Part:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A trained network and how it came about."""
+    """A trained network and the history of its training."""
 
     net: SerNet
     best_epoch: int
@@ -213,7 +213,7 @@ class Fit:
         return Fitted(best.eval(), self.best_epoch, self.best_score, self.history)
 
     def _tell(self, row: dict[str, float]) -> None:
-        """Report an epoch; whoever stops the run there loses nothing of it."""
+        """Report an epoch; if the callback stops the run, the epoch is saved first."""
         if self.on_epoch is None:
             return
         try:
@@ -255,7 +255,7 @@ class Fit:
         return (self.batches.draw(self.train.rows[drawn], rng).to(self.device),)
 
     def _one_step(self, drawn: NDArray[np.int64]) -> Tensor:
-        """Learn from one batch; its loss, which stays on the device."""
+        """Train on one batch and return its loss, still on the device."""
         # Every process draws the whole batch from the same Generator and takes its own share of it.
         frames, *lengths = self._drawn(drawn, self.rng)
         mix = self.recipe.feature_augment.mixup
@@ -275,13 +275,13 @@ class Fit:
             output = output._replace(logits=output.logits + self.prior)
         if self.allowed is not None:
             allowed = (self.allowed[self._there(drawn)] | self.allowed[self._there(drawn[partner])])[mine]
-            # 20 below the best: no probability to speak of, no gradient, and a finite price for label smoothing
+            # 20 below the largest logit: probability and gradient are close to 0, and label smoothing stays finite
             absent = (output.logits.detach().amax(dim=1, keepdim=True) - 20.0).expand_as(output.logits)
             output = output._replace(logits=torch.where(allowed, output.logits, absent))
         loss = share * self._loss_of(output, frames, drawn[mine])
         if mix:
             loss = loss + (1 - share) * self._loss_of(output, frames, drawn[partner][mine])
-        if len(nothing):  # cross entropy with knowing nothing: every class as likely as every other
+        if len(nothing):  # cross entropy with the uniform distribution
             loss = loss - self.recipe.outliers.weight * nn.functional.log_softmax(nothing, dim=1).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -292,9 +292,9 @@ class Fit:
         return loss.detach()
 
     def _log_prior(self, plain: bool) -> Tensor | None:
-        """(classes,), what the loss adds to logits where plain speech makes neutral more frequent than others.
+        """(classes,), offsets that the loss adds to the logits where plain speech makes neutral more frequent.
 
-        The logits themselves then stay those of labels that are equally likely (logit adjustment, Menon et al. 2021).
+        The network's own logits then fit equally frequent labels (logit adjustment, Menon et al. 2021).
         """
         if not plain:
             return None
@@ -305,7 +305,7 @@ class Fit:
         return torch.from_numpy(index).to(self.device)
 
     def _with_outliers(self, frames: Tensor) -> Tensor:
-        """The batch with sounds that are no speech behind its clips."""
+        """The batch, with outliers (sounds without speech) appended."""
         if self.outliers is None:
             return frames
         count = max(1, round(self.recipe.outliers.share * len(frames)))
@@ -319,10 +319,10 @@ class Fit:
         return result + self.adversary(output.embedding, drawn) if self.adversary else result
 
     def _follow(self) -> None:
-        """Let the averaged weights follow the trained ones, batch norm's statistics with them."""
+        """Update the running average of the weights, and copy batch norm's statistics."""
         if self.average is None:
             return
-        self.followed += 1  # a young average follows faster: it must forget the weights that it began with
+        self.followed += 1  # faster at first, so that the average does not keep the initial weights
         share = 1 - min(self.recipe.ema, (1 + self.followed) / (10 + self.followed))
         with torch.no_grad():
             for mean, value in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
@@ -354,12 +354,12 @@ class Fit:
         return row
 
     def _reestimate(self, net: SerNet) -> None:
-        """Batch norm's statistics of the weights as they are now, where the recipe asks for it."""
+        """Estimate batch norm's statistics for the current weights, if the recipe asks for it."""
         if not self.recipe.norm_clips or not norms_of(net):
             return
         rng = np.random.default_rng(
             [self.seed, self.epoch]
-        )  # of its own: training goes on as if nothing had been drawn
+        )  # a separate generator, so that training draws the same numbers with and without this step
         chosen = rng.permutation(len(self.train.clips))[: self.recipe.norm_clips]
         parts = batch_slices(len(chosen), max(self.recipe.batch, 64))
         reestimate_norms(net, (self._drawn(chosen[part], rng) for part in parts))
@@ -391,10 +391,10 @@ class Fit:
         }
         partial = self._checkpoint.with_suffix(".part")
         torch.save(state, partial)
-        partial.replace(self._checkpoint)  # a run that dies while it saves keeps the checkpoint before
+        partial.replace(self._checkpoint)  # if the process dies while it saves, the previous checkpoint is still whole
 
     def resume(self) -> bool:
-        """Go on from the folder's checkpoint, if there is one: on a CPU, to the very same weights."""
+        """Resume from the folder's checkpoint, if there is one; on a CPU the final weights are bit-identical."""
         if not self._checkpoint.exists():
             return False
         state: dict[str, Any] = torch.load(self._checkpoint, map_location=self.device, weights_only=True)

@@ -1,7 +1,7 @@
-"""What the frozen part of a net says of every window of every clip, computed once and kept on disk.
+"""The frozen encoder's output for every window of every clip, computed once and kept on disk.
 
-Nothing of it changes while the rest learns, so that an epoch costs the rest alone: a second for what took minutes.
-What it heard of a window is one frame of a store like the other, and batches are drawn from it as from that one.
+The output does not change while the head is trained, so an epoch takes about a second instead of minutes. It is kept
+in a store like that of the log-mel, where each window is one frame, and batches are drawn from it in the same way.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _net: SerNet  # of a worker process
 
 
 def frozen_features(size: int, sample_rate: int) -> FeatureConfig:
-    """A front end whose windows are single frames of `size` values: all that was heard of one window of sound."""
+    """A front end whose windows are single frames of `size` values: the encoder's output for one window of sound."""
     return FeatureConfig(
         kind="samples", sample_rate=sample_rate, window_samples=size, hop_samples=size, fft_size=size,
         length_s=size / sample_rate, stride_s=size / sample_rate, short="keep",
@@ -40,7 +40,7 @@ def frozen_features(size: int, sample_rate: int) -> FeatureConfig:
 
 
 def frozen_augment(augment: FeatureAugment) -> FeatureAugment:
-    """What can still be drawn for every batch; pieces were drawn when the copies were heard."""
+    """The augmentations that remain for each batch; crops were drawn when the copies were encoded."""
     if augment.trim_probability or augment.pause_probability:
         raise ConfigError(
             "feature_augment: trim_probability and pause_probability are drawn for every batch, but a frozen net hears "
@@ -89,7 +89,7 @@ def _key(net: SerNet, store: LevelStore, features: FeatureConfig, augment: Featu
 
 
 def _windows(batches: BatchMaker, clip: int, copy: int, augment: FeatureAugment) -> Tensor:
-    """The windows that judge one copy of a clip; a piece of it now and then."""
+    """The windows from which one copy of a clip is classified; with `crop_probability`, those of a random piece."""
     windows = batches.whole(clip, copy)
     rng = np.random.default_rng((clip, copy))
     if copy and augment.crop_probability and rng.random() < augment.crop_probability:
@@ -113,7 +113,7 @@ def _encode_all(
     # spawn: the same on every system, and no fork of a process that already runs torch's threads
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (net,)) as pool:
         waiting: deque[Future[list[Frames]]] = deque()
-        for job in jobs:  # a few ahead of the workers: all at once would be all the sound in memory
+        for job in jobs:  # submit only a few jobs ahead: submitting all would load all sound into memory
             waiting.append(pool.submit(_encode_in_worker, [windows.numpy() for windows in job], precision))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()

@@ -1,4 +1,4 @@
-"""What a run trains on: a recipe's corpora read, filtered and labelled; and the recipe of a published row."""
+"""Read, filter and label a recipe's corpora; and make the recipe of a published row."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def recipe_of(variant: Variant, benchmark: Benchmark, corpora: Sequence[str] = (
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The clips of a run and what their reading gave."""
+    """The clips of a run, and the problems found when they were read."""
 
     clips: tuple[Clip, ...]
     reports: tuple[CorpusReport, ...]
@@ -131,7 +131,7 @@ def splits_of(recipe: Recipe, material: Material, seed: int) -> list[Split]:
 
 
 def _without(split: Split, corpora: Sequence[str]) -> Split:
-    """The split whose nets learn nothing from these corpora; its test part stays."""
+    """The split without these corpora in its training and validation parts; its test part stays."""
     train, validation = (
         tuple(clip for clip in clips if clip.corpus not in corpora) for clips in (split.train, split.validation)
     )

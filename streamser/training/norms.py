@@ -18,7 +18,7 @@ def reestimate_norms(net: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> N
     """Replace the running statistics by the mean over these batches; weights and dropout take no part.
 
     A running average weighs the last ten batches or so. With a large learning rate (Adadelta at 1.0) the weights of
-    ten batches ago were others, and a net that is right about every training batch judges at chance.
+    ten batches ago were very different, and a network that classifies every training batch correctly tests at chance.
     """
     norms = norms_of(net)
     if not norms:

@@ -18,7 +18,7 @@ def make_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, wei
 
 
 def _adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> Optimizer:
-    """Biases and norms are not decayed."""
+    """Parameters with and without weight decay: biases and norms have none."""
     from torch.optim import AdamW
 
     groups: list[dict[str, Any]] = [

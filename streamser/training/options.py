@@ -1,4 +1,4 @@
-"""Where and how a training run computes, as opposed to what it learns (needs no torch)."""
+"""Options of a training run that do not change its result: cache, processor, workers, progress (needs no torch)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Hear what a recipe does to its clips: each change alone, then all of them together, on a page of players.
+"""Render a recipe's augmentations as sound: each change alone, then all together, on an HTML page with players.
 
-What is drawn on log-mel is made audible by the very code that training draws it with: the change of each frame's bands
-becomes a gain on the sound's own spectrum, whose phases stay. Mixup mixes the sounds themselves here, and features (or
-what a frozen ear made of them) in training.
+Log-mel augmentations are drawn by the code that training uses; the change of each band in each frame then becomes a
+gain on the sound's spectrum, whose phases stay. Mixup mixes waveforms here; in training it mixes features (or the
+embeddings of a frozen encoder).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from streamser.training.featureaugment import FeatureAugment
 from streamser.training.store import LevelStore, level_config
 
 SHOWN = FeatureAugment(mask_mels=24, mask_frames=30, mixup=0.4)
-"""What is played for a recipe that changes nothing at all, beside all of `AugmentConfig`; no masks on samples."""
+"""Log-mel augmentations that are played, beside all of `AugmentConfig`, for a recipe without any."""
 
 _GRAIN = SAMPLE_RATE // 100  # samples of a frame where only time is cut
 _PIECE = 1024  # samples of one piece of a spectrum
@@ -99,7 +99,7 @@ def preview_augment(
 
 
 def _alone(drawn: FeatureAugment) -> dict[str, tuple[FeatureAugment, str]]:
-    """Each change that is switched on, by itself and for every clip, and in words how far it may go."""
+    """Each enabled change, applied alone and to every clip, with a description of its range."""
     plain = FeatureAugment()
     always: dict[str, dict[str, Any]] = {
         "drawn-gain": {"gain_db": drawn.gain_db},
@@ -134,7 +134,7 @@ def _alone(drawn: FeatureAugment) -> dict[str, tuple[FeatureAugment, str]]:
 def _changed(
     sounds: Sounds, augment: FeatureAugment, features: FeatureConfig, length_s: float, rng: np.random.Generator
 ) -> Sounds:
-    """A window of each sound as a training batch of them all would have it."""
+    """One window of each sound, as in a training batch of these sounds."""
     windows = [_in_time(sound, augment, features, length_s, rng) for sound in sounds]
     if features.kind == "mel":
         windows = _in_bands(windows, augment, features, rng)

@@ -50,7 +50,7 @@ def publish(
     scores: Mapping[str, Any] = MappingProxyType({}),
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Bundle:
-    """Write the checkpoint's folder; `more` is added to what is known about how it came to be."""
+    """Write the checkpoint's folder; `more` is added to its provenance."""
     recipe = setup.recipe
     provenance = {**_provenance(setup, trained), **more}
     net = trained.net.to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
@@ -73,7 +73,7 @@ def publish(
 
 
 def _provenance(setup: RunSetup, trained: Trained) -> dict[str, Any]:
-    """Everything that is known about how the checkpoint came to be."""
+    """The checkpoint's provenance: how it was trained, on what, and with which software."""
     split, net = trained.split, trained.net
     return {
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -96,10 +96,10 @@ def _provenance(setup: RunSetup, trained: Trained) -> dict[str, Any]:
 def _own_version() -> str:
     try:
         return version("streamser")
-    except PackageNotFoundError:  # run from a checkout on a machine that it was only copied to
+    except PackageNotFoundError:  # not installed: the code runs from a copied checkout
         return "not installed"
 
 
 def _narrow(values: NDArray[Any]) -> NDArray[Any]:
-    """In half precision what loses nothing by it: a frozen encoder came so."""
+    """Store a tensor in half precision if that changes no value: some frozen encoders are published so."""
     return values.astype(np.float16) if is_narrow(values) else values

@@ -19,14 +19,14 @@ from streamser.training.schedules import Schedule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdversaryConfig:
-    """An opponent that the embedding must not tell its corpus or speaker (`streamser.training.adversary`)."""
+    """An adversary that guesses the corpus or speaker from the embedding (`streamser.training.adversary`)."""
 
     of: Literal["", "corpus", "speaker"] = ""
     """What it guesses; empty for no opponent."""
     weight: float = 0.5
-    """How hard the net works against it."""
+    """Scale of the adversary's reversed gradient in the network."""
     warmup_steps: int = 400
-    """So many looks at it (two a batch with mixup) until it does so with all its weight."""
+    """Steps over which the adversary's weight rises to its full value; a batch with mixup counts as two."""
 
     def __post_init__(self) -> None:
         if self.of not in ("", "corpus", "speaker"):
@@ -37,16 +37,16 @@ class AdversaryConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutlierConfig:
-    """Sounds that are no speech, of which the net learns that it knows nothing (Hendrycks et al., ICLR 2019)."""
+    """Sounds without speech, trained towards equal probabilities for all classes (Hendrycks et al., ICLR 2019)."""
 
     folder: str = ""
     """A folder of sounds, or a corpus's name; empty for none."""
     names: tuple[str, ...] = ("*",)
-    """Patterns of the file names to learn from; keep other kinds back to see what it has learnt."""
+    """Patterns of the file names to train on; keep other kinds of sound for testing."""
     share: float = 0.1
-    """As many beside the clips of a batch."""
+    """Number of outliers in a batch, relative to its clips."""
     weight: float = 0.5
-    """What their loss, the distance to knowing nothing, counts beside the clips'."""
+    """Weight of the outlier loss relative to the clip loss."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -106,7 +106,7 @@ class Recipe:
     plain: PlainConfig = field(default_factory=PlainConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     judge_only: tuple[str, ...] = ()
-    """Those of `corpora` and `plain.corpora` that no net learns from: leave-one-corpus-out may still test on them."""
+    """Corpora (of `corpora` and `plain.corpora`) that are never trained on; leave-one-corpus-out may test on them."""
     labels: tuple[str, ...] = ("angry", "happy", "neutral", "sad")
     """[all] stands for every label that the clips have."""
     label_map: Mapping[str, str] = field(default_factory=dict)

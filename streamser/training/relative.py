@@ -21,7 +21,7 @@ from streamser.training.batches import BatchMaker
 from streamser.training.recipe import BaselineConfig
 from streamser.training.store import LevelStore
 
-_OTHERS_MOST = 0.4  # weight of a clip of another label, at most: what a stream gives one that it finds half neutral
+_OTHERS_MOST = 0.4  # largest weight of a clip of another label: about that of an utterance with p(neutral) = 0.5
 
 
 class RelativeBatches(BatchMaker):

@@ -1,4 +1,4 @@
-"""What a run is made of before any sound is read: front end, loss and network, checked against each other."""
+"""Build and check a run's front end, loss and network before any sound is read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["RunSetup", "set_up"]
 
 @dataclass(frozen=True, slots=True)
 class RunSetup:
-    """A recipe with what it names: the variant, its front end and its loss with the recipe's changes."""
+    """A recipe, and the objects that it names: variant, front end and loss, with the recipe's changes."""
 
     recipe: Recipe
     variant: Variant
@@ -53,7 +53,7 @@ class RunSetup:
 
 
 def set_up(recipe: Recipe) -> RunSetup:
-    """Look up what the recipe names; ConfigError for what cannot be built or drawn, before any sound is read."""
+    """Build what the recipe names; raises ConfigError for anything that cannot be built, before any sound is read."""
     variant = zoo.get(recipe.variant)
     features = features_of(variant, recipe)
     try:

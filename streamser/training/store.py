@@ -1,8 +1,8 @@
 """Log-mel of every clip, computed once and kept on disk.
 
-The cache holds the log-mel *before* cepstra and scaling, one clean copy of each clip and as many waveform-augmented
-copies as the recipe asks for; plain samples where the net has ears of its own. `keep` writes such a store for whatever
-else is computed once for every clip.
+The cache holds the log-mel *before* cepstra and scaling: one clean copy of each clip and as many waveform-augmented
+copies as the recipe asks for. For a network that takes samples, it holds samples. `keep` writes such a store for
+anything else that is computed once for every clip.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from streamser.training.augment import AugmentConfig, Augmenter
 
 Levels = NDArray[np.float16] | NDArray[np.float32]
 
-# Half precision keeps 0.06 dB at 100 dB: far below anything a net or an ear could tell.
+# Half precision rounds to 0.06 dB at 100 dB, far less than any audible difference.
 _STORED = np.float16
 
 _CLIPS = 32  # of one job
@@ -36,8 +36,8 @@ _CLIPS = 32  # of one job
 def level_config(features: FeatureConfig) -> FeatureConfig:
     """The same front end, stopped at the log-mel: no cepstra, clipping or scaling, and nothing trimmed.
 
-    Silence that a net is not served is worth hearing in training: trimmed clips taught less (EMO-DB, left out: UA 50
-    for 66, recipe and seed alike).
+    Training keeps the silence that the recognizer trims: trimmed training clips gave a worse network (EMO-DB left out,
+    same recipe and seed: UA 50, against 66 untrimmed).
     """
     plain = replace(features, mfcc=0, clip=None, scale="none", mean=(), std=(), length_s=3.0, stride_s=1.0)
     return replace(plain, trim_db=0.0)
@@ -51,7 +51,7 @@ class LevelStore:
     starts: NDArray[np.int64]  # (1 + copies, clips)
     lengths: NDArray[np.int64]  # (1 + copies, clips)
     key: str = ""
-    """What it is kept under: the same key, the same values."""
+    """Cache key: stores with the same key hold the same values."""
 
     def frames(self, clip: int, copy: int = 0) -> Levels:
         start = self.starts[copy, clip]
@@ -188,7 +188,7 @@ def keep(
         partial.replace(values)
         with index.with_suffix(own).open("wb") as out:
             np.savez(out, starts=(ends - lengths).T, lengths=np.array(lengths, np.int64).T)
-        index.with_suffix(own).replace(index)  # last: the rest is whole
+        index.with_suffix(own).replace(index)  # written last: if it exists, the other files are complete
     arrays = np.load(index)
     starts, lengths_of = arrays["starts"], arrays["lengths"]
     levels = np.memmap(values, dtype=kind, mode="r").reshape(int(lengths_of.sum()), -1)

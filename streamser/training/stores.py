@@ -1,4 +1,4 @@
-"""The sound of a run, read once: log-mel of all clips and of the outliers, or what a frozen encoder makes of them."""
+"""Read the sound of a run once: log-mel of all clips and of the outliers, or a frozen encoder's output for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Stores", "read_stores"]
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """What the batches of all splits are drawn from."""
+    """The data from which the batches of all splits are drawn."""
 
     clips: LevelStore
     outliers: LevelStore | None

@@ -127,7 +127,7 @@ def _round(
                 yield waiting[future], future.result()
 
 
-_TRIES = 1  # rounds in which nothing ends before they are given up
+_TRIES = 1  # rounds in which no job ends before the remaining jobs are given up
 _shared: dict[str, Any] = {}  # of a worker process
 
 
@@ -147,7 +147,7 @@ def _run(job: Job) -> JobEnd:
             trainer.run_split(split, job.seed)
     except OutOfTimeError:
         state = "out of time"
-    except Exception as error:  # one row that fails must not cost the others
+    except Exception as error:  # a failed row must not stop the others
         log.exception("%s", job.name)
         state = f"{type(error).__name__}: {error}"
     finally:

@@ -1,4 +1,4 @@
-"""From a recipe to results: corpora in, splits checked, a net fitted to each, folds scored, a checkpoint shipped."""
+"""Run a recipe: read corpora, check splits, fit a network to each, score the folds, write the checkpoint."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _STANDARD_CLIPS = 8192
 
 
 class Trainer:
-    """One recipe in one run folder: fit every split, score it, and ship the checkpoint."""
+    """One recipe in one run folder: fit every split, score it, and write the checkpoint."""
 
     def __init__(self, recipe: Recipe, material: Material, folder: Path, options: RunOptions) -> None:
         self.setup = set_up(with_labels(recipe, material))
@@ -72,7 +72,7 @@ class Trainer:
     # ---- one split -------------------------------------------------------------------------------------
 
     def fit(self, split: Split, seed: int) -> tuple[Fitted, FeatureConfig, BatchMaker]:
-        """Train on one split; goes on where an earlier run of the same folder stopped."""
+        """Train on one split; resumes an interrupted run in the same folder."""
         features = self.stores.scaled(self.setup.features, split)
         torch.manual_seed(seed)
         net = self.setup.build(features)
@@ -104,7 +104,7 @@ class Trainer:
         return replace(fitted, net=net.eval()), features, batches
 
     def fit_relative(self, split: Split, seed: int, batches: BatchMaker) -> RelativeHead | None:
-        """Train the relative head of one split on what the frozen encoder gave; None where the recipe wants none."""
+        """Train the relative head of one split on the encoder's output; None if the recipe has no relative head."""
         if not self.recipe.baseline.train or self.stores.frozen is None:
             return None
         clips = with_common_labels(split.train, self.recipe.labels) if self.recipe.mask_absent_labels else split.train
@@ -163,12 +163,12 @@ class Trainer:
         result = replace(result, embeddings=embeddings if relative is not None else None)
         result = replace(result, figures=self._figures(fitted.net, batches, split, result))
         save_fold(place / "fold.json", result)
-        (place / CHECKPOINT).unlink(missing_ok=True)  # a finished fold is never gone on with
+        (place / CHECKPOINT).unlink(missing_ok=True)  # a finished fold is never resumed
         log.info("%s: done in %.0f s", split.name, time.monotonic() - began)
         return result
 
     def _figures(self, net: SerNet, batches: BatchMaker, split: Split, tested: FoldResult) -> dict[str, float]:
-        """What a paper's table asks for besides its net's answers: accuracy by part, and the reconstruction's error."""
+        """Further figures that a paper's table has: accuracy on the training part, and the reconstruction error."""
         if not split.protocol.startswith("paper:") or self.stores.frozen is not None:
             return {}
         device = self.device
@@ -226,10 +226,10 @@ class Trainer:
         )
 
     def ship(self, split: Split, seed: int, target: Path, calibrate_from: Path | None) -> Bundle:
-        """Train on the `ship` split and write the checkpoint, calibrated on speakers it never learnt from.
+        """Train on the `ship` split and write the checkpoint, calibrated on speakers that it was not trained on.
 
-        `calibrate_from` is the run folder of the same recipe under leave-one-corpus-out: its answers on corpora
-        that were left out say more about strangers than validation speakers of the training corpora can.
+        `calibrate_from` is the run folder of the same recipe with leave-one-corpus-out. Its answers on unseen corpora
+        predict the calibration for new speakers better than validation speakers of the training corpora do.
         """
         fitted, features, batches = self.fit(split, seed)
         relative = self.fit_relative(split, seed, batches)
@@ -281,7 +281,7 @@ class Trainer:
 
 
 def _standardize(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], seed: int) -> None:
-    """Measure what a frozen encoder's head is standardized by, on training windows as they will be drawn."""
+    """Measure the mean and deviation that standardize the head's input, on training windows drawn as in training."""
     if not isinstance(net, FrozenHead):
         return
     rng = np.random.default_rng([seed, 1])
@@ -298,13 +298,13 @@ def _head_logits(net: SerNet, embeddings: NDArray[np.float32]) -> NDArray[np.flo
 
 
 def _draw_curves(history: list[dict[str, float]], best_epoch: int, title: str, path: Path) -> None:
-    """Beside log.jsonl, where there is something to draw with: a training needs no pictures."""
+    """Write the learning curves beside log.jsonl if matplotlib is installed."""
     try:
         from streamser.evaluation.plots import plot_curves
 
         if history:
             plot_curves(history, best_epoch, title, path)
-    except Exception as error:  # whatever it is, it must not hide why a run was stopped, or cost what it learnt
+    except Exception as error:  # a failed plot must not hide why a run stopped, or lose its result
         log.warning("no learning curves: %s", error)
 
 
@@ -317,7 +317,7 @@ def _same_labels(folds: list[FoldResult], labels: tuple[str, ...]) -> list[FoldR
 
 
 def _epochs_of(run: Path | None) -> int | None:
-    """How long a run trained each of its nets, as far as its folder says."""
+    """Training time of each network of a run, read from the files in its folder."""
     try:
         return int(json.loads((Path(run or "") / "recipe.json").read_text(encoding="utf-8"))["epochs"])
     except (OSError, ValueError, KeyError):

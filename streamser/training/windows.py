@@ -1,4 +1,4 @@
-"""Windows that no chance changes, computed once and kept beside the net, so that batches cost no NumPy."""
+"""Windows without random changes: computed once and kept on the network's device, so that batches need no NumPy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from streamser.nets.layers import SerNet
 from streamser.training.batches import BatchMaker
 
 Batch = tuple[Tensor, ...]
-"""What a net is called with: (B, T, bins), and the true lengths (B,) where rows are padded."""
+"""A network's arguments: (B, T, bins), and the true lengths (B,) where rows are padded."""
 
 _JUDGED = 64
 """Windows that are judged at a time."""
 _KEPT_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
-"""What may be kept on a device; beyond it windows are computed anew each time."""
+"""Memory for windows kept on a device; if they need more, they are computed anew each time."""
 
 
 class Resident:
@@ -70,7 +70,7 @@ def resident(
 
 
 class Judged:
-    """The windows that judge some clips when they are served, and each clip's mean logits over them."""
+    """The windows from which some clips are classified when served, and each clip's mean logits over them."""
 
     def __init__(
         self, batches: BatchMaker, rows: NDArray[np.int64], net: SerNet, device: torch.device, size: int = _JUDGED
