@@ -1,4 +1,4 @@
-"""What published figures were measured on: which corpus, which half of it, and which of its labels."""
+"""The data that published figures were measured on: corpus, part of it, and labels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Benchmark:
     """Only these; empty takes all."""
 
     def fits(self, folder: str) -> bool:
-        """Whether a folder's name says that it holds this corpus: `EMO-DB`, `IEMOCAP_full_release`."""
+        """Whether a folder has this corpus's name: `EMO-DB`, `IEMOCAP_full_release`."""
         return _plain(self.corpus) in _plain(folder)
 
 

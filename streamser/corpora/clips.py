@@ -27,10 +27,10 @@ NO_MAJORITY = "xxx"
 
 
 PLAIN = "plain"
-"""Style of clips that nobody acted: reading, broadcasts, prompts."""
+"""Style of clips that are not acted: reading, broadcasts, prompts."""
 
 EMOTIONS = frozenset(SYNONYMS.values()) | {"breath", "calm", "other", "pain", "pleasure", NO_MAJORITY}
-"""The labels a corpus may use without saying so."""
+"""The labels that a corpus may use by default."""
 
 
 def plain_label(text: str) -> str:
@@ -53,16 +53,16 @@ class Clip:
     """`corpus/speaker`, so that no two corpora share one."""
     label: str
     text_id: str = ""
-    """Which sentence was said."""
+    """Which sentence is spoken."""
     language: str = ""
-    """ISO 639-1, where the corpus says."""
+    """ISO 639-1, if the corpus gives it."""
     gender: str = ""
     """f, m or empty."""
     difficulty: str | None = None
     """A: all annotations are the label, B: at least 65 % of them, C: fewer; None where there are none."""
     session: str | None = None
     style: str = ""
-    """`scripted`, `improvised`, `speech`, `nonspeech`, an intensity: what else the corpus says of it."""
+    """`scripted`, `improvised`, `speech`, `nonspeech`, an intensity: further properties from the corpus."""
     votes: tuple[str, ...] = ()
     """Each annotator's label, several joined by `+`."""
     name: str = ""
@@ -78,7 +78,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is not as it should be."""
+    """One problem found in a corpus."""
 
     kind: str
     """What sort of problem; problems are counted by it."""
@@ -92,13 +92,13 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class CorpusReport:
-    """What reading a corpus gave, and what it did not."""
+    """The result of reading a corpus: how many clips, and the problems."""
 
     corpus: str
     kept: int
     problems: tuple[Problem, ...] = ()
     cautions: tuple[str, ...] = ()
-    """What the clips themselves are worth for training and testing."""
+    """Weaknesses of the clips for training and testing."""
 
     @property
     def counts(self) -> dict[str, int]:

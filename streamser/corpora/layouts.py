@@ -27,7 +27,7 @@ class Layout:
     shape: str
     """What the folder must look like, for the message when it does not."""
     matches: Callable[[Path], bool]
-    """Whether the folder looks so; cheap."""
+    """Whether the folder has this layout; a quick check."""
     read: Reader
 
 
@@ -98,7 +98,7 @@ def _manifest_row(folder: Path, corpus: str, row: dict[str, str], label_column: 
     )
 
 
-# ---- corpora whose file names say everything
+# ---- corpora whose file names hold all labels
 
 
 def sound_files(folder: Path) -> list[Path]:
@@ -122,7 +122,7 @@ def _any_named(pattern: re.Pattern[str], *folders: str) -> Callable[[Path], bool
 
 
 def _by_name(pattern: re.Pattern[str], to_clip: Callable[[Path, str, Path, re.Match[str]], Clip | Problem]) -> Reader:
-    """Read a corpus in which each file's name, matched by a pattern, says who speaks and how."""
+    """Read a corpus whose file names, matched by a pattern, give speaker and label."""
 
     def read(root: Path, corpus: str) -> Found:
         for path in sound_files(root):
@@ -317,7 +317,7 @@ IEMOCAP_EMOTIONS = {
 }
 # [6.2901 - 8.2357]	Ses01F_impro01_F000	neu	[2.5000, 2.5000, 2.5000]
 IEMOCAP_TURN = re.compile(r"\[[\d.]+ - [\d.]+\]\s+((Ses\d\d)[FM]_(\S+)_([FM])\S*)\s+(\w+)\s+\[.*")
-# C-E2:	Neutral;	() is an annotator's vote; C-F1 and C-M1 are what the actors say of themselves, and count as well
+# C-E2:	Neutral;	() is an annotator's vote; C-F1 and C-M1 are the actors' own votes, which count too
 IEMOCAP_VOTE = re.compile(r"C-[EFM]\d+:\s*([^()]*?)\s*\(.*")
 
 
@@ -349,7 +349,7 @@ def _iemocap_clip(root: Path, corpus: str, session: Path, turn: re.Match[str], v
     return Clip(
         path,
         corpus,
-        f"{corpus}/{number}{gender}",  # the letter in the dialog's name says who wears the markers, not who speaks
+        f"{corpus}/{number}{gender}",  # the dialog's letter is the actor with markers, not the speaker
         label,
         text_id=dialog,
         language="en",

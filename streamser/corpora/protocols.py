@@ -130,7 +130,7 @@ def _may_share_speakers(protocol: str) -> bool:
 def honest_folds(
     clips: Sequence[Clip], n_folds: int | Literal["loso"], seed: int = 0, validation_speakers: int | float = 0.2
 ) -> list[Split]:
-    """Every speaker is tested once, by a model that never heard him; other unheard speakers choose the epoch.
+    """Every speaker is tested once, by a model trained without that speaker; validation speakers choose the epoch.
 
     Test folds are the same for every seed (neighbouring speakers of each corpus and gender together, so six folds of
     RAVDESS are actors 1-4, 5-8, ...): the seed draws the validation speakers, `validation_speakers` of each corpus (a
@@ -334,7 +334,7 @@ def random_55_25_20(clips: Sequence[Clip], seed: int = 0) -> list[Split]:
 def random_80_20(clips: Sequence[Clip], seed: int = 0) -> list[Split]:
     """One stratified split of four fifths and one fifth, the best epoch chosen on the fifth.
 
-    A label's only clip is trained on: nothing else could teach it.
+    If a label has only one clip, it is in the training part.
     """
     split = stratified_folds(clips, 5, seed, "paper:lightsernet-report", "test")[0]
     known = {clip.label for clip in split.train}

@@ -1,4 +1,4 @@
-"""Read corpora of emotional speech, and name everything in them that is not as it should be."""
+"""Read corpora of emotional speech, and report every problem in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streamser.errors import AudioError, CorpusError
 
 FOUR = {"angry": "angry", "excited": "happy", "happy": "happy", "neutral": "neutral", "sad": "sad"}
 """The four classes. `calm` is left out: only RAVDESS acts it, beside a neutral of its own, and as a `neutral` it would
-be two thirds of that corpus's neutral clips; whoever wants it says {**FOUR, "calm": "neutral"}."""
+be two thirds of that corpus's neutral clips; to include it, use {**FOUR, "calm": "neutral"}."""
 
 ENVIRONMENT = "STREAMSER_CORPORA"
 """Names the folder in which corpora are looked up by name."""
@@ -27,7 +27,7 @@ ENVIRONMENT = "STREAMSER_CORPORA"
 FEW_SPEAKERS = 4
 FEW_CLIPS = 20
 SILENT_PEAK = 1e-4
-"""Peak below -80 dBFS: nobody spoke."""
+"""Peak below -80 dBFS: the clip is silent."""
 QUIET_DBFS = -46.0
 """Peak below half a percent of full scale: what 16 bits keep of such speech is mostly noise."""
 
@@ -120,7 +120,7 @@ def _layout_of(root: Path, layout: str) -> str:
 
 
 def _clip_problem(clip: Clip, known: frozenset[str], labelled: bool, seen: set[str]) -> Problem | None:
-    """What is wrong with a clip, short of listening to it."""
+    """Problems of a clip that show without reading its audio."""
     if labelled and not clip.label:
         return Problem("no label", clip.id)
     if clip.label and clip.label not in known:
@@ -135,7 +135,7 @@ def _clip_problem(clip: Clip, known: frozenset[str], labelled: bool, seen: set[s
 
 
 def cautions(clips: Sequence[Clip]) -> tuple[str, ...]:
-    """What makes clips worth less than their number: few speakers, scarce labels, words that give the label away."""
+    """Weaknesses of the clips as data: few speakers, scarce labels, sentences that reveal the label."""
     found = []
     speakers = {clip.speaker for clip in clips}
     if len(speakers) < FEW_SPEAKERS:
@@ -170,7 +170,7 @@ def map_labels(clips: Iterable[Clip], mapping: Mapping[str, str]) -> tuple[list[
 
 @dataclass(frozen=True, slots=True)
 class SoundCheck:
-    """What one reading of a file taught."""
+    """What reading a file showed."""
 
     digest: str
     peak: float

@@ -1,4 +1,4 @@
-"""Where windows become scores: ONNX Runtime on the CPU by default, torch on CUDA or CPU on request.
+"""Run a network on windows: ONNX Runtime on the CPU by default, torch on CUDA or CPU on request.
 
 `open_engine` chooses. `compute: auto` takes CUDA when torch sees one. Importing torch costs over a second, so it
 is imported to look only where a CUDA driver is present at all (`cuda_is_likely`); elsewhere auto means ONNX Runtime.
@@ -35,14 +35,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MOST_THREADS = 256
-"""More CPU threads than this help no window, and a hundred thousand of them hang the machine."""
+"""Limit of CPU threads: more do not speed up one window, and a hundred thousand of them hang the machine."""
 
 ENGINES = ("auto", "onnx", "torch")
 DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 class WindowScores(NamedTuple):
-    """What the net says of one sound, window by window."""
+    """The network's output for one sound, one row for each window."""
 
     logits: Frames
     """(windows, classes), not calibrated."""
@@ -67,12 +67,12 @@ class Engine(Protocol):
         """Windows (B, T, bins) to logits (B, classes) and embedding (B, D)."""
 
     def metrics(self) -> dict[str, Any]:
-        """What an operator wants to see: engine, device, windows, compute seconds, fallbacks."""
+        """Operating figures: engine, device, windows, compute seconds, fallbacks."""
 
 
 @runtime_checkable
 class AudioEngine(Protocol):
-    """An engine that has ears of its own: features and net in one pass on its device."""
+    """An engine that also computes the features on its device, in one pass with the network."""
 
     def run_audio(self, sounds: Sequence[Samples]) -> list[WindowScores]:
         """16 kHz sounds, each whole, to the scores of their windows."""
@@ -85,7 +85,7 @@ def steps_of(engine: Engine) -> StepEngine | None:
 
 
 def run_audio(engine: Engine, sounds: Sequence[Samples], config: FeatureConfig) -> list[WindowScores]:
-    """Sounds to scores, with the engine's own ears where it has them and NumPy's where not."""
+    """Scores of sounds; features are computed by the engine if it can, else in NumPy."""
     if isinstance(engine, AudioEngine):
         return engine.run_audio(sounds)
     return run_frames(engine, [extract(samples, config) for samples in sounds], config)
@@ -218,7 +218,7 @@ class FallbackEngine:
 
 
 def open_engine(bundle: Bundle, engine: str = "auto", compute: str = "auto", threads: int = 1) -> Engine:
-    """The engine for a checkpoint; what was asked for by name is had or is an EngineError.
+    """Open the engine for a checkpoint; EngineError if an engine or device asked for by name cannot be used.
 
     | compute| engine auto           | engine onnx | engine torch          |
     |--------|-----------------------|-------------|-----------------------|
@@ -246,7 +246,7 @@ def check_choice(engine: str, compute: str) -> None:
 
 
 def cuda_is_likely() -> bool:
-    """Whether it is worth a second to import torch and ask: torch is installed and an NVIDIA driver is present."""
+    """Whether importing torch (over a second) is worth it: torch is installed and an NVIDIA driver is present."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or importlib.util.find_spec("torch") is None:
         return False
     if sys.platform == "win32":

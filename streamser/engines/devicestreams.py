@@ -87,7 +87,7 @@ class DeviceStreams:
             if isinstance(self._net, nn.Module):
                 self._net.to(self._device)
             self._front_end = TorchFrontEnd(replace(bundle.features, center=False)).to(self._device)
-            # The last slot is nobody's: what fills a batch up reads and writes it.
+            # The last slot belongs to no stream: rows that fill up a batch read and write it.
             self._states = self._net.stream_states(streams + 1, self._device)
             self._fresh = self._net.stream_states(1, self._device)
         self.chunks = self._net.stream_chunks

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the default engine, which starts in a fraction of a second and knows no torch."""
+"""ONNX Runtime on the CPU: the default engine, which starts in a fraction of a second and does not import torch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 _MEMORY_BYTES = 4 << 30
 """What all graphs of a process may have in use at once; the largest published net needs some 100 MB for a window."""
 
-_FATAL_ONLY = 4  # onnxruntime's log level: what it has to say arrives as an exception
+_FATAL_ONLY = 4  # onnxruntime's log level: errors arrive as exceptions anyway
 
 
 class OnnxEngine:
     """A bundle's graph in an onnxruntime session.
 
     Windows run one at a time: a batch gains under a tenth on a CPU, and this way a window's scores are the same bits
-    whatever else was waiting beside it. That is what makes a replay equal to the live stream.
+    whatever other windows wait. This makes a replay equal to the live stream.
     """
 
     name = "onnx"

@@ -1,9 +1,9 @@
 """The relative head: an utterance's embedding against a voice's baseline, in ONNX Runtime on the CPU.
 
 `relative.onnx` takes `embedding` (B, D), `total` (B, D) and `weight` (B, 1), where total is the weighted sum of the
-embeddings of earlier utterances and weight the sum of their weights, and gives `logits` (B, classes). How much few
-utterances count against the mean of the training corpora is inside the graph. It is so small that it runs on the CPU
-beside a net on the GPU too.
+embeddings of earlier utterances and weight the sum of their weights, and gives `logits` (B, classes). The graph itself
+shrinks the baseline of few utterances towards the mean of the training corpora. It is small, so it runs on the CPU even
+when the network runs on the GPU.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Step graphs: an utterance's scores while it goes on, computed from what is new instead of from the whole window.
+"""Step graphs: compute the scores of an utterance in progress from its new frames instead of the whole window.
 
 A bundle may hold `step.onnx` beside `model.onnx`. `open_steps` opens it once; a `Track` follows one utterance.
-The graph's metadata `streamser.step` says which kind it is:
+The graph's metadata `streamser.step` is its kind:
 
 - `chunks`: a causal encoder. Input `frames` (1, time, bins); every other input NAME is a state of fixed shape that
   begins as zeros, with an output `next.NAME`; a state named `carried.*` goes on into the next utterance. The first

@@ -2,7 +2,7 @@
 
 A batch is filled up to a power of two, and every window is cut from a piece of sound of one length, so that the
 device sees the same handful of shapes for ever. On the CPU windows run one at a time, as in the ONNX engine.
-torch's own thread count is the process's business and is not touched.
+torch's thread count belongs to the host process and is not changed.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class TorchEngine:
                 yield from map(WindowScores, logits, embedding, heard)
 
     def _extract(self, samples: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Pieces (B, n) and their order (B, T) to windows (B, T, bins), and whether there is anything to hear (B,)."""
+        """Pieces (B, n) and their order (B, T) to windows (B, T, bins), and whether the piece is not silent (B,)."""
         frames: Tensor = self._front_end(samples)  # (B, n) -> (B, window_frames, bins)
         chosen = frames.gather(1, order.clamp_min(0)[..., None].expand(-1, -1, frames.shape[2]))
         frames = torch.where((order == _SILENT)[..., None], self._silence, chosen)  # (B, T, bins)
@@ -135,14 +135,14 @@ class TorchEngine:
         with self._lock, torch.inference_mode(), exact:
             try:
                 yield
-            except RuntimeError as error:  # out of memory, a lost device and all else that CUDA says
+            except RuntimeError as error:  # out of memory, a lost device and all other CUDA errors
                 if self._device.type != "cuda":
                     raise
                 said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise EngineError(f"{self.device}: {said}") from error
 
     def _warm_up(self) -> None:
-        """Judge silence in the likeliest batches, so that the first real sound finds memory and kernels ready."""
+        """Run silence in the most likely batch sizes, so that memory and kernels are ready for the first sound."""
         features, labels = self._bundle.features, self._bundle.labels
         second = np.zeros(round(features.length_s * SAMPLE_RATE), np.float32)
         for batch in (1, 8) if self._device.type == "cuda" else (1,):

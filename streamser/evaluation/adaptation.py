@@ -1,4 +1,4 @@
-"""What a leave-one-corpus-out run teaches about streams: calibration, the baseline's constants, and the figures."""
+"""Use a leave-one-corpus-out run to choose calibration and baseline constants for streams, and to measure them."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Make confidence mean what it says: temperature and class bias from held-out speakers, a threshold for a risk.
+"""Calibrate confidence: fit temperature and class bias on held-out speakers, and a threshold for a given risk.
 
 p = softmax((logits + bias) / temperature). Both are fitted by minimising the negative log-likelihood, a convex
 problem in 1 / temperature and bias / temperature that Newton's method solves in some ten steps.
 
-A temperature fitted on speakers of the training corpora is too low for a corpus nobody trained on. Where the
+A temperature fitted on speakers of the training corpora is too low for a corpus outside the training. Where the
 trainer has leave-one-corpus-out logits, give those (pooled, with `groups` = corpora) to `calibrate`: what they
-teach about the unknown room carries over to a checkpoint of the same recipe.
+show about unknown corpora holds for a checkpoint of the same recipe.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from streamser.bundle import Calibration
 
 Logits = NDArray[np.float64]
 
-# Outside these a validation set says that it holds too little (or nothing but right answers), not what it is worth.
+# Temperatures outside this range mean that the validation set is too small to fit one, or has only right answers.
 TEMPERATURES = (0.05, 20.0)
 
 
@@ -46,7 +46,7 @@ def mean_nll(
 
 
 def balanced_weights(targets: ArrayLike, groups: Sequence[str] | None = None) -> NDArray[np.float64]:
-    """Weights that give every class of every group the same say, mean 1.
+    """Weights with mean 1 that give every class of every group the same total weight.
 
     Corpora differ in size and in their share of neutral clips; neither should decide what a confidence means.
     """
@@ -121,7 +121,7 @@ def _fit(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None, *, bi
         before, now = now, loss(at)
         if before - now < 1e-10:
             break
-    # Logits that say nothing of the targets ask for an endless temperature, even for a negative one.
+    # Logits without information about the targets would lead to an infinite or negative temperature.
     inverse = min(max(float(at[0]), 1 / TEMPERATURES[1]), 1 / TEMPERATURES[0])
     shift = at[1:] - at[1:].mean() if bias else at[1:]
     return Calibration(temperature=1 / inverse, bias=tuple(float(value) for value in shift / inverse))
@@ -136,7 +136,7 @@ def cross_validated_nll(
     weights: ArrayLike | None = None,
     folds: int = 10,
 ) -> float:
-    """Negative log-likelihood of each group under the calibration that the others teach."""
+    """Negative log-likelihood of each group under the calibration fitted on the others."""
     table, truth = np.asarray(logits, np.float64), np.asarray(targets, np.int64)
     share = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
     _, owner = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
@@ -161,7 +161,7 @@ class Threshold:
     """False when no threshold keeps the risk that was asked for; the one of least risk was taken."""
 
 
-# A risk estimated on fewer answers than this share is luck: no threshold is chosen there.
+# A risk estimated on fewer answers than this share is unreliable: no threshold is chosen there.
 LEAST_COVERAGE = 0.1
 
 
@@ -185,7 +185,7 @@ def choose_threshold(
     good = np.flatnonzero(ends & (risks <= risk))
     reached = bool(len(good))
     at = int(good[-1]) if reached else int(np.flatnonzero(ends)[np.argmin(risks[ends])])
-    # Everybody may be answered: then zero, so that a clip less sure than all of these is answered too.
+    # If every clip may be answered, the threshold is zero, so that a less confident new clip is answered too.
     value = 0.0 if reached and at == len(order) - 1 else math.floor(confidence[order][at] * 1e6) / 1e6
     return Threshold(value, float(risks[at]), float(coverage[at]), reached)
 

@@ -29,7 +29,7 @@ class StreamPlan:
     """Share of pauses that hold music or loud noise, equally often."""
     filler_s: tuple[float, float] = (2.0, 6.0)
     speech_dbfs: tuple[float, float] = (-36.0, -16.0)
-    """Level of each clip's speech; nobody is normalised."""
+    """Range from which each clip's speech level is drawn: streams are not normalised."""
     snr_db: tuple[float, float] = (12.0, 35.0)
     """The room's noise below the middle of that range, drawn for each stream."""
     seed: int = 0
@@ -137,7 +137,7 @@ def compose_all(clips: Sequence[Clip], plan: StreamPlan) -> Iterator[Composed]:
     """Streams until the plan's minutes are full or every clip was used; corpora, labels and speakers mixed evenly."""
     rng = np.random.default_rng(plan.seed)
     left = plan.minutes * 60 * SAMPLE_RATE
-    # Nobody speaks for less than half a second and the pause is longer: so many clips are enough.
+    # Every clip has at least half a second of speech, and pauses are longer: this many clips are enough.
     corpora = len({clip.corpus for clip in clips})
     even = sample_clips(clips, round(plan.minutes * 60 / corpora), plan.seed)
     order = [even[i] for i in rng.permutation(len(even))]

@@ -1,7 +1,7 @@
-"""Spoil clean speech in fixed, named ways, to see what a checkpoint stands: noise, a room, level, telephone.
+"""Degrade clean speech in fixed, named ways, to measure robustness to noise, rooms, level and telephone lines.
 
-Not the trainer's augmentation: a checkpoint should be examined by other hands than those that taught it. Every
-way is a rule that needs no files, so that the same clip is spoilt alike on every machine.
+The code is separate from the trainer's augmentation, so that a checkpoint is not tested with what it was trained on.
+No degradation needs files, so that the same clip is degraded alike on every machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Change = Callable[[Samples, np.random.Generator], Samples]
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """One way to spoil a clip."""
+    """One way to degrade a clip."""
 
     name: str
     """For --degrade."""
@@ -49,7 +49,7 @@ def speech_level_db(samples: Samples) -> float:
 
 
 def add_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
-    """Speech with noise so many dB below its own level; the noise is repeated where it is too short."""
+    """Add noise `snr_db` below the speech's own level; noise that is too short is repeated."""
     fitted = np.resize(noise, len(samples))
     gain_db = speech_level_db(samples) - snr_db - level_db(fitted)
     return np.asarray(samples + fitted * np.float32(10 ** (gain_db / 20)), np.float32)
@@ -64,7 +64,7 @@ def pink_noise(n: int, rng: np.random.Generator) -> Samples:
 
 
 def room_response(rng: np.random.Generator, rt60_s: float = 0.6, direct_db: float = 0.0) -> Samples:
-    """A room's impulse response: the direct sound, then noise that decays by 60 dB in `rt60_s`, so much below it."""
+    """A room's impulse response: the direct sound, then weaker noise that decays by 60 dB in `rt60_s`."""
     t = np.arange(round(rt60_s * SAMPLE_RATE)) / SAMPLE_RATE
     tail = rng.standard_normal(len(t)) * 10 ** (-3 * t / rt60_s)
     tail[: SAMPLE_RATE // 250] = 0  # the first reflection has 1.4 m more to go

@@ -1,4 +1,4 @@
-"""Measure a checkpoint on corpora, through the very Recognizer that serves it, on speakers it has not heard."""
+"""Measure a checkpoint on corpora with the Recognizer that users get, on speakers not used in its training."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from streamser.evaluation.metricset import MetricSet, compute_metrics, plain
 from streamser.recognizer import Recognizer
 
 _BATCH = 8  # sounds judged at once: enough for a GPU to be worth it, few enough for the progress bar to move
-_MAP_CLIPS = 1500  # t-SNE takes half a minute for so many; more only make the picture darker
+_MAP_CLIPS = 1500  # t-SNE takes half a minute for this many; more points only hide each other
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
-    """What a checkpoint said of some clips."""
+    """A checkpoint's answers for some clips."""
 
     labels: tuple[str, ...]
     clips: tuple[Clip, ...]
@@ -35,7 +35,7 @@ class Answers:
     """(clips, classes), calibrated."""
     uncertain: NDArray[np.bool_]
     problems: tuple[Problem, ...] = ()
-    """Clips that could not be heard."""
+    """Clips that could not be read or classified."""
 
     @property
     def targets(self) -> NDArray[np.int64]:
@@ -66,7 +66,7 @@ class Answers:
 
 
 ClipProgress = Callable[[int], None]
-"""Told how many more clips are done."""
+"""Called with the number of further clips that are done."""
 
 
 def answer(
@@ -75,7 +75,7 @@ def answer(
     change: Degradation | None = None,
     progress: ClipProgress | None = None,
 ) -> Answers:
-    """Play every clip, spoilt when asked, to the recognizer."""
+    """Classify every clip, degraded if `degradation` is given."""
     heard: list[Clip] = []
     scores: list[list[float]] = []
     uncertain: list[bool] = []
@@ -172,7 +172,7 @@ class DegradedRow:
 
 @dataclass(frozen=True, slots=True)
 class NoiseRow:
-    """What a checkpoint says of one kind of sound that is no speech."""
+    """A checkpoint's answers for one kind of sound without speech."""
 
     kind: str
     clips: int
@@ -190,7 +190,7 @@ class EmbeddingMap:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Evaluation:
-    """Everything the report says."""
+    """All results of an evaluation, for the report."""
 
     model: str
     variant: str
@@ -245,7 +245,7 @@ class Evaluation:
 
 
 def sample_clips(clips: Sequence[Clip], per_corpus: int, seed: int = 0) -> list[Clip]:
-    """At most so many clips of each corpus, speakers and labels in turn; 0 takes all."""
+    """At most `most` clips of each corpus, speakers and labels in turn; 0 takes all."""
     if per_corpus <= 0:
         return list(clips)
     rng = np.random.default_rng(seed)
@@ -272,7 +272,7 @@ def evaluate(
 ) -> Evaluation:
     """Examine a recognizer on clips that already bear its labels.
 
-    `noise` are recordings without speech. `progress(what, done, of)` is told after every few clips.
+    `noise` are recordings without speech. `progress(what, done, of)` is called after every few clips.
     """
     config = config or EvaluationConfig()
     if config.embed and find_spec("sklearn") is None:

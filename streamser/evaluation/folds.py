@@ -1,4 +1,4 @@
-"""What a fold's net answered on the clips it never heard: written by the trainer, pooled and judged afterwards.
+"""A fold's answers on its test clips: the trainer writes them, and evaluation pools and measures them later.
 
 A fold is two files: `<any name>.json` and, beside it, `<the same name>.npz` with the logits and targets. The
 trainer calls `save_fold(run / f"{fold}-seed{seed}.json", FoldResult(...))` once a fold is trained, with the
@@ -30,7 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FoldResult:
-    """One fold of one seed: its test clips, what they are and what the net said."""
+    """One fold of one seed: its test clips, their labels and the network's answers."""
 
     name: str
     """Of the recipe."""
@@ -48,15 +48,15 @@ class FoldResult:
     clips: tuple[str, ...]
     """Id of each clip: `corpus/name`."""
     train_speakers: tuple[str, ...] = ()
-    """Everybody the net or the choice of its epoch heard, validation speakers included."""
+    """All speakers used for training or for choosing the epoch, validation speakers included."""
     test_corpora: tuple[str, ...] = ()
     temperature: float = 1.0
     """As fitted on the fold's own validation speakers."""
     best_epoch: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
-    """What else was measured of the fold's net: `training_wa`, `reconstruction_mse`."""
+    """Further figures of the fold's network: `training_wa`, `reconstruction_mse`."""
     embeddings: NDArray[np.float32] | None = None
-    """(clips, D), what a stream makes its baseline of; only of nets with a relative head."""
+    """(clips, D), embeddings from which baselines are computed; only for networks with a relative head."""
 
     def __post_init__(self) -> None:
         clips, classes = len(self.clips), len(self.labels)
@@ -76,7 +76,7 @@ class FoldResult:
 
     @property
     def shared_speakers(self) -> tuple[str, ...]:
-        """Test speakers that the training heard; empty in a speaker-independent fold."""
+        """Test speakers that were also trained on; empty in a speaker-independent fold."""
         return tuple(sorted(set(self.speakers) & set(self.train_speakers)))
 
     def where(self, keep: NDArray[np.bool_]) -> FoldResult:
@@ -112,7 +112,7 @@ def _words(fold: FoldResult) -> dict[str, Any]:
 
 
 def save_fold(path: str | PathLike[str], fold: FoldResult) -> None:
-    """Write a fold as `path` (.json) and its numbers beside it (.npz); the JSON comes last and says it is whole."""
+    """Write a fold as `path` (.json) and its numbers beside it (.npz); the JSON is written last."""
     place = Path(path)
     if place.suffix != ".json":
         raise ValueError(f"a fold is saved as NAME.json, not {place.name}")
@@ -192,7 +192,7 @@ def pool(folds: Sequence[FoldResult]) -> FoldResult:
         logits=np.concatenate([fold.logits for fold in folds]),
         speakers=tuple(speaker for fold in folds for speaker in fold.speakers),
         clips=clips,
-        # No speaker of the pool is unseen by all the folds' nets, so the pool as a whole names none of them.
+        # Each test speaker was a training speaker of another fold, so the pool names no training speakers.
         train_speakers=(),
         test_corpora=tuple(sorted({corpus for fold in folds for corpus in fold.test_corpora})),
     )

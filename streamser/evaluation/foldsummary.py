@@ -1,4 +1,4 @@
-"""What the folds of a run say together: speakers that were not heard, and corpora that were left out whole."""
+"""Summarize the folds of a run: results on left-out speakers and on left-out corpora."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def beside(fold: FoldResult, folds: Sequence[FoldResult]) -> list[FoldResult]:
 
 
 def calibration_of(folds: Sequence[FoldResult]) -> Calibration:
-    """The temperature that folds teach together, every class of every corpus having the same say."""
+    """The temperature fitted on the folds together, with the same weight for every class of every corpus."""
     together = pool(folds)
     weights = balanced_weights(together.targets, together.corpora)
     return Calibration(temperature=fit_temperature(together.logits, together.targets, weights))
 
 
 def left_out_metrics(folds: Sequence[FoldResult]) -> dict[str, Any]:
-    """UA on each corpus that was left out, mean over seeds, and what the answers' confidence is worth there."""
+    """UA on each corpus that was left out, mean over seeds, and how well the confidence is calibrated there."""
     of_corpus: dict[str, list[float]] = {}
     errors, surest = [], []
     answers: list[tuple[Values, NDArray[np.int64]]] = []
@@ -72,10 +72,10 @@ def left_out_metrics(folds: Sequence[FoldResult]) -> dict[str, Any]:
 
 
 def _together(answers: Sequence[tuple[Values, NDArray[np.int64]]]) -> dict[str, float]:
-    """The same over all corpora as one, each counting alike, as one device with one threshold meets them.
+    """The same over all corpora together, with equal weights: a user has one threshold for all of them.
 
-    What is too sure on one corpus may be too modest on another; and the surest answers are those of the clearest voices
-    and rooms, so that fewer of a hard corpus are among them.
+    Confidence may be too high on one corpus and too low on another, and a difficult corpus has fewer of the most
+    confident answers.
     """
     probabilities, targets = (np.concatenate(part) for part in zip(*answers, strict=True))
     weights = np.concatenate([np.full(len(of_one), 1 / len(of_one)) for _, of_one in answers])

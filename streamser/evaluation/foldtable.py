@@ -16,13 +16,13 @@ from streamser.evaluation.metricset import MetricSet, compute_metrics
 
 @dataclass(frozen=True, slots=True)
 class FoldRow:
-    """What was left out, and how well nets that never heard it did, mean over the seeds."""
+    """What was left out, and the results of networks trained without it, mean over the seeds."""
 
     name: str
     measured: tuple[MetricSet, ...]
     """One of each seed, at the temperature its own validation speakers chose."""
     transferred_ece: float
-    """Mean ECE at the temperature that the other folds' test clips teach; NaN with one fold."""
+    """Mean ECE at the temperature fitted on the other folds' test clips; NaN with one fold."""
 
     def mean(self, figure: str) -> float:
         """Mean over the seeds."""
@@ -39,7 +39,7 @@ def _figure(measured: MetricSet, name: str) -> float:
 
 
 def measure_fold(fold: FoldResult, name: str = "", calibration: Calibration | None = None) -> MetricSet:
-    """Every figure of a fold's test clips; calibrated by the fold's own temperature unless told otherwise."""
+    """All metrics of a fold's test clips; calibrated by the fold's own temperature unless another is given."""
     chances = softmax(fold.logits, calibration or Calibration(fold.temperature))
     return compute_metrics(name or fold.fold, fold.labels, chances, fold.targets, fold.speakers)
 
@@ -83,7 +83,7 @@ def _pooled_row(seeds: Mapping[int, list[FoldResult]]) -> FoldRow | None:
         clips = [clip for fold in folds for clip in fold.clips]
         if len(set(clips)) != len(clips):
             return None
-        # every fold at its own temperature before they are thrown together
+        # each fold is calibrated by its own temperature before the folds are pooled
         scaled = [replace(f, logits=(f.logits / np.float32(f.temperature)), temperature=1.0) for f in folds]
         pooled.append(measure_fold(pool(scaled), "all folds"))
     return FoldRow("all folds", tuple(pooled), float("nan"))

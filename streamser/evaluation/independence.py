@@ -1,4 +1,4 @@
-"""Whether the speakers of a test are strangers to a checkpoint, and what may be said of its figures."""
+"""Check whether a test's speakers were used in a checkpoint's training, and word the result for the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamser.corpora.clips import Clip
 
 @dataclass(frozen=True, slots=True)
 class Independence:
-    """Whether the speakers of a test are strangers to the checkpoint."""
+    """Whether a test is speaker-independent of the checkpoint."""
 
     kind: Literal["independent", "seen", "unknown"]
     text: str
@@ -24,16 +24,16 @@ class Independence:
 
 
 def part_of(bundle: Bundle) -> dict[str, str]:
-    """Speaker -> `train` or `validation`, as the checkpoint says; empty when it says nothing."""
+    """Speaker -> `train` or `validation`, from the checkpoint's provenance; empty when it lists no speakers."""
     named: dict[str, str] = {}
-    for part in ("validation", "train"):  # whoever is in both has been trained on
+    for part in ("validation", "train"):  # a speaker in both parts counts as trained on
         for speaker in bundle.provenance.get(f"{part}_speakers") or ():
             named[str(speaker)] = part
     return named
 
 
 def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Independence]:
-    """The clips whose speakers neither trained the checkpoint nor chose anything in it, and what may be said then."""
+    """The clips of speakers used neither for training nor for validation, and the finding for the report."""
     parts = part_of(bundle)
     if not parts:
         text = (
@@ -63,8 +63,7 @@ def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Ind
 
 
 def training_noises(bundle: Bundle) -> set[str]:
-    """Names of the sound collections that were mixed into the training, or taught as saying nothing, as far as the
-    checkpoint's recipe says."""
+    """Names of the sound collections that the checkpoint's recipe used as noise or as outliers."""
     recipe = bundle.provenance.get("recipe") or {}
     folders = [*((recipe.get("augment") or {}).get("noise_folders") or ())]
     folders.append((recipe.get("outliers") or {}).get("folder") or "")

@@ -1,7 +1,7 @@
-"""What a set of answers is worth: recall, calibration, abstention, and how sure we are of each figure (NumPy only).
+"""Metrics of a set of answers: recall, calibration, abstention, and confidence intervals (NumPy only).
 
-Rows of a confusion matrix are the truth, columns the answer. A class that nobody acted in the test has no
-recall, so every mean over classes takes those that occur.
+Rows of a confusion matrix are the truth, columns the answer. A class without test clips has no recall, so every mean
+over classes takes only those that occur.
 """
 
 from __future__ import annotations
@@ -150,9 +150,9 @@ def nll(probabilities: ArrayLike, targets: ArrayLike) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RiskCoverage:
-    """What abstaining buys: at each threshold, the share still answered and the share of those that is wrong.
+    """Risk-coverage curve: at each threshold, the share still answered and the share of those that is wrong.
 
-    One point for every confidence that occurs, from the highest down; equal confidences stand or fall together.
+    One point for every confidence that occurs, from the highest down; answers of equal confidence share one point.
     """
 
     thresholds: Values
@@ -212,7 +212,7 @@ def ua_at_coverage(
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with what it might have been with other speakers."""
+    """A figure with its confidence interval over speakers."""
 
     value: float
     low: float
@@ -239,7 +239,7 @@ def by_speaker(
 def bootstrap(statistic: Callable[[Matrix], Values], of_speaker: Matrix, draws: int = 2000, seed: int = 0) -> Interval:
     """A statistic of the pooled confusion matrix, with its 95 % interval over redrawn sets of speakers.
 
-    Clips of one speaker stand or fall together: redrawing clips would make two voices look like a thousand.
+    Results of one speaker's clips are correlated, so redrawing clips instead would give intervals that are too narrow.
     """
     value = float(statistic(of_speaker.sum(axis=0)))
     count = len(of_speaker)

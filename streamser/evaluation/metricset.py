@@ -1,4 +1,4 @@
-"""All figures of one set of answers, with what they might have been with other speakers."""
+"""All metrics of one set of answers, with confidence intervals over speakers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamser.evaluation import metrics
 from streamser.evaluation.metrics import Interval, Matrix
 
 COVERAGE = 0.7
-"""At this share of the surest answers the gain of abstaining is stated."""
+"""The UA of this share of answers, those of highest confidence, shows the gain from abstaining."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

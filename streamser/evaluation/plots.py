@@ -56,7 +56,7 @@ def plot_reliability(answers: Answers, path: Path) -> None:
 
 
 def plot_risk_coverage(answers: Answers, path: Path) -> None:
-    """What leaving the least sure answers out buys, over everything and for each corpus."""
+    """Risk against coverage when the least confident answers are left out, overall and for each corpus."""
     drawn, (axes,) = figure(5.2, 4.2)
     parts = answers.split(lambda clip: clip.corpus)
     named = [("all", answers), *(parts if len(parts) > 1 else [])]
@@ -140,7 +140,7 @@ def plot_bars(names: Sequence[str], values: Sequence[float], line: float, title:
 
 
 def plot_seconds(points: Sequence[tuple[float, float, int]], final: float, path: Path) -> None:
-    """Accuracy of partial results against the speech heard so far: (seconds, accuracy, how many)."""
+    """Accuracy of partial results against the length of the speech so far: (seconds, accuracy, how many)."""
     drawn, (axes,) = figure(5.2, 4.0)
     axes.plot([p[0] for p in points], [100 * p[1] for p in points], "o-", color=_PALETTE[0], label="partials")
     axes.axhline(100 * final, color="black", linewidth=1, linestyle="--", label="finals")
@@ -150,10 +150,9 @@ def plot_seconds(points: Sequence[tuple[float, float, int]], final: float, path:
 
 
 def plot_curves(history: Sequence[Mapping[str, float]], best_epoch: int, title: str, path: Path) -> None:
-    """How training went: loss of what was learnt and of what was not, and the validation's recall, epoch by epoch.
+    """Learning curves: training loss, validation loss and validation recall for each epoch.
 
-    Losses of training and validation differ also by augmentation, dropout and weighting: their shapes say more than
-    their distance.
+    Training loss includes augmentation, dropout and weighting: compare the shapes of the losses, not their values.
     """
     drawn, (left, right) = figure(9, 3.6, columns=2)
     for axes, values in (

@@ -78,7 +78,7 @@ def confusion_table(one: MetricSet) -> str:
 
 
 def summary(evaluation: Evaluation) -> str:
-    """The figures that matter, for a terminal and as the head of the report."""
+    """The main figures, for a terminal and for the beginning of the report."""
     e = evaluation
     lines = [f"{_WARNING[e.independence.kind]}{e.independence.text}", ""]
     if e.independence.excluded:
@@ -228,7 +228,7 @@ def _beside(row: FoldRow, other: FoldTable) -> str:
 
 
 def fold_markdown(table: FoldTable, beside: Sequence[FoldTable] = ()) -> str:
-    """A run's folds as a table, other runs' UA beside: how well each is heard by nets that never met it."""
+    """A run's folds as a table, with other runs' UA beside: results on corpora or speakers left out of training."""
     labels = table.rows[0].measured[0].labels
     others = tuple(f"UA {other.name}" for other in beside)
     figures = ("WA", "macro-F1", "ECE", "ECE (T of the others)", "UA at 70 %")

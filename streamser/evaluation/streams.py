@@ -1,8 +1,8 @@
-"""Streams composed of left-out clips, judged as a stream judges them: with a baseline of what was said before.
+"""Compose streams of left-out clips and classify them as a live stream does, with a baseline of earlier utterances.
 
-What a speaker said before a clip is drawn: natural (most of it neutral), of all labels alike, of the clip's own label
-only (the hardest for a baseline), or enrolled neutral speech. Every clip is judged once in each kind of stream. Nothing
-but the draw and the final count knows the true labels.
+The speaker's utterances before a clip are drawn in four ways: natural (mostly neutral), all labels equally often,
+only the clip's own label (the hardest case for a baseline), or enrolled neutral speech. Every clip is classified once
+in each kind of stream. True labels are used only for the draw and for the final count.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ONE_MOOD_COST = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What was said before a clip."""
+    """How the utterances before a clip are drawn."""
 
     name: str
     kind: str
@@ -80,7 +80,7 @@ class Strangers:
         return {scenario.name: self._drawn(scenario) for scenario in SCENARIOS}
 
     def own(self, calibration: Calibration) -> Values:
-        """What the absolute head gives for the judged clips, (N, classes)."""
+        """The absolute head's logits for the judged clips, (N, classes)."""
         return softmax(self.fold.logits[self.judged], calibration)
 
     def compared(self, scenario: str, exponent: float, calibration: Calibration) -> tuple[Values, Values]:
@@ -126,13 +126,13 @@ class Strangers:
 
 
 def blend(own: Values, compared: Values, weight: Values, rule: BaselineRule) -> Values:
-    """Both heads' answers as a stream puts them together, (N, classes)."""
+    """Both heads' logits, combined as a stream combines them, (N, classes)."""
     share = np.array([[rule.share_of(float(one))] for one in weight[:, 0]])
     return np.asarray((1 - share) * own + share * softmax(compared, rule.calibration))
 
 
 def choose_rule(strangers: Sequence[Strangers], absolute: Calibration, risk: float) -> BaselineRule:
-    """The constants that are best in natural streams of these corpora and cost little in streams of one mood."""
+    """The constants that are best in natural streams of these corpora and lose little UA in streams of one mood."""
     found = []
     for exponent in EXPONENTS:
         answers = {
@@ -186,7 +186,7 @@ def stream_metrics(
     """Nested: every corpus is judged with constants and calibrations that the others chose.
 
     Gives UA, coverage and risk at the threshold, and calibration error, by scenario and corpus; the scenario `first` is
-    the first utterance, before which nothing was said.
+    the first utterance of a stream.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in sorted({one.name for one in strangers}):
@@ -221,7 +221,7 @@ def _row(one: Strangers, table: Values, thresholds: Values) -> dict[str, float]:
 
 
 def plain_speech(folds: Sequence[FoldResult], calibration: Calibration) -> dict[str, dict[str, float]]:
-    """How plain speech of sources that a net never heard comes out, in shares: neutral, a mood, uncertain."""
+    """Answers for plain speech of sources not used in training, in shares: neutral, another emotion, uncertain."""
     found: dict[str, dict[str, float]] = {}
     names = sorted({fold.fold.removeprefix("without-") for fold in folds})
     for name, fold in product(names, folds):

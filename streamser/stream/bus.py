@@ -1,4 +1,4 @@
-"""Hand things from one thread to another through bounded queues: sound on its way in, events on their way out."""
+"""Bounded queues between threads: for incoming sound and for outgoing events."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SoundQueue(Generic[T]):
         self._length = 0
         self._lost = 0
         self._closed = False
-        self._enough = 0  # the taker is woken when so much waits
+        self._enough = 0  # `take` is woken when this much sound waits
         self._ripe = False  # so much has come, and not all of it is taken
         self._changed = threading.Condition()
 
@@ -99,7 +99,7 @@ class SoundQueue(Generic[T]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Take no more in, and wake whoever waits."""
+        """Accept nothing more, and wake all waiting threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -150,7 +150,7 @@ class Subscription:
             self.on_put()
 
     def get(self, timeout_s: float | None = None) -> Event | None:
-        """The oldest event; None when none came in time, or none will ever come (`finished` tells)."""
+        """The oldest event; None when none came in time, or when none will come any more (see `finished`)."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
             while not self._events:

@@ -1,4 +1,4 @@
-"""One stream that is pushed: sound in, events out, judged on the spot or by a worker that serves others too."""
+"""One stream of pushed sound: events computed in the caller's thread (`Stream`) or by a shared worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Stream", "StreamConfig", "WorkerStream"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig:
-    """Every knob between sound and events."""
+    """All settings between sound and events."""
 
     source: SourceConfig = field(default_factory=SourceConfig)
     vad: VadChoice = field(default_factory=VadConfig)
@@ -50,7 +50,7 @@ class _Channel:
 
     @property
     def position(self) -> int:
-        """Index one past the last sample heard or lost."""
+        """Index one past the last sample received or lost."""
         return self._segmenter.position
 
     def status(
@@ -133,7 +133,7 @@ class Stream(_Channel):
         return self._say(self._segment(pcm, sample_rate, channels))
 
     def lose(self, samples: int, reason: Literal["client", "overflow"] = "client") -> list[Event]:
-        """Tell that so many 16 kHz samples never arrived; time goes on by them."""
+        """Report that this many 16 kHz samples were lost; the stream's time advances by them."""
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
             raise ValueError(f"samples: a whole number, 0 or more, not {samples!r}")
         return self._say(self._segmenter.note(Gap(start=self.position, length=samples, reason=reason)))

@@ -1,4 +1,4 @@
-"""Keep a microphone's samples in step with the clock on the wall: what was lost without a word, what is late."""
+"""Compare a microphone's samples with the system clock, to detect samples that were lost without a report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from streamser.audio import SAMPLE_RATE, Resampler, Samples
 
 __all__ = ["LaggingResampler", "SampleClock"]
 
-_WINDOW_S = 1.0  # lateness is judged by its least value in so long: a burst that catches up is no loss
+_WINDOW_S = 1.0  # use the smallest lateness in this time, since chunks that arrive late in a burst are not lost
 _LOSS_S = 0.1  # more lateness than this is lost sound; less may be a busy machine
-_FLAGGED_LOSS_S = 0.01  # enough when the device itself says that it lost sound
+_FLAGGED_LOSS_S = 0.01  # enough when the device itself reports lost sound
 _DRIFT = 500e-6  # the most by which two healthy clocks differ
 
 
 class SampleClock:
-    """Fed with the length and the time of arrival of each chunk, it tells how many samples are missing before it.
+    """Computes how many samples are missing before a chunk, from the lengths and arrival times of all chunks.
 
     >>> clock = SampleClock(rate=1000)
     >>> missing = [clock.arrived(20, at_s=0.02 * i) for i in range(100)]
@@ -55,7 +55,7 @@ class SampleClock:
         return lost
 
     def skip(self, samples: int) -> None:
-        """So many samples came but were dropped on the way: the clock knows of them."""
+        """Count samples that arrived but were dropped in a queue, so that they are not taken for lost ones."""
         self._samples += samples
 
     def _account(self, late_s: float, enough_s: float) -> int:

@@ -67,7 +67,7 @@ class Judge:
         return self._features.window
 
     def event(self, segment: Segment, prediction: Prediction | None, arrived_s: float) -> EmotionEvent | None:
-        """The event that says it; None for a speculative segment, whose answer waits for its final."""
+        """The event for an answer; None for a speculative segment, whose answer is kept for the final."""
         if segment.speculative:
             if prediction is not None:
                 self._ahead = (segment, prediction)
@@ -105,7 +105,7 @@ class Judge:
         self._new_speaker = utterance
 
     def restart(self) -> None:
-        """Forget what an error has left half done: the next segment of the utterance begins with its own sound."""
+        """Discard incomplete state after an error; the utterance's next segment is computed from its own sound."""
         if self._steps is not None:
             self._steps.restart()
 
@@ -118,11 +118,11 @@ class Judge:
         return prediction if same else None
 
     def _smoothed(self, segment: Segment, prediction: Prediction) -> dict[str, float]:
-        """Blend with what was said before in this utterance: s = a s' + (1 - a) p, a = smoothing ** steps."""
+        """Smooth with the utterance's previous partial results: s = a s' + (1 - a) p, a = smoothing ** steps."""
         scores = np.array(list(prediction.scores.values()))
         if self._smooth is not None and self._smooth[0].utterance == segment.utterance:
             before, smooth = self._smooth
-            share = self.smoothing ** (segment.seq - before.seq)  # a skipped partial fades as if it had been said
+            share = self.smoothing ** (segment.seq - before.seq)  # a skipped partial counts as a step too
             scores = share * smooth + (1.0 - share) * scores
         self._smooth = (segment, scores)
         return dict(zip(prediction.scores, scores.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Know a room by its noise, and say when something stands out from it: in decibels, on the sample clock."""
+"""Track a room's noise level, and detect sound that rises above it, in decibels and on the sample clock."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _Power = NDArray[np.float64]
 """Of each band, as the mean square of white noise that would be as strong in it, (bands,)."""
 
 _BLOCK_MS = 100  # floor and background are brought up to date this often
-_SMOOTH_MS = 70.0  # about a phone: noise averages out, syllables stay
+_SMOOTH_MS = 70.0  # about the length of a phone: noise averages out, syllables remain
 _HOLD_MS = 100  # an open gate outlasts a dip this long
 _LEAVE = 0.8  # an open gate closes at this share of the decibels that open it
 _WINDOW_SAMPLES = 512  # 32 ms, whatever the frames: two periods of a mains hum
 _BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # where speech is; below lies a fan's rumble
 _DROP = 4.0  # smoothing never holds the level more than 6 dB above the frame's own: words end when they end
 _DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no sound: a muted device, an edited file
-_QUIET_ROOM = 10**-6.0  # and is taken for a room of -60 dBFS, so that neither a voice nor a room after it startles
+_QUIET_ROOM = 10**-6.0  # and counts as a room of -60 dBFS: later sound is not compared with digital silence
 _SILENCE = np.full(_BANDS, _QUIET_ROOM)
 
 
@@ -44,8 +44,8 @@ class NoiseGate:
     """Open while sound stands out from the room's noise, whatever the level of either.
 
     Two questions are asked of each frame. Does it rise `rise_db` above the floor, the least power of each band
-    in the last four seconds? That tells speech from steady noise down to 0 dB. And is it louder than the
-    background of the last ten seconds, spread included? That tells a near voice from chatter and music.
+    in the last four seconds? This separates speech from steady noise down to 0 dB. And is it louder than the
+    background of the last ten seconds, spread included? This separates a near voice from chatter and music.
     """
 
     def __init__(self, frame_samples: int, rise_db: float = 4.0, min_level_dbfs: float = -85.0) -> None:
@@ -101,7 +101,7 @@ class NoiseGate:
             floor[-1] = self._floor.update()
             thresholds_db[-1] = self._background.update()
         # Bands count by the root of their floors: halfway between raw power, where hum hides speech in other
-        # bands, and power relative to each floor, where the emptiest band shouts loudest.
+        # bands, and power relative to each floor, where the band with the least noise dominates.
         floor = np.maximum(floor, self._least)
         root = np.sqrt(floor)
         rises = ((power / root).sum(axis=1) / root.sum(axis=1)).tolist()

@@ -1,6 +1,6 @@
-"""From sound to events: a Stream that is pushed and answers, and a Listener whose threads do it all alone.
+"""From sound to events: a Stream works in the caller's thread, a Listener has threads of its own.
 
-    source -> segmenter thread (segments) -> mailbox -> worker thread (features, inference) -> bus -> you
+    source -> segmenter thread (segments) -> queue -> worker thread (features, inference) -> bus -> you
 
 Both run the very same steps on the sample clock, so that a file replayed at any speed, pushed in crumbs, or played
 to a microphone without losses gives the same events.
@@ -78,7 +78,7 @@ class Listener:
         self.name = name
         self._on_final, self._on_partial, self._on_event = on_final, on_partial, on_event
         self._bus = Bus()
-        # A replay waits for its reader. Where callbacks do the work nobody may be iterating: then nothing waits.
+        # A replay waits for its reader. With callbacks there may be no reader: then nothing waits.
         called_back = on_final or on_partial or on_event
         policy: Policy = "drop" if source.live or called_back else "block"
         self._events = self._bus.subscribe(self.config.pipeline.waiting_events, policy)
@@ -94,10 +94,10 @@ class Listener:
         self._stopping = False
         self._alive_s = 0.0  # when it was stopped, or an event last came
         self._ended = False  # StreamEnded was published
-        self._over = False  # and everybody was told
+        self._over = False  # StreamEnded was delivered to all callbacks and queues
         self._closed = False
         self._deaf = False  # a callback has failed
-        self._skipped = 0  # samples that came while paused and were not yet told as a gap
+        self._skipped = 0  # samples that came while paused and were not yet reported as a gap
         self._told_pause = False
         self._new_speaker = False  # another person speaks from the next block on
         self._managed = False  # inside a `with`
@@ -139,13 +139,13 @@ class Listener:
                 logger.warning("%s does not answer; its thread ends when it does", self.source.description)
         self._worker.close(max(0.05, deadline - time.monotonic()))
         if self._segmenter_thread is not None:
-            self._publish(StreamEnded(stream=self.name, end=self._stream.position))  # unless it was said in time
+            self._publish(StreamEnded(stream=self.name, end=self._stream.position))  # unless the worker has published it
             self._say_over()
         self._events.close()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the stream has ended, for programs that use callbacks only; False when it has not in time."""
-        self._events.set_policy("drop")  # nobody reads them: nothing may wait for it
+        self._events.set_policy("drop")  # no reader: the publisher must not wait
         self.start()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
@@ -161,12 +161,12 @@ class Listener:
         return True
 
     def pause(self) -> None:
-        """Hear nothing for now. A microphone's time goes on, and a Gap tells what was missed; a file waits."""
+        """Pause. A microphone's time goes on and the missed sound is reported as a Gap; a file waits."""
         with self._changed:
             self._paused = True
 
     def resume(self) -> None:
-        """Hear again."""
+        """Resume after `pause`."""
         with self._changed:
             self._paused = False
             self._changed.notify_all()
@@ -280,7 +280,7 @@ class Listener:
             if not self._deaf:
                 self._call_back(event)
         except BaseException:
-            self._deaf = True  # a callback that failed is not called for the StreamEnded that tells of it
+            self._deaf = True  # a callback that failed is not called for the StreamEnded that reports the failure
             raise
         finally:
             if isinstance(event, StreamEnded):
@@ -314,13 +314,13 @@ class Listener:
     # --- on the segmenter's thread
 
     def _run_source(self) -> None:
-        """The thread: hear the source to its end, whatever the end may be."""
+        """The segmenter thread: read the source to its end or to an error."""
         try:
             for item in self.source:
                 self._take(item)
             self._tell_skipped()
             self._stream.close()
-        except BaseException as error:  # sys.exit() in a source too: whoever waits for the end must see it
+        except BaseException as error:  # includes sys.exit() in a source: readers that wait for the end must get it
             self._error = self._error or error
             self.source.close()
             self._end_with(error)
@@ -342,7 +342,7 @@ class Listener:
             self._stream.note(item)
 
     def _skip(self, item: TimedBlock | Gap) -> None:
-        """Sound that came while paused: told as a gap once it is enough to end the utterance, the rest later."""
+        """Sound that came while paused: reported as a gap once long enough to end the utterance, the rest later."""
         self._skipped += len(item.block.samples) if isinstance(item, TimedBlock) else item.length
         if not self._told_pause and self._skipped * 1000 > self.config.segmenter.bridge_gap_ms * SAMPLE_RATE:
             self._tell_skipped()

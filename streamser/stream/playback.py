@@ -22,7 +22,7 @@ class Output(Protocol):
 class PlayedSource:
     """A source whose sound is played as it comes; the output, if any, is closed when the source ends.
 
-    `describe` gives the description at any moment, for a source that wants to say what is being played.
+    `describe` gives the description at any moment, for a source that shows what is being played.
     """
 
     def __init__(self, source: Source, output: Output | None, describe: Callable[[], str] | None = None) -> None:

@@ -71,7 +71,7 @@ class Chunk(NamedTuple):
     arrived_s: float
     """time.monotonic in the callback."""
     overflowed: bool
-    """True when PortAudio says that sound before it was lost."""
+    """True when PortAudio reports that sound before it was lost."""
 
 
 class Line(Protocol):
@@ -87,10 +87,10 @@ class Line(Protocol):
 
     @property
     def alive(self) -> bool:
-        """False once PortAudio has said that the stream is over."""
+        """False once PortAudio has ended the stream."""
 
     def take(self, timeout_s: float) -> tuple[int, Chunk] | None:
-        """Frames lost because nobody took them, and the next chunk; None when none came in time."""
+        """Frames lost because the queue was full, and the next chunk; None when none came in time."""
 
     def close(self) -> None:
         """Let go of the device."""
@@ -169,7 +169,7 @@ def open_line(
     *,
     again: bool,
 ) -> Line:
-    """Open a microphone; `again` looks for devices anew first, which is needed once one has gone."""
+    """Open a microphone; `again` first rescans the devices, which is needed after one was unplugged."""
     with _portaudio() as sd:
         if again and not _streams_in_use(sd):  # a restart would kill every other stream of this process
             try:
@@ -202,7 +202,7 @@ def _tried(
 
 
 class _PortAudioLine:
-    """A running InputStream whose callback looks at the status, copies and puts."""
+    """A running InputStream; its callback checks the status, copies the samples and queues them."""
 
     def __init__(self, sd: Any, device: InputDevice, rate: int, channels: int, block_ms: float, queue_s: float) -> None:
         self.rate = rate

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class RecordingSource:
     """A source that also writes what it gives to a new file in `folder`; lost sound is silence, so times agree.
 
-    What comes while a Listener is paused is written as well: `recording` says so for as long as it runs.
+    Sound that arrives while a Listener is paused is written too; `recording` names the file all that time.
     """
 
     def __init__(self, source: Source, folder: Path) -> None:

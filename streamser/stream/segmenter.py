@@ -38,7 +38,7 @@ class SegmenterConfig:
     pre_roll_ms: float = 300.0
     """An utterance begins this much before its first speech frame: soft onsets stay in."""
     min_speech_ms: float = 200.0
-    """With less speech than this it is no utterance, and nothing is said about it."""
+    """Sound with less speech than this is not an utterance and gives no events."""
     dip_ms: float = 100.0
     """So much silence before min_speech_ms is reached starts the count over."""
     end_silence_ms: float = 400.0
@@ -137,9 +137,9 @@ class _Grid:
 
 
 class Segmenter:
-    """Feed it blocks; it says when someone speaks and gives the sound to judge.
+    """Takes blocks; returns events when speech begins and ends, and the sound to classify.
 
-    An utterance is announced once `min_speech_ms` of speech was heard, given as partial Segments on the
+    An utterance is announced once it has `min_speech_ms` of speech, given as partial Segments on the
     grid of the model's frames, once more whole and speculative at the first silence, and as exactly one final,
     which equals the last speculative Segment sample for sample.
     """
@@ -168,7 +168,7 @@ class Segmenter:
         frames = (self._search + overrun) // vad.frame_samples + 1
         self._recent: deque[tuple[int, float, bool]] = deque(maxlen=frames)  # start, mean square, speech
         self._due = 0  # no event can come of the samples before this index
-        self._judged = 0  # the VAD has heard all samples before this index
+        self._judged = 0  # the VAD has processed all samples before this index
         self._barrier = 0  # no pre-roll reaches back past this: another utterance's end, or lost sound
         self._open: _Utterance | None = None
         self._count = 0
@@ -262,7 +262,7 @@ class Segmenter:
         return items
 
     def _next_due(self) -> int:
-        """The earliest sample that can bring an event, whatever is said before it; no later than the meter may wait."""
+        """The earliest sample that can bring an event, whatever sound comes before it; limited by the level meter."""
         utterance = self._open
         soon = (self._judged // _MOST_WAIT + 1) * _MOST_WAIT  # where the noise floor's blocks end too
         if utterance is None:
@@ -300,7 +300,7 @@ class Segmenter:
     def _start(self, utterance: _Utterance, end: int, speech: bool) -> list[Item]:
         """Count speech until it is enough to be an utterance."""
         dipped = not speech and end - utterance.speech_end >= self._dip
-        if dipped or end - utterance.onset >= self._max:  # too thin to be speech: it began, but got nowhere
+        if dipped or end - utterance.onset >= self._max:  # too little speech: drop the beginning
             self._open, self.state = None, "quiet"
         if self._open is None or not speech:
             return []
@@ -340,7 +340,7 @@ class Segmenter:
         return [utterance.ahead]
 
     def _close(self, reason: _Reason) -> list[Item]:
-        """End the open utterance, if there is one: with its final, or without a word if it never was announced."""
+        """End the open utterance, if there is one: with its final, or without any event if it was not announced."""
         utterance, announced = self._open, self.state in ("speaking", "stopping")
         self._open, self.state = None, "quiet"
         if utterance is None or not announced:
@@ -350,7 +350,7 @@ class Segmenter:
         return self._end(utterance, whole, reason)
 
     def _cut(self, utterance: _Utterance, end: int) -> list[Item]:
-        """End an utterance that has grown too long, and go on with a linked one where it ends."""
+        """End an utterance that is too long, and start a linked one at the cut."""
         place = self._quietest(utterance.onset + self._max)
         items = self._end(utterance, self._segment(utterance, utterance.onset, place), "max_length")
         following = _Utterance(utterance.number + 1, place, place, utterance.speech_end, continues=True)

@@ -1,4 +1,4 @@
-"""What a source of sound is: how it is set up, what it gives, and what a Listener needs of it."""
+"""The interface of a sound source: its settings, its output, and the attributes that a Listener uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["PatientSource", "Source", "SourceConfig", "SourceItem", "TimedBlock"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
-    """Which microphone, and how patient to be with it."""
+    """Which microphone, and how long to wait when it stalls or is lost."""
 
     device: str | int | None = None
     """Microphone: index or part of a name, as `streamser devices` lists them; None takes the system's default."""
@@ -98,7 +98,7 @@ class Source(Protocol):
 
     @property
     def overflows(self) -> int:
-        """How often the sound system said that it lost sound."""
+        """How often the sound system reported lost sound."""
 
     def __iter__(self) -> Iterator[SourceItem]:
         """Blocks and events until the sound ends or `close` is called."""

@@ -43,7 +43,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S = 0.1  # how often an idle source looks whether it was closed
+_LOOK_S = 0.1  # how often an idle source checks whether it was closed
 _CLOSE_WAITS_S = 0.1
 _FAST_BLOCK = SAMPLE_RATE // 5
 _FIRST_CHUNK_S = 3.0  # a device may take its time to start
@@ -93,7 +93,7 @@ class PushSource:
             self._put(self._converter.feed(pcm))
 
     def close(self) -> None:
-        """No more sound will come; what was pushed is still heard."""
+        """End the sound; what was pushed is still processed."""
         if self._pushing.acquire(timeout=_CLOSE_WAITS_S):  # else a push waits for room, and its end is not yet known
             try:
                 if not self._queue.closed:
@@ -161,7 +161,7 @@ class WavSource:
             raise AudioError("no sound file to play")
         pauses = (len(self.files) - 1) * self._config.between_files_ms / 1000
         self.duration_s = pauses + sum(duration_s(file) for file in self.files)
-        """As the files' headers say it."""
+        """Total length, from the files' headers."""
         # As fast as possible, longer blocks are less work; the events do not depend on them.
         self._block_samples = max(self._config.block_samples, _FAST_BLOCK if speed == "max" else 0)
         self._closed = threading.Event()
@@ -234,7 +234,7 @@ class MicSource:
         self._opener = opener or open_line
         self._closed = threading.Event()
         self._position = 0
-        self._told_s = 0.0  # the time up to which sound was given, or told as lost
+        self._told_s = 0.0  # the time up to which sound was given, or reported as lost
         self._loss: Loss = "unplugged"
         self._told_loss = False
         self._pause_s = 0.0
@@ -248,7 +248,7 @@ class MicSource:
         while line is not None:
             try:
                 loss = yield from self._read_line(line)
-                if loss is not None:  # said before the line is closed: a wedged device may hold us there
+                if loss is not None:  # reported before the line is closed, since closing a hung device may block
                     self._loss = loss
                     yield from self._announce()
             finally:
@@ -266,7 +266,7 @@ class MicSource:
         """Give what the line brings until it is lost, which is returned, or the source is closed."""
         clock, resampler = SampleClock(line.rate), LaggingResampler(line.rate)
         patience_s = _FIRST_CHUNK_S
-        silent_s = 0.0  # counted in our own looks: were this process frozen, the clock would accuse the microphone
+        silent_s = 0.0  # counted in our own polls: after this process was suspended, a clock would report a stall
         while not self._closed.is_set():
             if isinstance(line, PatientLine):
                 line.enough_s = self.due_s()
@@ -312,7 +312,7 @@ class MicSource:
         yield from self._tell_loss()
 
     def _tell_loss(self) -> Iterator[Gap]:
-        """The gap so far, once it is long enough to end the open utterance; its rest is told when it is over."""
+        """The gap so far, once it is long enough to end the open utterance; the rest is reported when it is over."""
         now = time.monotonic()
         if not self._told_loss and now - self._told_s >= self.config.stall_ms / 1000:
             yield from self._lose(now - self._told_s, self._loss)

@@ -1,4 +1,4 @@
-"""Say how a stream is doing: what was heard, said, dropped and lost, and how long it took."""
+"""A stream's status: seconds of sound, events, drops, gaps and latencies."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from streamser.stream.segmenter import State
 __all__ = ["SourceState", "StreamStatus", "Tally", "percentile"]
 
 SourceState = Literal["waiting", "open", "lost", "ended"]
-"""Not yet heard from, heard, unplugged or wedged, over."""
+"""State of the source: no sound yet, running, lost or stalled, ended."""
 
-_REMEMBERED = 256  # latencies: about a minute of partials, so that the figures follow the machine's mood
+_REMEMBERED = 256  # number of latencies kept: about a minute of partials, so that the figures follow the machine's load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +49,14 @@ class StreamStatus:
     lost_ms: float
     """Sound lost in those gaps."""
     overflows: int
-    """How often the sound system said that it lost sound."""
+    """How often the sound system reported lost sound."""
     paused: bool
     recording: str | None
     """File that the sound is written to, if the user asked for it."""
 
 
 class Tally:
-    """What a stream has said so far; one thread counts, any thread reads."""
+    """Counts a stream's events; one thread counts, any thread reads."""
 
     def __init__(self) -> None:
         self.finals = 0

@@ -33,7 +33,7 @@ class TimedSegmenter:
 
     @property
     def position(self) -> int:
-        """Index one past the last sample heard or lost."""
+        """Index one past the last sample received or lost."""
         return self.segmenter.position
 
     def feed(self, block: AudioBlock, arrived_s: float | None = None) -> list[TimedItem]:
@@ -47,7 +47,7 @@ class TimedSegmenter:
         return [*self._timed(items), TimedItem(replace(event, stream=self.segmenter.stream), time.monotonic())]
 
     def end(self, error: str | None = None) -> list[TimedItem]:
-        """The stream is over: close the open utterance and say so."""
+        """End the stream: close the open utterance and return the last events."""
         items = self.segmenter.flush()
         ended = StreamEnded(stream=self.segmenter.stream, end=self.position, error=error)
         return [*self._timed(items), TimedItem(ended, time.monotonic())]

@@ -1,4 +1,4 @@
-"""Follow an utterance while it goes on: each frame is computed once, and a step graph sees each frame once."""
+"""Process an utterance incrementally: each frame is computed once and given to the step graph once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Piece(NamedTuple):
 
 
 class Novelty:
-    """Tells what of each partial window is new: a window that is never judged still gives its sound to the next."""
+    """Finds the new sound in each partial window; sound of a skipped window is added to the next one."""
 
     def __init__(self) -> None:
         self._utterance = -1

@@ -1,4 +1,4 @@
-"""Tell speech from everything else, one short frame at a time: webrtcvad behind a noise gate, silero, or the gate."""
+"""Detect speech frame by frame: webrtcvad behind a noise gate, silero, or the noise gate alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SPEECH_OVER_FLOOR = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VadConfig:
-    """Which detector listens, and how strict it is; docs/vad.md says what each was measured to do."""
+    """Which detector is used, and how strict it is; docs/vad.md has measurements of each."""
 
     engine: str = "webrtc"
     """webrtc (small and fast), silero (best against music and clatter; needs streamser[silero]), energy (the noise gate
@@ -73,7 +73,7 @@ class Vad(Protocol):
         """True when the frame, the next one of the stream, is speech."""
 
     def reset(self) -> None:
-        """Forget all that was heard."""
+        """Reset to the state before the first frame."""
 
 
 @runtime_checkable
@@ -81,11 +81,11 @@ class BatchVad(Protocol):
     """A detector that takes several frames at once for less than one by one."""
 
     def speech_all(self, frames: Samples) -> list[bool]:
-        """Of each of the next frames (frames, frame_samples), whether it is speech; the same in any batches."""
+        """Whether each of the next frames (frames, frame_samples) is speech; the size of batches changes no result."""
 
 
 def detector(vad: Vad) -> Callable[[Samples], list[bool]]:
-    """A function that says of each of the next frames (frames, frame_samples) whether it is speech."""
+    """A function that returns for each of the next frames (frames, frame_samples) whether it is speech."""
     if isinstance(vad, BatchVad):
         return vad.speech_all
     return lambda frames: [vad.speech(frame) for frame in frames]
@@ -141,7 +141,7 @@ class WebRtcVad:
         self._peak = 0.0
 
     def _gain(self, frame: Samples, outstanding: bool, floor_power: float) -> float:
-        """Lifts a quiet microphone to the level webrtcvad was made for; loud sound stays as it is."""
+        """Amplifies a quiet microphone to the level webrtcvad was made for; loud sound is unchanged."""
         self._peak *= self._decay
         if outstanding:
             self._peak = max(self._peak, float(np.dot(frame, frame)) / self.frame_samples)
@@ -153,7 +153,7 @@ class SileroVad:
     """Silero's recurrent net, run by ONNX Runtime; torch is not imported."""
 
     frame_samples = 512
-    _CONTEXT_SAMPLES = 64  # the net hears the end of the last frame again before each new one
+    _CONTEXT_SAMPLES = 64  # each input begins with the last samples of the previous frame
     _RATE = np.array(SAMPLE_RATE, np.int64)
 
     _input: Samples  # (1, 64 + 512)
@@ -203,7 +203,7 @@ A detector remembers the sound of its stream, so an object serves one stream; a 
 
 
 def make_vad(choice: VadChoice) -> Vad:
-    """Make a fresh detector of what was chosen; an object is reset and used as it is."""
+    """Make a new detector from the choice; an object is reset and used itself."""
     if isinstance(choice, VadConfig):
         return VADS[choice.engine](choice)
     if callable(choice):

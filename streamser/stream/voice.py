@@ -1,4 +1,4 @@
-"""What a stream knows of its speaker: a baseline that its own utterances build, until another person speaks."""
+"""The baseline of a stream's speaker: built from the stream's utterances until another person speaks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Voice:
 
     @property
     def kind(self) -> BaselineKind:
-        """What its answers stand on."""
+        """What answers are compared with: nothing, the stream's own baseline, or a profile."""
         return "none" if self.baseline is None else self.baseline.kind
 
     @property

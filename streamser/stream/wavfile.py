@@ -20,7 +20,7 @@ __all__ = ["RecordingError", "WavWriter", "repair_recordings"]
 logger = logging.getLogger(__name__)
 
 _HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
-_UPDATE_BYTES = 2 * SAMPLE_RATE  # a second: what a reader may miss of a recording that still goes on
+_UPDATE_BYTES = 2 * SAMPLE_RATE  # one second: a reader may miss this much of a recording in progress
 _MOST_BYTES = 2**31 - 2**20  # about 18 hours; some players take longer files for damaged ones
 _SILENCE = bytes(2 * SAMPLE_RATE)
 _OURS = re.compile(r"(streamser-[\d-]+|\d{8}T\d{6}-.+)\.wav")

@@ -1,8 +1,8 @@
 """The one inference worker: segments of many streams in, their events out, each stream in its own order.
 
-The mailbox between a stream and the worker is bounded. A partial result that nobody has served yet gives way to a
-newer one of its stream, or to the final; a final is never dropped. When `waiting_finals` of them wait, `submit`
-waits too, so that a live source loses sound and says so in a Gap, and a replay just takes longer.
+The queue between a stream and the worker is bounded. A waiting partial is replaced by a newer one of its stream, or by
+the final; a final is never dropped. While `waiting_finals` finals wait, `submit` blocks: a live source then loses sound
+and reports a Gap, and a replay takes longer.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PipelineConfig:
     """Between segments and events."""
 
     smoothing: float = 0.4
-    """Weight of what was said before in each partial result, 0 (none) to below 1; finals are never smoothed."""
+    """Weight of the previous partial results in each new one, 0 (none) to below 1; finals are never smoothed."""
     adapt: bool = True
     """Whether each stream compares utterances with those before them, where the checkpoint can; docs/your-voice.md."""
     waiting_finals: int = 32
@@ -53,7 +53,7 @@ class PipelineConfig:
     """Events that may wait for the program that reads them; a live stream then drops partial results."""
 
     def voice(self, recognizer: Recognizer) -> Voice:
-        """What a stream knows of its speaker before the first utterance."""
+        """Baseline of a new stream, before its first utterance."""
         return Voice(recognizer, learns=self.adapt)
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ class StreamHandle:
 
     @property
     def waiting(self) -> int:
-        """Items of this stream that wait; a host on an event loop looks here before it takes in more sound."""
+        """Items of this stream that wait; a host on an event loop checks this before it accepts more sound."""
         return self._state.waiting
 
     def submit(self, item: Segment | Event | NewSpeaker, arrived_s: float | None = None) -> None:
@@ -147,7 +147,7 @@ class InferenceWorker:
         self._busy_s = 0.0
 
     def start(self) -> InferenceWorker:
-        """Begin to work; a second call does nothing."""
+        """Start the thread; a second call does nothing."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="streamser-inference", daemon=True)
             self._thread.start()
@@ -210,7 +210,7 @@ class InferenceWorker:
             self._changed.notify_all()
 
     def metrics(self) -> dict[str, Any]:
-        """What an operator wants to see of the worker and its engine."""
+        """Operating figures of the worker and its engine."""
         return {
             **self.recognizer.metrics(),
             "streams": len(self._states),
@@ -238,10 +238,10 @@ class InferenceWorker:
         return False
 
     def _admit(self, job: _Job) -> bool:
-        """Make room by the rules of the mailbox; False when the segment itself is not worth a place."""
+        """Make room in the stream's queue; False when the segment itself is to be dropped."""
         state, segment = job.state, job.item
         assert isinstance(segment, Segment)
-        if segment.speculative:  # a favour for an idle worker: the same answer later costs nothing but time
+        if segment.speculative:  # computed ahead only when the worker is idle; without it, the final is computed later
             return not (self._jobs if state.lossless else state.partial or state.finals)
         if not segment.final:
             job.pieces = [state.novelty.of(segment)]
@@ -331,7 +331,7 @@ class InferenceWorker:
                 self._deliver(job, answers.get(index), skipped=index in answers and answers[index] is None)
 
     def _answers(self, jobs: Sequence[_Job], questions: dict[int, Question]) -> dict[int, Prediction | None]:
-        """Predictions by job; when a batch fails its jobs are asked one by one, to find the one that is to blame."""
+        """Predictions by job; if a batch fails, its jobs are computed one by one, to find the one that fails."""
         if not questions:
             return {}
         try:
@@ -347,7 +347,7 @@ class InferenceWorker:
         return {**answers}
 
     def _recover(self, job: _Job, error: BaseException) -> Prediction | None:
-        """An answer in spite of an error in judging; None where there is none.
+        """Try again after an error; None if there is no answer.
 
         An engine may fail once, or a GPU may be full for a moment: a partial result is then left out, and a final is
         judged once more, from its whole sound. When that fails too, or the sound itself is to blame, the stream ends.
