@@ -42,8 +42,8 @@ own figures are.
 
 OWN = """\
 The recipes stand in `models/*/recipe.yaml` and `models/recipes/`: `streamser train RECIPE --corpora-root CORPORA`, for
-the other column with `--set protocol=paper:lightsernet --set choose_by=wa --set validate_every=1` (moonshine-emodb:
-`--set epochs=12` too). `moonshine-*` is no paper's net: it is a frozen speech recognizer's encoder under the same
+the other column with `--set protocol=paper:lightsernet --set choose_by=wa --set validate_every=1` (whisper-emodb:
+`--set epochs=12` too). `whisper-*` is no paper's net: it is a frozen speech recognizer's encoder under the same
 protocols. `losses-*` is one net on one corpus with the losses and the pooling of papers 1 to 3, two speakers left out
 at a time."""
 
