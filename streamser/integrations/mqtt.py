@@ -107,6 +107,14 @@ def discovery(config: MqttConfig, labels: Sequence[str], model: str = "") -> dic
             "value_template": "{{ 'ON' if value_json.uncertain else 'OFF' }}",
             "icon": "mdi:help-circle-outline",
         },
+        ("sensor", "baseline"): {
+            "name": "Voice known from",
+            "unit_of_measurement": "utterances",
+            "state_topic": state,
+            "value_template": "{{ value_json.baseline_utterances }}",
+            "entity_category": "diagnostic",
+            "icon": "mdi:account-check",
+        },
         ("binary_sensor", "speaking"): {
             "name": "Speaking",
             "state_topic": f"{config.topic}/speaking",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,8 @@ def test_the_sensors_of_home_assistant_are_announced_once_and_retained(
         assert topics <= late.retained
         sensors = {topic.split("/")[3]: json.loads(late.last[topic]) for topic in topics}
 
-    assert set(sensors) == {"emotion", "confidence", "uncertain", "speaking"}
-    assert len({sensor["unique_id"] for sensor in sensors.values()}) == 4
+    assert set(sensors) == {"emotion", "confidence", "uncertain", "baseline", "speaking"}
+    assert len({sensor["unique_id"] for sensor in sensors.values()}) == 5
     for sensor in sensors.values():
         assert sensor["availability_topic"] == "home/desk/availability"
         assert sensor["device"]["identifiers"] == ["streamser_home_desk"]
@@ -189,6 +190,7 @@ def test_the_sensors_of_home_assistant_are_announced_once_and_retained(
     [
         (final("angry", 0.8123), {"emotion": "angry", "confidence": "81.2", "uncertain": "OFF"}),
         (final("sad", 0.3, uncertain=True), {"emotion": "uncertain", "confidence": "30.0", "uncertain": "ON"}),
+        (replace(final(), baseline="own", baseline_utterances=7), {"emotion": "angry", "baseline": "7"}),
     ],
 )
 def test_the_templates_show_the_state_as_home_assistant_would(event: EmotionEvent, shown: dict[str, str]) -> None:
