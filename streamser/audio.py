@@ -33,7 +33,7 @@ LOUDEST = 100.0
 
 Samples = NDArray[np.float32]
 
-# HQ: -100 dB stop band at about 30 ms of delay; VHQ doubles the delay for nothing a 16 kHz model could hear.
+# HQ: -100 dB stop band at about 30 ms of delay; VHQ doubles the delay without any gain for a 16 kHz model.
 _QUALITY = "HQ"
 
 _NO_REGULAR_FILE = 7  # SFE_BAD_FILE of libsndfile
@@ -80,7 +80,7 @@ class Segment:
     continues: bool = False
     """True when the utterance is the next piece of one that was cut at the maximum length."""
     speculative: bool = False
-    """True for what the final will be, sample for sample, should the silence that has begun last."""
+    """True for a segment that equals the final, sample for sample, if the present silence lasts."""
 
     @property
     def end(self) -> int:

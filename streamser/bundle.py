@@ -1,4 +1,4 @@
-"""A checkpoint on disk: one folder with its labels, ears, weights, graph, scores and card, sealed by SHA-256.
+"""A checkpoint on disk: one folder with its labels, front end, weights, graph, scores and card, sealed by SHA-256.
 
     models/<name>/
     ├── bundle.yaml           what this module reads and writes; lists the SHA-256 of the others
@@ -55,7 +55,7 @@ def _finite(values: tuple[float, ...]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How logits become probabilities that mean what they say: p = softmax((logits + bias) / temperature)."""
+    """How logits become calibrated probabilities: p = softmax((logits + bias) / temperature)."""
 
     temperature: float = 1.0
     bias: tuple[float, ...] = ()
@@ -140,7 +140,7 @@ class Bundle:
     scores: Mapping[str, Any]
     """What was measured, and on what."""
     licence: str
-    """Terms of the weights; those of the corpora they learnt from."""
+    """Licence of the weights, and of the corpora they were trained on."""
     baseline: BaselineRule | None
     """How streams use relative.onnx; None where there is none."""
     files: Mapping[str, str]
@@ -340,7 +340,7 @@ def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def _manifest(bundle: Bundle) -> dict[str, Any]:
-    """What bundle.yaml says, in plain values, sealed."""
+    """The content of bundle.yaml in plain values, with its seal."""
     values = {
         "format": FORMAT,
         "labels": bundle.labels,

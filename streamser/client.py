@@ -154,7 +154,7 @@ class AsyncStream:
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._refusal: ServerError | None = None
         self.ready: dict[str, Any] = {}
-        """What the server said of itself and the stream: labels, its name, the threshold, whether it records."""
+        """The server's first message: labels, checkpoint, threshold, whether it records."""
         self.status: dict[str, Any] = {}
         """The latest level, voice activity and latency."""
 
@@ -190,7 +190,7 @@ class AsyncStream:
             for first in range(0, len(data), _MOST_BYTES):
                 await self._socket.send_bytes(data[first : first + _MOST_BYTES])
         except (ConnectionError, aiohttp.ClientError) as error:
-            await self._reader  # what the server said before it closed is the better reason
+            await self._reader  # an error message sent before the close gives the better reason
             raise self._refusal or _unreachable(self._url, error) from error
         await asyncio.sleep(0)
         return self._arrived()
@@ -341,7 +341,7 @@ class ClientStream:
 
     @property
     def ready(self) -> dict[str, Any]:
-        """What the server said of itself and the stream."""
+        """The server's first message."""
         return self._stream.ready
 
     @property

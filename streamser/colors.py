@@ -1,4 +1,4 @@
-"""How emotions look to people: a colour each, one wording for what is not known, one clock."""
+"""How emotions are shown: one color for each, one wording for uncertain answers, one clock format."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def enrol(
 ) -> Profile:
     """Learn a voice from neutral speech, 16 kHz, an utterance each; AudioError when it is too little or distorted.
 
-    Each utterance has the weight 1, for its speaker says that it is neutral.
+    Each utterance has the weight 1, since the speaker was asked for neutral speech.
     """
     check_recording(sounds, least_speech_s)
     check_adaptable(recognizer.bundle)

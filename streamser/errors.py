@@ -41,7 +41,7 @@ class ConfigError(StreamserError):
 
 
 class CorpusError(StreamserError):
-    """A corpus folder or manifest that is not what it should be."""
+    """An invalid corpus folder or manifest."""
 
 
 class ProtocolError(StreamserError):

@@ -1,4 +1,4 @@
-"""What a stream says: small frozen events, timed by sample index, that become JSON with `to_dict()`.
+"""The events of a stream: small frozen dataclasses, timed by sample index; `to_dict()` makes JSON values.
 
 Every event carries `v` (the format's version), `type` and `stream`. Times are seconds since the stream
 began, derived from sample indexes and never from a clock; `latency_ms` alone is wall time and alone may
@@ -18,7 +18,7 @@ EVENT_VERSION = 1
 """Rises when a reader of the old format could misread the new one; adding a key does not raise it."""
 
 UNCERTAIN = "uncertain"
-"""Shown in a label's place when an event says `uncertain`; never a class name."""
+"""Shown in place of the label when an event is uncertain; never a class name."""
 
 
 def _seconds(samples: int) -> float:
@@ -125,7 +125,7 @@ class EmotionEvent(EventBase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechEnded(EventBase):
-    """An utterance is over; its final has been said just before."""
+    """An utterance is over; the event before it was its final."""
 
     type: ClassVar[Literal["speech_ended"]] = "speech_ended"
 
@@ -201,7 +201,7 @@ class SourceChanged(EventBase):
     at: int
     """Sample index at which it was noticed."""
     detail: str = ""
-    """For people: the device, and what it said."""
+    """For people: the device, and its message."""
     another: bool = False
     """True when it is another microphone than before."""
 
@@ -227,7 +227,7 @@ class StreamEnded(EventBase):
     type: ClassVar[Literal["stream_ended"]] = "stream_ended"
 
     end: int
-    """Sample index one past the last sample heard."""
+    """Sample index one past the last sample received."""
     error: str | None = None
     """What went wrong, or None when the stream simply ended."""
 

@@ -28,7 +28,7 @@ class FeatureConfig:
     """Everything between samples and a net's input; the five papers' front ends are five values of it."""
 
     kind: Literal["mel", "samples"] = "mel"
-    """`samples`: a frame is the next `hop_samples` samples as they are, for a net that has ears of its own."""
+    """`samples`: a frame is the next `hop_samples` samples unchanged, for a network that takes raw sound."""
     sample_rate: int = SAMPLE_RATE
     """Hz; 16 kHz sound is resampled where a paper asks for another rate."""
     window: Literal["hann", "hamming"] = "hann"
@@ -72,8 +72,8 @@ class FeatureConfig:
     """Scale a whole sound so that its largest sample is 1. A stream's segments are scaled one by one, and only where
     they are judged as whole sounds."""
     trim_db: float = 0.0
-    """A whole sound's silence before and after its speech, so far below its loud parts, is not judged; 0 judges it.
-    A stream's segmenter cuts there anyway, a corpus does as it likes: nets learn what silence says about the corpus."""
+    """Trim leading and trailing parts that are this many dB quieter than the loud parts; 0 keeps everything.
+    A stream's segmenter cuts there anyway, but corpora differ in it, and networks learn to recognize a corpus by it."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -207,7 +207,7 @@ def mel_matrix(config: FeatureConfig) -> Frames:
 
 
 class MelBands(NamedTuple):
-    """The filters as what they are, two slopes over each FFT bin: sums over short runs, not a product with zeros."""
+    """The filters as two slopes over each FFT bin: sums over short runs instead of a matrix product with many zeros."""
 
     rising: NDArray[np.float64]
     """Weight of each FFT bin in the filter that rises over it, (fft_size // 2 + 2,)."""
@@ -253,7 +253,7 @@ def log_mel(power: Frames, config: FeatureConfig) -> Frames:
 
 
 def from_log_mel(level: Frames, config: FeatureConfig) -> Frames:
-    """Log-mel to the net's input: DCT, clipping and scaling, as the config says."""
+    """Convert log-mel to the network's input: DCT, clipping and scaling by the config."""
     # In float64: the levels of a frame add up to over a thousand dB, of which most coefficients keep a few.
     cepstrum = np.einsum("...m,mk->...k", level, dct_matrix(config), dtype=np.float64) if config.mfcc else level
     values: Frames = cepstrum.astype(np.float32, copy=False)
@@ -268,7 +268,7 @@ def from_log_mel(level: Frames, config: FeatureConfig) -> Frames:
     return np.ascontiguousarray(values, np.float32)
 
 
-# The FFT works on so many frames at once: the arrays of 32 frames stay in the second-level cache.
+# Frames for one FFT call: the arrays of 32 frames stay in the second-level cache.
 _CHUNK_FRAMES = 32
 
 
@@ -355,7 +355,7 @@ def extract(samples: Samples, config: FeatureConfig) -> Frames:
 
 _PIECE = 256  # samples; 16 ms
 _BESIDE = 12  # pieces kept on either side of the speech, about what a stream's segmenter leaves
-_SILENT_PEAK = 1e-4  # -80 dBFS: nobody spoke
+_SILENT_PEAK = 1e-4  # -80 dBFS: the sound is silent
 TRIM_BESIDE_S = _BESIDE * _PIECE / SAMPLE_RATE
 """So much silence stays on either side of trimmed speech."""
 
@@ -393,7 +393,7 @@ def speech_range(samples: Samples, config: FeatureConfig) -> tuple[int, int]:
 
 @lru_cache(maxsize=32)
 def silent_frame(config: FeatureConfig) -> Frames:
-    """What digital silence looks like to the net, (1, bins); read-only."""
+    """The features of digital silence, (1, bins); read-only."""
     frame = np.zeros((1, config.bins), np.float32)
     if config.kind == "mel":
         frame = from_log_mel(log_mel(np.zeros((1, config.n_mels), np.float32), config), config)
@@ -402,7 +402,7 @@ def silent_frame(config: FeatureConfig) -> Frames:
 
 
 def window_starts(n_frames: int, config: FeatureConfig) -> list[int]:
-    """First frame of each window that judges a sound of so many frames; one window when it is short.
+    """First frame of each window of a sound with this many frames; one window when it is short.
 
     >>> window_starts(400, FeatureConfig())  # 184-frame windows, one second (62 frames) apart
     [0, 62, 124, 186, 216]

@@ -1,4 +1,4 @@
-"""Let one process write a file, and tell a second one so."""
+"""Let only one process write a file; a second one gets an error."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _BACKLOG = 128  # connections that may wait in the kernel
 def affordable_connections(wanted: int, handles_each: int = 1) -> int:
     """How many connections the free file handles of this process allow, at most `wanted`.
 
-    A server that runs out of handles can accept nobody and can open no file, so it must stop before.
+    A server without free handles can accept no client and open no file, so it must refuse clients before that.
     """
     try:
         import resource

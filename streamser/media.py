@@ -70,7 +70,7 @@ class MediaFile:
             raise
 
     def __len__(self) -> int:
-        """Frames as the file's header says it, and at least one: some headers do not."""
+        """Number of frames from the file's header, at least one: some headers give 0."""
         asked = subprocess.run(self._ffmpeg, capture_output=True, text=True, errors="replace", check=False)
         found = _DURATION.search(asked.stderr)
         seconds = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else 0.0

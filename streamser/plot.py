@@ -134,7 +134,7 @@ def _end(event: Event) -> int:
 
 
 def _speech_spans(events: list[Event], end_s: float) -> Iterator[tuple[float, float]]:
-    """Where the voice activity detector heard speech, in seconds."""
+    """Where the voice activity detector found speech, in seconds."""
     open_at: dict[int, int] = {}
     for event in events:
         if isinstance(event, SpeechStarted):

@@ -49,7 +49,7 @@ Probabilities: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecognizerConfig:
-    """Which checkpoint, computed by what, and how sure it must be."""
+    """Which checkpoint, on which engine and processor, and its threshold."""
 
     model: str = DEFAULT_MODEL
     """A checkpoint's name, as `streamser models` lists them, or the path of its folder."""
@@ -95,7 +95,7 @@ class Prediction:
     neutrality: float = field(default=0.0, repr=False)
     """The absolute answer's probability of neutral, which weighs the sound for a baseline; 0 without such a class."""
     embedding: Frames | None = field(default=None, repr=False, compare=False)
-    """(dimensions,), what a baseline is made of."""
+    """(dimensions,), the vector from which baselines are computed."""
 
     def with_scores(self, scores: Mapping[str, float], threshold: float | None = None) -> Prediction:
         """The same sound's prediction with other scores, and the label, confidence and `uncertain` that follow."""
@@ -226,7 +226,7 @@ class Recognizer:
         return self._utterance_logits(scores)
 
     def embed(self, sound: Sound | Sequence[Sound]) -> Frames:
-        """What the net's last hidden layer says, (sounds, dimensions): each the mean of its windows'."""
+        """The network's last hidden layer, (sounds, dimensions): the mean over each sound's windows."""
         _, scores = self._score(sound)
         if not scores:
             _, embedding = self.engine.run(np.zeros((0, self.features.window_frames, self.features.bins), np.float32))
@@ -234,7 +234,7 @@ class Recognizer:
         return _embeddings(scores)
 
     def calibrate(self, logits: Frames) -> Probabilities:
-        """The absolute head's logits (N, classes) to probabilities that mean what they say, (N, classes)."""
+        """The absolute head's logits (N, classes) to calibrated probabilities, (N, classes)."""
         return self._probabilities(logits, self.bundle.calibration)
 
     def metrics(self) -> dict[str, Any]:
@@ -270,7 +270,7 @@ class Recognizer:
         return np.stack([score.logits.mean(axis=0) for score in scores])
 
     def _absolute(self, scores: WindowScores, too_short: bool) -> Prediction:
-        """What is said of a sound while nothing is known of its speaker."""
+        """The prediction for a sound without a baseline of its speaker."""
         probabilities = self.calibrate(scores.logits.mean(axis=0)[None])[0].tolist()
         by_label = dict(zip(self.labels, probabilities, strict=True))
         sound = Prediction(
@@ -340,7 +340,7 @@ def open_recognizer(config: RecognizerConfig) -> Recognizer:
 
 
 def _samples(sound: Sound, what: str) -> Samples:
-    """One sound's samples as float32, checked: usable sound, or an AudioError or ValueError that says why not."""
+    """One sound's samples as float32, checked: usable sound, or an AudioError or ValueError with the reason."""
     samples = sound.samples if isinstance(sound, Segment) else sound
     if not isinstance(samples, np.ndarray) or samples.ndim != 1:
         shape = f"an array of shape {samples.shape}" if isinstance(samples, np.ndarray) else repr(type(sound).__name__)

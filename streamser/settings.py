@@ -202,7 +202,7 @@ def check_keys(kind: type[Any], values: Mapping[str, Any], where: Where, name: s
 
 
 def checked(name: str, setting: Setting, kind: Any) -> Any:
-    """Fit a value to the field's type, or raise a ConfigError that says what the type is."""
+    """Convert a value to the field's type, or raise a ConfigError that names the type."""
     value = _fit(setting.value, kind)
     if value is not _UNFIT:
         return value

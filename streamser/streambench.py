@@ -29,7 +29,7 @@ from streamser.recognizer import Recognizer
 from streamser.stream.pipeline import Stream, StreamConfig
 
 _BLOCK = SAMPLE_RATE // 50  # 20 ms: as fine as the delay is known
-_STEP_S = 0.5  # of the accuracy against seconds heard
+_STEP_S = 0.5  # step of the accuracy against seconds of speech
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Said:
 
     event: EmotionEvent
     at: int
-    """Samples of the stream heard when it was said."""
+    """Number of the stream's samples pushed before the event came."""
 
 
 def judge_stream(stream: Composed, recognizer: Recognizer, config: StreamConfig | None = None) -> list[Said]:
-    """Push a stream through the real pipeline and keep what it says of emotions."""
+    """Push a stream through the real pipeline and keep its emotion events."""
     pipeline = Stream(recognizer, config)
     said: list[Said] = []
     for first in range(0, len(stream.samples), _BLOCK):
@@ -71,7 +71,7 @@ class _Sheet:
 
     results: list[_SpanResult]
     false: list[tuple[Kind, Said]]
-    """Finals in which nobody speaks, by what was there instead."""
+    """Finals without speech, by the sound that caused them."""
     length: Counter[str]
     """Samples of each kind."""
     merged: int = 0
@@ -137,7 +137,7 @@ class SecondsRow:
 
 @dataclass(frozen=True, slots=True)
 class FalseRow:
-    """What is said where nobody speaks."""
+    """Events in parts of a stream without speech."""
 
     kind: str
     minutes: float
@@ -149,7 +149,7 @@ class FalseRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamResult:
-    """Everything the benchmark says."""
+    """All results of the benchmark."""
 
     model: str
     independence: str
@@ -203,7 +203,7 @@ def measure_streams(
     independence: str = "",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> StreamResult:
-    """Compose streams of clips that bear the recognizer's labels, hear them, and score what was said.
+    """Compose streams of clips that have the recognizer's labels, run them, and score the events.
 
     Every clip of a composed stream is another speaker's, so that streams do not adapt here.
     """
@@ -271,7 +271,7 @@ def _finals(labels: tuple[str, ...], found: Sequence[_SpanResult]) -> MetricSet:
 
 
 def _by_seconds(found: Sequence[_SpanResult]) -> tuple[SecondsRow, ...]:
-    """Partials by how much speech they had heard, in half seconds; a clip counts once in each."""
+    """Partials by the speech before them, in half seconds; a clip counts once in each."""
     table: dict[int, dict[int, tuple[bool, bool]]] = {}
     for i, one in enumerate(found):
         assert one.span.clip is not None

@@ -23,7 +23,7 @@ _BLOCK = SAMPLE_RATE // 50
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What so many streams at once were like."""
+    """Measurements of a number of concurrent streams."""
 
     streams: int
     partials: int
@@ -44,7 +44,7 @@ class Trial:
 
 
 def try_streams(recognizer: Recognizer, sound: Samples, streams: int, seconds: float) -> Trial:
-    """Push so many streams in real time, each from another place of the sound."""
+    """Push this number of streams in real time, each from another place of the sound."""
     config = StreamConfig()
     closing_ms = config.segmenter.end_silence_ms - config.segmenter.post_roll_ms
     partials: list[float] = []

@@ -149,7 +149,7 @@ def installed_peers() -> list[str]:
 def measure_peer(
     name: str, model: str, sound: Path, windows: Sequence[tuple[int, int]], seconds: float
 ) -> dict[str, Any]:
-    """CPU and wall time of a window, over windows of the stream taken evenly from it, for about so many seconds."""
+    """CPU and wall time of a window, over windows taken evenly from the stream, for about `seconds`."""
     pcm = np.fromfile(sound, "<i2")
     judge = PEERS[name].make(model)
     order = np.random.default_rng(0).permutation(len(windows))

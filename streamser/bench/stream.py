@@ -130,7 +130,7 @@ def _samples(sound: Path, start: int, end: int) -> Samples:
 
 
 def _peak_mb() -> float | None:
-    """Most memory that the process has had resident; None where the system does not say."""
+    """Most memory that the process has had resident; None where the system does not report it."""
     if sys.platform == "win32":
         return None
     import resource

@@ -25,7 +25,7 @@ from streamser.printable import guarded_output
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("streamser.cli.demo", "play recorded voices and show what they carry"),
     "live": ("streamser.cli.live", "listen to a microphone and say what the voice carries"),
-    "replay": ("streamser.cli.replay", "play sound files through the very pipeline that live uses"),
+    "replay": ("streamser.cli.replay", "play sound files through the same pipeline as live"),
     "label": ("streamser.cli.label", "label every sound file in a folder"),
     "calibrate": ("streamser.cli.calibrate", "learn your neutral voice, for --profile"),
     "profiles": ("streamser.cli.profiles", "list your profiles, or delete one"),
@@ -51,7 +51,7 @@ def version() -> str:
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The parser; only `verb`'s own arguments are filled in, so that nothing else need be imported."""
+    """The parser with the arguments of `verb` only, so that no other verb's module is imported."""
     parser = Parser(
         prog="streamser",
         description="Real-time speech emotion recognition: local, streaming, honest about what it does not know.",
@@ -69,7 +69,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0 done, 1 the world's fault, 2 a wrong call, 130 Ctrl-C, 143 SIGTERM."""
+    """Run one verb; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
     open_missing_streams()
     with guarded_output():
         return _main(sys.argv[1:] if argv is None else argv)

@@ -1,4 +1,4 @@
-"""`streamser bench`: what a live stream costs on this machine, beside whatever else is installed."""
+"""`streamser bench`: the cost of a live stream on this machine, also compared with other installed programs."""
 
 from __future__ import annotations
 

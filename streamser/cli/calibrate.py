@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args, place)
     config = load_run_config(args)
     recognizer = open_recognizer(replace(config.recognizer, profile=None))
-    check_adaptable(recognizer.bundle)  # before anybody speaks in vain
+    check_adaptable(recognizer.bundle)  # checked before the recording starts
     source: Source = WavSource(args.files) if args.files else _microphone(args, config)
     if source.live:
         print(refill(_TEXT, terminal_width(sys.stderr)) + "\n", file=sys.stderr)
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, place: Path) -> None:
-    """ConfigError, before anybody speaks, for a recording that would be refused afterwards."""
+    """ConfigError, before the recording starts, for options with which it could not be saved."""
     if not args.seconds >= LEAST_SPEECH_S:
         raise ConfigError(
             f"--seconds: is at least {LEAST_SPEECH_S:.0f}, the least speech a voice is learnt from, "
@@ -113,7 +113,7 @@ def segmenter_for(recognizer: Recognizer, config: Config) -> Segmenter:
 def collect(
     source: Source, segmenter: Segmenter, wanted_s: float, file: TextIO | None = None
 ) -> tuple[list[Samples], float]:
-    """The utterances that were spoken, and how long was listened.
+    """The utterances that were spoken, and the total duration of the recording.
 
     A microphone is closed once there is enough speech, or when there was too little for too long.
     """
@@ -183,7 +183,7 @@ def _tell(
     arrived_s: float,
     place: Path,
 ) -> None:
-    """What was learnt: how the neutral voice was taken before, and how it is now."""
+    """The result: the answers for the neutral voice without and with the profile."""
     before = _shares(recognizer, sounds)
     after = _shares(recognizer.with_baseline(profile.baseline(recognizer.bundle)), sounds)
     if args.json:

@@ -1,4 +1,4 @@
-"""What verbs share: options for model and configuration, places for events, and a calm end on Ctrl-C."""
+"""Shared by the verbs: options for model and configuration, output files, and a clean end on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which checkpoint, computed by what, and every other setting; read back with `load_run_config`."""
+    """Options for the checkpoint, the processor and all other settings; read back with `load_run_config`."""
     add = parser.add_argument
     add("--model", metavar="NAME", help=f"checkpoint: a name or the path of its folder (default: {DEFAULT_MODEL})")
     add("--compute", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -124,7 +124,7 @@ def refuse_unused(args: argparse.Namespace, unused: Collection[str], way_out: st
 
 
 class Places:
-    """All places that the user wants events in, opened before the first sound so that a slip is told at once."""
+    """All outputs for events, opened before the first sound so that a mistake is reported at once."""
 
     def __init__(self, args: argparse.Namespace, recognizer: Recognizer, streams: int = 1) -> None:
         self.machine = args.jsonl == "-" or "-" in args.out
@@ -193,7 +193,7 @@ def parse_speed(text: str) -> float | Literal["max"]:
 
 @contextmanager
 def stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Within, the first Ctrl-C, SIGTERM or SIGHUP calls `stop` and the second interrupts; gives the signals that came.
+    """A context in which the first Ctrl-C, SIGTERM or SIGHUP calls `stop` and the second interrupts; gives the signals.
 
     A signal that is ignored (nohup) stays ignored.
     """
@@ -216,7 +216,7 @@ def stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 @contextmanager
 def hushed(debug: bool) -> Iterator[None]:
-    """Within, only what Python writes to standard error is seen, unless `debug`.
+    """A context in which only Python's own output to standard error is shown, unless `debug`.
 
     PortAudio, ALSA and libmpg123 write to descriptor 2 about lost devices and damaged files; streamser reports both
     in its own words.

@@ -1,4 +1,4 @@
-"""`streamser demo`: twenty seconds of recorded voices, played and judged as a microphone's sound would be."""
+"""`streamser demo`: plays twenty seconds of recorded voices and classifies them like a microphone's sound."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _now_playing(samples: Sequence[Sample], begun: int) -> str:
 
 
 def _open_speaker() -> tuple[Speaker | None, str]:
-    """The loudspeaker, if there is one, and how to say so."""
+    """The loudspeaker, if there is one, and the words for the summary."""
     try:
         speaker = Speaker()
     except DeviceError as error:

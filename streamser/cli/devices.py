@@ -66,7 +66,7 @@ def _list(as_json: bool) -> int:
 
 
 def measure(source: Source, seconds: float, as_json: bool) -> int:
-    """Listen for so long, show the level, and say whether it will do."""
+    """Listen for the given time, show the level, and judge whether it is good enough."""
     shown = sys.stderr.isatty() and not as_json
     peak, heard = 0.0, 0
     with stopping(source.close):

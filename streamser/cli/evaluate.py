@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _missing_pictures(args: argparse.Namespace) -> list[str]:
-    """What the report will lack because a library is not installed: known now, not after minutes of judging."""
+    """Warnings about parts that the report will lack because a library is missing, before minutes of computing."""
     if find_spec("matplotlib") is None:
         return ["matplotlib is not installed, so the report has no pictures: pip install 'streamser[plot]'"]
     if _wants_map(args) and find_spec("sklearn") is None:

@@ -1,4 +1,4 @@
-"""How a command ends when it is told to, or when nobody can take its output any more."""
+"""How a command ends on a signal, or when its output can no longer be written."""
 
 from __future__ import annotations
 
@@ -112,4 +112,4 @@ def end_with_parent() -> None:
 
 def _wait_and_end(parent: BaseProcess) -> None:
     parent.join()
-    os._exit(1)  # nobody is left who could take a result, an exit code or a traceback
+    os._exit(1)  # the parent is gone, so a result, an exit code or a traceback has no receiver

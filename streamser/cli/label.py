@@ -1,4 +1,4 @@
-"""`streamser label FOLDER`: every sound file of a folder, labelled into one table that can be gone on with."""
+"""`streamser label FOLDER`: label every file of a folder into one table; an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.no_adapt and not args.utterances:
         raise ConfigError("--no-adapt: a file that is judged whole is no stream that adapts; add --utterances")
     _check_passes(args, config)
-    recognizer = open_recognizer(config.recognizer)  # a wrong model is said before the folder is searched
+    recognizer = open_recognizer(config.recognizer)  # a wrong model is reported before the folder is searched
     if args.two_passes:
         check_adaptable(recognizer.bundle, "--two-passes")
     found = search_folder(args.folder)
@@ -132,7 +132,7 @@ def _collect(
     speakers: Mapping[str, str] | None,
     worker: Worker,
 ) -> int:
-    """Write what comes, in order, and at the end what waited for the second pass; how many files failed."""
+    """Write results in order, and after them those of the second pass; returns the number of failed files."""
     progress, failed = ProgressLine(), 0
     judged: list[JudgedFile] = []
     try:
@@ -222,7 +222,7 @@ _worker: Worker | None = None  # a process's own, made once
 
 def _begin(folder: Path, config: Config, mode: Mode) -> None:
     global _worker
-    for number in (signal.SIGINT, *ENDING_SIGNALS):  # a terminal sends them to all: they are the parent's business
+    for number in (signal.SIGINT, *ENDING_SIGNALS):  # sent to all processes by a terminal: only the parent handles them
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
     _worker = Worker(folder, open_recognizer(config.recognizer), config, mode)

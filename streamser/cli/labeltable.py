@@ -1,4 +1,4 @@
-"""The table that `streamser label` fills: JSON lines or CSV, whole rows only, gone on with where it ended."""
+"""The table that `streamser label` fills: JSON lines or CSV, whole rows only; an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LabelTable:
             raise
 
     def write(self, file: str, rows: Sequence[dict[str, Any]]) -> None:
-        """All rows of one file; a file in which nobody speaks has one that says so."""
+        """All rows of one file; a file without speech has one row without times and label."""
         self._put("".join(map(self._text, rows or [{"file": file, "model": self._model}])))
         self.done.add(file)
 
@@ -79,7 +79,7 @@ class LabelTable:
         return content[: content.rfind(b"\n") + 1]
 
     def _take_up(self, text: str) -> None:
-        """Learn which files are done; ConfigError when these are not our rows."""
+        """Read which files are done; ConfigError when the file has other content than our rows."""
         raise NotImplementedError
 
     def _header(self) -> str:

@@ -23,7 +23,7 @@ class JudgedFile:
     file: str
     duration_s: float
     prediction: Prediction
-    """The absolute one: nothing is known of the speaker."""
+    """The absolute one, without a baseline of the speaker."""
 
 
 def adapt_to_voices(
@@ -31,7 +31,7 @@ def adapt_to_voices(
 ) -> list[Prediction]:
     """Each file's prediction, compared with all other files of its speaker; without `speakers` all are one speaker's.
 
-    A file weighs as an utterance of a stream would. Nothing fades: files have no order in time.
+    A file weighs as much as an utterance of a stream. Weights do not decay, since files have no order in time.
     """
     rule, head = recognizer.bundle.baseline, recognizer.relative
     assert rule is not None and head is not None, "the caller has checked that the checkpoint adapts"

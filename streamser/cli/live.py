@@ -1,4 +1,4 @@
-"""`streamser live`: a microphone in, emotion events out, until Ctrl-C. No sound is kept unless --record says so."""
+"""`streamser live`: a microphone in, emotion events out, until Ctrl-C. No sound is kept without --record."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """What there is to know of a checkpoint, in plain values."""
+    """A checkpoint's description in plain values."""
     calibration = bundle.calibration
     return {
         "name": bundle.name,
@@ -86,7 +86,7 @@ def _row(bundle: Bundle) -> tuple[str, ...]:
 
 
 _COUNTS = frozenset({"folds", "seeds"})
-"""Numbers among the scores that are no scores."""
+"""Numbers among the scores that are not metrics."""
 
 
 def headline(scores: Mapping[str, Any]) -> str:
@@ -98,7 +98,7 @@ def headline(scores: Mapping[str, Any]) -> str:
     numbers = {k: v for k, v in scores.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     numbers = {k: v for k, v in numbers.items() if k not in _COUNTS and not k.endswith("_spread")}
     strangers = {k: v for k, v in numbers.items() if not k.startswith("validation_")}
-    numbers = strangers or numbers  # how it did with strangers says more than with voices that calibrated it
+    numbers = strangers or numbers  # figures on left-out corpora say more than those on validation speakers
     return ", ".join(
         f"{k} {v:.{1 if v > 1 else 3}f}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items()
     )

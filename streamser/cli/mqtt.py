@@ -21,7 +21,7 @@ _TLS_PORT = 8883  # where brokers listen for TLS by custom
 
 _EPILOG = f"""examples:
   streamser mqtt --host homeassistant.local --username streamser --topic home/desk --name "Desk voice"
-  streamser mqtt talk.wav --speed 1             # a file instead of the microphone, as it would be heard
+  streamser mqtt talk.wav --speed 1             # a file instead of the microphone, in real time
   mosquitto_sub -t 'streamser/#' -v             # to look on
 
 The password is best given in the variable {PASSWORD_VARIABLE}, where no list of processes shows it.
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--host", default=default.host, metavar="NAME", help=f"the broker (default: {default.host})")
     add("--port", type=int, metavar="N", help=f"its port (default: {default.port}, with --tls {_TLS_PORT})")
-    add("--username", default="", metavar="NAME", help="who we are to the broker")
+    add("--username", default="", metavar="NAME", help="user name at the broker")
     add("--password", metavar="WORD", help=f"its password; better in {PASSWORD_VARIABLE}")
     add("--tls", action="store_true", help="encrypted, the broker's certificate checked by this system's authorities")
     add("--topic", default=default.topic, metavar="T", help=f"root of all topics (default: {default.topic})")
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         config = replace(config, source=replace(config.source, device=args.device))
     with hushed(args.debug):
         recognizer = open_recognizer(config.recognizer)
-        publisher = MqttPublisher(broker, recognizer.labels, recognizer.bundle.name)  # tells first that its extra lacks
+        publisher = MqttPublisher(broker, recognizer.labels, recognizer.bundle.name)  # reports a missing extra first
         source = _source(args.files, args.speed, config)
         with publisher:
             listener = Listener(source, recognizer, config, on_event=publisher.publish)

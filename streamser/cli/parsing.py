@@ -1,4 +1,4 @@
-"""The argument parser of the command: a wrong call is one line that names the nearest right word."""
+"""The argument parser of the command: a usage error is one line that suggests the nearest valid word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Parser", "options_of", "verb_parsers"]
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with a suggestion and the command that shows the right call."""
+    """Reports a usage error in one line, with a suggestion and the command that shows the help."""
 
     def error(self, message: str) -> NoReturn:
         prog = self.prog

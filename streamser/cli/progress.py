@@ -1,4 +1,4 @@
-"""One calm progress line on a terminal: what, how much, how long still; nothing where nobody looks."""
+"""One progress line on a terminal: stage, share done, time left; nothing when the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EVERY_S = 0.1  # a terminal line that changes more often only flickers
 
 
 class ProgressLine:
-    """Told `progress(what, done, of)` as often as one likes; a new `what` begins a new line.
+    """Call it as `progress(what, done, of)`, however often; a new `what` begins a new line.
 
     >>> import io
     >>> line = ProgressLine(io.StringIO())  # no terminal

@@ -1,4 +1,4 @@
-"""`streamser replay FILE...`: sound files through the very pipeline that live uses, with the very same events."""
+"""`streamser replay FILE...`: sound files through the same pipeline as live, with the same events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """examples:
   streamser replay talk.wav                     # as fast as possible
-  streamser replay talk.wav --speed 1           # as a microphone would hear it
+  streamser replay talk.wav --speed 1           # at the pace of a microphone
   streamser replay recordings/ --jsonl -        # every file of a folder, for programs
   streamser replay talk.wav --out talk.TextGrid --plot talk.png
 
@@ -115,13 +115,13 @@ def _play_all(
 
 
 def _play(listener: Listener, source: WavSource, view: terminal.PlainView | None) -> int:
-    """Show the events as lines, and on a terminal how far a long file has come."""
+    """Show the events as lines, and on a terminal the progress of a long file."""
     shown = sys.stderr.isatty() and source.duration_s >= _LONG_S
     progress = ProgressLine()
     with listener, stopping(listener.stop) as signals:
         for event in listener:
             partial = isinstance(event, EmotionEvent) and not event.final
-            if view is not None and not (partial and source.speed == "max"):  # nobody could read partials at that speed
+            if view is not None and not (partial and source.speed == "max"):  # partials would change too fast to read
                 if shown:
                     sys.stderr.write("\r\x1b[K")
                 view.on_event(event)

@@ -1,4 +1,4 @@
-"""`streamser serve`: a page for the browser and a WebSocket for programs, on loopback unless told otherwise."""
+"""`streamser serve`: a page for the browser and a WebSocket for programs, by default on loopback."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _server_config(config: ServerConfig, args: argparse.Namespace) -> ServerConfig:
-    """The configuration's section, changed by what was said on the command line."""
+    """The configuration's section, changed by the options of the command line."""
     token = _given_token(args)
     given = {
         "host": args.host,
@@ -118,7 +118,7 @@ async def _serve(server: Server, greet: Callable[[], None]) -> None:
 
 
 def _greet(server: Server, config: Config, recognizer: Recognizer, source: Source | None, *, made_token: bool) -> None:
-    """What the operator needs to know: where, who may come in, and what is listened to and stored."""
+    """Startup lines for the operator: address, access, microphone and recordings."""
     options = config.server
     secret = f"#token={options.token}" if made_token else ""
     lines = [f"serving {recognizer.bundle.name} at {server.url}{secret}; Ctrl-C ends"]

@@ -223,7 +223,7 @@ def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -
             if wanted is not None and split.fold not in wanted:
                 continue
             bar.start(f"{split.name} seed {seed}", recipe.epochs)
-            if rank:  # the other processes lend their gradients; the first one writes
+            if rank:  # the other processes only compute gradients; the first one writes the results
                 trainer.fit(split, seed)
             elif recipe.protocol == "ship":
                 target = args.save or trainer.folder / recipe.name
@@ -284,7 +284,7 @@ def _log_to(folder: Path, *, quiet: bool) -> None:
 
 
 class _Bar:
-    """A progress bar for people on stderr; silent on all processes but the first."""
+    """A progress bar on stderr; only the first process shows it."""
 
     def __init__(self, rank: int) -> None:
         from tqdm import tqdm

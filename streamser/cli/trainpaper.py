@@ -126,7 +126,7 @@ def _devices(wanted: str) -> list[str]:
 
 
 def _say_plan(rows: list[Row], jobs: Mapping[Path, list[Job]], guesses: Mapping[Path, Estimate], at_once: int) -> None:
-    """How much there is to do, and about how long it takes."""
+    """The number of folds that are left, and an estimate of their training time."""
     whole = 0.0
     for row in rows:
         of_row, guess = jobs[row.folder], guesses[row.folder]

@@ -1,1 +1,1 @@
-"""Drop-ins for houses that already talk: MQTT for Home Assistant, Wyoming for voice satellites."""
+"""Publish events to other systems: MQTT for Home Assistant, Wyoming for voice satellites."""

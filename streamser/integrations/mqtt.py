@@ -1,13 +1,13 @@
-"""Publish emotion events to MQTT, and tell Home Assistant which sensors they are.
+"""Publish emotion events to MQTT, with discovery messages that define the sensors for Home Assistant.
 
     <topic>/event           every event as JSON, as it comes
     <topic>/state           the last final, retained: what the sensors show
     <topic>/speaking        ON while somebody speaks, else OFF, retained
-    <topic>/availability    online or offline, retained; the broker itself says offline if we die
+    <topic>/availability    online or offline, retained; the broker sends offline if we die
     <prefix>/.../config     Home Assistant's discovery, retained
 
-Events are for now: what comes while the broker is away is not sent later. What is retained is said anew whenever
-the broker is back, as it is by then.
+Events that come while the broker is unreachable are not sent later. Retained topics are published again, with their
+current values, at every reconnection.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ __all__ = ["MqttConfig", "MqttPublisher", "discovery"]
 logger = logging.getLogger(__name__)
 
 CONNECT_S = 10.0
-"""A broker that has not answered by then is not there."""
+"""A broker that has not answered in this time counts as unreachable."""
 
-_KEEPALIVE_S = 30  # after one and a half of these the broker takes a silent client for dead
+_KEEPALIVE_S = 30  # after one and a half of these the broker drops a silent client
 _RETRY_S = (1, 30)  # first and longest wait before a lost connection is tried again
 _GOODBYE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MqttConfig:
-    """Which broker, as whom, and under which names."""
+    """Address and login of the broker, and the names of topics and device."""
 
     host: str = "localhost"
     port: int = 1883
@@ -154,7 +154,7 @@ class MqttPublisher:
             self._topic("speaking"): "OFF",
             self._topic("availability"): "online",
         }
-        """Retained topics as they are now: said at each connection."""
+        """Current values of the retained topics, published at each connection."""
         self._answered = threading.Event()
         self._refusal: str | None = None  # what the broker answered: None is nothing yet, "" is welcome
         # Of two clients with one name a broker throws out the older one, and they would take turns forever.
@@ -197,11 +197,11 @@ class MqttPublisher:
                 self._keep("availability", "offline" if event.state == "lost" else "online")
 
     def close(self) -> None:
-        """Say goodbye: the sensors become unavailable."""
+        """Publish `offline`, so that the sensors become unavailable, and disconnect."""
         if self._client.is_connected():
             for topic, text in (("speaking", "OFF"), ("availability", "offline")):
                 last = self._client.publish(self._topic(topic), text, qos=1, retain=True)
-            with contextlib.suppress(RuntimeError, ValueError):  # it went away while we said goodbye
+            with contextlib.suppress(RuntimeError, ValueError):  # the broker disconnected meanwhile
                 last.wait_for_publish(_GOODBYE_S)
         self._client.on_disconnect = None
         self._client.disconnect()
@@ -245,4 +245,4 @@ class MqttPublisher:
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if self._refusal == "":
             logger.warning("the MQTT broker at %s is gone (%s); trying again", self.config.host, reason)
-        self._answered.set()  # to hang up without a word is an answer, too
+        self._answered.set()  # closing the connection without an error counts as a refusal too

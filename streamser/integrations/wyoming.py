@@ -53,13 +53,13 @@ logger = logging.getLogger(__name__)
 MAX_CLIENTS = 64
 """One more takes the place of the one that has been silent longest, or is refused where all are sending sound."""
 SOUND_S = 60.0
-"""A client that sends no more sound for so long, and no audio-stop, gets its results; then the connection is closed."""
+"""After this time without sound or audio-stop, a client gets its results and the connection is closed."""
 IDLE_S = 600.0
-"""A client between two streams may be silent for so long."""
+"""Longest silence of a client between two streams."""
 SEND_S = 10.0
-"""A client that takes no result for so long is disconnected."""
+"""A client that reads no result for this time is disconnected."""
 DRAIN_S = 5.0
-"""A service that is stopped gives its clients so long to get the results of what they have sent."""
+"""When the service stops, clients have this time to get the results of the sound they have sent."""
 
 _LINGER_S = 1.0  # a refused client may still be sending; hung up on at once, it would lose the reason
 _MOST_LINGERING = 8
@@ -165,7 +165,7 @@ class WyomingServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Take nobody in, give the clients the results of what they have sent, and hang up."""
+        """Accept no new client, send the remaining results, and close all connections."""
         assert self._server is not None
         self._server.close()
         self._stopping.set()
@@ -233,7 +233,7 @@ class WyomingServer:
             read.cancel()
 
     async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, code: str, text: str) -> None:
-        """Give the reason, and let the client read it: what it still sends is taken for a moment and thrown away."""
+        """Send the reason, and discard what the client still sends for a moment, so that it can read the reason."""
         if self._lingering >= _MOST_LINGERING:  # a crowd: each of them holds a file handle
             writer.transport.abort()
             return
@@ -261,7 +261,7 @@ class Conversation:
         self._over = asyncio.Event()  # the stream's last result has come
         self._room = asyncio.Event()
         self._unsent: asyncio.Queue[Event] = asyncio.Queue()
-        self._refused = False  # until the next audio-start: more of what was refused is not told each time
+        self._refused = False  # until the next audio-start, so that further bad chunks are not reported one by one
 
     @property
     def is_idle(self) -> bool:
@@ -300,13 +300,13 @@ class Conversation:
             await self._sent()
 
     async def leave(self) -> None:
-        """The client is gone: nobody wants what is not yet computed."""
+        """The client is gone: drop what is not yet computed."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.give_up()
 
     async def send(self) -> None:
-        """The task that sends results; a client that does not read is hung up on."""
+        """The task that sends results; a client that does not read is disconnected."""
         try:
             while True:
                 event = await self._unsent.get()

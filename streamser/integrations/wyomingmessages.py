@@ -10,14 +10,14 @@ from wyoming.audio import AudioChunk
 from wyoming.event import Event
 
 MAX_CHUNK_BYTES = 1 << 20
-"""A chunk is some 20 to 100 ms; a megabyte of it is no voice satellite."""
+"""Largest payload: a voice satellite's chunks have 20 to 100 ms, much less than a megabyte."""
 MAX_HEADER_BYTES = 1 << 16
 MESSAGE_S = 10.0
 """A message that has begun is complete within this time."""
 
 
 class BadMessageError(Exception):
-    """What came is no Wyoming message, so that nobody can tell where the next one begins; or nothing came."""
+    """Not a Wyoming message, so that the beginning of the next one is unknown; or no message in time."""
 
     def __init__(self, why: str, code: str = "bad-message") -> None:
         super().__init__(why)
@@ -27,7 +27,7 @@ class BadMessageError(Exception):
 async def read_message(reader: asyncio.StreamReader) -> Event | None:
     """The next message, None at the end; BadMessageError for what is none, or takes longer than MESSAGE_S.
 
-    The package's own reader takes messages of any size and duration, and tells a client nothing of a bad message.
+    The package's own reader takes messages of any size and duration, and does not report a bad message to the client.
     """
     first = await reader.read(1)
     if not first:

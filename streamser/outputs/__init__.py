@@ -10,8 +10,8 @@
   TextGrid, EAF and Audacity labels are one timeline and hold one stream: a second one is refused, unless `{stream}`
   stands in the file's name, which then means a file for each. Such a file, continued by another session, goes
   on in time where its last entry ended.
-- A label stands alone in its field, cue or tier, so that one can search for it; what the recognizer does not know is
-  labelled `uncertain`. Confidence and the likeliest class stand beside it.
+- A label is alone in its field, cue or tier, so that you can search for it; an answer below the threshold is labelled
+  `uncertain`. Confidence and the likeliest class have fields of their own.
 
 JSONL holds every event; the others hold the finals.
 """

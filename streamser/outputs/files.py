@@ -29,7 +29,7 @@ class Writer(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Nothing more will come."""
+        """End the file."""
 
     def __enter__(self) -> Writer:
         return self
@@ -170,7 +170,7 @@ def json_line(event: Event) -> str:
 
 
 def plain(text: str, gap: str = " ") -> str:
-    """Text without what would break a line or a field."""
+    """Text without characters that would break a line or a field."""
     return re.sub(r"[\s\x00-\x1f\x7f]+", gap, text).strip(gap)
 
 

@@ -45,7 +45,7 @@ class Jsonl(FileWriter):
 
 @output_format(".csv", "CSV")
 class Csv(Finals):
-    """A row a final, a column a class."""
+    """One row for each final, one column for each class."""
 
     columns: ClassVar = ("stream", "utterance", "start_s", "end_s", "label", "uncertain", "likeliest", "confidence")
 

@@ -1,7 +1,7 @@
 """Files with a tier for the label, one for the likeliest class and one for the confidence: TextGrid and EAF.
 
-Their tiers stand one after another, so that a new final belongs into the middle of the file. Such a file is written
-anew for each final, beside the old one, and takes its place in one step: it is whole at any moment, also after a kill.
+Tiers follow each other in the file, so a new final must be inserted in the middle. For each final a new file is written
+beside the old one and replaces it in one step: the file is complete at any moment, also after a kill.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Span:
     end: int
     """Samples since the file's beginning."""
     texts: tuple[str, str, str]
-    """What stands in each of `TIERS`."""
+    """The text in each of `TIERS`."""
 
 
 class TieredFile(Timeline):
     """A file that is rendered whole from its spans."""
 
     def _begin(self) -> None:
-        """Take up what the file holds, or write an empty one."""
+        """Read the spans of an existing file, or write an empty one."""
         size = self._file.seek(0, io.SEEK_END)
         self._file.seek(0)
         text = read_bytes(self._file, size).decode("utf-8", "replace")
@@ -110,7 +110,7 @@ class TextGrid(TieredFile):
     """Praat's interval tiers, which cover the whole time: between two finals stands an empty interval."""
 
     def _render(self, spans: list[Span], end: int) -> str:
-        end = max(end, 1)  # Praat wants a tier to hold something that lasts
+        end = max(end, 1)  # Praat requires an interval longer than 0
         end_s = f"{end / SAMPLE_RATE:.6f}"
         covered = list(_with_silence(spans, end))
         text = (
@@ -144,7 +144,7 @@ class TextGrid(TieredFile):
 
 
 def _with_silence(spans: list[Span], end: int) -> list[Span]:
-    """The spans with an empty one wherever nobody spoke."""
+    """The spans, with an empty one for each time without speech."""
     covered, reached = [], 0
     for span in [*spans, Span(end, end, ("", "", ""))]:
         if span.start > reached:

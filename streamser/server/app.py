@@ -131,7 +131,7 @@ class Server:
         await self._hub.close()
 
     def drain(self) -> None:
-        """Take nobody in, and end every stream: clients get the final of their open utterance. `close` does it too."""
+        """Accept no new client and end every stream: an open utterance gets its final. `close` does it too."""
         self._hub.drain()
 
     @property

@@ -73,7 +73,7 @@ class Checkpoints:
 
 
 def describe(recognizer: Recognizer) -> dict[str, Any]:
-    """What a client is told of a checkpoint; the colours are those of the terminal and the pictures."""
+    """The description of a checkpoint for clients; the colors are those of the terminal and the pictures."""
     bundle = recognizer.bundle
     return {
         "model": bundle.name,

@@ -68,7 +68,7 @@ class StreamClient:
         )
         self._received = ReceiveQueue(hub.config.max_message_bytes)
         self._room = asyncio.Event()
-        self._over = asyncio.Event()  # all results were said, or nobody wants them
+        self._over = asyncio.Event()  # all results were sent, or the client is gone
         self._refusal: Refusal | None = None
         self._ending = False
         self._told_s = 0.0
@@ -216,8 +216,8 @@ class StreamClient:
 
 
 async def wait_for_room(stream: SoundStream, room: asyncio.Event, most: int = _WAITING_FILE) -> None:
-    """Until the worker has few enough results of this stream to compute; `room` is set at each that is said."""
+    """Until the worker has few enough results of this stream to compute; `room` is set at each one sent."""
     while stream.waiting >= most:
         room.clear()
-        with contextlib.suppress(asyncio.TimeoutError):  # a result computed ahead is not said
+        with contextlib.suppress(asyncio.TimeoutError):  # a result computed ahead is not sent
             await asyncio.wait_for(room.wait(), _WAKE_S)

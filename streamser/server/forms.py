@@ -15,7 +15,7 @@ _IS_NAMED_FILE = re.compile(rb';[ \t]*name="?file"?[ \t\r]*(;|$)', re.IGNORECASE
 
 
 class FormError(ValueError):
-    """A body that is not the form its Content-Type says."""
+    """A body that does not have the form of its Content-Type."""
 
 
 def file_of_form(body: bytes, content_type: str) -> bytes | None:

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _SOUND_THREADS = 4  # segmentation of one live stream takes well under a hundredth of a thread
 
-# What the worker and its engine tell of themselves, as Prometheus names such things.
+# Figures of the worker and its engine, under their Prometheus names.
 _WORKER_NAMES = {
     "busy_s": "streamser_worker_busy_seconds_total",
     "calls": "streamser_worker_calls_total",
@@ -63,7 +63,7 @@ class Hub:
         self._stream = stream
         self._recordings = RecordingFolder(config.record) if config.record else None
         self.draining = False
-        """True once the server finishes what it has begun and takes nobody in."""
+        """True once the server accepts no new clients and only finishes its streams."""
         self.end_soon: dict[Sender, Callable[[], object]] = {}
         """For each client that sends sound: ends its stream as if the client had."""
         self.files = 0
@@ -100,7 +100,7 @@ class Hub:
             return "unknown"
 
     def describe(self, worker: InferenceWorker | None = None) -> dict[str, Any]:
-        """What every client is told of the checkpoint that answers it."""
+        """The description of the checkpoint that every client gets."""
         recognizer = (worker or self.worker).recognizer
         return {"v": EVENT_VERSION, **describe(recognizer), "recording": self.is_recording}
 
@@ -115,7 +115,7 @@ class Hub:
         partials: bool = True,
         worker: InferenceWorker | None = None,
     ) -> SoundStream:
-        """A new stream; `on_event` hears its events on the event loop, StreamEnded last."""
+        """A new stream; `on_event` gets its events on the event loop, StreamEnded last."""
         name = self._free_name(name)
         loop = asyncio.get_running_loop()
 
@@ -164,7 +164,7 @@ class Hub:
             self.metrics.observe(f"streamser_{which}_latency_seconds", event.latency_ms / 1000)
 
     def gauges(self) -> dict[str, float]:
-        """What the metrics show as it is now."""
+        """Current values for the metrics."""
         worker: Counter[str] = Counter()
         for each in self.checkpoints.workers:
             worker.update({name: value for name, value in each.metrics().items() if name in _WORKER_NAMES})
@@ -177,7 +177,7 @@ class Hub:
         }
 
     def refusal_of(self, error: Exception, stream: str) -> Refusal:
-        """What a client is told of an error in serving it: the log has all of it, and no path leaves the machine."""
+        """The message that a client gets for an internal error: without paths; the log has all of it."""
         if isinstance(error, RecordingError):
             logger.error("stream %s: %s", stream, error)
             self.metrics.count("streamser_recording_failures_total")
@@ -190,7 +190,7 @@ class Hub:
         return Refusal("failed", without_paths(what), CLOSE_INTERNAL)
 
     def drain(self) -> None:
-        """Take nobody in, and end every stream: its open utterance gets its final."""
+        """Accept no new client, and end every stream: its open utterance gets its final."""
         self.draining = True
         for end in list(self.end_soon.values()):
             end()
@@ -208,5 +208,5 @@ class Hub:
 
 
 def going_away() -> Refusal:
-    """What clients are told when the server is being stopped."""
+    """The message to clients when the server is being stopped."""
     return Refusal("going_away", "the server is being stopped", CLOSE_GOING_AWAY)

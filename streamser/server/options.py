@@ -15,7 +15,7 @@ def is_token(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Where the server listens, whom it lets in, and how much it takes from one client."""
+    """Address of the server, access to it, and limits for each client."""
 
     host: str = "127.0.0.1"
     """Address to listen on; anything but loopback needs a token."""
@@ -26,7 +26,7 @@ class ServerConfig:
     allowed_origins: tuple[str, ...] = ()
     """Web sites besides our own page that may connect, as [https://name, http://name:8080]."""
     max_clients: int = 64
-    """Open WebSockets; one more is told to come back later."""
+    """Largest number of open WebSockets; one more is refused and may connect later."""
     max_connections: int = 512
     """Open connections of any kind, fewer where the process has few file handles; idle ones give way to new ones."""
     header_timeout_s: float = 15.0
@@ -40,15 +40,15 @@ class ServerConfig:
     max_messages_per_s: float = 1000.0
     """Messages that are taken from one client, on average over four seconds; beyond, the client has to wait."""
     max_stream_s: float | None = None
-    """A client's stream is ended after so long: its results first, then the connection; null never ends one."""
+    """Longest stream of a client: it then gets its results and is disconnected; null sets no limit."""
     client_queue: int = 256
     """Messages that may wait for one client; then partials are dropped, and at last the client."""
     idle_timeout_s: float = 60.0
-    """A client that sends no sound for so long is ended: its results first, then the connection."""
+    """After this time without sound a client gets its results and is disconnected."""
     send_timeout_s: float = 10.0
-    """A client that takes no message for so long is disconnected."""
+    """A client that reads no message for this time is disconnected."""
     drain_s: float = 5.0
-    """A server that is told to stop takes nobody in, and gives its clients so long to get their last results."""
+    """When the server is stopped, it accepts no new client, and clients have this time to get their last results."""
     microphone: bool = False
     """Also listen to this machine's microphone, for /ws/events."""
     record: str | None = None

@@ -1,4 +1,4 @@
-"""What a client and the server say to each other: the words, the limits and the refusals, without any network."""
+"""The WebSocket protocol of client and server: messages, limits and refusals, without any network code."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def check_name(name: object, what: str = "stream") -> None:
 
 
 def parse_hello(text: str, *, sound: bool = True) -> Hello:
-    """The first message, checked; `sound` is false where the client only listens.
+    """The first message, checked; `sound` is false for a client that sends no sound.
 
     >>> parse_hello('{"type": "hello", "sample_rate": 48000, "format": "s16le"}').sample_rate
     48000
@@ -166,7 +166,7 @@ def parse_hello(text: str, *, sound: bool = True) -> Hello:
 
 
 def hello_of_query(query: Mapping[str, str]) -> str | None:
-    """The hello that a client puts into the address because it can send only sound; None when it says no rate.
+    """The hello that a client puts into the address because it can send only sound; None when it has no rate.
 
     >>> hello_of_query({"sample_rate": "16000", "partials": "false", "stream": "kitchen"})
     '{"type": "hello", "sample_rate": 16000, "partials": false, "stream": "kitchen"}'

@@ -71,7 +71,7 @@ class Sender:
         self._metrics.count("streamser_dropped_total", self.queue.dropped - before)
 
     def refuse(self, refusal: Refusal) -> None:
-        """Say why, and close; what already waits is sent first, unless nobody reads it."""
+        """Send the reason and close; waiting messages are sent first, unless the client does not read."""
         if self.refusal is not None:
             return
         self.refusal = refusal

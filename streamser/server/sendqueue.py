@@ -10,7 +10,7 @@ from streamser.server.protocol import CLOSE_SLOW_READER, Refusal
 
 
 class SendQueue:
-    """Filled by the event loop, emptied by the client's writer task; nobody ever waits to put.
+    """Filled by the event loop, emptied by the client's writer task; `put` never waits.
 
     When `limit` messages wait, the oldest droppable one goes and is counted; when all that wait must be kept,
     the client does not read and `put` raises the refusal that ends it.

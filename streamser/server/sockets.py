@@ -1,4 +1,4 @@
-"""The two WebSockets: /ws/stream takes a client's sound, /ws/events tells what the server's microphone hears."""
+"""The two WebSockets: /ws/stream takes a client's sound, /ws/events sends the events of the server's microphone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streamser.server.protocol import (
 from streamser.server.security import shown_token, token_matches
 from streamser.server.sender import Sender, open_socket
 
-_HELLO_S = 10.0  # a client that says nothing for so long is no client
+_HELLO_S = 10.0  # a client must send its first message within this time
 
 
 class Sockets:
@@ -48,7 +48,7 @@ class Sockets:
         return ws
 
     async def events(self, request: web.Request) -> web.WebSocketResponse:
-        """A client listens to what the server's microphone hears."""
+        """Serve a client that gets the events of the server's microphone."""
         ws, sender = await self._let_in(request)
         sending = asyncio.create_task(sender.run())
         try:
@@ -90,7 +90,7 @@ class Sockets:
             raise Refusal("too_many_clients", f"{most} clients are connected already; try again later", CLOSE_TRY_LATER)
 
     async def _greet(self, ws: web.WebSocketResponse, request: web.Request, *, sound: bool = True) -> Hello | None:
-        """What the client said first, in a message or in the address, checked; None when it left without a word."""
+        """The client's hello, from a message or the address, checked; None when it left without one."""
         text = hello_of_query(request.query) if sound else None
         if text is None:
             text = await self._first_message(ws)

@@ -55,7 +55,7 @@ class SoundStream:
         self._feed(self._converter.feed(pcm), arrived_s)
 
     def skip(self, samples: int) -> None:
-        """The client lost so many samples at its own rate; what it sent before them is heard first."""
+        """The client lost so many samples at its own rate; what it sent before them is processed first."""
         self._feed(self._converter.flush())
         self._converter = PcmConverter(self.sample_rate, self._converter.channels)
         length = round(samples * SAMPLE_RATE / self.sample_rate)
@@ -93,7 +93,7 @@ class SoundFile:
         self.sample_rate = int(self._file.samplerate)
         self.channels = int(self._file.channels)
         self.duration_s = len(self._file) / self.sample_rate
-        """As its header says it."""
+        """The duration in its header."""
 
     def pieces(self) -> Iterator[Samples]:
         """A second at a time, mono, at its own rate."""

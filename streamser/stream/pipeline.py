@@ -139,9 +139,8 @@ class Listener:
                 logger.warning("%s does not answer; its thread ends when it does", self.source.description)
         self._worker.close(max(0.05, deadline - time.monotonic()))
         if self._segmenter_thread is not None:
-            self._publish(
-                StreamEnded(stream=self.name, end=self._stream.position)
-            )  # unless the worker has published it
+            # does nothing if the worker has published it
+            self._publish(StreamEnded(stream=self.name, end=self._stream.position))
             self._say_over()
         self._events.close()
 

@@ -39,7 +39,7 @@ def run_terminal(
     places where the events are being written. With `ask`, `q` asks before it leaves results that are written nowhere.
     Returns 0, 130 after Ctrl-C, or 1 when the stream ended with an error, which then goes to standard error.
     """
-    from streamser.terminal.app import TerminalApp  # textual, half a second to import, is for those who look
+    from streamser.terminal.app import TerminalApp  # textual takes half a second to import: only for the live view
     from streamser.terminal.stderr import stderr_kept
 
     labels = listener.recognizer.labels
@@ -54,7 +54,7 @@ def run_terminal(
     summary = app.session.summary.text(shutil.get_terminal_size().columns, [*kept, *app.saved_paths])
     troubles = [f"what the sound system had to say is in {complaints.path}"] if complaints.path else []
     troubles += [app.error] if app.error else []
-    with suppress(OSError):  # nobody is there to read it when the window was closed
+    with suppress(OSError):  # the window may have been closed
         sys.stdout.write(summary + "\n")
         sys.stderr.write("".join(f"streamser: {trouble}\n" for trouble in troubles))
     return app.exit_code

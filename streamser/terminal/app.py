@@ -29,7 +29,7 @@ from streamser.terminal import drawing
 from streamser.terminal.session import Session
 
 _TICK_S = 0.1
-_NUMBER_TICKS = 5  # the level's number changes twice a second: faster, nobody can read it
+_NUMBER_TICKS = 5  # the level's number changes twice a second: a faster one cannot be read
 _SILENT_TICKS = 30  # three seconds of nothing at all: no speaker is that quiet between two sentences
 _FALL_DB = 2.0  # a tick: the meter rises at once and falls by 20 dB a second, as meters do
 
@@ -61,7 +61,7 @@ class Part(Static):
 
     @property
     def told(self) -> str:
-        """Its words, without looks."""
+        """Its text without style."""
         return self._told.plain if self._told is not None else ""
 
     def tell(self, text: Text) -> None:
@@ -209,7 +209,7 @@ class TerminalApp(App[int]):
 
     @property
     def clock(self) -> str:
-        """How much sound was heard."""
+        """How much sound was received."""
         return clock(round(self._listener.status().position_s * SAMPLE_RATE))
 
     def compose(self) -> ComposeResult:
@@ -270,11 +270,11 @@ class TerminalApp(App[int]):
             event = self._came.popleft()
             rows, known = self.session.rows_ever, self.session.labels
             self.session.take(event)
-            if self._skip:  # who looks back is not pushed along by what comes
+            if self._skip:  # new rows must not move the list while the user looks at older ones
                 self._skip += self.session.rows_ever - rows
             if self.session.labels != known:
                 self._arrange(*self.size)
-        if self.error and self.session.ended is None:  # it broke before it could say so itself
+        if self.error and self.session.ended is None:  # the listener failed before it could publish StreamEnded
             self.session.take(
                 StreamEnded(end=round(self._listener.status().position_s * SAMPLE_RATE), error=self.error)
             )
@@ -354,7 +354,7 @@ class TerminalApp(App[int]):
             self._paint()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Show the key for a new speaker only where the stream knows one speaker from another."""
+        """Show the key for a new speaker only if the stream has a baseline."""
         return action != "new_speaker" or self._listener.adapts
 
     def action_new_speaker(self) -> None:

@@ -1,6 +1,6 @@
 """Draw the parts of the screen as text of a given width: no widget, no clock, no state.
 
-Nothing is said by colour alone: every colour has its word, every bar its number.
+Color is never the only sign: every color has its word, every bar its number.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def state_words(status: StreamStatus, session: Session) -> tuple[str, str]:
 
 
 def header(title: str, status: StreamStatus, session: Session, width: int) -> Text:
-    """Who and what on the left; recording, state and time on the right."""
+    """Source and checkpoint on the left; recording, state and time on the right."""
     words, style = state_words(status, session)
     left = Text.assemble(("streamser ", "bold") if width >= 72 else "", (title, FAINT))
     right = Text()
@@ -110,7 +110,7 @@ def headline(session: Session, width: int) -> Text:
 
 
 def now_titles(session: Session) -> tuple[str, str]:
-    """The border of the panel: which utterance it is, and how much of it was heard."""
+    """The border of the panel: number of the utterance, and its length so far."""
     event = session.shown
     if event is None or session.before:
         return ("now" if session.open else "waiting for speech"), ""
@@ -121,7 +121,7 @@ def now_titles(session: Session) -> tuple[str, str]:
 
 
 def voice_words(session: Session) -> str:
-    """What the newest result was compared with; nothing where that was nothing."""
+    """The baseline of the newest result; empty without a baseline."""
     event = session.voice
     if event is None or event.baseline == "none":
         return ""
@@ -148,7 +148,7 @@ def bars(session: Session, width: int, height: int) -> Text:
 
 
 def _likeliest(session: Session, count: int) -> tuple[str, ...]:
-    """So many classes as there is room for, in their usual order."""
+    """As many classes as there is room for, in their usual order."""
     if session.shown is None:
         return session.labels[:count]
     best = sorted(session.labels, key=lambda name: -session.shown.scores.get(name, 0.0) if session.shown else 0.0)
@@ -248,7 +248,7 @@ def ink_on(colour: str) -> str:
 
 
 def health(status: StreamStatus, width: int) -> Text:
-    """How well the stream does, in figures of fixed width, and on what."""
+    """Latency and losses in figures of fixed width, and the source, checkpoint and engine."""
     p50, p95, lost_s = f"{status.latency_p50_ms:4.0f}", f"{status.latency_p95_ms:4.0f}", status.lost_ms / 1000
     latency = f"latency p50 {p50} ms  p95 {p95} ms" if width >= 72 else f"p50{p50} p95{p95} ms"
     figures = [

@@ -14,7 +14,7 @@ from streamser.terminal.summary import Summary, count_words
 
 
 class PlainView:
-    """One line for each final, and, on a terminal, one calm line that tells what is being said now."""
+    """One line for each final and, on a terminal, one line for the utterance in progress."""
 
     def __init__(self, stream: TextIO | None = None, labels: Sequence[str] = (), *, several: bool = False) -> None:
         """`several` names the first stream too; otherwise only a change of stream is named."""

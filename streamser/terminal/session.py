@@ -1,4 +1,4 @@
-"""What a stream has told so far, kept as the screen needs it."""
+"""The events of a stream so far, in the form that the screen needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KEPT_ROWS = 10_000
 
 
 class Session:
-    """Everything told, the utterance that is open, and whether the stream is over."""
+    """All events, the open utterance, and whether the stream is over."""
 
     def __init__(self, labels: Iterable[str] = ()) -> None:
         self.labels = tuple(labels)
@@ -48,7 +48,7 @@ class Session:
         return self.summary.utterances > self._saved_utterances
 
     def take(self, event: Event) -> None:
-        """Learn one event."""
+        """Add one event."""
         self.events.append(event)
         self.summary.take(event)
         self.events_ever += 1

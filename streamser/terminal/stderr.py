@@ -24,7 +24,7 @@ class Complaints:
 
 @contextmanager
 def stderr_kept() -> Iterator[Complaints]:
-    """Within, standard error is a log file (unless it is no terminal: then it disturbs nobody)."""
+    """A context in which standard error is a log file (if it is a terminal: else it does not touch the screen)."""
     complaints = Complaints()
     before, screen = sys.__stderr__, os.fdopen(os.dup(1), "w", encoding="utf-8")
     vars(sys)["__stderr__"] = screen

@@ -1,4 +1,4 @@
-"""What a session amounts to: the share of each emotion, a line of time, what was lost, and where it was saved."""
+"""A session's summary: share of each emotion, timeline, lost sound, and saved files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUIET, _LOST, _UNKNOWN = ".", "x", "?"
 
 
 class Summary:
-    """Fed with a session's events, also of several streams one after another; ASCII, so that any terminal shows it.
+    """Collects a session's events, also of several streams one after another; its text is ASCII for any terminal.
 
     >>> summary = Summary(("happy", "sad"))
     >>> said = dict(utterance=0, seq=0, final=True, scores={"happy": 0.9}, confidence=0.9, uncertain=False)
@@ -91,7 +91,7 @@ class Summary:
         return lost + (f"; {self._paused / SAMPLE_RATE:.1f} s paused" if self._paused else "")
 
     def _timeline(self, letters: dict[str, str], width: int) -> str:
-        """A letter for each stretch of time: of the name that fills most of it, or a point where nobody spoke."""
+        """A letter for each stretch of time: that of the name that fills most of it, or a point for no speech."""
         columns = max(10, min(_MOST_COLUMNS, width - _MARGIN))
         filled = [Counter[str]() for _ in range(columns)]
         step = max(1.0, self._end / columns)
