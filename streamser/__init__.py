@@ -9,7 +9,7 @@
         for event in events:
             print(event)
 
-Each name below is imported from its room when it is first used, so that `import streamser` costs a millisecond.
+Each name below is imported from its module on first use, so that `import streamser` takes a millisecond.
 """
 
 from __future__ import annotations

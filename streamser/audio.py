@@ -1,4 +1,4 @@
-"""Sound as streamser knows it: 16 kHz mono float32, read from files or resampled from streams."""
+"""Sound inside streamser: 16 kHz mono float32, read from files or resampled from streams."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def check_rate(rate: float) -> int:
 
 
 def resample(samples: Samples, from_rate: int, to_rate: int = SAMPLE_RATE) -> Samples:
-    """A whole signal at another rate, through the very filter that streams go through."""
+    """Resample a whole signal with the filter that streams use."""
     resampler = Resampler(from_rate, to_rate)
     return np.concatenate([resampler.feed(samples), resampler.flush()])
 
@@ -204,7 +204,7 @@ def decoder_words(error: Exception) -> str:
 
 @cache
 def _sequential_file() -> Any:
-    """A class of sound files that are read from their beginning to their end and never moved about in.
+    """A class of sound files that are only read from beginning to end, without seeking.
 
     soundfile seeks after every read of a file that says it can. That fails for streamed FLAC, whose header does not
     know its length, and for some telephone codecs.

@@ -23,7 +23,7 @@ BaselineKind = Literal["none", "own", "profile"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Baseline:
-    """What is known of one voice; immutable, so that streams and threads may share one."""
+    """The baseline of one voice; immutable, so that streams and threads may share one."""
 
     total: NDArray[np.float64]
     """(D,), the weighted sum of embeddings."""
@@ -46,7 +46,7 @@ class Baseline:
 
     @classmethod
     def empty(cls, size: int) -> Baseline:
-        """Nothing is known yet; `size` is the length of an embedding."""
+        """A baseline without utterances; `size` is the length of an embedding."""
         return cls(np.zeros(size, np.float64), 0.0, 0)
 
     @property

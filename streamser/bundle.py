@@ -114,11 +114,11 @@ class BaselineRule:
                 raise ValueError(rule)
 
     def weight_of(self, neutrality: float, duration_s: float) -> float:
-        """What an utterance counts in a baseline, 0 to 1, from the absolute answer's probability of neutral."""
+        """An utterance's weight in a baseline, 0 to 1, from the absolute answer's probability of neutral."""
         return float(neutrality**self.exponent * min(1.0, duration_s / self.full_s))
 
     def share_of(self, weight: float) -> float:
-        """What the relative answer counts, 0 to below 1, beside the absolute one; 0 for a baseline of nothing."""
+        """The relative answer's share in the result, 0 to below 1; 0 for an empty baseline."""
         return weight / (weight + self.half) if weight > 0 else 0.0
 
 

@@ -196,7 +196,7 @@ class AsyncStream:
         return self._arrived()
 
     async def lose(self, samples: int) -> None:
-        """So many samples were lost before they could be pushed; the timeline counts them, and nothing shifts."""
+        """Report samples that were lost before they could be pushed; the timeline counts them, and nothing shifts."""
         await self._socket.send_str(json.dumps({"type": "gap", "samples": samples}))
 
     async def new_speaker(self) -> None:
@@ -221,7 +221,7 @@ class AsyncStream:
         found: list[Event] = []
         while not self._events.empty():
             event = self._events.get_nowait()
-            if event is None:  # over: who asks again is told so again
+            if event is None:  # over: later calls get the end again
                 self._events.put_nowait(None)
                 if self._refusal is not None and not found:
                     raise self._refusal
@@ -354,7 +354,7 @@ class ClientStream:
         return self._run(self._stream.push(pcm))
 
     def lose(self, samples: int) -> None:
-        """So many samples were lost before they could be pushed."""
+        """Report samples that were lost before they could be pushed."""
         self._run(self._stream.lose(samples))
 
     def new_speaker(self) -> None:

@@ -1,4 +1,4 @@
-"""Every setting of streamser, gathered from its owners: defaults, then a YAML file, then `--set section.key=value`."""
+"""All settings of streamser: defaults of each module, then a YAML file, then `--set section.key=value`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(StreamConfig):
-    """All sections of config.yaml; each belongs to the module that it steers and checks itself."""
+    """All sections of config.yaml; each is a dataclass of the module that it configures, with its own checks."""
 
     vad: VadConfig = field(default_factory=VadConfig)
     recognizer: RecognizerConfig = field(default_factory=RecognizerConfig)
@@ -41,7 +41,7 @@ _FIELDS = {section: [f.name for f in fields(kind)] for section, kind in SECTIONS
 
 
 def shipped_config() -> Path:
-    """The config.yaml that comes with streamser: every knob, its default, and a line that explains it."""
+    """The config.yaml that comes with streamser: every setting, its default, and a line that explains it."""
     package = Path(__file__).parent
     installed = package / "_config.yaml"
     return installed if installed.is_file() else package.parent / "config.yaml"

@@ -1,4 +1,4 @@
-"""The errors streamser raises for the world's faults: a device, a file, a bundle, a setting.
+"""The errors that streamser raises for faults outside the code: a device, a file, a checkpoint, a setting.
 
     StreamserError
     ├── AudioError          a file or an array that is no usable sound
@@ -7,7 +7,7 @@
     ├── EngineError         a compute device that was asked for by name and is not there
     ├── ConfigError         a setting that is unknown or impossible
     ├── MissingExtraError   a verb that needs an extra which is not installed
-    ├── CorpusError         a corpus folder or manifest that is not what it should be
+    ├── CorpusError         an invalid corpus folder or manifest
     ├── ProtocolError       a split that would leak speakers or clips
     └── ServerError         a streamser server that cannot be reached, or that refused
 
@@ -62,6 +62,6 @@ class ServerError(StreamserError):
     def __init__(self, message: str, *, code: str = "", status: int = 0) -> None:
         super().__init__(message)
         self.code = code
-        """The protocol's word for the refusal, or nothing."""
+        """The protocol's code for the refusal, or empty."""
         self.status = status
         """HTTP status or the WebSocket's close code; 0 when no answer came."""

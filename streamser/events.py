@@ -68,7 +68,7 @@ class SpeechStarted(EventBase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmotionEvent(EventBase):
-    """What the voice carries: so far (`final` false), or over the whole utterance (`final` true)."""
+    """The emotion of the utterance so far (`final` false), or of the whole utterance (`final` true)."""
 
     type: ClassVar[Literal["emotion"]] = "emotion"
 

@@ -1,4 +1,4 @@
-"""Log-mel, MFCC or plain samples as frames, in NumPy, whole or incremental: what every other path equals.
+"""Log-mel, MFCC or plain samples as frames, in NumPy, whole or incremental: the reference for all other code.
 
 One `FeatureConfig` travels inside a bundle and decides everything between 16 kHz samples and the net's
 input. A frame depends on its own samples and on constants only, never on the window around it, so a frame
@@ -276,7 +276,7 @@ def _mel_power(samples: Samples, config: FeatureConfig) -> Frames:
     """Mel power of every whole frame in samples that begin on a frame's edge, (frames, n_mels).
 
     No matrix product: its threads would spin on a busy machine, and its order of summing changes with the number
-    of rows. Here a frame's bits are the same in whatever company it is computed.
+    of rows. Here a frame's bits do not depend on the frames that are computed with it.
     """
     n_frames = max(0, 1 + (len(samples) - config.fft_size) // config.hop_samples)
     out = np.empty((n_frames, config.n_mels), np.float32)
@@ -357,7 +357,7 @@ _PIECE = 256  # samples; 16 ms
 _BESIDE = 12  # pieces kept on either side of the speech, about what a stream's segmenter leaves
 _SILENT_PEAK = 1e-4  # -80 dBFS: the sound is silent
 TRIM_BESIDE_S = _BESIDE * _PIECE / SAMPLE_RATE
-"""So much silence stays on either side of trimmed speech."""
+"""Silence that is kept on either side of trimmed speech."""
 
 
 def at_peak(samples: Samples, config: FeatureConfig) -> Samples:

@@ -41,7 +41,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class _Ribbon:
-    """How the probabilities of one utterance went."""
+    """The probabilities of one utterance over time."""
 
     times_s: NDArray[np.float64]
     scores: NDArray[np.float64]  # (classes, times)
@@ -51,7 +51,7 @@ class _Ribbon:
 
 
 def check_plot(path: str | PathLike[str]) -> None:
-    """Say now, before hours of sound, whether a picture can be drawn there: ConfigError or MissingExtraError."""
+    """Check, before any sound, that a picture can be written: ConfigError or MissingExtraError if not."""
     file = Path(fspath(path))
     if file.suffix.lower() not in _FORMATS:
         raise ConfigError(f"--plot {file}: the extension names the format; known are {', '.join(_FORMATS)}")

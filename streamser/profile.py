@@ -55,7 +55,7 @@ class Profile:
     """Seconds of speech that it was made from."""
     utterances: int
     weight: float
-    """What the utterances count together."""
+    """The sum of the utterances' weights."""
     total: tuple[float, ...]
     """The weighted sum of their embeddings."""
 
@@ -73,7 +73,7 @@ class Profile:
             raise ValueError(f"total holds 1 to {_MOST_VALUES} finite numbers")
 
     def baseline(self, bundle: Bundle) -> Baseline:
-        """Where a stream of this speaker begins; ConfigError when the profile was made for another checkpoint."""
+        """The first baseline of a stream of this speaker; ConfigError when the profile is for another checkpoint."""
         check_adaptable(bundle)
         if self.fingerprint != fingerprint(bundle):
             raise ConfigError(
@@ -160,7 +160,7 @@ def _read(place: Path) -> dict[str, Any]:
 
 
 def fingerprint(bundle: Bundle) -> str:
-    """What a profile belongs to: weights and front end. Calibration may be renewed without making it void."""
+    """Hash of the weights and front end that a profile belongs to; a new calibration does not invalidate a profile."""
     weights = sorted((name, digest) for name, digest in bundle.files.items() if not name.endswith(".md"))
     return hashlib.sha256(json.dumps([weights, bundle.features.to_dict()], sort_keys=True).encode()).hexdigest()
 

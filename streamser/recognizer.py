@@ -5,7 +5,7 @@ calibrated into probabilities; a best probability below the threshold makes the 
 sound in which nothing rises above the features' floor, and sound shorter than one frame (it is padded to one).
 
 That is the absolute answer. Where a baseline of the speaker is known and the checkpoint has a relative head, the
-relative answer is mixed in, the more the more the baseline weighs: p = (1 - a) p_absolute + a p_relative.
+relative answer is mixed in: p = (1 - a) p_absolute + a p_relative, where a grows with the baseline's weight.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class RecognizerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the voice in one sound carries."""
+    """The emotion of the voice in one sound."""
 
     label: str
     """The likeliest class, also when `uncertain`; act on it only when not."""
@@ -120,7 +120,7 @@ class Recognizer:
         baseline: Baseline | None = None,
         relative: RelativeHead | None = None,
     ) -> None:
-        """`baseline` is where streams and predictions begin, None for a speaker of whom nothing is known.
+        """`baseline` is the first baseline of streams and predictions, None for an unknown speaker.
 
         `relative` is the bundle's relative head where it is already open.
         """
@@ -238,7 +238,7 @@ class Recognizer:
         return self._probabilities(logits, self.bundle.calibration)
 
     def metrics(self) -> dict[str, Any]:
-        """What an operator wants to see of the model and its engine."""
+        """Operating figures of the checkpoint and its engine."""
         return {"model": self.bundle.name, **self.engine.metrics()}
 
     @property

@@ -20,7 +20,7 @@ class Sample:
     """The emotion that the actor was asked to play."""
     sentence: str
     training: str
-    """What the default checkpoint knows of this speaker: seen, validation or unseen."""
+    """The speaker's part in the default checkpoint's training: seen, validation or unseen."""
 
 
 def samples_folder() -> Path:

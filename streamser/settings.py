@@ -178,7 +178,7 @@ def fill(kind: type[T], values: Mapping[str, Any], where: Where, name: str = "")
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: Where, name: str = "") -> T:
-    """Call the dataclass; a rule that its `__post_init__` finds broken is answered at the line to blame.
+    """Call the dataclass; an error of its `__post_init__` becomes a ConfigError with the line of that value.
 
     The rule begins with the name of a field and a colon: "mode: is 0, 1, 2 or 3, not 9".
     """

@@ -1,4 +1,4 @@
-"""A corpus small enough to learn in seconds: two emotions, told by pitch and level, from a few synthetic speakers."""
+"""A corpus small enough to train on in seconds: two emotions, different in pitch and level, from synthetic voices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small true things for tests: a checkpoint made in a millisecond, and sounds."""
+"""Small real objects for tests: a checkpoint made in a millisecond, and sounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door: what `import streamser` brings, what it costs, and what it must not touch."""
+"""`import streamser`: the names it offers, how long it takes, and what it must not import or change."""
 
 from __future__ import annotations
 

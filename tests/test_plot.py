@@ -1,4 +1,4 @@
-"""The timeline picture shows what was told, in the emotions' colours, and asks for its extra when that is missing."""
+"""The timeline picture shows the events in the emotions' colors, and names its extra when that is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A profile holds what neutral speech taught, belongs to one checkpoint, and changes what it must and nothing else."""
+"""A profile holds a baseline of neutral speech, belongs to one checkpoint, and changes only what it should."""
 
 from __future__ import annotations
 

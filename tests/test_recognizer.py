@@ -1,4 +1,4 @@
-"""The Recognizer says what the net says, averaged and calibrated by rules that are worked out again here."""
+"""The Recognizer averages and calibrates the network's output by rules that are computed again here."""
 
 from __future__ import annotations
 

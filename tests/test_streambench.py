@@ -1,4 +1,4 @@
-"""Composed streams have the truth they claim, and their score counts what was said."""
+"""Composed streams have the truth they claim, and their score counts the events."""
 
 from __future__ import annotations
 

@@ -362,7 +362,7 @@ def document(args: argparse.Namespace, speech: Speech, rows: Sequence[tuple[str,
 
 
 INTRODUCTION = """\
-# What the detectors hear
+# Voice activity detectors, measured
 
 `{command}`, {date}, {machine}.
 

@@ -181,7 +181,7 @@ class Server:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse who may not come in, and answer every refusal alike."""
+        """Check access, and answer every refusal in the same form."""
         transport = request.transport
         self._connections.begin(transport)
         try:
@@ -228,7 +228,7 @@ class Server:
             )
 
     def _preflight(self, request: web.Request) -> web.Response | None:
-        """A browser's question before a page of an allowed site may send us something."""
+        """Answer a browser's preflight request for a page of an allowed site."""
         if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
             return None
         allowed = {
@@ -303,7 +303,7 @@ class Server:
 
 
 class _Quiet(logging.Filter):
-    """Lets a fault of ours pass, and none of a client's: anybody could fill the disk with those."""
+    """Passes log records of the server's faults and drops those of clients' faults, which could fill the disk."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -327,7 +327,7 @@ def _hint(request: web.Request, answer: web.HTTPException) -> str:
 
 
 def _explain(error: OSError | OverflowError, config: ServerConfig) -> str:
-    """Why an address cannot be had, with the way out."""
+    """Why an address cannot be used, with the way out."""
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRINUSE:
         return (

@@ -33,7 +33,7 @@ class Bodies:
         return Body(self, request)
 
     def count(self, change: int) -> None:
-        """So many bytes more (or less) are held."""
+        """Count bytes that are held in addition (or, if negative, released)."""
         self._held_bytes += change
 
     @property
@@ -42,7 +42,7 @@ class Bodies:
         return self._held_bytes > _HELD_BODIES * self._config.max_body_bytes
 
     async def read(self, request: web.Request, body: bytearray) -> None:
-        """Append the request's body: an upload that drips is refused."""
+        """Append the request's body; an upload that is too slow is refused."""
         limit, loop = self._config.max_body_bytes, asyncio.get_running_loop()
         began_s = loop.time()
         while True:

@@ -1,4 +1,4 @@
-"""One client that sends sound: its messages come in here, are handed to a thread, and its results go out."""
+"""One client that sends sound: receive its messages, process them on a thread, and send its results."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class StreamClient:
         return self._stream.name
 
     async def run(self) -> None:
-        """Serve the client until it ends, leaves or is refused; then its stream is closed, its sender about to be."""
+        """Serve the client until it ends, leaves or is refused; then its stream is closed, and soon its sender."""
         began_s = self._loop.time()
         logger.info("stream %s began", self.name, extra={"fields": {"stream": self.name}})
         feeder = asyncio.create_task(self._feed())
@@ -168,7 +168,7 @@ class StreamClient:
         return Refusal("too_long", f"a stream lasts at most {self._config.max_stream_s:g} s here", CLOSE_TRY_LATER)
 
     async def _feed(self) -> None:
-        """Segment on a thread what comes in, as fast as the inference worker keeps up; close the stream at the end."""
+        """Segment incoming sound on a thread, no faster than the inference worker; close the stream at the end."""
         turn_bytes = round(_TURN_S * self._hello.sample_rate) * 2 * self._hello.channels
         error: str | None = None
         try:
@@ -216,7 +216,7 @@ class StreamClient:
 
 
 async def wait_for_room(stream: SoundStream, room: asyncio.Event, most: int = _WAITING_FILE) -> None:
-    """Until the worker has few enough results of this stream to compute; `room` is set at each one sent."""
+    """Wait until the worker has few enough results of this stream to compute; `room` is set at each one sent."""
     while stream.waiting >= most:
         room.clear()
         with contextlib.suppress(asyncio.TimeoutError):  # a result computed ahead is not sent

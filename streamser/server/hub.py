@@ -82,7 +82,7 @@ class Hub:
         return bool(self.senders or self.files)
 
     def problems(self) -> list[str]:
-        """Why the server cannot do its work now, for everybody to read; empty when it can."""
+        """Why the server cannot do its work now, in words without secrets; empty when it can."""
         found = [] if self.worker.is_alive else ["inference: the worker has ended"]
         if self._recordings is not None and (problem := self._recordings.problem()) is not None:
             found.append(f"recording: {problem}")

@@ -1,4 +1,4 @@
-"""POST /v1/label: a whole sound file in, its events out, through the very steps that a stream takes."""
+"""POST /v1/label: a whole sound file in, its events out, processed like a stream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SEGMENT_KEYS = ("utterance", "start_s", "end_s", "label", "confidence", "uncert
 
 
 class Labeller:
-    """Judges files, a few at a time; the others wait, and a crowd is sent away."""
+    """Labels a few files at a time; others wait, and further ones are refused."""
 
     def __init__(self, hub: Hub, bodies: Bodies) -> None:
         self._hub = hub

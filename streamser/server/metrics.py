@@ -66,7 +66,7 @@ class Metrics:
         counts[-1] += seconds
 
     def text(self, gauges: Mapping[str, float]) -> str:
-        """All of it as Prometheus reads it, the gauges as they are now."""
+        """All metrics in Prometheus' format, with the gauges' current values."""
         lines: list[str] = []
         told = ""
         for (name, labels), value in sorted(self._counters.items()):
@@ -82,7 +82,7 @@ class Metrics:
 
 
 def process_gauges() -> dict[str, float]:
-    """What the system knows of this process; on Linux only."""
+    """Figures of this process from the system; on Linux only."""
     try:
         import resource
 

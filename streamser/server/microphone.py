@@ -1,4 +1,4 @@
-"""The server's own microphone: one Listener, whose events go to everybody who asks."""
+"""The server's own microphone: one Listener, whose events go to all clients of /ws/events."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Microphone:
         await asyncio.to_thread(self.listener.close)
 
     def join(self, sender: Sender) -> None:
-        """Tell this client from now on."""
+        """Send events to this client from now on."""
         if self.end is not None:
             raise self._over(self.end)
         status = self.listener.status()

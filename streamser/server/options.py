@@ -1,4 +1,4 @@
-"""Every knob of the server; importing it imports no web framework."""
+"""All settings of the server; importing this module imports no web framework."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ServerConfig:
     port: int = 8765
     """0 takes any free port."""
     token: str | None = None
-    """What a client must show; None asks for nothing, which only loopback may."""
+    """Token that a client must send; None needs no token and is allowed on loopback only."""
     allowed_origins: tuple[str, ...] = ()
     """Web sites besides our own page that may connect, as [https://name, http://name:8080]."""
     max_clients: int = 64
@@ -30,7 +30,7 @@ class ServerConfig:
     max_connections: int = 512
     """Open connections of any kind, fewer where the process has few file handles; idle ones give way to new ones."""
     header_timeout_s: float = 15.0
-    """A connection that sends no whole request header for so long is closed."""
+    """A connection without a complete request header after this time is closed."""
     max_body_mb: float = 32.0
     """Largest file that POST /v1/label takes."""
     max_sound_s: float = 3600.0

@@ -48,7 +48,7 @@ def without_paths(text: str) -> str:
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer to a client, not a fault of ours
-    """A client's message that cannot be taken: a word for programs, a sentence for people, a close code."""
+    """A client's message that is refused, with a code for programs, a sentence for people, and a close code."""
 
     def __init__(self, code: str, message: str, close_code: int = CLOSE_BAD_REQUEST) -> None:
         super().__init__(message)
@@ -82,7 +82,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A client's word that it lost sound: the timeline counts it, so that nothing after it shifts."""
+    """A client's message about lost sound: the timeline counts it, so that nothing after it shifts."""
 
     samples: int
     """At the client's own sample rate."""
@@ -214,7 +214,7 @@ def check_pcm(data: bytes, hello: Hello, most_bytes: int) -> None:
 
 
 def status_message(status: StreamStatus, dropped: int) -> dict[str, Any]:
-    """How a stream does, for its client; `dropped` messages were lost because the client reads too slowly."""
+    """A stream's status for its client; `dropped` messages were lost because the client reads too slowly."""
     return {
         "v": EVENT_VERSION,
         "type": "status",

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from streamser.server.protocol import Lost
 
 Message: TypeAlias = bytes | Lost | Literal["new_speaker"]
-"""Sound, or a word that has its place between sounds."""
+"""Sound, or a message with a position between sounds."""
 
 
 class ReceiveQueue:

@@ -21,7 +21,7 @@ _LEAST_FREE_BYTES = 16_000_000  # eight minutes of one stream: room to notice an
 
 
 class RecordingFolder:
-    """Makes one WAV for each stream, and knows whether it can.
+    """Makes one WAV for each stream, and reports why it cannot.
 
     ConfigError when the folder cannot be used. Recordings in it whose program was killed are repaired.
     """

@@ -6,7 +6,7 @@ from aiohttp import web
 
 
 class HttpRefusal(Exception):  # noqa: N818 - it is an answer to a client, not a fault of ours
-    """A request that is not served: a status, a word for programs, a sentence for people."""
+    """A refused request: a status, a code for programs, a sentence for people."""
 
     def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
         super().__init__(message)

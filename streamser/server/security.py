@@ -1,4 +1,4 @@
-"""Who may speak to the server: the bind address, the Host, the Origin and the token."""
+"""Access to the server: the bind address, the Host, the Origin and the token."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def refuse_origin(origin: str | None, host: str | None, config: ServerConfig) ->
 
 
 def token_matches(shown: str | None, config: ServerConfig) -> bool:
-    """Compare in constant time, so that the answer's delay teaches nothing."""
+    """Compare in constant time, so that the answer's delay reveals nothing."""
     if config.token is None:
         return True
     # What a client shows may hold bytes that are no text, which reach us as surrogates.

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _SEND_BUFFER_BYTES = 16 * 1024
 _WRITE_BUFFER_BYTES = 8 * 1024
 _CLOSE_PATIENCE_S = 0.5
-_LAST_WORDS_S = 0.05  # they go to a buffer at once; whether anybody reads them is another matter
+_LAST_WORDS_S = 0.05  # sending only fills a buffer, so it does not show whether the client reads
 # The protocol's own guard cuts the line in the middle of a message; ours, well below it, can still explain.
 _HARD_LIMIT = 16
 
@@ -87,7 +87,7 @@ class Sender:
         self.queue.close()
 
     def hang_up(self) -> None:
-        """The client has left: forget what waits, but not the last words to a client that is sent away."""
+        """The client has left: drop what waits, except the reason for a refused client."""
         if self.refusal is None:
             self.queue.clear()
             self.queue.close()

@@ -26,7 +26,7 @@ _HELLO_S = 10.0  # a client must send its first message within this time
 
 
 class Sockets:
-    """The handlers; each client is counted in, greeted, served and shown out."""
+    """The handlers: count each client, exchange hello and ready, serve it, and close its connection."""
 
     def __init__(self, hub: Hub, microphone: Microphone | None) -> None:
         self._hub = hub
@@ -142,7 +142,7 @@ class Sockets:
 
 
 async def _read_nothing(ws: web.WebSocketResponse) -> None:
-    """Notice when the client leaves; a hello is polite, anything else a mistake."""
+    """Notice when the client leaves; a hello is accepted, any other message refused."""
     while not ws.closed:
         message = await ws.receive()
         if message.type is WSMsgType.BINARY:

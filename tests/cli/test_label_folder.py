@@ -1,4 +1,4 @@
-"""`streamser label`: a folder of sound becomes one table, which can be gone on with."""
+"""`streamser label`: a folder of sound becomes one table; an interrupted run can be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wrong call is one line with the right word; shells complete what the parser knows."""
+"""A usage error is one line with the nearest valid word; shells complete the parser's verbs and options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Protocols: honest splits share nobody, papers' splits are as the papers say, and a leak is refused by name."""
+"""Protocols: honest splits share no speaker, papers' splits follow the papers, and a leak is refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each way of spoiling a clip does what its name says, by measure."""
+"""Each degradation changes a clip by what its name promises, as measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever bytes come through the network doors, the answer is a refusal, and other clients go on."""
+"""Any bytes sent to a network interface are answered with a refusal, and other clients are still served."""
 
 from __future__ import annotations
 

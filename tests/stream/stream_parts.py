@@ -1,4 +1,4 @@
-"""Small true things for tests of streams: sounds, sources and engines of ten honest lines."""
+"""Small real objects for tests of streams: sounds, and sources and engines of about ten lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate knows a room within seconds and opens for what stands out from it."""
+"""The gate adapts to a room's noise within seconds and opens for sound above it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ring gives back what was written, by absolute index, and owns up to what it no longer has."""
+"""The ring returns written samples by absolute index, and reports samples that it no longer has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each detector hears speech, and the default is not fooled by a fan."""
+"""Each detector detects speech, and the default does not detect a fan."""
 
 from __future__ import annotations
 

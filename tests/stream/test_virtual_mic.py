@@ -1,4 +1,4 @@
-"""The whole way from a real PortAudio device: heard, unplugged, wedged, crashed, and heard again."""
+"""The whole path from a real PortAudio device: running, unplugged, hung, crashed, and running again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The opponent that makes an embedding forget whose voice it was."""
+"""The adversary removes the speaker from an embedding."""
 
 from __future__ import annotations
 

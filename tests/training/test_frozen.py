@@ -1,4 +1,4 @@
-"""What a frozen part hears is the same however it is computed, and is what the served windows give."""
+"""The frozen encoder's output does not depend on how it is computed, and equals that of the served windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe does to its clips can be listened to, each change alone and as training draws it."""
+"""The preview page plays each augmentation of a recipe alone, and all together as training draws them."""
 
 from __future__ import annotations
 
