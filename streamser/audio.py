@@ -148,7 +148,7 @@ def resample(samples: Samples, from_rate: int, to_rate: int = SAMPLE_RATE) -> Sa
 def to_mono(pcm: NDArray[np.generic], channels: int | None = None) -> Samples:
     """Any PCM array as mono float32 in [-1, 1]: integers are scaled by their type, channels are averaged.
 
-    A one-dimensional array is mono unless `channels` says that it is interleaved.
+    A one-dimensional array is mono unless `channels` is above 1: then it is interleaved.
 
     >>> import numpy as np
     >>> to_mono(np.array([[16384, 0], [-32768, -32768]], np.int16)).tolist()
@@ -206,7 +206,7 @@ def decoder_words(error: Exception) -> str:
 def _sequential_file() -> Any:
     """A class of sound files that are only read from beginning to end, without seeking.
 
-    soundfile seeks after every read of a file that says it can. That fails for streamed FLAC, whose header does not
+    soundfile seeks after every read of a seekable file. That fails for streamed FLAC, whose header does not
     know its length, and for some telephone codecs.
     """
     import soundfile
@@ -238,7 +238,7 @@ def made_finite(samples: Samples) -> tuple[Samples, int]:
 def open_sound(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.SoundFile | MediaFile:
     """A sound file that is open for reading; AudioError, with `name`, when it is none or its sample rate is absurd.
 
-    A file whose name says m4a, mp4, webm and the like is decoded by ffmpeg.
+    A file with the suffix m4a, mp4, webm and the like is decoded by ffmpeg.
     """
     try:
         media = isinstance(file, str | PathLike) and is_media(Path(file))

@@ -154,7 +154,7 @@ class Bundle:
         if len(set(labels)) != classes:
             raise ValueError(f"labels are all different, not {list(labels)!r}")
         if UNCERTAIN in labels:
-            raise ValueError(f"labels must not hold {UNCERTAIN!r}: that is what streamser says when it does not know")
+            raise ValueError(f"labels must not hold {UNCERTAIN!r}: streamser uses it for answers below the threshold")
         if (self.baseline is None) != (RELATIVE not in self.files):
             raise ValueError(f"{RELATIVE} and the section 'baseline' are both there, or neither is")
         both = (self.calibration, *(() if self.baseline is None else (self.baseline.calibration,)))

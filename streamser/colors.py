@@ -6,7 +6,7 @@ from streamser.audio import SAMPLE_RATE
 from streamser.events import UNCERTAIN
 
 # Chosen so that every two stay apart (CIE76 distance of 19 and more) for full sight and for protan, deutan and
-# tritan colour blindness, and each from a dark screen. A colour never says anything alone: words stand beside it.
+# tritan colour blindness, and each from a dark screen. Color is never the only sign: there are words beside it.
 COLORS: dict[str, str] = {
     "angry": "#DD4E03",
     "happy": "#F4C63A",
@@ -49,7 +49,7 @@ def color_of(label: str) -> str:
 
 
 def clock(samples: int, decimals: int = 0) -> str:
-    """A place in the stream as hours, minutes and seconds, cut (not rounded) to so many decimals.
+    """A place in the stream as hours, minutes and seconds, cut (not rounded) to `decimals` decimals.
 
     >>> clock(16000 * 3725 + 8000, 3), clock(15999)
     ('01:02:05.500', '00:00:00')

@@ -45,7 +45,7 @@ def enrol(
 
 
 def check_recording(sounds: Sequence[Samples], least_speech_s: float = LEAST_SPEECH_S) -> None:
-    """AudioError, with the way out, for speech that no voice can be learnt from."""
+    """AudioError, with the way out, for speech that cannot be used for a profile."""
     speech_s = sum(map(len, sounds)) / SAMPLE_RATE
     if not sounds or speech_s < least_speech_s:
         raise AudioError(
@@ -62,6 +62,6 @@ def check_recording(sounds: Sequence[Samples], least_speech_s: float = LEAST_SPE
     level_db = 10 * math.log10(max(float(np.mean(np.square(whole, dtype=np.float64))), 1e-12))
     if level_db < _QUIET_DBFS:
         raise AudioError(
-            f"the speech is at {level_db:.0f} dBFS, below {_QUIET_DBFS:.0f}: too quiet to tell it from the noise of "
+            f"the speech is at {level_db:.0f} dBFS, below {_QUIET_DBFS:.0f}: too quiet compared with the noise of "
             "the sound card; turn the microphone's gain up"
         )

@@ -207,7 +207,7 @@ class Recognizer:
             return prediction
         logits = self.relative.run(prediction.embedding, baseline.total, baseline.weight)
         if not np.isfinite(logits).all():
-            raise EngineError(f"{self.bundle.relative_path}: gives NaN or infinite scores; the checkpoint is of no use")
+            raise EngineError(f"{self.bundle.relative_path}: gives NaN or infinite scores; use another checkpoint")
         relative = self._probabilities(logits[None], rule.calibration)[0]
         mixed = (1.0 - share) * np.array(list(prediction.scores.values())) + share * relative
         threshold = self._threshold
@@ -216,7 +216,7 @@ class Recognizer:
         return prediction.with_scores(dict(zip(self.labels, mixed.tolist(), strict=True)), threshold)
 
     def logits_and_embeddings(self, sound: Sound | Sequence[Sound]) -> tuple[Frames, Frames]:
-        """What `logits` and `embed` say of one sound or several, from one run of the net."""
+        """The results of `logits` and `embed` for one sound or several, from one run of the network."""
         _, scores = self._score(sound)
         return self._utterance_logits(scores), _embeddings(scores)
 
@@ -261,7 +261,7 @@ class Recognizer:
         if self.relative is not None:
             used += [score.embedding for score in scores]
         if not all(np.isfinite(values).all() for values in used):
-            raise EngineError(f"{self.bundle.path}: the net gives NaN or infinite scores; the checkpoint is of no use")
+            raise EngineError(f"{self.bundle.path}: the net gives NaN or infinite scores; use another checkpoint")
         return scores
 
     def _utterance_logits(self, scores: Sequence[WindowScores]) -> Frames:
@@ -349,7 +349,7 @@ def _samples(sound: Sound, what: str) -> Samples:
             "streamser.read_audio(path) reads a file, streamser.audio.to_mono mixes channels"
         )
     if not len(samples):
-        raise AudioError(f"{what}: holds no samples, and nothing can be said of nothing")
+        raise AudioError(f"{what}: holds no samples; give at least one")
     mono = check_finite(to_mono(samples), what)
     peak = float(np.abs(mono).max())
     if peak > LOUDEST:

@@ -54,7 +54,7 @@ class Setting(NamedTuple):
 
 
 def parse_yaml(path: Path, missing: str) -> yaml.Node | None:
-    """Parse a YAML file into nodes that know their lines; `missing` tells where to find a good example."""
+    """Parse a YAML file into nodes that know their lines; `missing` is advice for a file that does not exist."""
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ConfigError(f"{path}: is larger than {_MOST_BYTES // 1_000_000} MB; settings are a few kB of YAML")

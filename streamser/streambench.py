@@ -341,9 +341,9 @@ def stream_markdown(result: StreamResult) -> str:
                 *([r.independence] if r.independence else []),
                 head,
                 md_table(("figure", "value"), rows),
-                "## Partial results against the speech heard",
-                md_table(("seconds heard", "right %", "right % where certain", "utterances"), seconds, "rrrr"),
-                "## Where nobody speaks",
+                "## Partial results against the speech so far",
+                md_table(("seconds so far", "right %", "right % where certain", "utterances"), seconds, "rrrr"),
+                "## Without speech",
                 md_table(("sound", "minutes", "utterances a minute", "with a label, a minute"), false),
             ]
         )

@@ -23,8 +23,8 @@ from streamser.printable import guarded_output
 
 # verb -> (module that has add_arguments(parser) and run(args) -> exit code, one line of help)
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("streamser.cli.demo", "play recorded voices and show what they carry"),
-    "live": ("streamser.cli.live", "listen to a microphone and say what the voice carries"),
+    "demo": ("streamser.cli.demo", "play recorded voices and show their emotions"),
+    "live": ("streamser.cli.live", "recognize emotions from a microphone"),
     "replay": ("streamser.cli.replay", "play sound files through the same pipeline as live"),
     "label": ("streamser.cli.label", "label every sound file in a folder"),
     "calibrate": ("streamser.cli.calibrate", "learn your neutral voice, for --profile"),

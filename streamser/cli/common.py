@@ -54,7 +54,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", metavar="NAME", help=f"checkpoint: a name or the path of its folder (default: {DEFAULT_MODEL})")
     add("--compute", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--profile", metavar="NAME", help='your voice, as "streamser calibrate" learnt it')
+    add("--profile", metavar="NAME", help='your voice: a profile made by "streamser calibrate"')
     add("--no-adapt", action="store_true", help="do not compare utterances with those before them in the stream")
     add_gone_option(parser, "--settle", "streams adapt to the voice by default now; --no-adapt turns it off")
     add_config_arguments(parser)
@@ -95,7 +95,7 @@ STREAM_SECTIONS = ("source", "vad", "segmenter", "pipeline")
 def load_run_config(args: argparse.Namespace, unused: Collection[str] = ("server",), way_out: str = "") -> Config:
     """The configuration of this run: file, then --set, then the options that have a name of their own.
 
-    --set may not name a section in `unused`; where the verb has another mode that uses it, `way_out` says so.
+    --set may not name a section in `unused`; where another mode of the verb uses it, `way_out` names that mode.
     """
     refuse_unused(args, unused, way_out)
     config = load_config(args.config, args.set)

@@ -21,7 +21,7 @@ from streamser.stream.portaudio import Speaker
 from streamser.stream.sources import Source, WavSource
 
 _EPILOG = """The voices are actors of the corpus CREMA-D, who were asked to play an emotion. samples/README.md has the
-terms of the recordings, and says which speakers the checkpoint was trained on.
+terms of the recordings, and lists the speakers that the checkpoint was trained on.
 """
 
 _NEXT = (

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"spoilt copies: all, none, or some of {','.join(DEGRADATIONS)}",
     )
     add("--noise", action="append", default=[], metavar="CORPUS", help="recordings without speech; should be uncertain")
-    add("--limit", type=int, default=0, metavar="N", help="at most so many clips of each corpus, evenly chosen")
+    add("--limit", type=int, default=0, metavar="N", help="at most this many clips of each corpus, evenly chosen")
     add("--quick", action="store_true", help=f"{_QUICK_CLIPS} clips of each corpus, four spoilt copies, no t-SNE")
     add("--seen", action="store_true", help="judge speakers seen in training too, in a row of their own")
     add("--profile", metavar="NAME|PATH", help='apply a "your voice" profile made by streamser calibrate')
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         labels = ", ".join(dropped) or "none"
         raise CorpusError(
             f"no clip has a label of '{recognizer.bundle.name}' ({', '.join(recognizer.labels)}); "
-            f"the corpora's are {labels}; --map says which counts as which"
+            f"the corpora's are {labels}; use --map to count one label as another"
         )
     noise = [clip for folder in args.noise for clip in read_corpus(folder, labelled=False)[0]]
     with hushed(args.debug):

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     add("--utterances", action="store_true", help="cut each file into utterances, as a live stream would be")
     add("--two-passes", action="store_true", help="learn the voice from all files first; they are one speaker's, or")
-    add("--speakers", type=Path, metavar="CSV", help="with --two-passes: columns file and speaker say who speaks where")
+    add("--speakers", type=Path, metavar="CSV", help="with --two-passes: a table with the columns file and speaker")
     add("--overwrite", action="store_true", help="begin anew instead of going on")
     add_model_arguments(parser)
 

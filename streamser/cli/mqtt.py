@@ -25,7 +25,7 @@ _EPILOG = f"""examples:
   mosquitto_sub -t 'streamser/#' -v             # to look on
 
 The password is best given in the variable {PASSWORD_VARIABLE}, where no list of processes shows it.
-Whoever may read the topics learns how people speak: give the broker users and access rules.
+Every reader of the topics can see the emotions of people: give the broker users and access rules.
 """
 
 

@@ -30,7 +30,7 @@ AUTO = "auto"
 
 _EPILOG = f"""examples:
   streamser serve                                  # the page at http://127.0.0.1:8765/
-  streamser serve --mic                            # and what this machine's microphone hears at /ws/events
+  streamser serve --mic                            # and events of this machine's microphone at /ws/events
   streamser serve --host 0.0.0.0 --token auto      # for other machines, behind a token that is printed
 
 A token can also come from the variable {TOKEN_VARIABLE}, where no list of processes shows it.

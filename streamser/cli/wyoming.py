@@ -20,7 +20,7 @@ _EPILOG = """examples:
   streamser wyoming --partials                  # results while an utterance still goes on, too
   streamser wyoming --uri tcp://0.0.0.0:10400 --public
 
-Wyoming knows neither passwords nor encryption: whoever reaches a public service can use it, and sound travels openly.
+Wyoming has neither passwords nor encryption: anybody can use a public service, and sound is sent openly.
 """
 
 

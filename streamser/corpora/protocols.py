@@ -76,7 +76,7 @@ def check_split(split: Split) -> Split:
         _refuse(split, first, second, "the same sound", twins, "leave out one of the two")
         if not _may_share_speakers(split.protocol):
             shared = {c.speaker for c in ours} & {c.speaker for c in theirs}
-            way = "split by speaker (honest), or say protocol 'paper:<name>' to repeat a paper that shares them"
+            way = "split by speaker (honest), or use protocol 'paper:<name>' to repeat a paper that shares them"
             _refuse(split, first, second, "speakers", shared, way)
     return split
 
@@ -158,7 +158,7 @@ def emobox_ravdess(clips: Sequence[Clip], seed: int = 0, validation_speakers: in
     """EmoBox's folds of RAVDESS; the validation speakers are drawn from the other five folds."""
     actor = {clip.speaker: int("".join(filter(str.isdigit, clip.speaker)) or 0) for clip in clips}
     if {actor[clip.speaker] for clip in clips} != {one for fold in EMOBOX_RAVDESS for one in fold}:
-        raise ProtocolError("emobox-ravdess: needs the 24 actors of RAVDESS and nobody else")
+        raise ProtocolError("emobox-ravdess: needs the 24 actors of RAVDESS and no other speaker")
     splits = []
     for fold, actors in enumerate(EMOBOX_RAVDESS):
         rest = [clip for clip in clips if actor[clip.speaker] not in actors]
@@ -247,7 +247,7 @@ def _hold_out_speakers(
         chosen.update(order[: min(wanted, len(order) - 1)])  # a corpus always keeps a speaker to train on
     if not chosen:
         raise ProtocolError(
-            f"no validation speakers: {amount} of each corpus, from {len(_speakers(clips))} speakers, is nobody; "
+            f"no validation speakers: {amount} of each corpus, from {len(_speakers(clips))} speakers, is none; "
             "ask for more validation speakers, or add a corpus with more speakers"
         )
     train = tuple(clip for clip in clips if clip.speaker not in chosen)

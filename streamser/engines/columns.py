@@ -6,9 +6,9 @@ columns two windows share; the step graph computes the others, and the scores fr
 
 The graph takes `frames` (1, time, bins): the frames under the new columns of layer 1, run after run. For each layer
 L, `cL` are the columns that are known, (n, channels, bins), and `xL` all that it computes, some of them between two
-runs and meaningless. `rL` says which of both, in which order, go into the next layer; `window` says which of the last
-layer's are judged. Metadata `streamser.levels` gives each layer's (before, after, stride, extra): column c needs the
-columns from c * stride - before to c * stride + stride - 1 + after, and (n + extra) // stride columns come of n.
+runs and meaningless. `rL` selects which of both, in which order, go into the next layer; `window` selects the columns
+of the last layer that are used. Metadata `streamser.levels` gives each layer's (before, after, stride, extra): column c
+needs the columns from c * stride - before to c * stride + stride - 1 + after, and n columns give (n + extra) // stride.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Level(NamedTuple):
     extra: int
 
     def columns(self, inputs: int) -> int:
-        """Number of columns that come of so many."""
+        """Number of columns computed from this many columns of the layer before."""
         return (inputs + self.extra) // self.stride
 
     @property

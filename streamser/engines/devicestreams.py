@@ -96,7 +96,7 @@ class DeviceStreams:
         self._hosts: dict[tuple[int, int], list[_Buffers]] = {}
 
     def samples(self, chunk: int) -> int:
-        """16 kHz samples under a chunk of so many frames; chunks overlap where analysis windows do."""
+        """Number of 16 kHz samples for a chunk of this many frames; chunks overlap as analysis windows do."""
         return self.features.samples_in(chunk)
 
     def begin(self, slots: NDArray[np.int64]) -> None:

@@ -46,7 +46,7 @@ def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Ind
     if not unseen:
         text = (
             "SPEAKERS SEEN IN TRAINING: every speaker here trained the checkpoint or chose its epoch and threshold. "
-            "These figures say how well it remembers, not how well it hears; they are not speaker-independent."
+            "These figures measure memory of the training data; they are not speaker-independent."
         )
         return list(clips), Independence("seen", text, dict(excluded))
     twin = _namesake(parts, unseen)

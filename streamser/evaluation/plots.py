@@ -144,7 +144,7 @@ def plot_seconds(points: Sequence[tuple[float, float, int]], final: float, path:
     drawn, (axes,) = figure(5.2, 4.0)
     axes.plot([p[0] for p in points], [100 * p[1] for p in points], "o-", color=_PALETTE[0], label="partials")
     axes.axhline(100 * final, color="black", linewidth=1, linestyle="--", label="finals")
-    axes.set(xlabel="seconds of the utterance heard", ylabel="right, %", ylim=(0, 100), title="Accuracy against time")
+    axes.set(xlabel="seconds of the utterance so far", ylabel="right, %", ylim=(0, 100), title="Accuracy against time")
     axes.legend(frameon=False)
     drawn.savefig(path, dpi=120)
 

@@ -127,7 +127,7 @@ def _left_out(e: Evaluation) -> str:
         names = ", ".join(f"{label} {n}" for label, n in e.dropped.items())
         lines.append(f"Left out because the model has no such label: {names}.")
     if e.problems:
-        lines.append(f"{len(e.problems)} clips could not be heard: " + "; ".join(map(str, e.problems[:5])) + ".")
+        lines.append(f"{len(e.problems)} clips could not be read: " + "; ".join(map(str, e.problems[:5])) + ".")
     return "\n\n".join(lines)
 
 
@@ -250,7 +250,7 @@ def fold_markdown(table: FoldTable, beside: Sequence[FoldTable] = ()) -> str:
         f"{mean} ({several if len(table.seeds) > 1 else 'one seed'}).",
         md_table(header, rows),
         "The last columns are the recalls of the classes in percent. `ECE (T of the others)` uses the temperature that "
-        "the other folds' test clips teach: what a checkpoint of this recipe may expect on a corpus it has not met.",
+        "the other folds' test clips give: expect such a value for a checkpoint of this recipe on a new corpus.",
     ]
     return "\n\n".join(lines) + "\n"
 

@@ -96,7 +96,7 @@ class WyomingAddress:
         if not (address.is_local or public):
             raise ConfigError(
                 f"--uri {uri}: other machines could connect, and Wyoming knows neither passwords nor encryption; "
-                "say --public where that is meant, or listen on 127.0.0.1"
+                "add --public to allow that, or listen on 127.0.0.1"
             )
         return address
 
@@ -314,7 +314,7 @@ class Conversation:
                 self._unsent.task_done()
         except (OSError, asyncio.TimeoutError):
             self.hang_up()
-            while True:  # nobody may wait for what cannot be sent
+            while True:  # nothing may wait for results that cannot be sent
                 self._unsent.task_done()
                 await self._unsent.get()
 

@@ -36,7 +36,7 @@ class SerNet(nn.Module):
     ) -> None:
         super().__init__()
         if n_classes < 2:
-            raise ValueError(f"n_classes is {n_classes}; a classifier tells at least 2 classes apart")
+            raise ValueError(f"n_classes is {n_classes}; a classifier needs at least 2 classes")
         if bins < min_bins:
             raise ValueError(f"{type(self).__name__} needs at least {min_bins} bins, not {bins}")
         self.n_classes = n_classes

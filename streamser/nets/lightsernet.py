@@ -5,7 +5,7 @@ network for speech emotion recognition", ICASSP 2022, tables 1 and 2; and A. Sca
 report on it, whose variant has PReLU for ReLU and a residual connection over each parallel path.
 
 462,468 parameters with batch-norm statistics and four classes: the parallel paths' convolutions have a bias,
-the blocks after them have none. The report does not say how its residual meets the pooled path: we add the
+the blocks after them have none. The report does not define how its residual joins the pooled path: we add the
 input before pooling. Nor by how much it widened the first two blocks for ASVP-ESD: we take half as much again.
 """
 

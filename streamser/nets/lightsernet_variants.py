@@ -24,7 +24,7 @@ class LightSerNetVariant(LightSerNet):
     """(B, T >= 32, F >= 8) frames to logits.
 
     `cosine_scale` > 0 gives it the additive margin's head, `decode_frames` > 0 a decoder that rebuilds windows of up to
-    so many frames from the embedding; an exported graph has none.
+    that many frames from the embedding; an exported graph has no decoder.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LightSerNetVariant(LightSerNet):
 
     def embed(self, frames: Tensor) -> Tensor:
         places = self.maps(frames).flatten(2).transpose(1, 2)  # (B, places, 320)
-        # With no query all places weigh alike, as they do before the query has learnt anything.
+        # With a zero query, as at the beginning, all places have the same weight.
         scores = (places * self.query).sum(dim=2) if self.query is not None else places.new_zeros(places.shape[:2])
         mean = attend(places, scores)
         if self.pooling in ("mean", "attention"):

@@ -14,7 +14,7 @@ from streamser.nets.losses import LossSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedRecipe:
-    """How a variant was trained where it was published; what a paper does not say keeps a plain default."""
+    """How a variant was trained where it was published; values that a paper does not give keep their defaults."""
 
     protocol: str
     """`honest`, or `paper:<name>` for the split and the selection rules of that paper."""

@@ -16,7 +16,7 @@ from streamser.server.protocol import MAX_STREAM_NAME
 Json = dict[str, Any]
 
 _REFUSALS = {
-    400: "The request is not as it should be; the message says what is wrong.",
+    400: "The request is not valid; the message names the error.",
     401: "The server asks for a token, and none or a wrong one was shown.",
     403: "The Host or the Origin of the request is not this server's.",
     404: "What was asked for is not there.",
@@ -147,7 +147,7 @@ def _paths() -> Json:
                 "summary": "Whether the server can do its work, and whether it stores sound",
                 "responses": {
                     "200": _answer("Health", "It can."),
-                    "503": _answer("Health", "It cannot; `problems` says why."),
+                    "503": _answer("Health", "The server cannot work; `problems` has the reasons."),
                     **_refusals(403),
                 },
             }

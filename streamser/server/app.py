@@ -208,10 +208,10 @@ class Server:
             ).response()
         except (ConnectionError, web.RequestPayloadError) as error:  # the client has left, or sent a broken body
             logger.debug("%s %s: %s", request.method, request.path, error)
-            response = HttpRefusal(400, "bad_body", "the body is not what its header says").response()
+            response = HttpRefusal(400, "bad_body", "the body does not match its header").response()
         except Exception:
             logger.exception("%s %s", request.method, request.path)
-            response = HttpRefusal(500, "failed", "the server failed; its log says more").response()
+            response = HttpRefusal(500, "failed", "the server failed; its log has the reason").response()
         self._finish(request, response)
         return response
 

@@ -27,7 +27,7 @@ class Bodies:
         self._held_bytes = 0  # of all bodies that were received, in part or whole
 
     def receive(self, request: web.Request) -> Body:
-        """The request's body, refused at once when its length is said and too large."""
+        """The request's body, refused at once when its Content-Length is too large."""
         if (request.content_length or 0) > self._config.max_body_bytes:
             raise too_large(self._config.max_body_bytes)
         return Body(self, request)

@@ -62,7 +62,7 @@ class Checkpoints:
         except StreamserError as error:
             logger.error("checkpoint %s: %s", name, error)
             raise Refusal(
-                "no_model", f"{name} cannot be used on this server; its log says why", CLOSE_NOT_FOUND
+                "no_model", f"{name} cannot be used on this server; its log has the reason", CLOSE_NOT_FOUND
             ) from error
         worker.start()
         return worker

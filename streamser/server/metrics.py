@@ -32,7 +32,7 @@ HELP = {
     "streamser_dropped_total": "Partial results and status messages dropped for clients that read too slowly.",
     "streamser_engine_compute_seconds_total": "Time in the network itself.",
     "streamser_engine_windows_total": "Windows that went through the network.",
-    "streamser_events_total": "Events said, by type.",
+    "streamser_events_total": "Events sent, by type.",
     "streamser_final_latency_seconds": "From an utterance's last sample to its final, end silence included.",
     "streamser_partial_latency_seconds": "From the last sample judged to the partial result.",
     "streamser_recording": "1 when sound is written to disk.",

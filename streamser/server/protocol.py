@@ -144,7 +144,7 @@ def parse_hello(text: str, *, sound: bool = True) -> Hello:
     if not sound:
         return Hello(token=token)
     if "sample_rate" not in words:
-        raise Refusal("sample_rate", "hello must say the sample_rate of the sound that follows, in Hz")
+        raise Refusal("sample_rate", "hello needs sample_rate, the rate of the sound that follows, in Hz")
     if words.get("format", FORMAT) != FORMAT:
         raise Refusal("format", f"format is {FORMAT!r} (16-bit signed, little endian), not {words['format']!r:.80}")
     stream = words.get("stream")

@@ -146,6 +146,6 @@ async def _read_nothing(ws: web.WebSocketResponse) -> None:
     while not ws.closed:
         message = await ws.receive()
         if message.type is WSMsgType.BINARY:
-            raise Refusal("bad_type", "this socket only tells; send sound to /ws/stream")
+            raise Refusal("bad_type", "this socket only sends events; send sound to /ws/stream")
         if message.type is WSMsgType.TEXT:
             parse_hello(message.data, sound=False)

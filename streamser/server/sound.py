@@ -55,7 +55,7 @@ class SoundStream:
         self._feed(self._converter.feed(pcm), arrived_s)
 
     def skip(self, samples: int) -> None:
-        """The client lost so many samples at its own rate; what it sent before them is processed first."""
+        """Report samples (at the client's rate) that the client lost; sound sent before them is processed first."""
         self._feed(self._converter.flush())
         self._converter = PcmConverter(self.sample_rate, self._converter.channels)
         length = round(samples * SAMPLE_RATE / self.sample_rate)

@@ -139,7 +139,7 @@ class Stream(_Channel):
         return self._say(self._segmenter.note(Gap(start=self.position, length=samples, reason=reason)))
 
     def new_speaker(self) -> None:
-        """Another person speaks from here on: what was learnt of the voice is forgotten, the profile stays.
+        """Another person speaks from here on: the stream's own baseline is reset, the profile stays.
 
         An utterance that has begun is still the earlier speaker's.
         """
@@ -213,7 +213,7 @@ class WorkerStream(_Channel):
             self.new_speaker()
 
     def new_speaker(self) -> None:
-        """Another person speaks from here on: what was learnt of the voice is forgotten, the profile stays.
+        """Another person speaks from here on: the stream's own baseline is reset, the profile stays.
 
         An utterance that has begun is still the earlier speaker's.
         """

@@ -59,7 +59,7 @@ class FairQueue(Generic[S, J]):
         return stream, job
 
     def charge(self, stream: S, seconds: float) -> None:
-        """A job of this stream took so long."""
+        """Add the time that a job of this stream took."""
         if stream in self._used_s:
             self._used_s[stream] += seconds
 

@@ -146,7 +146,7 @@ class _Floor:
 
     _MEMORY_BLOCKS = 40  # four seconds hold a pause of every band, also in speech without pauses
     _YOUNG_BLOCKS = 5  # a young floor forgets sooner: microphones open with a ramp
-    _STEADY_BLOCKS = 15  # what keeps its level for so long is no speech: a fan was switched on
+    _STEADY_BLOCKS = 15  # a level that is steady for this long is not speech: a fan was switched on
     _STEADY_DB = 4.0
 
     def __init__(self, frames_per_block: int) -> None:

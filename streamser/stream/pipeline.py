@@ -178,7 +178,7 @@ class Listener:
         return self.recognizer.relative is not None and self.config.pipeline.adapt
 
     def new_speaker(self) -> None:
-        """Another person speaks from now on: what was learnt of the voice is forgotten, the profile stays."""
+        """Another person speaks from now on: the stream's own baseline is reset, the profile stays."""
         self._new_speaker = True
 
     def status(self) -> StreamStatus:

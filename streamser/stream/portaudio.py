@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 # PortAudio is not made for threads: one of ours at a time opens a stream or restarts the library.
 _PORTAUDIO = threading.Lock()
 _BUSY_S = 0.5  # another stream's open may hang in a wedged sound server; then we come back later
-_LET_GO_S = 0.5  # so long we wait for a stream to end
+_LET_GO_S = 0.5  # how long we wait for a stream to end
 _INSIDE: set[int] = set()  # threads that are inside a call which a wedged sound server would not answer
 
 _BAD_RATE, _BAD_CHANNELS = -9997, -9998  # paInvalidSampleRate, paInvalidChannelCount
@@ -231,7 +231,7 @@ class _PortAudioLine:
 
     def close(self) -> None:
         # Elsewhere, as it may never come back: libpulse deadlocks when its server dies at the wrong moment, and a
-        # frozen one does not answer. Such a stream is left behind, so that whoever waits for the microphone can go on.
+        # frozen one does not answer. Such a stream is abandoned, so that code waiting for the microphone continues.
         ending = threading.Thread(target=self._end, name="streamser-mic-end", daemon=True)
         ending.start()
         ending.join(_LET_GO_S)

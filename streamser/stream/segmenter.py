@@ -26,7 +26,7 @@ State = Literal["quiet", "starting", "speaking", "stopping"]
 _Reason = Literal["silence", "max_length", "stream_end", "gap"]
 
 _SLICE_SAMPLES = SAMPLE_RATE  # a block of any length passes through the ring in slices of a second
-_RESET_GAP_SAMPLES = 5 * SAMPLE_RATE  # after so long it may be another microphone in another room
+_RESET_GAP_SAMPLES = 5 * SAMPLE_RATE  # after a gap of this length it may be another microphone in another room
 _MOST_WAIT = SAMPLE_RATE // 10  # sound that may wait to be judged when no event can be due: state and meter lag by it
 _METER_SHARE = 0.25  # a new frame's weight in the level meter: it settles within about four frames
 
@@ -197,7 +197,7 @@ class Segmenter:
     def feed(self, block: AudioBlock) -> list[Item]:
         """What this block brings; it must begin where the last one ended."""
         if block.start != self.position:
-            raise ValueError(f"block: starts at {block.start}, not at {self.position}; tell gap() what was lost")
+            raise ValueError(f"block: starts at {block.start}, not at {self.position}; report lost sound with gap()")
         items: list[Item] = []
         for first in range(0, len(block.samples), _SLICE_SAMPLES):
             self._ring.write(block.samples[first : first + _SLICE_SAMPLES], block.start + first)

@@ -223,7 +223,7 @@ class InferenceWorker:
         }
 
     def close(self, timeout_s: float = 1.0) -> bool:
-        """Finish what waits, at most for so long, and stop; True when all was finished."""
+        """Finish the waiting jobs, within a time limit, and stop; True when all were finished."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

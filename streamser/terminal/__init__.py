@@ -52,7 +52,7 @@ def run_terminal(
     finally:
         listener.close()
     summary = app.session.summary.text(shutil.get_terminal_size().columns, [*kept, *app.saved_paths])
-    troubles = [f"what the sound system had to say is in {complaints.path}"] if complaints.path else []
+    troubles = [f"messages of the sound system are in {complaints.path}"] if complaints.path else []
     troubles += [app.error] if app.error else []
     with suppress(OSError):  # the window may have been closed
         sys.stdout.write(summary + "\n")

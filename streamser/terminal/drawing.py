@@ -98,7 +98,7 @@ def headline(session: Session, width: int) -> Text:
     """The emotion of the utterance in one line, or that it is not known."""
     event = session.shown
     if event is None:
-        return Text("…" if session.open else "nothing said yet", FAINT)
+        return Text("…" if session.open else "no speech yet", FAINT)
     if session.before:
         words = f"before: {f'{UNCERTAIN}, ' if event.uncertain else ''}{event.label}{'?' if event.uncertain else ''}"
         return spread(Text(words, FAINT), Text(percent(event.confidence), FAINT), width)

@@ -66,7 +66,7 @@ class Session:
             self.rows_ever += 1
 
     def save(self, path: Path) -> str:
-        """Write the events as JSON lines to a new file, in place of what this session saved there; says what it did."""
+        """Write the events as JSON lines to a new file, replacing what this session saved there; returns a message."""
         draft = path.with_name(f".{path.name}.part.jsonl")
         draft.unlink(missing_ok=True)
         with open_writer(draft) as writer:

@@ -10,8 +10,8 @@ from streamser.nets.variant import Variant
 from streamser.training.recipe import Recipe
 
 _LIMITS = """\
-- Acted speech taught it. Spontaneous speech carries less, and other things; expect more `uncertain` and more mistakes.
-- It hears one voice at a time. Two people at once, singing and shouting over music are outside what it knows.
+- It was trained on acted speech. Spontaneous speech is weaker and different; expect more `uncertain` and more mistakes.
+- It is made for one voice at a time. Two people at once, singing, and shouting over music were not in its training.
 - It judges how a voice sounds, not what a person feels. Do not decide about people with it. The EU AI Act
   (Art. 5(1)(f)) bans inferring emotions at work and in education outside medical and safety uses; Art. 50(3) asks that
   the people concerned are told."""
@@ -29,7 +29,9 @@ def write_card(
     heard = len(provenance["train_speakers"])
     parameters = f"{provenance['parameters']:,}"
     if recipe.start:
-        parameters += f", {provenance['learnt']:,} of them learnt on these corpora: the rest is as it was begun with"
+        parameters += (
+            f", {provenance['learnt']:,} of them trained on these corpora; the others were taken over unchanged"
+        )
     sections = [
         f"# {recipe.name}\n\n{recipe.description or variant.name}",
         "## What it is\n\n"
@@ -82,7 +84,7 @@ def _calibration(calibration: Calibration, scores: Mapping[str, Any]) -> str:
     if calibration.bias:
         text += ", class offsets " + ", ".join(f"{value:+.2f}" for value in calibration.bias)
     if not calibration.threshold:
-        return text + "; it never says `uncertain` by itself."
+        return text + "; it has no threshold and never answers `uncertain` for low confidence."
     threshold = scores.get("threshold", {})
     text += f", fitted on {scores.get('calibrated_on', 'validation speakers')}. Below a confidence of "
     text += f"{calibration.threshold:.3f} it says `uncertain`: there it answered "
@@ -118,7 +120,7 @@ def _streams(streams: Mapping[str, Mapping[str, Any]]) -> str:
         for scenario, row in streams.items()
     ]
     return (
-        "On corpora that were left out whole, UA %. Every corpus is judged by nets that never heard it, with a "
+        "On corpora that were left out whole, UA %. Every corpus is judged by networks trained without it, with a "
         "calibration, a threshold and constants that the other corpora chose. Answered is the share of clips above "
         "the threshold, wrong the share of wrong answers among them (every label counts alike):\n\n"
         + _table(("streams composed of it", "mean", *names, "answered", "wrong", "ECE"), rows)
@@ -148,7 +150,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
         rows.append(("**mean**", f"**{scores['left_out_ua_mean']:.1f}**"))
         parts.append(
             "Corpora that were left out whole (the same recipe, trained on the others; "
-            "nobody in them was heard before), UA %:\n\n" + _table(("left out", "UA"), rows)
+            "all their speakers are new), UA %:\n\n" + _table(("left out", "UA"), rows)
         )
         if scores.get("left_out_together"):
             together = scores["left_out_together"]

@@ -17,11 +17,11 @@ class FeatureAugment:
     gain_db: float = 0.0
     """Uniform level offset of up to this much, up or down."""
     level_db: tuple[float, float] = (0.0, 0.0)
-    """Draw each clip's mean level (of mel power) from this range instead of keeping its own: loudness then says
-    nothing, where acted corpora have an angry clip 20 dB above a neutral one. (0, 0) keeps it."""
+    """Draw each clip's mean level (of mel power) from this range instead of keeping its own, so that loudness is
+    no cue: in acted corpora an angry clip is 20 dB above a neutral one. (0, 0) keeps it."""
     channel_swap: float = 0.0
-    """Share of clips whose long-term spectrum is replaced by another clip's of the batch, half-way or more: what a
-    microphone and a room add says nothing then."""
+    """Share of clips whose long-term spectrum is replaced by another clip's of the batch, half-way or more, so
+    that the sound of a microphone or a room is no cue."""
     tilt_db: float = 0.0
     """Random smooth colouring (microphone, distance): up to this much at the band's edges and middle."""
     room_probability: float = 0.0

@@ -95,7 +95,9 @@ def _plain_speech(recipe: Recipe, root: Path, cache: Path) -> tuple[list[Clip], 
     """The recipe's plain speech, labelled neutral."""
     folders = [root / name for name in recipe.plain.corpora]
     if folders and "neutral" not in recipe.labels:
-        raise ConfigError(f"{recipe.name}: plain speech teaches neutral, which is not among labels; leave plain out")
+        raise ConfigError(
+            f"{recipe.name}: plain speech is labelled neutral, which is not among labels; leave plain out"
+        )
     clips, reports = read_corpora(folders, labelled=False, check=True, cache=cache / "heard.json")
     return [replace(clip, label="neutral", style=PLAIN) for clip in clips], reports
 

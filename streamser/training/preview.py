@@ -47,7 +47,7 @@ def preview_augment(
     window_s: float = 0.0,
     seed: int = 0,
 ) -> Path:
-    """Write each clip as it is, changed by each augmentation alone, and by all together; returns the page.
+    """Write each clip unchanged, changed by each augmentation alone, and by all together; returns the page.
 
     The augmentations are those that a recipe uses, or all when it uses none. `augment` changes a clip once, before the
     features; `drawn` changes windows of `window_s` (the net's own without it) for every batch anew.
@@ -121,7 +121,7 @@ def _alone(drawn: FeatureAugment) -> dict[str, tuple[FeatureAugment, str]]:
     }
     found = {}
     for name, values in always.items():
-        switch = next(iter(values))  # the first says whether it is on
+        switch = next(iter(values))  # the first field is its probability or strength
         if values[switch] != getattr(plain, switch) or (name == "specaugment" and drawn.mask_frames):
             part = replace(plain, **values)
             far = {key: value for key, value in values.items() if not key.endswith(("_probability", "_swap"))}
@@ -181,7 +181,7 @@ def _loudest_near(levels: Frames, features: FeatureConfig) -> Frames:
 
 
 def with_gains(samples: Samples, gains_db: Frames, features: FeatureConfig) -> Samples:
-    """The sound with each band of each frame louder or softer by so many decibels, (frames, bands)."""
+    """Apply gains in decibels, (frames, bands), to each band of each frame of the sound."""
     size, hop = _PIECE, _PIECE // 4
     padded = np.pad(samples, (size, 2 * size))
     window = np.hanning(size + 1)[:-1].astype(np.float32)

@@ -22,7 +22,7 @@ class AdversaryConfig:
     """An adversary that guesses the corpus or speaker from the embedding (`streamser.training.adversary`)."""
 
     of: Literal["", "corpus", "speaker"] = ""
-    """What it guesses; empty for no opponent."""
+    """What it guesses, corpus or speaker; empty for no adversary."""
     weight: float = 0.5
     """Scale of the adversary's reversed gradient in the network."""
     warmup_steps: int = 400
@@ -57,8 +57,8 @@ class OutlierConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainConfig:
-    """Speech that nobody acted, taken as neutral: reading, broadcasts, prompts. Acted neutral speech alone is so flat
-    and slow that a plain reader comes out happy."""
+    """Speech that is not acted, labelled neutral: reading, broadcasts, prompts. Acted neutral speech is flat and slow;
+    with it alone, plain reading is often classified as happy."""
 
     corpora: tuple[str, ...] = ()
     """Corpus folders, below the corpora root; their clips need no label."""
@@ -132,7 +132,7 @@ class Recipe:
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     outliers: OutlierConfig = field(default_factory=OutlierConfig)
     mask_absent_labels: bool = True
-    """Score a clip only among the labels its corpus has, so that a corpus without a label says nothing about it.
+    """Score a clip only among the labels its corpus has, so that a corpus does not affect labels that it lacks.
     A corpus has a label when 2 % of its clips do; the few clips of the others are not trained on."""
     epochs: int = 40
     passes_per_epoch: int = 0
@@ -150,10 +150,10 @@ class Recipe:
     ema: float = 0.0
     """Decay of the running average of the weights that is validated and kept; 0 keeps the weights themselves."""
     patience: int = 0
-    """Stop after so many epochs without a better validation score; 0 runs to the end."""
+    """Stop after this many epochs without a better validation score; 0 runs to the end."""
     validate_every: int = 1
     norm_clips: int = 0
-    """Before each validation, estimate batch norm's statistics anew from so many training clips; 0 keeps the running
+    """Before each validation, estimate batch norm's statistics anew from this many training clips; 0 keeps the running
     averages, which lag behind the weights where the learning rate is large."""
     choose_by: Literal["ua", "wa", "loss", "last"] = "ua"
     """What decides the kept epoch, on the part that the protocol chooses on."""
@@ -179,7 +179,7 @@ class Recipe:
 
 
 def recipe_from(values: Mapping[str, Any], lines: Mapping[str, str] | None = None, *, where: str = "recipe") -> Recipe:
-    """Make a Recipe of plain values, checked; `lines` says where each dotted key was written."""
+    """Make a Recipe of plain values, checked; `lines` maps each dotted key to the place where it was written."""
 
     def line_of(dotted: str) -> str:
         while dotted and dotted not in (lines or {}):
