@@ -383,15 +383,16 @@ FINDINGS = """\
 ## How to read it
 
 - **webrtcvad alone** takes steady noise at 5 dB and below for speech: one endless utterance.
-- **The default** (`engine: webrtc`) lets webrtcvad have only what stands out from the room: above the tracked noise
-  floor of 16 bands, and above the background's usual spread of levels. Steady noise gives no utterance at any level.
-  Its input is levelled, so a quiet microphone loses nothing.
+- **The default** (`engine: webrtc`) passes only sound to webrtcvad that rises above the room's noise: above the tracked
+  noise floor of 16 bands, and above the background's usual range of levels. Steady noise gives no utterance at any
+  level. Its input is levelled, so a quiet microphone loses nothing.
   Sounds that come and go are its weakness: music, clatter or a chatting crowd with nobody near the microphone still
   make an utterance every two to four seconds.
-- **energy** is that gate without webrtcvad: as good in loud noise, less sure in quiet rooms full of small sounds.
+- **energy** is that gate without webrtcvad: as good in loud noise, but it takes more small sounds in quiet rooms for
+  speech.
 - **silero** knows speech from other sounds: take it (`pip install 'streamser[silero]'`, `vad.engine: silero`) where
-  dogs bark, dishes clatter or music plays. Babble at 10 dB and below it hears as the speech that it is, without end.
-- Nothing here tells a voice on the television from one in the room, other than by its level.
+  dogs bark, dishes clatter or music plays. Babble at 10 dB and below gives one endless utterance, since it is speech.
+- No detector distinguishes a voice on the television from one in the room, except by its level.
 - A fan that is switched on is taken for speech for at most two seconds; a note or a vowel held steady for longer than
   1.5 s is taken for a fan."""
 

@@ -383,7 +383,7 @@ async def test_a_unix_socket_serves_too_and_is_gone_afterwards(recognizer: Recog
 def test_other_machines_may_connect_only_where_that_was_said(uri: str, local: bool) -> None:
     assert str(WyomingAddress.parse(uri, public=True)) == uri
     if not local:
-        with pytest.raises(ConfigError, match="neither passwords nor encryption; say --public"):
+        with pytest.raises(ConfigError, match="neither passwords nor encryption; add --public"):
             WyomingAddress.parse(uri)
 
 

@@ -314,7 +314,7 @@ def test_lost_sound_anywhere_breaks_no_rule(seed: int) -> None:
 def test_a_block_that_does_not_follow_is_refused() -> None:
     segmenter = make_segmenter()
     segmenter.feed(AudioBlock(sound((0.01, 100)), 0))
-    with pytest.raises(ValueError, match=r"block: starts at 3200, not at 1600; tell gap\(\)"):
+    with pytest.raises(ValueError, match=r"block: starts at 3200, not at 1600; report lost sound with gap\(\)"):
         segmenter.feed(AudioBlock(sound((0.01, 100)), 3200))
     with pytest.raises(ValueError, match="gap: starts at 1600"):
         segmenter.gap(0, 100)
