@@ -362,7 +362,7 @@ def test_csv_has_a_column_for_each_class_and_keeps_the_guess_apart_from_the_labe
 
 def test_csv_of_another_model_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "out.csv", SESSION)
-    with pytest.raises(ConfigError, match="has columns for angry, happy, sad, but this model tells happy, tired"):
+    with pytest.raises(ConfigError, match="has columns for angry, happy, sad, but this model has happy, tired"):
         open_writer(tmp_path / "out.csv", labels=("happy", "tired"))
 
 

@@ -306,7 +306,7 @@ def test_calibrate_refuses_fewer_seconds_than_a_voice_needs_before_it_records(
 ) -> None:
     assert main(["calibrate", "--seconds", "12", "--out", str(tmp_path / "p.json"), "--device", "no such thing"]) == 1
     said = capsys.readouterr()
-    assert said.err == "streamser: --seconds: is at least 15, the least speech a voice is learnt from, not 12\n"
+    assert said.err == "streamser: --seconds: is at least 15, the least speech for a profile, not 12\n"
 
 
 def test_the_least_seconds_are_enough_speech_when_the_microphone_is_closed(recognizer: Recognizer) -> None:

@@ -37,7 +37,7 @@ def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Ind
     parts = part_of(bundle)
     if not parts:
         text = (
-            f"The checkpoint '{bundle.name}' does not say who trained it (its provenance has no train_speakers), so "
+            f"The checkpoint '{bundle.name}' does not name its training speakers (no train_speakers in provenance), so "
             "nothing here may be called speaker-independent."
         )
         return list(clips), Independence("unknown", text, {})

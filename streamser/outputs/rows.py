@@ -68,7 +68,7 @@ class Csv(Finals):
     def _check_labels(self, labels: Sequence[str]) -> None:
         if set(labels) != set(self.labels):
             raise ConfigError(
-                f"{self.path}: has columns for {', '.join(self.labels)}, but this model tells "
+                f"{self.path}: has columns for {', '.join(self.labels)}, but this model has "
                 f"{', '.join(labels)}; choose another file"
             )
 

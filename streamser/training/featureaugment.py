@@ -60,7 +60,7 @@ class FeatureAugment:
         asked = [name for name in asked if name not in _OF_TIME]
         if features.kind == "samples" and asked:
             raise ConfigError(
-                f"feature_augment: {', '.join(asked)} change log-mel, but this net hears samples: see `augment`"
+                f"feature_augment: {', '.join(asked)} change log-mel, but this net takes samples: see `augment`"
             )
 
 

@@ -25,7 +25,7 @@ from streamser.cli import main
         (["devices", "--set", "vad.mode=3"], "devices does not use the section vad"),
         (
             ["calibrate", "{file}", "--device", "USB", "--out", "{folder}/p.json"],
-            "--device: a recording is learnt from, not a microphone",
+            "--device: recordings are given instead of a microphone",
         ),
         (["mqtt", "{file}", "--device", "USB"], "--device: files are played, not a microphone"),
         (["serve", "--device", "USB"], "--device: is the microphone of --mic; add --mic"),

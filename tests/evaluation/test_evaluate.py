@@ -116,7 +116,7 @@ def test_with_seen_speakers_only_the_figures_are_not_called_independent(tmp_path
 def test_a_checkpoint_that_names_nobody_is_not_called_independent(bundle: Bundle, clips: list[Clip]) -> None:
     _, independence = unseen_clips(bundle, clips)
     assert independence.kind == "unknown"
-    assert "does not say who trained it" in independence.text
+    assert "does not name its training speakers" in independence.text
 
 
 def test_the_training_corpus_under_another_name_is_noticed(tmp_path: Path, clips: list[Clip]) -> None:
