@@ -87,8 +87,7 @@ def _check(args: argparse.Namespace, place: Path) -> None:
     """ConfigError, before the recording starts, for options with which it could not be saved."""
     if not args.seconds >= LEAST_SPEECH_S:
         raise ConfigError(
-            f"--seconds: is at least {LEAST_SPEECH_S:.0f}, the least speech for a profile, "
-            f"not {args.seconds:g}"
+            f"--seconds: is at least {LEAST_SPEECH_S:.0f}, the least speech for a profile, not {args.seconds:g}"
         )
     if args.files and args.device is not None:
         raise ConfigError("--device: recordings are given instead of a microphone; leave one of them out")
