@@ -1,0 +1,72 @@
+"""The default checkpoint on ten minutes of speech: fed as by a stream, it gives the numbers of whole utterances."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from streamser.audio import read_audio
+from streamser.engines.steps import ChunkSteps
+from streamser.features import FrontEnd, extract
+from streamser.recognizer import Recognizer, load
+from streamser.samples import find_samples
+
+MINUTES = 10
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return load("whisper", "cpu")
+
+
+def utterances(seed: int = 0) -> list[NDArray[np.float32]]:
+    """Ten minutes of recorded voices in utterances of 0.4 to 18 s, each at a level of its own."""
+    rng = np.random.default_rng(seed)
+    voices = np.concatenate([read_audio(sample.path) for sample in find_samples()])
+    found, left = [], MINUTES * 60 * 16_000
+    while left > 0:
+        size = int(rng.uniform(0.4, 18.0) * 16_000)
+        first = int(rng.integers(0, len(voices)))
+        gain = np.float32(10 ** rng.uniform(-1.5, 0.0))
+        found.append(np.roll(voices, -first)[np.arange(size) % len(voices)] * gain)
+        left -= size
+    return found
+
+
+def fed_in_crumbs(
+    recognizer: Recognizer, sound: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    assert recognizer.steps is not None
+    track, front_end, at = recognizer.steps.track(), FrontEnd(recognizer.features), 0
+    while at < len(sound):
+        size = int(rng.integers(1, 8_000))
+        track.feed(front_end.feed(sound[at : at + size]))
+        at += size
+    scores = track.final(slice(0, track.fed))
+    return scores.logits, scores.embedding
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_speech_fed_in_crumbs_give_the_numbers_of_whole_utterances(recognizer: Recognizer) -> None:
+    rng = np.random.default_rng(1)
+    worst, spread = 0.0, []
+    for sound in utterances():
+        frames = extract(sound, recognizer.features)
+        logits, embedding = recognizer.engine.run(frames[None])
+        crumbs, crumbs_embedding = fed_in_crumbs(recognizer, sound, rng)
+        worst = max(worst, float(np.abs(crumbs - logits).max()), float(np.abs(crumbs_embedding - embedding).max()))
+        spread.append(logits[0])
+    assert np.std(spread, axis=0).max() > 0.3, "constant answers would make this test pass"
+    assert worst <= TOLERANCE
+
+
+def test_the_comparison_notices_where_chunks_begin(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control that must fail."""
+    assert isinstance(recognizer.steps, ChunkSteps)
+    sound = utterances()[0]
+    logits, _ = recognizer.engine.run(extract(sound, recognizer.features)[None])
+    monkeypatch.setattr(recognizer.steps, "first", 50)
+    crumbs, _ = fed_in_crumbs(recognizer, sound, np.random.default_rng(1))
+    assert np.abs(crumbs - logits).max() > 10 * TOLERANCE
