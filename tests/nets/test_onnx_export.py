@@ -38,11 +38,11 @@ def test_graph_and_net_agree_at_several_lengths_and_batch_sizes(name: str) -> No
     for batch, frames in [(1, features.window_frames), (4, net.min_frames + 3), (2, net.min_frames + 50)]:
         probe = probe_frames(features, batch, frames, seed=7)
         with torch.no_grad():
-            output = net.eval()(torch.from_numpy(probe))
+            expected, expected_embedding = net.eval().served(torch.from_numpy(probe))
         logits, embedding = run_session(session, probe)
-        assert logits.shape == (batch, CLASSES) and embedding.shape == (batch, net.embedding_dim)
-        np.testing.assert_allclose(logits, output.logits.numpy(), atol=1e-4, rtol=1e-5)
-        np.testing.assert_allclose(embedding, output.embedding.numpy(), atol=1e-4, rtol=1e-5)
+        assert logits.shape == (batch, CLASSES) and embedding.shape == expected_embedding.shape
+        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4, rtol=1e-5)
+        np.testing.assert_allclose(embedding, expected_embedding.numpy(), atol=1e-4, rtol=1e-5)
         # The control: another input's logits are far away, so that equality says something.
         others, _ = run_session(session, probe_frames(features, batch, frames, seed=8))
         assert np.abs(logits - others).max() > 100 * TOLERANCE
