@@ -15,7 +15,7 @@
 #   monomic   16 kHz mono, hears what is played to it (play DIR FILE.wav mono)
 set -euo pipefail
 
-usage() { sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 2; }
+usage() { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }  # not to stdout, which callers evaluate
 
 verb=${1:-help}
 dir=${2:-}

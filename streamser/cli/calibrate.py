@@ -45,6 +45,9 @@ _EPILOG = """examples:
   streamser live --profile anna
 """
 
+_DOUBTFUL = 0.25
+"""A recording whose utterances are less neutral than chance, on average, is questioned."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
@@ -194,6 +197,8 @@ def _tell(
         print("That is little; with more the profile would be surer.")
     print(f"Your neutral voice was taken for:  {_words(before)}")
     print(f"With the profile it is taken for:  {_words(after)}")
+    if before["neutral"] < _DOUBTFUL or after["neutral"] < before["neutral"]:
+        print("This hardly sounds neutral to the checkpoint. If it was no calm, usual speech, record again.")
     print(f"Saved to {place}; use it with --profile {args.out or profile.name}")
 
 

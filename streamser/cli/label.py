@@ -66,8 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("labels.jsonl"), metavar="FILE", help=".jsonl or .csv (default: %(default)s)")
     add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     add("--utterances", action="store_true", help="cut each file into utterances, as a live stream would be")
-    add("--two-passes", action="store_true", help="learn the voice from all files first; they are one speaker's, or")
-    add("--speakers", type=Path, metavar="CSV", help="with --two-passes: a table with the columns file and speaker")
+    add("--two-passes", action="store_true", help="first learn the voice from all files, which are one speaker's")
+    add(
+        "--speakers",
+        type=Path,
+        metavar="CSV",
+        help="for files of several speakers: a table with the columns file and speaker",
+    )
     add("--overwrite", action="store_true", help="begin anew instead of going on")
     add_model_arguments(parser)
 
@@ -116,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_passes(args: argparse.Namespace, config: Config) -> None:
     """ConfigError for options that exclude each other."""
+    if args.jobs < 1:
+        raise ConfigError(f"--jobs: is at least 1, not {args.jobs}")
     if args.speakers and not args.two_passes:
         raise ConfigError("--speakers: is for --two-passes; add it, or leave this out")
     if args.two_passes and args.utterances:

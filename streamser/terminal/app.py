@@ -18,6 +18,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.events import Key, Resize
 from textual.screen import ModalScreen
 from textual.widgets import Footer, Static
+from textual.worker import Worker
 
 from streamser.audio import SAMPLE_RATE
 from streamser.colors import clock
@@ -29,6 +30,7 @@ from streamser.terminal import drawing
 from streamser.terminal.session import Session
 
 _TICK_S = 0.1
+_LAST_EVENTS_S = 2.0  # the wait for the last events of a stream that was closed
 _NUMBER_TICKS = 5  # the level's number changes twice a second: a faster one cannot be read
 _SILENT_TICKS = 30  # three seconds of nothing at all: no speaker is that quiet between two sentences
 _FALL_DB = 2.0  # a tick: the meter rises at once and falls by 20 dB a second, as meters do
@@ -199,6 +201,7 @@ class TerminalApp(App[int]):
         self._exit_at_end = exit_at_end
         self._ask = ask
         self._save_at_end = False
+        self._reader: Worker[None] | None = None
         self._came: deque[Event] = deque()  # from the reading thread; emptied ten times a second
         self._saved_path: Path | None = None
         self._ticks = 0
@@ -234,7 +237,7 @@ class TerminalApp(App[int]):
 
     def on_mount(self) -> None:
         self._heed_signals()
-        self.run_worker(self._read, thread=True, exit_on_error=False)
+        self._reader = self.run_worker(self._read, thread=True, exit_on_error=False)
         self.set_interval(_TICK_S, self.tick)
         self.call_after_refresh(self.tick)
 
@@ -404,8 +407,11 @@ class TerminalApp(App[int]):
             return
         self._quitting = True
         await asyncio.to_thread(self._listener.close)
+        if self._reader is not None:
+            with contextlib.suppress(Exception):  # the reading thread still holds the last events; a wedged one is left
+                await asyncio.wait_for(self._reader.wait(), _LAST_EVENTS_S)
         self._take()
-        if self._save_at_end and self.session.unsaved:  # the final of an utterance that was still open
+        if self._save_at_end:  # the final of an utterance that was still open, and the stream's end
             self.action_save()
         self.exit_code = self.exit_code or (1 if self.error else code)
         self.exit(self.exit_code)
