@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from streamser.bundle import RELATIVE, BaselineRule, Calibration
@@ -16,6 +15,7 @@ from streamser.errors import ProtocolError
 from streamser.evaluation.calibration import Threshold, balanced_weights, fit_calibration
 from streamser.evaluation.folds import FoldResult, load_folds
 from streamser.evaluation.streams import Strangers, choose_rule, plain_speech, stream_metrics
+from streamser.ort import onnxruntime
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ import io
 import warnings
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from streamser.errors import BundleError
 from streamser.nets.export import OPSET, TOLERANCE
 from streamser.nets.layers import SerNet
+from streamser.ort import onnxruntime
 
 
 class RelativeHead(nn.Module):
