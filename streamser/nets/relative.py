@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from streamser.errors import BundleError
-from streamser.nets.export import OPSET, TOLERANCE
+from streamser.nets.export import OPSET, TOLERANCE, open_session
 from streamser.nets.layers import SerNet
-from streamser.ort import onnxruntime
 
 
 class RelativeHead(nn.Module):
@@ -59,7 +58,7 @@ def export_relative(head: RelativeHead) -> bytes:
             dynamo=False,
         )
         expected = head(*inputs).numpy()
-    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    session = open_session(buffer.getvalue())
     (found,) = session.run(None, dict(zip(names, (value.numpy() for value in inputs), strict=True)))
     difference = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
     if not difference <= TOLERANCE:
