@@ -11,6 +11,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import fields
 from multiprocessing import get_context
 
 import numpy as np
@@ -27,6 +28,7 @@ from streamser.training.recipe import Recipe
 from streamser.training.store import LevelStore, keep
 
 _CLIPS = 32  # of one job
+_KEPT = ("mixup", "crop_probability", "crop_min_s")  # the feature augmentations that a frozen encoder leaves possible
 
 _net: SerNet  # of a worker process
 
@@ -41,10 +43,13 @@ def frozen_features(size: int, sample_rate: int) -> FeatureConfig:
 
 def frozen_augment(augment: FeatureAugment) -> FeatureAugment:
     """The augmentations that remain for each batch; crops were drawn when the copies were encoded."""
-    if augment.trim_probability or augment.pause_probability:
+    plain = FeatureAugment()
+    asked = [f.name for f in fields(augment) if getattr(augment, f.name) != getattr(plain, f.name)]
+    lost = [name for name in asked if name not in _KEPT]
+    if lost:
         raise ConfigError(
-            "feature_augment: trim_probability and pause_probability are drawn for every batch, but a frozen net hears "
-            "its clips once; crop_probability works, and `augment` with `copies`"
+            f"feature_augment: {', '.join(lost)} would be drawn for every batch, but a frozen encoder runs once for each "
+            "clip; crop_probability and mixup work, and `augment` with `copies`"
         )
     return FeatureAugment(mixup=augment.mixup)
 
