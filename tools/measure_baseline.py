@@ -29,10 +29,13 @@ def main() -> None:
         print(json.dumps(metrics, indent=1))
         return
     corpora = sorted({one.name for one in left_out.strangers})
-    print(f"{'before the clip':18s} {'UA':>5s} {'cover':>6s} {'risk':>5s} {'ECE':>6s}  {'  '.join(corpora)}")
+    heads = f"{'UA':>5s} {'interval':12s} {'cover':>6s} {'risk':>5s} {'ECE':>6s}"
+    print(f"{'before the clip':18s} {heads}  {'  '.join(corpora)}")
     for name, row in metrics["streams"].items():
-        each = "  ".join(f"{row['ua_of'][corpus]:{len(corpus)}.1f}" for corpus in corpora)
-        print(f"{name:18s} {row['ua']:5.1f} {row['coverage']:6.2f} {row['risk']:5.2f} {row['ece']:6.3f}  {each}")
+        each = "  ".join(f"{row['of'][corpus]['ua']:{len(corpus)}.1f}" for corpus in corpora)
+        low, high = row["ua_interval"]
+        shares = f"{row['coverage']:6.2f} {row['risk']:5.2f} {row['ece']:6.3f}"
+        print(f"{name:18s} {row['ua']:5.1f} [{low:.1f}, {high:.1f}] {shares}  {each}")
     for name, shares in metrics["plain_speech"].items():
         print(f"plain speech, {name}: " + ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items()))
     rule = left_out.rule(calibration, args.risk)

@@ -14,7 +14,8 @@ from streamser.bundle import RELATIVE, BaselineRule, Calibration
 from streamser.errors import ProtocolError
 from streamser.evaluation.calibration import Threshold, balanced_weights, fit_calibration
 from streamser.evaluation.folds import FoldResult, load_folds
-from streamser.evaluation.streams import Strangers, choose_rule, plain_speech, stream_metrics
+from streamser.evaluation.streammetrics import plain_speech, stream_metrics
+from streamser.evaluation.streams import Strangers, choose_rule
 from streamser.ort import onnxruntime
 
 
@@ -47,14 +48,7 @@ class LeftOut:
         streams = stream_metrics(self.strangers, absolute, risk)
         plain = plain_speech(self.plain, calibration)
         return {
-            "streams": {
-                scenario: {
-                    key: round(float(np.mean([row[key] for row in rows.values()])), 3 if key != "ua" else 1)
-                    for key in ("ua", "coverage", "risk", "ece")
-                }
-                | {"ua_of": {name: round(row["ua"], 1) for name, row in rows.items()}}
-                for scenario, rows in streams.items()
-            },
+            "streams": {scenario: found.to_dict() for scenario, found in streams.items()},
             "plain_speech": {name: {key: round(share, 3) for key, share in row.items()} for name, row in plain.items()},
             "plain_speech_mood": round(float(np.mean([row["mood"] for row in plain.values()])), 3) if plain else None,
         }

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from streamser.bundle import BaselineRule, Calibration
 from streamser.evaluation.calibration import balanced_weights, choose_threshold, fit_temperature, softmax
 from streamser.evaluation.folds import FoldResult
-from streamser.evaluation.metrics import ece, unweighted_accuracy
+from streamser.evaluation.metrics import unweighted_accuracy
 
 Values = NDArray[np.float64]
 Relative = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
@@ -180,60 +179,4 @@ def _ua(one: Strangers, table: Values) -> float:
     return 100 * unweighted_accuracy(one.targets, table.argmax(axis=1), len(one.fold.labels))
 
 
-def stream_metrics(
-    strangers: Sequence[Strangers], absolute: Callable[[Sequence[Strangers]], Calibration], risk: float
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Nested: every corpus is judged with constants and calibrations that the others chose.
-
-    Gives UA, coverage and risk at the threshold, and calibration error, by scenario and corpus; the scenario `first` is
-    the first utterance of a stream.
-    """
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name in sorted({one.name for one in strangers}):
-        others = [one for one in strangers if one.name != name]
-        calibration = absolute(others)
-        rule = choose_rule(others, calibration, risk)
-        for one in (one for one in strangers if one.name == name):
-            own = one.own(calibration)
-            tables = {"first": (own, np.full(len(own), calibration.threshold))}
-            for scenario in SCENARIOS:
-                compared, weight = one.compared(scenario.name, rule.exponent, calibration)
-                share = np.array([rule.share_of(float(w)) for w in weight[:, 0]])
-                thresholds = (1 - share) * calibration.threshold + share * rule.calibration.threshold
-                tables[scenario.name] = blend(own, compared, weight, rule), thresholds
-            for scenario_name, (table, least) in tables.items():
-                row = found.setdefault(scenario_name, {}).setdefault(name, {})
-                for key, value in _row(one, table, least).items():
-                    row[key] = row.get(key, 0.0) + value / sum(other.name == name for other in strangers)
-    return found
-
-
-def _row(one: Strangers, table: Values, thresholds: Values) -> dict[str, float]:
-    answered = table.max(axis=1) >= thresholds
-    weights = balanced_weights(one.targets)
-    wrong = (table.argmax(axis=1) != one.targets)[answered]
-    return {
-        "ua": _ua(one, table),
-        "coverage": float(np.average(answered, weights=weights)),
-        "risk": float(np.average(wrong, weights=weights[answered])) if answered.any() else 0.0,
-        "ece": ece(table, one.targets, weights=weights),
-    }
-
-
-def plain_speech(folds: Sequence[FoldResult], calibration: Calibration) -> dict[str, dict[str, float]]:
-    """Answers for plain speech of sources not used in training, in shares: neutral, another emotion, uncertain."""
-    found: dict[str, dict[str, float]] = {}
-    names = sorted({fold.fold.removeprefix("without-") for fold in folds})
-    for name, fold in product(names, folds):
-        if fold.fold.removeprefix("without-") == name:
-            table = softmax(fold.logits, calibration)
-            sure = table.max(axis=1) >= calibration.threshold
-            neutral = table.argmax(axis=1) == fold.labels.index("neutral")
-            seeds = sum(other.fold == fold.fold for other in folds)
-            row = found.setdefault(name, {"neutral": 0.0, "mood": 0.0, "uncertain": 0.0})
-            for key, share in (("neutral", sure & neutral), ("mood", sure & ~neutral), ("uncertain", ~sure)):
-                row[key] += float(share.mean()) / seeds
-    return found
-
-
-__all__ = ["SCENARIOS", "Scenario", "Strangers", "blend", "choose_rule", "plain_speech", "stream_metrics"]
+__all__ = ["SCENARIOS", "Scenario", "Strangers", "blend", "choose_rule"]

@@ -48,8 +48,8 @@ def frozen_augment(augment: FeatureAugment) -> FeatureAugment:
     lost = [name for name in asked if name not in _KEPT]
     if lost:
         raise ConfigError(
-            f"feature_augment: {', '.join(lost)} would be drawn for every batch, but a frozen encoder runs once for each "
-            "clip; crop_probability and mixup work, and `augment` with `copies`"
+            f"feature_augment: {', '.join(lost)} would be drawn for every batch, but a frozen encoder runs once for "
+            "each clip; crop_probability and mixup work, and `augment` with `copies`"
         )
     return FeatureAugment(mixup=augment.mixup)
 

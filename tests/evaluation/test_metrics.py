@@ -30,6 +30,16 @@ def test_ua_wa_and_macro_f1_agree_with_scikit_learn() -> None:
     assert metrics.weighted_accuracy(truth, said) == pytest.approx(np.mean(truth == said))
 
 
+def test_ua_wa_and_macro_f1_are_those_of_audmetric() -> None:
+    """audmetric 1.4.2 gave these for the same answers; it has no calibration error."""
+    rng = np.random.default_rng(7)
+    truth = rng.integers(0, 4, 200)
+    matrix = metrics.confusion(truth, np.where(rng.random(200) < 0.6, truth, rng.integers(0, 4, 200)), 4)
+    assert metrics.ua(matrix) == pytest.approx(0.679888785525327, abs=1e-12)
+    assert metrics.macro_f1(matrix) == pytest.approx(0.6793925253589063, abs=1e-12)
+    assert metrics.wa(matrix) == pytest.approx(0.68, abs=1e-12)
+
+
 def test_a_class_that_nobody_acted_has_no_recall_and_no_share_in_the_mean() -> None:
     matrix = metrics.confusion([0, 0, 1, 1], [0, 0, 1, 2], 3)
     assert np.isnan(metrics.recalls(matrix)[2])

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from streamser.bundle import BaselineRule, Calibration
 from streamser.evaluation.folds import FoldResult
-from streamser.evaluation.streams import Strangers, blend, choose_rule, plain_speech, stream_metrics
+from streamser.evaluation.streammetrics import plain_speech, stream_metrics
+from streamser.evaluation.streams import Strangers, blend, choose_rule
 
 LABELS = ("angry", "happy", "neutral", "sad")
 SHRINKAGE = 1.0
@@ -56,11 +57,22 @@ def absolute(_: object) -> Calibration:
 
 def test_a_baseline_helps_in_natural_streams_and_most_when_enrolled(corpora: list[Strangers]) -> None:
     found = stream_metrics(corpora, absolute, risk=0.25)
-    ua = {name: np.mean([row["ua"] for row in rows.values()]) for name, rows in found.items()}
+    ua = {name: one.mean("ua") for name, one in found.items()}
     assert ua["natural_10"] > ua["first"] + 5
     assert ua["enrolled_6"] > ua["first"] + 10
     assert ua["one_mood_10"] > ua["first"] - 5
     assert ua["other_speaker_10"] < ua["natural_10"], "the control: another voice's baseline is no help"
+
+
+def test_a_row_holds_each_corpus_and_all_pooled_with_an_interval_over_speakers(corpora: list[Strangers]) -> None:
+    found = stream_metrics(corpora, absolute, risk=0.25)["first"]
+    low, high = found.ua_interval
+    assert sorted(found.of) == ["one", "three", "two"]
+    assert low < found.mean("ua") < high and high - low > 1
+    shares = [row["coverage"] for row in found.of.values()]
+    assert found.pooled["coverage"] == pytest.approx(np.mean(shares)), "corpora and labels are of one size here"
+    assert found.pooled["ece"] <= found.mean("ece"), "errors of opposite sign cancel"
+    assert found.to_dict()["of"]["one"]["ua"] == round(found.of["one"]["ua"], 1)
 
 
 def test_the_rule_comes_from_the_corpora_that_it_is_given(corpora: list[Strangers]) -> None:

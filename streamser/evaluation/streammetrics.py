@@ -1,0 +1,154 @@
+"""Metrics of composed streams and of plain speech, for a run that left corpora out.
+
+Nested: what judges a corpus (calibration, threshold, the baseline's constants) was chosen on the others. Intervals are
+over redrawn sets of speakers, since answers to one speaker's clips are correlated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamser.bundle import Calibration
+from streamser.evaluation.calibration import balanced_weights, softmax
+from streamser.evaluation.folds import FoldResult
+from streamser.evaluation.metrics import by_speaker, ece, ua, unweighted_accuracy
+from streamser.evaluation.streams import SCENARIOS, Strangers, blend, choose_rule
+
+Values = NDArray[np.float64]
+_DRAWS = 1000
+_KEYS = ("ua", "coverage", "risk", "ece")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answers:
+    """One network's answers to one left-out corpus in one kind of stream."""
+
+    of: Strangers
+    table: Values
+    thresholds: Values
+
+    def row(self) -> dict[str, float]:
+        targets = self.of.targets
+        answered = self.table.max(axis=1) >= self.thresholds
+        weights = balanced_weights(targets)
+        wrong = (self.table.argmax(axis=1) != targets)[answered]
+        return {
+            "ua": 100 * unweighted_accuracy(targets, self.table.argmax(axis=1), len(self.of.fold.labels)),
+            "coverage": float(np.average(answered, weights=weights)),
+            "risk": float(np.average(wrong, weights=weights[answered])) if answered.any() else 0.0,
+            "ece": ece(self.table, targets, weights=weights),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMetrics:
+    """One kind of stream: means over the left-out corpora and seeds, each corpus, and all of them pooled."""
+
+    of: Mapping[str, Mapping[str, float]]
+    """By corpus: `ua` in percent, `coverage` and `risk` at the threshold, `ece`; the mean over the seeds."""
+    ua_interval: tuple[float, float]
+    """95 % interval of the mean UA, over the speakers of each corpus."""
+    pooled: Mapping[str, float]
+    """`coverage`, `risk` and `ece` of all corpora together; each corpus and label counts alike."""
+
+    def mean(self, key: str) -> float:
+        """The mean over the corpora."""
+        return float(np.mean([row[key] for row in self.of.values()]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the bundle's scores, rounded."""
+
+        def rounded(row: Mapping[str, float]) -> dict[str, float]:
+            return {key: round(value, 1 if key == "ua" else 3) for key, value in row.items()}
+
+        return {
+            **rounded({key: self.mean(key) for key in _KEYS}),
+            "ua_interval": [round(end, 1) for end in self.ua_interval],
+            "pooled": rounded(self.pooled),
+            "of": {name: rounded(row) for name, row in self.of.items()},
+        }
+
+
+def stream_metrics(
+    strangers: Sequence[Strangers], absolute: Callable[[Sequence[Strangers]], Calibration], risk: float
+) -> dict[str, StreamMetrics]:
+    """The metrics by kind of stream; `first` is the first utterance of a stream.
+
+    `absolute` calibrates the absolute head on the given corpora.
+    """
+    found: dict[str, list[_Answers]] = {}
+    for name in sorted({one.name for one in strangers}):
+        others = [one for one in strangers if one.name != name]
+        calibration = absolute(others)
+        rule = choose_rule(others, calibration, risk)
+        for one in (one for one in strangers if one.name == name):
+            own = one.own(calibration)
+            first = _Answers(one, own, np.full(len(own), calibration.threshold))
+            found.setdefault("first", []).append(first)
+            for scenario in SCENARIOS:
+                compared, weight = one.compared(scenario.name, rule.exponent, calibration)
+                share = np.array([rule.share_of(float(w)) for w in weight[:, 0]])
+                thresholds = (1 - share) * calibration.threshold + share * rule.calibration.threshold
+                answers = _Answers(one, blend(own, compared, weight, rule), thresholds)
+                found.setdefault(scenario.name, []).append(answers)
+    return {name: _summarize(answers) for name, answers in found.items()}
+
+
+def _summarize(answers: Sequence[_Answers]) -> StreamMetrics:
+    names = sorted({one.of.name for one in answers})
+    rows = {name: [one.row() for one in answers if one.of.name == name] for name in names}
+    targets = np.concatenate([one.of.targets for one in answers])
+    weights = balanced_weights(targets, [one.of.name for one in answers for _ in one.of.targets])
+    table = np.concatenate([one.table for one in answers])
+    answered = table.max(axis=1) >= np.concatenate([one.thresholds for one in answers])
+    wrong = table.argmax(axis=1) != targets
+    return StreamMetrics(
+        of={name: {key: float(np.mean([row[key] for row in rows[name]])) for key in _KEYS} for name in names},
+        ua_interval=_interval(answers, names),
+        pooled={
+            "coverage": float(np.average(answered, weights=weights)),
+            "risk": float(np.average(wrong[answered], weights=weights[answered])) if answered.any() else 0.0,
+            "ece": ece(table, targets, weights=weights),
+        },
+    )
+
+
+def _interval(answers: Sequence[_Answers], names: Sequence[str]) -> tuple[float, float]:
+    rng = np.random.default_rng(0)
+    drawn = []
+    for name in names:
+        matrices = []
+        for one in (one for one in answers if one.of.name == name):
+            speakers = [one.of.fold.speakers[clip] for clip in one.of.judged]
+            classes = len(one.of.fold.labels)
+            matrices.append(by_speaker(one.of.targets, one.table.argmax(axis=1), speakers, classes)[1])
+        count = len(matrices[0])
+        times = rng.multinomial(count, np.full(count, 1 / count), _DRAWS)  # (draws, speakers)
+        drawn.append(np.mean([ua(np.tensordot(times, each, axes=1)) for each in matrices], axis=0))
+    low, high = np.nanpercentile(np.mean(drawn, axis=0), [2.5, 97.5])
+    return 100 * float(low), 100 * float(high)
+
+
+def plain_speech(folds: Sequence[FoldResult], calibration: Calibration) -> dict[str, dict[str, float]]:
+    """Answers for plain speech of sources not used in training, in shares: neutral, another emotion, uncertain."""
+    found: dict[str, dict[str, float]] = {}
+    names = sorted({fold.fold.removeprefix("without-") for fold in folds})
+    for name, fold in product(names, folds):
+        if fold.fold.removeprefix("without-") == name:
+            table = softmax(fold.logits, calibration)
+            sure = table.max(axis=1) >= calibration.threshold
+            neutral = table.argmax(axis=1) == fold.labels.index("neutral")
+            seeds = sum(other.fold == fold.fold for other in folds)
+            row = found.setdefault(name, {"neutral": 0.0, "mood": 0.0, "uncertain": 0.0})
+            for key, share in (("neutral", sure & neutral), ("mood", sure & ~neutral), ("uncertain", ~sure)):
+                row[key] += float(share.mean()) / seeds
+    return found
+
+
+__all__ = ["StreamMetrics", "plain_speech", "stream_metrics"]
