@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +20,8 @@ from streamser.media import MediaFile, is_media
 # soundfile and soxr are imported where they are needed: a stream of 16 kHz sound starts without them.
 if TYPE_CHECKING:
     import soundfile
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 """Samples a second, everywhere inside streamser."""
@@ -38,6 +42,14 @@ _QUALITY = "HQ"
 
 _NO_REGULAR_FILE = 7  # SFE_BAD_FILE of libsndfile
 _ABSURD = 1e10  # above 32-bit integers that were not scaled
+
+# What libsndfile's log says of a header that claims more bytes than the file has: WAV, AIFF, AU, W64, RF64.
+_CLAIMED = re.compile(r"^\s*(?:RIFF|FORM|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_NO_LAST_PAGE = re.compile(r"Ogg ?: Last page lacks an end-of-stream bit")
+_UNKNOWN_BYTES = 0x7FFF_0000  # programs that write to a pipe do not know the length, and claim this or more
+_SLACK_BYTES = 512  # some programs count a header or a padding byte too much
+_SLACK_SHARE = 0.02  # the length of a VBR MP3 is an estimate
+_UNKNOWN_S = 10 * 86_400.0
 
 _PIECE_VALUES = 400_000  # a second of two channels at 192 kHz; more channels come in shorter pieces
 
@@ -270,10 +282,31 @@ def mono_pieces(sound: soundfile.SoundFile | MediaFile, name: str) -> Iterator[S
         ) from error
 
 
+def cut_off(sound: soundfile.SoundFile | MediaFile, frames: int) -> str | None:
+    """Why a file that gave `frames` frames seems to miss its end, as after a broken download; None when it is whole.
+
+    Only formats whose header or last page tells their length can be checked.
+    """
+    read_s = frames / sound.samplerate
+    log = str(getattr(sound, "extra_info", ""))
+    for claimed, there in ((int(claimed), int(there)) for claimed, there in _CLAIMED.findall(log)):
+        if there + _SLACK_BYTES < claimed < _UNKNOWN_BYTES:
+            whole_s = read_s * claimed / max(1, there)
+            return f"the file is cut off: it holds {read_s:.1f} s of the {whole_s:.1f} s that its header promises"
+    if _NO_LAST_PAGE.search(log):
+        return f"the file is cut off after {read_s:.1f} s: its last page is missing"
+    promised_s = len(sound) / sound.samplerate
+    if not isinstance(sound, MediaFile) and read_s < promised_s * (1 - _SLACK_SHARE) and promised_s < _UNKNOWN_S:
+        return f"the file is cut off: it holds {read_s:.1f} s of the {promised_s:.1f} s that its header promises"
+    return None
+
+
 def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Samples:
     """Read a sound file of any rate, channel count and sample type as mono float32.
 
     WAV, FLAC, Ogg and MP3 are read by libsndfile; m4a, mp4, webm and the like by ffmpeg, where it is installed.
+
+    A file that is cut off is read as far as it goes, with a warning in the log.
 
     Raises AudioError, naming the file and the rule, when it holds no usable sound, or more than `LONGEST_S`.
     """
@@ -292,8 +325,11 @@ def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Sam
                     f"{name}: holds more than {LONGEST_S / 3600:g} hours of sound, too much for one piece; split it, "
                     "or use streamser replay, which reads a file bit by bit"
                 )
+        missing = cut_off(sound, length)
     if not length:
         raise AudioError(f"{name}: the file holds no samples")
+    if missing is not None:
+        logger.warning("%s: %s", name, missing)
     mono = np.concatenate(pieces)
     resampled = resample(mono, rate, sample_rate) if rate != sample_rate else mono
     if not len(resampled):

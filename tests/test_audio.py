@@ -175,6 +175,49 @@ def test_a_truncated_file_gives_its_beginning_or_an_error_and_never_noise(
         assert np.abs(read).max() < 0.4
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.wav", {}),
+        ("a.wav", {"subtype": "FLOAT"}),
+        ("a.aiff", {}),
+        ("a.au", {}),
+        ("a.w64", {}),
+        ("a.rf64", {}),
+        ("a.ogg", {}),
+        ("a.mp3", {}),
+    ],
+)
+def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes_with_a_warning(
+    tmp_path: Path, name: str, options: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / name
+    soundfile.write(path, noise(10.0, level=0.1), SAMPLE_RATE, **options)
+    read_audio(path)
+    assert sum(len(piece) for piece in read_pieces(path)) > 9 * SAMPLE_RATE
+    assert not caplog.records
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    sound = read_audio(path)
+    assert len(sound) < 7 * SAMPLE_RATE
+    assert sum(len(piece) for piece in read_pieces(path)) == len(sound)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == second and first.startswith(f"{path}: the file is cut off")
+    assert f"{len(sound) / SAMPLE_RATE:.1f} s" in first and (name == "a.ogg" or "of the 10.0 s" in first)
+
+
+def test_a_length_that_a_writer_to_a_pipe_could_not_know_is_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(440, 1.0), SAMPLE_RATE)
+    whole = bytearray((tmp_path / "a.wav").read_bytes())
+    for claimed in (0xFFFFFFFF, 0x7FFFF024):
+        whole[4:8] = whole[40:44] = claimed.to_bytes(4, "little")
+        (tmp_path / "a.wav").write_bytes(whole)
+        assert len(read_audio(tmp_path / "a.wav")) == SAMPLE_RATE
+    assert not caplog.records
+
+
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="is not a file"):
         read_audio(tmp_path)

@@ -20,7 +20,7 @@ from textual.pilot import Pilot
 
 from streamser.errors import DeviceError
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
-from streamser.stream.status import StreamStatus
+from streamser.stream.status import StreamStatus, Tally
 from streamser.terminal import PlainView, drawing
 from streamser.terminal.app import Part, QuitScreen, TerminalApp, free_path
 from streamser.terminal.session import Session
@@ -223,9 +223,29 @@ async def test_p_pauses_and_goes_on_and_the_screen_says_so() -> None:
         await pilot.press("p")
         assert listener.state.paused
         assert "paused" in app.part("header").told
+        assert app.active_bindings["p"].binding.description == "Go on"
         await pilot.press("space")
         assert not listener.state.paused
         assert "listening" in app.part("header").told
+        assert app.active_bindings["p"].binding.description == "Pause"
+
+
+def test_a_pause_of_the_user_is_listed_without_alarm() -> None:
+    paused = Gap(start=SECOND, length=SECOND, reason="paused")
+    row = drawing.utterance_row(paused, 60)
+    assert "‖ paused" in row.plain and "✕" not in row.plain
+    assert not any(drawing.ALARM in str(span.style) for span in row.spans)
+    tally = Tally()
+    tally.count(paused)
+    assert (tally.gaps, tally.lost_ms) == (0, 0.0)
+    tally.count(replace(paused, reason="overflow"))
+    assert (tally.gaps, tally.lost_ms) == (1, 1000.0)
+
+
+def test_before_the_first_result_there_is_no_latency() -> None:
+    fresh = replace(STATUS, finals=0, partials=0, latency_p50_ms=0.0, latency_p95_ms=0.0)
+    assert "p50    - ms  p95    - ms" in drawing.health(fresh, 80).plain
+    assert "p50   12 ms  p95   32 ms" in drawing.health(STATUS, 80).plain
 
 
 async def test_n_tells_of_a_new_speaker_where_the_stream_adapts() -> None:
@@ -237,7 +257,8 @@ async def test_n_tells_of_a_new_speaker_where_the_stream_adapts() -> None:
         await until(pilot, lambda: app.query_one("#list").border_subtitle == subtitle)
         await pilot.press("n")
         assert listener.new_speakers == 1
-        await until(pilot, lambda: app.query_one("#list").border_subtitle == "")
+        await until(pilot, lambda: app.query_one("#list").border_subtitle == "new speaker: the voice is forgotten")
+        assert not app.query("Toast")  # it would cover the lines at the bottom
         assert "New speaker" in {active.binding.description for active in app.active_bindings.values()}
         listener.adapts = False
         await pilot.press("n")
@@ -269,6 +290,14 @@ async def test_s_saves_all_events_and_again_to_the_same_file(tmp_path: Path) -> 
         await pilot.press("s")
         assert list(tmp_path.iterdir()) == [saved]
         assert len(saved.read_text().splitlines()) == len(TALK)
+
+
+async def test_a_message_covers_neither_the_health_nor_the_keys() -> None:
+    listener, app = make()
+    async with running(listener, app, (80, 24)) as pilot:
+        app.notify("a message")
+        await until(pilot, lambda: bool(app.screen.query("Toast")) and app.screen.query_one("Toast").region.height > 0)
+        assert app.screen.query_one("Toast").region.bottom <= app.part("health").region.y
 
 
 async def test_a_save_that_fails_is_told_and_nothing_ends(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, or 1 when the tested microphone gives no sound; an error in the world is raised."""
+    """0, or 1 when there is no microphone or the tested one gives no sound; an error in the world is raised."""
     refuse_unused(args, ("server", "vad", "segmenter", "pipeline", "recognizer"))
     with hushed(args.debug):
         if args.test is None:
@@ -62,7 +62,7 @@ def _list(as_json: bool) -> int:
         print(table(("", "", "microphone", "system", "channels", "rate"), rows))
     else:
         print("no microphone found; plug one in, or replay a file: streamser replay FILE", file=sys.stderr)
-    return 0
+    return 0 if devices else 1
 
 
 def measure(source: Source, seconds: float, as_json: bool) -> int:

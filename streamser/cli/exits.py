@@ -16,6 +16,7 @@ from typing import Any
 
 __all__ = [
     "ENDING_SIGNALS",
+    "SOME_FAILED",
     "Terminated",
     "end_with_parent",
     "explain_os_error",
@@ -24,6 +25,9 @@ __all__ = [
     "open_missing_streams",
     "reader_has_left",
 ]
+
+SOME_FAILED = 3
+"""Exit code when some of several files could not be read."""
 
 ENDING_SIGNALS: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from streamser.audio import SAMPLE_RATE, read_audio
 from streamser.cli.common import STREAM_SECTIONS, add_model_arguments, hushed, load_run_config
-from streamser.cli.exits import ENDING_SIGNALS, end_with_parent
+from streamser.cli.exits import ENDING_SIGNALS, SOME_FAILED, end_with_parent
 from streamser.cli.labeltable import LabelTable, open_table
 from streamser.cli.labelvoices import JudgedFile, adapt_to_voices, read_speakers
 from streamser.cli.progress import ProgressLine
@@ -39,7 +39,8 @@ Run it again with the same --out to go on where it stopped, or to add new files.
 exit code: 0 all files labelled, 3 some could not be read, 130 stopped by Ctrl-C
 """
 
-SOME_FAILED = 3
+_SHORT_S = 0.1
+"""A sound that could not be judged and is shorter than this was too short; a longer one is silent."""
 
 Mode: TypeAlias = Literal["whole", "utterances", "judge"]
 """One row a file, one row an utterance, or no rows yet: the first of two passes."""
@@ -211,9 +212,12 @@ class Worker:
 
     def _row(self, judged: JudgedFile) -> dict[str, Any]:
         prediction = judged.prediction
+        place = {"file": judged.file, "duration_s": round(judged.duration_s, 3)}
+        if not prediction.audible:  # scores of nothing are no guess
+            why = "too short" if judged.duration_s < _SHORT_S else "no sound"
+            return {**place, "uncertain": True, "reason": why, "model": self._recognizer.bundle.name}
         return {
-            "file": judged.file,
-            "duration_s": round(judged.duration_s, 3),
+            **place,
             "label": prediction.label,
             "confidence": round(prediction.confidence, 4),
             "uncertain": prediction.uncertain,

@@ -35,7 +35,7 @@ class LabelTable:
         places = ("utterance", "start_s", "end_s") if utterances else ("duration_s",)
         scores = (f"p_{label}" for label in labels)
         # The columns of `replay --out x.csv`, so that one program reads both.
-        self.columns = ("file", *places, "label", "uncertain", "likeliest", "confidence", *scores, "model")
+        self.columns = ("file", *places, "label", "uncertain", "likeliest", "confidence", *scores, "reason", "model")
         self.done: set[str] = set()
         self._path, self._labels, self._model = path, tuple(labels), model
         self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
@@ -58,7 +58,8 @@ class LabelTable:
 
     def write(self, file: str, rows: Sequence[dict[str, Any]]) -> None:
         """All rows of one file; a file without speech has one row without times and label."""
-        self._put("".join(map(self._text, rows or [{"file": file, "model": self._model}])))
+        nothing = {"file": file, "uncertain": True, "reason": "no speech", "model": self._model}
+        self._put("".join(map(self._text, rows or [nothing])))
         self.done.add(file)
 
     def close(self) -> None:
@@ -135,9 +136,11 @@ class _Csv(LabelTable):
 
     def _text(self, row: dict[str, Any]) -> str:
         flat = dict(row)
-        if "label" in flat:
-            flat["likeliest"], flat["label"] = flat["label"], UNCERTAIN if flat["uncertain"] else flat["label"]
-            flat["uncertain"] = str(flat["uncertain"]).lower()
+        flat["uncertain"] = str(flat["uncertain"]).lower()
+        if "label" not in flat:
+            flat["label"] = UNCERTAIN
+        else:
+            flat["likeliest"], flat["label"] = flat["label"], UNCERTAIN if row["uncertain"] else flat["label"]
             shares = {"confidence": flat["confidence"]} | {f"p_{k}": v for k, v in flat.pop("scores").items()}
             flat |= {name: f"{share:.4f}" for name, share in shares.items()}
             flat |= {name: f"{flat[name]:.4f}" for name in ("start_s", "end_s") if name in flat}

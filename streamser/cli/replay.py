@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,14 @@ from streamser.cli.common import (
     parse_speed,
     stopping,
 )
+from streamser.cli.exits import SOME_FAILED
 from streamser.cli.progress import ProgressLine
 from streamser.config import Config
-from streamser.errors import ConfigError
+from streamser.errors import AudioError, ConfigError
 from streamser.events import EmotionEvent
 from streamser.recognizer import Recognizer, open_recognizer
 from streamser.stream.pipeline import Listener
-from streamser.stream.soundfiles import duration_s, ffmpeg_notice, search_folder
+from streamser.stream.soundfiles import duration_s, expand, ffmpeg_notice, search_folder
 from streamser.stream.sources import WavSource
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ _EPILOG = """examples:
   streamser replay recordings/ --jsonl -        # every file of a folder, for programs
   streamser replay talk.wav --out talk.TextGrid --plot talk.png
 
-Each file is a stream of its own, named after the file. The events are the same at every speed.
+Each file is a stream of its own, named after the file. The events are the same at every speed. Of several files, those
+that cannot be read are skipped.
+exit code: 0 all files played, 3 some could not be read, 130 stopped by Ctrl-C
 """
 
 _LONG_S = 60.0  # a shorter file is done before a progress line could be read
@@ -66,10 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, 130 after Ctrl-C; an error in the world is raised."""
+    """0, 3 when some of several files could not be read, 130 after Ctrl-C; an error in the world is raised."""
     config = load_run_config(args)
     with hushed(args.debug):
-        files = WavSource(args.files, config=config.source).files  # each is looked at now, before the first one plays
+        files, skipped = _readable(args.files)
         for folder in [Path(file) for file in args.files if Path(file).is_dir()]:
             if missing := search_folder(folder).needs_ffmpeg:
                 print(f"streamser: {folder}: left out: {ffmpeg_notice(missing)}", file=sys.stderr)
@@ -77,10 +81,35 @@ def run(args: argparse.Namespace) -> int:
         recognizer = open_recognizer(config.recognizer)
         with Places(args, recognizer, streams=len(files)) as places:
             code = _play_all(args, files, recognizer, config, places)
-            if not code:
+            if code in (0, SOME_FAILED):
                 sound = read_audio(files[0]) if args.plot else None
                 places.draw(sound, title=files[0].name, reference=reference)
-    return code
+    return SOME_FAILED if skipped and not code else code
+
+
+def _readable(paths: Sequence[str]) -> tuple[tuple[Path, ...], int]:
+    """The files that can be opened, folders searched, and how many cannot; AudioError when there is only one file."""
+    files = [file for path in paths for file in expand(Path(path))]
+    problems = {file: error for file in files if (error := _problem(file)) is not None}
+    for error in problems.values():
+        if len(files) == 1:
+            raise error
+        _tell_skipped(error)
+    if len(problems) == len(files):
+        raise AudioError(f"none of the {len(files)} files can be read")
+    return tuple(file for file in files if file not in problems), len(problems)
+
+
+def _problem(file: Path) -> AudioError | None:
+    try:
+        duration_s(file)
+    except AudioError as error:
+        return error
+    return None
+
+
+def _tell_skipped(error: AudioError) -> None:
+    print(f"streamser: skipped: {error}", file=sys.stderr)
 
 
 def _reference(args: argparse.Namespace, file: Path) -> list[Mark]:
@@ -98,6 +127,7 @@ def _play_all(
     args: argparse.Namespace, files: tuple[Path, ...], recognizer: Recognizer, config: Config, places: Places
 ) -> int:
     view = None if places.machine else terminal.PlainView(labels=recognizer.labels, several=len(files) > 1)
+    failed = 0
     for name, file in zip(stream_names(files), files, strict=True):
         source = WavSource(file, speed=args.speed, config=config.source)
         listener = Listener(source, recognizer, config, on_event=places.write, name=name)
@@ -106,12 +136,19 @@ def _play_all(
             code = terminal.run_terminal(listener, title=title, exit_at_end=file != files[-1], kept=places.kept)
             view = None  # each file's summary is shown when its view closes
         else:
-            code = _play(listener, source, view)
-        if code:
+            try:
+                code = _play(listener, source, view)
+            except AudioError as error:  # damaged in its middle: what comes before it has been shown
+                if len(files) == 1:
+                    raise
+                _tell_skipped(error)
+                code = 1
+        if code > 1:
             break
+        failed += code
     if view is not None:
         view.finish(places.kept)
-    return code
+    return code if code > 1 or len(files) == 1 else SOME_FAILED if failed else 0
 
 
 def _play(listener: Listener, source: WavSource, view: terminal.PlainView | None) -> int:

@@ -50,7 +50,7 @@ export function showSummary(session, palette) {
   ];
   if (sums.both) lines.push(`the two checkpoints gave the same label to ${sums.agreed} of ${sums.both} utterances`);
   if (sums.corrected) {
-    const right = sums.judged ? `; of ${plural(sums.judged, "confident label")}, ${sums.right} were right by your word` : "";
+    const right = sums.judged ? `; of ${plural(sums.judged, "confident label")}, ${sums.right} ${sums.right === 1 ? "was" : "were"} right by your word` : "";
     lines.push(`${plural(sums.corrected, "utterance")} confirmed or corrected${right}`);
   }
   $("summary-lines").replaceChildren(...lines.map((line) => item("li", {}, line)));

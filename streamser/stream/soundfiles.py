@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamser.audio import Resampler, Samples, mono_pieces, open_sound
+from streamser.audio import Resampler, Samples, cut_off, mono_pieces, open_sound
 from streamser.errors import AudioError
 from streamser.media import MEDIA_SUFFIXES, WAY_OUT, MediaFile, find_ffmpeg
 
@@ -28,6 +29,8 @@ __all__ = [
     "read_pieces",
     "search_folder",
 ]
+
+logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".rf64", ".caf")
 """What a folder is searched for; a file that is named may have any suffix."""
@@ -101,12 +104,15 @@ def _opened(path: Path) -> soundfile.SoundFile | MediaFile:
 
 
 def read_pieces(path: Path) -> Iterator[Samples]:
-    """A file's sound as 16 kHz mono, piece by piece."""
+    """A file's sound as 16 kHz mono, piece by piece; a file that is cut off gives a warning in the log."""
     with _opened(path) as sound:
-        resampler = Resampler(sound.samplerate)
+        resampler, frames = Resampler(sound.samplerate), 0
         for piece in mono_pieces(sound, str(path)):
+            frames += len(piece)
             yield resampler.feed(piece)
         yield resampler.flush()
+        if (missing := cut_off(sound, frames)) is not None:
+            logger.warning("%s: %s", path, missing)
 
 
 def blocks(pieces: Iterator[Samples], length: int) -> Iterator[Samples]:

@@ -46,6 +46,7 @@ class StreamStatus:
     final_latency_p50_ms: float
     """From an utterance's last sample to its final: the end silence, waiting and computing."""
     gaps: int
+    """Gaps in the sound, without those that the user made by pausing."""
     lost_ms: float
     """Sound lost in those gaps."""
     overflows: int
@@ -85,7 +86,7 @@ class Tally:
                 self.partials += 1
         elif isinstance(event, SpeechEnded):
             self.utterances += 1
-        elif isinstance(event, Gap):
+        elif isinstance(event, Gap) and event.reason != "paused":
             self.gaps += 1
             self.lost_samples += event.length
 

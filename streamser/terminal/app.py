@@ -132,6 +132,7 @@ class TerminalApp(App[int]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause", key_display="p"),
+        Binding("p,space", "resume", "Go on", key_display="p"),
         Binding("s", "save", "Save"),
         Binding("n", "new_speaker", "New speaker"),
         Binding("question_mark", "help", "Help", key_display="?"),
@@ -167,6 +168,7 @@ class TerminalApp(App[int]):
     .-tiny #list, .-tiny #health, .-tiny Footer { display: none; }
     .-tall #level, .-tall #ribbon { margin: 1 0; }
     .-tall #health { margin-bottom: 1; }
+    ToastRack { margin-bottom: 4; }
     Toast { width: 70; max-width: 100%; background: #22262C; }
     HelpScreen, QuitScreen { align: center middle; background: #121417 70%; }
     #help, #ask { width: 84; max-width: 100%; height: auto; max-height: 100%; padding: 0 2;
@@ -352,18 +354,26 @@ class TerminalApp(App[int]):
 
     def action_pause(self) -> None:
         if self.session.ended is None:
-            status = self._listener.status()
-            (self._listener.resume if status.paused else self._listener.pause)()
+            self._listener.pause()
+            self.refresh_bindings()  # the footer names what the key does next
+            self._paint()
+
+    def action_resume(self) -> None:
+        if self.session.ended is None:
+            self._listener.resume()
+            self.refresh_bindings()
             self._paint()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Show the key for a new speaker only if the stream has a baseline."""
+        """Show the key for a new speaker only if the stream has a baseline; of pause and go on, the one that acts."""
+        if action in ("pause", "resume"):
+            return self._listener.status().paused == (action == "resume")
         return action != "new_speaker" or self._listener.adapts
 
     def action_new_speaker(self) -> None:
         self._listener.new_speaker()
         self.session.voice = None
-        self.notify("What was learned of the voice is forgotten.", title="Another speaker", markup=False)
+        self.session.forgotten = True
         self._paint()
 
     def action_look(self, rows: int) -> None:

@@ -122,6 +122,8 @@ def now_titles(session: Session) -> tuple[str, str]:
 
 def voice_words(session: Session) -> str:
     """The baseline of the newest result; empty without a baseline."""
+    if session.forgotten:
+        return "new speaker: the voice is forgotten"
     event = session.voice
     if event is None or event.baseline == "none":
         return ""
@@ -175,7 +177,8 @@ def utterance_row(row: Row, width: int, hours: bool = True) -> Text:
     at = clock(row.start if isinstance(row, EmotionEvent | Gap) else row.at)
     line = Text.assemble((at if hours else at[3:], FAINT), " ")
     if isinstance(row, Gap):
-        line.append(f"{row.length / SAMPLE_RATE:5.1f}s  ✕ {_gap_words(row)}", ALARM)
+        mark, style = ("‖", FAINT) if row.reason == "paused" else ("✕", ALARM)
+        line.append(f"{row.length / SAMPLE_RATE:5.1f}s  {mark} {_gap_words(row)}", style)
     elif isinstance(row, SourceChanged):
         line.append("        " + ("✕ microphone lost" if row.state == "lost" else "✓ microphone back"), ALARM)
     else:
@@ -228,7 +231,8 @@ def ribbon(session: Session, position: int, width: int) -> Text:
 
     for row in session.rows:
         if isinstance(row, Gap):
-            put(row.start, row.start + row.length, "✕", "✕", ALARM)
+            mark, style = ("‖", FAINT) if row.reason == "paused" else ("✕", ALARM)
+            put(row.start, row.start + row.length, mark, mark, style)
         elif isinstance(row, EmotionEvent) and row.uncertain:
             put(row.start, row.end, "?", "?", f"{INK} on #4A4E55")
         elif isinstance(row, EmotionEvent):
@@ -250,6 +254,8 @@ def ink_on(colour: str) -> str:
 def health(status: StreamStatus, width: int) -> Text:
     """Latency and losses in figures of fixed width, and the source, checkpoint and engine."""
     p50, p95, lost_s = f"{status.latency_p50_ms:4.0f}", f"{status.latency_p95_ms:4.0f}", status.lost_ms / 1000
+    if not status.finals + status.partials:  # no result, so no latency
+        p50 = p95 = "   -"
     latency = f"latency p50 {p50} ms  p95 {p95} ms" if width >= 72 else f"p50{p50} p95{p95} ms"
     figures = [
         (latency, False),

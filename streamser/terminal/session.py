@@ -31,6 +31,8 @@ class Session:
         """The newest result: of the utterance that goes on, or of the one before it."""
         self.voice: EmotionEvent | None = None
         """The newest result of this speaker."""
+        self.forgotten = False
+        """True from a change of speaker to the next result."""
         self.ended: StreamEnded | None = None
         self.rows_ever = 0
         self.events_ever = 0
@@ -60,6 +62,7 @@ class Session:
             self.open, self.ended = None, event
         elif isinstance(event, EmotionEvent):
             self.shown = self.voice = event
+            self.forgotten = False
             self.labels = self.labels or tuple(event.scores)
         if isinstance(event, Gap | SourceChanged) or (isinstance(event, EmotionEvent) and event.final):
             self.rows.append(event)

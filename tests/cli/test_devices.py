@@ -53,6 +53,14 @@ def test_a_test_ends_after_its_seconds(capsys: pytest.CaptureFixture[str]) -> No
     assert result == {"device": "a source", "seconds": 0.5, "peak_db": -10.5, "overflows": 0, "verdict": "good"}
 
 
+def test_no_microphone_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("streamser.cli.devices.list_devices", list)
+    assert main(["devices"]) == 1
+    assert "no microphone found; plug one in" in capsys.readouterr().err
+    assert main(["devices", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == []
+
+
 @needs_virtual_mic
 def test_the_list_marks_the_default(mic: VirtualMic, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["devices"]) == 0

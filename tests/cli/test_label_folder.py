@@ -91,7 +91,7 @@ def test_a_csv_opens_in_a_spreadsheet(folder: Path, bundle: Bundle, tmp_path: Pa
         table = list(csv.DictReader(file))
     assert [row["file"] for row in table] == NAMES
     said = ["label", "uncertain", "likeliest", "confidence", *(f"p_{name}" for name in bundle.labels)]
-    assert list(table[0]) == ["file", "duration_s", *said, "model"]
+    assert list(table[0]) == ["file", "duration_s", *said, "reason", "model"]
     assert all(sum(float(row[f"p_{name}"]) for name in bundle.labels) == pytest.approx(1, abs=1e-3) for row in table)
 
 
@@ -126,9 +126,25 @@ def test_files_can_be_cut_into_utterances_and_one_without_speech_has_a_row_that_
     assert out.read_bytes() == before
     if suffix == ".jsonl":
         spoken = [row for row in rows(out) if "label" in row]
-        assert [row["file"] for row in rows(out) if "label" not in row] == ["quiet.wav"]
+        (quiet,) = [row for row in rows(out) if "label" not in row]
+        assert (quiet["file"], quiet["uncertain"], quiet["reason"]) == ("quiet.wav", True, "no speech")
         assert [row["file"] for row in spoken] == NAMES
         assert all(0.5 < row["start_s"] < 1.3 and 2 < row["end_s"] < 3.5 for row in spoken)
+
+
+@pytest.mark.parametrize(("seconds", "reason"), [(2.0, "no sound"), (0.01, "too short")])
+def test_a_file_with_nothing_to_judge_is_uncertain_without_a_guess(
+    bundle: Bundle, tmp_path: Path, seconds: float, reason: str
+) -> None:
+    (tmp_path / "talks").mkdir()
+    soundfile.write(tmp_path / "talks" / "quiet.wav", silence(seconds), SAMPLE_RATE)
+    assert label(tmp_path / "talks", bundle, tmp_path / "labels.jsonl") == 0
+    assert label(tmp_path / "talks", bundle, tmp_path / "labels.csv") == 0
+    said = {"file": "quiet.wav", "duration_s": seconds, "uncertain": True, "reason": reason, "model": "tiny"}
+    assert rows(tmp_path / "labels.jsonl") == [said]
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "labels.csv").read_text()))
+    assert (row["label"], row["uncertain"], row["likeliest"], row["reason"]) == ("uncertain", "true", "", reason)
+    assert row["confidence"] == row[f"p_{bundle.labels[0]}"] == ""
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])

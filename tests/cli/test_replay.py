@@ -78,6 +78,34 @@ def test_each_file_of_a_folder_is_a_stream_of_its_own(
     assert (tmp_path / "b.vtt").read_text().startswith("WEBVTT")
 
 
+def test_of_several_files_those_that_cannot_be_read_are_skipped(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "talks"
+    for name in ("a.wav", "z.flac"):
+        write(folder / name)
+    (folder / "bad.wav").write_bytes(b"RIFF no")
+    torn = write(folder / "torn.flac", times=8).read_bytes()
+    (folder / "torn.flac").write_bytes(torn[: len(torn) // 2])  # opens, and fails in its middle
+    assert main(["replay", str(folder), "--model", str(bundle.path), "--jsonl", "-"]) == 3
+    said = capsys.readouterr()
+    ended = {row["stream"]: row.get("error") for row in rows(said.out) if row["type"] == "stream_ended"}
+    assert list(ended) == ["a", "torn", "z"] and ended["a"] is None and ended["z"] is None
+    assert "cannot be read to its end" in (ended["torn"] or "")
+    skipped = said.err.splitlines()
+    assert len(skipped) == 2 and all(line.startswith("streamser: skipped: ") for line in skipped)
+    assert "bad.wav" in skipped[0] and "torn.flac" in skipped[1]
+
+
+def test_when_none_of_several_files_can_be_read_the_end_says_so(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(b"RIFF no")
+    assert main(["replay", str(tmp_path / "a.wav"), str(tmp_path / "b.wav"), "--model", str(bundle.path)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "streamser: none of the 2 files can be read"
+
+
 def test_streams_are_named_after_their_files() -> None:
     assert stream_names((Path("a/x.wav"), Path("y.flac"))) == ["x", "y"]
     assert stream_names((Path("a/x.wav"), Path("b/x.wav"), Path("y.wav"))) == ["a_x", "b_x", "y"]
