@@ -95,9 +95,10 @@ def _readable(paths: Sequence[str]) -> tuple[tuple[Path, ...], int]:
         if len(files) == 1:
             raise error
         _tell_skipped(error)
-    if len(problems) == len(files):
+    good = tuple(file for file in files if file not in problems)
+    if not good:
         raise AudioError(f"none of the {len(files)} files can be read")
-    return tuple(file for file in files if file not in problems), len(problems)
+    return good, len(problems)
 
 
 def _problem(file: Path) -> AudioError | None:

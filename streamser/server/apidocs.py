@@ -227,6 +227,7 @@ def _own_schemas() -> Json:
                 "stream": text,
                 "duration_s": number,
                 "elapsed_s": number,
+                "warnings": labels,
                 "segments": {"type": "array", "items": _object(segment)},
                 "events": {"type": "array", "items": _EVENT},
             }

@@ -15,7 +15,7 @@ from streamser.events import Event, event_from_dict
 from streamser.outputs import FORMATS, open_writer
 from streamser.plot import save_timeline
 from streamser.server.bodies import Bodies
-from streamser.server.refusals import HttpRefusal
+from streamser.server.refusals import HttpRefusal, check_query
 
 _SUFFIXES = {suffix.lstrip("."): suffix for suffix in FORMATS}
 _PICTURES = {"png": ".png", "svg": ".svg", "pdf": ".pdf"}
@@ -45,6 +45,7 @@ class Exporter:
 
     async def answer(self, request: web.Request) -> web.Response:
         """The handler."""
+        check_query(request, "format")
         wanted = request.query.get("format", "")
         if wanted not in EXPORT_FORMATS:
             known = ", ".join(EXPORT_FORMATS)

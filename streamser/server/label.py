@@ -18,7 +18,7 @@ from streamser.server.client import wait_for_room
 from streamser.server.forms import FormError, file_of_form
 from streamser.server.hub import Hub, going_away
 from streamser.server.protocol import MAX_CHANNELS, MAX_STREAM_NAME, SAMPLE_RATES_HZ, Refusal, check_name
-from streamser.server.refusals import HttpRefusal
+from streamser.server.refusals import HttpRefusal, check_query
 from streamser.server.sound import SoundFile, SoundStream
 from streamser.stream.wavfile import RecordingError
 from streamser.stream.worker import InferenceWorker
@@ -100,6 +100,7 @@ class Labeller:
             "stream": stream.name,
             "duration_s": told[-1]["end_s"],
             "elapsed_s": round(time.perf_counter() - began_s, 3),
+            "warnings": [missing] if (missing := file.cut_off()) is not None else [],
             "segments": [{key: final[key] for key in _SEGMENT_KEYS} for final in finals],
             "events": told,
         }
@@ -146,6 +147,7 @@ class Labeller:
 
 def _wishes(request: web.Request) -> tuple[str, bool, str | None]:
     """The stream's name, whether partial results are wanted, and the checkpoint if one is named."""
+    check_query(request, "stream", "partials", "model")
     name, partials = request.query.get("stream", "file"), request.query.get("partials", "false").lower()
     try:
         check_name(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from streamser.settings import nearest
+
 
 class HttpRefusal(Exception):  # noqa: N818 - it is an answer to a client, not a fault of ours
     """A refused request: a status, a code for programs, a sentence for people."""
@@ -17,3 +19,12 @@ class HttpRefusal(Exception):  # noqa: N818 - it is an answer to a client, not a
     def response(self) -> web.Response:
         body = {"error": {"code": self.code, "message": str(self)}}
         return web.json_response(body, status=self.status, headers=self.headers)
+
+
+def check_query(request: web.Request, *known: str) -> None:
+    """Refuse a query parameter that is none of these; a misspelled one would be ignored without a word."""
+    for name in request.query:
+        if name not in known and name != "token":
+            right = nearest(name, known)
+            advice = f"did you mean {right!r}?" if right else f"known: {', '.join(known)}"
+            raise HttpRefusal(400, "bad_query", f"unknown query parameter {name!r:.40}; {advice}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 
-from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, mono_pieces, open_sound
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, cut_off, mono_pieces, open_sound
 from streamser.events import Gap
 from streamser.stream.channel import StreamConfig, WorkerStream
 from streamser.stream.pcm import Pcm, PcmConverter
@@ -94,7 +94,14 @@ class SoundFile:
         self.channels = int(self._file.channels)
         self.duration_s = len(self._file) / self.sample_rate
         """The duration in its header."""
+        self._frames = 0
 
     def pieces(self) -> Iterator[Samples]:
         """A second at a time, mono, at its own rate."""
-        yield from mono_pieces(self._file, "the file")
+        for piece in mono_pieces(self._file, "the file"):
+            self._frames += len(piece)
+            yield piece
+
+    def cut_off(self) -> str | None:
+        """Once all pieces are read: why the file seems to miss its end, if it does."""
+        return cut_off(self._file, self._frames)

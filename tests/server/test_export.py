@@ -58,6 +58,7 @@ GAP = {"v": 1, "type": "gap", "stream": "a", "start_s": 0.0, "end_s": 1.0, "reas
     [
         ("", "csv", 400, "empty"),
         (lines([GAP]), "docx", 400, "bad_query"),
+        (lines([GAP]), "csv&formt=vtt", 400, "bad_query"),
         ("no json\n", "csv", 400, "bad_events"),
         ("[1]\n", "csv", 400, "bad_events"),
         ("[" * 100_000 + "\n", "csv", 400, "bad_events"),

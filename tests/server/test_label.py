@@ -76,6 +76,7 @@ async def test_silence_is_a_file_without_utterances(server: Server) -> None:
         (wav(tone())[:20], "", 415, "not_sound"),
         (wav(tone(), 2000), "", 415, "sample_rate"),
         (wav(tone()), "?partials=perhaps", 400, "bad_query"),
+        (wav(tone()), "?partial=true", 400, "bad_query"),
         (wav(tone()), "?stream=%0A", 400, "bad_name"),
         (wav(tone()), "?stream=" + "x" * 65, 400, "bad_name"),
     ],
@@ -87,6 +88,23 @@ async def test_what_is_no_file_is_refused_with_a_reason(
     assert (got, answer["error"]["code"]) == (status, code)
     assert len(answer["error"]["message"]) > 20
     assert "object at" not in answer["error"]["message"] and "<" not in answer["error"]["message"]
+
+
+async def test_a_misspelled_query_parameter_gets_the_nearest_name(server: Server) -> None:
+    _, answer = await post(server, wav(tone()), "?partial=true")
+    assert answer["error"]["message"] == "unknown query parameter 'partial'; did you mean 'partials'?"
+    _, answer = await post(server, wav(tone()), "?xyz=1")
+    assert answer["error"]["message"] == "unknown query parameter 'xyz'; known: stream, partials, model"
+
+
+async def test_a_file_that_is_cut_off_is_judged_with_a_warning(server: Server) -> None:
+    whole = wav(two_utterances())
+    status, answer = await post(server, whole)
+    assert (status, answer["warnings"]) == (200, [])
+    status, answer = await post(server, whole[: len(whole) // 2])
+    assert status == 200
+    (warning,) = answer["warnings"]
+    assert warning.startswith("the file is cut off: it holds ")
 
 
 async def test_a_form_without_a_file_is_refused(server: Server) -> None:
