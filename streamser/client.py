@@ -390,7 +390,7 @@ def _unreachable(url: str, error: BaseException) -> ServerError:
 
 def _refused(body: bytes, status: int, path: str) -> ServerError:
     try:
-        said = json.loads(body)["error"]
-        return ServerError(str(said["message"]), code=str(said["code"]), status=status)
+        details = json.loads(body)["error"]
+        return ServerError(str(details["message"]), code=str(details["code"]), status=status)
     except (ValueError, KeyError, TypeError):
         return ServerError(f"{path}: the server answered {status}", status=status)

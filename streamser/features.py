@@ -311,7 +311,7 @@ class FrontEnd:
         # A window shorter than its FFT sits in the FFT's middle; these samples before the first one are silent.
         self._lead = config.fft_size // 2 if config.center else (config.fft_size - config.window_samples) // 2
         self._waiting: Samples = np.zeros(self._lead, np.float32)
-        self._heard = 0  # samples at the config's rate
+        self._received = 0  # samples at the config's rate
         self._given = 0  # frames
 
     def feed(self, samples: Samples) -> Frames:
@@ -321,16 +321,16 @@ class FrontEnd:
     def flush(self) -> Frames:
         """The frames that only the end of the sound completes."""
         frames = [self._advance(self._resampler.flush())]
-        missing = self.config.frames_in(self._heard) - self._given
+        missing = self.config.frames_in(self._received) - self._given
         if missing > 0:  # frames that reach past the end, over silence: centred ones, or the FFT's dead margin
             need = (missing - 1) * self.config.hop_samples + self.config.fft_size - len(self._waiting)
-            heard = self._heard
+            received = self._received
             frames.append(self._advance(np.zeros(max(0, need), np.float32)))
-            self._heard = heard
+            self._received = received
         return np.concatenate(frames)
 
     def _advance(self, samples: Samples) -> Frames:
-        self._heard += len(samples)
+        self._received += len(samples)
         self._waiting = np.concatenate([self._waiting, samples])
         frames = _whole_frames(self._waiting, self.config)
         self._waiting = self._waiting[len(frames) * self.config.hop_samples :]

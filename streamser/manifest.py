@@ -42,8 +42,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error}); check its permissions") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise BundleError(f"{path}: is not readable YAML ({said}); {GET_ANEW}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BundleError(f"{path}: is not readable YAML ({reason}); {GET_ANEW}") from error
     _check_format(path, values)
     sealed = values.pop("seal", None)
     try:

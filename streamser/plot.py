@@ -79,15 +79,15 @@ def save_timeline(
     check_plot(path)
     from matplotlib.figure import Figure
 
-    told = list(events)
-    streams = sorted({event.stream for event in told})
+    listed = list(events)
+    streams = sorted({event.stream for event in listed})
     if len(streams) > 1:
         raise ValueError(f"a picture shows one stream, not {', '.join(streams)}")
     if width_inches is not None and not 2 <= width_inches <= 100:
         raise ValueError(f"width_inches: within 2..100, not {width_inches:g}")
     width = width_inches or _WIDTH_INCHES
     end_s = max(
-        [_end(event) / SAMPLE_RATE for event in told]
+        [_end(event) / SAMPLE_RATE for event in listed]
         + [mark.end_s for mark in reference]
         + [len(samples) / SAMPLE_RATE if samples is not None else 0.0, 0.1]
     )
@@ -95,8 +95,8 @@ def save_timeline(
     lanes = [1.1 if samples is not None else 0.3, 1.5, 0.42] + ([0.3] if reference else [])
     figure = Figure(figsize=(width, len(rows) * (sum(lanes) + 0.75) + 1), facecolor="white", layout="constrained")
     axes = figure.subplots(len(rows) * len(lanes), 1, squeeze=False, height_ratios=lanes * len(rows))[:, 0]
-    labels = list(dict.fromkeys(name for event in told if isinstance(event, EmotionEvent) for name in event.scores))
-    speech, ribbons = list(_speech_spans(told, end_s)), list(_ribbons(told, labels))
+    labels = list(dict.fromkeys(name for event in listed if isinstance(event, EmotionEvent) for name in event.scores))
+    speech, ribbons = list(_speech_spans(listed, end_s)), list(_ribbons(listed, labels))
     peak = max(0.01, float(np.abs(samples).max())) if samples is not None and len(samples) else 1.0
     axes[0].set_title(title or (streams[0] if streams else ""), loc="left", fontsize=9, color=_INK)
     for number, (start_s, stop_s) in enumerate(rows):
@@ -104,11 +104,11 @@ def save_timeline(
         inches_per_s = (width - _SIDE_INCHES) / (stop_s - start_s)
         _draw_sound(own[0], speech, samples, start_s, stop_s, peak)
         _draw_ribbons(own[1], [one for one in ribbons if one.touches(start_s, stop_s)], labels)
-        _draw_finals(own[2], told, start_s, stop_s, inches_per_s)
+        _draw_finals(own[2], listed, start_s, stop_s, inches_per_s)
         if reference:
             _draw_reference(own[3], reference, start_s, stop_s, inches_per_s)
         _dress(own, start_s, stop_s, width, hours=end_s >= 3600)
-    gaps = any(isinstance(event, Gap) for event in told)
+    gaps = any(isinstance(event, Gap) for event in listed)
     others = list(dict.fromkeys(mark.label for mark in reference if mark.label not in labels))
     _draw_legend(figure, [*labels, *others], gaps, width)
     figure.savefig(fspath(path), dpi=_DPI)
@@ -170,9 +170,9 @@ def _ribbons(events: list[Event], labels: list[str]) -> Iterator[_Ribbon]:
     for event in events:
         if isinstance(event, EmotionEvent):
             by_utterance[event.utterance].append(event)
-    for told in by_utterance.values():
-        times_s = np.array([event.end for event in told]) / SAMPLE_RATE
-        scores = np.array([[event.scores.get(name, 0.0) for name in labels] for event in told]).T
+    for listed in by_utterance.values():
+        times_s = np.array([event.end for event in listed]) / SAMPLE_RATE
+        scores = np.array([[event.scores.get(name, 0.0) for name in labels] for event in listed]).T
         yield _Ribbon(times_s, scores)
 
 

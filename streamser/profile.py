@@ -114,8 +114,10 @@ class Profile:
                 f"pip install -U streamser, or {_AGAIN}"
             )
         if version != FORMAT:
-            said = "is no streamser profile" if version is None else f"has the format {version!r:.20}, this is {FORMAT}"
-            raise ConfigError(f"{place}: {said}; {_AGAIN}")
+            problem = (
+                "is no streamser profile" if version is None else f"has the format {version!r:.20}, this is {FORMAT}"
+            )
+            raise ConfigError(f"{place}: {problem}; {_AGAIN}")
         if seal != _seal(values):
             raise ConfigError(f"{place}: was altered since it was saved; {_AGAIN}")
         del values["streamser_profile"]

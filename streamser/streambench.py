@@ -33,7 +33,7 @@ _STEP_S = 0.5  # step of the accuracy against seconds of speech
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TimedAnswer:
     """An emotion event and when it came."""
 
     event: EmotionEvent
@@ -41,16 +41,16 @@ class Said:
     """Number of the stream's samples pushed before the event came."""
 
 
-def judge_stream(stream: Composed, recognizer: Recognizer, config: StreamConfig | None = None) -> list[Said]:
+def judge_stream(stream: Composed, recognizer: Recognizer, config: StreamConfig | None = None) -> list[TimedAnswer]:
     """Push a stream through the real pipeline and keep its emotion events."""
     pipeline = Stream(recognizer, config)
-    said: list[Said] = []
+    timed: list[TimedAnswer] = []
     for first in range(0, len(stream.samples), _BLOCK):
         block = stream.samples[first : first + _BLOCK]
         events = pipeline.push(block)
-        said += [Said(event, first + len(block)) for event in events if isinstance(event, EmotionEvent)]
-    said += [Said(event, len(stream.samples)) for event in pipeline.close() if isinstance(event, EmotionEvent)]
-    return said
+        timed += [TimedAnswer(event, first + len(block)) for event in events if isinstance(event, EmotionEvent)]
+    timed += [TimedAnswer(event, len(stream.samples)) for event in pipeline.close() if isinstance(event, EmotionEvent)]
+    return timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class _SpanResult:
 
     span: Span
     found: bool
-    answers: tuple[Said, ...]
+    answers: tuple[TimedAnswer, ...]
     """Events of the utterance that covers most of it, the final last; empty when not found."""
     pieces: int
     """Utterances it was cut into."""
@@ -70,7 +70,7 @@ class _Sheet:
     """Everything counted over all streams."""
 
     results: list[_SpanResult]
-    false: list[tuple[Kind, Said]]
+    false: list[tuple[Kind, TimedAnswer]]
     """Finals without speech, by the sound that caused them."""
     length: Counter[str]
     """Samples of each kind."""
@@ -84,9 +84,9 @@ class _Sheet:
 _FOUND, _FALSE = 0.5, 0.1
 
 
-def _score(stream: Composed, said: Sequence[Said], sheet: _Sheet) -> None:
-    of_utterance: dict[int, list[Said]] = {}
-    for one in said:
+def _score(stream: Composed, timed: Sequence[TimedAnswer], sheet: _Sheet) -> None:
+    of_utterance: dict[int, list[TimedAnswer]] = {}
+    for one in timed:
         of_utterance.setdefault(one.event.utterance, []).append(one)
     utterances = [events for events in of_utterance.values() if events[-1].event.final]
     for span in stream.spans:
@@ -108,7 +108,7 @@ def _score(stream: Composed, said: Sequence[Said], sheet: _Sheet) -> None:
             sheet.false.append(((loud[0] if loud else most).kind, events[-1]))
 
 
-def _found(span: Span, utterances: Sequence[list[Said]]) -> _SpanResult:
+def _found(span: Span, utterances: Sequence[list[TimedAnswer]]) -> _SpanResult:
     overlaps = [span.overlap(events[-1].event.start, events[-1].event.end) for events in utterances]
     pieces = [i for i, n in enumerate(overlaps) if n > 0]
     found = sum(overlaps) >= _FOUND * (span.end - span.start) and bool(pieces)
@@ -117,8 +117,8 @@ def _found(span: Span, utterances: Sequence[list[Said]]) -> _SpanResult:
     return _SpanResult(span, True, tuple(utterances[max(pieces, key=lambda i: overlaps[i])]), len(pieces))
 
 
-def _shown(said: Said) -> str:
-    return UNCERTAIN if said.event.uncertain else said.event.label
+def _shown(timed: TimedAnswer) -> str:
+    return UNCERTAIN if timed.event.uncertain else timed.event.label
 
 
 # ---- figures
@@ -215,9 +215,9 @@ def measure_streams(
     streams, took_s, done = 0, 0.0, 0.0
     for stream in compose_all(clips, plan):
         began = time.monotonic()
-        said = judge_stream(stream, recognizer, config)
+        timed = judge_stream(stream, recognizer, config)
         took_s += time.monotonic() - began
-        _score(stream, said, sheet)
+        _score(stream, timed, sheet)
         streams += 1
         done += len(stream.samples) / SAMPLE_RATE / 60
         if progress:
@@ -275,11 +275,11 @@ def _by_seconds(found: Sequence[_SpanResult]) -> tuple[SecondsRow, ...]:
     table: dict[int, dict[int, tuple[bool, bool]]] = {}
     for i, one in enumerate(found):
         assert one.span.clip is not None
-        for said in one.answers[:-1]:
-            speech_s = (min(said.event.end, one.span.end) - one.span.start) / SAMPLE_RATE
+        for timed in one.answers[:-1]:
+            speech_s = (min(timed.event.end, one.span.end) - one.span.start) / SAMPLE_RATE
             if speech_s > 0:
                 step = int(speech_s / _STEP_S)
-                table.setdefault(step, {})[i] = (said.event.label == one.span.clip.label, said.event.uncertain)
+                table.setdefault(step, {})[i] = (timed.event.label == one.span.clip.label, timed.event.uncertain)
     rows = []
     for step in sorted(table):
         right = np.array([value[0] for value in table[step].values()])
@@ -295,7 +295,7 @@ def _false_rows(sheet: _Sheet) -> tuple[FalseRow, ...]:
     groups: list[tuple[str, tuple[str, ...]]] = [(kind, (kind,)) for kind in ("quiet", "noise", "music")]
     for name, kinds in [*groups, ("all", ("quiet", "noise", "music"))]:
         minutes = sum(sheet.length[kind] for kind in kinds) / SAMPLE_RATE / 60
-        events = [said.event for kind, said in sheet.false if kind in kinds]
+        events = [timed.event for kind, timed in sheet.false if kind in kinds]
         if minutes > 0:
             certain = sum(not event.uncertain for event in events)
             rows.append(FalseRow(name, minutes, len(events) / minutes, certain / minutes))
@@ -368,9 +368,9 @@ def write_stream_report(result: StreamResult, out: Path) -> Path:
 
 
 __all__ = [
-    "Said",
     "StreamPlan",
     "StreamResult",
+    "TimedAnswer",
     "judge_stream",
     "measure_streams",
     "stream_markdown",

@@ -405,5 +405,5 @@ def test_an_error_names_the_file_once_and_no_object_of_python(tmp_path: Path, na
     path.write_text("Dear Sir or Madam, this is no sound.\n" * 50)
     with pytest.raises(AudioError) as caught:
         read_audio(path)
-    said = str(caught.value)
-    assert said == f"{path}: not a sound file that can be read (format not recognised); WAV, FLAC, Ogg and MP3 are"
+    message = str(caught.value)
+    assert message == f"{path}: not a sound file that can be read (format not recognised); WAV, FLAC, Ogg and MP3 are"

@@ -58,7 +58,7 @@ def test_the_share_rises_with_the_weight_and_is_nought_without() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ((np.array([np.nan]), 1.0, 1), "total holds finite numbers"),
         ((np.zeros((2, 2)), 1.0, 1), "total holds finite numbers"),
@@ -68,8 +68,8 @@ def test_the_share_rises_with_the_weight_and_is_nought_without() -> None:
         ((np.zeros(2), 1.0, 1, "mine"), "source is own or profile"),
     ],
 )
-def test_what_cannot_be_a_baseline_is_refused(fields: tuple[Any, ...], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_a_baseline_is_refused(fields: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Baseline(*fields)
     with pytest.raises(ValueError, match=r"embedding has shape \(2,\), not \(3,\)"):
         Baseline.empty(2).plus(np.zeros(3), 1.0, RULE)

@@ -107,7 +107,7 @@ def test_a_relative_head_and_its_rule_come_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"exponent": -1.0}, r"baseline\.exponent is 0 or more, not -1\.0"),
         ({"exponent": float("nan")}, r"baseline\.exponent is 0 or more, not nan"),
@@ -117,8 +117,8 @@ def test_a_relative_head_and_its_rule_come_together(tmp_path: Path) -> None:
         ({"half": float("inf")}, r"baseline\.half is 0 or more, not inf"),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_rule_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make_rule(**change)
 
 

@@ -102,13 +102,13 @@ def test_a_slip_is_answered_with_the_line_the_rule_and_the_way_out(tmp_path: Pat
 
 
 def test_a_rule_between_two_settings_names_the_one_that_was_written(tmp_path: Path) -> None:
-    said = message(written(tmp_path, "segmenter:\n  hop_ms: 128\n  post_roll_ms: 500\n"))
-    assert said.startswith("config.yaml:3: segmenter.post_roll_ms: ")
+    error = message(written(tmp_path, "segmenter:\n  hop_ms: 128\n  post_roll_ms: 500\n"))
+    assert error.startswith("config.yaml:3: segmenter.post_roll_ms: ")
 
 
 def test_text_that_is_no_yaml_is_answered_with_its_line(tmp_path: Path) -> None:
-    said = message(written(tmp_path, "vad:\n  mode: [1\nsource:\n"))
-    assert said.startswith("config.yaml:3: is not YAML: ")
+    error = message(written(tmp_path, "vad:\n  mode: [1\nsource:\n"))
+    assert error.startswith("config.yaml:3: is not YAML: ")
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,10 @@ def test_a_slip_in_an_override_is_answered_too(override: str, expected: str) -> 
 
 
 def test_a_name_like_no_other_is_answered_with_all_that_are_known(tmp_path: Path) -> None:
-    said = message(written(tmp_path, "qqq: {}\n"))
-    assert said == ("config.yaml:1: unknown section 'qqq'; known: source, vad, segmenter, pipeline, recognizer, server")
+    error = message(written(tmp_path, "qqq: {}\n"))
+    assert error == (
+        "config.yaml:1: unknown section 'qqq'; known: source, vad, segmenter, pipeline, recognizer, server"
+    )
 
 
 def test_a_renamed_key_works_under_its_old_name_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

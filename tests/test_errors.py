@@ -33,9 +33,9 @@ def test_a_missing_extra_is_one_line_with_the_command_that_installs_it() -> None
 
 def test_the_command_line_says_an_error_in_one_line_and_returns_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "no-such-model"]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert re.fullmatch(r"streamser: no checkpoint is named 'no-such-model'; .*\n", said.err)
+    message = capsys.readouterr()
+    assert message.out == ""
+    assert re.fullmatch(r"streamser: no checkpoint is named 'no-such-model'; .*\n", message.err)
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:

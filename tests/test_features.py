@@ -161,12 +161,12 @@ def test_a_stream_in_random_crumbs_has_the_frames_of_the_whole(config: FeatureCo
 @pytest.mark.parametrize("n_samples", [0, 1, 639, 640, 641, 1023, 1024, 1025, 1279, 1280, 1281])
 @every_config
 def test_frame_count_is_the_config_s_at_every_length(config: FeatureConfig, n_samples: int) -> None:
-    heard = n_samples
+    received = n_samples
     if config.sample_rate != 16_000:
         resampler = Resampler(16_000, config.sample_rate)
-        heard = sum(map(len, (resampler.feed(np.zeros(n_samples, np.float32)), resampler.flush())))
+        received = sum(map(len, (resampler.feed(np.zeros(n_samples, np.float32)), resampler.flush())))
     frames = extract(np.zeros(n_samples, np.float32), config)
-    assert frames.shape == (config.frames_in(heard), config.bins)
+    assert frames.shape == (config.frames_in(received), config.bins)
 
 
 def test_a_frame_is_the_same_in_every_window_and_beside_every_neighbour() -> None:
@@ -312,8 +312,8 @@ def test_log_mel_alone_gives_the_input_that_the_whole_front_end_gives() -> None:
 def test_silence_around_speech_is_trimmed_but_for_a_fifth_of_a_second(around_s: float) -> None:
     speech, quiet = babble(1.5, seed=3), noise(around_s, level=0.0005)
     config = FeatureConfig(trim_db=25.0)
-    heard = trimmed(np.concatenate([quiet, speech, quiet]), config)
-    kept = (len(heard) - len(trimmed(speech, config))) / SAMPLE_RATE
+    received = trimmed(np.concatenate([quiet, speech, quiet]), config)
+    kept = (len(received) - len(trimmed(speech, config))) / SAMPLE_RATE
     assert 0 <= kept <= 0.4
     assert len(trimmed(np.concatenate([quiet, speech]), FeatureConfig())) == len(quiet) + len(speech)
 

@@ -142,12 +142,12 @@ def test_label_counts_and_names_what_it_skips(
     folder = folder_of(tmp_path, "a.wav", "b.m4a", "c.webm", "d.mp4", "e.mov", "notes.txt", "more.txt", "face.jpg")
     words = ["label", str(folder), "--model", str(bundle.path), "--out", str(tmp_path / "labels.csv")]
     assert main(words) == 3
-    said = capsys.readouterr()
-    assert said.err == (
+    message = capsys.readouterr()
+    assert message.err == (
         "streamser: skipped: 4 files need ffmpeg (b.m4a, c.webm, d.mp4 and 1 more); "
         "install ffmpeg, or: pip install 'streamser[media]'\n"
     )
-    assert "1 of 5 files labelled" in said.out and "2 .txt, 1 .jpg" in said.out
+    assert "1 of 5 files labelled" in message.out and "2 .txt, 1 .jpg" in message.out
     assert main(["replay", str(folder), "--model", str(bundle.path), "--plain"]) == 0
     assert "left out: 4 files need ffmpeg" in capsys.readouterr().err
 

@@ -298,15 +298,15 @@ def test_a_full_disk_leaves_a_valid_file_of_whole_events_that_can_be_continued(t
     for limit in range(1, size + 40, 67):
         for old in (path, path.with_stem("out.confidence")):
             old.unlink(missing_ok=True)
-        said = ""
+        message = ""
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
         try:
             write(path, [*whole])
         except ConfigError as error:
-            said = str(error)
+            message = str(error)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-        assert (limit >= size) == (not said) and ("make room and run it again" in said or not said)
+        assert (limit >= size) == (not message) and ("make room and run it again" in message or not message)
         content = path.read_text()
         kept = [] if not content else READERS[name](content)
         assert kept == READERS[name]((tmp_path / f"all-{name}").read_text())[: len(kept)]

@@ -218,7 +218,7 @@ def test_tables_of_times_and_corpus_manifests_are_read_as_reference(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.txt", "x", r"known are \.TextGrid and \.csv"),
         ("a.csv", "who,what\n1,2\n", "has columns who, what; needed are start_s, end_s, label or path, emotion"),
@@ -229,8 +229,8 @@ def test_tables_of_times_and_corpus_manifests_are_read_as_reference(
         ("a.TextGrid", None, "cannot be read"),
     ],
 )
-def test_a_reference_that_is_none_is_refused(tmp_path: Path, name: str, content: str | None, said: str) -> None:
+def test_a_reference_that_is_none_is_refused(tmp_path: Path, name: str, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         read_reference(tmp_path / name, Path("talk.wav"), 4.0)

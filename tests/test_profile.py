@@ -118,7 +118,7 @@ def test_a_profile_in_the_configuration_is_applied(adaptive: Recognizer, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"total": [float("nan")] * 64}, "total holds 1 to"),
         ({"total": [1e300] * 64}, "total holds 1 to"),
@@ -138,14 +138,14 @@ def test_a_profile_in_the_configuration_is_applied(adaptive: Recognizer, tmp_pat
     ],
 )
 def test_every_field_is_checked_even_under_a_true_seal(
-    change: dict[str, Any], said: str, adaptive: Recognizer, tmp_path: Path
+    change: dict[str, Any], message: str, adaptive: Recognizer, tmp_path: Path
 ) -> None:
     place = enrol(adaptive, VOICE).save(tmp_path / "me.json")
     values = json.loads(place.read_text("utf-8"))
     del values["seal"]
     values |= change
     place.write_text(json.dumps({**values, "seal": profile._seal(values)}), "utf-8")
-    with pytest.raises(ConfigError, match=rf"me\.json: {said}.*streamser calibrate --overwrite"):
+    with pytest.raises(ConfigError, match=rf"me\.json: {message}.*streamser calibrate --overwrite"):
         Profile.load(place)
 
 
@@ -156,7 +156,7 @@ def test_a_sum_of_another_length_is_refused_when_it_is_used(adaptive: Recognizer
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda text: "{", "cannot be read as a profile"),
         (lambda text: "[1]", "is no streamser profile"),
@@ -172,11 +172,11 @@ def test_a_sum_of_another_length_is_refused_when_it_is_used(adaptive: Recognizer
     ],
 )
 def test_a_profile_that_is_not_what_was_saved_is_refused(
-    spoil: object, said: str, adaptive: Recognizer, tmp_path: Path
+    spoil: object, message: str, adaptive: Recognizer, tmp_path: Path
 ) -> None:
     place = enrol(adaptive, VOICE).save(tmp_path / "me.json")
     place.write_text(spoil(place.read_text(encoding="utf-8")), encoding="utf-8")  # type: ignore[operator]
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         Profile.load(place)
 
 
@@ -195,7 +195,7 @@ def test_a_bare_name_is_in_the_settings_and_anything_else_is_a_path(home: Path) 
 
 
 @pytest.mark.parametrize(
-    ("sounds", "said"),
+    ("sounds", "message"),
     [
         ([], "only 0.0 s of speech"),
         ([babble(3.0)], "only 3.0 s of speech; a voice needs 15 s"),
@@ -204,9 +204,9 @@ def test_a_bare_name_is_in_the_settings_and_anything_else_is_a_path(home: Path) 
     ],
 )
 def test_speech_that_no_voice_can_be_learnt_from_is_refused(
-    sounds: list[np.ndarray], said: str, recognizer: Recognizer
+    sounds: list[np.ndarray], message: str, recognizer: Recognizer
 ) -> None:
-    with pytest.raises(AudioError, match=said):
+    with pytest.raises(AudioError, match=message):
         enrol(recognizer, sounds)
 
 
@@ -267,11 +267,11 @@ def test_calibrate_makes_a_profile_from_a_recording(
     bundle = make_adaptive(tmp_path / "tiny")
     words = ["calibrate", str(recording(tmp_path / "me.wav")), "--model", str(bundle.path), "--compute", "cpu"]
     assert main([*words, "--name", "anna", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert 20 < said["speech_s"] < 35 and said["arrived_s"] == pytest.approx(34.0, abs=0.1)
-    assert sum(said["before"].values()) == pytest.approx(1.0, abs=0.01)
-    assert said["before"] != said["after"]
-    assert Path(said["path"]) == home / "anna.json"
+    message = json.loads(capsys.readouterr().out)
+    assert 20 < message["speech_s"] < 35 and message["arrived_s"] == pytest.approx(34.0, abs=0.1)
+    assert sum(message["before"].values()) == pytest.approx(1.0, abs=0.01)
+    assert message["before"] != message["after"]
+    assert Path(message["path"]) == home / "anna.json"
     recognizer = load(bundle.path, "cpu")
     assert recognizer.with_profile("anna").baseline is not None
     assert main(["calibrate", "--list"]) == 0
@@ -283,21 +283,23 @@ def test_calibrate_says_in_words_what_it_learnt(tmp_path: Path, capsys: pytest.C
     out = tmp_path / "p.json"
     words = ["calibrate", str(recording(tmp_path / "me.wav")), "--model", str(bundle.path), "--out", str(out)]
     assert main(words) == 0
-    said = capsys.readouterr().out
-    assert "s of speech found in 34.0 s" in said
-    assert "Your neutral voice was taken for:" in said
-    assert f"--profile {out}" in said
+    message = capsys.readouterr().out
+    assert "s of speech found in 34.0 s" in message
+    assert "Your neutral voice was taken for:" in message
+    assert f"--profile {out}" in message
 
 
-@pytest.mark.parametrize(("speech_s", "said"), [(5.0, "of speech; a voice needs 15 s"), (0.0, "only 0.0 s of speech")])
+@pytest.mark.parametrize(
+    ("speech_s", "message"), [(5.0, "of speech; a voice needs 15 s"), (0.0, "only 0.0 s of speech")]
+)
 def test_calibrate_refuses_too_little_speech_and_writes_nothing(
-    speech_s: float, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    speech_s: float, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_adaptive(tmp_path / "tiny")
     out = tmp_path / "p.json"
     words = ["calibrate", str(recording(tmp_path / "me.wav", speech_s)), "--model", str(bundle.path), "--out", str(out)]
     assert main(words) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -305,8 +307,8 @@ def test_calibrate_refuses_fewer_seconds_than_a_voice_needs_before_it_records(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["calibrate", "--seconds", "12", "--out", str(tmp_path / "p.json"), "--device", "no such thing"]) == 1
-    said = capsys.readouterr()
-    assert said.err == "streamser: --seconds: is at least 15, the least speech for a profile, not 12\n"
+    message = capsys.readouterr()
+    assert message.err == "streamser: --seconds: is at least 15, the least speech for a profile, not 12\n"
 
 
 def test_the_least_seconds_are_enough_speech_when_the_microphone_is_closed(recognizer: Recognizer) -> None:
@@ -327,8 +329,8 @@ def test_calibrate_keeps_a_profile_that_is_there_unless_told_to_overwrite_it(
     before = (home / "me.json").read_bytes()
     capsys.readouterr()
     assert main(words) == 1
-    said = capsys.readouterr().err
-    assert "me.json: exists" in said and "--overwrite" in said and "--name" in said
+    message = capsys.readouterr().err
+    assert "me.json: exists" in message and "--overwrite" in message and "--name" in message
     recording(voice, 20.0)
     assert main(words) == 1
     assert (home / "me.json").read_bytes() == before

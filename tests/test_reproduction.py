@@ -113,13 +113,13 @@ def test_sharing_speakers_is_counted_over_whole_rows_that_can_learn() -> None:
         )
         for column, wa in (("paper", paper), ("honest", honest))
     ]
-    text = reproduction.cost_of_strangers(found)
+    text = reproduction.cost_of_unknown_speakers(found)
     assert "over the 3 published rows" in text and "25.3 \npoints less" in text.replace(" points", " \npoints")
     low, _, high = text.partition("interval over rows: ")[2].partition(").")[0].partition(" to ")
     assert 22.0 <= float(low) < 25.3 < float(high) <= 30.0
     parts = [replace(one, folds=1) if one.row == "sepconv-n4-wce" else one for one in found]
-    assert "over the 2 published rows" in reproduction.cost_of_strangers(parts)
-    assert reproduction.cost_of_strangers(found[:2]) == ""
+    assert "over the 2 published rows" in reproduction.cost_of_unknown_speakers(parts)
+    assert reproduction.cost_of_unknown_speakers(found[:2]) == ""
 
 
 def test_the_reconstruction_alone_has_its_error_and_no_accuracy(tmp_path: Path) -> None:

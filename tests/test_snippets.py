@@ -74,8 +74,8 @@ def mypy(folder: Path) -> str:
 def test_every_block_passes_mypy_strict(tmp_path: Path) -> None:
     for name, block in blocks().items():
         (tmp_path / f"{name.replace('-', '_')}.py").write_text(whole(block), encoding="utf-8")
-    said = mypy(tmp_path)
-    assert said.startswith("Success"), said
+    message = mypy(tmp_path)
+    assert message.startswith("Success"), message
 
 
 @pytest.mark.slow

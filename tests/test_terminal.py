@@ -148,7 +148,7 @@ async def until(pilot: Pilot[int], true: Callable[[], object]) -> None:
 
 
 def words(app: TerminalApp) -> str:
-    return "\n".join(app.part(name).told for name in PARTS)
+    return "\n".join(app.part(name).plain_text for name in PARTS)
 
 
 def make(events: Sequence[Event] = TALK, **how: object) -> tuple[FakeListener, TerminalApp]:
@@ -163,16 +163,16 @@ SIZES = [(80, 24), (120, 35), (60, 18), (50, 14), (40, 10), (30, 7)]
 async def test_the_emotion_and_the_state_are_shown_at_every_size(size: tuple[int, int]) -> None:
     listener, app = make()
     async with running(listener, app, size) as pilot:
-        await until(pilot, lambda: app.session.summary.utterances == 2 and "41%" in app.part("headline").told)
-        assert "uncertain" in app.part("headline").told
-        assert "sad?" in app.part("headline").told
-        assert "listening" in app.part("header").told
+        await until(pilot, lambda: app.session.summary.utterances == 2 and "41%" in app.part("headline").plain_text)
+        assert "uncertain" in app.part("headline").plain_text
+        assert "sad?" in app.part("headline").plain_text
+        assert "listening" in app.part("header").plain_text
         await until(pilot, lambda: all(fits(app.part(name), size) for name in PARTS))
 
 
 def fits(part: Part, size: tuple[int, int]) -> bool:
     """Whether all that the part tells can be seen."""
-    lines = part.told.splitlines()
+    lines = part.plain_text.splitlines()
     inside = part.region.bottom <= size[1] and len(lines) <= max(1, part.container_size.height)
     return not part.display or (inside and all(len(line) <= size[0] for line in lines))
 
@@ -180,24 +180,27 @@ def fits(part: Part, size: tuple[int, int]) -> bool:
 async def test_past_utterances_gaps_and_health_are_listed() -> None:
     listener, app = make(status=replace(STATUS, gaps=1, lost_ms=250.0))
     async with running(listener, app, (80, 24)) as pilot:
-        await until(pilot, lambda: "41%" in app.part("rows").told)
-        newest, gap, oldest = app.part("rows").told.splitlines()
+        await until(pilot, lambda: "41%" in app.part("rows").plain_text)
+        newest, gap, oldest = app.part("rows").plain_text.splitlines()
         assert newest.split() == ["00:05", "3.5s", "uncertain", "sad?", "41%"]
         assert "sound lost (overflow)" in gap
         assert oldest.split()[:3] == ["00:01", "2.0s", "happy"]
         assert oldest.endswith(" 86%")
-        assert "p50   12 ms  p95   32 ms   dropped 3   ! gaps 1 (0.2 s)" in app.part("health").told
-        assert "USB microphone · lightsernet · onnx on cpu" in app.part("health").told
+        assert "p50   12 ms  p95   32 ms   dropped 3   ! gaps 1 (0.2 s)" in app.part("health").plain_text
+        assert "USB microphone · lightsernet · onnx on cpu" in app.part("health").plain_text
 
 
 async def test_a_guess_is_never_shown_as_an_answer() -> None:
     listener, app = make(utterance(0, 1, 2, "angry", 0.4))
     async with running(listener, app, (80, 24)) as pilot:
-        await until(pilot, lambda: app.part("rows").told.endswith("40%"))
-        assert re.findall(r"angry\??", app.part("headline").told + app.part("rows").told) == ["angry?", "angry?"]
-        assert "? angry" in app.part("bars").told
-        assert "▸" not in app.part("bars").told
-        assert "angry" not in app.part("ribbon").told
+        await until(pilot, lambda: app.part("rows").plain_text.endswith("40%"))
+        assert re.findall(r"angry\??", app.part("headline").plain_text + app.part("rows").plain_text) == [
+            "angry?",
+            "angry?",
+        ]
+        assert "? angry" in app.part("bars").plain_text
+        assert "▸" not in app.part("bars").plain_text
+        assert "angry" not in app.part("ribbon").plain_text
 
 
 async def test_nothing_is_painted_again_while_nothing_changes() -> None:
@@ -222,11 +225,11 @@ async def test_p_pauses_and_goes_on_and_the_screen_says_so() -> None:
     async with running(listener, app) as pilot:
         await pilot.press("p")
         assert listener.state.paused
-        assert "paused" in app.part("header").told
+        assert "paused" in app.part("header").plain_text
         assert app.active_bindings["p"].binding.description == "Go on"
         await pilot.press("space")
         assert not listener.state.paused
-        assert "listening" in app.part("header").told
+        assert "listening" in app.part("header").plain_text
         assert app.active_bindings["p"].binding.description == "Pause"
 
 
@@ -461,8 +464,8 @@ def test_a_summary_of_several_streams_puts_them_one_after_another() -> None:
 async def test_a_replay_that_ends_stays_on_the_screen_until_q() -> None:
     listener, app = make([*TALK, END])
     async with running(listener, app) as pilot:
-        await until(pilot, lambda: "finished" in app.part("header").told)
-        assert "uncertain" in app.part("headline").told
+        await until(pilot, lambda: "finished" in app.part("header").plain_text)
+        assert "uncertain" in app.part("headline").plain_text
         assert app.return_value is None
         await pilot.press("p")  # means nothing any more
         await pilot.press("q")
@@ -482,7 +485,7 @@ async def test_a_stream_that_fails_says_why_and_the_exit_code_tells() -> None:
     failed = replace(END, error="the device is gone")
     listener, app = make([*TALK, failed], error=DeviceError("USB microphone: the device is gone"))
     async with running(listener, app) as pilot:
-        await until(pilot, lambda: "stopped" in app.part("header").told)
+        await until(pilot, lambda: "stopped" in app.part("header").plain_text)
         await pilot.press("q")
         await until(pilot, lambda: app.return_value is not None)
     assert app.return_value == 1
@@ -493,7 +496,7 @@ async def test_a_stream_that_fails_says_why_and_the_exit_code_tells() -> None:
 async def test_a_listener_that_breaks_without_a_word_is_not_shown_as_listening() -> None:
     listener, app = make(TALK, error=RuntimeError("a bug"))
     async with running(listener, app) as pilot:
-        await until(pilot, lambda: "stopped" in app.part("header").told)
+        await until(pilot, lambda: "stopped" in app.part("header").plain_text)
         await pilot.press("q")
         await until(pilot, lambda: app.return_value is not None)
     assert (app.return_value, app.error) == (1, "RuntimeError: a bug")
@@ -504,13 +507,13 @@ async def test_what_matters_is_said_in_words_not_in_colour_alone() -> None:
     status = replace(STATUS, source_state="lost", recording="talk.wav", level_db=-120.0, vad_state="quiet")
     listener, app = make(lost, status=status)
     async with running(listener, app, (100, 24)) as pilot:
-        await until(pilot, lambda: "microphone lost" in app.part("rows").told)
+        await until(pilot, lambda: "microphone lost" in app.part("rows").plain_text)
         for _ in range(30):  # three seconds of silence, not three pauses for breath
             app.tick()
         for word in ("REC", "▲ microphone lost", "no sound", "quiet", "recording to talk.wav"):
             assert word in words(app)
-        assert "·happ·" in app.part("ribbon").told
-        assert "???????" in app.part("ribbon").told
+        assert "·happ·" in app.part("ribbon").plain_text
+        assert "???????" in app.part("ribbon").plain_text
 
 
 async def test_who_looks_back_is_not_pushed_along() -> None:
@@ -519,13 +522,13 @@ async def test_who_looks_back_is_not_pushed_along() -> None:
     async with running(listener, app, (80, 24)) as pilot:
         await until(pilot, lambda: app.session.summary.utterances == 40)
         await pilot.press("down", "down", "pagedown")
-        seen = app.part("rows").told
+        seen = app.part("rows").plain_text
         assert seen.startswith("01:48")  # the thirteenth newest began at 27 * 4 s
         app._came.extend(utterance(40, 160, 162))
         app.tick()
-        assert app.part("rows").told == seen
+        assert app.part("rows").plain_text == seen
         await pilot.press("home")
-        assert app.part("rows").told.startswith("02:40")
+        assert app.part("rows").plain_text.startswith("02:40")
 
 
 async def test_help_opens_and_any_key_leaves_it() -> None:
@@ -545,10 +548,10 @@ async def test_the_panes_follow_the_size_of_the_terminal() -> None:
         assert app.screen.has_class("-stacked") is False
         await pilot.resize_terminal(60, 18)
         await until(pilot, lambda: app.screen.has_class("-stacked"))
-        await until(pilot, lambda: len(app.part("bars").told.splitlines()) == 4)
+        await until(pilot, lambda: len(app.part("bars").plain_text.splitlines()) == 4)
         await pilot.resize_terminal(120, 35)
         await until(pilot, lambda: not app.screen.has_class("-stacked"))
-        await until(pilot, lambda: len(app.part("bars").told.splitlines()) == 15)
+        await until(pilot, lambda: len(app.part("bars").plain_text.splitlines()) == 15)
 
 
 def test_every_row_of_the_list_is_as_wide_as_the_others() -> None:
@@ -605,10 +608,10 @@ def test_plain_lines_on_a_terminal_have_one_live_line_and_no_escape_codes() -> N
     view = PlainView(out, LABELS)
     for event in utterance(0, 1.0, 3.0):
         view.on_event(event)
-    told = out.getvalue()
-    assert "\x1b" not in told
-    assert told.isascii()
-    lines = [line for line in told.split("\r") if line.strip()]
+    plain_text = out.getvalue()
+    assert "\x1b" not in plain_text
+    assert plain_text.isascii()
+    lines = [line for line in plain_text.split("\r") if line.strip()]
     assert lines == ["00:00:01.00  ...", lines[1], "00:00:01.00   2.00 s  happy      0.86\n"]
     assert lines[1].startswith("00:00:01.00   2.00 s  happy      0.86 ...")
 
@@ -679,12 +682,12 @@ def read_until(terminal: int, end: bytes) -> bytes:
     """All that is written up to and with `end`, escape codes and all."""
     import select
 
-    told, deadline = b"", time.monotonic() + 30
-    while end not in told:
-        assert time.monotonic() < deadline, told[-500:]
+    plain_text, deadline = b"", time.monotonic() + 30
+    while end not in plain_text:
+        assert time.monotonic() < deadline, plain_text[-500:]
         if select.select([terminal], [], [], 0.5)[0]:
-            told += os.read(terminal, 65_536)
-    return told
+            plain_text += os.read(terminal, 65_536)
+    return plain_text
 
 
 def test_importing_it_does_not_import_textual() -> None:

@@ -216,9 +216,9 @@ def main() -> None:
 def figures(folds: Sequence[FoldResult]) -> dict[str, float]:
     """UA and WA in percent, over all clips of the folds."""
     truth = np.concatenate([fold.targets for fold in folds])
-    said = np.concatenate([fold.logits.argmax(axis=1) for fold in folds])
-    ua = 100 * unweighted_accuracy(truth, said, len(folds[0].labels))
-    return {"ua": ua, "wa": 100 * weighted_accuracy(truth, said)}
+    predicted = np.concatenate([fold.logits.argmax(axis=1) for fold in folds])
+    ua = 100 * unweighted_accuracy(truth, predicted, len(folds[0].labels))
+    return {"ua": ua, "wa": 100 * weighted_accuracy(truth, predicted)}
 
 
 if __name__ == "__main__":

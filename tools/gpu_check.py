@@ -417,16 +417,16 @@ def main() -> int:
     for group, limit_s in GROUPS.items():
         part_of = args.out.with_name(f".{args.out.name}.{group}")
         command = [sys.executable, __file__, str(part_of), "--group", group, *(["--small"] if args.small else [])]
-        said = ""
+        reason = ""
         try:
             done = subprocess.run(command, timeout=limit_s, capture_output=True, text=True, check=False)
-            said = done.stderr[-2000:] if done.returncode else ""
+            reason = done.stderr[-2000:] if done.returncode else ""
         except subprocess.TimeoutExpired as error:
-            said = f"stopped after {limit_s} s; {(error.stderr or b'')[-1500:]!r}"
+            reason = f"stopped after {limit_s} s; {(error.stderr or b'')[-1500:]!r}"
         results[group] = json.loads(part_of.read_text()) if part_of.exists() else {}
         part_of.unlink(missing_ok=True)
-        if said:
-            results[group]["stopped"] = said
+        if reason:
+            results[group]["stopped"] = reason
         results["took_s"] = round(time.monotonic() - started, 1)
         args.out.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{group}: {results['took_s']} s", flush=True)

@@ -28,7 +28,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(metrics, indent=1))
         return
-    corpora = sorted({one.name for one in left_out.strangers})
+    corpora = sorted({one.name for one in left_out.corpora})
     heads = f"{'UA':>5s} {'interval':12s} {'cover':>6s} {'risk':>5s} {'ECE':>6s}"
     print(f"{'before the clip':18s} {heads}  {'  '.join(corpora)}")
     for name, row in metrics["streams"].items():

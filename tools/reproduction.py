@@ -199,7 +199,7 @@ def command(variant: Variant, benchmark: Benchmark, *, first: bool) -> str:
     return f"`streamser train {variant.name} --corpora {benchmark.folder}{named}`"
 
 
-def cost_of_strangers(found: Sequence[Measurement], seed: int = 0) -> str:
+def cost_of_unknown_speakers(found: Sequence[Measurement], seed: int = 0) -> str:
     """What the published rows lose when the test speakers are strangers, over rows that were measured whole twice."""
     whole = {one.key: one.figures["wa"] for one in found if one.whole and one.row in VARIANTS and "wa" in one.figures}
     pairs = [
@@ -260,7 +260,7 @@ def tried_rows(found: Sequence[Measurement]) -> list[str]:
     return [*lines, *(f"| {one.row} | {one.text()} |" for one in tried), "", TRIED]
 
 
-def house_rows(found: Sequence[Measurement]) -> list[str]:
+def own_rows(found: Sequence[Measurement]) -> list[str]:
     """The house's own recipes on the papers' corpora, and its ablations."""
     own = {(one.row, one.benchmark): one.classes for one in found if one.row not in VARIANTS}
     if not own:
@@ -281,7 +281,7 @@ def house_rows(found: Sequence[Measurement]) -> list[str]:
 def write_table(found: Sequence[Measurement]) -> str:
     """The whole file."""
     by_key = {one.key: one for one in found}
-    lines = [HEAD, cost_of_strangers(found), *house_rows(found)]
+    lines = [HEAD, cost_of_unknown_speakers(found), *own_rows(found)]
     for paper in dict.fromkeys(variant.paper for variant in VARIANTS.values()):
         lines += paper_rows(paper, by_key)
     lines += tried_rows(found)

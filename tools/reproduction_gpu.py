@@ -158,19 +158,19 @@ def main() -> int:
     hard.start()
     with (args.out / "progress.log").open("a", encoding="utf-8") as progress:
 
-        def say(text: str) -> None:
+        def report(text: str) -> None:
             line = f"{time.time() - began:7.1f} s  {text}"
             print(line, flush=True)
             print(line, file=progress, flush=True)
 
-        say(f"{len(left)} of {len(jobs)} jobs left; {processes} processes on {', '.join(devices)}")
+        report(f"{len(left)} of {len(jobs)} jobs left; {processes} processes on {', '.join(devices)}")
         until = began + args.minutes * 60 - LAST_EPOCHS_S
         for end in run_jobs(left, {"emodb": material}, cache=cache, devices=devices, processes=processes, until=until):
             ends.append(end)
             if end.state != "out of time" or end.seconds > 1:
-                say(f"{end.job.name}: {end.state}, {end.seconds:.1f} s")
+                report(f"{end.job.name}: {end.state}, {end.seconds:.1f} s")
         pack(args.runs, args.out, ends)
-        say(f"packed {sum(end.state == 'done' for end in ends)} folds of this run")
+        report(f"packed {sum(end.state == 'done' for end in ends)} folds of this run")
     hard.cancel()
     return 0
 

@@ -161,10 +161,10 @@ async def ask_wyoming(uri: str, script: Script, record: Record) -> None:
 
         await send_paced(send, script)
         await client.write_event(AudioStop().event())
-        said = []
+        received = []
         while (event := await asyncio.wait_for(client.read_event(), DEADLINE_S)) and event.type != "emotion-end":
-            said.append(event.data)
-        record.compare("wyoming", said, script.finals)
+            received.append(event.data)
+        record.compare("wyoming", received, script.finals)
 
 
 async def upload(session: aiohttp.ClientSession, url: str, script: Script, record: Record) -> None:
@@ -246,8 +246,8 @@ def microphone(scripts: Sequence[Script], folder: Path, wanted: bool) -> Iterato
         return
     tool = str(Path(__file__).parent / "virtual_mic.sh")
     place = tempfile.mkdtemp(prefix="vmic-")
-    told = subprocess.run(["bash", tool, "start", place], capture_output=True, text=True, check=True).stdout
-    env = {**os.environ, **dict(word.split("=", 1) for word in told.split()[1:])}
+    printed = subprocess.run(["bash", tool, "start", place], capture_output=True, text=True, check=True).stdout
+    env = {**os.environ, **dict(word.split("=", 1) for word in printed.split()[1:])}
     path = folder / "microphone.wav"
     mono = [np.frombuffer(script.pcm, "<i2") for script in scripts if (script.rate, script.channels) == (16_000, 1)]
     soundfile.write(path, np.concatenate(mono), 16_000)

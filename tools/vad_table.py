@@ -264,9 +264,9 @@ def utterances(vad: Vad, samples: Samples) -> list[SpeechEnded]:
 
 def judge(config: VadConfig, samples: Samples, truth: Flags) -> Score:
     """One detector in one condition."""
-    heard, cost_us = decide(make_vad(config), samples)
-    n = min(len(heard), len(truth))
-    heard, truth = heard[:n], truth[:n]
+    decided, cost_us = decide(make_vad(config), samples)
+    n = min(len(decided), len(truth))
+    decided, truth = decided[:n], truth[:n]
     inside, false = np.zeros(n, bool), 0
     for utterance in utterances(make_vad(config), samples):
         span = slice(utterance.start // TICK, utterance.end // TICK)
@@ -274,9 +274,9 @@ def judge(config: VadConfig, samples: Samples, truth: Flags) -> Score:
         false += not truth[span].any()
     far = np.convolve(truth, np.ones(101), mode="same") == 0
     return Score(
-        precision=_share(truth, heard) if truth.any() else float("nan"),
-        recall=_share(heard, truth),
-        false_positive_rate=_share(heard, ~truth),
+        precision=_share(truth, decided) if truth.any() else float("nan"),
+        recall=_share(decided, truth),
+        false_positive_rate=_share(decided, ~truth),
         covered=_share(inside, truth),
         filled=_share(inside, far),
         false_a_minute=false / (float(np.sum(~truth)) / 6000),

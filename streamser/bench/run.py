@@ -105,9 +105,9 @@ def _run(request: dict[str, Any], may_fail: bool) -> dict[str, Any]:
         assert child.stdout is not None
         ready = child.stdout.readline().strip() == "ready"
         cold_start_s = time.perf_counter() - began
-        said, complaint = child.communicate()
+        output, complaint = child.communicate()
     if ready and child.returncode == 0:
-        figures: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
+        figures: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
         return {"cold_start_s": cold_start_s, **figures}
     reason = (complaint.strip().splitlines() or ["no reason given"])[-1]
     if not may_fail:

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     with hushed(args.debug):
         sounds, arrived_s = collect(source, segmenter_for(recognizer, config), args.seconds)
     profile = enrol(recognizer, sounds, args.name)
-    _tell(args, recognizer, profile, sounds, arrived_s, profile.save(place))
+    _report(args, recognizer, profile, sounds, arrived_s, profile.save(place))
     return 0
 
 
@@ -125,12 +125,12 @@ def collect(
     opened: int | None = None  # where the utterance began that is being spoken
     for item in source:
         if isinstance(item, TimedBlock):
-            said = segmenter.feed(item.block)
+            items = segmenter.feed(item.block)
         elif isinstance(item, Gap):
-            said = segmenter.gap(item.start, item.length)
+            items = segmenter.gap(item.start, item.length)
         else:
             continue
-        for one in said:
+        for one in items:
             if isinstance(one, Segment) and one.final:
                 found.append(one.samples)
             opened = one.start if isinstance(one, SpeechStarted) else None
@@ -177,7 +177,7 @@ class _Meter:
             self._file.flush()
 
 
-def _tell(
+def _report(
     args: argparse.Namespace,
     recognizer: Recognizer,
     profile: Profile,

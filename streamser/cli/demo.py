@@ -103,8 +103,8 @@ def comparison(samples: Sequence[Sample], starts: Sequence[int], finals: Sequenc
     ends = [*starts[1:], float("inf")]
     for sample, start, end in zip(samples, starts, ends, strict=False):
         own = [event for event in finals if start <= (event.start + event.end) / 2 < end]
-        heard = ", ".join(UNCERTAIN if event.uncertain else event.label for event in own) or "no speech found"
-        lines.append(f"  {sample.label:10} {heard:24} {sample.sentence}")
+        shown = ", ".join(UNCERTAIN if event.uncertain else event.label for event in own) or "no speech found"
+        lines.append(f"  {sample.label:10} {shown:24} {sample.sentence}")
     return "\n".join(lines)
 
 

@@ -68,25 +68,25 @@ def _list(as_json: bool) -> int:
 def measure(source: Source, seconds: float, as_json: bool) -> int:
     """Listen for the given time, show the level, and judge whether it is good enough."""
     shown = sys.stderr.isatty() and not as_json
-    peak, heard = 0.0, 0
+    peak, received = 0.0, 0
     with stopping(source.close):
         for item in source:
             if not isinstance(item, TimedBlock):
                 continue
             samples = item.block.samples
-            heard += len(samples)
+            received += len(samples)
             peak = max(peak, float(np.abs(samples).max(initial=0.0)))
             if shown:
                 sys.stderr.write(f"\r\x1b[K{source.description}  {_bar(float(np.sqrt(np.mean(samples**2))))}")
                 sys.stderr.flush()
-            if heard >= seconds * SAMPLE_RATE:
+            if received >= seconds * SAMPLE_RATE:
                 break
     source.close()
     if shown:
         sys.stderr.write("\n")
     peak_db = _db(peak)
     if as_json:
-        result = {"device": source.description, "seconds": heard / SAMPLE_RATE, "peak_db": round(peak_db, 1)}
+        result = {"device": source.description, "seconds": received / SAMPLE_RATE, "peak_db": round(peak_db, 1)}
         print(json.dumps({**result, "overflows": source.overflows, "verdict": verdict(peak)}, ensure_ascii=False))
     else:
         print(f"{source.description}: peak {peak_db:.0f} dB; {verdict(peak)}")

@@ -97,8 +97,8 @@ def headline(scores: Mapping[str, Any]) -> str:
     """
     numbers = {k: v for k, v in scores.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     numbers = {k: v for k, v in numbers.items() if k not in _COUNTS and not k.endswith("_spread")}
-    strangers = {k: v for k, v in numbers.items() if not k.startswith("validation_")}
-    numbers = strangers or numbers  # figures on left-out corpora say more than those on validation speakers
+    left_out = {k: v for k, v in numbers.items() if not k.startswith("validation_")}
+    numbers = left_out or numbers  # figures on left-out corpora say more than those on validation speakers
     return ", ".join(
         f"{k} {v:.{1 if v > 1 else 3}f}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items()
     )

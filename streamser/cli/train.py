@@ -109,9 +109,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
-    from streamser.nets.zoo import HOUSE_VARIANTS, VARIANTS
+    from streamser.nets.zoo import OWN_VARIANTS, VARIANTS
 
-    for variant in [*HOUSE_VARIANTS.values(), *VARIANTS.values()]:
+    for variant in [*OWN_VARIANTS.values(), *VARIANTS.values()]:
         print(f"{variant.name:34} {variant.paper:24} {variant.table}")
         for benchmark, figures in variant.published.items():
             print(f"    {benchmark:26} " + ", ".join(f"{key} {value:g}" for key, value in figures.items()))

@@ -53,7 +53,7 @@ def run_paper(args: argparse.Namespace, changes: Mapping[str, Any], root: Path) 
     for row in rows:
         left = [job for job in jobs[row.folder] if not job.done]
         guesses[row.folder] = estimate(row.recipe, materials[row.benchmark.name], len(left), devices[0])
-    _say_plan(rows, jobs, guesses, args.jobs)
+    _print_plan(rows, jobs, guesses, args.jobs)
     if args.dry_run:
         return 0
     for row in rows:
@@ -125,7 +125,9 @@ def _devices(wanted: str) -> list[str]:
     return [_device(one) for one in wanted.split(",")]
 
 
-def _say_plan(rows: list[Row], jobs: Mapping[Path, list[Job]], guesses: Mapping[Path, Estimate], at_once: int) -> None:
+def _print_plan(
+    rows: list[Row], jobs: Mapping[Path, list[Job]], guesses: Mapping[Path, Estimate], at_once: int
+) -> None:
     """The number of folds that are left, and an estimate of their training time."""
     whole = 0.0
     for row in rows:

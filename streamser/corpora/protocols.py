@@ -71,8 +71,8 @@ def check_split(split: Split) -> Split:
     _check_filled(split)
     for (first, ours), (second, theirs) in combinations(split.parts.items(), 2):
         _refuse(split, first, second, "clips", {c.id for c in ours} & {c.id for c in theirs}, "take each clip once")
-        heard = {c.digest: c.id for c in ours if c.digest}
-        twins = {f"{c.id} = {heard[c.digest]}" for c in theirs if c.digest in heard}
+        by_digest = {c.digest: c.id for c in ours if c.digest}
+        twins = {f"{c.id} = {by_digest[c.digest]}" for c in theirs if c.digest in by_digest}
         _refuse(split, first, second, "the same sound", twins, "leave out one of the two")
         if not _may_share_speakers(split.protocol):
             shared = {c.speaker for c in ours} & {c.speaker for c in theirs}
@@ -178,9 +178,9 @@ def leave_one_corpus_out(
 ) -> list[Split]:
     """Each corpus (or each of `test_corpora`) is tested by a model trained, and chosen, on the others."""
     corpora = sorted({clip.corpus for clip in clips})
-    strangers = set(test_corpora) - set(corpora)
-    if strangers or len(corpora) < 2:
-        wrong = f"no clips of {_some(strangers)}" if strangers else "one corpus cannot be left out of one"
+    absent = set(test_corpora) - set(corpora)
+    if absent or len(corpora) < 2:
+        wrong = f"no clips of {_some(absent)}" if absent else "one corpus cannot be left out of one"
         raise ProtocolError(f"leave-one-corpus-out: {wrong}; there are {', '.join(corpora) or 'none'}")
     splits = []
     for fold, corpus in enumerate(test_corpora or corpora):

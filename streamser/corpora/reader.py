@@ -143,14 +143,14 @@ def cautions(clips: Sequence[Clip]) -> tuple[str, ...]:
     scarce = [f"{label} {n}" for label, n in sorted(Counter(clip.label for clip in clips).items()) if n < FEW_CLIPS]
     if scarce:
         found.append(f"labels with fewer than {FEW_CLIPS} clips: {', '.join(scarce)}")
-    said: dict[str, Counter[str]] = defaultdict(Counter)
+    labels_of: dict[str, Counter[str]] = defaultdict(Counter)
     for clip in clips:
         if clip.text_id:
-            said[clip.text_id][clip.label] += 1
-    telling = [labels.total() for labels in said.values() if len(labels) == 1 and labels.total() >= FEW_CLIPS]
-    if sum(telling) > 0.1 * len(clips):
+            labels_of[clip.text_id][clip.label] += 1
+    revealing = [labels.total() for labels in labels_of.values() if len(labels) == 1 and labels.total() >= FEW_CLIPS]
+    if sum(revealing) > 0.1 * len(clips):
         found.append(
-            f"{sum(telling)} of {len(clips)} clips say one of {len(telling)} sentences that have a single label: "
+            f"{sum(revealing)} of {len(clips)} clips say one of {len(revealing)} sentences that have a single label: "
             "words give the label away"
         )
     return tuple(found)

@@ -213,8 +213,8 @@ class DeviceStreams:
         except RuntimeError as error:
             if not self._on_cuda:
                 raise
-            said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise EngineError(f"{self._device}: {said}") from error
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise EngineError(f"{self._device}: {reason}") from error
         finally:
             if self._tf32:
                 torch.set_float32_matmul_precision("highest")

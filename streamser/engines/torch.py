@@ -73,7 +73,7 @@ class TorchEngine:
         for first in range(0, len(frames), self._max_batch):
             batch = frames[first : first + self._max_batch]
             with self._computing():
-                outputs.append(self._judge(self._to_device(batch), len(batch)))
+                outputs.append(self._forward(self._to_device(batch), len(batch)))
         self._counters.add(len(frames), started)
         return np.concatenate([logits for logits, _ in outputs]), np.concatenate(
             [embedding for _, embedding in outputs]
@@ -98,9 +98,9 @@ class TorchEngine:
                 order = np.stack([piece.order for piece in batch])
                 with self._computing():
                     frames, audible = self._extract(self._to_device(samples), self._to_device(order))
-                    logits, embedding = self._judge(frames, len(batch))
-                    heard = audible[: len(batch)].tolist()
-                yield from map(WindowScores, logits, embedding, heard)
+                    logits, embedding = self._forward(frames, len(batch))
+                    flags = audible[: len(batch)].tolist()
+                yield from map(WindowScores, logits, embedding, flags)
 
     def _extract(self, samples: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """Pieces (B, n) and their order (B, T) to windows (B, T, bins), and whether the piece is not silent (B,)."""
@@ -110,7 +110,7 @@ class TorchEngine:
         audible = ((frames - self._silence).abs() > 1e-4 + 1e-5 * self._silence.abs()).flatten(1).any(1)
         return frames, audible
 
-    def _judge(self, frames: Tensor, n: int) -> tuple[Frames, Frames]:
+    def _forward(self, frames: Tensor, n: int) -> tuple[Frames, Frames]:
         """Windows (B, T, bins) on the device to the first n windows' scores."""
         try:
             self._net.check(frames)
@@ -138,8 +138,8 @@ class TorchEngine:
             except RuntimeError as error:  # out of memory, a lost device and all other CUDA errors
                 if self._device.type != "cuda":
                     raise
-                said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise EngineError(f"{self.device}: {said}") from error
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise EngineError(f"{self.device}: {reason}") from error
 
     def _warm_up(self) -> None:
         """Run silence in the most likely batch sizes, so that memory and kernels are ready for the first sound."""

@@ -15,7 +15,7 @@ from streamser.errors import ProtocolError
 from streamser.evaluation.calibration import Threshold, balanced_weights, fit_calibration
 from streamser.evaluation.folds import FoldResult, load_folds
 from streamser.evaluation.streammetrics import plain_speech, stream_metrics
-from streamser.evaluation.streams import Strangers, choose_rule
+from streamser.evaluation.streams import LeftOutCorpus, choose_rule
 from streamser.ort import onnxruntime
 
 
@@ -23,12 +23,12 @@ from streamser.ort import onnxruntime
 class LeftOut:
     """The folds of a run, those of corpora of emotions and those of plain speech apart."""
 
-    strangers: tuple[Strangers, ...]
+    corpora: tuple[LeftOutCorpus, ...]
     plain: tuple[FoldResult, ...]
 
     def calibration(self, risk: float, without: str = "") -> tuple[Calibration, Threshold]:
         """Of the absolute head, fitted on all folds but those of one corpus; plain speech is always among them."""
-        folds = [one.fold for one in self.strangers if one.name != without] + list(self.plain)
+        folds = [one.fold for one in self.corpora if one.name != without] + list(self.plain)
         logits = np.concatenate([fold.logits for fold in folds])
         targets = np.concatenate([fold.targets for fold in folds])
         groups = [corpus for fold in folds for corpus in fold.corpora]
@@ -36,16 +36,16 @@ class LeftOut:
 
     def rule(self, calibration: Calibration, risk: float) -> BaselineRule:
         """The constants that all corpora together choose: what ships."""
-        return choose_rule(self.strangers, calibration, risk)
+        return choose_rule(self.corpora, calibration, risk)
 
     def metrics(self, calibration: Calibration, risk: float) -> dict[str, Any]:
         """The figures of the card: nested for corpora of emotions, and plain speech at the shipped threshold."""
 
-        def absolute(others: Sequence[Strangers]) -> Calibration:
-            (out,) = {one.name for one in self.strangers} - {one.name for one in others}
+        def absolute(others: Sequence[LeftOutCorpus]) -> Calibration:
+            (out,) = {one.name for one in self.corpora} - {one.name for one in others}
             return self.calibration(risk, without=out)[0]
 
-        streams = stream_metrics(self.strangers, absolute, risk)
+        streams = stream_metrics(self.corpora, absolute, risk)
         plain = plain_speech(self.plain, calibration)
         return {
             "streams": {scenario: found.to_dict() for scenario, found in streams.items()},
@@ -56,18 +56,18 @@ class LeftOut:
 
 def load_left_out(run: Path) -> LeftOut:
     """The folds below a run's folder; ProtocolError where they hold nothing to compose streams of."""
-    strangers, plain = [], []
+    corpora, plain = [], []
     for place in sorted(path.parent for path in run.glob("*/fold.json")):
         fold = load_folds(place)[0]
         if len(set(fold.targets.tolist())) == 1:
             plain.append(fold)
         elif fold.embeddings is not None and (place / RELATIVE).is_file():
-            strangers.append(Strangers(fold, _relative(place / RELATIVE)))
-    if len({one.name for one in strangers}) < 3:
+            corpora.append(LeftOutCorpus(fold, _relative(place / RELATIVE)))
+    if len({one.name for one in corpora}) < 3:
         raise ProtocolError(
             f"{run}: streams need a leave-one-corpus-out run with `baseline: {{train: true}}` and three or more corpora"
         )
-    return LeftOut(tuple(strangers), tuple(plain))
+    return LeftOut(tuple(corpora), tuple(plain))
 
 
 def _relative(path: Path) -> Any:

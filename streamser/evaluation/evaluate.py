@@ -76,7 +76,7 @@ def answer(
     progress: ClipProgress | None = None,
 ) -> Answers:
     """Classify every clip, degraded if `degradation` is given."""
-    heard: list[Clip] = []
+    classified: list[Clip] = []
     scores: list[list[float]] = []
     uncertain: list[bool] = []
     problems: list[Problem] = []
@@ -86,11 +86,11 @@ def answer(
         for prediction in recognizer.predict([sound for _, sound in sounds]):
             scores.append([prediction.scores[label] for label in recognizer.labels])
             uncertain.append(prediction.uncertain)
-        heard += [clip for clip, _ in sounds]
+        classified += [clip for clip, _ in sounds]
         if progress:
             progress(len(batch))
     table = np.array(scores).reshape(len(scores), len(recognizer.labels))
-    return Answers(recognizer.labels, tuple(heard), table, np.array(uncertain, np.bool_), tuple(problems))
+    return Answers(recognizer.labels, tuple(classified), table, np.array(uncertain, np.bool_), tuple(problems))
 
 
 def _sound(clip: Clip, change: Degradation | None, problems: list[Problem]) -> Samples | None:
@@ -365,11 +365,11 @@ def _noise_rows(
     """Each kind of sound by itself, then all: one that is called happy is not hidden behind ten that are not."""
     if not noise:
         return ()
-    heard = answer(recognizer, noise, progress=_steps(progress, "sounds without speech", len(noise)))
-    groups = heard.split(lambda clip: clip.label or clip.text_id or clip.corpus)
+    classified = answer(recognizer, noise, progress=_steps(progress, "sounds without speech", len(noise)))
+    groups = classified.split(lambda clip: clip.label or clip.text_id or clip.corpus)
     return tuple(
         NoiseRow(kind, len(own.clips), float(own.uncertain.mean()), _commonest(own.labels, own.predicted))
-        for kind, own in [*groups, ("all", heard)]
+        for kind, own in [*groups, ("all", classified)]
     )
 
 
@@ -386,8 +386,8 @@ def _seen(
     trained = sample_clips(trained, config.clips, config.seed)
     if not (config.seen and trained):
         return None
-    heard = answer(recognizer, trained, progress=_steps(progress, "speakers seen in training", len(trained)))
-    return measure_answers("speakers seen in training", heard)
+    classified = answer(recognizer, trained, progress=_steps(progress, "speakers seen in training", len(trained)))
+    return measure_answers("speakers seen in training", classified)
 
 
 def _embedding_map(

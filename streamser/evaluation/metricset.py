@@ -44,7 +44,7 @@ class MetricSet:
         return np.array(self.confusion, np.int64)
 
     @property
-    def said(self) -> dict[str, float]:
+    def predicted_shares(self) -> dict[str, float]:
         """Share of the answers that each label got: shows at a glance when everything comes out as one."""
         totals = self.matrix.sum(axis=0)
         return {label: float(n / max(1, self.clips)) for label, n in zip(self.labels, totals, strict=True)}

@@ -100,7 +100,7 @@ def markdown(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
     """The whole report."""
     e = evaluation
     parts = [f"# {e.model} ({e.variant}), measured", summary(e), _LEGEND, _left_out(e)]
-    parts += ["## Confusion", confusion_table(e.whole), _said(e), *_shown("confusion.png", pictures)]
+    parts += ["## Confusion", confusion_table(e.whole), _predicted_labels(e), *_shown("confusion.png", pictures)]
     if len(e.corpora) > 1:
         parts += [f"### {one.name}\n\n{confusion_table(one)}" for one in e.corpora]
     parts += ["## Confidence", _confidence(e)]
@@ -131,8 +131,8 @@ def _left_out(e: Evaluation) -> str:
     return "\n\n".join(lines)
 
 
-def _said(e: Evaluation) -> str:
-    shares = ", ".join(f"{label} {percent(share, 0)} %" for label, share in e.whole.said.items())
+def _predicted_labels(e: Evaluation) -> str:
+    shares = ", ".join(f"{label} {percent(share, 0)} %" for label, share in e.whole.predicted_shares.items())
     return f"Answers given: {shares}."
 
 

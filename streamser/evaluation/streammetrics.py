@@ -18,7 +18,7 @@ from streamser.bundle import Calibration
 from streamser.evaluation.calibration import balanced_weights, softmax
 from streamser.evaluation.folds import FoldResult
 from streamser.evaluation.metrics import by_speaker, ece, ua, unweighted_accuracy
-from streamser.evaluation.streams import SCENARIOS, Strangers, blend, choose_rule
+from streamser.evaluation.streams import SCENARIOS, LeftOutCorpus, blend, choose_rule
 
 Values = NDArray[np.float64]
 _DRAWS = 1000
@@ -29,7 +29,7 @@ _KEYS = ("ua", "coverage", "risk", "ece")
 class _Answers:
     """One network's answers to one left-out corpus in one kind of stream."""
 
-    of: Strangers
+    of: LeftOutCorpus
     table: Values
     thresholds: Values
 
@@ -76,18 +76,18 @@ class StreamMetrics:
 
 
 def stream_metrics(
-    strangers: Sequence[Strangers], absolute: Callable[[Sequence[Strangers]], Calibration], risk: float
+    corpora: Sequence[LeftOutCorpus], absolute: Callable[[Sequence[LeftOutCorpus]], Calibration], risk: float
 ) -> dict[str, StreamMetrics]:
     """The metrics by kind of stream; `first` is the first utterance of a stream.
 
     `absolute` calibrates the absolute head on the given corpora.
     """
     found: dict[str, list[_Answers]] = {}
-    for name in sorted({one.name for one in strangers}):
-        others = [one for one in strangers if one.name != name]
+    for name in sorted({one.name for one in corpora}):
+        others = [one for one in corpora if one.name != name]
         calibration = absolute(others)
         rule = choose_rule(others, calibration, risk)
-        for one in (one for one in strangers if one.name == name):
+        for one in (one for one in corpora if one.name == name):
             own = one.own(calibration)
             first = _Answers(one, own, np.full(len(own), calibration.threshold))
             found.setdefault("first", []).append(first)

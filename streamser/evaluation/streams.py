@@ -59,7 +59,7 @@ SCENARIOS = (
 _CHOSEN_ON, _GUARDED = "natural_10", "one_mood_10"
 
 
-class Strangers:
+class LeftOutCorpus:
     """The clips of a corpus that was left out, as one fold's net judges them in every kind of stream."""
 
     def __init__(self, fold: FoldResult, relative: Relative) -> None:
@@ -130,27 +130,27 @@ def blend(own: Values, compared: Values, weight: Values, rule: BaselineRule) -> 
     return np.asarray((1 - share) * own + share * softmax(compared, rule.calibration))
 
 
-def choose_rule(strangers: Sequence[Strangers], absolute: Calibration, risk: float) -> BaselineRule:
+def choose_rule(corpora: Sequence[LeftOutCorpus], absolute: Calibration, risk: float) -> BaselineRule:
     """The constants that are best in natural streams of these corpora and lose little UA in streams of one mood."""
     found = []
     for exponent in EXPONENTS:
         answers = {
-            (one, name): one.compared(name, exponent, absolute) for one in strangers for name in (_CHOSEN_ON, _GUARDED)
+            (one, name): one.compared(name, exponent, absolute) for one in corpora for name in (_CHOSEN_ON, _GUARDED)
         }
         for half in HALVES:
             rule = BaselineRule(
-                exponent=exponent, full_s=1.0, memory=MEMORY, half=half, calibration=_calibration(strangers, answers)
+                exponent=exponent, full_s=1.0, memory=MEMORY, half=half, calibration=_calibration(corpora, answers)
             )
             ua = {
-                name: _mean_ua(strangers, [blend(one.own(absolute), *answers[one, name], rule) for one in strangers])
+                name: _mean_ua(corpora, [blend(one.own(absolute), *answers[one, name], rule) for one in corpora])
                 for name in (_CHOSEN_ON, _GUARDED)
             }
             found.append((ua[_CHOSEN_ON], ua[_GUARDED], rule))
-    least = _mean_ua(strangers, [one.own(absolute) for one in strangers]) - _ONE_MOOD_COST
+    least = _mean_ua(corpora, [one.own(absolute) for one in corpora]) - _ONE_MOOD_COST
     allowed = [one for one in found if one[1] >= least] or [max(found, key=lambda one: one[1])]
     rule = max(allowed, key=lambda one: one[0])[2]
-    blended = [blend(one.own(absolute), *one.compared(_CHOSEN_ON, rule.exponent, absolute), rule) for one in strangers]
-    targets, groups = _pooled(strangers)
+    blended = [blend(one.own(absolute), *one.compared(_CHOSEN_ON, rule.exponent, absolute), rule) for one in corpora]
+    targets, groups = _pooled(corpora)
     weights = balanced_weights(targets, groups)
     threshold = choose_threshold(np.concatenate(blended), targets, risk, weights)
     calibration = replace(rule.calibration, threshold=threshold.value, risk=threshold.risk)
@@ -158,25 +158,25 @@ def choose_rule(strangers: Sequence[Strangers], absolute: Calibration, risk: flo
 
 
 def _calibration(
-    strangers: Sequence[Strangers], answers: dict[tuple[Strangers, str], tuple[Values, Values]]
+    corpora: Sequence[LeftOutCorpus], answers: dict[tuple[LeftOutCorpus, str], tuple[Values, Values]]
 ) -> Calibration:
-    targets, groups = _pooled(strangers)
-    logits = np.concatenate([answers[one, _CHOSEN_ON][0] for one in strangers])
+    targets, groups = _pooled(corpora)
+    logits = np.concatenate([answers[one, _CHOSEN_ON][0] for one in corpora])
     return Calibration(temperature=fit_temperature(logits, targets, balanced_weights(targets, groups)))
 
 
-def _pooled(strangers: Sequence[Strangers]) -> tuple[NDArray[np.int64], list[str]]:
-    targets = np.concatenate([one.targets for one in strangers])
-    return targets, [one.name for one in strangers for _ in one.targets]
+def _pooled(corpora: Sequence[LeftOutCorpus]) -> tuple[NDArray[np.int64], list[str]]:
+    targets = np.concatenate([one.targets for one in corpora])
+    return targets, [one.name for one in corpora for _ in one.targets]
 
 
-def _mean_ua(strangers: Sequence[Strangers], answers: Sequence[Values]) -> float:
-    values = [_ua(one, table) for one, table in zip(strangers, answers, strict=True)]
+def _mean_ua(corpora: Sequence[LeftOutCorpus], answers: Sequence[Values]) -> float:
+    values = [_ua(one, table) for one, table in zip(corpora, answers, strict=True)]
     return float(np.mean(values))
 
 
-def _ua(one: Strangers, table: Values) -> float:
+def _ua(one: LeftOutCorpus, table: Values) -> float:
     return 100 * unweighted_accuracy(one.targets, table.argmax(axis=1), len(one.fold.labels))
 
 
-__all__ = ["SCENARIOS", "Scenario", "Strangers", "blend", "choose_rule"]
+__all__ = ["SCENARIOS", "LeftOutCorpus", "Scenario", "blend", "choose_rule"]

@@ -22,7 +22,7 @@ from streamser.nets.variant import PublishedRecipe, Variant
 from streamser.nets.whisper import Whisper
 
 
-def _house() -> Iterator[Variant]:
+def _own() -> Iterator[Variant]:
     """The shipped checkpoints: the papers' nets with a front end and a recipe that suit new speakers better."""
     features = FeatureConfig(
         n_mels=128,
@@ -101,15 +101,15 @@ def _table(*rows: Iterator[Variant]) -> dict[str, Variant]:
 VARIANTS = _table(published_rows())
 """The published rows, by name."""
 
-HOUSE_VARIANTS = _table(_house())
+OWN_VARIANTS = _table(_own())
 """The rows that ship with weights, and those that serve ablations."""
 
 
 def get(name: str) -> Variant:
     """The variant of that name; ConfigError, with the nearest name, when there is none."""
-    found = HOUSE_VARIANTS.get(name) or VARIANTS.get(name)
+    found = OWN_VARIANTS.get(name) or VARIANTS.get(name)
     if found is None:
-        near = difflib.get_close_matches(name, [*HOUSE_VARIANTS, *VARIANTS], n=1, cutoff=0.0)
+        near = difflib.get_close_matches(name, [*OWN_VARIANTS, *VARIANTS], n=1, cutoff=0.0)
         raise ConfigError(f"unknown variant {name!r}; did you mean {near[0]!r}?")
     return found
 
@@ -132,6 +132,6 @@ def restore(bundle: Bundle) -> SerNet:
     try:
         net.load_state_dict({name: torch.from_numpy(value) for name, value in bundle.weights().items()})
     except RuntimeError as error:
-        said = " ".join(str(error).split())
-        raise BundleError(f"{bundle.weights_path}: not the weights of variant {bundle.variant} ({said})") from error
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{bundle.weights_path}: not the weights of variant {bundle.variant} ({reason})") from error
     return net.eval().requires_grad_(False)

@@ -81,11 +81,11 @@ class Csv(Finals):
             self.labels = tuple(event.scores)
             self._write_header()
         self._check_labels(tuple(event.scores))
-        told = event.to_dict()
+        fields = event.to_dict()
         shown = UNCERTAIN if event.uncertain else event.label
-        row = [plain(event.stream), event.utterance, f"{told['start_s']:.4f}", f"{told['end_s']:.4f}", shown]
-        row += [str(event.uncertain).lower(), event.label, f"{told['confidence']:.4f}"]
-        self._write_row([*row, *(f"{told['scores'][name]:.4f}" for name in self.labels)])
+        row = [plain(event.stream), event.utterance, f"{fields['start_s']:.4f}", f"{fields['end_s']:.4f}", shown]
+        row += [str(event.uncertain).lower(), event.label, f"{fields['confidence']:.4f}"]
+        self._write_row([*row, *(f"{fields['scores'][name]:.4f}" for name in self.labels)])
 
     def _write_row(self, row: Sequence[object]) -> None:
         line = io.StringIO()

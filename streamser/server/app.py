@@ -90,7 +90,7 @@ class Server:
         self._microphone = Microphone(self._listener, self._hub) if self._listener is not None else None
         app = web.Application(middlewares=[self._guard])
         app.add_routes(self._routes())
-        app.on_shutdown.append(self._say_goodbye)
+        app.on_shutdown.append(self._end_connections)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -121,7 +121,7 @@ class Server:
         self.drain()
         if self._microphone is not None:
             await self._microphone.close()
-        self._hub.say_goodbye(spare_streams=True)
+        self._hub.end_connections(spare_streams=True)
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self.config.drain_s
         while self._hub.is_busy and loop.time() < deadline_s:
@@ -147,8 +147,8 @@ class Server:
     ) -> None:
         await self.close()
 
-    async def _say_goodbye(self, _: web.Application) -> None:
-        self._hub.say_goodbye()
+    async def _end_connections(self, _: web.Application) -> None:
+        self._hub.end_connections()
 
     def _limit_connections(self) -> ConnectionLimit:
         wanted = self.config.max_connections

@@ -58,7 +58,7 @@ class StreamClient:
         self._config = hub.config
         self._loop = asyncio.get_running_loop()
         self._stream = hub.open_stream(
-            self._say,
+            self._send_event,
             hello.stream,
             sample_rate=hello.sample_rate,
             channels=hello.channels,
@@ -71,8 +71,8 @@ class StreamClient:
         self._over = asyncio.Event()  # all results were sent, or the client is gone
         self._refusal: Refusal | None = None
         self._ending = False
-        self._told_s = 0.0
-        self._told_state = ""
+        self._status_sent_s = 0.0
+        self._state_sent = ""
 
     @property
     def name(self) -> str:
@@ -175,7 +175,7 @@ class StreamClient:
             while (piece := await self._received.get(turn_bytes)) is not None:
                 await wait_for_room(self._stream, self._room, _WAITING_FILE if self._hello.lossless else _WAITING_LIVE)
                 await self._loop.run_in_executor(self._hub.sound_threads, self._push, *piece)
-                self._tell_status()
+                self._send_status()
         except Exception as problem:
             self._refusal = self._hub.refusal_of(problem, self._stream.name)
             error = str(self._refusal)
@@ -195,24 +195,24 @@ class StreamClient:
         else:
             self._stream.feed(piece, arrived_s)
 
-    def _say(self, event: Event) -> None:
+    def _send_event(self, event: Event) -> None:
         self._room.set()
         partial = isinstance(event, EmotionEvent) and not event.final
         if not partial or self._hello.partials:
-            self._sender.say(event.to_dict(), droppable=partial)
+            self._sender.put(event.to_dict(), droppable=partial)
         if isinstance(event, StreamEnded):
             self._over.set()
             if event.error is not None and self._refusal is None:
                 self._refusal = Refusal("failed", event.error, CLOSE_INTERNAL)
                 self._reader.cancel()
 
-    def _tell_status(self) -> None:
+    def _send_status(self) -> None:
         if not self._hello.status_ms or self._over.is_set():
             return
         status, now_s = self._stream.status(), self._loop.time()
-        if now_s - self._told_s >= self._hello.status_ms / 1000 or status.vad_state != self._told_state:
-            self._told_s, self._told_state = now_s, status.vad_state
-            self._sender.say(status_message(status, self._sender.queue.dropped), droppable=True)
+        if now_s - self._status_sent_s >= self._hello.status_ms / 1000 or status.vad_state != self._state_sent:
+            self._status_sent_s, self._state_sent = now_s, status.vad_state
+            self._sender.put(status_message(status, self._sender.queue.dropped), droppable=True)
 
 
 async def wait_for_room(stream: SoundStream, room: asyncio.Event, most: int = _WAITING_FILE) -> None:

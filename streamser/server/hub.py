@@ -195,7 +195,7 @@ class Hub:
         for end in list(self.end_soon.values()):
             end()
 
-    def say_goodbye(self, *, spare_streams: bool = False) -> None:
+    def end_connections(self, *, spare_streams: bool = False) -> None:
         """Tell clients that the server is being stopped; those that send sound may be spared for their last results."""
         for sender in list(self.senders):
             if not (spare_streams and sender in self.end_soon):

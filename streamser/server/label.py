@@ -93,16 +93,16 @@ class Labeller:
         await over.wait()
         if isinstance(ended := events[-1], StreamEnded) and ended.error is not None:
             raise HttpRefusal(500, "failed", ended.error)
-        told = [event.to_dict() for event in events if partials or not _is_partial(event)]
-        finals = [event for event in told if event["type"] == "emotion" and event["final"]]
+        listed = [event.to_dict() for event in events if partials or not _is_partial(event)]
+        finals = [event for event in listed if event["type"] == "emotion" and event["final"]]
         return {
             **self._hub.describe(worker),
             "stream": stream.name,
-            "duration_s": told[-1]["end_s"],
+            "duration_s": listed[-1]["end_s"],
             "elapsed_s": round(time.perf_counter() - began_s, 3),
             "warnings": [missing] if (missing := file.cut_off()) is not None else [],
             "segments": [{key: final[key] for key in _SEGMENT_KEYS} for final in finals],
-            "events": told,
+            "events": listed,
         }
 
     def _open(self, body: bytes) -> SoundFile:

@@ -68,11 +68,11 @@ class Metrics:
     def text(self, gauges: Mapping[str, float]) -> str:
         """All metrics in Prometheus' format, with the gauges' current values."""
         lines: list[str] = []
-        told = ""
+        previous = ""
         for (name, labels), value in sorted(self._counters.items()):
-            if name != told:
+            if name != previous:
                 lines += _head(name, "counter")
-                told = name
+                previous = name
             lines.append(f"{name}{labels} {_number(value)}")
         for name, value in sorted(gauges.items()):
             lines += [*_head(name, "counter" if name.endswith("_total") else "gauge"), f"{name} {_number(value)}"]

@@ -36,10 +36,10 @@ class Microphone:
 
         self._events.on_put = wake
         self.listener.start()
-        self._teller = asyncio.create_task(self._tell_status())
+        self._status_task = asyncio.create_task(self._send_status())
 
     async def close(self) -> None:
-        self._teller.cancel()
+        self._status_task.cancel()
         await asyncio.to_thread(self.listener.close)
 
     def join(self, sender: Sender) -> None:
@@ -47,7 +47,7 @@ class Microphone:
         if self.end is not None:
             raise self._over(self.end)
         status = self.listener.status()
-        sender.say(
+        sender.put(
             {
                 **self._hub.describe(),
                 "type": "ready",
@@ -65,22 +65,22 @@ class Microphone:
     def _drain(self) -> None:
         while (event := self._events.get(0)) is not None:
             self._hub.count(event)
-            self._tell(event.to_dict(), droppable=isinstance(event, EmotionEvent) and not event.final)
+            self._send_all(event.to_dict(), droppable=isinstance(event, EmotionEvent) and not event.final)
             if isinstance(event, StreamEnded):
                 self.end = event
                 for sender in list(self._senders):
                     sender.refuse(self._over(event))
 
-    def _tell(self, message: dict[str, Any], *, droppable: bool) -> None:
+    def _send_all(self, message: dict[str, Any], *, droppable: bool) -> None:
         for sender in list(self._senders):
-            sender.say(message, droppable=droppable)
+            sender.put(message, droppable=droppable)
 
-    async def _tell_status(self) -> None:
+    async def _send_status(self) -> None:
         """Level and voice activity, ten times a second, while somebody listens."""
         while True:
             await asyncio.sleep(_STATUS_S)
             for sender in list(self._senders):
-                sender.say(status_message(self.listener.status(), sender.queue.dropped), droppable=True)
+                sender.put(status_message(self.listener.status(), sender.queue.dropped), droppable=True)
 
     def _over(self, event: StreamEnded) -> Refusal:
         if self._hub.draining:

@@ -61,7 +61,7 @@ class Sender:
             if (raw := transport.get_extra_info("socket")) is not None:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
-    def say(self, message: dict[str, Any], *, droppable: bool = False) -> None:
+    def put(self, message: dict[str, Any], *, droppable: bool = False) -> None:
         """Queue a message; a client that does not read is refused here."""
         before = self.queue.dropped
         try:

@@ -115,7 +115,7 @@ class Sockets:
     async def _serve(self, ws: web.WebSocketResponse, sender: Sender, hello: Hello) -> None:
         worker = await self._hub.checkpoints.worker(hello.model)
         client = StreamClient(ws, sender, hello, self._hub, worker)
-        sender.say(
+        sender.put(
             {
                 **self._hub.describe(worker),
                 "type": "ready",

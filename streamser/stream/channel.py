@@ -10,7 +10,7 @@ from typing import Literal
 from streamser.audio import SAMPLE_RATE, AudioBlock, Segment
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged
 from streamser.recognizer import Recognizer
-from streamser.stream.judge import Judge, Novelty, ask
+from streamser.stream.judge import Judge, Novelty, compute_answers
 from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.segmenter import Segmenter, SegmenterConfig
 from streamser.stream.sources import SourceConfig
@@ -130,13 +130,13 @@ class Stream(_Channel):
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> list[Event]:
         """The events that this sound brings: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
-        return self._say(self._segment(pcm, sample_rate, channels))
+        return self._events_of(self._segment(pcm, sample_rate, channels))
 
     def lose(self, samples: int, reason: Literal["client", "overflow"] = "client") -> list[Event]:
         """Report that this many 16 kHz samples were lost; the stream's time advances by them."""
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
             raise ValueError(f"samples: a whole number, 0 or more, not {samples!r}")
-        return self._say(self._segmenter.note(Gap(start=self.position, length=samples, reason=reason)))
+        return self._events_of(self._segmenter.note(Gap(start=self.position, length=samples, reason=reason)))
 
     def new_speaker(self) -> None:
         """Another person speaks from here on: the stream's own baseline is reset, the profile stays.
@@ -147,9 +147,9 @@ class Stream(_Channel):
 
     def close(self) -> list[Event]:
         """The last events: the open utterance ends here."""
-        return self._say(self._end(None))
+        return self._events_of(self._end(None))
 
-    def _say(self, items: Sequence[TimedItem]) -> list[Event]:
+    def _events_of(self, items: Sequence[TimedItem]) -> list[Event]:
         events: list[Event] = []
         for item, arrived_s in items:
             began = time.monotonic()
@@ -162,7 +162,7 @@ class Stream(_Channel):
     def _answer(self, segment: Segment, arrived_s: float) -> EmotionEvent | None:
         partial = not (segment.final or segment.speculative)
         question = self._judge.question(segment, [self._novelty.of(segment)] if partial else [])
-        answer = None if question is None else ask(self.recognizer, [question])[0]
+        answer = None if question is None else compute_answers(self.recognizer, [question])[0]
         return self._judge.event(segment, answer, arrived_s)
 
 

@@ -14,7 +14,7 @@ from streamser.recognizer import Prediction, Recognizer
 from streamser.stream.tracks import FeatureTrack, Novelty, Piece, StepTrack, TrackQuestion
 from streamser.stream.voice import Voice
 
-__all__ = ["Judge", "Novelty", "Piece", "Question", "ask", "computes_on_cuda"]
+__all__ = ["Judge", "Novelty", "Piece", "Question", "compute_answers", "computes_on_cuda"]
 
 Question = Frames | Segment | TrackQuestion
 """What the recognizer is asked: frames that are already computed, a whole segment, or a step graph's track."""
@@ -133,18 +133,21 @@ def computes_on_cuda(recognizer: Recognizer) -> bool:
     return recognizer.engine.device.startswith("cuda")
 
 
-def ask(recognizer: Recognizer, questions: Sequence[Question]) -> list[Prediction]:
+def compute_answers(recognizer: Recognizer, questions: Sequence[Question]) -> list[Prediction]:
     """Absolute answers in order: in one call on a GPU, one by one on a CPU, where batches gain nothing."""
     if recognizer.baseline is not None:
         recognizer = recognizer.with_baseline(None)
     if computes_on_cuda(recognizer):
         segments = [question for question in questions if isinstance(question, Segment)]
         whole = iter(recognizer.predict(segments) if segments else [])
-        return [next(whole) if isinstance(question, Segment) else _ask(recognizer, question) for question in questions]
-    return [_ask(recognizer, question) for question in questions]
+        return [
+            next(whole) if isinstance(question, Segment) else _compute_answer(recognizer, question)
+            for question in questions
+        ]
+    return [_compute_answer(recognizer, question) for question in questions]
 
 
-def _ask(recognizer: Recognizer, question: Question) -> Prediction:
+def _compute_answer(recognizer: Recognizer, question: Question) -> Prediction:
     if isinstance(question, Segment):
         return recognizer.predict(question)
     if isinstance(question, TrackQuestion):

@@ -98,7 +98,7 @@ class Listener:
         self._closed = False
         self._deaf = False  # a callback has failed
         self._skipped = 0  # samples that came while paused and were not yet reported as a gap
-        self._told_pause = False
+        self._pause_reported = False
         self._new_speaker = False  # another person speaks from the next block on
         self._managed = False  # inside a `with`
         self._changed = threading.Condition()
@@ -141,7 +141,7 @@ class Listener:
         if self._segmenter_thread is not None:
             # does nothing if the worker has published it
             self._publish(StreamEnded(stream=self.name, end=self._stream.position))
-            self._say_over()
+            self._mark_over()
         self._events.close()
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -154,7 +154,7 @@ class Listener:
                 remaining = _WAKE_S if deadline is None else deadline - time.monotonic()
                 if remaining <= 0:
                     return False
-                if self._is_stuck():
+                if self._is_blocked():
                     break
                 self._changed.wait(min(remaining, _WAKE_S))
         if not self._over:
@@ -227,7 +227,7 @@ class Listener:
                 event = self._events.get(_WAKE_S)
                 if event is not None:
                     yield event
-                elif self._is_stuck():
+                elif self._is_blocked():
                     self.close()
         finally:
             if not self._managed:
@@ -251,7 +251,7 @@ class Listener:
                 if not self._events.finished:
                     with suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(came.wait(), CLOSE_S)
-                    if self._is_stuck():
+                    if self._is_blocked():
                         await asyncio.to_thread(self.close)
         finally:
             if not self._managed:
@@ -263,7 +263,7 @@ class Listener:
             self._events.set_policy("block")
         self.start()
 
-    def _is_stuck(self) -> bool:
+    def _is_blocked(self) -> bool:
         """Stopped, and nothing has come since: a wedged device may hold the segmenter for ever."""
         return self._stopping and time.monotonic() - self._alive_s > CLOSE_S
 
@@ -285,7 +285,7 @@ class Listener:
             raise
         finally:
             if isinstance(event, StreamEnded):
-                self._say_over()
+                self._mark_over()
 
     def _call_back(self, event: Event) -> None:
         if isinstance(event, EmotionEvent):
@@ -303,7 +303,7 @@ class Listener:
                 self._ended = True
         self._bus.publish(event)
 
-    def _say_over(self) -> None:
+    def _mark_over(self) -> None:
         with self._changed:
             self._over = True
             self._changed.notify_all()
@@ -319,7 +319,7 @@ class Listener:
         try:
             for item in self.source:
                 self._take(item)
-            self._tell_skipped()
+            self._report_skipped()
             self._stream.close()
         except BaseException as error:  # includes sys.exit() in a source: readers that wait for the end must get it
             self._error = self._error or error
@@ -333,7 +333,7 @@ class Listener:
         if self._paused and self.source.live and not isinstance(item, SourceChanged):
             self._skip(item)
             return
-        self._tell_skipped()
+        self._report_skipped()
         if self._new_speaker:
             self._new_speaker = False
             self._stream.new_speaker()
@@ -345,14 +345,14 @@ class Listener:
     def _skip(self, item: TimedBlock | Gap) -> None:
         """Sound that came while paused: reported as a gap once long enough to end the utterance, the rest later."""
         self._skipped += len(item.block.samples) if isinstance(item, TimedBlock) else item.length
-        if not self._told_pause and self._skipped * 1000 > self.config.segmenter.bridge_gap_ms * SAMPLE_RATE:
-            self._tell_skipped()
-            self._told_pause = True
+        if not self._pause_reported and self._skipped * 1000 > self.config.segmenter.bridge_gap_ms * SAMPLE_RATE:
+            self._report_skipped()
+            self._pause_reported = True
 
-    def _tell_skipped(self) -> None:
+    def _report_skipped(self) -> None:
         if self._skipped:
             self._stream.note(Gap(start=self._stream.position, length=self._skipped, reason="paused"))
-        self._skipped, self._told_pause = 0, False
+        self._skipped, self._pause_reported = 0, False
 
     def _end_with(self, error: BaseException) -> None:
         try:
@@ -360,7 +360,7 @@ class Listener:
         except Exception:
             logger.debug("the stream could not be flushed", exc_info=True)
             self._publish(StreamEnded(stream=self.name, end=self._stream.position, error=explain(error)))
-            self._say_over()
+            self._mark_over()
 
 
 def listen(

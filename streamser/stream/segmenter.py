@@ -129,10 +129,10 @@ class _Grid:
 
     def span(self, tick: int) -> tuple[int, int]:
         """Start and end of the tick's window: on the grid, and no longer than the net's."""
-        heard = round(tick * self.hop)
-        if heard <= self.window:
-            return 0, heard
-        start = round(self.frame * math.floor((heard - self.window) / self.frame))
+        received = round(tick * self.hop)
+        if received <= self.window:
+            return 0, received
+        start = round(self.frame * math.floor((received - self.window) / self.frame))
         return start, start + self.window
 
 
@@ -168,7 +168,7 @@ class Segmenter:
         frames = (self._search + overrun) // vad.frame_samples + 1
         self._recent: deque[tuple[int, float, bool]] = deque(maxlen=frames)  # start, mean square, speech
         self._due = 0  # no event can come of the samples before this index
-        self._judged = 0  # the VAD has processed all samples before this index
+        self._detected = 0  # the VAD has processed all samples before this index
         self._barrier = 0  # no pre-roll reaches back past this: another utterance's end, or lost sound
         self._open: _Utterance | None = None
         self._count = 0
@@ -202,7 +202,7 @@ class Segmenter:
         for first in range(0, len(block.samples), _SLICE_SAMPLES):
             self._ring.write(block.samples[first : first + _SLICE_SAMPLES], block.start + first)
             if self.position >= self._due:
-                items += self._judge()
+                items += self._detect_speech()
         return items
 
     def gap(self, start: int, length: int) -> list[Item]:
@@ -212,34 +212,34 @@ class Segmenter:
         """
         if start != self.position or length <= 0:
             raise ValueError(f"gap: starts at {self.position} and has a length, not start {start}, length {length}")
-        items = self._judge()
+        items = self._detect_speech()
         bridged = length <= self._bridge
         if self._open is not None and self.state == "stopping":  # the pause goes on through the gap
             bridged = bridged and start + length - self._open.speech_end < self._end_silence
         items += [] if bridged else self._close("gap")
         self._ring.write(np.zeros(0, np.float32), start + length)
-        self._judged = self._due = start + length  # frames begin anew behind the gap
+        self._detected = self._due = start + length  # frames begin anew behind the gap
         if self._open is None:
-            self._barrier = self._judged
+            self._barrier = self._detected
         if length >= _RESET_GAP_SAMPLES:
             self._vad.reset()
         return items
 
     def flush(self) -> list[Item]:
         """The stream has ended: close the open utterance."""
-        return [*self._judge(), *self._close("stream_end")]
+        return [*self._detect_speech(), *self._close("stream_end")]
 
-    def _judge(self) -> list[Item]:
+    def _detect_speech(self) -> list[Item]:
         """Take all whole frames that wait, at once: the VAD does several for little more than one."""
         size = self._vad.frame_samples
-        count = (self.position - self._judged) // size
+        count = (self.position - self._detected) // size
         if not count:
             return []
-        frames = self._ring.read(self._judged, self._judged + count * size).reshape(count, size)
+        frames = self._ring.read(self._detected, self._detected + count * size).reshape(count, size)
         powers = [float(np.dot(frame, frame)) / size for frame in frames]
         broken = next((place for place, power in enumerate(powers) if not math.isfinite(power)), None)
         if broken is not None:
-            start_s = (self._judged + broken * size) / SAMPLE_RATE
+            start_s = (self._detected + broken * size) / SAMPLE_RATE
             raise AudioError(f"sound at {start_s:.2f} s: NaN or infinite samples; the source is broken")
         items: list[Item] = []
         for power, speech in zip(powers, self._detect(frames), strict=True):
@@ -249,8 +249,8 @@ class Segmenter:
 
     def _take(self, power: float, speech: bool) -> list[Item]:
         """Take the next frame: state first, then what is due in it."""
-        start = self._judged
-        end = self._judged = start + self._vad.frame_samples
+        start = self._detected
+        end = self._detected = start + self._vad.frame_samples
         self._power += _METER_SHARE * (power - self._power)
         self._recent.append((start, power, speech))
         items = self._advance(start, end, speech)
@@ -264,11 +264,11 @@ class Segmenter:
     def _next_due(self) -> int:
         """The earliest sample that can bring an event, whatever sound comes before it; limited by the level meter."""
         utterance = self._open
-        soon = (self._judged // _MOST_WAIT + 1) * _MOST_WAIT  # where the noise floor's blocks end too
+        soon = (self._detected // _MOST_WAIT + 1) * _MOST_WAIT  # where the noise floor's blocks end too
         if utterance is None:
-            return min(soon, self._judged + self._min_speech)
+            return min(soon, self._detected + self._min_speech)
         if self.state == "starting":
-            return min(soon, self._judged + self._min_speech - utterance.speech)
+            return min(soon, self._detected + self._min_speech - utterance.speech)
         pause = self._end_silence if utterance.ahead is not None or not self._speculate else self._speculate
         tick = utterance.onset + (utterance.ticks + 1) * self._grid.hop if self.config.hop_ms else math.inf
         return int(min(soon, utterance.speech_end + pause, tick, utterance.onset + self._max))

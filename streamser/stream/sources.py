@@ -107,11 +107,11 @@ class PushSource:
             taken = self._queue.take(_LOOK_S, round(self.due_s() * SAMPLE_RATE))
             if taken is None:
                 continue
-            lost, heard = taken
+            lost, timed = taken
             self.state = "open"
             if lost:
-                yield Gap(start=heard.block.start - lost, length=lost, reason="queue_full")
-            yield heard
+                yield Gap(start=timed.block.start - lost, length=lost, reason="queue_full")
+            yield timed
         self.state = "ended"
 
     def _put(self, samples: Samples) -> None:
@@ -234,9 +234,9 @@ class MicSource:
         self._opener = opener or open_line
         self._closed = threading.Event()
         self._position = 0
-        self._told_s = 0.0  # the time up to which sound was given, or reported as lost
+        self._reported_s = 0.0  # the time up to which sound was given, or reported as lost
         self._loss: Loss = "unplugged"
-        self._told_loss = False
+        self._loss_reported = False
         self._pause_s = 0.0
 
     def close(self) -> None:
@@ -244,7 +244,7 @@ class MicSource:
 
     def __iter__(self) -> Iterator[SourceItem]:
         line: Line | None = self._open(again=False)  # a DeviceError here is the caller's: there is nothing to wait for
-        self._told_s = time.monotonic()
+        self._reported_s = time.monotonic()
         while line is not None:
             try:
                 loss = yield from self._read_line(line)
@@ -275,7 +275,7 @@ class MicSource:
                 silent_s += _LOOK_S
                 if line.alive and silent_s < patience_s:
                     continue
-                yield from self._sound(resampler.flush(), self._told_s)
+                yield from self._sound(resampler.flush(), self._reported_s)
                 return "stalled" if line.alive else "unplugged"
             dropped, chunk = taken
             if self.state != "open":
@@ -285,15 +285,15 @@ class MicSource:
             clock.skip(dropped)
             missing = clock.arrived(len(chunk.pcm), chunk.arrived_s, overflowed=chunk.overflowed)
             if dropped or missing:
-                yield from self._sound(resampler.flush(), self._told_s)
+                yield from self._sound(resampler.flush(), self._reported_s)
                 resampler = LaggingResampler(line.rate)
                 yield from self._lose(dropped / line.rate, "queue_full")
                 yield from self._lose(missing / line.rate, "overflow" if chunk.overflowed else "stalled")
-            self._told_s = chunk.arrived_s
+            self._reported_s = chunk.arrived_s
             yield from self._sound(
                 resampler.feed(made_finite(to_mono(chunk.pcm))[0]), chunk.arrived_s - resampler.delay_s
             )
-        yield from self._sound(resampler.flush(), self._told_s)
+        yield from self._sound(resampler.flush(), self._reported_s)
         return None
 
     def _greet(self, line: Line, chunk: Chunk) -> Iterator[SourceItem]:
@@ -301,33 +301,33 @@ class MicSource:
         another = line.description != self.description
         self.description = line.description
         if self.state == "lost":
-            yield from self._lose(chunk.arrived_s - len(chunk.pcm) / line.rate - self._told_s, self._loss)
+            yield from self._lose(chunk.arrived_s - len(chunk.pcm) / line.rate - self._reported_s, self._loss)
             yield SourceChanged(state="back", at=self._position, detail=line.description, another=another)
         self.state = "open"
 
     def _announce(self) -> Iterator[SourceItem]:
         if self.state != "lost":
-            self.state, self._pause_s, self._told_loss = "lost", self.config.retry_first_ms / 1000, False
+            self.state, self._pause_s, self._loss_reported = "lost", self.config.retry_first_ms / 1000, False
             yield SourceChanged(state="lost", at=self._position, detail=f"{self.description}: {self._loss}")
-        yield from self._tell_loss()
+        yield from self._report_loss()
 
-    def _tell_loss(self) -> Iterator[Gap]:
+    def _report_loss(self) -> Iterator[Gap]:
         """The gap so far, once it is long enough to end the open utterance; the rest is reported when it is over."""
         now = time.monotonic()
-        if not self._told_loss and now - self._told_s >= self.config.stall_ms / 1000:
-            yield from self._lose(now - self._told_s, self._loss)
-            self._told_s, self._told_loss = now, True
+        if not self._loss_reported and now - self._reported_s >= self.config.stall_ms / 1000:
+            yield from self._lose(now - self._reported_s, self._loss)
+            self._reported_s, self._loss_reported = now, True
 
     def _wait_for_it(self) -> Generator[SourceItem, None, Line | None]:
         """Try to open the microphone again, with growing pauses; None once the source is closed."""
         while not self._closed.wait(self._pause_s):
-            yield from self._tell_loss()
+            yield from self._report_loss()
             self._pause_s = min(2 * self._pause_s, self.config.retry_max_ms / 1000)
             try:
                 return self._open(again=True)
             except DeviceError as error:
                 logger.info("%s; trying again in %.2g s", error, self._pause_s)
-        yield from self._lose(time.monotonic() - self._told_s, self._loss)
+        yield from self._lose(time.monotonic() - self._reported_s, self._loss)
         return None
 
     def _sound(self, samples: Samples, arrived_s: float) -> Iterator[TimedBlock]:

@@ -89,7 +89,7 @@ class WavWriter:
         except OSError as error:
             raise RecordingError(path, "cannot be written", error) from error
         self.path = path
-        self._bytes = self._told = 0
+        self._bytes = self._in_header = 0
         _lock(self._file.fileno())
         try:
             _write_all(self._file, _header(0))
@@ -101,7 +101,7 @@ class WavWriter:
         try:
             _write_all(self._file, data)
             self._bytes += len(data)
-            if self._bytes - self._told >= _UPDATE_BYTES:
+            if self._bytes - self._in_header >= _UPDATE_BYTES:
                 self._update()
         except OSError as error:
             self._give_up()
@@ -118,7 +118,7 @@ class WavWriter:
         self._file.seek(0)
         _write_all(self._file, _header(self._bytes))
         self._file.seek(0, os.SEEK_END)
-        self._told = self._bytes
+        self._in_header = self._bytes
 
     def _give_up(self) -> None:
         """Keep what was stored readable; an overwritten header needs no room on the disk."""

@@ -19,7 +19,7 @@ from streamser.errors import AudioError, StreamserError
 from streamser.events import Event, StreamEnded
 from streamser.recognizer import Prediction, Recognizer
 from streamser.stream.fairqueue import FairQueue
-from streamser.stream.judge import Judge, Novelty, Piece, Question, ask, computes_on_cuda
+from streamser.stream.judge import Judge, Novelty, Piece, Question, compute_answers, computes_on_cuda
 from streamser.stream.status import Tally
 from streamser.stream.voice import NewSpeaker, Voice
 
@@ -141,7 +141,7 @@ class InferenceWorker:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._calls = 0
-        self._judged = 0
+        self._segments_judged = 0
         self._dropped = 0
         self._errors = 0
         self._busy_s = 0.0
@@ -215,7 +215,7 @@ class InferenceWorker:
             **self.recognizer.metrics(),
             "streams": len(self._states),
             "waiting": len(self._jobs),
-            "segments_judged": self._judged,
+            "segments_judged": self._segments_judged,
             "calls": self._calls,
             "partials_dropped": self._dropped,
             "errors": self._errors,
@@ -335,7 +335,7 @@ class InferenceWorker:
         if not questions:
             return {}
         try:
-            answers = dict(zip(questions, ask(self.recognizer, list(questions.values())), strict=True))
+            answers = dict(zip(questions, compute_answers(self.recognizer, list(questions.values())), strict=True))
         except BaseException as error:
             if len(questions) > 1:
                 alone = [self._answers(jobs, {index: question}) for index, question in questions.items()]
@@ -343,7 +343,7 @@ class InferenceWorker:
             index = next(iter(questions))
             return {index: self._recover(jobs[index], error)}
         self._calls += 1
-        self._judged += len(answers)
+        self._segments_judged += len(answers)
         return {**answers}
 
     def _recover(self, job: _Job, error: BaseException) -> Prediction | None:

@@ -59,16 +59,16 @@ class Watched(Protocol):
 class Part(Static):
     """A part of the screen that is painted again only when what it shows has changed."""
 
-    _told: Text | None = None
+    _shown_text: Text | None = None
 
     @property
-    def told(self) -> str:
+    def plain_text(self) -> str:
         """Its text without style."""
-        return self._told.plain if self._told is not None else ""
+        return self._shown_text.plain if self._shown_text is not None else ""
 
-    def tell(self, text: Text) -> None:
-        if text != self._told:
-            self._told = text
+    def show(self, text: Text) -> None:
+        if text != self._shown_text:
+            self._shown_text = text
             self.update(text)
 
 
@@ -329,22 +329,22 @@ class TerminalApp(App[int]):
             self._shown_db = status.level_db
         bar_rows = self._now.content_size.height - self._parts["headline"].outer_size.height
         list_rows = self._list.content_size.height
-        self._tell("header", lambda width: drawing.header(self._title, status, session, width))
+        self._show_part("header", lambda width: drawing.header(self._title, status, session, width))
         loudest_db = max(self._levels_db)
-        self._tell("level", lambda width: drawing.level(self._db, self._shown_db, loudest_db, status, width))
-        self._tell("headline", lambda width: drawing.headline(session, width))
-        self._tell("bars", lambda width: drawing.bars(session, width, bar_rows))
-        self._tell("rows", lambda width: drawing.utterances(session, width, list_rows, self._skip))
-        self._tell("ribbon", lambda width: drawing.ribbon(session, position, width))
-        self._tell("health", lambda width: drawing.health(status, width))
+        self._show_part("level", lambda width: drawing.level(self._db, self._shown_db, loudest_db, status, width))
+        self._show_part("headline", lambda width: drawing.headline(session, width))
+        self._show_part("bars", lambda width: drawing.bars(session, width, bar_rows))
+        self._show_part("rows", lambda width: drawing.utterances(session, width, list_rows, self._skip))
+        self._show_part("ribbon", lambda width: drawing.ribbon(session, position, width))
+        self._show_part("health", lambda width: drawing.health(status, width))
         self._entitle(self._now, *drawing.now_titles(session))
         back = f"{self._skip} newer above, home: newest" if self._skip else ""
         self._entitle(self._list, "utterances", back or drawing.voice_words(session))
 
-    def _tell(self, name: str, draw: Callable[[int], Text]) -> None:
+    def _show_part(self, name: str, draw: Callable[[int], Text]) -> None:
         part = self._parts[name]
         if part.content_size.width > 0:
-            part.tell(draw(part.content_size.width))
+            part.show(draw(part.content_size.width))
 
     def _entitle(self, panel: Vertical, title: str, subtitle: str) -> None:
         if (panel.border_title, panel.border_subtitle) != (title, subtitle):

@@ -219,8 +219,8 @@ def ribbon(session: Session, position: int, width: int) -> Text:
     """
     half = max(_TICK_COLUMNS, width // 2 // _TICK_COLUMNS * _TICK_COLUMNS)
     page = max(0, position // _COLUMN_SAMPLES // half - 1) * half
-    heard = min(width, position // _COLUMN_SAMPLES - page + 1)
-    cells = [("·", FAINT)] * heard + [(" ", "")] * (width - heard)
+    received = min(width, position // _COLUMN_SAMPLES - page + 1)
+    cells = [("·", FAINT)] * received + [(" ", "")] * (width - received)
 
     def put(start: int, end: int, words: str, fill: str, style: str) -> None:
         first = start // _COLUMN_SAMPLES - page
@@ -264,7 +264,7 @@ def health(status: StreamStatus, width: int) -> Text:
     ]
     if status.overflows:
         figures.append((f"overflows {status.overflows}", True))
-    words = [Text(("! " if bad else "") + told, f"bold {ALARM}" if bad else INK) for told, bad in figures]
+    words = [Text(("! " if bad else "") + words_of, f"bold {ALARM}" if bad else INK) for words_of, bad in figures]
     first = Text("   " if width >= 72 else "  ").join(words)
     where = f"{status.device} · {status.model} · {status.engine}"
     if status.recording:

@@ -26,7 +26,7 @@ def write_card(
 ) -> str:
     """README.md of a checkpoint's folder."""
     corpora = ", ".join(f"{name} ({count} clips)" for name, count in provenance["corpora"].items())
-    heard = len(provenance["train_speakers"])
+    speakers = len(provenance["train_speakers"])
     parameters = f"{provenance['parameters']:,}"
     if recipe.start:
         parameters += (
@@ -43,7 +43,7 @@ def write_card(
                 ("trained on", corpora),
                 (
                     "speakers",
-                    f"{heard} to learn from, {len(provenance['validation_speakers'])} to choose and calibrate",
+                    f"{speakers} to learn from, {len(provenance['validation_speakers'])} to choose and calibrate",
                 ),
                 ("protocol", f"`{provenance['protocol']}`: {provenance['split']}"),
                 ("seed, versions", f"{provenance['seed']}; torch {provenance['torch']}, {provenance['created']}"),
@@ -53,7 +53,7 @@ def write_card(
         "## How sure it is\n\n" + _calibration(calibration, scores),
         "## What it scored\n\n" + _scores(scores),
         "## What it does not know\n\n" + _LIMITS,
-        "## Train it again\n\n" + _commands(recipe, scores, provenance.get("strangers_epochs", recipe.epochs)),
+        "## Train it again\n\n" + _commands(recipe, scores, provenance.get("left_out_epochs", recipe.epochs)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -63,7 +63,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _commands(recipe: Recipe, scores: Mapping[str, Any], strangers_epochs: int) -> str:
+def _commands(recipe: Recipe, scores: Mapping[str, Any], left_out_epochs: int) -> str:
     """The commands that made the checkpoint: the leave-one-corpus-out run, if it calibrates it, then its own run."""
     train = f"streamser train models/{recipe.name}/recipe.yaml --corpora-root CORPORA"
     before = {
@@ -72,9 +72,9 @@ def _commands(recipe: Recipe, scores: Mapping[str, Any], strangers_epochs: int) 
     }.get(scores.get("calibrated_on", ""))
     if before is None:
         return f"```\n{train}\n```"
-    if strangers_epochs != recipe.epochs:
-        before += f" --set epochs={strangers_epochs}"
-    run = f"runs/{recipe.name}-strangers"
+    if left_out_epochs != recipe.epochs:
+        before += f" --set epochs={left_out_epochs}"
+    run = f"runs/{recipe.name}-left-out"
     ship = f"{train} --set protocol=ship --calibrate-from {run}"
     return f"```\n{train}{before} --out {run}\n{ship}\n```\n\nThe first run gives the figures above."
 

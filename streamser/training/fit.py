@@ -206,13 +206,13 @@ class Fit:
                 _write_row(lines, row)
                 if self.rank == 0 and self._save_is_due():
                     self._save()
-                self._tell(row)
+                self._report_epoch(row)
         best = self.average or self.net
         if self.best_weights:
             best.load_state_dict(self.best_weights)
         return Fitted(best.eval(), self.best_epoch, self.best_score, self.history)
 
-    def _tell(self, row: dict[str, float]) -> None:
+    def _report_epoch(self, row: dict[str, float]) -> None:
         """Report an epoch; if the callback stops the run, the epoch is saved first."""
         if self.on_epoch is None:
             return
@@ -266,11 +266,11 @@ class Fit:
         mine = slice(self.rank, None, self.world)
         frames = self._with_outliers(frames[mine])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            heard: NetOutput = self.wrapped(frames, *(of[mine] for of in lengths))
+            raw: NetOutput = self.wrapped(frames, *(of[mine] for of in lengths))
         clips = len(drawn[mine])
-        nothing, frames = heard.logits[clips:].float(), frames[:clips]
-        memory = None if heard.reconstruction is None else heard.reconstruction[:clips].float()
-        output = NetOutput(heard.logits[:clips].float(), heard.embedding[:clips].float(), memory)
+        nothing, frames = raw.logits[clips:].float(), frames[:clips]
+        memory = None if raw.reconstruction is None else raw.reconstruction[:clips].float()
+        output = NetOutput(raw.logits[:clips].float(), raw.embedding[:clips].float(), memory)
         if self.prior is not None:
             output = output._replace(logits=output.logits + self.prior)
         if self.allowed is not None:

@@ -75,9 +75,9 @@ def build_frozen_store(
         for i in range(0, len(pairs), size)
     )
     versions = (
-        said[i : i + copies]
-        for said in _encode_all(net, jobs, precision, options.device, options.workers)
-        for i in range(0, len(said), copies)
+        encoded[i : i + copies]
+        for encoded in _encode_all(net, jobs, precision, options.device, options.workers)
+        for i in range(0, len(encoded), copies)
     )
     folder = options.cache / _key(net, store, features, augment, precision)
     return keep(folder, versions, clips, np.float32, options.stage("encoder"))

@@ -86,12 +86,12 @@ def preview_augment(
         for number, sound in enumerate(_changed(originals, part, features, length_s, rng)):
             write(number, name, sound, words)
     rng = np.random.default_rng([seed, len(clips) + len(parts)])
-    sounds, said = [sound for sound, _ in together], [words for _, words in together]
+    sounds, descriptions = [sound for sound, _ in together], [words for _, words in together]
     if parts:
         sounds = _changed(sounds, drawn, features, length_s, rng)
         rest = ", ".join(parts) + " as often and as far as the recipe draws them"
-        said = [f"{words}; {rest}" if words else rest for words in said]
-    for number, (sound, words) in enumerate(zip(sounds, said, strict=True)):
+        descriptions = [f"{words}; {rest}" if words else rest for words in descriptions]
+    for number, (sound, words) in enumerate(zip(sounds, descriptions, strict=True)):
         write(number, "together", sound, words)
     page = out_dir / "index.html"
     page.write_text(_page(sorted(rows, key=lambda row: row[2].split("-")[0])), encoding="utf-8")
@@ -202,12 +202,12 @@ def with_gains(samples: Samples, gains_db: Frames, features: FeatureConfig) -> S
 
 def _words(plan: Sequence[tuple[Augmentation, Any]]) -> str:
     """What was drawn, for a person."""
-    said = []
+    descriptions = []
     for augmentation, drawn in plan:
         named = drawn._asdict().items() if hasattr(drawn, "_asdict") else [(_first_field(augmentation), drawn)]
         shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in named if v != "")
-        said.append(f"{augmentation.name}: {shown}")
-    return "; ".join(said)
+        descriptions.append(f"{augmentation.name}: {shown}")
+    return "; ".join(descriptions)
 
 
 def _first_field(augmentation: Any) -> str:

@@ -129,8 +129,8 @@ class Trainer:
         return RelativeHead(head.to("cpu").eval(), torch.from_numpy(relative.mean), self.recipe.baseline.shrinkage)
 
     def _fit_options(self, split: Split, seed: int) -> FitOptions:
-        told = self.options.on_epoch
-        on_epoch = None if told is None else lambda row: told(split.name, row)
+        report = self.options.on_epoch
+        on_epoch = None if report is None else lambda row: report(split.name, row)
         return FitOptions(seed, self.folder_of(split, seed), self.options.device, on_epoch)
 
     def folder_of(self, split: Split, seed: int) -> Path:
@@ -208,7 +208,7 @@ class Trainer:
     def _result(
         self, split: Split, seed: int, logits: NDArray[np.float32], temperature: float, best_epoch: int
     ) -> FoldResult:
-        heard = {clip.speaker for clip in (*split.train, *split.validation)}
+        trained_on = {clip.speaker for clip in (*split.train, *split.validation)}
         return FoldResult(
             name=self.recipe.name,
             protocol=split.protocol,
@@ -219,7 +219,7 @@ class Trainer:
             logits=logits,
             speakers=tuple(clip.speaker for clip in split.test),
             clips=tuple(clip.id for clip in split.test),
-            train_speakers=tuple(sorted(heard)),
+            train_speakers=tuple(sorted(trained_on)),
             test_corpora=tuple(sorted({clip.corpus for clip in split.test})),
             temperature=temperature,
             best_epoch=best_epoch,
@@ -237,13 +237,13 @@ class Trainer:
         logits = clip_logits(fitted.net.trained(), batches, part.rows, self.device)
         answers = {"validation speakers": (logits, part.targets, [clip.corpus for clip in split.validation])}
         folds = [] if calibrate_from is None else _same_labels(load_folds(calibrate_from), self.recipe.labels)
-        strangers = are_left_out(folds)
+        by_corpus = are_left_out(folds)
         if folds:  # a clip of several seeds counts once for each: they are answers of several nets
             unheard = [pool(of_seed) for of_seed in by_seed(folds).values()]
-            answers["left-out corpora" if strangers else "unheard speakers of its folds"] = (
+            answers["left-out corpora" if by_corpus else "unheard speakers of its folds"] = (
                 np.concatenate([one.logits for one in unheard]),
                 np.concatenate([one.targets for one in unheard]),
-                [group for one in unheard for group in (one.corpora if strangers else one.speakers)],
+                [group for one in unheard for group in (one.corpora if by_corpus else one.speakers)],
             )
         basis = list(answers)[-1]
         chosen, targets, groups = answers[basis]
@@ -264,19 +264,19 @@ class Trainer:
             "threshold": asdict(threshold),
         }
         rule = None
-        if relative is not None and calibrate_from is not None and strangers:
+        if relative is not None and calibrate_from is not None and by_corpus:
             left_out = load_left_out(calibrate_from)
             calibration, threshold = left_out.calibration(self.recipe.risk)
             rule = left_out.rule(calibration, self.recipe.risk)
             scores |= {"threshold": asdict(threshold), **left_out.metrics(calibration, self.recipe.risk)}
-            folds = [one.fold for one in left_out.strangers]
+            folds = [one.fold for one in left_out.corpora]
         if folds:
-            scores |= left_out_metrics(folds) if strangers else summarize(folds)
+            scores |= left_out_metrics(folds) if by_corpus else summarize(folds)
             scores.pop("each", None)
         trained = Trained(fitted.net, features, calibration, split, seed)
         if relative is not None and rule is not None:
             trained = replace(trained, relative=export_relative(relative), baseline=rule)
-        more = {"strangers_epochs": _epochs_of(calibrate_from) or self.recipe.epochs} if folds else {}
+        more = {"left_out_epochs": _epochs_of(calibrate_from) or self.recipe.epochs} if folds else {}
         return publish(target, self.setup, trained, scores, more)
 
 

@@ -37,8 +37,8 @@ def test_an_option_that_would_be_ignored_is_refused(
     soundfile.write(tmp_path / "a.wav", tone(), 16_000)
     words = [word.format(model=bundle.path, folder=tmp_path, file=tmp_path / "a.wav") for word in words]
     assert main(words) == 1
-    said = capsys.readouterr().err
-    assert error in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert error in printed and printed.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav"]
 
 

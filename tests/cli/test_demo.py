@@ -29,9 +29,9 @@ def test_the_demo_ends_with_a_summary_a_comparison_and_three_commands(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", "--model", str(bundle.path), "--speed", "max"]) == 0
-    said = capsys.readouterr()
-    assert said.err == "streamser: 6 recorded sentences by actors, 20 s, muted\n"
-    lines = said.out.splitlines()
+    printed = capsys.readouterr()
+    assert printed.err == "streamser: 6 recorded sentences by actors, 20 s, muted\n"
+    lines = printed.out.splitlines()
     assert any(line.startswith("  timeline  ") for line in lines)
     first = lines.index("  played     recognized               sentence")
     assert [line.split()[0] for line in lines[first + 1 : first + 7]] == [sample.label for sample in find_samples()]
@@ -59,8 +59,8 @@ def test_the_recordings_are_short_complete_and_attributed() -> None:
 
 def final(start_s: float, end_s: float, label: str, *, uncertain: bool = False) -> EmotionEvent:
     start, end = round(start_s * SECOND), round(end_s * SECOND)
-    said = {"label": label, "scores": {label: 1.0}, "confidence": 1.0, "uncertain": uncertain}
-    return EmotionEvent(utterance=0, seq=0, start=start, end=end, final=True, **said)  # type: ignore[arg-type]
+    printed = {"label": label, "scores": {label: 1.0}, "confidence": 1.0, "uncertain": uncertain}
+    return EmotionEvent(utterance=0, seq=0, start=start, end=end, final=True, **printed)  # type: ignore[arg-type]
 
 
 def test_a_final_belongs_to_the_sample_that_its_middle_lies_in() -> None:

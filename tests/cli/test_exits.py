@@ -238,8 +238,10 @@ def test_a_full_disk_behind_standard_output_is_one_line(short_talk: Path, bundle
     ):
         assert process.stderr is not None
         assert process.wait(timeout=60) == 1
-        said = process.stderr.read().decode()
-    assert said == f"streamser: the output cannot be written: {os.strerror(errno.ENOSPC)}; make room and run it again\n"
+        printed = process.stderr.read().decode()
+    assert (
+        printed == f"streamser: the output cannot be written: {os.strerror(errno.ENOSPC)}; make room and run it again\n"
+    )
 
 
 @pytest.mark.parametrize("form", ["--plain", "--jsonl"])

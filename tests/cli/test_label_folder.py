@@ -49,9 +49,9 @@ def test_each_file_gets_what_the_recognizer_says_and_a_bad_one_is_reported_and_s
 ) -> None:
     out = tmp_path / "labels.jsonl"
     assert label(folder, bundle, out) == 3
-    said = capsys.readouterr()
-    assert said.err.count("\n") == 1 and "skipped" in said.err and "bad.wav" in said.err
-    assert said.out.startswith(f"streamser: 3 of 4 files labelled in {out}") and said.out.endswith(": 1 .txt\n")
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and "skipped" in printed.err and "bad.wav" in printed.err
+    assert printed.out.startswith(f"streamser: 3 of 4 files labelled in {out}") and printed.out.endswith(": 1 .txt\n")
     assert [row["file"] for row in rows(out)] == NAMES
     for row in rows(out):
         prediction = recognizer.predict(read_audio(folder / row["file"]))
@@ -75,7 +75,7 @@ def test_a_second_run_goes_on_where_the_first_stopped_and_takes_a_torn_row_anew(
     capsys.readouterr()
     assert label(folder, bundle, out) == 3
     assert out.read_bytes() == whole
-    assert "3 of 4 files labelled" in (said := capsys.readouterr().out) and "2 of them before" in said
+    assert "3 of 4 files labelled" in (printed := capsys.readouterr().out) and "2 of them before" in printed
 
 
 def test_several_processes_write_the_same_table_as_one(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -90,8 +90,8 @@ def test_a_csv_opens_in_a_spreadsheet(folder: Path, bundle: Bundle, tmp_path: Pa
     with out.open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["file"] for row in table] == NAMES
-    said = ["label", "uncertain", "likeliest", "confidence", *(f"p_{name}" for name in bundle.labels)]
-    assert list(table[0]) == ["file", "duration_s", *said, "reason", "model"]
+    columns = ["label", "uncertain", "likeliest", "confidence", *(f"p_{name}" for name in bundle.labels)]
+    assert list(table[0]) == ["file", "duration_s", *columns, "reason", "model"]
     assert all(sum(float(row[f"p_{name}"]) for name in bundle.labels) == pytest.approx(1, abs=1e-3) for row in table)
 
 
@@ -140,8 +140,8 @@ def test_a_file_with_nothing_to_judge_is_uncertain_without_a_guess(
     soundfile.write(tmp_path / "talks" / "quiet.wav", silence(seconds), SAMPLE_RATE)
     assert label(tmp_path / "talks", bundle, tmp_path / "labels.jsonl") == 0
     assert label(tmp_path / "talks", bundle, tmp_path / "labels.csv") == 0
-    said = {"file": "quiet.wav", "duration_s": seconds, "uncertain": True, "reason": reason, "model": "tiny"}
-    assert rows(tmp_path / "labels.jsonl") == [said]
+    printed = {"file": "quiet.wav", "duration_s": seconds, "uncertain": True, "reason": reason, "model": "tiny"}
+    assert rows(tmp_path / "labels.jsonl") == [printed]
     (row,) = csv.DictReader(io.StringIO((tmp_path / "labels.csv").read_text()))
     assert (row["label"], row["uncertain"], row["likeliest"], row["reason"]) == ("uncertain", "true", "", reason)
     assert row["confidence"] == row[f"p_{bundle.labels[0]}"] == ""
@@ -180,8 +180,8 @@ def test_a_slip_is_one_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     assert label(tmp_path / name, bundle, tmp_path / out) == 1
-    said = capsys.readouterr().err
-    assert error in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert error in printed and printed.count("\n") == 1
 
 
 def test_settings_of_streams_are_refused_before_a_table_is_begun(
@@ -245,7 +245,7 @@ def test_each_speaker_is_compared_with_their_own_files(folder: Path, adaptive: R
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "printed"),
     [
         (["--speakers", "who.csv"], "--speakers: is for --two-passes"),
         (["--two-passes", "--utterances"], "--two-passes: judges whole files; leave out --utterances"),
@@ -258,12 +258,12 @@ def test_passes_that_cannot_be_are_refused_before_a_table_is_begun(
     adaptive: Recognizer,
     tmp_path: Path,
     options: list[str],
-    said: str,
+    printed: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "labels.jsonl"
     assert label(folder, adaptive.bundle, out, *options) == 1
-    assert said in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -271,13 +271,13 @@ def test_a_manifest_that_misses_a_file_or_a_column_is_refused(
     folder: Path, adaptive: Recognizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest, out = tmp_path / "who.csv", tmp_path / "labels.jsonl"
-    for text, said in (
+    for text, printed in (
         ("file,person\na.wav,x\n", "needs the columns file and speaker"),
         ("file,speaker\na.wav,x\n", "names no speaker for 'bad.wav' and 2 other files"),
     ):
         manifest.write_text(text, encoding="utf-8")
         assert label(folder, adaptive.bundle, out, "--two-passes", "--speakers", manifest) == 1
-        assert said in capsys.readouterr().err
+        assert printed in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -69,21 +69,21 @@ def test_a_program_reads_json_lines_and_ctrl_c_brings_the_open_utterances_final(
     with live(mic, bundle, "--jsonl", "-", "--record", folder, "--out", subtitles) as process:
         recording = wait_for(folder, ".wav")
         mic.play(talk)
-        heard: list[dict[str, Any]] = []
+        received: list[dict[str, Any]] = []
         for event in events(process):
-            heard.append(event)
-            done = sum(event.get("final", False) for event in heard)
+            received.append(event)
+            done = sum(event.get("final", False) for event in received)
             if done and event["type"] == "emotion" and not event["final"]:
                 break
         process.send_signal(signal.SIGINT)
         interrupted = time.monotonic()
-        heard.extend(events(process))
+        received.extend(events(process))
         assert process.wait(5) == 0 and time.monotonic() - interrupted < 3
         assert process.stderr is not None
         assert [line.partition(" to ")[0] for line in process.stderr] == ["streamser: RECORDING"]
-    assert [event["type"] for event in heard[-3:]] == ["emotion", "speech_ended", "stream_ended"]
-    assert heard[-3]["final"] and heard[-2]["reason"] == "stream_end" and heard[-1]["error"] is None
-    assert soundfile.info(recording).frames == pytest.approx(heard[-1]["end_s"] * SAMPLE_RATE, abs=2)
+    assert [event["type"] for event in received[-3:]] == ["emotion", "speech_ended", "stream_ended"]
+    assert received[-3]["final"] and received[-2]["reason"] == "stream_end" and received[-1]["error"] is None
+    assert soundfile.info(recording).frames == pytest.approx(received[-1]["end_s"] * SAMPLE_RATE, abs=2)
     assert subtitles.read_text().startswith("WEBVTT")
 
 
@@ -153,5 +153,5 @@ def test_a_microphone_that_is_not_there_is_one_line(bundle: Bundle, capsys: pyte
 )
 def test_a_slip_in_an_option_is_one_line(options: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["live", *options]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(error) and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(error) and printed.count("\n") == 1

@@ -36,9 +36,9 @@ def test_a_wrong_call_is_one_line_with_the_nearest_right_word(
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert ended.value.code == 2
-    assert said.startswith("streamser: ") and said.endswith(error + "\n") and said.count("\n") == 1
+    assert printed.startswith("streamser: ") and printed.endswith(error + "\n") and printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "help"])
@@ -52,8 +52,8 @@ def test_help_shows_what_the_verbs_own_help_shows(verb: str, capsys: pytest.Capt
 
 def test_help_alone_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["help"]) == 0
-    said = capsys.readouterr().out
-    assert all(f"\n  {verb}" in said or f"\n    {verb}" in said for verb in VERBS)
+    printed = capsys.readouterr().out
+    assert all(f"\n  {verb}" in printed or f"\n    {verb}" in printed for verb in VERBS)
 
 
 # What each shell is asked to complete: it sources the script and prints its proposals, one a line.

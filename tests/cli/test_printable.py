@@ -54,10 +54,10 @@ def test_a_card_and_a_licence_are_shown_not_obeyed(
     monkeypatch.setenv("STREAMSER_MODELS", str(tmp_path / "models"))
     for words in (["models"], ["models", "odd"], ["models", "odd", "--json"]):
         assert main(words) == 0
-        said = capsys.readouterr()
-        assert is_calm(said.out + said.err) and "gnp" in said.out + "gnp" * (words == ["models"])
+        printed = capsys.readouterr()
+        assert is_calm(printed.out + printed.err) and "gnp" in printed.out + "gnp" * (words == ["models"])
         if "--json" in words:
-            assert json.loads(said.out)["licence"] == f"CC {EVIL}"
+            assert json.loads(printed.out)["licence"] == f"CC {EVIL}"
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_a_file_name_is_shown_not_obeyed(tmp_path: Path, bundle: Bundle, name: s
         ["models", folder / name],
     ):
         done = subprocess.run([sys.executable, "-m", "streamser", *words], capture_output=True, timeout=60, check=False)
-        said = (done.stdout + done.stderr).decode()  # strict: what is written can be decoded
-        assert is_calm(said) and "Traceback" not in said and said
+        printed = (done.stdout + done.stderr).decode()  # strict: what is written can be decoded
+        assert is_calm(printed) and "Traceback" not in printed and printed
 
 
 def test_a_slip_in_an_option_is_shown_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:

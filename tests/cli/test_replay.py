@@ -44,23 +44,23 @@ def test_a_person_reads_a_line_for_each_utterance(
     bundle: Bundle, talk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["replay", str(talk), "--model", str(bundle.path)]) == 0
-    said = capsys.readouterr()
-    lines = said.out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
     assert lines[2].endswith("end: 2 utterances")
     assert lines[4].startswith("00:00:08  2 utterances")
     assert lines[-1] == "  saved     nothing; --out FILE keeps the results"
-    assert said.err == ""
+    assert printed.err == ""
 
 
 def test_a_program_reads_the_events_of_the_python_call(
     bundle: Bundle, recognizer: Recognizer, talk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["replay", str(talk), "--model", str(bundle.path), "--jsonl", "-"]) == 0
-    heard = rows(capsys.readouterr().out)
+    received = rows(capsys.readouterr().out)
     expected = [event.to_dict() | {"stream": "talk"} for event in replay(talk, model=recognizer)]
-    for row in (*heard, *expected):
+    for row in (*received, *expected):
         row.pop("latency_ms", None)
-    assert heard == expected and sum(row.get("final", False) for row in heard) == 2
+    assert received == expected and sum(row.get("final", False) for row in received) == 2
 
 
 def test_each_file_of_a_folder_is_a_stream_of_its_own(
@@ -151,8 +151,8 @@ def test_a_slip_is_one_line(
 ) -> None:
     words = [word.format(talk=talk) for word in options]
     assert main(["replay", "--model", str(bundle.path), *words]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(error) and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(error) and printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("speed", ["0", "-1", "fast", "inf"])
@@ -175,9 +175,9 @@ def test_ctrl_c_ends_a_replay_with_the_open_utterances_final(bundle: Bundle, tal
         lines = [replaying.stdout.readline(), replaying.stdout.readline()]
         replaying.send_signal(signal.SIGINT)
         rest, errors = replaying.communicate(timeout=10)
-    heard = rows("".join(lines) + rest)
-    assert [row["type"] for row in heard[-3:]] == ["emotion", "speech_ended", "stream_ended"]
-    assert heard[-3]["final"] and heard[-1]["end_s"] < 4.0
+    received = rows("".join(lines) + rest)
+    assert [row["type"] for row in received[-3:]] == ["emotion", "speech_ended", "stream_ended"]
+    assert received[-3]["final"] and received[-1]["end_s"] < 4.0
     assert (replaying.returncode, errors) == (130, "")
 
 

@@ -43,7 +43,7 @@ def test_a_bundle_without_one_opens_none(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("graph", "said"),
+    ("graph", "message"),
     [
         (lambda: renamed("weight", "number"), "must map embedding, total and weight to logits"),
         (lambda: renamed("logits", "scores"), "must map embedding, total and weight to logits"),
@@ -55,8 +55,8 @@ def test_a_bundle_without_one_opens_none(bundle: Bundle) -> None:
         (lambda: b"no graph", "is not an ONNX model"),
     ],
 )
-def test_a_graph_that_is_no_relative_head_is_refused(graph: Any, said: str, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=rf"relative\.onnx: .*{said}"):
+def test_a_graph_that_is_no_relative_head_is_refused(graph: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=rf"relative\.onnx: .*{message}"):
         load(make_adaptive(tmp_path / "broken", relative=graph()).path, "cpu")
 
 

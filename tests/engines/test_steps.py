@@ -135,20 +135,20 @@ def test_a_track_with_nothing_or_silence_in_it_is_not_audible(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"streamser.step": "sideways"}, "chunks or window, not 'sideways'"),
         ({"streamser.multiple": "3"}, "multiples of streamser.multiple"),
         ({"streamser.step": "window"}, "export the checkpoint again"),
     ],
 )
-def test_a_step_graph_that_is_none_of_ours_is_refused(tmp_path: Path, change: dict[str, str], said: str) -> None:
+def test_a_step_graph_that_is_none_of_ours_is_refused(tmp_path: Path, change: dict[str, str], message: str) -> None:
     model = onnx.load_from_string(running_mean())
     metadata = {prop.key: prop.value for prop in model.metadata_props} | change
     del model.metadata_props[:]
     helper.set_model_props(model, metadata)
     engine = OnnxEngine(make_bundle(tmp_path / "odd", features=FEATURES, step=model.SerializeToString()))
-    with pytest.raises(BundleError, match=said):
+    with pytest.raises(BundleError, match=message):
         _ = engine.steps
 
 

@@ -133,7 +133,7 @@ def test_weights_count_in_the_risk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("logits", "targets", "said"),
+    ("logits", "targets", "message"),
     [
         (np.zeros((0, 4)), np.zeros(0, int), "needs"),
         (np.zeros((3, 4)), np.zeros(2, int), "one target each"),
@@ -141,6 +141,8 @@ def test_weights_count_in_the_risk() -> None:
         (np.zeros((2, 4)), np.array([0, 4]), r"0\.\.3"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused_with_the_reason(logits: np.ndarray, targets: np.ndarray, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_fitted_is_refused_with_the_reason(
+    logits: np.ndarray, targets: np.ndarray, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         fit_temperature(logits, targets)

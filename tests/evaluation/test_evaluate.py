@@ -93,7 +93,7 @@ def test_figures_are_counted_over_all_clips_and_each_corpus(recognizer: Recogniz
     assert result.whole.wa.value == pytest.approx(np.mean(right))
     assert result.mean_ua == pytest.approx(np.mean([one.ua.value for one in result.corpora]))
     assert [row.speaker for row in result.speakers] == ["one/s0", "one/s1", "one/s2", "two/s0", "two/s1"]
-    assert sum(result.whole.said.values()) == pytest.approx(1.0)
+    assert sum(result.whole.predicted_shares.values()) == pytest.approx(1.0)
 
 
 def test_speakers_that_trained_or_chose_are_left_out_of_the_figures(tmp_path: Path, clips: list[Clip]) -> None:
@@ -201,8 +201,8 @@ def test_the_command_writes_a_report_with_pictures_and_prints_the_figures(
         "cpu",
     ]
     assert main(words) == 0
-    said = capsys.readouterr().out
-    assert "Speaker-independent: none of these 3 speakers" in said
+    printed = capsys.readouterr().out
+    assert "Speaker-independent: none of these 3 speakers" in printed
     report = (out / "report.md").read_text(encoding="utf-8")
     for title in ("## Confusion", "## Confidence", "## Spoilt copies", "## Embedding", "## Speakers", "disgust 10"):
         assert title in report
@@ -229,14 +229,14 @@ def test_json_on_standard_output_is_the_report(
         "none",
     ]
     assert main([*words, "--json", "--map", "disgust=angry"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said == json.loads((tmp_path / "r" / "report.json").read_text(encoding="utf-8"))
-    assert said["whole"]["clips"] == 30
-    assert said["speaker_independent"] is False
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "r" / "report.json").read_text(encoding="utf-8"))
+    assert printed["whole"]["clips"] == 30
+    assert printed["speaker_independent"] is False
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["evaluate"], "give a model and at least one corpus"),
         (["evaluate", "{model}", "{corpus}", "--map", "calm"], "--map takes LABEL=MODEL_LABEL"),
@@ -245,11 +245,16 @@ def test_json_on_standard_output_is_the_report(
     ],
 )
 def test_a_wrong_call_says_what_would_be_right(
-    words: list[str], said: str, bundle: Bundle, corpora: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    bundle: Bundle,
+    corpora: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     places = {"model": bundle.path, "corpus": corpora[0], "nowhere": tmp_path / "nowhere"}
     assert main([word.format(**places) for word in words]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_corpus_without_one_label_of_the_model_is_said(
@@ -257,8 +262,8 @@ def test_a_corpus_without_one_label_of_the_model_is_said(
 ) -> None:
     bundle = make_bundle(tmp_path / "moods", ("calm", "pain"))
     assert main(["evaluate", str(bundle.path), str(corpora[0])]) == 1
-    said = capsys.readouterr().err
-    assert "no clip has a label of 'moods' (calm, pain)" in said and "--map" in said
+    printed = capsys.readouterr().err
+    assert "no clip has a label of 'moods' (calm, pain)" in printed and "--map" in printed
 
 
 def test_voices_louder_than_the_map_can_show_do_not_stop_it(recognizer: Recognizer, tmp_path: Path) -> None:
@@ -287,9 +292,9 @@ def test_a_library_that_only_draws_is_named_first_and_the_report_is_written_with
     bundle, out = trained_on(tmp_path), tmp_path / "report"
     words = ["evaluate", str(bundle.path), *map(str, corpora), "--out", str(out), "--degrade", "gain-20"]
     assert main(words) == 0
-    said = capsys.readouterr().err
-    assert said.startswith("streamser: ") and said.count("\n") == 1
-    assert missing in said and f"pip install 'streamser[{extra}]'" in said
+    printed = capsys.readouterr().err
+    assert printed.startswith("streamser: ") and printed.count("\n") == 1
+    assert missing in printed and f"pip install 'streamser[{extra}]'" in printed
     report = (out / "report.md").read_text(encoding="utf-8")
     shown = [path.name for path in out.glob("*.png")]
     assert "embedding.png" not in report and ("confusion.png" in report) is (missing == "sklearn")

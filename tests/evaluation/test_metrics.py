@@ -16,18 +16,18 @@ def answers(clips: int = 300, classes: int = 4, seed: int = 0) -> tuple[np.ndarr
 
 
 def test_the_confusion_matrix_has_the_truth_in_its_rows_as_scikit_learn_has() -> None:
-    truth, said = answers()
-    assert (metrics.confusion(truth, said, 4) == confusion_matrix(truth, said)).all()
+    truth, predicted = answers()
+    assert (metrics.confusion(truth, predicted, 4) == confusion_matrix(truth, predicted)).all()
 
 
 def test_ua_wa_and_macro_f1_agree_with_scikit_learn() -> None:
-    truth, said = answers()
-    matrix = metrics.confusion(truth, said, 4)
-    assert metrics.ua(matrix) == pytest.approx(balanced_accuracy_score(truth, said))
-    assert metrics.wa(matrix) == pytest.approx(np.mean(truth == said))
-    assert metrics.macro_f1(matrix) == pytest.approx(f1_score(truth, said, average="macro"))
-    assert metrics.unweighted_accuracy(truth, said, 4) == pytest.approx(balanced_accuracy_score(truth, said))
-    assert metrics.weighted_accuracy(truth, said) == pytest.approx(np.mean(truth == said))
+    truth, predicted = answers()
+    matrix = metrics.confusion(truth, predicted, 4)
+    assert metrics.ua(matrix) == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert metrics.wa(matrix) == pytest.approx(np.mean(truth == predicted))
+    assert metrics.macro_f1(matrix) == pytest.approx(f1_score(truth, predicted, average="macro"))
+    assert metrics.unweighted_accuracy(truth, predicted, 4) == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert metrics.weighted_accuracy(truth, predicted) == pytest.approx(np.mean(truth == predicted))
 
 
 def test_ua_wa_and_macro_f1_are_those_of_audmetric() -> None:
@@ -100,16 +100,16 @@ def test_ua_at_coverage_counts_only_the_surest() -> None:
 
 
 def test_by_speaker_divides_the_pooled_matrix() -> None:
-    truth, said = answers()
+    truth, predicted = answers()
     speakers = [f"c/{i % 7}" for i in range(len(truth))]
-    names, matrices = metrics.by_speaker(truth, said, speakers, 4)
+    names, matrices = metrics.by_speaker(truth, predicted, speakers, 4)
     assert names == sorted(set(speakers))
-    assert (matrices.sum(axis=0) == metrics.confusion(truth, said, 4)).all()
+    assert (matrices.sum(axis=0) == metrics.confusion(truth, predicted, 4)).all()
 
 
 def test_the_interval_holds_the_value_and_is_the_same_for_the_same_seed() -> None:
-    truth, said = answers()
-    _, matrices = metrics.by_speaker(truth, said, [f"c/{i % 10}" for i in range(len(truth))], 4)
+    truth, predicted = answers()
+    _, matrices = metrics.by_speaker(truth, predicted, [f"c/{i % 10}" for i in range(len(truth))], 4)
     interval = metrics.bootstrap(metrics.ua, matrices)
     assert interval.low < interval.value < interval.high
     assert interval == metrics.bootstrap(metrics.ua, matrices)

@@ -132,11 +132,13 @@ def test_another_runs_figures_stand_beside_on_the_same_folds(
     weak = replace(make_fold("emodb", skill=0.5), name="egemaps")
     save_fold(tmp_path / "svm" / "emodb.json", weak)
     assert main(["evaluate", "--leave-one-corpus-out", str(tmp_path / "net"), "--beside", str(tmp_path / "svm")]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     (row,) = tabulate([weak]).rows
-    assert "| UA egemaps |" in said
-    assert f"| emodb | 800 | {100 * tabulate([make_fold('emodb')]).mean_ua:.1f} | {100 * row.mean('ua'):.1f} |" in said
-    assert any(line.startswith("| nemo | 800 |") and "| - |" in line for line in said.splitlines())
+    assert "| UA egemaps |" in printed
+    assert (
+        f"| emodb | 800 | {100 * tabulate([make_fold('emodb')]).mean_ua:.1f} | {100 * row.mean('ua'):.1f} |" in printed
+    )
+    assert any(line.startswith("| nemo | 800 |") and "| - |" in line for line in printed.splitlines())
 
 
 def test_a_bar_in_a_cell_does_not_break_the_table() -> None:

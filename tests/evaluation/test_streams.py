@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from streamser.bundle import BaselineRule, Calibration
 from streamser.evaluation.folds import FoldResult
 from streamser.evaluation.streammetrics import plain_speech, stream_metrics
-from streamser.evaluation.streams import Strangers, blend, choose_rule
+from streamser.evaluation.streams import LeftOutCorpus, blend, choose_rule
 
 LABELS = ("angry", "happy", "neutral", "sad")
 SHRINKAGE = 1.0
@@ -24,7 +24,7 @@ def relative(
     return np.asarray((embedding - baseline + DIRECTIONS[2]) @ DIRECTIONS.T, np.float32)
 
 
-def strangers(name: str, seed: int, offset: float = 2.0) -> Strangers:
+def left_out_corpus(name: str, seed: int, offset: float = 2.0) -> LeftOutCorpus:
     """Five speakers, each with an offset of its own on every utterance."""
     rng = np.random.default_rng(seed)
     speakers, targets = np.repeat(np.arange(5), 40), np.tile(np.repeat(np.arange(4), 10), 5)
@@ -43,19 +43,19 @@ def strangers(name: str, seed: int, offset: float = 2.0) -> Strangers:
         test_corpora=(name,),
         embeddings=embeddings,
     )
-    return Strangers(fold, relative)
+    return LeftOutCorpus(fold, relative)
 
 
 @pytest.fixture(scope="module")
-def corpora() -> list[Strangers]:
-    return [strangers(name, seed) for seed, name in enumerate(("one", "two", "three"))]
+def corpora() -> list[LeftOutCorpus]:
+    return [left_out_corpus(name, seed) for seed, name in enumerate(("one", "two", "three"))]
 
 
 def absolute(_: object) -> Calibration:
     return Calibration(temperature=3.0, threshold=0.4)
 
 
-def test_a_baseline_helps_in_natural_streams_and_most_when_enrolled(corpora: list[Strangers]) -> None:
+def test_a_baseline_helps_in_natural_streams_and_most_when_enrolled(corpora: list[LeftOutCorpus]) -> None:
     found = stream_metrics(corpora, absolute, risk=0.25)
     ua = {name: one.mean("ua") for name, one in found.items()}
     assert ua["natural_10"] > ua["first"] + 5
@@ -64,7 +64,7 @@ def test_a_baseline_helps_in_natural_streams_and_most_when_enrolled(corpora: lis
     assert ua["other_speaker_10"] < ua["natural_10"], "the control: another voice's baseline is no help"
 
 
-def test_a_row_holds_each_corpus_and_all_pooled_with_an_interval_over_speakers(corpora: list[Strangers]) -> None:
+def test_a_row_holds_each_corpus_and_all_pooled_with_an_interval_over_speakers(corpora: list[LeftOutCorpus]) -> None:
     found = stream_metrics(corpora, absolute, risk=0.25)["first"]
     low, high = found.ua_interval
     assert sorted(found.of) == ["one", "three", "two"]
@@ -75,13 +75,13 @@ def test_a_row_holds_each_corpus_and_all_pooled_with_an_interval_over_speakers(c
     assert found.to_dict()["of"]["one"]["ua"] == round(found.of["one"]["ua"], 1)
 
 
-def test_the_rule_comes_from_the_corpora_that_it_is_given(corpora: list[Strangers]) -> None:
+def test_the_rule_comes_from_the_corpora_that_it_is_given(corpora: list[LeftOutCorpus]) -> None:
     rule = choose_rule(corpora[:2], absolute(None), risk=0.25)
     assert rule.calibration.risk is not None and rule.calibration.risk <= 0.25
     assert rule == choose_rule(corpora[:2], absolute(None), risk=0.25)
 
 
-def test_with_nothing_before_an_answer_is_the_absolute_one(corpora: list[Strangers]) -> None:
+def test_with_nothing_before_an_answer_is_the_absolute_one(corpora: list[LeftOutCorpus]) -> None:
     one = corpora[0]
     own = one.own(absolute(None))
     rule = BaselineRule(exponent=1.0, full_s=1.0, memory=60, half=0.5, calibration=Calibration())
@@ -89,7 +89,7 @@ def test_with_nothing_before_an_answer_is_the_absolute_one(corpora: list[Strange
     np.testing.assert_array_equal(blend(own, compared, np.zeros((len(own), 1)), rule), own)
 
 
-def test_histories_hold_the_same_speaker_and_never_the_clip_itself(corpora: list[Strangers]) -> None:
+def test_histories_hold_the_same_speaker_and_never_the_clip_itself(corpora: list[LeftOutCorpus]) -> None:
     one = corpora[0]
     for name, histories in one.histories.items():
         for clip, before in zip(one.judged, histories, strict=True):
@@ -109,12 +109,12 @@ def test_plain_speech_is_counted_in_three_shares() -> None:
     }
 
 
-def test_a_fold_without_embeddings_is_refused(corpora: list[Strangers]) -> None:
+def test_a_fold_without_embeddings_is_refused(corpora: list[LeftOutCorpus]) -> None:
     keep = np.arange(200) < 10
     fold = corpora[0].fold.where(keep)
     assert fold.embeddings is not None and len(fold.embeddings) == 10
     with pytest.raises(ValueError, match="holds no embeddings"):
-        Strangers(FoldResult(**{**_fields(fold), "embeddings": None}), relative)
+        LeftOutCorpus(FoldResult(**{**_fields(fold), "embeddings": None}), relative)
 
 
 def _fields(fold: FoldResult) -> dict[str, object]:

@@ -210,19 +210,19 @@ def test_a_replay_is_published_event_by_event_as_the_pipeline_gives_it(
 ) -> None:
     watcher = watch()
     watcher_ready(watcher, broker)
-    said: list[dict[str, Any]] = []
+    expected_events: list[dict[str, Any]] = []
     with MqttPublisher(MqttConfig(host="127.0.0.1", port=broker.port), LABELS) as publisher:
 
         def tell(event: Any) -> None:
-            said.append(event.to_dict())
+            expected_events.append(event.to_dict())
             publisher.publish(event)
 
         with replay(talk, model=recognizer, on_event=tell) as listener:
             assert listener.wait(DEADLINE_S)
-        until(lambda: len(watcher.events) == len(said), "all events have come")
+        until(lambda: len(watcher.events) == len(expected_events), "all events have come")
         watcher.sees("streamser/speaking", "OFF")
-    assert watcher.events == said
-    finals = [event for event in said if event["type"] == "emotion" and event["final"]]
+    assert watcher.events == expected_events
+    finals = [event for event in expected_events if event["type"] == "emotion" and event["final"]]
     assert len(finals) == 2
     assert json.loads(watcher.last["streamser/state"]) == finals[-1]
     watcher.sees("streamser/availability", "offline")  # said goodbye

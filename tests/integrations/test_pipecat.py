@@ -91,9 +91,9 @@ async def test_the_words_carry_the_emotion_of_the_utterance_just_heard(
     sound = sound_frames(SPOKEN, rate, channels)
     down, _ = await through(EmotionProcessor(recognizer, wait_s=10.0), [*sound, words()])
     (event,) = expected(recognizer, sound)
-    (said,) = of(TranscriptionFrame, down)
+    (frame,) = of(TranscriptionFrame, down)
     wanted = {"emotion": event.label, "confidence": round(event.confidence, 4), "uncertain": event.uncertain}
-    assert said.metadata["emotion"] == wanted
+    assert frame.metadata["emotion"] == wanted
     (frame,) = of(EmotionFrame, down)
     assert (frame.emotion, frame.confidence, frame.uncertain) == (event.label, event.confidence, event.uncertain)
 
@@ -103,9 +103,9 @@ async def test_words_that_come_while_the_user_still_speaks_carry_what_is_known_s
     down, _ = await through(
         EmotionProcessor(recognizer, wait_s=10.0), [*sound[:70], words(), SleepFrame(), *sound[70:]]
     )
-    (said,) = of(TranscriptionFrame, down)
-    assert set(said.metadata["emotion"]) == {"emotion", "confidence", "uncertain"}
-    assert down.index(said) < down.index(of(EmotionFrame, down)[0])
+    (frame,) = of(TranscriptionFrame, down)
+    assert set(frame.metadata["emotion"]) == {"emotion", "confidence", "uncertain"}
+    assert down.index(frame) < down.index(of(EmotionFrame, down)[0])
 
 
 async def test_words_without_a_voice_carry_no_emotion(recognizer: Recognizer) -> None:

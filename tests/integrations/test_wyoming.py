@@ -79,12 +79,12 @@ async def say(client: AsyncClient, data: bytes, rate: int = 16_000, channels: in
 
 
 async def emotions(client: AsyncClient) -> list[dict[str, Any]]:
-    said = []
+    answers = []
     while (event := await client.read_event()) is not None and event.type != "emotion-end":
         assert event.type == "emotion", event
-        said.append(event.data)
+        answers.append(event.data)
     assert event is not None, "the server has hung up"
-    return said
+    return answers
 
 
 def expected(recognizer: Recognizer, data: bytes, rate: int, channels: int, partials: bool = False) -> list[Any]:
@@ -132,18 +132,18 @@ async def test_the_emotions_are_those_that_a_stream_gives_for_the_same_pcm(
 ) -> None:
     data = pcm(talk(), rate, channels)
     async with client_of(server) as client:
-        said = await say(client, data, rate, channels)
-    assert [plain(words) for words in said] == expected(server.recognizer, data, rate, channels)
-    assert len(said) == 2
-    assert all(words["final"] for words in said)
+        answers = await say(client, data, rate, channels)
+    assert [plain(words) for words in answers] == expected(server.recognizer, data, rate, channels)
+    assert len(answers) == 2
+    assert all(words["final"] for words in answers)
 
 
 async def test_partials_come_only_where_they_were_asked_for(recognizer: Recognizer) -> None:
     data = pcm(talk())
     async with WyomingServer(recognizer, address=ANY_PORT, partials=True) as server, client_of(server) as client:
-        said = await say(client, data)
-    assert [plain(words) for words in said] == expected(recognizer, data, 16_000, 1, partials=True)
-    assert sum(not words["final"] for words in said) > 2
+        answers = await say(client, data)
+    assert [plain(words) for words in answers] == expected(recognizer, data, 16_000, 1, partials=True)
+    assert sum(not words["final"] for words in answers) > 2
 
 
 async def test_an_utterance_is_answered_while_the_sound_still_goes_on(server: WyomingServer) -> None:
@@ -168,9 +168,9 @@ async def test_a_connection_knows_its_voice_from_the_utterances_that_it_sends_on
             first, again = await say(client, pcm(talk())), await say(client, pcm(talk()))
         async with client_of(server) as client:
             anew = await say(client, pcm(talk()))
-    assert [said["scores"] for said in anew] == [said["scores"] for said in first]
+    assert [answers["scores"] for answers in anew] == [answers["scores"] for answers in first]
     assert again[0]["scores"] != first[0]["scores"]
-    assert [said[0]["baseline_utterances"] for said in (first, again, anew)] == [0, len(first), 0]
+    assert [answers[0]["baseline_utterances"] for answers in (first, again, anew)] == [0, len(first), 0]
 
 
 async def test_several_clients_at_once_each_get_their_own(server: WyomingServer) -> None:
@@ -180,9 +180,9 @@ async def test_several_clients_at_once_each_get_their_own(server: WyomingServer)
         async with client_of(server) as client:
             return await say(client, data)
 
-    said = await asyncio.gather(*map(one, voices))
-    assert len({str([words["scores"] for words in each]) for each in said}) == len(voices), "the voices differ"
-    for data, each in zip(voices, said, strict=True):
+    answers = await asyncio.gather(*map(one, voices))
+    assert len({str([words["scores"] for words in each]) for each in answers}) == len(voices), "the voices differ"
+    for data, each in zip(voices, answers, strict=True):
         assert [plain(words) for words in each] == expected(server.recognizer, data, 16_000, 1)
 
 
@@ -354,8 +354,8 @@ async def test_one_huge_chunk_does_not_hold_up_another_client(server: WyomingSer
     async with client_of(server) as greedy, client_of(server) as honest:
         for _ in range(4):
             await greedy.write_event(AudioChunk(16_000, 2, 1, huge).event())
-        said = await say(honest, pcm(talk()))
-        assert len(said) == 2
+        answers = await say(honest, pcm(talk()))
+        assert len(answers) == 2
         await greedy.write_event(AudioStop().event())
         assert len(await emotions(greedy)) > 8
 

@@ -30,8 +30,8 @@ def test_export_writes_the_graph_that_the_checkpoint_holds(
 ) -> None:
     out = tmp_path / "again.onnx"
     assert main(["export", str(checkpoint.path), "--out", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "again.onnx" in said and f"logits (batch, {len(LABELS)})" in said
+    message = capsys.readouterr().out
+    assert "again.onnx" in message and f"logits (batch, {len(LABELS)})" in message
     probe = probe_frames(FEATURES, 3, 40)
     ours, theirs = (run_session(open_session(path.read_bytes()), probe)[0] for path in (out, checkpoint.onnx_path))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)

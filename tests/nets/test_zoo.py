@@ -16,7 +16,7 @@ from streamser.nets.export import probe_frames
 from streamser.nets.layers import CosineHead, count_parameters
 from streamser.nets.parallel_cnn import ParallelCnn
 from streamser.nets.variant import Variant
-from streamser.nets.zoo import HOUSE_VARIANTS, VARIANTS, build, get
+from streamser.nets.zoo import OWN_VARIANTS, VARIANTS, build, get
 
 every_row = pytest.mark.parametrize("variant", ROWS.values(), ids=ROWS.keys())
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -26,7 +26,7 @@ def test_the_zoo_has_every_published_row() -> None:
     families = Counter(variant.paper.split()[0].rstrip(",") for variant in VARIANTS.values())
     # paper 2: eight and A alone twice; paper 4: 17 rows in two readings; the report: three on two schedules
     assert families == {"Tripathi": 4 + 10, "Discriminative": 14, "Zhong": 34, "Aftab": 4, "Scardino": 6}
-    assert not set(VARIANTS) & set(HOUSE_VARIANTS)
+    assert not set(VARIANTS) & set(OWN_VARIANTS)
 
 
 @every_row

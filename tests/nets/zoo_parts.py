@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from streamser.nets.export import export_onnx, probe_frames
 from streamser.nets.layers import SerNet
 from streamser.nets.variant import Variant
-from streamser.nets.zoo import HOUSE_VARIANTS, VARIANTS
+from streamser.nets.zoo import OWN_VARIANTS, VARIANTS
 
-ROWS = {**HOUSE_VARIANTS, **VARIANTS}
+ROWS = {**OWN_VARIANTS, **VARIANTS}
 CLASSES = 4
 CLIPS = 8
 MOST_STEPS = 100

@@ -138,5 +138,5 @@ async def refused(
     async with talking(server, path) as talker:
         for message in messages:
             await (talker.ws.send_str(message) if isinstance(message, str) else talker.ws.send_bytes(message))
-        said = await talker.receive()
-        return talker.ws.close_code, said[-1]
+        received = await talker.receive()
+        return talker.ws.close_code, received[-1]

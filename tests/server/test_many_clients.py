@@ -38,12 +38,12 @@ async def test_thirty_two_clients_at_once_each_get_all_of_their_own_finals(recog
     expected = [plain(finals(truth(recognizer, data))) for data in sounds]
     assert len({str(one) for one in expected}) == CLIENTS, "the sounds must differ, or a mix-up would not be seen"
     async with serving(recognizer) as server:
-        heard = await asyncio.gather(*(client(server, seed, data) for seed, data in enumerate(sounds)))
-    for seed, (messages, own) in enumerate(zip(heard, expected, strict=True)):
+        received = await asyncio.gather(*(client(server, seed, data) for seed, data in enumerate(sounds)))
+    for seed, (messages, own) in enumerate(zip(received, expected, strict=True)):
         assert plain(finals(messages)) == own
         assert {message["stream"] for message in messages} == {f"mic-{seed}"}
-    partials = [m["latency_ms"] for messages in heard for m in messages if m["type"] == "emotion" and not m["final"]]
+    partials = [m["latency_ms"] for messages in received for m in messages if m["type"] == "emotion" and not m["final"]]
     p50, p95 = (quantiles(partials, n=20)[at] for at in (9, 18))
-    skipped = sum(max(m["skipped"] for m in messages if m["type"] == "status") for messages in heard)
+    skipped = sum(max(m["skipped"] for m in messages if m["type"] == "status") for messages in received)
     print(f"\n{CLIENTS} clients, {len(partials)} partials: p50 {p50:.1f} ms, p95 {p95:.1f} ms, {skipped} skipped")
     assert len(partials) + skipped >= 4 * CLIENTS

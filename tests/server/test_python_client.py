@@ -72,8 +72,8 @@ async def test_a_new_speaker_is_told_by_both_clients(adaptive: Recognizer) -> No
             await stream.new_speaker()
             events += [*await stream.push(sound), *await stream.finish()]
         again = await asyncio.to_thread(blocking, server.url)
-    for said in (events, again):
-        finals = [event for event in said if event.type == "emotion" and event.final]
+    for message in (events, again):
+        finals = [event for event in message if event.type == "emotion" and event.final]
         assert [event.baseline_utterances for event in finals] == [0, 1, 0, 1]
 
 

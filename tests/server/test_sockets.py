@@ -94,11 +94,11 @@ async def test_a_client_says_in_order_with_the_sound_that_another_person_speaks(
         await talker.say(half)
         await talker.ws.send_json({"type": "new_speaker"})
         await talker.say(half)
-        said = finals(await talker.end())
-    assert [(event["baseline"], event["baseline_utterances"]) for event in said] == [
+        received = finals(await talker.end())
+    assert [(event["baseline"], event["baseline_utterances"]) for event in received] == [
         ("none", 0), ("own", 1), ("none", 0), ("own", 1),
     ]  # fmt: skip
-    for before, after in zip(said[:2], said[2:], strict=True):
+    for before, after in zip(received[:2], received[2:], strict=True):
         assert after["scores"] == pytest.approx(before["scores"], abs=0.01)
 
 
@@ -316,9 +316,9 @@ async def test_a_client_that_never_reads_is_let_go_with_a_reason_and_costs_its_n
         await asyncio.wait_for(complaining, DEADLINE_S)
         await _until(server, 'streamser_refusals_total{reason="slow_reader"} 1')
         await _until(server, "streamser_clients 0")
-        said = await asyncio.to_thread(deaf.read_all)
-        assert b'"code": "slow_reader"' in said
-        assert struct.pack("!H", 4429) in said
+        received = await asyncio.to_thread(deaf.read_all)
+        assert b'"code": "slow_reader"' in received
+        assert struct.pack("!H", 4429) in received
 
 
 async def _until(server: Server, line: str) -> None:

@@ -74,8 +74,12 @@ def test_an_utterance_is_started_judged_in_parts_judged_whole_and_ended(recogniz
 def test_a_final_is_what_the_recognizer_says_of_the_whole_utterance(recognizer: Recognizer) -> None:
     sound = two_utterances()
     for event in finals(pushed(recognizer, sound)):
-        said = recognizer.predict(sound[event.start : event.end])
-        assert (event.label, dict(event.scores), event.uncertain) == (said.label, dict(said.scores), said.uncertain)
+        prediction = recognizer.predict(sound[event.start : event.end])
+        assert (event.label, dict(event.scores), event.uncertain) == (
+            prediction.label,
+            dict(prediction.scores),
+            prediction.uncertain,
+        )
 
 
 def test_a_partial_is_what_the_recognizer_says_of_its_window(recognizer: Recognizer) -> None:
@@ -83,8 +87,8 @@ def test_a_partial_is_what_the_recognizer_says_of_its_window(recognizer: Recogni
     unsmoothed = pushed(recognizer, sound, config(pipeline=PipelineConfig(smoothing=0.0)))
     assert len(partials(unsmoothed)) > 6
     for event in partials(unsmoothed):
-        said = recognizer.predict(sound[event.start : event.end])
-        np.testing.assert_allclose(list(event.scores.values()), list(said.scores.values()), atol=1e-5)
+        prediction = recognizer.predict(sound[event.start : event.end])
+        np.testing.assert_allclose(list(event.scores.values()), list(prediction.scores.values()), atol=1e-5)
 
 
 def test_smoothing_blends_each_partial_with_those_before_and_leaves_finals_alone(recognizer: Recognizer) -> None:
@@ -234,17 +238,17 @@ def test_a_lossless_stream_waits_for_the_worker_and_drops_nothing(recognizer: Re
 
 
 def test_many_streams_share_one_worker_and_each_hears_only_its_own_in_order(recognizer: Recognizer) -> None:
-    heard: dict[str, list[Event]] = {f"client {number}": [] for number in range(8)}
+    received: dict[str, list[Event]] = {f"client {number}": [] for number in range(8)}
     with InferenceWorker(recognizer) as worker:
-        streams = {name: WorkerStream(worker, events.append, config(), name) for name, events in heard.items()}
+        streams = {name: WorkerStream(worker, events.append, config(), name) for name, events in received.items()}
         for block in in_blocks(two_utterances(), 1600):
             for stream in streams.values():
                 stream.feed(block.block)
         for stream in streams.values():
             stream.close()
-        until(lambda: all(events and isinstance(events[-1], StreamEnded) for events in heard.values()))
+        until(lambda: all(events and isinstance(events[-1], StreamEnded) for events in received.values()))
         assert worker.metrics()["streams"] == 0
-    for name, events in heard.items():
+    for name, events in received.items():
         assert {event.stream for event in events} == {name}
         assert len(finals(events)) == 2
 
@@ -300,15 +304,15 @@ def test_a_stream_that_is_given_up_delivers_nothing_more_and_frees_its_place(rec
 def test_on_a_gpu_all_that_waits_is_one_call(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, engine = with_engine(recognizer, gate, device="cuda:0")
-    heard: list[Event] = []
+    received: list[Event] = []
     with InferenceWorker(gated) as worker:
-        streams = [WorkerStream(worker, heard.append, config(), f"client {number}") for number in range(6)]
+        streams = [WorkerStream(worker, received.append, config(), f"client {number}") for number in range(6)]
         for stream in streams:
             stream.push(two_utterances()[:20_000])
         assert gate.reached.wait(10)
         gate.open.set()
         until(lambda: not worker.metrics()["waiting"])
-        until(lambda: len(partials(heard)) >= 6)
+        until(lambda: len(partials(received)) >= 6)
     assert max(engine.batches) >= 5
 
 
@@ -334,20 +338,20 @@ def test_a_stream_with_broken_sound_ends_alone_and_the_others_go_on(recognizer: 
 def test_a_batch_with_one_broken_sound_is_asked_again_one_by_one(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, _ = with_engine(recognizer, gate, device="cuda:0")
-    heard: list[Event] = []
+    received: list[Event] = []
     with InferenceWorker(gated) as worker:
-        first = WorkerStream(worker, heard.append, config(), "first")
+        first = WorkerStream(worker, received.append, config(), "first")
         first.push(two_utterances()[:20_000])
         assert gate.reached.wait(10)
         for name, gain in (("loud", 30_000.0), ("fine", 1.0)):
-            stream = WorkerStream(worker, heard.append, config(), name)
+            stream = WorkerStream(worker, received.append, config(), name)
             stream.feed(AudioBlock(two_utterances() * np.float32(gain), 0))
             stream.close()
         gate.open.set()
-        until(lambda: sum(isinstance(event, StreamEnded) for event in heard) == 2)
-    errors = {event.stream: event.error for event in heard if isinstance(event, StreamEnded)}
+        until(lambda: sum(isinstance(event, StreamEnded) for event in received) == 2)
+    errors = {event.stream: event.error for event in received if isinstance(event, StreamEnded)}
     assert errors["fine"] is None and errors["loud"] is not None
-    assert [event.stream for event in finals(heard)] == ["fine", "fine"]
+    assert [event.stream for event in finals(received)] == ["fine", "fine"]
 
 
 def test_a_worker_that_is_closed_in_time_finishes_what_waits_and_else_gives_it_up(recognizer: Recognizer) -> None:
@@ -386,21 +390,21 @@ def test_a_listener_without_a_with_closes_itself_when_its_iteration_ends(recogni
 
 
 def test_callbacks_hear_finals_partials_and_everything(recognizer: Recognizer, spoken: Path) -> None:
-    said: dict[str, list[Event]] = {"final": [], "partial": [], "event": []}
+    prediction: dict[str, list[Event]] = {"final": [], "partial": [], "event": []}
     listener = replay(
         spoken,
         model=recognizer,
         config=config(),
-        on_final=said["final"].append,
-        on_partial=said["partial"].append,
-        on_event=said["event"].append,
+        on_final=prediction["final"].append,
+        on_partial=prediction["partial"].append,
+        on_event=prediction["event"].append,
     )
     with listener:
         assert listener.wait(10)
     expected = pushed(recognizer, two_utterances())
-    assert as_json(said["event"]) == as_json(expected)
-    assert as_json(said["final"]) == as_json(finals(expected))
-    assert as_json(said["partial"]) == as_json(partials(expected))
+    assert as_json(prediction["event"]) == as_json(expected)
+    assert as_json(prediction["final"]) == as_json(finals(expected))
+    assert as_json(prediction["partial"]) == as_json(partials(expected))
 
 
 async def test_events_can_be_awaited(recognizer: Recognizer, spoken: Path) -> None:
@@ -649,9 +653,9 @@ def test_a_recognizer_ten_times_too_slow_costs_partials_and_never_a_final(recogn
 
     def paced() -> Iterator[SourceItem]:
         began, ticks = time.monotonic(), threading.Event()
-        for heard in in_blocks(sound, 3_200):
-            ticks.wait(max(0.0, began + heard.block.end / SAMPLE_RATE / 20 - time.monotonic()))
-            yield heard
+        for received in in_blocks(sound, 3_200):
+            ticks.wait(max(0.0, began + received.block.end / SAMPLE_RATE / 20 - time.monotonic()))
+            yield received
 
     with Listener(ListSource(paced(), live=True), slow, config()) as listener:
         events = list(listener)
@@ -677,8 +681,10 @@ def test_an_hour_with_a_thousand_utterances_has_a_thousand_finals_no_drift_and_f
 
     def hour() -> Iterator[SourceItem]:
         for number in range(1_000):
-            for heard in in_blocks(one, 1_600):
-                yield TimedBlock(AudioBlock(heard.block.samples, number * period + heard.block.start), time.monotonic())
+            for received in in_blocks(one, 1_600):
+                yield TimedBlock(
+                    AudioBlock(received.block.samples, number * period + received.block.start), time.monotonic()
+                )
 
     onsets: list[int] = []
     memory: list[float] = []

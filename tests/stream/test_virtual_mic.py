@@ -85,17 +85,17 @@ def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
         wav = next((tmp_path / name).glob("*.wav"))
         offset = place_of(read_audio(tmp_path / f"{name}.wav"), read_audio(wav))
         expected = finals(list(replay(tmp_path / f"{name}.wav", model=recognizer)))
-        heard = [event for event in finals(events[name]) if event.end > offset + lead]
+        received = [event for event in finals(events[name]) if event.end > offset + lead]
         assert len(expected) == 2
-        assert [event.label for event in heard] == [event.label for event in expected]
-        for event, good in zip(heard, expected, strict=True):
+        assert [event.label for event in received] == [event.label for event in expected]
+        for event, good in zip(received, expected, strict=True):
             assert abs(event.start - offset - good.start) <= 0.060 * SAMPLE_RATE
         assert not [event for event in events[name] if isinstance(event, Gap | SourceChanged)]
     assert not streamser_threads()
 
 
 @pytest.mark.parametrize(
-    ("fault", "mend", "said"),
+    ("fault", "mend", "message"),
     [
         ("crash", "start", "unplugged"),
         ("unplug", "replug", "unplugged"),
@@ -104,7 +104,7 @@ def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
     ],
 )
 def test_a_microphone_lost_in_the_middle_of_an_utterance_is_said_and_heard_again_at_its_true_time(
-    mic: VirtualMic, recognizer: Recognizer, tmp_path: Path, fault: str, mend: str, said: str
+    mic: VirtualMic, recognizer: Recognizer, tmp_path: Path, fault: str, mend: str, message: str
 ) -> None:
     long = write(tmp_path / "long.wav", np.concatenate([silence(0.3), babble(20.0, seed=1)]))
     short = write(tmp_path / "short.wav", np.concatenate([silence(0.3), babble(1.0, seed=2), silence(0.7)]))
@@ -125,16 +125,16 @@ def test_a_microphone_lost_in_the_middle_of_an_utterance_is_said_and_heard_again
         mic.silence()
         mic(mend)
         until(lambda: listener.status().source_state == "open", deadline_s=30)
-        heard = len(finals(events))
+        received = len(finals(events))
         mic.play(short)
-        until(lambda: len(finals(events)) > heard, deadline_s=30)
+        until(lambda: len(finals(events)) > received, deadline_s=30)
         passed_s = time.monotonic() - began
         assert listener.status().position_s - position_s == pytest.approx(passed_s, abs=0.3)
     changes = [event for event in events if isinstance(event, SourceChanged)]
     assert [change.state for change in changes] == ["lost", "back"]
-    assert said in changes[0].detail
+    assert message in changes[0].detail
     gaps = [event for event in events if isinstance(event, Gap)]
-    assert {gap.reason for gap in gaps} == {said}
+    assert {gap.reason for gap in gaps} == {message}
     assert sum(gap.length for gap in gaps) > 1.2 * SAMPLE_RATE
     assert next(event.reason for event in events if isinstance(event, SpeechEnded)) == "gap"
     assert isinstance(events[-1], StreamEnded) and events[-1].error is None

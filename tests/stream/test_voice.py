@@ -130,32 +130,32 @@ def test_a_new_speaker_of_a_profile_begins_with_the_profile(adaptive: Recognizer
 
 def test_streams_on_one_worker_know_nothing_of_each_other(adaptive: Recognizer) -> None:
     sounds = [talk(range(first, first + 5)) for first in (1, 11, 21)]
-    said: list[list[Event]] = [[], [], []]
+    received: list[list[Event]] = [[], [], []]
     with InferenceWorker(adaptive, CONFIG.pipeline) as worker:
-        streams = [WorkerStream(worker, events.append, CONFIG, lossless=True) for events in said]
+        streams = [WorkerStream(worker, events.append, CONFIG, lossless=True) for events in received]
         for i in range(0, len(sounds[0]), 4_000):
             for stream, sound in zip(streams, sounds, strict=True):
                 stream.push(sound[i : i + 4_000])
         for stream in streams:
             stream.close()
-    for events, sound in zip(said, sounds, strict=True):
+    for events, sound in zip(received, sounds, strict=True):
         assert as_json(events) == as_json(streamed(adaptive, sound))
 
 
 def test_a_worker_that_leaves_partials_out_gives_the_same_finals(adaptive: Recognizer) -> None:
-    said: list[Event] = []
+    received: list[Event] = []
     with InferenceWorker(adaptive, CONFIG.pipeline) as worker:
-        stream = WorkerStream(worker, said.append, CONFIG)
+        stream = WorkerStream(worker, received.append, CONFIG)
         stream.push(talk())
         stream.close()
-    assert as_json(finals(said)) == as_json(finals(streamed(adaptive)))
+    assert as_json(finals(received)) == as_json(finals(streamed(adaptive)))
 
 
 def test_a_new_speaker_takes_its_place_in_the_workers_queue(adaptive: Recognizer) -> None:
     """Everything is submitted before the worker starts: only the order in the queue can be right."""
-    said: list[Event] = []
+    received: list[Event] = []
     worker = InferenceWorker(adaptive, CONFIG.pipeline)
-    stream = WorkerStream(worker, said.append, CONFIG)
+    stream = WorkerStream(worker, received.append, CONFIG)
     sound, cut = talk(), round(4.4 * SAMPLE_RATE)
     stream.push(sound[:cut])
     stream.new_speaker()
@@ -163,7 +163,7 @@ def test_a_new_speaker_takes_its_place_in_the_workers_queue(adaptive: Recognizer
     stream.close()
     with worker:
         pass
-    assert [event.baseline_utterances for event in finals(said)] == [0, 1, 0, 1, 2]
+    assert [event.baseline_utterances for event in finals(received)] == [0, 1, 0, 1, 2]
 
 
 def test_a_listener_is_told_of_a_new_speaker_from_another_thread(adaptive: Recognizer) -> None:

@@ -89,8 +89,8 @@ def test_coloured_noise_falls_with_the_octaves(colour: str, slope_db: float) -> 
 def test_noise_comes_from_the_folder_when_there_is_one(sounds: Path) -> None:
     noise = Noise((0.0, 0.0), (str(sounds),), colour_share=0.0)
     drawn = noise.draw(np.random.default_rng(0))._replace(file=0.9)  # the second file: the hum
-    heard = noise.apply(sine(220.0), drawn)
-    assert db(level_at(heard, 990, 1010) / level_at(heard, 210, 230)) == pytest.approx(0.0, abs=0.5)
+    changed = noise.apply(sine(220.0), drawn)
+    assert db(level_at(changed, 990, 1010) / level_at(changed, 210, 230)) == pytest.approx(0.0, abs=0.5)
 
 
 def test_noise_of_silence_is_silence() -> None:
@@ -176,10 +176,10 @@ def test_stretching_keeps_the_pitch_and_the_order_of_what_is_said(factor: float)
 
 def test_a_band_keeps_what_is_inside_and_stops_what_is_outside() -> None:
     noise = coloured_noise(SAMPLE_RATE, "white", 0)
-    heard = band_limit(noise, 300.0, 3400.0)
-    assert db(level_at(heard, 400, 3200) / level_at(noise, 400, 3200)) == pytest.approx(0.0, abs=0.1)
-    assert db(level_at(heard, 4000, 8000) / level_at(noise, 4000, 8000)) < -40
-    assert db(level_at(heard, 0, 200) / level_at(noise, 0, 200)) < -30
+    changed = band_limit(noise, 300.0, 3400.0)
+    assert db(level_at(changed, 400, 3200) / level_at(noise, 400, 3200)) == pytest.approx(0.0, abs=0.1)
+    assert db(level_at(changed, 4000, 8000) / level_at(noise, 4000, 8000)) < -40
+    assert db(level_at(changed, 0, 200) / level_at(noise, 0, 200)) < -30
 
 
 def test_band_edges_are_drawn_within_their_ranges() -> None:
@@ -225,9 +225,9 @@ def test_each_augmentation_can_be_switched_on_alone(name: str) -> None:
 
 
 def test_the_same_seed_changes_clips_the_same_way() -> None:
-    heard = [[Augmenter(EVERYTHING, rng)(sine()) for _ in range(4)] for rng in map(np.random.default_rng, (5, 5, 6))]
-    assert all(np.array_equal(a, b) for a, b in zip(heard[0], heard[1], strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(heard[0], heard[2], strict=True))
+    changed = [[Augmenter(EVERYTHING, rng)(sine()) for _ in range(4)] for rng in map(np.random.default_rng, (5, 5, 6))]
+    assert all(np.array_equal(a, b) for a, b in zip(changed[0], changed[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(changed[0], changed[2], strict=True))
 
 
 def test_what_was_drawn_can_be_applied_again() -> None:
@@ -251,10 +251,10 @@ def test_any_sound_comes_back_finite_and_within_full_scale(samples: Samples) -> 
     everything = [step for _, step in EVERYTHING.steps()]
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        heard = apply_plan(samples, tuple((one, one.draw(rng)) for one in everything))
-        assert heard.dtype == np.float32
-        assert np.isfinite(heard).all()
-        assert np.abs(heard).max(initial=0.0) <= 1.0
+        changed = apply_plan(samples, tuple((one, one.draw(rng)) for one in everything))
+        assert changed.dtype == np.float32
+        assert np.isfinite(changed).all()
+        assert np.abs(changed).max(initial=0.0) <= 1.0
 
 
 @pytest.mark.parametrize(

@@ -182,9 +182,9 @@ def test_a_room_rings_on_after_a_sound_as_its_time_and_its_distance_say() -> Non
     frames[10] = 0.0
     click = LevelStore(frames, np.zeros((1, 1), np.int64), np.full((1, 1), 50))
     room = FeatureAugment(room_probability=1.0, room_rt60_s=(0.5, 0.5), room_direct_db=(3.0, 3.0))
-    heard = BatchMaker(click, features, room).draw(np.array([0]), np.random.default_rng(0))[0, :, 0].numpy()
-    assert heard[10] == pytest.approx(0.0, abs=0.01) and heard[9] < -150
-    tail = heard[11:41]
+    received = BatchMaker(click, features, room).draw(np.array([0]), np.random.default_rng(0))[0, :, 0].numpy()
+    assert received[10] == pytest.approx(0.0, abs=0.01) and received[9] < -150
+    tail = received[11:41]
     np.testing.assert_allclose(np.diff(tail), -60 * features.hop_s / 0.5, atol=0.01)
     assert 10 * np.log10(np.sum(10 ** (tail / 10))) == pytest.approx(-3.0, abs=0.05)
 

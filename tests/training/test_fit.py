@@ -21,7 +21,7 @@ from streamser.nets.losses import LossSpec
 from streamser.nets.parallel_cnn import ParallelCnn
 from streamser.nets.sepconv import SepConv
 from streamser.nets.variant import PublishedRecipe, Variant
-from streamser.nets.zoo import HOUSE_VARIANTS
+from streamser.nets.zoo import OWN_VARIANTS
 from streamser.ort import onnxruntime
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
@@ -123,7 +123,7 @@ def test_a_network_is_added_from_outside_by_one_row(tmp_path: Path, monkeypatch:
     )  # fmt: skip
     with pytest.raises(ConfigError, match="unknown variant 'counting'"):
         set_up(recipe_from({"name": "x", "variant": "counting", "labels": ["a", "b"]}))
-    monkeypatch.setitem(HOUSE_VARIANTS, "counting", row)
+    monkeypatch.setitem(OWN_VARIANTS, "counting", row)
     setup = set_up(recipe_from({"name": "x", "variant": "counting", "labels": ["a", "b"]}))
     net = setup.build()
     fitted = fit_of(net, tmp_path, variant="counting", epochs=2).run()

@@ -34,7 +34,7 @@ def net() -> Whisper:
     return Whisper(3, layers=1).eval()
 
 
-def heard(net: Whisper, store: LevelStore, cache: Path, workers: int = 1, crop: float = 0.0) -> LevelStore:
+def encoded(net: Whisper, store: LevelStore, cache: Path, workers: int = 1, crop: float = 0.0) -> LevelStore:
     augment = FeatureAugment(crop_probability=crop, crop_min_s=0.2)
     recipe = Recipe(name="x", variant="whisper", feature_augment=augment)
     return build_frozen_store(net, store, FEATURES, recipe, RunOptions(cache=cache, workers=workers))
@@ -43,18 +43,18 @@ def heard(net: Whisper, store: LevelStore, cache: Path, workers: int = 1, crop: 
 def test_it_is_what_the_served_windows_give_and_comes_back_from_disk(
     net: Whisper, store: LevelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = heard(net, store, tmp_path)
+    first = encoded(net, store, tmp_path)
     windows = BatchMaker(store, FEATURES, FeatureAugment()).whole(7, 1)
     with torch.no_grad():
         np.testing.assert_allclose(first.frames(7, 1), net.encode(windows).numpy(), atol=1e-6)
     monkeypatch.setattr(Whisper, "encode", lambda *_: pytest.fail("it was heard before"))
-    again = heard(net, store, tmp_path)
+    again = encoded(net, store, tmp_path)
     np.testing.assert_array_equal(again.levels, first.levels)
     assert again.key == first.key
 
 
 def test_two_workers_hear_what_one_does(net: Whisper, store: LevelStore, tmp_path: Path) -> None:
-    one, two = heard(net, store, tmp_path / "one"), heard(net, store, tmp_path / "two", workers=2)
+    one, two = encoded(net, store, tmp_path / "one"), encoded(net, store, tmp_path / "two", workers=2)
     np.testing.assert_allclose(two.levels, one.levels, atol=1e-6)
     np.testing.assert_array_equal(two.starts, one.starts)
 
@@ -62,8 +62,8 @@ def test_two_workers_hear_what_one_does(net: Whisper, store: LevelStore, tmp_pat
 def test_only_copies_are_cropped_and_another_encoder_hears_anew(
     net: Whisper, store: LevelStore, tmp_path: Path
 ) -> None:
-    whole, pieces = heard(net, store, tmp_path), heard(net, store, tmp_path, crop=1.0)
+    whole, pieces = encoded(net, store, tmp_path), encoded(net, store, tmp_path, crop=1.0)
     np.testing.assert_array_equal(pieces.frames(3, 0), whole.frames(3, 0))
     assert np.abs(pieces.frames(3, 1) - whole.frames(3, 1)).max() > 1e-3
     torch.manual_seed(1)
-    assert heard(Whisper(3, layers=1).eval(), store, tmp_path).key != whole.key
+    assert encoded(Whisper(3, layers=1).eval(), store, tmp_path).key != whole.key

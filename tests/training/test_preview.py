@@ -31,7 +31,7 @@ def clips(tmp_path: Path) -> list[Clip]:
     return [Clip(tmp_path / f"{number}.wav", "c", f"c/{number}", "sad") for number in (0, 1)]
 
 
-def heard(
+def previewed(
     clips: list[Clip],
     out: Path,
     augment: AugmentConfig | None = None,
@@ -57,7 +57,7 @@ def frames(begin_s: float, end_s: float) -> slice:
 def test_each_change_of_a_recipe_is_played_alone_and_then_all_together(clips: list[Clip], tmp_path: Path) -> None:
     augment = AugmentConfig(gain_probability=0.2, noise_probability=0.1)
     drawn = FeatureAugment(mask_mels=8, room_probability=0.3, mixup=0.2, crop_probability=0.5)
-    sounds = heard(clips, tmp_path / "out", augment, drawn)
+    sounds = previewed(clips, tmp_path / "out", augment, drawn)
     assert sorted(sounds) == ["crop", "drawn-room", "gain", "mixup", "noise", "original", "specaugment", "together"]
     assert np.allclose(sounds["original"], read_audio(clips[0].path), atol=1e-4)
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
@@ -68,20 +68,20 @@ def test_each_change_of_a_recipe_is_played_alone_and_then_all_together(clips: li
 
 
 def test_all_are_heard_when_none_is_switched_on(clips: list[Clip], tmp_path: Path) -> None:
-    sounds = heard(clips, tmp_path / "out")
+    sounds = previewed(clips, tmp_path / "out")
     line = ["band", "gain", "noise", "pitch", "room", "speed", "telephone"]
     assert sorted(sounds) == sorted([*line, "specaugment", "mixup", "original", "together"])
     assert SHOWN.mask_mels and SHOWN.mixup
 
 
 def test_a_drawn_level_is_the_level_that_is_heard(clips: list[Clip], tmp_path: Path) -> None:
-    quiet = heard(clips, tmp_path / "q", drawn=FeatureAugment(level_db=(-40.0, -40.0)))["drawn-level"]
-    louder = heard(clips, tmp_path / "l", drawn=FeatureAugment(level_db=(-30.0, -30.0)))["drawn-level"]
+    quiet = previewed(clips, tmp_path / "q", drawn=FeatureAugment(level_db=(-40.0, -40.0)))["drawn-level"]
+    louder = previewed(clips, tmp_path / "l", drawn=FeatureAugment(level_db=(-30.0, -30.0)))["drawn-level"]
     assert 20 * np.log10(louder.std() / quiet.std()) == pytest.approx(10.0, abs=0.5)
 
 
 def test_a_masked_band_goes_to_the_mean_and_the_others_stay_as_they_are(clips: list[Clip], tmp_path: Path) -> None:
-    sounds = heard(clips, tmp_path / "out", drawn=FeatureAugment(mask_mels=30), seed=0)
+    sounds = previewed(clips, tmp_path / "out", drawn=FeatureAugment(mask_mels=30), seed=0)
     before = levels(np.resize(sounds["original"], int(WINDOW_S * SAMPLE_RATE)))
     after = levels(sounds["specaugment"])
     spoken = frames(0.5, 1.5)
@@ -98,7 +98,7 @@ def test_noise_and_rooms_fill_the_pause_and_leave_the_words(clips: list[Clip], t
     ringing = FeatureAugment(room_probability=1.0, room_rt60_s=(0.8, 0.8), room_direct_db=(-3.0, -3.0))
     soundfile.write(clips[0].path, np.concatenate([0.3 * babble(1.0, seed=3), 1e-3 * babble(0.8, seed=4)]), SAMPLE_RATE)
     for name, drawn in (("drawn-noise", loud), ("drawn-room", ringing)):
-        sounds = heard(clips, tmp_path / name, drawn=drawn)
+        sounds = previewed(clips, tmp_path / name, drawn=drawn)
         before = levels(np.resize(sounds["original"], int(WINDOW_S * SAMPLE_RATE)))
         rise = levels(sounds[name]) - before
         loudest = np.argsort(before[frames(0.2, 0.8)].mean(axis=0))[-10:]
@@ -112,7 +112,7 @@ def test_mixup_plays_both_clips_in_one_share(tmp_path: Path) -> None:
         soundfile.write(tmp_path / f"{number}.wav", tone(hz, WINDOW_S), SAMPLE_RATE)
     pair = [Clip(tmp_path / f"{number}.wav", "c", "c/1", "sad") for number in (0, 1)]
     for seed in range(8):  # until the two change places
-        mixed = heard(pair, tmp_path / f"out{seed}", drawn=FeatureAugment(mixup=5.0), seed=seed)["mixup"]
+        mixed = previewed(pair, tmp_path / f"out{seed}", drawn=FeatureAugment(mixup=5.0), seed=seed)["mixup"]
         spectrum = np.abs(np.fft.rfft(mixed)) / len(mixed) * 2
         first, second = spectrum[round(300 * WINDOW_S)], spectrum[round(2000 * WINDOW_S)]
         if second > 0.01:
@@ -122,7 +122,7 @@ def test_mixup_plays_both_clips_in_one_share(tmp_path: Path) -> None:
 
 def test_a_crop_is_a_shorter_piece_of_the_clip(clips: list[Clip], tmp_path: Path) -> None:
     soundfile.write(clips[0].path, tone(440.0, 1.5) * np.linspace(0.1, 1.0, 24_000, dtype=np.float32), SAMPLE_RATE)
-    piece = heard(clips, tmp_path / "out", drawn=FeatureAugment(crop_probability=1.0, crop_min_s=0.6))["crop"]
+    piece = previewed(clips, tmp_path / "out", drawn=FeatureAugment(crop_probability=1.0, crop_min_s=0.6))["crop"]
     assert np.abs(piece).max() < 0.299  # the loud end is not in it
     assert len(piece) == WINDOW_S * SAMPLE_RATE  # played as often as it fits
 
@@ -141,8 +141,8 @@ def test_a_gain_is_heard_when_its_frames_are(center: bool) -> None:
 
 def test_a_clip_alone_has_nobody_to_be_mixed_with(clips: list[Clip], tmp_path: Path) -> None:
     drawn = FeatureAugment(mixup=0.4, channel_swap=0.5, tilt_db=3.0)
-    assert sorted(heard(clips[:1], tmp_path / "out", drawn=drawn)) == ["drawn-tilt", "original", "together"]
-    assert {"mixup", "drawn-channel"} <= set(heard(clips, tmp_path / "both", drawn=drawn))
+    assert sorted(previewed(clips[:1], tmp_path / "out", drawn=drawn)) == ["drawn-tilt", "original", "together"]
+    assert {"mixup", "drawn-channel"} <= set(previewed(clips, tmp_path / "both", drawn=drawn))
 
 
 def test_what_cannot_be_drawn_for_samples_is_refused(clips: list[Clip], tmp_path: Path) -> None:

@@ -372,12 +372,12 @@ def test_what_learns_on_what_was_heard_judges_as_the_whole_net_does(
     recipe = on_samples(start=str(encoder), epochs=3, copies=1, augment={"gain_probability": 1.0})
     one = trainer(recipe, material, tmp_path, cache)
     split = one.splits(0)[0]
-    fitted, features, heard = one.fit(split, 0)
+    fitted, features, received = one.fit(split, 0)
     rows = one.part(split.test).rows
     sounds = build_store(material.clips, features, Copies(recipe.augment, 1), cache=cache)
     whole = clip_logits(fitted.net, BatchMaker(sounds, features, FeatureAugment()), rows, torch.device("cpu"))
     np.testing.assert_allclose(
-        clip_logits(fitted.net.trained(), heard, rows, torch.device("cpu")), whole, atol=2e-3, rtol=1e-3
+        clip_logits(fitted.net.trained(), received, rows, torch.device("cpu")), whole, atol=2e-3, rtol=1e-3
     )
     assert np.ptp(whole, axis=0).min() > 0.05
     again = trainer(recipe, material, tmp_path / "again", cache)

@@ -35,8 +35,8 @@ def main() -> None:
             if isinstance(event, streamser.SpeechStarted):
                 print("(you speak)")
             elif isinstance(event, streamser.EmotionEvent) and event.final:
-                heard = "uncertain" if event.uncertain else event.label
-                print(f"heard {heard} ({event.confidence:.0%}): {reply(event)}", flush=True)
+                label = "uncertain" if event.uncertain else event.label
+                print(f"heard {label} ({event.confidence:.0%}): {reply(event)}", flush=True)
 
 
 if __name__ == "__main__":

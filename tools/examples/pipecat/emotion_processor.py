@@ -109,8 +109,8 @@ class EmotionProcessor(FrameProcessor):
             "confidence": round(event.confidence, 4),
             "uncertain": event.uncertain,
         }
-        if self._tell_llm and not event.uncertain and event.utterance != self._told:
-            self._told = event.utterance
+        if self._tell_llm and not event.uncertain and event.utterance != self._last_told:
+            self._last_told = event.utterance
             words = f"The user's voice sounds {event.label} (confidence {event.confidence:.2f}, judged by sound alone)."
             await self.push_frame(LLMMessagesAppendFrame([{"role": "developer", "content": words}], run_llm=False))
 
@@ -134,7 +134,7 @@ class EmotionProcessor(FrameProcessor):
         self._position = 0  # samples judged
         self._open: int | None = None  # the utterance that goes on
         self._newest: EmotionEvent | None = None
-        self._told = -1  # the last utterance that the LLM knows of
+        self._last_told = -1  # the last utterance that the LLM knows of
         self._task = self.create_task(self._judge())
 
     @property
@@ -159,7 +159,7 @@ class EmotionProcessor(FrameProcessor):
                 batch.append(self._waiting.get_nowait())
             ended = batch[-1][1] is None
             try:
-                await self._tell(await asyncio.to_thread(self._push, batch))
+                await self._handle(await asyncio.to_thread(self._push, batch))
             except Exception as error:  # whatever fails here: the conversation goes on, without emotions
                 await self.push_error(f"no emotion for this sound: {error}", exception=error)
             async with self._progress:
@@ -178,7 +178,7 @@ class EmotionProcessor(FrameProcessor):
         self._position = self._stream.position
         return events
 
-    async def _tell(self, events: list[Event]) -> None:
+    async def _handle(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, SpeechStarted):
                 self._open = event.utterance
