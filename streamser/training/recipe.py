@@ -72,7 +72,7 @@ class PlainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineConfig:
-    """The relative head, which compares an utterance with the speaker's own neutral speech; frozen encoders only."""
+    """The relative head, which compares an utterance with the speaker's own neutral speech, embedding by embedding."""
 
     train: bool = False
     shrinkage: float = 2.0

@@ -9,23 +9,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamser.corpora.clips import Clip
 from streamser.features import Frames
+from streamser.nets.frozenhead import FrozenHead, Standard
+from streamser.nets.layers import SerNet
 from streamser.training.batches import BatchMaker
-from streamser.training.recipe import BaselineConfig
+from streamser.training.featureaugment import FeatureAugment
+from streamser.training.frozen import frozen_features
+from streamser.training.recipe import AdversaryConfig, BaselineConfig, OutlierConfig, Recipe
 from streamser.training.store import LevelStore
 
+_HIDDEN, _DROPOUT = 128, 0.3  # as in the head of `whisper`
+_WINDOWS = 64  # embedded at a time
 _OTHERS_MOST = 0.4  # largest weight of a clip of another label: about that of an utterance with p(neutral) = 0.5
 
 
 class RelativeBatches(BatchMaker):
-    """Vectors of a frozen store relative to baselines."""
+    """Vectors of a store relative to baselines."""
 
     def __init__(self, batches: BatchMaker, config: BaselineConfig, clips: Sequence[Clip], rows: NDArray[np.int64]):
         super().__init__(batches.store, batches.features, batches.augment)
@@ -90,3 +97,62 @@ def _mean_neutral(batches: RelativeBatches, clips: Sequence[Clip], rows: NDArray
         if clip.label == "neutral":
             of_corpus[clip.corpus].append(batches._vectors[0, int(row)])
     return np.asarray(np.mean([np.mean(vectors, axis=0) for vectors in of_corpus.values()], axis=0), np.float32)
+
+
+def relative_recipe(recipe: Recipe, *, frozen: bool) -> Recipe:
+    """How the relative head is trained: the recipe without outliers, and the last epoch is kept.
+
+    On the embedding of a network that learned as a whole there is no adversary: the network had one.
+    """
+    recipe = replace(recipe, choose_by="last", outliers=OutlierConfig())
+    return recipe if frozen else replace(recipe, adversary=AdversaryConfig(), feature_augment=_mixup_only(recipe))
+
+
+def _mixup_only(recipe: Recipe) -> FeatureAugment:
+    return FeatureAugment(mixup=recipe.feature_augment.mixup)
+
+
+def embedding_head(classes: int, size: int) -> FrozenHead:
+    """A fresh head on top of embeddings of this size, (B, 1, size) to logits."""
+    return FrozenHead(
+        classes, Standard(size), nn.Linear(size, _HIDDEN), nn.Linear(_HIDDEN, classes), nn.Dropout(_DROPOUT)
+    )
+
+
+def embedded(
+    net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], device: torch.device, precision: str = "fp32"
+) -> BatchMaker:
+    """The embeddings of these clips and of their copies, the mean over the windows that are served.
+
+    Other clips of the store have zeros.
+    """
+    copies, clips = batches.store.starts.shape
+    vectors = np.zeros((copies, clips, net.embedding_dim), np.float32)
+    counts = np.zeros((copies, clips, 1), np.float32)
+    waiting: list[Tensor] = []
+    owners: list[tuple[int, int]] = []
+
+    def flush() -> None:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            found = net.served(torch.stack(waiting).to(device))[1].float().cpu().numpy()
+        for owner, vector in zip(owners, found, strict=True):
+            vectors[owner] += vector
+            counts[owner] += 1
+        waiting.clear()
+        owners.clear()
+
+    net = net.to(device).eval()
+    pairs = [(copy, int(row)) for copy in range(copies) for row in rows]
+    for pair in sorted(pairs, key=lambda one: int(batches.store.lengths[one])):  # windows of one length together
+        for window in batches.whole(pair[1], pair[0]):
+            if waiting and (len(waiting) == _WINDOWS or len(window) != len(waiting[0])):
+                flush()
+            waiting.append(window)
+            owners.append(pair)
+    if waiting:
+        flush()
+    size = net.embedding_dim
+    starts = np.arange(copies * clips, dtype=np.int64).reshape(copies, clips)
+    means = np.asarray(vectors / np.maximum(counts, 1), np.float32).reshape(-1, size)
+    store = LevelStore(means, starts, np.ones_like(starts))
+    return BatchMaker(store, frozen_features(size, batches.features.sample_rate), FeatureAugment())

@@ -63,6 +63,8 @@ def set_up(recipe: Recipe) -> RunSetup:
     setup = RunSetup(recipe, variant, features, loss)
     net = setup.build()
     recipe.feature_augment.check(features)
+    if recipe.baseline.train and "neutral" not in recipe.labels:
+        raise ConfigError(f"{recipe.name}: a baseline is made of neutral speech, but labels have no neutral")
     if net.needs_start:
         frozen_augment(recipe.feature_augment)
         if recipe.train_window_s:

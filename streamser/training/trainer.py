@@ -34,8 +34,8 @@ from streamser.training.fit import CHECKPOINT, Fit, FitData, FitOptions, Fitted,
 from streamser.training.material import Material, label_shares, splits_of, with_labels
 from streamser.training.options import RunOptions
 from streamser.training.publish import Trained, publish
-from streamser.training.recipe import OutlierConfig, Recipe
-from streamser.training.relative import RelativeBatches
+from streamser.training.recipe import Recipe
+from streamser.training.relative import RelativeBatches, embedded, embedding_head, relative_recipe
 from streamser.training.setup import set_up
 from streamser.training.stores import read_stores
 from streamser.training.windows import clip_logits, reconstruction_mse
@@ -103,30 +103,39 @@ class Trainer:
         net.load_state_dict({**net.state_dict(), **fitted.net.state_dict()})
         return replace(fitted, net=net.eval()), features, batches
 
-    def fit_relative(self, split: Split, seed: int, batches: BatchMaker) -> RelativeHead | None:
-        """Train the relative head of one split on the encoder's output; None if the recipe has no relative head."""
-        if not self.recipe.baseline.train or self.stores.frozen is None:
+    def fit_relative(self, split: Split, seed: int, batches: BatchMaker, net: SerNet) -> RelativeHead | None:
+        """Train the relative head of one split on the embeddings of its network; None if the recipe has none.
+
+        Of a network with a frozen encoder, the encoder's output is the embedding.
+        """
+        if not self.recipe.baseline.train:
             return None
+        frozen = self.stores.frozen is not None
         clips = with_common_labels(split.train, self.recipe.labels) if self.recipe.mask_absent_labels else split.train
         everybody = self.part((*clips, *split.validation))
+        if not frozen:
+            batches = embedded(net.trained(), batches, everybody.rows, self.device, self.recipe.precision)
         relative = RelativeBatches(batches, self.recipe.baseline, everybody.clips, everybody.rows)
         train, choose = (
             self.part([clip for clip, usable in zip(part.clips, relative.usable(part.rows), strict=True) if usable])
             for part in (self.part(clips), self.part(split.validation or split.test))
         )
         torch.manual_seed(seed)
-        net = self.setup.build(self.stores.scaled(self.setup.features, split)).trained()
-        counts = Counter(clip.label for clip in train.clips)
-        loss = self.setup.loss.build(
-            len(self.recipe.labels), net.embedding_dim, [counts[label] for label in self.recipe.labels]
+        labels = self.recipe.labels
+        head = (
+            self.setup.build(self.stores.scaled(self.setup.features, split)).trained()
+            if frozen
+            else embedding_head(len(labels), batches.features.bins)
         )
-        _standardize(net, relative, train.rows, seed)
-        recipe = replace(self.recipe, choose_by="last", outliers=OutlierConfig())
+        counts = Counter(clip.label for clip in train.clips)
+        loss = self.setup.loss.build(len(labels), head.embedding_dim, [counts[label] for label in labels])
+        _standardize(head, relative, train.rows, seed)
+        recipe = relative_recipe(self.recipe, frozen=frozen)
         folder = self.folder_of(split, seed) / "relative"
-        fit = Fit(recipe, net, loss, FitData(relative, train, choose), FitOptions(seed, folder, self.options.device))
-        head = fit.run().net
+        fit = Fit(recipe, head, loss, FitData(relative, train, choose), FitOptions(seed, folder, self.options.device))
+        fitted = fit.run().net
         (fit.folder / CHECKPOINT).unlink(missing_ok=True)
-        return RelativeHead(head.to("cpu").eval(), torch.from_numpy(relative.mean), self.recipe.baseline.shrinkage)
+        return RelativeHead(fitted.to("cpu").eval(), torch.from_numpy(relative.mean), self.recipe.baseline.shrinkage)
 
     def _fit_options(self, split: Split, seed: int) -> FitOptions:
         report = self.options.on_epoch
@@ -145,7 +154,7 @@ class Trainer:
             return load_folds(place)[0]
         began = time.monotonic()
         fitted, features, batches = self.fit(split, seed)
-        relative = self.fit_relative(split, seed, batches)
+        relative = self.fit_relative(split, seed, batches, fitted.net)
         validation = self.part(split.validation or split.test)
         logits = clip_logits(fitted.net.trained(), batches, validation.rows, self.device)
         temperature = fit_temperature(logits, validation.targets)
@@ -232,7 +241,7 @@ class Trainer:
         predict the calibration for new speakers better than validation speakers of the training corpora do.
         """
         fitted, features, batches = self.fit(split, seed)
-        relative = self.fit_relative(split, seed, batches)
+        relative = self.fit_relative(split, seed, batches, fitted.net)
         part = self.part(split.validation)
         logits = clip_logits(fitted.net.trained(), batches, part.rows, self.device)
         answers = {"validation speakers": (logits, part.targets, [clip.corpus for clip in split.validation])}
