@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamser.bundle import BaselineRule
 
-__all__ = ["Baseline", "BaselineKind", "BaselineSource"]
+__all__ = ["Baseline", "BaselineKind", "BaselineSource", "weighted_sum"]
 
 BaselineSource = Literal["own", "profile"]
 BaselineKind = Literal["none", "own", "profile"]
@@ -73,3 +73,15 @@ class Baseline:
             self.utterances + 1,
             self.source,
         )
+
+
+def weighted_sum(
+    embeddings: NDArray[np.floating[Any]], weights: NDArray[np.floating[Any]], kept: float = 1.0
+) -> tuple[NDArray[np.float64], float]:
+    """The total (D,) and weight of a baseline of utterances (N, D), the newest last, whose weights are (N,).
+
+    With each later utterance an earlier one keeps the share `kept` of its weight: 1 - 1 / `memory`, as in
+    `Baseline.plus`.
+    """
+    faded = weights * kept ** np.arange(len(weights) - 1, -1, -1)
+    return faded @ np.asarray(embeddings, np.float64), float(faded.sum())

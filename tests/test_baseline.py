@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from makers import make_rule
 
-from streamser.baseline import Baseline
+from streamser.baseline import Baseline, weighted_sum
 
 RULE = make_rule(memory=4, exponent=2.0, full_s=2.0, half=3.0)
 
@@ -34,6 +34,18 @@ def test_the_baseline_it_came_from_stays_as_it_was() -> None:
     assert before.total.tolist() == [1.0, 2.0] and after.kind == before.kind == "profile"
     with pytest.raises(FrozenInstanceError):
         before.weight = 9.0  # type: ignore[misc]
+
+
+def test_the_sum_of_many_utterances_is_what_a_stream_adds_up_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    embeddings, weights = rng.normal(size=(9, 5)).astype(np.float32), rng.uniform(0, 1, 9)
+    made = Baseline.empty(5)
+    for embedding, weight in zip(embeddings, weights, strict=True):
+        made = made.plus(embedding, float(weight), RULE)
+    total, weight = weighted_sum(embeddings, weights, kept=1 - 1 / RULE.memory)
+    np.testing.assert_allclose(total, made.total)
+    assert weight == pytest.approx(made.weight)
+    assert weighted_sum(embeddings, weights)[1] == pytest.approx(weights.sum()) != pytest.approx(made.weight)
 
 
 def test_a_long_stream_stays_bounded() -> None:

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.bundle import RELATIVE, BaselineRule, Calibration
+from streamser.engines.onnx import open_session
 from streamser.errors import ProtocolError
 from streamser.evaluation.calibration import Threshold, balanced_weights, fit_calibration
 from streamser.evaluation.folds import FoldResult, load_folds
 from streamser.evaluation.streammetrics import plain_speech, stream_metrics
 from streamser.evaluation.streams import LeftOutCorpus, choose_rule
-from streamser.ort import onnxruntime
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,7 @@ def load_left_out(run: Path) -> LeftOut:
 
 
 def _relative(path: Path) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = open_session(path.read_bytes(), threads=1)
 
     def logits(
         embedding: NDArray[np.float32], total: NDArray[np.float32], weight: NDArray[np.float32]

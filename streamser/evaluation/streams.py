@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from streamser.baseline import weighted_sum
 from streamser.bundle import BaselineRule, Calibration
 from streamser.evaluation.calibration import balanced_weights, choose_threshold, fit_temperature, softmax
 from streamser.evaluation.folds import FoldResult
@@ -91,9 +92,8 @@ class LeftOutCorpus:
         weight = np.zeros((len(self.judged), 1), np.float32)
         for row, before in enumerate(self.histories[scenario]):
             if len(before):
-                shares = np.ones(len(before)) if enrolled else neutrality[before] ** exponent
-                shares = shares * kept ** np.arange(len(before) - 1, -1, -1)
-                total[row], weight[row] = shares.astype(np.float32) @ self._embeddings[before], shares.sum()
+                weights = np.ones(len(before)) if enrolled else neutrality[before] ** exponent
+                total[row], weight[row] = weighted_sum(self._embeddings[before], weights, kept)
         logits = self.relative(self._embeddings[self.judged], total, weight)
         return logits.astype(np.float64), weight.astype(np.float64)
 

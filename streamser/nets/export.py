@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +17,10 @@ from torch.nn import functional as F
 from streamser.errors import BundleError
 from streamser.features import FeatureConfig, Frames, from_log_mel
 from streamser.nets.layers import SerNet
+from streamser.nets.tracing import Traceable, trace
 from streamser.onnxgraph import check_graph
 from streamser.ort import onnxruntime
 
-OPSET = 17
 _LONG = 1024  # shorter constants stay float32: the smaller size would not pay for another node
 TOLERANCE = 1e-4
 """Largest difference of a logit or an embedding value between torch and ONNX Runtime."""
@@ -53,27 +51,14 @@ def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
         )
     twin = frozen_copy(net)
     example = torch.from_numpy(probe_frames(features, 2, net.min_frames + 20))
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        # The TorchScript exporter is the one that keeps a GRU's time axis free (torch 2.11); it announces its age.
-        warnings.filterwarnings("ignore", category=DeprecationWarning, message=r".*legacy TorchScript-based ONNX.*")
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx\.")
-        warnings.filterwarnings("ignore", message=r"Constant folding - Only steps=1")
-        # It warns of recurrent layers at other batch sizes; `check_onnx` below runs those batch sizes.
-        warnings.filterwarnings("ignore", category=UserWarning, message=r"Exporting a model to ONNX with a batch_size")
-        # ... and of the sizes that torch's own recurrent layers compare, which are the features' fixed ones.
-        warnings.filterwarnings("ignore", message=r"Converting a tensor to a Python", module=r"torch\.nn\.modules\.rnn")
-        torch.onnx.export(
-            _Served(twin).eval(),
-            (example,),
-            buffer,  # type: ignore[arg-type]  # a stream is welcome, its annotation forgot
-            input_names=["frames"],
-            output_names=["logits", "embedding"],
-            dynamic_axes={"frames": {0: "batch", 1: "time"}, "logits": {0: "batch"}, "embedding": {0: "batch"}},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    graph = narrowed(buffer.getvalue())
+    served = Traceable(
+        module=_Served(twin),
+        example=(example,),
+        inputs=("frames",),
+        outputs=("logits", "embedding"),
+        free_axes={"frames": {0: "batch", 1: "time"}, "logits": {0: "batch"}, "embedding": {0: "batch"}},
+    )
+    graph = narrowed(trace(served))
     check_graph(graph)
     check_onnx(twin, features, graph)
     return graph

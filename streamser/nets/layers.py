@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamser.features import FeatureConfig
+from streamser.nets.tracing import Traceable
+
 
 class NetOutput(NamedTuple):
     """A network's output for a batch of windows."""
@@ -63,11 +66,18 @@ class SerNet(nn.Module):
 
     def encode(self, frames: Tensor) -> Tensor:
         """The frozen encoder's output, one vector for each window: (B, T, F) -> (B, size)."""
-        raise NotImplementedError(f"all of {type(self).__name__} learns")
+        raise NotImplementedError(f"{type(self).__name__} has no frozen encoder")
 
     def trained(self) -> SerNet:
-        """The part that learns, under the same names: the net itself, or what judges the results of `listen`."""
+        """The part that learns, under the same names: the net itself, or its head if the encoder is frozen."""
         return self
+
+    def step_graph(self, features: FeatureConfig) -> Traceable | None:
+        """The module that a stream runs for new frames only, if the net has one for these features.
+
+        Its metadata `streamser.step` is `window` or `chunks`, and says how `streamser.engines` runs the graph.
+        """
+        return None
 
     def check(self, frames: Tensor) -> None:
         """ValueError unless the frames are of a shape that this net can judge."""

@@ -11,18 +11,24 @@ input before pooling. Nor by how much it widened the first two blocks for ASVP-E
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from streamser.features import FeatureConfig
 from streamser.nets.layers import SerNet
+from streamser.nets.tracing import Traceable
 
 PATH_KERNELS = ((11, 1), (1, 9), (3, 3))  # over time, over frequency, over both
 PATH_FILTERS = 32
 BODY_FILTERS = (64, 96, 128, 160)
 BODY_POOLS = ((2, 2), (2, 2), (2, 1), (2, 1))  # (time, frequency)
 EMBEDDING = 320
+_REACH = max(kernel[0] for kernel in PATH_KERNELS) // 2  # frames on either side that a path's convolution covers
 
 
 def _activation(prelu: bool) -> nn.Module:
@@ -84,8 +90,90 @@ class LightSerNet(SerNet):
         return embedding
 
     def maps(self, frames: Tensor) -> Tensor:
-        """What the convolutions leave to be pooled, (B, T, F) -> (B, 320, T/32, F/8)."""
+        """The last block's output before its mean over time and frequency, (B, T, F) -> (B, 320, T/32, F/8)."""
         x = frames.unsqueeze(1)  # (B, T, F) -> (B, 1, T, F)
         x = torch.cat([path(x) for path in self.paths], dim=1)  # (B, 96, T/2, F/2)
         maps: Tensor = self.body(x)
         return maps
+
+    def step_graph(self, features: FeatureConfig) -> Traceable | None:
+        if features.short != "tile":
+            return None
+        step = _LightSerNetStep(self)
+        frames = torch.zeros(1, 2 * _REACH + 12, self.bins)
+        with torch.no_grad():
+            shapes = step.shapes(torch.zeros(1, 2 * _REACH + 2 ** len(step.levels), self.bins))
+        columns = [torch.zeros(4, *shape) for shape in shapes]
+        runs = [torch.arange(6) for _ in shapes[:-1]] + [torch.arange(5)]
+        count = len(shapes)
+        inputs = ["frames", *(f"c{n}" for n in range(1, count + 1)), *(f"r{n}" for n in range(1, count)), "window"]
+        outputs = ["logits", "embedding", *(f"x{n}" for n in range(1, count + 1))]
+        axes = {name: {0: name} for name in [*inputs[1:], *outputs[2:]]}
+        return Traceable(
+            module=step,
+            example=(frames, *columns, *runs),
+            inputs=inputs,
+            outputs=outputs,
+            free_axes={"frames": {1: "time"}, **axes},
+            metadata={"streamser.step": "window", "streamser.levels": json.dumps(step.levels)},
+        )
+
+
+class _LightSerNetStep(nn.Module):
+    """LightSERNet on runs of columns. Convolutions have no padding in time, since a run includes its neighbours."""
+
+    def __init__(self, net: LightSerNet) -> None:
+        super().__init__()
+        self.net = net
+        # (before, after, stride, extra) of each layer, as streamser.engines.columns reads them
+        self.levels = [(_REACH, _REACH, 2, 0), *((1, 1, 2, 0) for _ in list(net.body)[:-1])]
+
+    def forward(self, frames: Tensor, *columns_and_runs: Tensor) -> tuple[Tensor, ...]:
+        count = len(self.levels)
+        columns, runs = columns_and_runs[:count], columns_and_runs[count:]
+        computed = [self._paths(frames)]
+        for block, known, run in zip(list(self.net.body)[:-1], columns, runs, strict=False):
+            computed.append(_unpadded(block, _chosen(known, computed[-1], run)))
+        window = _chosen(columns[-1], computed[-1], runs[-1])
+        embedding = self.net.body[-1](window).mean(dim=(2, 3))
+        # (1, C, n, F) -> (n, C, F): a column is what is kept and looked up
+        return self.net.head(embedding), embedding, *(x.squeeze(0).transpose(0, 1) for x in computed)
+
+    def shapes(self, frames: Tensor) -> list[tuple[int, int]]:
+        """(channels, bins) of each layer's columns."""
+        x = self._paths(frames)
+        shapes = [(x.shape[1], x.shape[3])]
+        for block in list(self.net.body)[:-1]:
+            x = block(x)
+            shapes.append((x.shape[1], x.shape[3]))
+        return shapes
+
+    def _paths(self, frames: Tensor) -> Tensor:
+        """(1, n + 10, bins) -> (1, 96, n / 2, bins / 2)"""
+        x = frames.unsqueeze(1)
+        size = x.shape[2]
+        pooled = []
+        for module in self.net.paths:
+            path: Any = module
+            conv = path.conv
+            cut = _REACH - conv.kernel_size[0] // 2
+            y = F.conv2d(x[:, :, cut : size - cut], conv.weight, conv.bias, padding=(0, conv.padding[1]))
+            y = path.activation(path.norm(y))
+            pooled.append(path.pool(y + x[:, :, _REACH : size - _REACH] if path.residual else y))
+        return torch.cat(pooled, dim=1)
+
+
+def _chosen(known: Tensor, computed: Tensor, run: Tensor) -> Tensor:
+    """Columns in the order of the run, of the known ones (n, C, F) and the computed ones (1, C, m, F)."""
+    return torch.cat([known.transpose(0, 1).unsqueeze(0), computed], dim=2).index_select(2, run)
+
+
+def _unpadded(block: nn.Module, x: Tensor) -> Tensor:
+    """One of the body's blocks without its padding in time."""
+    assert isinstance(block, nn.Sequential)
+    conv, *others = block
+    assert isinstance(conv, nn.Conv2d)
+    x = F.conv2d(x, conv.weight, conv.bias, padding=(0, int(conv.padding[1])))
+    for layer in others:
+        x = layer(x)
+    return x

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from streamser.errors import BundleError
-from streamser.nets.export import OPSET, TOLERANCE, open_session
+from streamser.nets.export import TOLERANCE, open_session
 from streamser.nets.layers import SerNet
+from streamser.nets.tracing import Traceable, trace
 
 
 class RelativeHead(nn.Module):
@@ -43,24 +41,20 @@ def export_relative(head: RelativeHead) -> bytes:
     rng = np.random.default_rng(0)
     probe = [torch.from_numpy(rng.normal(0, 1, shape).astype(np.float32)) for shape in ((3, size), (3, size))]
     inputs = (*probe, torch.tensor([[0.0], [0.5], [9.0]]))
-    buffer = io.BytesIO()
-    names = ["embedding", "total", "weight"]
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        torch.onnx.export(
-            head,
-            inputs,
-            buffer,  # type: ignore[arg-type]  # a stream is welcome, its annotation forgot
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes={name: {0: "batch"} for name in [*names, "logits"]},
-            opset_version=OPSET,
-            dynamo=False,
+    names = ("embedding", "total", "weight")
+    graph = trace(
+        Traceable(
+            module=head,
+            example=inputs,
+            inputs=names,
+            outputs=("logits",),
+            free_axes={name: {0: "batch"} for name in (*names, "logits")},
         )
+    )
+    with torch.no_grad():
         expected = head(*inputs).numpy()
-    session = open_session(buffer.getvalue())
-    (found,) = session.run(None, dict(zip(names, (value.numpy() for value in inputs), strict=True)))
+    (found,) = open_session(graph).run(None, dict(zip(names, (value.numpy() for value in inputs), strict=True)))
     difference = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
     if not difference <= TOLERANCE:
         raise BundleError(f"the relative head's graph differs from the net by {difference:.1e}; export it again")
-    return buffer.getvalue()
+    return graph

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamser.features import FeatureConfig
 from streamser.nets.frozenhead import FrozenHead, Standard, hidden_of
 from streamser.nets.layers import SerNet
+from streamser.nets.tracing import Traceable
 
 BINS = 80
 WIDTH = 384
@@ -243,3 +245,28 @@ class Whisper(SerNet):
         state = self.encoder.step(frames, State(*states))
         found = statistics(state.mean, state.scatter / (state.seen / FRAMES_PER_TOKEN))
         return self.head(hidden_of(found, self.standard, self.hidden)), found, list(state)
+
+    def step_graph(self, features: FeatureConfig) -> Traceable:
+        first, chunk = self.stream_chunks
+        names = State._fields
+        sizes = {"first": first, "chunk": chunk, "multiple": FRAMES_PER_TOKEN}
+        return Traceable(
+            module=_Chunks(self),
+            example=(torch.zeros(1, chunk, self.bins), *self.stream_states(1, torch.device("cpu"))),
+            inputs=["frames", *names],
+            outputs=["logits", "embedding", *(f"next.{name}" for name in names)],
+            free_axes={"frames": {1: "time"}},
+            metadata={"streamser.step": "chunks", **{f"streamser.{name}": str(size) for name, size in sizes.items()}},
+        )
+
+
+class _Chunks(nn.Module):
+    """One chunk with the states as separate arguments, as ONNX takes them."""
+
+    def __init__(self, net: Whisper) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        logits, embedding, following = self.net.stream_step(frames, list(states))
+        return logits, embedding, *following

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,8 +12,8 @@ import torch
 from zoo_parts import ARCHITECTURES, CLASSES, exported, overfitted
 
 from streamser.errors import BundleError
+from streamser.features import FeatureConfig
 from streamser.nets.export import (
-    OPSET,
     TOLERANCE,
     check_onnx,
     compare_graphs,
@@ -23,7 +24,10 @@ from streamser.nets.export import (
     probe_frames,
     run_session,
 )
+from streamser.nets.layers import SerNet
 from streamser.nets.lightsernet import LightSerNet
+from streamser.nets.stepgraph import export_step
+from streamser.nets.tracing import OPSET, Traceable
 from streamser.nets.zoo import build, get
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -140,3 +144,30 @@ def test_export_refuses_a_net_of_another_shape() -> None:
         export_onnx(build("lightsernet", 4), get("lightsernet").features, 7)
     with pytest.raises(ValueError, match="but 4 classes and 64 bins"):
         export_onnx(build("lightsernet", 4), get("sepconv").features, 4)
+
+
+class WithStep(LightSerNet):
+    """A network of a newcomer, which brings its own step graph."""
+
+    def step_graph(self, features: FeatureConfig) -> Traceable:
+        return Traceable(
+            module=torch.nn.Linear(self.bins, self.n_classes),
+            example=(torch.zeros(1, self.bins),),
+            inputs=["frames"],
+            outputs=["logits"],
+            free_axes={"frames": {0: "time"}, "logits": {0: "time"}},
+            metadata={"streamser.step": "mine"},
+        )
+
+
+def test_a_network_from_outside_brings_its_own_step_graph() -> None:
+    features = get("lightsernet").features
+    graph = export_step(WithStep(4, bins=features.bins), features)
+    assert graph is not None
+    model = onnx.load_from_string(graph)
+    assert [(prop.key, prop.value) for prop in model.metadata_props] == [("streamser.step", "mine")]
+    assert export_step(WithStep(4, bins=features.bins), replace(features, center=True)) is None
+
+
+def test_a_network_without_a_step_graph_has_none() -> None:
+    assert SerNet(4, bins=8, embedding_dim=8, min_frames=1, min_bins=1).step_graph(get("lightsernet").features) is None

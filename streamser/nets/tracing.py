@@ -1,0 +1,59 @@
+"""Trace a torch module into an ONNX graph."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+__all__ = ["OPSET", "Traceable", "trace"]
+
+OPSET = 17
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traceable:
+    """A module with all that its graph needs: example inputs, names, free axes and metadata."""
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    free_axes: Mapping[str, Mapping[int, str]]
+    """For each input or output, the axes whose size is free, and a name for each of these sizes."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What the graph's reader needs to know besides."""
+
+
+def trace(what: Traceable) -> bytes:
+    """The module in evaluation mode as an ONNX graph."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        # The TorchScript exporter is the one that keeps a GRU's time axis free (torch 2.11); it warns that it is old.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, message=r".*legacy TorchScript-based ONNX.*")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx\.")
+        warnings.filterwarnings("ignore", message=r"Constant folding - Only steps=1")
+        # It warns of recurrent layers at other batch sizes; `export.check_onnx` runs those batch sizes.
+        warnings.filterwarnings("ignore", category=UserWarning, message=r"Exporting a model to ONNX with a batch_size")
+        # ... and of the sizes that torch's own recurrent layers compare, which are the features' fixed ones.
+        warnings.filterwarnings("ignore", message=r"Converting a tensor to a Python", module=r"torch\.nn\.modules\.rnn")
+        torch.onnx.export(
+            what.module.eval(),
+            what.example,
+            buffer,  # type: ignore[arg-type]  # a stream works too, but its annotation lacks it
+            input_names=list(what.inputs),
+            output_names=list(what.outputs),
+            dynamic_axes={name: dict(axes) for name, axes in what.free_axes.items()},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    if not what.metadata:
+        return buffer.getvalue()
+    model = onnx.load_from_string(buffer.getvalue())
+    onnx.helper.set_model_props(model, dict(what.metadata))
+    return bytes(model.SerializeToString())
