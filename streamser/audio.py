@@ -257,7 +257,7 @@ def open_sound(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.Sou
         sound = MediaFile(Path(name)) if media else _sequential_file()(file)
     except (RuntimeError, ValueError, TypeError) as error:  # soundfile's own is a RuntimeError
         raise AudioError(
-            f"{name}: not a sound file that can be read ({decoder_words(error)}); WAV, FLAC, Ogg and MP3 are"
+            f"{name}: not a sound file that can be read ({decoder_words(error)}); use WAV, FLAC, Ogg or MP3"
         ) from error
     try:
         check_rate(sound.samplerate)

@@ -14,18 +14,24 @@ export function takeToken() {
 
 /** Run a request, and once more with a token when the server asks for one. */
 export async function withToken(client, request) {
-  try {
-    return await request();
-  } catch (error) {
-    if (error.status !== 401) throw error;
-    client.token = await askToken();
-    return withToken(client, request);
+  for (let wasRefused = false; ; wasRefused = true) {
+    try {
+      return await request();
+    } catch (error) {
+      if (error.status !== 401) throw error;
+      client.token = await askToken(wasRefused);
+    }
   }
 }
 
-/** @returns {Promise<string>} */
-function askToken() {
+/**
+ * @param {boolean} wasRefused whether the token given before was wrong
+ * @returns {Promise<string>}
+ */
+function askToken(wasRefused) {
+  $("token").value = "";
   $("ask").showModal();
+  setText("ask-refused", wasRefused ? "The server refused this token. Please check it, and try again." : "");
   return new Promise((resolve) => {
     $("ask").addEventListener("close", () => {
       sessionStorage.setItem("streamser-token", $("token").value);

@@ -17,10 +17,10 @@ from streamser.bundle import Bundle
 pytestmark = needs_browser
 
 
-def hover_over_every_button(page: Page) -> list[str]:
+def hover_over_every_button(page: Page, within: str = "body") -> list[str]:
     """Contrast violations of each visible button while the pointer is on it."""
     found = []
-    for button in page.driver.find_elements("css selector", "button"):
+    for button in page.driver.find_elements("css selector", f"{within} button"):
         if button.is_displayed() and button.is_enabled():
             page.hover(button)
             page.do("arguments[0].dataset.probe = ''", button)
@@ -52,6 +52,81 @@ def test_axe_finds_nothing_in_any_state_and_every_button_can_be_read_under_the_p
         assert page.axe() == []
         page.look(scheme, 360, 740)
         assert page.axe() == []
+
+
+SIZES = (("light", 1280, 1000), ("dark", 1280, 1000), ("light", 360, 740))
+"""Color scheme, width and height: a screen and a phone."""
+
+DRAG = """
+    const transfer = new DataTransfer();
+    transfer.items.add(new File(["sound"], "talk.wav", { type: "audio/wav" }));
+    dispatchEvent(new DragEvent(arguments[0], { dataTransfer: transfer, bubbles: true, cancelable: true }));"""
+
+
+def violations_at_every_size(page: Page, part: str) -> list[str]:
+    """What axe finds, also with the pointer on each button of a part, and whether the page is wider than the screen."""
+    found = []
+    for scheme, width, height in SIZES:
+        page.look(scheme, width, height)
+        found += page.axe() + hover_over_every_button(page, part)
+        if page.do("return document.documentElement.scrollWidth") > width:
+            found.append(f"wider than {width}")
+    return found
+
+
+def test_axe_finds_nothing_in_the_question_for_a_token(
+    serve: Running, sure: Bundle, talk: Path, tmp_path: Path
+) -> None:
+    with (
+        running(sure.path, "--token", "a-token-for-the-browser") as server,
+        browsing(serve.url, talk, tmp_path) as page,
+    ):
+        page.driver.get(server.url)
+        page.until(lambda: page.find("#ask").is_displayed())
+        assert violations_at_every_size(page, "#ask") == []
+        page.find("#token").send_keys("a-wrong-token-for-it")
+        page.find("#ask-form button").click()
+        page.until(lambda: "refused this token" in page.text("#ask-refused"))
+        assert page.axe() == []
+        page.find("#token").send_keys("a-token-for-the-browser")
+        page.find("#ask-form button").click()
+        page.until(lambda: ":" in page.text("#model"))
+
+
+def test_axe_finds_nothing_while_a_file_is_dragged_over_the_page(serve: Running, talk: Path, tmp_path: Path) -> None:
+    with browsing(serve.url, talk, tmp_path) as page:
+        page.do(DRAG, "dragenter")
+        assert page.find("#drop").is_displayed()
+        found = []
+        for scheme, width, height in SIZES:
+            page.look(scheme, width, height)
+            found += page.axe()
+            page.do("document.getElementById('drop').removeAttribute('aria-hidden')")  # axe looks at no hidden text
+            found += page.axe("#drop", "color-contrast")
+            page.do("document.getElementById('drop').setAttribute('aria-hidden', 'true')")
+        assert found == []
+        page.do(DRAG, "dragleave")
+        assert not page.find("#drop").is_displayed()
+
+
+def test_axe_finds_nothing_in_the_banner_that_tells_of_trouble(serve: Running, talk: Path, tmp_path: Path) -> None:
+    rubbish = tmp_path / "rubbish.wav"
+    rubbish.write_bytes(b"no sound at all")
+    with browsing(serve.url, talk, tmp_path / "profile") as page:
+        page.find("#file").send_keys(str(rubbish))
+        page.until(lambda: page.find("#trouble").is_displayed())
+        assert violations_at_every_size(page, "#trouble") == []
+        page.find("#trouble-close").click()
+        assert not page.find("#trouble").is_displayed()
+
+
+def test_axe_finds_nothing_while_the_server_is_lost(sure: Bundle, talk: Path, tmp_path: Path) -> None:
+    with running(sure.path) as server, browsing(server.url, talk, tmp_path) as page:
+        page.press("s")
+        page.until(lambda: len(page.rows()) > 0)
+        server.end()
+        page.until(lambda: "trying again" in page.text("#link"))
+        assert violations_at_every_size(page, "header") == []
 
 
 def test_a_cut_connection_turns_the_notice_into_a_warning_and_the_level_meter_dark(
