@@ -131,7 +131,7 @@ def test_a_header_without_samples_says_so(tmp_path: Path) -> None:
 def test_text_renamed_to_wav_is_not_a_sound_file(tmp_path: Path) -> None:
     path = tmp_path / "letter.wav"
     path.write_text("Dear Sir or Madam, this is no sound.\n" * 50)
-    with pytest.raises(AudioError, match=r"letter\.wav: not a sound file .*WAV, FLAC, Ogg and MP3"):
+    with pytest.raises(AudioError, match=r"letter\.wav: not a sound file .*WAV, FLAC, Ogg or MP3"):
         read_audio(path)
 
 
@@ -406,4 +406,4 @@ def test_an_error_names_the_file_once_and_no_object_of_python(tmp_path: Path, na
     with pytest.raises(AudioError) as caught:
         read_audio(path)
     message = str(caught.value)
-    assert message == f"{path}: not a sound file that can be read (format not recognised); WAV, FLAC, Ogg and MP3 are"
+    assert message == f"{path}: not a sound file that can be read (format not recognised); use WAV, FLAC, Ogg or MP3"
