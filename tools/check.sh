@@ -2,6 +2,7 @@
 # All checks: format, lint, types, import contracts, JavaScript, tests. Warnings are errors.
 #   tools/check.sh             everything
 #   tools/check.sh --fast      without the tests that are marked slow
+#   tools/ray_check.sh         the tests that need Ray, in an environment of their own
 #   python -m pytest -m soak   two minutes of load, which none of these runs
 #   tools/check.sh --coverage  everything, and how much of the code the tests run (see tools/coverage.sh)
 set -euo pipefail
@@ -25,7 +26,7 @@ else
 fi
 echo "== pytest"
 case "${1:-}" in
-  --fast) "$python" -m pytest -q -m "not slow and not soak" ;;
+  --fast) "$python" -m pytest -q -m "not slow and not soak and not ray" ;;
   --coverage) PYTHON="$python" tools/coverage.sh ;;
   *) "$python" -m pytest -q ;;
 esac

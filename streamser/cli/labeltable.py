@@ -35,19 +35,29 @@ class LabelTable:
         places = ("utterance", "start_s", "end_s") if utterances else ("duration_s",)
         scores = (f"p_{label}" for label in labels)
         # The columns of `replay --out x.csv`, so that one program reads both.
-        self.columns = ("file", *places, "label", "uncertain", "likeliest", "confidence", *scores, "reason", "model")
+        self.columns = (
+            "file",
+            *places,
+            "label",
+            "uncertain",
+            "likeliest",
+            "confidence",
+            *scores,
+            "reason",
+            "model",
+            "error",
+        )
         self.done: set[str] = set()
+        """Files that have their rows; those with an error are not among them."""
         self._path, self._labels, self._model = path, tuple(labels), model
         self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
         try:
             if not try_lock(self._file):
-                raise ConfigError(
-                    f"--out {path}: another streamser is writing it; wait for its end, or give another --out"
-                )
+                raise self._busy()
             kept = (
                 b"" if overwrite else self._whole_rows(path.read_bytes())
             )  # a last row that a crash has torn is written again
-            self._take_up(kept.decode("utf-8", errors="surrogateescape"))
+            self._without_errors = self._take_up(kept.decode("utf-8", errors="surrogateescape"))
             self._file.truncate(len(kept))
             self._file.seek(0, os.SEEK_END)
             if not kept:
@@ -56,14 +66,43 @@ class LabelTable:
             self._file.close()
             raise
 
+    def drop_errors(self) -> None:
+        """Remove the rows that earlier runs wrote for files with an error, since these files are tried again now."""
+        if self._without_errors is not None:
+            self._replace(self._without_errors.encode("utf-8", errors="surrogateescape"))
+            self._without_errors = None
+
     def write(self, file: str, rows: Sequence[dict[str, Any]]) -> None:
         """All rows of one file; a file without speech has one row without times and label."""
         nothing = {"file": file, "uncertain": True, "reason": "no speech", "model": self._model}
         self._put("".join(map(self._text, rows or [nothing])))
         self.done.add(file)
 
+    def write_error(self, file: str, error: str) -> None:
+        """The one row of a file that cannot be labelled; the next run tries it again."""
+        self._put(self._text({"file": file, "error": error, "model": self._model}))
+
     def close(self) -> None:
         self._file.close()
+
+    def _replace(self, content: bytes) -> None:
+        """Give the table this content, so that after a crash it has the old or the new one."""
+        fresh = self._path.with_name(f".{self._path.name}.new")
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        self._file.close()  # Windows replaces no open file
+        fresh.replace(self._path)
+        self._file = self._path.open("r+b", buffering=0)
+        if not try_lock(self._file):
+            raise self._busy()
+        self._file.seek(0, os.SEEK_END)
+
+    def _busy(self) -> ConfigError:
+        return ConfigError(
+            f"--out {self._path}: another streamser is writing it; wait for its end, or give another --out"
+        )
 
     def _put(self, text: str) -> None:
         data, end = text.encode("utf-8", errors="surrogateescape"), self._file.tell()  # as odd file names are decoded
@@ -79,8 +118,11 @@ class LabelTable:
     def _whole_rows(self, content: bytes) -> bytes:
         return content[: content.rfind(b"\n") + 1]
 
-    def _take_up(self, text: str) -> None:
-        """Read which files are done; ConfigError when the file has other content than our rows."""
+    def _take_up(self, text: str) -> str | None:
+        """Read which files are done; ConfigError when the file has other content than our rows.
+
+        Returns the text without the rows of errors, or None where there are none.
+        """
         raise NotImplementedError
 
     def _header(self) -> str:
@@ -98,10 +140,11 @@ class LabelTable:
 
 
 class _Jsonl(LabelTable):
-    def _take_up(self, text: str) -> None:
+    def _take_up(self, text: str) -> str | None:
+        lines = text.split("\n")[:-1]  # a name may hold other line ends
         try:
-            rows = [json.loads(line) for line in text.split("\n")[:-1]]  # a name may hold other line ends
-            self.done = {row["file"] for row in rows}
+            rows = [json.loads(line) for line in lines]
+            self.done = {row["file"] for row in rows if "error" not in row}
             models = {row["model"] for row in rows}
         except (ValueError, KeyError, TypeError) as error:
             raise self._refuse("holds other lines than labels") from error
@@ -111,6 +154,8 @@ class _Jsonl(LabelTable):
             raise self._refuse("was made with --utterances" if "duration_s" in self.columns else "has a row a file")
         for model in models:
             self._check_model(model)
+        kept = [line for line, row in zip(lines, rows, strict=True) if "error" not in row]
+        return None if len(kept) == len(lines) else "".join(line + "\n" for line in kept)
 
     def _text(self, row: dict[str, Any]) -> str:
         return json.dumps(row, ensure_ascii=False) + "\n"
@@ -123,18 +168,23 @@ class _Csv(LabelTable):
             kept = super()._whole_rows(kept[:-1])
         return kept
 
-    def _take_up(self, text: str) -> None:
+    def _take_up(self, text: str) -> str | None:
         if text and not text.startswith(self._header()):
             raise self._refuse("has other columns")
         rows = list(csv.DictReader(io.StringIO(text)))
-        self.done = {row["file"] for row in rows}
+        self.done = {row["file"] for row in rows if not row["error"]}
         for model in {row["model"] for row in rows}:
             self._check_model(model)
+        if len(self.done) == len({row["file"] for row in rows}):
+            return None
+        return self._header() + "".join(self._line(row) for row in rows if not row["error"])
 
     def _header(self) -> str:
         return ",".join(self.columns) + "\n"
 
     def _text(self, row: dict[str, Any]) -> str:
+        if "error" in row:
+            return self._line(row)
         flat = dict(row)
         flat["uncertain"] = str(flat["uncertain"]).lower()
         if "label" not in flat:
@@ -144,6 +194,9 @@ class _Csv(LabelTable):
             shares = {"confidence": flat["confidence"]} | {f"p_{k}": v for k, v in flat.pop("scores").items()}
             flat |= {name: f"{share:.4f}" for name, share in shares.items()}
             flat |= {name: f"{flat[name]:.4f}" for name in ("start_s", "end_s") if name in flat}
+        return self._line(flat)
+
+    def _line(self, flat: dict[str, Any]) -> str:
         out = io.StringIO()
         # The csv module quotes what holds a character of its line end: a carriage return in a name must be quoted too.
         csv.DictWriter(out, self.columns, lineterminator="\r\n").writerow(flat)

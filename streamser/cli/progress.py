@@ -11,7 +11,7 @@ _EVERY_S = 0.1  # a terminal line that changes more often only flickers
 
 
 class ProgressLine:
-    """Call it as `progress(what, done, of)`, however often; a new `what` begins a new line.
+    """Call it as `progress(what, done, of, note)`, however often; a new `what` begins a new line.
 
     >>> import io
     >>> line = ProgressLine(io.StringIO())  # no terminal
@@ -24,7 +24,7 @@ class ProgressLine:
         self._what = ""
         self._began = self._last = 0.0
 
-    def __call__(self, what: str, done: int, of: int) -> None:
+    def __call__(self, what: str, done: int, of: int, note: str = "") -> None:
         if not self._shown:
             return
         now = time.monotonic()
@@ -37,7 +37,7 @@ class ProgressLine:
         full = round(_WIDTH * done / max(1, of))
         left_s = (now - self._began) * (of - done) / max(1, done)
         bar = "#" * full + "." * (_WIDTH - full)
-        self._file.write(f"\r\x1b[K{what}  [{bar}]  {done}/{of}  {clock_left(left_s)}")
+        self._file.write(f"\r\x1b[K{what}  [{bar}]  {done}/{of}  {clock_left(left_s)}{note and '  ' + note}")
         self._file.flush()
 
     def close(self) -> None:

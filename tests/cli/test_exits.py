@@ -116,7 +116,7 @@ def test_a_table_with_odd_file_names_is_resumed(bundle: Bundle, tmp_path: Path, 
         assert sorted(row["file"] for row in rows) == names
 
 
-def test_a_file_that_needs_more_memory_than_there_is_is_skipped(
+def test_a_file_that_needs_more_memory_than_there_is_gets_an_error(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = tmp_path / "talks", tmp_path / "labels.jsonl"
@@ -129,10 +129,11 @@ def test_a_file_that_needs_more_memory_than_there_is_is_skipped(
             raise MemoryError
         return babble(0.5)
 
-    monkeypatch.setattr("streamser.cli.label.read_audio", read)
+    monkeypatch.setattr("streamser.labelling.worker.read_audio", read)
     assert main(["label", str(folder), "--model", str(bundle.path), "--out", str(out)]) == 3
     assert "a.wav: needs more memory than there is" in capsys.readouterr().err
-    assert json.loads(out.read_text())["file"] == "b.wav"
+    failed, done = map(json.loads, out.read_text().splitlines())
+    assert (failed["file"], done["file"]) == ("a.wav", "b.wav") and "memory" in failed["error"]
 
 
 # replay and live

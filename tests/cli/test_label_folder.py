@@ -40,11 +40,16 @@ def label(folder: Path, bundle: Bundle, out: Path, *options: object) -> int:
     return main(["label", str(folder), "--model", str(bundle.path), "--out", str(out), *map(str, options)])
 
 
-def rows(out: Path) -> list[dict[str, Any]]:
+def all_rows(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
-def test_each_file_gets_what_the_recognizer_says_and_a_bad_one_is_reported_and_skipped(
+def rows(out: Path) -> list[dict[str, Any]]:
+    """Those of files that could be labelled."""
+    return [row for row in all_rows(out) if "error" not in row]
+
+
+def test_each_file_gets_what_the_recognizer_says_and_a_bad_one_its_error(
     folder: Path, bundle: Bundle, recognizer: Recognizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "labels.jsonl"
@@ -52,7 +57,9 @@ def test_each_file_gets_what_the_recognizer_says_and_a_bad_one_is_reported_and_s
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and "skipped" in printed.err and "bad.wav" in printed.err
     assert printed.out.startswith(f"streamser: 3 of 4 files labelled in {out}") and printed.out.endswith(": 1 .txt\n")
-    assert [row["file"] for row in rows(out)] == NAMES
+    assert [row["file"] for row in all_rows(out)] == ["a.wav", "bad.wav", *NAMES[1:]]
+    bad = all_rows(out)[1]
+    assert bad.keys() == {"file", "error", "model"} and "bad.wav: not a sound file" in bad["error"]
     for row in rows(out):
         prediction = recognizer.predict(read_audio(folder / row["file"]))
         assert (row["label"], row["uncertain"], row["model"]) == (prediction.label, prediction.uncertain, "tiny")
@@ -74,8 +81,38 @@ def test_a_second_run_goes_on_where_the_first_stopped_and_takes_a_torn_row_anew(
     out.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 20])  # killed in the middle of the last row
     capsys.readouterr()
     assert label(folder, bundle, out) == 3
-    assert out.read_bytes() == whole
+    assert sorted(out.read_bytes().splitlines()) == sorted(whole.splitlines())  # the bad file was tried again, at last
     assert "3 of 4 files labelled" in (printed := capsys.readouterr().out) and "2 of them before" in printed
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_file_with_an_error_is_tried_again_and_has_one_row_in_the_end(
+    folder: Path, bundle: Bundle, tmp_path: Path, suffix: str
+) -> None:
+    out, again = tmp_path / f"labels{suffix}", tmp_path / f"again{suffix}"
+    assert label(folder, bundle, out) == 3
+    (folder / "bad.wav").write_bytes((folder / "a.wav").read_bytes())
+    assert label(folder, bundle, out) == 0
+    assert label(folder, bundle, again) == 0
+    assert sorted(out.read_bytes().splitlines()) == sorted(again.read_bytes().splitlines())
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_list_names_the_files_each_once(
+    folder: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named, out = folder / "these.txt", tmp_path / "labels.jsonl"
+    named.write_text(f"deep/er/b.flac\r\n\n{folder / 'a.wav'}\ndeep/er/b.flac\ngone.wav\n", encoding="utf-8")
+    assert label(named, bundle, out) == 3
+    assert [row["file"] for row in rows(out)] == ["deep/er/b.flac", str(folder / "a.wav")]
+    assert "gone.wav: no such file" in all_rows(out)[-1]["error"]
+    capsys.readouterr()
+    assert label(folder, bundle, tmp_path / "folder.jsonl") == 3
+    scores = {Path(row["file"]).name: row["scores"] for row in rows(tmp_path / "folder.jsonl")}
+    assert all(row["scores"] == scores[Path(row["file"]).name] for row in rows(out))
+    named.write_text("\n", encoding="utf-8")
+    assert label(named, bundle, tmp_path / "x.jsonl") == 1
+    assert "holds no sound file" in capsys.readouterr().err
 
 
 def test_several_processes_write_the_same_table_as_one(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -88,10 +125,12 @@ def test_a_csv_opens_in_a_spreadsheet(folder: Path, bundle: Bundle, tmp_path: Pa
     out = tmp_path / "labels.csv"
     label(folder, bundle, out)
     with out.open(encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file))
+        everything = list(csv.DictReader(file))
+    (bad,), table = ([row for row in everything if bool(row["error"]) is error] for error in (True, False))
+    assert bad["file"] == "bad.wav" and "not a sound file" in bad["error"] and not bad["label"]
     assert [row["file"] for row in table] == NAMES
     columns = ["label", "uncertain", "likeliest", "confidence", *(f"p_{name}" for name in bundle.labels)]
-    assert list(table[0]) == ["file", "duration_s", *columns, "reason", "model"]
+    assert list(table[0]) == ["file", "duration_s", *columns, "reason", "model", "error"]
     assert all(sum(float(row[f"p_{name}"]) for name in bundle.labels) == pytest.approx(1, abs=1e-3) for row in table)
 
 
@@ -169,7 +208,12 @@ def test_a_table_of_another_kind_is_left_alone(
 @pytest.mark.parametrize(
     ("name", "out", "error"),
     [
-        ("talks/a.wav", "x.jsonl", "is not a folder; label one file with: streamser replay"),
+        (
+            "talks/a.wav",
+            "x.jsonl",
+            "is not a folder, nor a list of files (.txt, .lst, .list); label one file with: streamser",
+        ),
+        ("nowhere", "x.jsonl", "is not a folder"),
         ("empty", "x.jsonl", "holds no sound file"),
         ("talks", "x.txt", "the extension names the format; known are .jsonl and .csv"),
         ("talks", "nowhere/x.csv", "cannot be written (No such file or directory)"),

@@ -1,0 +1,109 @@
+"""Start a Ray cluster on this machine, or connect to a running one; leave nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from streamser.errors import ConfigError, EngineError, MissingExtraError
+
+__all__ = ["Cluster", "connected", "require_ray"]
+
+# Rows and file names are small; the default would reserve a third of the memory.
+_OBJECT_STORE_BYTES = 200_000_000
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves this machine
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset, Ray warns about it
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+}
+
+
+def require_ray(what: str) -> None:
+    """MissingExtraError unless Ray is installed."""
+    if find_spec("ray") is None:
+        raise MissingExtraError(what, "ray")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a connection found."""
+
+    cpus: int
+    machines: int
+    is_own: bool
+    """True when it was started here and ends with the connection."""
+
+
+@contextmanager
+def connected(address: str | None = None, cpus: int | None = None) -> Iterator[Cluster]:
+    """A connection to the cluster at `address`; None starts one on this machine, with `cpus`, that ends afterwards."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if address is None:
+            for last in (False, True):  # Ray gives a busy machine thirty seconds only
+                if _start(cpus or _usable_cpus(), last=last):
+                    break
+        else:
+            _join(address)
+    finally:
+        with suppress(ValueError, TypeError):  # not the main thread, or a handler that is not Python's
+            for number, handler in ours.items():
+                signal.signal(number, handler)  # Ray has its own for SIGTERM, which would skip our clean end
+    try:
+        found = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        machines = sum(bool(node["Alive"]) for node in ray.nodes())
+        yield Cluster(found, machines, address is None)
+    finally:
+        ray.shutdown()
+
+
+def _start(cpus: int, *, last: bool) -> bool:
+    import ray
+
+    try:
+        ray.init(
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except Exception as error:  # Ray raises plain ones here
+        ray.shutdown()
+        if last:
+            raise EngineError(f"Ray could not be started on this machine: {_first_line(error)}") from error
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise ConfigError(
+            f"--ray {address}: no Ray cluster answers there ({_first_line(error)}); give HOST:PORT of its head, "
+            "or auto for one on this machine, or leave the address out to start one"
+        ) from error
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

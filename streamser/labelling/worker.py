@@ -1,0 +1,107 @@
+"""Label one file after the other: the work of `streamser label`, in whatever process it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from streamser.audio import SAMPLE_RATE, read_audio
+from streamser.config import Config
+from streamser.errors import AudioError
+from streamser.labelling.voices import JudgedFile, adapt_to_voices
+from streamser.recognizer import Recognizer
+from streamser.stream.pipeline import Stream
+from streamser.stream.soundfiles import read_pieces
+
+__all__ = ["Labelled", "Mode", "Worker"]
+
+_SHORT_S = 0.1
+"""A sound that could not be judged and is shorter than this was too short; a longer one is silent."""
+
+Mode: TypeAlias = Literal["whole", "utterances", "judge"]
+"""One row a file, one row an utterance, or no rows yet: the first of two passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One file's rows, or why there are none."""
+
+    file: str
+    """Its path within the folder, with forward slashes."""
+    rows: tuple[dict[str, Any], ...] = ()
+    judged: JudgedFile | None = None
+    """Instead of rows: what the first of two passes found."""
+    error: str | None = None
+    sound_s: float = 0.0
+    """Duration of its sound."""
+
+
+class Worker:
+    """Labels one file after the other with one recognizer."""
+
+    def __init__(self, folder: Path, recognizer: Recognizer, config: Config, mode: Mode) -> None:
+        self._folder = folder
+        self._recognizer = recognizer
+        self._config = config
+        ways: dict[Mode, Callable[[str], Labelled]] = {
+            "whole": self._whole,
+            "utterances": self._utterances,
+            "judge": self._judge,
+        }
+        self.mode = mode
+        self._label = ways[mode]
+
+    def __call__(self, file: str) -> Labelled:
+        try:
+            return self._label(file)
+        except AudioError as error:
+            return Labelled(file, error=str(error))
+        except MemoryError:
+            return Labelled(file, error=f"{self._folder / file}: needs more memory than there is; split the file")
+
+    def second_pass(self, judged: Sequence[JudgedFile], speakers: Mapping[str, str] | None) -> Iterator[dict[str, Any]]:
+        """The rows of files that were judged in a first pass."""
+        predictions = adapt_to_voices(self._recognizer, judged, speakers) if judged else []
+        for one, prediction in zip(judged, predictions, strict=True):
+            yield self._row(replace(one, prediction=prediction))
+
+    def _judge(self, file: str) -> Labelled:
+        sound = read_audio(self._folder / file)
+        sound_s = len(sound) / SAMPLE_RATE
+        return Labelled(file, judged=JudgedFile(file, sound_s, self._recognizer.predict(sound)), sound_s=sound_s)
+
+    def _whole(self, file: str) -> Labelled:
+        judged = self._judge(file).judged
+        assert judged is not None
+        return Labelled(file, (self._row(judged),), sound_s=judged.duration_s)
+
+    def _utterances(self, file: str) -> Labelled:
+        stream = Stream(self._recognizer, self._config, file)
+        pieces = read_pieces(self._folder / file)  # an hour takes no more memory than a second
+        events = [event for piece in pieces for event in stream.push(piece)] + stream.close()
+        rows = [event.to_dict() for event in events if event.type == "emotion"]
+        keys = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
+        model = self._recognizer.bundle.name
+        finals = [row for row in rows if row["final"]]
+        return Labelled(
+            file,
+            tuple({"file": file, **{key: row[key] for key in keys}, "model": model} for row in finals),
+            sound_s=max((event.end_s for event in events if event.type == "stream_ended"), default=0.0),
+        )
+
+    def _row(self, judged: JudgedFile) -> dict[str, Any]:
+        prediction = judged.prediction
+        place = {"file": judged.file, "duration_s": round(judged.duration_s, 3)}
+        if not prediction.audible:  # scores of nothing are no guess
+            why = "too short" if judged.duration_s < _SHORT_S else "no sound"
+            return {**place, "uncertain": True, "reason": why, "model": self._recognizer.bundle.name}
+        return {
+            **place,
+            "label": prediction.label,
+            "confidence": round(prediction.confidence, 4),
+            "uncertain": prediction.uncertain,
+            "scores": {label: round(score, 4) for label, score in prediction.scores.items()},
+            "model": self._recognizer.bundle.name,
+        }

@@ -1,0 +1,105 @@
+"""`streamser label --ray` on a cluster of two workers: the table of one process, also when a worker dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from clusters import command, family, lives, until
+from makers import babble
+
+from streamser.audio import SAMPLE_RATE
+from streamser.bundle import Bundle
+from streamser.cli import main
+
+pytest.importorskip("ray", reason="Ray is not installed (extra 'ray')")
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes of the command's cluster that label."""
+    return [one for one, name in family(pid).items() if name.startswith("ray::") and "RayWorker" in name]
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def label(folder: Path, bundle: Bundle, out: Path, *options: object) -> list[object]:
+    return ["label", folder, "--model", bundle.path, "--out", out, *options]
+
+
+def ended(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
+    """What it said, once it has ended with this code and left no process behind."""
+    started = list(family(process.pid))
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == code, err
+    until(lambda: not any(map(lives, started)), "the end of the cluster", 20)
+    return out, err
+
+
+def test_a_worker_that_is_killed_costs_no_file_and_no_row_twice(
+    folder: Path, bundle: Bundle, tmp_path: Path, slow_reading: dict[str, str]
+) -> None:
+    alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
+    assert main(list(map(str, label(folder, bundle, alone)))) == 3
+    soundfile.write(folder / "poison.wav", babble(0.5), SAMPLE_RATE)
+    with command(*label(folder, bundle, together, "--ray", "--jobs", 2), env=slow_reading) as process:
+        until(lambda: together.exists() and len(rows(together)) >= 4, "the first rows")
+        labelling = workers_of(process.pid)
+        assert len(labelling) == 2
+        os.kill(labelling[0], signal.SIGKILL)
+        out, err = ended(process, 3)
+    assert "40 of 42 files labelled" in out and "times real time" in out
+    assert "bad.wav: not a sound file" in err and "poison.wav: the process that read it died" in err
+    table = rows(together)
+    assert Counter(row["file"] for row in table).most_common(1)[0][1] == 1
+    (poison,) = [row for row in table if row["file"] == "poison.wav"]
+    assert "6 times" in poison["error"]
+    by_file = {row["file"]: row for row in table if row is not poison}
+    assert by_file == {row["file"]: row for row in rows(alone)}
+
+
+def test_without_a_fault_the_table_is_that_of_one_process_and_a_second_run_goes_on(
+    folder: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    alone, together = tmp_path / "alone.csv", tmp_path / "together.csv"
+    assert main(list(map(str, label(folder, bundle, alone, "--utterances")))) == 3
+    whole = alone.read_bytes()
+    together.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))
+    with command(*label(folder, bundle, together, "--utterances", "--ray", "--jobs", 2)) as process:
+        out, _ = ended(process, 3)
+    assert "of them before" in out
+    assert together.read_bytes() == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_no_process_and_whole_rows(
+    folder: Path, bundle: Bundle, tmp_path: Path, slow_reading: dict[str, str], number: signal.Signals
+) -> None:
+    out = tmp_path / "labels.jsonl"
+    with command(*label(folder, bundle, out, "--ray", "--jobs", 2), env=slow_reading) as process:
+        until(lambda: out.exists() and len(rows(out)) >= 2, "the first rows")
+        started = list(family(process.pid))
+        if number == signal.SIGKILL:
+            process.kill()
+        else:
+            os.killpg(process.pid, number)  # as a terminal sends it: to all of the group
+        _, err = ended(process, {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -9))
+        assert number == signal.SIGKILL or err.endswith("streamser: stopped\n")
+    until(lambda: not any(map(lives, started)), "the end of the cluster", 30)
+    assert 2 <= len(rows(out)) < 41
+
+
+def test_an_address_without_a_cluster_is_one_line(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
+    with command(*label(folder, bundle, tmp_path / "labels.jsonl", "--ray", "127.0.0.1:1")) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.startswith("streamser: --ray 127.0.0.1:1: no Ray cluster answers there") and err.count("\n") == 1
