@@ -3,7 +3,7 @@
 #   tools/check.sh             everything
 #   tools/check.sh --fast      without the tests that are marked slow
 #   tools/ray_check.sh         the tests that need Ray, in an environment of their own
-#   python -m pytest -m soak   two minutes of load, which none of these runs
+#   python -m pytest -m papers the rows of the papers that take minutes; -m soak two minutes of load: none runs by itself
 #   tools/check.sh --coverage  everything, and how much of the code the tests run (see tools/coverage.sh)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,8 +25,9 @@ else
   echo "skipped: npm, or its registry, cannot be reached"
 fi
 echo "== pytest"
+tests=("$python" -m pytest -q -n auto --maxprocesses 4 --dist worksteal)
 case "${1:-}" in
-  --fast) "$python" -m pytest -q -m "not slow and not soak and not ray" ;;
+  --fast) "${tests[@]}" -m "not slow and not soak and not ray and not papers" ;;
   --coverage) PYTHON="$python" tools/coverage.sh ;;
-  *) "$python" -m pytest -q ;;
+  *) "${tests[@]}" ;;
 esac

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 kept=tools/coverage.txt
-"$python" -m pytest -q --cov=streamser --cov-report=term-missing:skip-covered "$@"
+"$python" -m pytest -q -n auto --maxprocesses 4 --dist worksteal --cov=streamser --cov-report=term-missing:skip-covered "$@"
 total=$("$python" -m coverage report --format=total --precision=1)
 before=$(cat "$kept" 2>/dev/null || echo 0)
 echo "coverage: $total % (before: $before %)"

@@ -1,13 +1,18 @@
-"""Each paper's command on a corpus in its official layout: an epoch to the end, and more than chance after a few."""
+"""Each paper's command on a corpus in its official layout: an epoch to the end, and more than chance after a few.
+
+One of each runs with all tests; the others take minutes and run with `python -m pytest -m papers`.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 from corpus_maker import make_asvp, make_iemocap
 
 from streamser import cli
@@ -39,8 +44,11 @@ COMMANDS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+def _most(names: Iterable[str], always: str) -> list[ParameterSet]:
+    return [pytest.param(name, marks=pytest.mark.slow if name == always else pytest.mark.papers) for name in names]
+
+
+@pytest.mark.parametrize("name", _most(COMMANDS, always="sepconv"))
 def test_a_paper_s_command_trains_to_the_end(
     corpora: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,8 +78,7 @@ QUICK = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", QUICK)
+@pytest.mark.parametrize("row", _most(QUICK, always="parallel-cnn-mfcc-s"))
 def test_a_few_epochs_as_published_are_better_than_chance(corpora: Path, tmp_path: Path, row: str) -> None:
     recipe = recipe_of(VARIANTS[row], BENCHMARKS["iemocap"])
     recipe = replace(recipe, protocol="honest", folds=2, epochs=QUICK[row], features={"length_s": 1.2}, batch=8)
