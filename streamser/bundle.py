@@ -14,7 +14,6 @@ bundle.yaml is the hash of its other values, so that two swapped labels are noti
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -374,6 +373,8 @@ def _locate(name_or_path: str | os.PathLike[str]) -> Path:
         raise BundleError(f"{path}: is a file, but a checkpoint is a folder; give the folder that holds {MANIFEST}")
     if not is_name:
         raise BundleError(f"{path}: no such folder; {_known(find_models())}")
+    import difflib  # slow to import, and only for this error
+
     near = difflib.get_close_matches(text, models, 1, 0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise BundleError(f"no checkpoint is named {text!r}; {hint}{_known(models)}")

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from streamser.errors import BundleError
+from streamser.settings import SAFE_LOADER
 
 __all__ = ["FORMAT", "GET_ANEW", "MANIFEST", "read_manifest", "seal_of"]
 
@@ -37,8 +38,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if size > _MOST_BYTES:
             raise BundleError(f"{path}: has {size} bytes, more than the {_MOST_BYTES} any manifest needs; {GET_ANEW}")
         text = path.read_bytes().decode()
-        _check_tokens(path, text)
-        values = yaml.safe_load(text)
+        _check_events(path, text)
+        values = yaml.load(text, Loader=SAFE_LOADER)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error}); check its permissions") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -58,23 +59,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
-_OPENING = (
-    yaml.FlowSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.BlockMappingStartToken,
-)
-_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 _DEPTH = 32  # save_bundle writes some four levels
 
 
-def _check_tokens(path: Path, text: str) -> None:
+def _check_events(path: Path, text: str) -> None:
     """Refuse what a kilobyte could unfold into gigabytes or hours: aliases, and brackets without end."""
     depth = 0
-    for token in yaml.scan(text):
-        if isinstance(token, yaml.AliasToken):
+    for event in yaml.parse(text, Loader=SAFE_LOADER):
+        if isinstance(event, yaml.AliasEvent):
             raise BundleError(f"{path}: has YAML aliases, which no manifest has; {GET_ANEW}")
-        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEPTH:
             raise BundleError(f"{path}: nests values more than {_DEPTH} deep, which no manifest does; {GET_ANEW}")
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
 import struct
-import subprocess
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -36,6 +33,8 @@ def is_media(path: Path) -> bool:
 
 def find_ffmpeg() -> str | None:
     """The program: this system's, or the one that the extra 'media' brings; None when there is neither."""
+    import shutil  # as `subprocess` and `tempfile` below: every start would take longer, and few programs need them
+
     if found := shutil.which("ffmpeg"):
         return found
     try:
@@ -53,6 +52,9 @@ class MediaFile:
         ffmpeg = find_ffmpeg()
         if ffmpeg is None:
             raise AudioError(f"{path}: a {path.suffix} file is read through ffmpeg, which is not installed; {WAY_OUT}")
+        import subprocess
+        import tempfile
+
         self._path = path
         self._ffmpeg = [ffmpeg, "-hide_banner", "-nostdin", *_ONLY, "-i", f"file:{path}"]
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
@@ -71,6 +73,8 @@ class MediaFile:
 
     def __len__(self) -> int:
         """Number of frames from the file's header, at least one: some headers give 0."""
+        import subprocess
+
         asked = subprocess.run(self._ffmpeg, capture_output=True, text=True, errors="replace", check=False)
         found = _DURATION.search(asked.stderr)
         seconds = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else 0.0

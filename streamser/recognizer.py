@@ -186,6 +186,14 @@ class Recognizer:
         """AudioError or ValueError for sound that can't be judged: empty, NaN, infinite, or never scaled."""
         _samples(sound, "sound")
 
+    def check_embedding(self, embedding: Frames) -> None:
+        """BundleError unless the relative head, where there is one, takes embeddings (N, D) of this length."""
+        if self.relative is not None and embedding.shape[1] != self.relative.size:
+            raise BundleError(
+                f"{self.bundle.relative_path}: takes embeddings of {self.relative.size} values, "
+                f"but the net gives {embedding.shape[1]}; export the checkpoint again"
+            )
+
     def predict_frames(self, utterances: Sequence[Frames], baseline: Baselines = None) -> list[Prediction]:
         """Judge whole utterances whose features, (frames, bins) each, were computed as the sound came in."""
         for frames in utterances:
@@ -262,6 +270,8 @@ class Recognizer:
             used += [score.embedding for score in scores]
         if not all(np.isfinite(values).all() for values in used):
             raise EngineError(f"{self.bundle.path}: the net gives NaN or infinite scores; use another checkpoint")
+        for score in scores:
+            self.check_embedding(score.embedding)
         return scores
 
     def _utterance_logits(self, scores: Sequence[WindowScores]) -> Frames:
@@ -328,14 +338,11 @@ def load(name_or_path: str | PathLike[str] = DEFAULT_MODEL, compute: str | None 
 
 def open_recognizer(config: RecognizerConfig) -> Recognizer:
     """The recognizer that a configuration asks for."""
-    bundle = load_bundle(config.model)
+    bundle = load_bundle(config.model, verify=False)  # each file is verified when it is opened, and read once
     engine = open_engine(bundle, config.engine, config.compute, config.threads)
     recognizer = Recognizer(bundle, engine, config.threshold, neutral_prior=config.neutral_prior)
-    if recognizer.relative is not None and (size := recognizer.embed([]).shape[1]) != recognizer.relative.size:
-        raise BundleError(
-            f"{bundle.relative_path}: takes embeddings of {recognizer.relative.size} values, but the net gives {size}; "
-            "export the checkpoint again"
-        )
+    if bundle.step_path is None:  # else no graph is open yet, and the first scores are checked
+        recognizer.check_embedding(recognizer.embed([]))
     return recognizer if config.profile is None else recognizer.with_profile(config.profile)
 
 

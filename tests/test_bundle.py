@@ -282,7 +282,7 @@ def test_a_kilobyte_that_would_unfold_into_gigabytes_is_refused(folder: Path) ->
 def test_brackets_without_end_are_refused_at_once(folder: Path, opening: str) -> None:
     (folder / "bundle.yaml").write_text("format: 1\nx: " + "\n  " * (opening == "- ") + opening * 50_000)
     started = time.perf_counter()
-    with pytest.raises(BundleError, match=r"bundle\.yaml: nests values more than 32 deep"):
+    with pytest.raises(BundleError, match=r"bundle\.yaml: .*(nests values more than 32 deep|maximum nesting depth)"):
         load_bundle(folder)
     assert time.perf_counter() - started < 2.0
 

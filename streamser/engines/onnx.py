@@ -26,10 +26,12 @@ _FATAL_ONLY = 4  # onnxruntime's log level: errors arrive as exceptions anyway
 
 
 class OnnxEngine:
-    """A bundle's graph in an onnxruntime session.
+    """A bundle's graphs in onnxruntime sessions.
 
     Windows run one at a time: a batch gains under a tenth on a CPU, and this way a window's scores are the same bits
     whatever other windows wait. This makes a replay equal to the live stream.
+
+    Streams need the step graph and files the whole one, so where a bundle has both, each is opened when it is needed.
     """
 
     name = "onnx"
@@ -41,6 +43,43 @@ class OnnxEngine:
         self._bundle = bundle
         self._threads = threads
         self._counters = Counters()
+        self._opening = threading.Lock()
+        self._steps_opened = False
+        self._steps: StepEngine | None = None
+        self._whole = _WholeGraph(bundle, threads) if bundle.step_path is None else None
+
+    @property
+    def steps(self) -> StepEngine | None:
+        """The bundle's step graph, opened by the first stream that asks for it."""
+        with self._opening:
+            if not self._steps_opened:
+                self._steps = open_steps(self._bundle, partial(open_session, threads=self._threads), self._counters)
+                self._steps_opened = True
+            return self._steps
+
+    def run(self, frames: Frames) -> tuple[Frames, Frames]:
+        """Windows (B, T, bins) to logits (B, classes) and embedding (B, D)."""
+        started = time.perf_counter()
+        check_frames(frames, self._bundle)
+        whole = self._whole or self._open_whole()
+        results = whole.run(frames)
+        self._counters.add(len(frames), started)
+        return results
+
+    def metrics(self) -> dict[str, Any]:
+        return {"engine": self.name, "device": self.device, "threads": self._threads, **self._counters.to_dict()}
+
+    def _open_whole(self) -> _WholeGraph:
+        with self._opening:
+            self._whole = self._whole or _WholeGraph(self._bundle, self._threads)
+            return self._whole
+
+
+class _WholeGraph:
+    """model.onnx, checked against bundle.yaml and run once, so that the first real call is warm."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        self._bundle = bundle
         graph = bundle.graph()  # verified: no other byte reaches native code
         try:
             self._session = open_session(graph, threads)
@@ -48,25 +87,11 @@ class OnnxEngine:
             raise BundleError(
                 f"{bundle.onnx_path}: not a graph onnxruntime can load ({error}); export it again"
             ) from error
-        self._opening = threading.Lock()
-        self._opened = False
-        self._steps: StepEngine | None = None
         self._check_signature()
-        self._probe()
-
-    @property
-    def steps(self) -> StepEngine | None:
-        """The bundle's step graph, opened by the first stream that asks for it."""
-        with self._opening:
-            if not self._opened:
-                self._steps = open_steps(self._bundle, partial(open_session, threads=self._threads), self._counters)
-                self._opened = True
-            return self._steps
+        self._dimensions = self._probe()
 
     def run(self, frames: Frames) -> tuple[Frames, Frames]:
-        """Windows (B, T, bins) to logits (B, classes) and embedding (B, D)."""
-        started = time.perf_counter()
-        check_frames(frames, self._bundle)
+        """Logits and embedding of each window."""
         if not len(frames):
             return np.zeros((0, len(self._bundle.labels)), np.float32), np.zeros((0, self._dimensions), np.float32)
         frames = np.ascontiguousarray(frames, np.float32)
@@ -79,11 +104,7 @@ class OnnxEngine:
             raise EngineError(
                 f"{self._bundle.onnx_path}: onnxruntime failed on windows of shape {frames.shape} ({error})"
             ) from error
-        self._counters.add(len(frames), started)
         return np.concatenate([o[0] for o in outputs]), np.concatenate([o[1] for o in outputs])
-
-    def metrics(self) -> dict[str, Any]:
-        return {"engine": self.name, "device": self.device, "threads": self._threads, **self._counters.to_dict()}
 
     def _check_signature(self) -> None:
         """The graph is one of ours: its names, its rank, its bins."""
@@ -102,8 +123,8 @@ class OnnxEngine:
         if isinstance(frames.shape[2], int) and frames.shape[2] != bins:
             raise self._broken(f"takes {frames.shape[2]} bins, but features in bundle.yaml give {bins}")
 
-    def _probe(self) -> None:
-        """One window of silence: the scores are as many as the labels, and the first real call finds all warm."""
+    def _probe(self) -> int:
+        """Run one window of silence; returns the length of an embedding."""
         features, labels = self._bundle.features, self._bundle.labels
         silence = np.repeat(silent_frame(features)[None], features.window_frames, axis=1)
         try:
@@ -118,7 +139,7 @@ class OnnxEngine:
             raise self._broken("must give float32 logits (B, classes) and embedding (B, D)")
         if not (np.isfinite(logits).all() and np.isfinite(embedding).all()):
             raise self._broken("gives NaN or infinite scores for silence")
-        self._dimensions = embedding.shape[1]
+        return int(embedding.shape[1])
 
     def _broken(self, rule: str) -> BundleError:
         return BundleError(f"{self._bundle.onnx_path}: the graph {rule}; export the checkpoint again")

@@ -6,14 +6,16 @@ The graph's metadata `streamser.step` is its kind:
 - `chunks`: a causal encoder. Input `frames` (1, time, bins); every other input NAME is a state of fixed shape that
   begins as zeros, with an output `next.NAME`; a state named `carried.*` goes on into the next utterance. The first
   call of an utterance takes `streamser.first` frames, later calls `streamser.chunk`, and the last call whatever is
-  left, rounded down to a multiple of `streamser.multiple`.
+  left, rounded down to a multiple of `streamser.multiple`. `streamser.rings` (JSON) names states that are rings, with
+  the axis of their entries: there `next.NAME` holds only new entries, which overwrite the oldest ones.
 - `window`: a pooled convolution over a sliding window; see `streamser.engines.columns`.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -118,6 +120,7 @@ class ChunkSteps:
             for name, value in inputs.items()
             if name != "frames"
         }
+        self._rings = _rings(metadata.get("streamser.rings", "{}"), self._shapes)
         missing = {"logits", "embedding", *(f"next.{name}" for name in self._shapes)} - outputs
         if "frames" not in inputs or missing:
             raise ValueError(f"takes frames and states and gives logits, embedding and next states; it lacks {missing}")
@@ -125,24 +128,63 @@ class ChunkSteps:
 
     def track(self, after: Track | None = None) -> ChunkTrack:
         """A track whose states are zeros, but for those that are carried over from `after`."""
-        states = {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
+        states: States = {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
         if isinstance(after, ChunkTrack):
             states.update({name: value for name, value in after.states.items() if name.startswith("carried.")})
         return ChunkTrack(self, states)
 
     def run(self, frames: Frames, states: States) -> tuple[Frames, Frames, States]:
-        """Frames (n, bins) to logits (1, classes), embedding (1, D) and the next states."""
+        """Frames (n, bins) to logits (1, classes), embedding (1, D) and what `follow` makes the next states of."""
         started = time.perf_counter()
         try:
             logits, embedding, *following = self._session.run(self._outputs, {"frames": frames[None], **states})
         except Exception as error:
             raise EngineError(f"{self._path}: onnxruntime failed on {len(frames)} frames ({error})") from error
         self._counters.add(1, started)
-        return logits, embedding, dict(zip(states, following, strict=True))
+        return logits, embedding, dict(zip(self._shapes, following, strict=True))
+
+    def follow(self, states: States, following: States, written: dict[str, int]) -> None:
+        """Bring states up to date after a chunk; `written` counts the entries of each ring, and is brought up too."""
+        for name, new in following.items():
+            axis = self._rings.get(name)
+            if axis is None:
+                states[name] = new
+            else:
+                _write(np.moveaxis(states[name], axis, 0), np.moveaxis(new, axis, 0), written.get(name, 0))
+                written[name] = written.get(name, 0) + new.shape[axis]
+
+
+def _rings(text: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Axis of each ring's entries; ValueError unless all are states that have this axis."""
+    axes = json.loads(text)
+    if not (
+        isinstance(axes, dict)
+        and all(type(axis) is int and 0 <= axis < len(shapes.get(name, ())) for name, axis in axes.items())
+        and not any(name.startswith("carried.") for name in axes)
+    ):
+        raise ValueError(f"streamser.rings names states that are not carried over, and one axis of each, not {text!r}")
+    return axes
+
+
+def _write(ring: Frames, new: Frames, written: int) -> None:
+    """Write entries into a ring after the `written` entries before; entries lie along the first axis.
+
+    >>> ring = np.zeros(4, np.float32)
+    >>> _write(ring, np.array([1, 2, 3], np.float32), 0)
+    >>> _write(ring, np.array([4, 5], np.float32), 3)
+    >>> ring.tolist()
+    [5.0, 2.0, 3.0, 4.0]
+    """
+    size = len(ring)
+    skipped = max(0, len(new) - size)  # entries that later ones of the same step overwrite
+    at, new = (written + skipped) % size, new[skipped:]
+    head = min(len(new), size - at)
+    ring[at : at + head] = new[:head]
+    ring[: len(new) - head] = new[head:]
 
 
 class ChunkTrack:
-    """An utterance in a `ChunkSteps`: whole chunks change the states, what is left over is judged on a copy."""
+    """An utterance in a `ChunkSteps`: whole chunks change the states, what is left over is judged without that."""
 
     def __init__(self, steps: ChunkSteps, states: States) -> None:
         self.states = states
@@ -152,6 +194,7 @@ class ChunkTrack:
         self._begun = False
         self._audible = False
         self._scores: tuple[Frames, Frames] | None = None
+        self._written: dict[str, int] = {}
 
     def feed(self, frames: Frames) -> None:
         """Add frames; every chunk that they complete is encoded."""
@@ -160,7 +203,8 @@ class ChunkTrack:
         waiting = np.concatenate([self._waiting, frames])
         while len(waiting) >= (size := self._steps.chunk if self._begun else self._steps.first):
             chunk, waiting = np.ascontiguousarray(waiting[:size]), waiting[size:]
-            logits, embedding, self.states = self._steps.run(chunk, self.states)
+            logits, embedding, following = self._steps.run(chunk, self.states)
+            self._steps.follow(self.states, following, self._written)
             self._scores, self._begun = (logits, embedding), True
         self._waiting = waiting
 

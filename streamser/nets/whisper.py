@@ -11,8 +11,9 @@ convolutions look back only, which moves every token by 10 ms.
 
 from __future__ import annotations
 
+import json
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from streamser.nets.tracing import Traceable
 BINS = 80
 WIDTH = 384
 HEADS = 6
+HEAD_WIDTH = WIDTH // HEADS
 FRAMES_PER_TOKEN = 2
 CHUNK_FRAMES = 26  # 260 ms: one hop of partial results
 # The first chunk ends with the third hop: no partial is due before, and a level needs some speech. Two frames fewer,
@@ -247,26 +249,121 @@ class Whisper(SerNet):
         return self.head(hidden_of(found, self.standard, self.hidden)), found, list(state)
 
     def step_graph(self, features: FeatureConfig) -> Traceable:
+        step = _ChunkStep(self)
+        states, rings = step.states(), step.rings()
         first, chunk = self.stream_chunks
-        names = State._fields
         sizes = {"first": first, "chunk": chunk, "multiple": FRAMES_PER_TOKEN}
         return Traceable(
-            module=_Chunks(self),
-            example=(torch.zeros(1, chunk, self.bins), *self.stream_states(1, torch.device("cpu"))),
-            inputs=["frames", *names],
-            outputs=["logits", "embedding", *(f"next.{name}" for name in names)],
-            free_axes={"frames": {1: "time"}},
-            metadata={"streamser.step": "chunks", **{f"streamser.{name}": str(size) for name, size in sizes.items()}},
+            module=step,
+            example=(torch.zeros(1, chunk, self.bins), *states.values()),
+            inputs=["frames", *states],
+            outputs=["logits", "embedding", *(f"next.{name}" for name in states)],
+            free_axes={"frames": {1: "time"}, **{f"next.{name}": {axis: "tokens"} for name, axis in rings.items()}},
+            metadata={
+                "streamser.step": "chunks",
+                "streamser.rings": json.dumps(rings),
+                **{f"streamser.{name}": str(size) for name, size in sizes.items()},
+            },
         )
 
 
-class _Chunks(nn.Module):
-    """One chunk with the states as separate arguments, as ONNX takes them."""
+class _ChunkStep(nn.Module):
+    """One chunk of one stream, (1, T, BINS), for ONNX Runtime on the CPU; it never copies its keys and values.
+
+    `stream_step` appends a chunk's keys and values to those before it and returns all of them, for many streams in one
+    batch on a device. For one stream on the CPU these copies cost a sixth of the step. Here the keys and values of the
+    last 4 s are read from a ring, in any order, since positions are part of the tokens, and only those of the new
+    tokens are returned; `streamser.engines.steps` writes them into the ring.
+    """
+
+    first: Tensor
+    second: Tensor
 
     def __init__(self, net: Whisper) -> None:
         super().__init__()
         self.net = net
+        encoder = net.encoder
+        # Convolutions as matrix products, (kernel * inputs, outputs): a few rows at a time are faster so.
+        self.register_buffer("first", _as_matrix(encoder.conv1.weight))
+        self.register_buffer("second", _as_matrix(encoder.conv2.weight))
+        assert encoder.conv1.bias is not None and encoder.conv2.bias is not None
+        self.biases = encoder.conv1.bias, encoder.conv2.bias
 
-    def forward(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        logits, embedding, following = self.net.stream_step(frames, list(states))
-        return logits, embedding, *following
+    def states(self) -> dict[str, Tensor]:
+        """Initial states by name, in the order of `forward`; those of rings last."""
+        layers = len(self.net.encoder.layers)
+        states = {
+            "power": torch.zeros(1, 1),
+            "peak": torch.zeros(1, 1),
+            "seen": torch.zeros(1, 1),
+            "mel": torch.zeros(2, BINS),
+            "conv": torch.zeros(1, WIDTH),
+            "mean": torch.zeros(layers, WIDTH),
+            "scatter": torch.zeros(layers, WIDTH),
+        }
+        keys = {f"keys.{layer}": torch.zeros(HEADS, HEAD_WIDTH, CONTEXT_TOKENS) for layer in range(layers)}
+        values = {f"values.{layer}": torch.zeros(HEADS, CONTEXT_TOKENS, HEAD_WIDTH) for layer in range(layers)}
+        return {**states, **keys, **values}
+
+    def rings(self) -> dict[str, int]:
+        """The states that are rings, and the axis along which their entries lie."""
+        return {name: 2 if name.startswith("keys") else 1 for name in self.states() if "." in name}
+
+    def forward(
+        self,
+        frames: Tensor,
+        power: Tensor,
+        peak: Tensor,
+        seen: Tensor,
+        mel: Tensor,
+        conv: Tensor,
+        mean: Tensor,
+        scatter: Tensor,
+        *rings: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """The same numbers as `Whisper.stream_step`, up to the order of sums."""
+        encoder = self.net.encoder
+        layers = len(encoder.layers)
+        ones = torch.ones_like(frames[0, :, :1])  # (T, 1), counted: a size would be frozen into the graph
+        own = ones[::FRAMES_PER_TOKEN]
+        before = seen / FRAMES_PER_TOKEN  # tokens
+        count, tokens = seen + ones.sum(), own.sum()
+        power = power + frames.exp().mean(dim=2).sum(dim=1, keepdim=True)
+        loudest = frames.amax(dim=(1, 2))[:, None]
+        peak = torch.where(seen > 0, torch.maximum(peak, loudest), loudest)
+        level = torch.cat([mel, _levelled(frames, power / count, peak)[0]])
+        inner = F.gelu(torch.cat([level[:-2], level[1:-1], level[2:]], dim=1) @ self.first + self.biases[0])
+        joined = torch.cat([conv, inner])
+        pairs = joined[:-1].reshape(-1, FRAMES_PER_TOKEN * WIDTH)
+        x = F.gelu(torch.cat([pairs, joined[2::2]], dim=1) @ self.second + self.biases[1])
+        x = x + positions((before + own.cumsum(0) - 1)[:, 0])
+        slot = torch.arange(CONTEXT_TOKENS, dtype=x.dtype)
+        blocked = torch.where(slot < before, 0.0, -torch.inf)  # (1, CONTEXT_TOKENS), of a ring that is not yet full
+        keys, values, heres, withins = [], [], [], []
+        for module, old_keys, old_values in zip(encoder.layers, rings[:layers], rings[layers:], strict=True):
+            layer: Any = module
+            query, key, value = layer.qkv(layer.before_attention(x)).chunk(3, dim=1)
+            query = query.reshape(-1, HEADS, HEAD_WIDTH).transpose(0, 1) * HEAD_WIDTH**-0.5
+            key = key.reshape(-1, HEADS, HEAD_WIDTH).permute(1, 2, 0)
+            value = value.reshape(-1, HEADS, HEAD_WIDTH).transpose(0, 1)
+            weight = torch.softmax(torch.cat([query @ old_keys + blocked, query @ key], dim=2), dim=2)
+            mixed = weight[:, :, :CONTEXT_TOKENS] @ old_values + weight[:, :, CONTEXT_TOKENS:] @ value
+            x = x + layer.out(mixed.transpose(0, 1).reshape(-1, WIDTH))
+            x = x + layer.mlp(layer.before_mlp(x))
+            here = x.mean(dim=0, keepdim=True)
+            keys.append(key)
+            values.append(value)
+            heres.append(here)
+            withins.append((x - here).square().sum(dim=0, keepdim=True))
+        # Chan's rule for the statistics of two parts together, all layers at once
+        away = torch.cat(heres) - mean
+        share = tokens / (before + tokens)
+        mean = mean + away * share
+        scatter = scatter + torch.cat(withins) + away.square() * (before * share)
+        found = statistics(mean[:, None], (scatter / (count / FRAMES_PER_TOKEN))[:, None])
+        logits = self.net.head(hidden_of(found, self.net.standard, self.net.hidden))
+        return logits, found, power, peak, count, level[-2:], joined[-1:], mean, scatter, *keys, *values
+
+
+def _as_matrix(kernel: Tensor) -> Tensor:
+    return kernel.permute(2, 1, 0).reshape(-1, kernel.shape[0])

@@ -8,7 +8,6 @@ to a microphone without losses gives the same events.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -216,6 +215,8 @@ class Listener:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        import asyncio
+
         await asyncio.to_thread(self.close)
         if kind is None:
             self._raise()
@@ -235,6 +236,8 @@ class Listener:
         self._raise()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
+        import asyncio  # takes longer than all of streamser.stream, and few programs need it
+
         loop, came = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:

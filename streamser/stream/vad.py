@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import _webrtcvad  # the extension itself: the module around it reads package metadata, a tenth of the start-up time
 import numpy as np
-import webrtcvad
 
 from streamser.audio import SAMPLE_RATE, Samples
 from streamser.errors import MissingExtraError
@@ -131,12 +131,17 @@ class WebRtcVad:
         pcm = np.minimum(np.maximum(scaled * np.float32(32767), -32767), 32767).astype("<i2").tobytes()
         size = 2 * self.frame_samples
         # Both detectors take every frame: each keeps a memory of its own.
-        voiced = [self._vad.is_speech(pcm[at : at + size], SAMPLE_RATE) for at in range(0, len(pcm), size)]
+        samples = self.frame_samples
+        voiced = [
+            _webrtcvad.process(self._vad, SAMPLE_RATE, pcm[at : at + size], samples) for at in range(0, len(pcm), size)
+        ]
         return [bool(voice) and stands_out for voice, stands_out in zip(voiced, outstanding, strict=True)]
 
     def reset(self) -> None:
         config = self._config
-        self._vad = webrtcvad.Vad(config.mode)
+        self._vad = _webrtcvad.create()
+        _webrtcvad.init(self._vad)
+        _webrtcvad.set_mode(self._vad, config.mode)
         self._gate = NoiseGate(self.frame_samples, config.snr_db, config.min_level_dbfs) if config.noise_floor else None
         self._peak = 0.0
 

@@ -105,6 +105,16 @@ def test_opening_a_step_graph_runs_it_twice_however_long_the_window_is(tmp_path:
     assert engine.metrics()["windows"] == 2
 
 
+def test_streams_open_no_graph_but_the_step_graph(tmp_path: Path) -> None:
+    """A file that is judged whole opens the other one, once."""
+    bundle = make_bundle(tmp_path / "mean", features=FEATURES, step=running_mean())
+    engine = OnnxEngine(bundle)
+    bundle.onnx_path.write_bytes(b"altered")
+    assert engine.steps is not None
+    with pytest.raises(BundleError, match="truncated or altered"):
+        engine.run(np.zeros((1, FEATURES.window_frames, FEATURES.bins), np.float32))
+
+
 def test_asking_for_scores_changes_nothing(tmp_path: Path) -> None:
     steps = chunk_steps(tmp_path / "mean")
     asked, silent = steps.track(), steps.track()
@@ -140,6 +150,8 @@ def test_a_track_with_nothing_or_silence_in_it_is_not_audible(tmp_path: Path) ->
         ({"streamser.step": "sideways"}, "chunks or window, not 'sideways'"),
         ({"streamser.multiple": "3"}, "multiples of streamser.multiple"),
         ({"streamser.step": "window"}, "export the checkpoint again"),
+        ({"streamser.rings": '{"sum": 2}'}, "streamser.rings names states"),
+        ({"streamser.rings": '{"carried.calls": 0}'}, "streamser.rings names states"),
     ],
 )
 def test_a_step_graph_that_is_none_of_ours_is_refused(tmp_path: Path, change: dict[str, str], message: str) -> None:

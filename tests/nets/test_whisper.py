@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from torch import Tensor
 
+from streamser.engines import Counters
+from streamser.engines import steps as engine_steps
+from streamser.engines.steps import ChunkSteps
 from streamser.nets import zoo
 from streamser.nets.export import export_onnx
 from streamser.nets.stepgraph import export_step
@@ -78,26 +84,37 @@ def test_a_constant_gain_changes_nothing(net: Whisper) -> None:
         torch.testing.assert_close(net.encode(x), net.encode(x + 4.6), atol=1e-4, rtol=1e-4)
 
 
-def test_the_step_graph_gives_the_numbers_of_the_whole_graph(net: Whisper) -> None:
+def steps_of(net: Whisper) -> ChunkSteps:
+    """The net's step graph, opened as an engine opens it."""
     features = zoo.get("whisper").features
     graph = export_step(net, features)
     assert graph is not None
-    step = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    bundle: Any = SimpleNamespace(features=features, step_path=None)
+    return ChunkSteps(bundle, session, Counters(), session.get_modelmeta().custom_metadata_map)
+
+
+def differences(net: Whisper, steps: ChunkSteps) -> list[float]:
+    """Of each of the chunks' results to those of the whole graph on the same frames, until rings begin anew twice."""
+    features = zoo.get("whisper").features
     whole = onnxruntime.InferenceSession(export_onnx(net, features, 4), providers=["CPUExecutionProvider"])
-    metadata = step.get_modelmeta().custom_metadata_map
-    assert metadata["streamser.step"] == "chunks"
-    assert (int(metadata["streamser.first"]), int(metadata["streamser.chunk"])) == (FIRST_FRAMES, CHUNK_FRAMES)
-    x = frames(412).numpy()
-    states = {name: value.numpy() for name, value in zip(State._fields, State.begin(1, 2), strict=True)}
-    outputs = ["logits", "embedding", *(f"next.{name}" for name in states)]
-    at = 0
-    while at < x.shape[1]:
-        size = FIRST_FRAMES if at == 0 else CHUNK_FRAMES
-        logits, embedding, *following = step.run(
-            outputs, {"frames": np.ascontiguousarray(x[:, at : at + size]), **states}
-        )
-        states = dict(zip(states, following, strict=True))
-        at += size
-    expected, expected_embedding = whole.run(["logits", "embedding"], {"frames": x})
-    np.testing.assert_allclose(logits, expected, atol=1e-4)
-    np.testing.assert_allclose(embedding, expected_embedding, atol=1e-4)
+    x = frames(5 * CONTEXT_TOKENS).numpy()
+    track, worst = steps.track(), []
+    for end in (40, FIRST_FRAMES, 300, 390, 412, 700, x.shape[1]):  # some are no ends of chunks
+        track.feed(x[0, track.fed : end])
+        scores = track.scores()
+        expected = whole.run(["logits", "embedding"], {"frames": x[:, :end]})
+        worst.append(max(float(np.abs(a - b).max()) for a, b in zip(scores[:2], expected, strict=True)))
+    return worst
+
+
+def test_the_step_graph_gives_the_numbers_of_the_whole_graph(net: Whisper) -> None:
+    steps = steps_of(net)
+    assert (steps.first, steps.chunk) == (FIRST_FRAMES, CHUNK_FRAMES)
+    assert max(differences(net, steps)) < 1e-4
+
+
+def test_keys_written_to_the_wrong_place_would_show(net: Whisper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: new entries of a ring must overwrite the oldest ones."""
+    monkeypatch.setattr(engine_steps, "_write", lambda ring, new, written: ring.__setitem__(slice(len(new)), new))
+    assert max(differences(net, steps_of(net))) > 1e-2

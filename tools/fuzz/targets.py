@@ -133,7 +133,7 @@ def bundle_manifest(data: bytes) -> None:
     with suppress(BundleError):
         load_bundle(place, verify=False)
     with suppress(BundleError, yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError):
-        manifest._check_tokens(place, data.decode())
+        manifest._check_events(place, data.decode())
         values = yaml.safe_load(data)
         values.pop("seal", None)
         values["seal"] = manifest.seal_of(values)
