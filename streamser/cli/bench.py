@@ -186,8 +186,8 @@ def _report(figures: dict[str, Any]) -> str:
             *text,
             "",
             "CPU ms/s: CPU time of the whole process for a second of sound, everything included. partial, final: from",
-            "the last sound that is needed to the result; silence + final: from the end of speech. cold start: from the",
-            "start of the process to a stream's first result. differ: largest difference of a score from that of its",
+            "the last sound that is needed to the result; silence + final: from the end of speech. cold start: from",
+            "the process's start to a stream's first result. differ: largest difference of a score from that of its",
             "whole window, computed at once. High load makes all times longer.",
         ]
     )
