@@ -62,6 +62,8 @@ class AudioBlock:
     """Mono float32 at 16 kHz, nominally within [-1, 1]."""
     start: int
     """Index of the first sample since the stream began."""
+    arrived_s: float | None = None
+    """When its last sample came in (time.monotonic). Only the latency of results is measured by it."""
 
     @property
     def end(self) -> int:
@@ -93,6 +95,8 @@ class Segment:
     """True when the utterance is the next piece of one that was cut at the maximum length."""
     speculative: bool = False
     """True for a segment that equals the final, sample for sample, if the present silence lasts."""
+    arrived_s: float | None = None
+    """When its last sample came in (time.monotonic)."""
 
     @property
     def end(self) -> int:

@@ -25,7 +25,6 @@ from streamser.enrolment import LEAST_SPEECH_S, enrol
 from streamser.errors import AudioError, ConfigError
 from streamser.profile import Profile, find_profiles, load_profile, profile_folder, profile_path
 from streamser.recognizer import Recognizer, load
-from streamser.stream.sources import TimedBlock
 
 VOICE = [babble(2.0, seed=seed, level=0.1) for seed in range(10)]
 
@@ -219,10 +218,10 @@ class Microphone(list[np.ndarray]):
     live, description, state, overflows = True, "a list", "open", 0
     taken = 0
 
-    def __iter__(self) -> Iterator[TimedBlock]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[AudioBlock]:  # type: ignore[override]
         for i in range(0, len(self[0]), 320):
             self.taken = i
-            yield TimedBlock(AudioBlock(self[0][i : i + 320], i), 0.0)
+            yield AudioBlock(self[0][i : i + 320], i, 0.0)
 
     def close(self) -> None:
         pass

@@ -18,7 +18,7 @@ from streamser.features import extract
 from streamser.recognizer import Recognizer, load
 from streamser.stream.pcm import PcmConverter
 from streamser.stream.pipeline import Listener, PipelineConfig, Stream, StreamConfig
-from streamser.stream.sourcebase import SourceItem, TimedBlock
+from streamser.stream.sourcebase import SourceItem
 from streamser.stream.status import SourceState
 
 __all__ = ["measure_stream"]
@@ -78,9 +78,9 @@ class _Blocks:
     def __iter__(self) -> Iterator[SourceItem]:
         position, converter = 0, PcmConverter()
         for pcm in _blocks(self._sound):
-            block = AudioBlock(converter.feed(pcm), position)
+            block = AudioBlock(converter.feed(pcm), position, time.monotonic())
             position = block.end
-            yield TimedBlock(block, time.monotonic())
+            yield block
 
     def close(self) -> None:
         """It ends by itself."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from streamser.audio import SAMPLE_RATE, Samples, Segment
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment
 from streamser.bundle import DEFAULT_MODEL
 from streamser.cli.common import add_config_arguments, hushed, load_run_config
 from streamser.cli.tables import refill, terminal_width
@@ -21,7 +21,7 @@ from streamser.events import Gap, SpeechStarted
 from streamser.profile import Profile, check_adaptable, check_name, find_profiles, load_profile, profile_path
 from streamser.recognizer import Recognizer, open_recognizer
 from streamser.stream.segmenter import Segmenter
-from streamser.stream.sources import MicSource, Source, TimedBlock, WavSource
+from streamser.stream.sources import MicSource, Source, WavSource
 from streamser.stream.vad import make_vad
 
 _PATIENCE = 3.0  # a microphone is listened to for this many times the speech that is wanted
@@ -124,8 +124,8 @@ def collect(
     loudest_db = -float("inf")
     opened: int | None = None  # where the utterance began that is being spoken
     for item in source:
-        if isinstance(item, TimedBlock):
-            items = segmenter.feed(item.block)
+        if isinstance(item, AudioBlock):
+            items = segmenter.feed(item)
         elif isinstance(item, Gap):
             items = segmenter.gap(item.start, item.length)
         else:

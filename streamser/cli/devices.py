@@ -10,11 +10,11 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from streamser.audio import SAMPLE_RATE
+from streamser.audio import SAMPLE_RATE, AudioBlock
 from streamser.cli.common import add_config_arguments, hushed, refuse_unused, stopping
 from streamser.cli.tables import table
 from streamser.config import load_config
-from streamser.stream.sources import MicSource, Source, TimedBlock, list_devices
+from streamser.stream.sources import MicSource, Source, list_devices
 
 _EPILOG = """examples:
   streamser devices                 # the list; * marks the default
@@ -71,9 +71,9 @@ def measure(source: Source, seconds: float, as_json: bool) -> int:
     peak, received = 0.0, 0
     with stopping(source.close):
         for item in source:
-            if not isinstance(item, TimedBlock):
+            if not isinstance(item, AudioBlock):
                 continue
-            samples = item.block.samples
+            samples = item.samples
             received += len(samples)
             peak = max(peak, float(np.abs(samples).max(initial=0.0)))
             if shown:

@@ -82,7 +82,7 @@ class SoundStream:
         if len(samples):
             if self._recording is not None:
                 self._recording.write(samples)
-            self._stream.feed(AudioBlock(samples, self._stream.position), arrived_s)
+            self._stream.feed(AudioBlock(samples, self._stream.position, arrived_s))
 
 
 class SoundFile:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from streamser.audio import SAMPLE_RATE, AudioBlock, Segment
-from streamser.events import EmotionEvent, Event, Gap, SourceChanged
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment
+from streamser.events import EmotionEvent, Event, Gap, SourceChanged, StreamEnded
 from streamser.recognizer import Recognizer
-from streamser.stream.judge import Judge, Novelty, compute_answers
+from streamser.stream.judge import Judge, Novelty, Voice, compute_answers
 from streamser.stream.pcm import Pcm, PcmConverter
-from streamser.stream.segmenter import Segmenter, SegmenterConfig
+from streamser.stream.segmenter import Item, Segmenter, SegmenterConfig
 from streamser.stream.sources import SourceConfig
 from streamser.stream.status import SourceState, StreamStatus, Tally, percentile
-from streamser.stream.timed import TimedItem, TimedSegmenter
 from streamser.stream.vad import VadChoice, VadConfig, make_vad
-from streamser.stream.voice import Voice
 from streamser.stream.worker import Deliver, InferenceWorker, OnError, PipelineConfig
 
 __all__ = ["Stream", "StreamConfig", "WorkerStream"]
@@ -42,9 +40,7 @@ class _Channel:
         self.config = config or StreamConfig()
         self.name = name
         self.tally = Tally()
-        self._segmenter = TimedSegmenter(
-            Segmenter(self.config.segmenter, make_vad(self.config.vad), recognizer.features, name)
-        )
+        self._segmenter = Segmenter(self.config.segmenter, make_vad(self.config.vad), recognizer.features, name)
         self._converter = PcmConverter()
         self._ended = False
 
@@ -69,8 +65,8 @@ class _Channel:
         return StreamStatus(
             stream=self.name,
             position_s=round(self.position / SAMPLE_RATE, 2),
-            level_db=round(self._segmenter.segmenter.level_db, 1),
-            vad_state=self._segmenter.segmenter.state,
+            level_db=round(self._segmenter.level_db, 1),
+            vad_state=self._segmenter.state,
             source_state=source_state or state,
             device=device,
             model=self.recognizer.bundle.name,
@@ -89,21 +85,30 @@ class _Channel:
             recording=recording,
         )
 
-    def _segment(self, pcm: Pcm, sample_rate: int, channels: int) -> list[TimedItem]:
+    def _segment(self, pcm: Pcm, sample_rate: int, channels: int) -> list[Item | Event]:
         if self._ended:
             raise ValueError("push: the stream is closed")
         items = []
         if (sample_rate, channels) != (self._converter.sample_rate, self._converter.channels):
             converter = PcmConverter(sample_rate, channels)  # first: a rate that is refused changes nothing
-            items = self._segmenter.feed(AudioBlock(self._converter.flush(), self.position))
+            items = self._feed(self._converter.flush())
             self._converter = converter
-        return [*items, *self._segmenter.feed(AudioBlock(self._converter.feed(pcm), self.position))]
+        return [*items, *self._feed(self._converter.feed(pcm))]
 
-    def _end(self, error: str | None) -> list[TimedItem]:
+    def _feed(self, samples: Samples) -> list[Item]:
+        return self._segmenter.feed(AudioBlock(samples, self.position, time.monotonic()))
+
+    def _note(self, event: Gap | SourceChanged) -> list[Item | Event]:
+        """Lost sound, which may end an utterance, or news of the source; then the event itself."""
+        items = self._segmenter.gap(event.start, event.length) if isinstance(event, Gap) else []
+        return [*items, replace(event, stream=self.name)]
+
+    def _end(self, error: str | None) -> list[Item | Event]:
         if self._ended:
             return []
         self._ended = True
-        return [*self._segmenter.feed(AudioBlock(self._converter.flush(), self.position)), *self._segmenter.end(error)]
+        items = [*self._feed(self._converter.flush()), *self._segmenter.flush()]
+        return [*items, StreamEnded(stream=self.name, end=self.position, error=error)]
 
 
 class Stream(_Channel):
@@ -136,34 +141,34 @@ class Stream(_Channel):
         """Report that this many 16 kHz samples were lost; the stream's time advances by them."""
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
             raise ValueError(f"samples: a whole number, 0 or more, not {samples!r}")
-        return self._events_of(self._segmenter.note(Gap(start=self.position, length=samples, reason=reason)))
+        return self._events_of(self._note(Gap(start=self.position, length=samples, reason=reason)))
 
     def new_speaker(self) -> None:
         """Another person speaks from here on: the stream's own baseline is reset, the profile stays.
 
         An utterance that has begun is still the earlier speaker's.
         """
-        self._judge.new_speaker(self._segmenter.segmenter.next_utterance)
+        self._judge.new_speaker(self._segmenter.next_utterance)
 
     def close(self) -> list[Event]:
         """The last events: the open utterance ends here."""
         return self._events_of(self._end(None))
 
-    def _events_of(self, items: Sequence[TimedItem]) -> list[Event]:
+    def _events_of(self, items: Sequence[Item | Event]) -> list[Event]:
         events: list[Event] = []
-        for item, arrived_s in items:
+        for item in items:
             began = time.monotonic()
-            event = self._answer(item, arrived_s) if isinstance(item, Segment) else item
+            event = self._answer(item) if isinstance(item, Segment) else item
             if event is not None:
                 self.tally.count(event, (time.monotonic() - began) * 1000)
                 events.append(event)
         return events
 
-    def _answer(self, segment: Segment, arrived_s: float) -> EmotionEvent | None:
+    def _answer(self, segment: Segment) -> EmotionEvent | None:
         partial = not (segment.final or segment.speculative)
         question = self._judge.question(segment, [self._novelty.of(segment)] if partial else [])
         answer = None if question is None else compute_answers(self.recognizer, [question])[0]
-        return self._judge.event(segment, answer, arrived_s)
+        return self._judge.event(segment, answer)
 
 
 class WorkerStream(_Channel):
@@ -191,7 +196,7 @@ class WorkerStream(_Channel):
 
     def due_s(self) -> float:
         """Seconds of sound that need not be fed yet: no event can come of them."""
-        return max(0.0, (self._segmenter.segmenter.due - self.position) / SAMPLE_RATE)
+        return max(0.0, (self._segmenter.due - self.position) / SAMPLE_RATE)
 
     @property
     def waiting(self) -> int:
@@ -202,13 +207,15 @@ class WorkerStream(_Channel):
         """Add sound: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
         self._submit(self._segment(pcm, sample_rate, channels))
 
-    def feed(self, block: AudioBlock, arrived_s: float | None = None) -> None:
-        """Add a block that begins at `position`."""
-        self._submit(self._segmenter.feed(block, arrived_s))
+    def feed(self, block: AudioBlock) -> None:
+        """Add a block that begins at `position`; without a time of arrival it arrives now."""
+        if block.arrived_s is None:
+            block = replace(block, arrived_s=time.monotonic())
+        self._submit(self._segmenter.feed(block))
 
     def note(self, event: Gap | SourceChanged) -> None:
         """Sound was lost, or the source has news; another microphone is taken for another speaker's."""
-        self._submit(self._segmenter.note(event))
+        self._submit(self._note(event))
         if isinstance(event, SourceChanged) and event.another:
             self.new_speaker()
 
@@ -217,7 +224,7 @@ class WorkerStream(_Channel):
 
         An utterance that has begun is still the earlier speaker's.
         """
-        self._handle.new_speaker(self._segmenter.segmenter.next_utterance)
+        self._handle.new_speaker(self._segmenter.next_utterance)
 
     def close(self, error: str | None = None) -> None:
         """End the stream: the open utterance gets its final, then StreamEnded is delivered."""
@@ -228,8 +235,8 @@ class WorkerStream(_Channel):
         self._ended = True
         self._handle.close()
 
-    def _submit(self, items: Sequence[TimedItem]) -> None:
-        for item, arrived_s in items:
+    def _submit(self, items: Sequence[Item | Event]) -> None:
+        for item in items:
             if self._finals_only and isinstance(item, Segment) and not (item.final or item.speculative):
                 continue
-            self._handle.submit(item, arrived_s)
+            self._handle.submit(item)

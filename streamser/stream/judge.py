@@ -1,31 +1,85 @@
-"""Turn one stream's segments into emotion events: new frames only, answers computed ahead, partials smoothed."""
+"""Turn one stream's segments into emotion events.
+
+Only new frames are computed, finals are computed ahead, partials are smoothed, and the speaker's baseline is applied.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from streamser.audio import Segment
+from streamser.baseline import Baseline, BaselineKind
 from streamser.events import EmotionEvent
 from streamser.features import Frames
 from streamser.recognizer import Prediction, Recognizer
 from streamser.stream.tracks import FeatureTrack, Novelty, Piece, StepTrack, TrackQuestion
-from streamser.stream.voice import Voice
 
-__all__ = ["Judge", "Novelty", "Piece", "Question", "compute_answers", "computes_on_cuda"]
+__all__ = ["Judge", "NewSpeaker", "Novelty", "Piece", "Question", "Voice", "compute_answers", "computes_on_cuda"]
 
 Question = Frames | Segment | TrackQuestion
 """What the recognizer is asked: frames that are already computed, a whole segment, or a step graph's track."""
+
+
+class NewSpeaker(NamedTuple):
+    """Another person speaks from here on; it takes its place among a stream's segments."""
+
+    utterance: int
+    """The first utterance of the new speaker; one that has begun is still the earlier speaker's."""
+
+
+class Voice:
+    """One speaker's baseline, for one stream at a time or for several that follow each other.
+
+    It begins with the recognizer's profile, or with nothing. `learns` false keeps it as it began.
+    """
+
+    def __init__(self, recognizer: Recognizer, learns: bool = True) -> None:
+        self._recognizer = recognizer
+        self._rule = recognizer.bundle.baseline
+        self._learns = learns
+        self.baseline = self._first()
+
+    @property
+    def kind(self) -> BaselineKind:
+        """What answers are compared with: nothing, the stream's own baseline, or a profile."""
+        return "none" if self.baseline is None else self.baseline.kind
+
+    @property
+    def utterances(self) -> int:
+        """How many utterances the baseline is made of."""
+        return 0 if self.baseline is None else self.baseline.utterances
+
+    def adapted(self, prediction: Prediction) -> Prediction:
+        """The absolute prediction of a sound, compared with the baseline."""
+        return self._recognizer.adapted(prediction, self.baseline)
+
+    def add(self, prediction: Prediction, duration_s: float) -> None:
+        """Learn from a whole utterance's absolute prediction."""
+        if self._rule is None or self.baseline is None or prediction.embedding is None or not self._learns:
+            return
+        if prediction.audible:
+            weight = self._rule.weight_of(prediction.neutrality, duration_s)
+            self.baseline = self.baseline.plus(prediction.embedding, weight, self._rule)
+
+    def reset(self) -> None:
+        """Begin again: with the profile, or with nothing."""
+        self.baseline = self._first()
+
+    def _first(self) -> Baseline | None:
+        head = self._recognizer.relative
+        return None if head is None else self._recognizer.baseline or Baseline.empty(head.size)
 
 
 class Judge:
     """One stream's memory between its segments.
 
     `question` and `event` are called for every segment in the stream's order; the answer in between comes from
-    `ask`, which may serve several streams at once. It is the absolute answer: the stream's baseline is applied in
-    `event`, so that the order of the events alone decides what each of them stands on.
+    `compute_answers`, which may serve several streams at once. It is the absolute answer: the stream's baseline is
+    applied in `event`, so that it depends on the order of the events alone.
     """
 
     def __init__(
@@ -66,7 +120,7 @@ class Judge:
             self._features.feed(piece.samples)
         return self._features.window
 
-    def event(self, segment: Segment, prediction: Prediction | None, arrived_s: float) -> EmotionEvent | None:
+    def event(self, segment: Segment, prediction: Prediction | None) -> EmotionEvent | None:
         """The event for an answer; None for a speculative segment, whose answer is kept for the final."""
         if segment.speculative:
             if prediction is not None:
@@ -97,7 +151,7 @@ class Judge:
             uncertain=prediction.uncertain,
             baseline=kind,
             baseline_utterances=utterances,
-            latency_ms=max(0.0, (time.monotonic() - arrived_s) * 1000),
+            latency_ms=0.0 if segment.arrived_s is None else max(0.0, (time.monotonic() - segment.arrived_s) * 1000),
         )
 
     def new_speaker(self, utterance: int) -> None:

@@ -18,14 +18,14 @@ from os import PathLike
 from types import TracebackType
 from typing import Literal
 
-from streamser.audio import SAMPLE_RATE
+from streamser.audio import SAMPLE_RATE, AudioBlock
 from streamser.bundle import DEFAULT_MODEL
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, StreamEnded
 from streamser.recognizer import Recognizer, load
 from streamser.stream.bus import Bus, Policy, Subscription
 from streamser.stream.channel import Stream, StreamConfig, WorkerStream
 from streamser.stream.sourcebase import PatientSource
-from streamser.stream.sources import MicSource, Source, SourceItem, TimedBlock, WavSource
+from streamser.stream.sources import MicSource, Source, SourceItem, WavSource
 from streamser.stream.status import StreamStatus
 from streamser.stream.worker import InferenceWorker, PipelineConfig, explain
 
@@ -340,14 +340,14 @@ class Listener:
         if self._new_speaker:
             self._new_speaker = False
             self._stream.new_speaker()
-        if isinstance(item, TimedBlock):
-            self._stream.feed(*item)
+        if isinstance(item, AudioBlock):
+            self._stream.feed(item)
         else:
             self._stream.note(item)
 
-    def _skip(self, item: TimedBlock | Gap) -> None:
+    def _skip(self, item: AudioBlock | Gap) -> None:
         """Sound that came while paused: reported as a gap once long enough to end the utterance, the rest later."""
-        self._skipped += len(item.block.samples) if isinstance(item, TimedBlock) else item.length
+        self._skipped += len(item.samples) if isinstance(item, AudioBlock) else item.length
         if not self._pause_reported and self._skipped * 1000 > self.config.segmenter.bridge_gap_ms * SAMPLE_RATE:
             self._report_skipped()
             self._pause_reported = True

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from streamser.audio import AudioBlock
 from streamser.events import Gap
-from streamser.stream.sourcebase import Source, SourceItem, TimedBlock
-from streamser.stream.status import SourceState
+from streamser.stream.sourcebase import Source, SourceItem, WrappedSource
 from streamser.stream.wavfile import RecordingError, WavWriter, repair_recordings
 
 __all__ = ["RecordingSource"]
@@ -17,14 +17,14 @@ __all__ = ["RecordingSource"]
 logger = logging.getLogger(__name__)
 
 
-class RecordingSource:
+class RecordingSource(WrappedSource):
     """A source that also writes what it gives to a new file in `folder`; lost sound is silence, so times agree.
 
     Sound that arrives while a Listener is paused is written too; `recording` names the file all that time.
     """
 
     def __init__(self, source: Source, folder: Path) -> None:
-        self._source = source
+        super().__init__(source)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -38,30 +38,11 @@ class RecordingSource:
         """The file, while it is written."""
         return None if self._writer.closed else str(self._writer.path)
 
-    @property
-    def live(self) -> bool:
-        return self._source.live
-
-    @property
-    def description(self) -> str:
-        return self._source.description
-
-    @property
-    def state(self) -> SourceState:
-        return self._source.state
-
-    @property
-    def overflows(self) -> int:
-        return self._source.overflows
-
-    def close(self) -> None:
-        self._source.close()
-
     def __iter__(self) -> Iterator[SourceItem]:
         try:
-            for item in self._source:
-                if isinstance(item, TimedBlock):
-                    self._writer.write(item.block.samples)
+            for item in self.inner:
+                if isinstance(item, AudioBlock):
+                    self._writer.write(item.samples)
                 elif isinstance(item, Gap):
                     self._writer.skip(item.length)
                 yield item

@@ -25,6 +25,7 @@ State = Literal["quiet", "starting", "speaking", "stopping"]
 
 _Reason = Literal["silence", "max_length", "stream_end", "gap"]
 
+_REMEMBERED_BLOCKS = 4096  # 80 s of 20 ms blocks: longer than any utterance may wait for its cut
 _SLICE_SAMPLES = SAMPLE_RATE  # a block of any length passes through the ring in slices of a second
 _RESET_GAP_SAMPLES = 5 * SAMPLE_RATE  # after a gap of this length it may be another microphone in another room
 _MOST_WAIT = SAMPLE_RATE // 10  # sound that may wait to be judged when no event can be due: state and meter lag by it
@@ -167,6 +168,7 @@ class Segmenter:
         self._ring = Ring(self._max + overrun + _SLICE_SAMPLES)
         frames = (self._search + overrun) // vad.frame_samples + 1
         self._recent: deque[tuple[int, float, bool]] = deque(maxlen=frames)  # start, mean square, speech
+        self._arrivals: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED_BLOCKS)  # block's end, time of its arrival
         self._due = 0  # no event can come of the samples before this index
         self._detected = 0  # the VAD has processed all samples before this index
         self._barrier = 0  # no pre-roll reaches back past this: another utterance's end, or lost sound
@@ -198,6 +200,8 @@ class Segmenter:
         """What this block brings; it must begin where the last one ended."""
         if block.start != self.position:
             raise ValueError(f"block: starts at {block.start}, not at {self.position}; report lost sound with gap()")
+        if block.arrived_s is not None:
+            self._arrivals.append((block.end, block.arrived_s))
         items: list[Item] = []
         for first in range(0, len(block.samples), _SLICE_SAMPLES):
             self._ring.write(block.samples[first : first + _SLICE_SAMPLES], block.start + first)
@@ -386,7 +390,19 @@ class Segmenter:
 
     def _segment(self, utterance: _Utterance, start: int, end: int) -> Segment:
         samples: Samples = self._ring.read(start, end)
-        return Segment(utterance.number, start, samples, False, utterance.seq, utterance.onset, utterance.continues)
+        return Segment(
+            utterance.number, start, samples, False, utterance.seq, utterance.onset, utterance.continues,
+            arrived_s=self._arrival(end),
+        )  # fmt: skip
+
+    def _arrival(self, end: int) -> float | None:
+        """When the sample before index `end` came in; None if that is not known."""
+        arrived_s = None
+        for block_end, block_arrived_s in reversed(self._arrivals):
+            if block_end < end:
+                break
+            arrived_s = block_arrived_s
+        return arrived_s
 
 
 def _samples(ms: float) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from streamser.audio import SAMPLE_RATE, AudioBlock
 from streamser.events import Gap, SourceChanged
 from streamser.stream.status import SourceState
 
-__all__ = ["PatientSource", "Source", "SourceConfig", "SourceItem", "TimedBlock", "no_wait"]
+__all__ = ["PatientSource", "Source", "SourceConfig", "SourceItem", "WrappedSource", "no_wait"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +57,7 @@ class SourceConfig:
         return round(self.block_ms * SAMPLE_RATE / 1000)
 
 
-class TimedBlock(NamedTuple):
-    """A block of sound, and when its last sample came in (time.monotonic)."""
-
-    block: AudioBlock
-    arrived_s: float
-
-
-SourceItem = TimedBlock | Gap | SourceChanged
+SourceItem = AudioBlock | Gap | SourceChanged
 """What iterating a source gives."""
 
 
@@ -105,3 +98,29 @@ class Source(Protocol):
 
     def close(self) -> None:
         """End the iteration soon, from any thread."""
+
+
+class WrappedSource:
+    """A source around another one, with the other's attributes; a subclass iterates `self.inner`."""
+
+    def __init__(self, inner: Source) -> None:
+        self.inner = inner
+
+    @property
+    def live(self) -> bool:
+        return self.inner.live
+
+    @property
+    def description(self) -> str:
+        return self.inner.description
+
+    @property
+    def state(self) -> SourceState:
+        return self.inner.state
+
+    @property
+    def overflows(self) -> int:
+        return self.inner.overflows
+
+    def close(self) -> None:
+        self.inner.close()

@@ -25,7 +25,7 @@ from streamser.stream.clock import LaggingResampler, SampleClock
 from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.portaudio import Chunk, Line, OpenLine, PatientLine, find_device, list_devices, open_line
 from streamser.stream.soundfiles import blocks, duration_s, expand, find_audio, read_pieces
-from streamser.stream.sourcebase import Source, SourceConfig, SourceItem, TimedBlock, no_wait
+from streamser.stream.sourcebase import Source, SourceConfig, SourceItem, no_wait
 from streamser.stream.status import SourceState
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "Source",
     "SourceConfig",
     "SourceItem",
-    "TimedBlock",
     "WavSource",
     "find_audio",
     "list_devices",
@@ -59,7 +58,7 @@ class PushSource:
     >>> source = PushSource(sample_rate=8_000)
     >>> source.push(np.zeros(800, np.int16))
     >>> source.close()
-    >>> sum(item.block.duration_s for item in source)
+    >>> sum(item.duration_s for item in source)
     0.1
     """
 
@@ -80,7 +79,7 @@ class PushSource:
         self.state: SourceState = "waiting"
         self._converter = PcmConverter(sample_rate, channels)
         self.due_s: Callable[[], float] = no_wait
-        self._queue = SoundQueue[TimedBlock](round(config.queue_s * SAMPLE_RATE), drops=live)
+        self._queue = SoundQueue[AudioBlock](round(config.queue_s * SAMPLE_RATE), drops=live)
         self._block_samples = config.block_samples
         self._position = 0
         self._pushing = threading.Lock()
@@ -107,19 +106,19 @@ class PushSource:
             taken = self._queue.take(_LOOK_S, round(self.due_s() * SAMPLE_RATE))
             if taken is None:
                 continue
-            lost, timed = taken
+            lost, block = taken
             self.state = "open"
             if lost:
-                yield Gap(start=timed.block.start - lost, length=lost, reason="queue_full")
-            yield timed
+                yield Gap(start=block.start - lost, length=lost, reason="queue_full")
+            yield block
         self.state = "ended"
 
     def _put(self, samples: Samples) -> None:
         now = time.monotonic()
         for first in range(0, len(samples), self._block_samples):
-            block = AudioBlock(samples[first : first + self._block_samples], self._position)
+            block = AudioBlock(samples[first : first + self._block_samples], self._position, now)
             self._position = block.end
-            self._queue.put(TimedBlock(block, now), len(block.samples))
+            self._queue.put(block, len(block.samples))
 
 
 class FilePlace(NamedTuple):
@@ -183,12 +182,11 @@ class WavSource:
     def __iter__(self) -> Iterator[SourceItem]:
         self.state = "open"
         for samples in self._reblocked():
-            block = AudioBlock(samples, self._position)
-            self._position = block.end
-            arrived_s = self._pace(block.end)
+            start, self._position = self._position, self._position + len(samples)
+            arrived_s = self._pace(self._position)
             if self._closed.is_set():
                 break
-            yield TimedBlock(block, arrived_s)
+            yield AudioBlock(samples, start, arrived_s)
         self.state = "ended"
 
     def _reblocked(self) -> Iterator[Samples]:
@@ -330,11 +328,11 @@ class MicSource:
         yield from self._lose(time.monotonic() - self._reported_s, self._loss)
         return None
 
-    def _sound(self, samples: Samples, arrived_s: float) -> Iterator[TimedBlock]:
+    def _sound(self, samples: Samples, arrived_s: float) -> Iterator[AudioBlock]:
         if len(samples):
-            block = AudioBlock(samples, self._position)
+            block = AudioBlock(samples, self._position, arrived_s)
             self._position = block.end
-            yield TimedBlock(block, arrived_s)
+            yield block
 
     def _lose(self, lost_s: float, reason: Literal["overflow", "queue_full", "unplugged", "stalled"]) -> Iterator[Gap]:
         length = round(lost_s * SAMPLE_RATE)

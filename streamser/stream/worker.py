@@ -19,9 +19,17 @@ from streamser.errors import AudioError, StreamserError
 from streamser.events import Event, StreamEnded
 from streamser.recognizer import Prediction, Recognizer
 from streamser.stream.fairqueue import FairQueue
-from streamser.stream.judge import Judge, Novelty, Piece, Question, compute_answers, computes_on_cuda
+from streamser.stream.judge import (
+    Judge,
+    NewSpeaker,
+    Novelty,
+    Piece,
+    Question,
+    Voice,
+    compute_answers,
+    computes_on_cuda,
+)
 from streamser.stream.status import Tally
-from streamser.stream.voice import NewSpeaker, Voice
 
 __all__ = ["Deliver", "InferenceWorker", "OnError", "PipelineConfig", "StreamHandle"]
 
@@ -92,7 +100,6 @@ class _Job:
 
     state: _StreamState
     item: Segment | Event | NewSpeaker
-    arrived_s: float
     submitted_s: float
     pieces: list[Piece] = field(default_factory=list)
 
@@ -113,12 +120,12 @@ class StreamHandle:
         """Items of this stream that wait; a host on an event loop checks this before it accepts more sound."""
         return self._state.waiting
 
-    def submit(self, item: Segment | Event | NewSpeaker, arrived_s: float | None = None) -> None:
-        """Add the stream's next item; `arrived_s` is when its last sound came in, on time.monotonic.
+    def submit(self, item: Segment | Event | NewSpeaker) -> None:
+        """Add the stream's next item.
 
         Waits while too many finals of this stream wait. After the end, a failure or `close` it does nothing.
         """
-        self._worker._submit(self._state, item, arrived_s)
+        self._worker._submit(self._state, item)
 
     def new_speaker(self, utterance: int) -> None:
         """Another person speaks from this utterance on: the stream's baseline begins anew."""
@@ -186,12 +193,12 @@ class InferenceWorker:
             self._states.add(state)
         return StreamHandle(self, state)
 
-    def _submit(self, state: _StreamState, item: Segment | Event | NewSpeaker, arrived_s: float | None) -> None:
-        now = time.monotonic()
+    def _submit(self, state: _StreamState, item: Segment | Event | NewSpeaker) -> None:
+        submitted_s = time.monotonic()
         with self._changed:
             if self._closing or state.over:
                 return
-            job = _Job(state, item, now if arrived_s is None else arrived_s, now)
+            job = _Job(state, item, submitted_s)
             if isinstance(item, Segment) and not self._admit(job):
                 return
             while self._is_full(state) and not self._closing and not state.over:
@@ -385,7 +392,7 @@ class InferenceWorker:
                 job.state.end = event.end
                 if skipped:
                     return
-                judged = job.state.judge.event(event, answer, job.arrived_s)
+                judged = job.state.judge.event(event, answer)
                 if judged is None:
                     return
                 event = judged

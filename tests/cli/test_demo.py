@@ -13,14 +13,14 @@ import pytest
 from makers import babble
 from virtualmic import VirtualMic, needs_virtual_mic
 
-from streamser.audio import SAMPLE_RATE, Samples, read_audio
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, read_audio
 from streamser.bundle import DEFAULT_MODEL, Bundle, load_bundle
 from streamser.cli import build_parser, main
 from streamser.cli.demo import comparison
 from streamser.events import EmotionEvent
 from streamser.samples import Sample, find_samples, samples_folder
 from streamser.stream.playback import PlayedSource
-from streamser.stream.sources import PushSource, TimedBlock
+from streamser.stream.sources import PushSource
 
 SECOND = SAMPLE_RATE
 
@@ -93,25 +93,26 @@ def test_what_is_judged_is_what_is_played() -> None:
     source.push(babble(1.0))
     source.close()
     played = PlayedSource(source, output, lambda: "the second of two")
-    blocks = [item.block.samples for item in played if isinstance(item, TimedBlock)]
+    blocks = [item.samples for item in played if isinstance(item, AudioBlock)]
     assert np.array_equal(np.concatenate(blocks), np.concatenate(output.played)) and len(blocks) > 5
     assert output.closed and played.description == "the second of two"
 
 
 _PLAY_AND_RECORD = """
 import sys, threading, time, numpy as np
+from streamser.audio import AudioBlock
 from streamser.stream.portaudio import Speaker
-from streamser.stream.sources import MicSource, SourceConfig, TimedBlock
+from streamser.stream.sources import MicSource, SourceConfig
 mic, speaker = MicSource(SourceConfig(device="vmic")), Speaker()
-heard = []
+recorded = []
 for item in mic:
-    if isinstance(item, TimedBlock):
-        heard.append(item.block.samples)
-        speaker.play(0.3 * np.sin(2 * np.pi * 440 / 16000 * np.arange(len(item.block.samples)), dtype=np.float32))
-    if sum(map(len, heard)) > 32000:
+    if isinstance(item, AudioBlock):
+        recorded.append(item.samples)
+        speaker.play(0.3 * np.sin(2 * np.pi * 440 / 16000 * np.arange(len(item.samples)), dtype=np.float32))
+    if sum(map(len, recorded)) > 32000:
         break
 speaker.close(); mic.close()
-print(20 * np.log10(np.sqrt(np.mean(np.concatenate(heard)[16000:] ** 2)) + 1e-9))
+print(20 * np.log10(np.sqrt(np.mean(np.concatenate(recorded)[16000:] ** 2)) + 1e-9))
 """
 
 

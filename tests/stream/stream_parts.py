@@ -16,7 +16,7 @@ from streamser.engines import Engine
 from streamser.events import EmotionEvent, Event
 from streamser.features import Frames
 from streamser.recognizer import Recognizer
-from streamser.stream.sources import SourceItem, TimedBlock
+from streamser.stream.sources import SourceItem
 from streamser.stream.status import SourceState
 
 
@@ -74,8 +74,8 @@ class ListSource:
         self._closed = True
 
 
-def in_blocks(sound: Samples, length: int = 320) -> list[TimedBlock]:
-    return [TimedBlock(AudioBlock(sound[first : first + length], first), 0.0) for first in range(0, len(sound), length)]
+def in_blocks(sound: Samples, length: int = 320) -> list[AudioBlock]:
+    return [AudioBlock(sound[first : first + length], first, 0.0) for first in range(0, len(sound), length)]
 
 
 class WrappedEngine:

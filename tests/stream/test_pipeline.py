@@ -32,7 +32,7 @@ from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnde
 from streamser.recognizer import Recognizer
 from streamser.stream.pipeline import Listener, Stream, StreamConfig, WorkerStream, replay
 from streamser.stream.segmenter import SegmenterConfig
-from streamser.stream.sources import PushSource, SourceConfig, SourceItem, TimedBlock
+from streamser.stream.sources import PushSource, SourceConfig, SourceItem
 from streamser.stream.vad import VadConfig
 from streamser.stream.worker import InferenceWorker, PipelineConfig
 
@@ -212,7 +212,7 @@ def test_a_partial_after_skipped_ones_sees_all_the_sound(recognizer: Recognizer)
     with InferenceWorker(gated, plain.pipeline) as worker:
         stream = WorkerStream(worker, events.append, plain)
         for block in in_blocks(sound):
-            stream.feed(block.block)
+            stream.feed(block)
             if not gate.reached.is_set():
                 gate.reached.wait(0.2 if stream.waiting else 0)
         gate.open.set()
@@ -243,7 +243,7 @@ def test_many_streams_share_one_worker_and_each_hears_only_its_own_in_order(reco
         streams = {name: WorkerStream(worker, events.append, config(), name) for name, events in received.items()}
         for block in in_blocks(two_utterances(), 1600):
             for stream in streams.values():
-                stream.feed(block.block)
+                stream.feed(block)
         for stream in streams.values():
             stream.close()
         until(lambda: all(events and isinstance(events[-1], StreamEnded) for events in received.values()))
@@ -498,7 +498,7 @@ class Endless:
         while not self.closed.wait(0.001):
             first = self.position % (len(self._speech) - 320)
             loud = np.float32(self.position >= 8_000)
-            yield TimedBlock(AudioBlock(loud * self._speech[first : first + 320], self.position), time.monotonic())
+            yield AudioBlock(loud * self._speech[first : first + 320], self.position, time.monotonic())
             self.position += 320
 
     def close(self) -> None:
@@ -654,7 +654,7 @@ def test_a_recognizer_ten_times_too_slow_costs_partials_and_never_a_final(recogn
     def paced() -> Iterator[SourceItem]:
         began, ticks = time.monotonic(), threading.Event()
         for received in in_blocks(sound, 3_200):
-            ticks.wait(max(0.0, began + received.block.end / SAMPLE_RATE / 20 - time.monotonic()))
+            ticks.wait(max(0.0, began + received.end / SAMPLE_RATE / 20 - time.monotonic()))
             yield received
 
     with Listener(ListSource(paced(), live=True), slow, config()) as listener:
@@ -682,9 +682,7 @@ def test_an_hour_with_a_thousand_utterances_has_a_thousand_finals_no_drift_and_f
     def hour() -> Iterator[SourceItem]:
         for number in range(1_000):
             for received in in_blocks(one, 1_600):
-                yield TimedBlock(
-                    AudioBlock(received.block.samples, number * period + received.block.start), time.monotonic()
-                )
+                yield AudioBlock(received.samples, number * period + received.start, time.monotonic())
 
     onsets: list[int] = []
     memory: list[float] = []

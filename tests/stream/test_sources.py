@@ -17,7 +17,7 @@ import soundfile
 from makers import babble, silence, tone
 from stream_parts import until
 
-from streamser.audio import SAMPLE_RATE, Samples, read_audio, resample
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, read_audio, resample
 from streamser.errors import AudioError, DeviceError
 from streamser.events import Gap, SourceChanged
 from streamser.stream.clock import SampleClock
@@ -29,7 +29,6 @@ from streamser.stream.sources import (
     Source,
     SourceConfig,
     SourceItem,
-    TimedBlock,
     WavSource,
     find_audio,
 )
@@ -39,19 +38,15 @@ def samples_of(items: list[SourceItem]) -> Samples:
     """All the sound, after checking that indexes jump only over gaps."""
     for before, after in pairwise(items):
         assert _end(before) == _start(after)
-    return np.concatenate(
-        [np.zeros(0, np.float32), *(item.block.samples for item in items if isinstance(item, TimedBlock))]
-    )
+    return np.concatenate([np.zeros(0, np.float32), *(item.samples for item in items if isinstance(item, AudioBlock))])
 
 
 def _start(item: SourceItem) -> int:
-    return item.block.start if isinstance(item, TimedBlock) else item.start if isinstance(item, Gap) else item.at
+    return item.start if isinstance(item, AudioBlock) else item.start if isinstance(item, Gap) else item.at
 
 
 def _end(item: SourceItem) -> int:
-    return (
-        item.block.end if isinstance(item, TimedBlock) else _start(item) + (item.length if isinstance(item, Gap) else 0)
-    )
+    return item.end if isinstance(item, AudioBlock) else _start(item) + (item.length if isinstance(item, Gap) else 0)
 
 
 # --- PcmConverter
@@ -97,7 +92,7 @@ def test_a_file_is_heard_as_read_audio_reads_it_in_blocks_of_one_length(tmp_path
     file = write(tmp_path / "a.wav", tone(440, 2.51), rate)
     items = list(WavSource(file))
     np.testing.assert_array_equal(samples_of(items), read_audio(file))
-    assert {len(item.block.samples) for item in items[:-1] if isinstance(item, TimedBlock)} == {3200}
+    assert {len(item.samples) for item in items[:-1] if isinstance(item, AudioBlock)} == {3200}
 
 
 def test_files_are_one_stream_with_a_silence_in_between_and_places_to_find_them_by(tmp_path: Path) -> None:
@@ -124,9 +119,9 @@ def test_a_folder_is_searched_to_its_depth_in_the_order_of_names_and_hidden_file
 @pytest.mark.parametrize("speed", [1.0, 4.0])
 def test_a_paced_file_comes_no_faster_than_a_microphone_would_bring_it(tmp_path: Path, speed: float) -> None:
     source = WavSource(write(tmp_path / "a.wav", tone(duration_s=0.4)), speed=speed)
-    items = [item for item in source if isinstance(item, TimedBlock)]
+    items = [item for item in source if isinstance(item, AudioBlock)]
     arrived = np.array([item.arrived_s for item in items])
-    due = np.array([item.block.end for item in items]) / SAMPLE_RATE / speed
+    due = np.array([item.end for item in items]) / SAMPLE_RATE / speed
     assert np.all(arrived - arrived[0] >= due - due[0] - 1e-4)
 
 

@@ -19,11 +19,10 @@ from streamser.bundle import Calibration
 from streamser.events import EmotionEvent, Event, SourceChanged
 from streamser.recognizer import Recognizer, load
 from streamser.stream.channel import Stream, StreamConfig, WorkerStream
-from streamser.stream.judge import Judge
+from streamser.stream.judge import Judge, Voice
 from streamser.stream.pipeline import Listener
 from streamser.stream.sources import WavSource
 from streamser.stream.vad import VadConfig
-from streamser.stream.voice import Voice
 from streamser.stream.worker import InferenceWorker, PipelineConfig
 
 CONFIG = StreamConfig(vad=VadConfig(engine="energy"), pipeline=PipelineConfig(smoothing=0.0))
@@ -218,7 +217,7 @@ def test_what_cannot_be_heard_teaches_nothing(adaptive: Recognizer) -> None:
     judge = Judge(adaptive)
     for utterance, (samples, expected) in enumerate([(silence(1.0), 0), (babble(1.0), 0), (babble(1.0, seed=3), 1)]):
         segment = Segment(utterance=utterance, start=20_000 * utterance, samples=samples, final=True)
-        event = judge.event(segment, adaptive.predict(segment), 0.0)
+        event = judge.event(segment, adaptive.predict(segment))
         assert event is not None and event.baseline_utterances == expected
         assert event.uncertain or utterance
 

@@ -1,0 +1,69 @@
+"""Count the files and the types that a block of sound passes, from the microphone's queue to the event."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from stream_parts import finals, two_utterances
+from test_sources import Opener, ScriptedLine, chunks
+
+import streamser
+from streamser.audio import AudioBlock, Segment
+from streamser.events import EmotionEvent
+from streamser.recognizer import Prediction, Recognizer
+from streamser.stream.pipeline import Listener
+from streamser.stream.portaudio import Chunk
+from streamser.stream.sources import MicSource, SourceConfig
+from streamser.stream.worker import _Job
+
+PACKAGE = Path(streamser.__file__).parent
+CARRIERS = (Chunk, AudioBlock, Segment, _Job, Prediction, EmotionEvent)
+"""What holds the sound, or what was computed from it, on its way."""
+FIRST = "stream/portaudio.py"
+"""Its callback runs on PortAudio's own thread; here a list stands for it."""
+
+
+class Trace:
+    """Files of the package with a function that has a carrier among its variables when it is called."""
+
+    def __init__(self) -> None:
+        self.files: set[str] = set()
+        self.types: set[type] = set()
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        path = frame.f_code.co_filename
+        if event == "call" and path.startswith(str(PACKAGE)):
+            for value in frame.f_locals.values():
+                for one in value if isinstance(value, list | tuple) and not isinstance(value, Chunk) else (value,):
+                    if isinstance(one, CARRIERS):
+                        self.files.add(Path(path).relative_to(PACKAGE).as_posix())
+                        self.types.add(type(one))
+
+
+def test_a_block_passes_at_most_a_dozen_files_from_the_callback_to_the_event(recognizer: Recognizer) -> None:
+    trace = Trace()
+    opener = Opener([ScriptedLine(chunks(two_utterances(), time.monotonic())), ScriptedLine([])])
+    source = MicSource(SourceConfig(retry_first_ms=50), opener=opener)
+    opener.source = source
+    threading.setprofile(trace)
+    sys.setprofile(trace)
+    try:
+        with Listener(source, recognizer) as listener:
+            events = list(listener)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+    assert finals(events), "nothing went all the way"
+    trace.files.discard("audio.py")  # properties of the types themselves
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    path = page.split("\n## The path of a block of sound\n", 1)[1].split("`streamser.Stream` takes", 1)[0]
+    steps = path.split("\n\nThese are", 1)[0]
+    assert trace.files | {FIRST} == set(re.findall(r"`streamser/([\w/]+\.py)`", steps))
+    assert len(trace.files | {FIRST}) <= 12
+    assert trace.types == set(CARRIERS)
