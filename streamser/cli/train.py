@@ -205,6 +205,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
     if args.dry_run:
         for seed in trainer.recipe.seeds:
             for split in trainer.splits(seed):
+                trainer.check_teachers(split, seed)
                 print(split.text())
         return 0
     if rank == 0:
@@ -218,19 +219,24 @@ def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -
 
     recipe = trainer.recipe
     wanted = {int(fold) for fold in args.folds.split(",")} if args.folds else None
-    for seed in recipe.seeds:
-        for split in trainer.splits(seed):
-            if wanted is not None and split.fold not in wanted:
-                continue
-            bar.start(f"{split.name} seed {seed}", recipe.epochs)
-            if rank:  # the other processes only compute gradients; the first one writes the results
-                trainer.fit(split, seed)
-            elif recipe.protocol == "ship":
-                target = args.save or trainer.folder / recipe.name
-                bundle = trainer.ship(split, seed, target, args.calibrate_from)
-                print(f"wrote {bundle.path}: {json.dumps(dict(bundle.scores))}")
-            else:
-                trainer.run_split(split, seed)
+    todo = [
+        (seed, split)
+        for seed in recipe.seeds
+        for split in trainer.splits(seed)
+        if wanted is None or split.fold in wanted
+    ]
+    for seed, split in todo:  # before the first of them trains for hours
+        trainer.check_teachers(split, seed)
+    for seed, split in todo:
+        bar.start(f"{split.name} seed {seed}", recipe.epochs)
+        if rank:  # the other processes only compute gradients; the first one writes the results
+            trainer.fit(split, seed)
+        elif recipe.protocol == "ship":
+            target = args.save or trainer.folder / recipe.name
+            bundle = trainer.ship(split, seed, target, args.calibrate_from)
+            print(f"wrote {bundle.path}: {json.dumps(dict(bundle.scores))}")
+        else:
+            trainer.run_split(split, seed)
     bar.close()
     if recipe.protocol != "ship" and rank == 0:
         summary = summarize(load_folds(trainer.folder))

@@ -29,6 +29,9 @@ NO_MAJORITY = "xxx"
 PLAIN = "plain"
 """Style of clips that are not acted: reading, broadcasts, prompts."""
 
+UNLABELLED = "unlabelled"
+"""Style of clips whose label is not used; it is empty then."""
+
 EMOTIONS = frozenset(SYNONYMS.values()) | {"breath", "calm", "other", "pain", "pleasure", NO_MAJORITY}
 """The labels that a corpus may use by default."""
 

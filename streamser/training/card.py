@@ -45,6 +45,11 @@ def write_card(
                     "speakers",
                     f"{speakers} to learn from, {len(provenance['validation_speakers'])} to choose and calibrate",
                 ),
+                *(
+                    [("teachers", ", ".join(f"{one['name']} ({one['split']})" for one in provenance["teachers"]))]
+                    if "teachers" in provenance
+                    else []
+                ),
                 ("protocol", f"`{provenance['protocol']}`: {provenance['split']}"),
                 ("seed, versions", f"{provenance['seed']}; torch {provenance['torch']}, {provenance['created']}"),
                 ("licence", recipe.licence or "see the corpora"),

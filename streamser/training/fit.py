@@ -25,6 +25,7 @@ from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.nets.layers import NetOutput, SerNet
 from streamser.training.adversary import Adversary
 from streamser.training.batches import BatchMaker, sampling_weights
+from streamser.training.distil import Distiller, with_share
 from streamser.training.norms import norms_of, reestimate_norms
 from streamser.training.optimizers import make_optimizer
 from streamser.training.recipe import Recipe
@@ -45,7 +46,7 @@ def allowed_labels(clips: Sequence[Clip], labels: Sequence[str]) -> NDArray[np.b
     """
     of_corpus: dict[str, NDArray[np.bool_]] = {}
     for corpus in {clip.corpus for clip in clips}:
-        here = [clip.label for clip in clips if clip.corpus == corpus]
+        here = [clip.label for clip in clips if clip.corpus == corpus and clip.label]
         of_corpus[corpus] = np.array([here.count(label) >= 0.02 * len(here) for label in labels])
     for corpus in {clip.corpus for clip in clips if clip.style == PLAIN}:
         of_corpus[corpus] = np.ones(len(labels), bool)
@@ -53,9 +54,9 @@ def allowed_labels(clips: Sequence[Clip], labels: Sequence[str]) -> NDArray[np.b
 
 
 def with_common_labels(clips: Sequence[Clip], labels: Sequence[str]) -> list[Clip]:
-    """The clips whose label makes up 2 % or more of their corpus."""
+    """The clips whose label makes up 2 % or more of their corpus, and those that have none."""
     allowed = allowed_labels(clips, labels)
-    return [clip for clip, row in zip(clips, allowed, strict=True) if row[labels.index(clip.label)]]
+    return [clip for clip, row in zip(clips, allowed, strict=True) if not clip.label or row[labels.index(clip.label)]]
 
 
 def batch_slices(clips: int, batch: int, least: int = 2) -> list[slice]:
@@ -78,6 +79,7 @@ class Part:
     rows: NDArray[np.int64]
     """Index of each clip in the store."""
     targets: NDArray[np.int64]
+    """-1 for a clip without a label."""
     shares: NDArray[np.float32] | None = None
     """(clips, classes): each label's share of a clip's annotations, for a loss that learns from them."""
     starts: NDArray[np.int64] | None = None
@@ -122,6 +124,7 @@ class FitData:
     choose: Part
     """The part that chooses the epoch."""
     outliers: BatchMaker | None = None
+    distiller: Distiller | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +160,15 @@ class Fit:
         if recipe.adversary.of:
             self.adversary = Adversary(recipe.adversary, train.clips, net.embedding_dim)
             self.adversary.to(self.device)
-        learning = [self.net, self.loss, *([self.adversary] if self.adversary else [])]
+        self.distiller = None if data.distiller is None else data.distiller.to(self.device)
+        learning = [module for module in (self.net, self.loss, self.adversary, self.distiller) if module is not None]
         parameters = (p for module in learning for p in module.parameters())
         self.optimizer = make_optimizer(recipe.optimizer, parameters, recipe.lr, recipe.weight_decay)
         self.weights = sampling_weights(train.clips, recipe.balance)
         plain = np.array([clip.style == PLAIN for clip in train.clips])
         self.weights[plain] *= recipe.plain.weight
+        self.labelled = train.targets >= 0
+        self.weights = with_share(self.weights, ~self.labelled, recipe.distil.unlabelled_share)
         self.prior = self._log_prior(bool(plain.any()))
         self.allowed = (
             torch.from_numpy(allowed_labels(train.clips, recipe.labels)).to(self.device)
@@ -270,7 +276,7 @@ class Fit:
         clips = len(drawn[mine])
         nothing, frames = raw.logits[clips:].float(), frames[:clips]
         memory = None if raw.reconstruction is None else raw.reconstruction[:clips].float()
-        output = NetOutput(raw.logits[:clips].float(), raw.embedding[:clips].float(), memory)
+        output = own = NetOutput(raw.logits[:clips].float(), raw.embedding[:clips].float(), memory)
         if self.prior is not None:
             output = output._replace(logits=output.logits + self.prior)
         if self.allowed is not None:
@@ -278,9 +284,9 @@ class Fit:
             # 20 below the largest logit: probability and gradient are close to 0, and label smoothing stays finite
             absent = (output.logits.detach().amax(dim=1, keepdim=True) - 20.0).expand_as(output.logits)
             output = output._replace(logits=torch.where(allowed, output.logits, absent))
-        loss = share * self._loss_of(output, frames, drawn[mine])
+        loss = share * self._loss_of(output, own, frames, drawn[mine])
         if mix:
-            loss = loss + (1 - share) * self._loss_of(output, frames, drawn[partner][mine])
+            loss = loss + (1 - share) * self._loss_of(output, own, frames, drawn[partner][mine])
         if len(nothing):  # cross entropy with the uniform distribution
             loss = loss - self.recipe.outliers.weight * nn.functional.log_softmax(nothing, dim=1).mean()
         self.optimizer.zero_grad(set_to_none=True)
@@ -298,7 +304,8 @@ class Fit:
         """
         if not plain:
             return None
-        shares = np.bincount(self.train.targets, self.weights, len(self.recipe.labels))
+        known = self.labelled
+        shares = np.bincount(self.train.targets[known], self.weights[known], len(self.recipe.labels))
         return torch.from_numpy(np.log(shares / shares.mean()).astype(np.float32)).to(self.device)
 
     def _there(self, index: NDArray[np.int64]) -> Tensor:
@@ -312,11 +319,27 @@ class Fit:
         drawn = self.rng.integers(0, self.outliers.store.starts.shape[1], count)
         return torch.cat([frames, self.outliers.draw(drawn, self.rng).to(self.device)])
 
-    def _loss_of(self, output: NetOutput, frames: Tensor, drawn: NDArray[np.int64]) -> Tensor:
+    def _loss_of(self, output: NetOutput, own: NetOutput, frames: Tensor, drawn: NDArray[np.int64]) -> Tensor:
+        """The loss for these clips' labels and teachers; `own` is the output without the offsets of the labels."""
+        result = self._label_loss(output, frames, drawn)
+        if self.distiller is not None:
+            taught: Tensor = self.distiller(own.logits, own.embedding, self._there(self.train.rows[drawn]))
+            result = (1 - self.recipe.distil.weight) * result + taught
+        return result + self.adversary(output.embedding, drawn) if self.adversary else result
+
+    def _label_loss(self, output: NetOutput, frames: Tensor, drawn: NDArray[np.int64]) -> Tensor:
+        """The mean loss of the batch's clips; one without a label has none."""
         at = self._there(drawn)
+        labelled = self.labelled[drawn]
+        if not labelled.all():
+            if not labelled.any():
+                return output.logits.sum() * 0.0
+            chosen = self._there(np.flatnonzero(labelled))
+            output = NetOutput._make(None if value is None else value[chosen] for value in output)
+            at, frames = at[chosen], frames[chosen]
         shares = None if self.shares is None else self.shares[at]
         result: Tensor = self.loss(output, self.targets[at], frames=frames, difficulty=self.grades[at], shares=shares)
-        return result + self.adversary(output.embedding, drawn) if self.adversary else result
+        return result * float(labelled.mean())
 
     def _follow(self) -> None:
         """Update the running average of the weights, and copy batch norm's statistics."""
@@ -383,6 +406,7 @@ class Fit:
             "average": self.average.state_dict() if self.average else None,
             "loss": self.loss.state_dict(),
             "adversary": self.adversary.state_dict() if self.adversary else None,
+            "distiller": self.distiller.state_dict() if self.distiller else None,
             "optimizer": self.optimizer.state_dict(),
             "best": {"score": self.best_score, "epoch": self.best_epoch, "weights": self.best_weights},
             "history": self.history,
@@ -404,6 +428,8 @@ class Fit:
         self.loss.load_state_dict(state["loss"])
         if self.adversary is not None:
             self.adversary.load_state_dict(state["adversary"])
+        if self.distiller is not None:
+            self.distiller.load_state_dict(state["distiller"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.followed, self.history = state["epoch"], state["followed"], state["history"]
         best = state["best"]

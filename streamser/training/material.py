@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.corpora.benchmarks import ALL_LABELS, Benchmark
-from streamser.corpora.clips import PLAIN, Clip
-from streamser.corpora.protocols import Split, make_splits
+from streamser.corpora.clips import PLAIN, UNLABELLED, Clip
+from streamser.corpora.protocols import Split, check_split, make_splits
 from streamser.corpora.reader import CorpusReport, map_labels, read_corpora
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig
@@ -67,6 +67,13 @@ class Material:
     """The labels of a recipe that trains all of them; empty for one that names its own."""
     root: Path | None = None
     """Folder in which corpora are looked up by name, those of noise and rooms too."""
+    unlabelled: tuple[Clip, ...] = ()
+    """Clips that are trained on without a label."""
+
+    @property
+    def stored(self) -> tuple[Clip, ...]:
+        """All clips, in the order of a run's store."""
+        return (*self.clips, *self.unlabelled)
 
 
 def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
@@ -88,7 +95,26 @@ def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
         raise ConfigError(f"{recipe.name}: no clip is labelled {', '.join(sorted(missing))}; see labels and label_map")
     plain, plain_reports = _plain_speech(recipe, root, cache)
     labels = wanted if recipe.labels == ALL_LABELS else ()
-    return Material((*kept, *plain), (*reports, *plain_reports), dropped, labels, root)
+    unlabelled, more_reports = _unlabelled(recipe, (*kept, *plain), root, cache)
+    return Material(
+        (*kept, *plain), (*reports, *plain_reports, *more_reports), dropped, labels, root, tuple(unlabelled)
+    )
+
+
+def _unlabelled(
+    recipe: Recipe, labelled: Sequence[Clip], root: Path, cache: Path
+) -> tuple[list[Clip], list[CorpusReport]]:
+    """The clips that only a teacher labels: all of the corpora under distil.unlabelled that have no label already."""
+    clips, reports = read_corpora(
+        [root / name for name in recipe.distil.unlabelled],
+        labelled=False, check=True, cache=cache / "heard.json", quiet_dbfs=recipe.quiet_dbfs,
+    )  # fmt: skip
+    ids, digests = {clip.id for clip in labelled}, {clip.digest for clip in labelled}
+    return [
+        replace(clip, label="", style=UNLABELLED, votes=(), difficulty=None)
+        for clip in clips
+        if clip.id not in ids and clip.digest not in digests
+    ], [report for report in reports if report.corpus not in {clip.corpus for clip in labelled}]
 
 
 def _plain_speech(recipe: Recipe, root: Path, cache: Path) -> tuple[list[Clip], list[CorpusReport]]:
@@ -128,7 +154,7 @@ def splits_of(recipe: Recipe, material: Material, seed: int) -> list[Split]:
         validation_speakers=recipe.validation_speakers,
         test_corpora=recipe.test_corpora,
     )
-    splits = [_without(split, recipe.judge_only) for split in splits]
+    splits = [_with_unlabelled(_without(split, recipe.judge_only), recipe, material.unlabelled) for split in splits]
     return [replace(split, choose_on="nothing") for split in splits] if recipe.choose_by == "last" else splits
 
 
@@ -138,6 +164,19 @@ def _without(split: Split, corpora: Sequence[str]) -> Split:
         tuple(clip for clip in clips if clip.corpus not in corpora) for clips in (split.train, split.validation)
     )
     return replace(split, train=train, validation=validation)
+
+
+def _with_unlabelled(split: Split, recipe: Recipe, clips: Sequence[Clip]) -> Split:
+    """The split with the unlabelled clips in its training part, but for those of its other parts' speakers.
+
+    A corpus that is left out whole stays out, and one that only judges.
+    """
+    if not clips:
+        return split
+    out = {clip.corpus for clip in split.test} - {clip.corpus for clip in split.train} | {*recipe.judge_only}
+    held = {clip.speaker for clip in (*split.validation, *split.test)}
+    more = tuple(clip for clip in clips if clip.corpus not in out and clip.speaker not in held)
+    return check_split(replace(split, train=(*split.train, *more)))
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> None:
@@ -182,6 +221,6 @@ def label_shares(clips: Sequence[Clip], labels: Sequence[str], label_map: Mappin
                 label = label_map.get(label, label)
                 if label in labels:
                     row[labels.index(label)] += 1
-        if not row.any():
+        if not row.any() and clip.label:
             row[labels.index(clip.label)] = 1
-    return np.asarray(shares / shares.sum(axis=1, keepdims=True), np.float32)
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True).clip(min=1), np.float32)

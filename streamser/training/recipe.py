@@ -92,6 +92,41 @@ class BaselineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DistilConfig:
+    """Distillation: the network learns a teacher's answers beside the labels. The teacher gets the clean clip, the
+    network an augmented copy."""
+
+    teachers: tuple[str, ...] = ()
+    """Checkpoints by name or folder, whose answers are averaged; empty for no teacher. Of a run's folder, each fold
+    takes the checkpoint of the fold of its name, so that its teacher left out the same clips."""
+    weight: float = 0.5
+    """Weight of the teacher's answers in the loss; the labels have the rest."""
+    temperature: float = 2.0
+    """Softens the probabilities of both sides."""
+    embedding: float = 0.0
+    """Weight of the distance between the teacher's embedding and a linear map of the network's."""
+    unlabelled: tuple[str, ...] = ()
+    """Corpus folders whose clips are learned from the teacher alone, without their labels. Clips that `corpora` or
+    `plain` already use with a label are left out."""
+    unlabelled_share: float = 0.2
+    """Share of such clips among those drawn, where the recipe balances."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1:
+            raise ValueError(
+                f"weight: {self.weight} is not above 0 and at most 1; leave `teachers` empty for no teacher"
+            )
+        if not self.temperature > 0:
+            raise ValueError(f"temperature: {self.temperature} is not above 0")
+        if self.embedding < 0:
+            raise ValueError(f"embedding: {self.embedding} is below 0")
+        if not 0 < self.unlabelled_share < 1:
+            raise ValueError(f"unlabelled_share: {self.unlabelled_share} is not between 0 and 1")
+        if self.unlabelled and not self.teachers:
+            raise ValueError("unlabelled: clips without labels need teachers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that decides a training run; the same recipe and seed give the same weights on a CPU."""
 
@@ -105,8 +140,10 @@ class Recipe:
     """Corpus folders, below the corpora root."""
     plain: PlainConfig = field(default_factory=PlainConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    distil: DistilConfig = field(default_factory=DistilConfig)
     judge_only: tuple[str, ...] = ()
-    """Corpora (of `corpora` and `plain.corpora`) that are never trained on; leave-one-corpus-out may test on them."""
+    """Corpora (of `corpora`, `plain.corpora` and `distil.unlabelled`) that are never trained on; leave-one-corpus-out
+    may test on them."""
     labels: tuple[str, ...] = ("angry", "happy", "neutral", "sad")
     """[all] stands for every label that the clips have."""
     label_map: Mapping[str, str] = field(default_factory=dict)

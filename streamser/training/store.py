@@ -63,6 +63,28 @@ class LevelStore:
         return len(self.starts) - 1
 
 
+@dataclass(frozen=True, slots=True)
+class JoinedStore(LevelStore):
+    """Two stores of as many copies as one; the clips of the second come after those of the first."""
+
+    second: LevelStore | None = None
+
+    @classmethod
+    def of(cls, first: LevelStore, second: LevelStore) -> JoinedStore:
+        """`first`, then `second`; the values stay on disk where they are."""
+        starts = np.concatenate([first.starts, second.starts], axis=1)
+        lengths = np.concatenate([first.lengths, second.lengths], axis=1)
+        return cls(first.levels, starts, lengths, f"{first.key}+{second.key}", second)
+
+    def frames(self, clip: int, copy: int = 0) -> Levels:
+        assert self.second is not None
+        own = self.starts.shape[1] - self.second.starts.shape[1]
+        if clip >= own:
+            return self.second.frames(clip - own, copy)
+        start = self.starts[copy, clip]
+        return self.levels[start : start + self.lengths[copy, clip]]
+
+
 def _cache_key(
     clips: Sequence[Clip],
     features: FeatureConfig,

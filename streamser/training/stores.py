@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,7 +18,7 @@ from streamser.training.frozen import build_frozen_store, frozen_augment, frozen
 from streamser.training.material import Material
 from streamser.training.options import RunOptions
 from streamser.training.setup import RunSetup
-from streamser.training.store import Copies, LevelStore, build_store, level_config, standard_of
+from streamser.training.store import Copies, JoinedStore, LevelStore, build_store, level_config, standard_of
 
 __all__ = ["Stores", "read_stores"]
 
@@ -59,13 +59,18 @@ def read_stores(setup: RunSetup, material: Material, options: RunOptions) -> Sto
     """Read all sound of a run, from the cache where it was read before."""
     recipe, levels = setup.recipe, level_config(setup.features)
     copies = Copies(recipe.augment, recipe.copies, recipe.augment_by == "speaker", material.root)
-    clips = build_store(
-        material.clips, levels, copies,
-        cache=options.cache, workers=options.workers, progress=options.stage("features"),
-    )  # fmt: skip
+
+    def store_of(clips: Sequence[Clip]) -> LevelStore:
+        return build_store(
+            clips, levels, copies, cache=options.cache, workers=options.workers, progress=options.stage("features")
+        )
+
+    clips = store_of(material.clips)
+    if material.unlabelled:  # apart, so that runs with and without a teacher share the other clips
+        clips = JoinedStore.of(clips, store_of(material.unlabelled))
     sounds = _outliers(setup, material.root)
     outliers = None if not sounds else build_store(sounds, levels, cache=options.cache, workers=options.workers)
-    row = {clip.id: i for i, clip in enumerate(material.clips)}
+    row = {clip.id: i for i, clip in enumerate(material.stored)}
     net = setup.build()
     if not net.needs_start:
         return Stores(clips, outliers, None, row)

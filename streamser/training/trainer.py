@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamser.audio import read_audio
 from streamser.bundle import RELATIVE, Bundle, Calibration
-from streamser.corpora.clips import Clip
+from streamser.corpora.clips import UNLABELLED, Clip
 from streamser.corpora.protocols import Split
 from streamser.errors import ProtocolError
 from streamser.evaluation.adaptation import load_left_out
@@ -30,6 +31,7 @@ from streamser.nets.layers import SerNet
 from streamser.nets.relative import RelativeHead, export_relative
 from streamser.recognizer import Recognizer, load
 from streamser.training.batches import BatchMaker
+from streamser.training.distil import Distiller
 from streamser.training.fit import CHECKPOINT, Fit, FitData, FitOptions, Fitted, Part, with_common_labels
 from streamser.training.material import Material, label_shares, splits_of, with_labels
 from streamser.training.options import RunOptions
@@ -38,11 +40,13 @@ from streamser.training.recipe import Recipe
 from streamser.training.relative import RelativeBatches, embedded, embedding_head, relative_recipe
 from streamser.training.setup import set_up
 from streamser.training.stores import read_stores
+from streamser.training.teachers import Teachers, speakers_of
 from streamser.training.windows import clip_logits, reconstruction_mse
 
 log = logging.getLogger(__name__)
 
 _STANDARD_CLIPS = 8192
+_OF_TEACHER = ("created", "protocol", "split", "seed")
 
 
 class Trainer:
@@ -54,6 +58,9 @@ class Trainer:
         self.material, self.folder, self.options = material, folder, options
         self.device = torch.device(options.device)
         self.stores = read_stores(self.setup, material, options)
+        self.teachers: Teachers | None = None
+        if self.recipe.distil.teachers:
+            self.teachers = Teachers(self.recipe.distil, self.recipe.labels, material.stored, options)
 
     # ---- splits ----------------------------------------------------------------------------------------
 
@@ -63,7 +70,9 @@ class Trainer:
 
     def part(self, clips: Sequence[Clip]) -> Part:
         rows = np.array([self.stores.row[clip.id] for clip in clips], np.int64)
-        targets = np.array([self.recipe.labels.index(clip.label) for clip in clips], np.int64)
+        targets = np.array(
+            [self.recipe.labels.index(clip.label) if clip.style != UNLABELLED else -1 for clip in clips], np.int64
+        )
         soft = (
             label_shares(clips, self.recipe.labels, self.recipe.label_map) if self.setup.loss.kind == "soft" else None
         )
@@ -81,6 +90,10 @@ class Trainer:
         )
         counts = Counter(clip.label for clip in train.clips)
         learning = net.trained()
+        distiller = None
+        if self.teachers is not None:
+            answers = self.teachers.answers(split, seed)
+            distiller = Distiller(self.recipe.distil, answers, train.rows, learning.embedding_dim)
         loss = self.setup.loss.build(
             len(self.recipe.labels), learning.embedding_dim, [counts[label] for label in self.recipe.labels]
         )
@@ -92,7 +105,7 @@ class Trainer:
             recipe,
             learning,
             loss,
-            FitData(batches, train, self.part(chosen[split.choose_on]), outliers),
+            FitData(batches, train, self.part(chosen[split.choose_on]), outliers, distiller),
             self._fit_options(split, seed),
         )
         try:
@@ -111,7 +124,8 @@ class Trainer:
         if not self.recipe.baseline.train:
             return None
         frozen = self.stores.frozen is not None
-        clips = with_common_labels(split.train, self.recipe.labels) if self.recipe.mask_absent_labels else split.train
+        clips = [clip for clip in split.train if clip.style != UNLABELLED]
+        clips = with_common_labels(clips, self.recipe.labels) if self.recipe.mask_absent_labels else clips
         everybody = self.part((*clips, *split.validation))
         if not frozen:
             batches = embedded(net.trained(), batches, everybody.rows, self.device, self.recipe.precision)
@@ -164,7 +178,7 @@ class Trainer:
         known = self._known_embeddings(split, seed)
         if known is None:
             trained = Trained(fitted.net, features, Calibration(temperature=temperature), split, seed)
-            bundle = publish(place / "bundle", self.setup, trained)
+            bundle = publish(place / "bundle", self.setup, trained, more=self._taught(split, seed))
             logits, embeddings = self._judge(load(bundle.path, compute="cpu"), split)
         else:
             logits, embeddings = _head_logits(fitted.net.trained(), known), known
@@ -218,6 +232,7 @@ class Trainer:
         self, split: Split, seed: int, logits: NDArray[np.float32], temperature: float, best_epoch: int
     ) -> FoldResult:
         trained_on = {clip.speaker for clip in (*split.train, *split.validation)}
+        trained_on.update(self._taught(split, seed).get("teacher_speakers", ()))
         return FoldResult(
             name=self.recipe.name,
             protocol=split.protocol,
@@ -286,7 +301,22 @@ class Trainer:
         if relative is not None and rule is not None:
             trained = replace(trained, relative=export_relative(relative), baseline=rule)
         more = {"left_out_epochs": _epochs_of(calibrate_from) or self.recipe.epochs} if folds else {}
-        return publish(target, self.setup, trained, scores, more)
+        return publish(target, self.setup, trained, scores, {**more, **self._taught(split, seed)})
+
+    def check_teachers(self, split: Split, seed: int) -> None:
+        """ProtocolError if a teacher of this split was trained on its test part."""
+        if self.teachers is not None:
+            self.teachers.of(split, seed)
+
+    def _taught(self, split: Split, seed: int) -> dict[str, Any]:
+        """A checkpoint's provenance of its teachers: which, and the speakers that they were trained on."""
+        if self.teachers is None:
+            return {}
+        found = self.teachers.of(split, seed)
+        return {
+            "teachers": [{"name": one.name, **{key: one.provenance.get(key) for key in _OF_TEACHER}} for one in found],
+            "teacher_speakers": sorted(set().union(*map(speakers_of, found))),
+        }
 
 
 def _standardize(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], seed: int) -> None:

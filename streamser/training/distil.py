@@ -1,0 +1,61 @@
+"""The loss against a teacher's answers, and how often clips without labels are drawn.
+
+G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", 2015: the network's probabilities,
+softened by a temperature, come close to the teacher's. A linear map of the network's embedding may come close to the
+teacher's embedding too (A. Romero et al., "FitNets", ICLR 2015); the map is not kept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamser.training.recipe import DistilConfig
+from streamser.training.teachers import Answers
+
+__all__ = ["Distiller", "with_share"]
+
+
+class Distiller(nn.Module):
+    """Kullback-Leibler divergence from the teacher's softened probabilities, and the distance to its embedding."""
+
+    probabilities: Tensor
+    embeddings: Tensor
+
+    def __init__(self, config: DistilConfig, answers: Answers, rows: NDArray[np.int64], embedding_dim: int) -> None:
+        """`rows` are the clips to train on; the answers for all others are unknown to the loss."""
+        super().__init__()
+        self.config = config
+        known = answers.only(rows)
+        self.register_buffer("probabilities", torch.from_numpy(known.probabilities), persistent=False)
+        self.map: nn.Linear | None = None
+        if config.embedding:
+            own = known.embeddings[rows]
+            wanted = (known.embeddings - own.mean(axis=0)) / (own.std(axis=0) + 1e-5)
+            self.register_buffer("embeddings", torch.from_numpy(wanted.astype(np.float32)), persistent=False)
+            self.map = nn.Linear(embedding_dim, wanted.shape[1])
+
+    def forward(self, logits: Tensor, embedding: Tensor, rows: Tensor) -> Tensor:
+        """The weighted loss of a batch; `rows` are its clips' places in the store."""
+        heat = self.config.temperature
+        own = F.log_softmax(logits / heat, dim=1)
+        # the square keeps the gradient's size independent of the temperature
+        loss = self.config.weight * heat**2 * F.kl_div(own, self.probabilities[rows], reduction="batchmean")
+        if self.map is not None:
+            loss = loss + self.config.embedding * F.mse_loss(self.map(embedding), self.embeddings[rows])
+        return loss
+
+
+def with_share(weights: NDArray[np.float64], members: NDArray[np.bool_], share: float) -> NDArray[np.float64]:
+    """The weights, with those of the members scaled so that they are this share of the sum.
+
+    >>> with_share(np.array([1.0, 1.0, 1.0, 1.0]), np.array([False, False, False, True]), 0.5).tolist()
+    [1.0, 1.0, 1.0, 3.0]
+    """
+    if not members.any() or members.all():
+        return weights
+    factor = share / (1 - share) * weights[~members].sum() / weights[members].sum()
+    return np.where(members, weights * factor, weights)

@@ -1,0 +1,208 @@
+"""Teachers of a run: choose each fold's checkpoint, refuse one that was trained on the test part, keep the answers.
+
+A teacher answers each clip once, on the clean sound. The answers are kept in the cache folder. Folds of a run on one
+frozen encoder share the encoder's output, so that only their heads are computed anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamser.audio import read_audio
+from streamser.bundle import Bundle, load_bundle
+from streamser.corpora.clips import Clip
+from streamser.corpora.protocols import Split
+from streamser.errors import ConfigError, ProtocolError
+from streamser.features import Frames
+from streamser.manifest import MANIFEST
+from streamser.nets import zoo
+from streamser.nets.layers import SerNet
+from streamser.recognizer import Recognizer, load
+from streamser.training.options import RunOptions
+from streamser.training.recipe import DistilConfig
+from streamser.training.store import keep
+
+__all__ = ["Answers", "Teachers", "check_teacher", "speakers_of"]
+
+_CLIPS = 16  # of one job
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the teachers answer for the clips of a store."""
+
+    probabilities: NDArray[np.float32]
+    """(clips, classes), softened by the recipe's temperature, the mean of the teachers."""
+    embeddings: NDArray[np.float32]
+    """(clips, D), those of all teachers side by side."""
+
+    def only(self, rows: NDArray[np.int64]) -> Answers:
+        """The answers for these clips; NaN for all others, which then cannot be learned from unnoticed."""
+
+        def kept(values: NDArray[np.float32]) -> NDArray[np.float32]:
+            masked = np.full_like(values, np.nan)
+            masked[rows] = values[rows]
+            return masked
+
+        return Answers(kept(self.probabilities), kept(self.embeddings))
+
+
+def speakers_of(bundle: Bundle) -> set[str]:
+    """All speakers that trained the checkpoint, chose its epoch, or trained or chose its own teachers."""
+    names = ("train_speakers", "validation_speakers", "teacher_speakers")
+    return {str(speaker) for name in names for speaker in bundle.provenance.get(name) or ()}
+
+
+def check_teacher(bundle: Bundle, split: Split) -> Bundle:
+    """The same checkpoint, or a ProtocolError if it was trained on something that the split's test part holds.
+
+    Where a corpus is left out whole, the teacher must have left it out whole too.
+    """
+    known = speakers_of(bundle)
+    where = f"{split.name}: the teacher {bundle.path}"
+    if not known:
+        raise ProtocolError(f"{where} does not record the speakers it was trained on; take one that does")
+    left_out = {clip.corpus for clip in split.test} - {clip.corpus for clip in split.train}
+    corpora = left_out & {speaker.partition("/")[0] for speaker in known}
+    speakers = {clip.speaker for clip in split.test} & known
+    shared = sorted(corpora or speakers)
+    if shared:
+        more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
+        raise ProtocolError(
+            f"{where} was trained on {', '.join(shared[:3])}{more}, which this fold tests on; under distil.teachers, "
+            "name the folder of a run of the teacher's recipe with the same protocol"
+        )
+    return bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Teachers:
+    """The teachers that a recipe names, and their answers for the clips of a run's store."""
+
+    config: DistilConfig
+    labels: tuple[str, ...]
+    clips: tuple[Clip, ...]
+    """In the order of the store."""
+    options: RunOptions
+    _kept: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def of(self, split: Split, seed: int) -> list[Bundle]:
+        """The checkpoints that teach a split, each checked for leaks."""
+        return [check_teacher(self._checkpoint(name, split, seed), split) for name in self.config.teachers]
+
+    def answers(self, split: Split, seed: int) -> Answers:
+        """The answers of a split's teachers for all clips of the store."""
+        probabilities, embeddings = [], []
+        for bundle in self.of(split, seed):
+            logits, embedding = self._answer(bundle)
+            missing = [label for label in self.labels if label not in bundle.labels]
+            if missing:
+                raise ConfigError(f"distil.teachers: {bundle.path} has no label {', '.join(missing)}")
+            scaled = logits[:, [bundle.labels.index(label) for label in self.labels]] / self.config.temperature
+            weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+            probabilities.append(weights / weights.sum(axis=1, keepdims=True))
+            embeddings.append(embedding)
+        return Answers(np.mean(probabilities, axis=0, dtype=np.float32), np.concatenate(embeddings, axis=1))
+
+    def _checkpoint(self, name: str, split: Split, seed: int) -> Bundle:
+        """A checkpoint by its name; of a run's folder the fold of that name, of the same seed if there is one."""
+        run = Path(name)
+        if not run.is_dir() or (run / MANIFEST).exists():
+            return load_bundle(name)
+        fold = split.name.replace("/", "-")
+        found = {int(path.parents[1].name.rpartition("-s")[2]): path.parent for path in _folds(run, fold)}
+        if not found:
+            raise ConfigError(
+                f"distil.teachers: {run} has no checkpoint of the fold {split.name}; train that fold there, "
+                "or name a checkpoint"
+            )
+        return load_bundle(found.get(seed, found[min(found)]))
+
+    def _answer(self, bundle: Bundle) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits (clips, classes) and embeddings (clips, D) of one teacher, from the cache where they are known."""
+        net = _net_of(bundle)
+        key = _key(bundle, net, self.clips)
+        if key not in self._kept:
+            self._kept.clear()  # the next fold's teacher has the same encoder, or all of it is another
+            jobs = _answers(bundle, [clip.path for clip in self.clips], self.options.workers)
+            store = keep(
+                self.options.cache / key, ([row[None]] for row in jobs), len(self.clips), np.float32,
+                self.options.stage("teacher"),
+            )  # fmt: skip
+            self._kept[key] = np.asarray(store.levels)
+        logits, embeddings = np.split(self._kept[key], [len(bundle.labels)], axis=1)
+        if net.needs_start:
+            with torch.inference_mode():
+                logits = net.trained().eval()(torch.from_numpy(embeddings.copy())[:, None]).logits.numpy()
+        return logits, embeddings
+
+
+def _folds(run: Path, fold: str) -> list[Path]:
+    return sorted(path for path in run.glob(f"{fold}-s*/bundle/{MANIFEST}") if path.parents[1].name.count("-s"))
+
+
+def _net_of(bundle: Bundle) -> SerNet:
+    net = zoo.get(bundle.variant).build(len(bundle.labels))
+    net.load_state_dict({name: torch.from_numpy(value).float() for name, value in bundle.weights().items()})
+    return net
+
+
+def _key(bundle: Bundle, net: SerNet, clips: Sequence[Clip]) -> str:
+    """Cache key of a teacher's answers: without the head where the encoder is frozen."""
+    digest = hashlib.sha256(f"v1 {bundle.variant} {len(bundle.labels)}".encode())
+    digest.update(json.dumps(bundle.features.to_dict(), sort_keys=True).encode())
+    head = set(net.trained().state_dict()) if net.needs_start else set()
+    for name, value in sorted(net.state_dict().items()):
+        if name not in head:
+            digest.update(value.numpy().tobytes())
+    for clip in clips:
+        digest.update(f"{clip.path}:{clip.path.stat().st_size}\n".encode())
+    return f"teacher-{digest.hexdigest()[:16]}"
+
+
+def _answers(bundle: Bundle, paths: Sequence[Path], workers: int) -> Iterator[Frames]:
+    """Logits and embedding of each file in one vector, by the recognizer that users get."""
+    jobs = [paths[i : i + _CLIPS] for i in range(0, len(paths), _CLIPS)]
+    if workers < 2:
+        recognizer = load(bundle.path, compute="cpu")
+        for job in jobs:
+            yield from _judge(recognizer, job)
+        return
+    # spawn: the same on every system, and no fork of a process that already runs torch's threads
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (bundle.path,)) as pool:
+        waiting: deque[Future[Frames]] = deque()
+        for job in jobs:
+            waiting.append(pool.submit(_judge_in_worker, job))
+            if len(waiting) > 2 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+_recognizer: Recognizer  # of a worker process
+
+
+def _begin(path: Path) -> None:
+    global _recognizer
+    torch.set_num_threads(1)
+    _recognizer = load(path, compute="cpu")
+
+
+def _judge_in_worker(paths: Sequence[Path]) -> Frames:
+    return _judge(_recognizer, paths)
+
+
+def _judge(recognizer: Recognizer, paths: Sequence[Path]) -> Frames:
+    logits, embeddings = recognizer.logits_and_embeddings([read_audio(path) for path in paths])
+    return np.concatenate([logits, embeddings], axis=1).astype(np.float32)
