@@ -20,7 +20,7 @@ import math
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,18 @@ class Bundle:
             raise ValueError("variant and licence are names")
 
     @property
+    def values(self) -> BundleValues:
+        """What bundle.yaml says, to save the checkpoint again."""
+        return BundleValues(**_fields_of(self))
+
+    def contents(self) -> BundleContents:
+        """What its files hold, to save the checkpoint again."""
+        step, relative = (
+            None if path is None else self.graph(path.name) for path in (self.step_path, self.relative_path)
+        )
+        return BundleContents(weights=self.weights(), onnx=self.graph(), card=self.card, step=step, relative=relative)
+
+    @property
     def weights_path(self) -> Path:
         return self.path / WEIGHTS
 
@@ -268,23 +280,36 @@ def load_bundle(name_or_path: str | os.PathLike[str], verify: bool = True) -> Bu
     return bundle
 
 
-def save_bundle(
-    folder: str | os.PathLike[str],
-    *,
-    labels: tuple[str, ...] | list[str],
-    features: FeatureConfig,
-    variant: str,
-    weights: Mapping[str, NDArray[Any]],
-    onnx: bytes,
-    calibration: Calibration,
-    provenance: Mapping[str, Any],
-    scores: Mapping[str, Any],
-    licence: str,
-    card: str,
-    step: bytes | None = None,
-    relative: bytes | None = None,
-    baseline: BaselineRule | None = None,
-) -> Bundle:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleValues:
+    """What bundle.yaml says of a checkpoint, without the hashes of its files; each as in `Bundle`."""
+
+    labels: tuple[str, ...]
+    features: FeatureConfig
+    variant: str
+    calibration: Calibration
+    provenance: Mapping[str, Any]
+    scores: Mapping[str, Any]
+    licence: str
+    baseline: BaselineRule | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleContents:
+    """What the files beside bundle.yaml hold."""
+
+    weights: Mapping[str, NDArray[Any]]
+    onnx: bytes
+    """The graph for whole windows."""
+    card: str
+    """README.md."""
+    step: bytes | None = None
+    """The step graph, where the network has one."""
+    relative: bytes | None = None
+    """The relative head, where one was trained."""
+
+
+def save_bundle(folder: str | os.PathLike[str], values: BundleValues, contents: BundleContents) -> Bundle:
     """Write a checkpoint folder and read it back; a kill in the middle never leaves a bundle that loads wrongly.
 
     Every file is written whole under another name and then renamed, bundle.yaml last. Other files in the folder stay.
@@ -294,33 +319,25 @@ def save_bundle(
     except ImportError as error:
         raise MissingExtraError(f"writing {WEIGHTS}", "torch") from error
     path = Path(folder)
-    contents = {
-        WEIGHTS: save({name: np.ascontiguousarray(value) for name, value in weights.items()}),
-        GRAPH: onnx,
-        CARD: card.encode(),
-        **({} if step is None else {STEP: step}),
-        **({} if relative is None else {RELATIVE: relative}),
+    written = {
+        WEIGHTS: save({name: np.ascontiguousarray(value) for name, value in contents.weights.items()}),
+        GRAPH: contents.onnx,
+        CARD: contents.card.encode(),
+        **({} if contents.step is None else {STEP: contents.step}),
+        **({} if contents.relative is None else {RELATIVE: contents.relative}),
     }
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    bundle = Bundle(
-        path=path,
-        name=path.name,
-        labels=tuple(labels),
-        features=features,
-        variant=variant,
-        calibration=calibration,
-        provenance=provenance,
-        scores=scores,
-        licence=licence,
-        baseline=baseline,
-        files=files,
-    )
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
+    bundle = Bundle(path=path, name=path.name, files=hashes, **_fields_of(values))
     manifest = yaml.safe_dump(
         _manifest(bundle), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
     )
     path.mkdir(parents=True, exist_ok=True)
-    _write_all(path, {**contents, MANIFEST: manifest.encode()})
+    _write_all(path, {**written, MANIFEST: manifest.encode()})
     return load_bundle(path)
+
+
+def _fields_of(values: BundleValues | Bundle) -> dict[str, Any]:
+    return {field.name: getattr(values, field.name) for field in fields(BundleValues)}
 
 
 def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:

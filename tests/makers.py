@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from streamser.audio import SAMPLE_RATE, Samples
-from streamser.bundle import BaselineRule, Bundle, Calibration, save_bundle
+from streamser.bundle import BaselineRule, Bundle, BundleContents, BundleValues, Calibration, save_bundle
 from streamser.features import FeatureConfig, Frames, silent_frame
 
 LABELS = ("angry", "happy", "neutral", "sad")
@@ -82,7 +83,10 @@ def make_bundle(
         "card": f"# {folder.name}\n\nRandom weights for tests.\n",
         **changes,
     }
-    return save_bundle(folder, **values)
+    names = {field.name for field in fields(BundleContents)}
+    contents = BundleContents(**{name: value for name, value in values.items() if name in names})
+    manifest = BundleValues(**{name: value for name, value in values.items() if name not in names})
+    return save_bundle(folder, manifest, contents)
 
 
 def make_rule(**changes: Any) -> BaselineRule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -42,3 +43,33 @@ def test_every_module_opens_with_a_sentence() -> None:
 
 def test_no_pickle_is_read_anywhere() -> None:
     assert not files_with(r"^(import|from) pickle\b|allow_pickle=True|weights_only=False")
+
+
+MOST_PARAMETERS = 7
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Without self and cls. Fields of dataclasses are not counted: each is given by name and has a docstring."""
+    args = function.args
+    named = [arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
+    collected = [arg for arg in (args.vararg, args.kwarg) if arg is not None]
+    return len([name for name in named if name not in ("self", "cls")]) + len(collected)
+
+
+def test_no_function_takes_more_than_seven_parameters() -> None:
+    root = PACKAGE.parent
+    files = [*PACKAGE.rglob("*.py"), *(root / "tests").rglob("*.py"), *(root / "tools").rglob("*.py")]
+    counts = {
+        f"{path.relative_to(root)}:{node.lineno} {node.name}": parameters(node)
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert len(counts) > 2000
+    assert not {place: count for place, count in counts.items() if count > MOST_PARAMETERS}
+
+
+def test_files_are_short() -> None:
+    lengths = sorted(text.count("\n") for text in SOURCES.values())
+    assert lengths[-1] <= 450
+    assert lengths[len(lengths) // 2] <= 150

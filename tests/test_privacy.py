@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import numpy as np
@@ -116,29 +117,38 @@ def sound_files(trace: Trace) -> list[Path]:
     return sorted(path for path in trace.written if path.suffix.lower() in (*AUDIO_SUFFIXES, ".raw", ".npy", ".npz"))
 
 
+class Case(NamedTuple):
+    """A verb, who speaks to it, and the files that it may write."""
+
+    words: list[str]
+    client: Callable[[str], None] | None
+    writes: list[str]
+
+
 @pytest.mark.parametrize(("command", "read"), KINDS)
 @pytest.mark.parametrize(
-    ("words", "client", "writes"),
+    "case",
     [
-        (["replay", "{talk}", "--plain"], None, []),
-        (["replay", "{talk}", "--jsonl", "{tmp}/out.jsonl", "--out", "{tmp}/out.vtt"], None, ["out.jsonl", "out.vtt"]),
-        (["label", "{tmp}/in", "--out", "{tmp}/labels.csv"], None, ["labels.csv"]),
-        (["models"], None, []),
-        (["serve", "--port", "0"], speak_to_server, []),
-        (["wyoming", "--uri", "tcp://127.0.0.1:0"], speak_to_wyoming, []),
+        Case(["replay", "{talk}", "--plain"], None, []),
+        Case(
+            ["replay", "{talk}", "--jsonl", "{tmp}/out.jsonl", "--out", "{tmp}/out.vtt"], None, ["out.jsonl", "out.vtt"]
+        ),
+        Case(["label", "{tmp}/in", "--out", "{tmp}/labels.csv"], None, ["labels.csv"]),
+        Case(["models"], None, []),
+        Case(["serve", "--port", "0"], speak_to_server, []),
+        Case(["wyoming", "--uri", "tcp://127.0.0.1:0"], speak_to_wyoming, []),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) and value else "",
+    ids=lambda case: case.words[0],
 )
 def test_a_verb_writes_what_it_was_told_to_and_connects_to_no_other_machine(
     command: Command,
     read: Callable[[Path], Trace],
-    words: list[str],
-    client: Callable[[str], None] | None,
-    writes: list[str],
+    case: Case,
     bundle: Bundle,
     talk: Path,
     tmp_path: Path,
 ) -> None:
+    words, client, writes = case
     filled = [word.format(talk=talk, tmp=tmp_path) for word in words]
     model = [] if words[0] == "models" else ["--model", str(bundle.path)]
     run(command(tmp_path, *filled, *model), client)

@@ -8,6 +8,7 @@ Everything else in the folder stays as it is; bundle.yaml is sealed again.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from streamser.bundle import load_bundle, save_bundle
@@ -21,22 +22,7 @@ def add_step(folder: Path) -> None:
     step = export_step(restore(bundle), bundle.features)
     if step is None:
         raise SystemExit(f"{folder}: there is no step graph for variant {bundle.variant} with these features")
-    save_bundle(
-        folder,
-        labels=bundle.labels,
-        features=bundle.features,
-        variant=bundle.variant,
-        weights=bundle.weights(),
-        onnx=bundle.graph(),
-        calibration=bundle.calibration,
-        provenance=bundle.provenance,
-        scores=bundle.scores,
-        licence=bundle.licence,
-        card=bundle.card,
-        step=step,
-        relative=None if bundle.relative_path is None else bundle.graph(bundle.relative_path.name),
-        baseline=bundle.baseline,
-    )
+    save_bundle(folder, bundle.values, replace(bundle.contents(), step=step))
     print(f"{folder}: step.onnx, {len(step) / 1e6:.1f} MB")
 
 

@@ -30,7 +30,7 @@ from sklearn.svm import SVC
 from streamser.audio import SAMPLE_RATE, read_audio
 from streamser.corpora.clips import Clip
 from streamser.corpora.protocols import HONEST, PAPERS, Split, make_splits
-from streamser.corpora.reader import FOUR, map_labels, read_corpora
+from streamser.corpora.reader import FOUR, AudioCheck, map_labels, read_corpora
 from streamser.evaluation.calibration import fit_temperature
 from streamser.evaluation.folds import FoldResult, save_fold
 from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for result.json and the fold files")
     args = parser.parse_args()
 
-    clips, reports = read_corpora(args.corpora, check=True)
+    clips, reports = read_corpora(args.corpora, check=AudioCheck())
     for report in reports:
         print(report.text())
     if args.labels == "four":

@@ -55,15 +55,13 @@ def read_corpus(
     name: str = "",
     labels: Collection[str] | None = None,
     labelled: bool = True,
-    check: bool = False,
-    cache: Path | None = None,
-    quiet_dbfs: float = QUIET_DBFS,
+    check: AudioCheck | None = None,
 ) -> tuple[list[Clip], CorpusReport]:
     """All usable clips of a corpus and a report of the rest.
 
     `layout` is one of LAYOUTS, or "auto" to recognise it. `name` is the corpus's name (default: the folder's, for a
     manifest, else the layout's). `labels` are the labels it may use (default: EMOTIONS). `labelled=False` takes clips
-    without speaker or label too, for noise and plain speech. `check` reads all audio: see `check_audio`.
+    without speaker or label too, for noise and plain speech. With `check` all audio is read: see `check_audio`.
     """
     root = find_corpus(folder)
     chosen = LAYOUTS[_layout_of(root, layout)]
@@ -81,8 +79,8 @@ def read_corpus(
             clips.append(found)
     if not clips and not problems:
         raise CorpusError(f"{root}: holds no clips in the layout '{chosen.name}', which is {chosen.shape}")
-    if check:
-        clips, unusable = check_audio(clips, cache=cache, quiet_dbfs=quiet_dbfs)
+    if check is not None:
+        clips, unusable = check_audio(clips, check)
         problems += unusable
     return clips, CorpusReport(corpus, len(clips), tuple(problems), cautions(clips) if labelled else ())
 
@@ -91,15 +89,13 @@ def read_corpora(
     folders: Iterable[str | os.PathLike[str]],
     *,
     labelled: bool = True,
-    check: bool = False,
-    cache: Path | None = None,
-    quiet_dbfs: float = QUIET_DBFS,
+    check: AudioCheck | None = None,
 ) -> tuple[list[Clip], list[CorpusReport]]:
     """Several corpora, each in the layout that it is recognised by."""
     clips: list[Clip] = []
     reports: list[CorpusReport] = []
     for folder in folders:
-        more, report = read_corpus(folder, labelled=labelled, check=check, cache=cache, quiet_dbfs=quiet_dbfs)
+        more, report = read_corpus(folder, labelled=labelled, check=check)
         if any(report.corpus == other.corpus for other in reports):
             raise CorpusError(f"{folder}: a second corpus called '{report.corpus}'; give one of the two another name")
         clips += more
@@ -193,20 +189,24 @@ def _digest(samples: Samples) -> str:
     return hashlib.blake2b(steps.tobytes(), digest_size=16).hexdigest()
 
 
-def check_audio(
-    clips: Sequence[Clip], *, cache: Path | None = None, quiet_dbfs: float = QUIET_DBFS
-) -> tuple[list[Clip], list[Problem]]:
-    """Read every file: the clips that hold speech once (with their digests), and the problems of the others.
+@dataclass(frozen=True, slots=True)
+class AudioCheck:
+    """How the audio of a corpus is checked."""
 
-    `cache` is a JSON file that remembers what was read, by path, size and time of change. A file whose peak is below
-    `quiet_dbfs` is a problem.
-    """
-    known = _load_cache(cache)
+    cache: Path | None = None
+    """A JSON file that remembers what was read, by path, size and time of change."""
+    quiet_dbfs: float = QUIET_DBFS
+    """A file whose peak is below this level is a problem."""
+
+
+def check_audio(clips: Sequence[Clip], how: AudioCheck) -> tuple[list[Clip], list[Problem]]:
+    """Read every file: the clips that hold speech once (with their digests), and the problems of the others."""
+    known = _load_cache(how.cache)
     kept: dict[str, Clip] = {}
     problems: list[Problem] = []
     for clip in clips:
         check = _cached_check(clip.path, known)
-        problem = _sound_problem(clip, check, quiet_dbfs)
+        problem = _sound_problem(clip, check, how.quiet_dbfs)
         twin = kept.get(check.digest)
         if problem is None and twin is not None:
             detail = f"the same samples as {twin.id}" + ("" if twin.label == clip.label else f", there {twin.label}")
@@ -215,7 +215,7 @@ def check_audio(
             kept[check.digest] = replace(clip, digest=check.digest)
         else:
             problems.append(problem)
-    _save_cache(cache, known)
+    _save_cache(how.cache, known)
     return list(kept.values()), problems
 
 
@@ -264,6 +264,7 @@ __all__ = [
     "ENVIRONMENT",
     "FOUR",
     "LAYOUTS",
+    "AudioCheck",
     "Clip",
     "CorpusReport",
     "Problem",

@@ -31,7 +31,7 @@ from streamser.events import EmotionEvent, StreamEnded
 from streamser.events import Event as StreamEvent
 from streamser.handles import ACCEPTED_AT_ONCE, affordable_connections, widen_backlog
 from streamser.recognizer import Recognizer
-from streamser.stream.channel import StreamConfig, WorkerStream
+from streamser.stream.channel import Delivery, StreamConfig, WorkerStream
 from streamser.stream.vad import one_for_each
 from streamser.stream.worker import InferenceWorker
 
@@ -332,12 +332,10 @@ class Conversation:
             self._over.clear()
             self._stream = WorkerStream(
                 self._server.worker,
-                self._deliver,
+                Delivery(self._deliver, lossless=self._server.partials, partials=self._server.partials),
                 self._server.config,
                 self._name,
-                lossless=self._server.partials,
                 voice=self._voice,
-                partials=self._server.partials,
             )
         turn = round(_TURN_S * chunk.rate) * 2 * chunk.channels
         most = _WAITING_ALL if self._server.partials else _WAITING_LIVE

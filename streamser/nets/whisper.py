@@ -309,19 +309,9 @@ class _ChunkStep(nn.Module):
         """The states that are rings, and the axis along which their entries lie."""
         return {name: 2 if name.startswith("keys") else 1 for name in self.states() if "." in name}
 
-    def forward(
-        self,
-        frames: Tensor,
-        power: Tensor,
-        peak: Tensor,
-        seen: Tensor,
-        mel: Tensor,
-        conv: Tensor,
-        mean: Tensor,
-        scatter: Tensor,
-        *rings: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """The same numbers as `Whisper.stream_step`, up to the order of sums."""
+    def forward(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """The same numbers as `Whisper.stream_step`, up to the order of sums; states as `states` orders them."""
+        power, peak, seen, mel, conv, mean, scatter, *rings = states
         encoder = self.net.encoder
         layers = len(encoder.layers)
         ones = torch.ones_like(frames[0, :, :1])  # (T, 1), counted: a size would be frozen into the graph

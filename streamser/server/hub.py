@@ -26,7 +26,7 @@ from streamser.server.protocol import CLOSE_GOING_AWAY, CLOSE_INTERNAL, CLOSE_TR
 from streamser.server.recording import RecordingFolder
 from streamser.server.sender import Sender
 from streamser.server.sound import SoundStream
-from streamser.stream.channel import StreamConfig
+from streamser.stream.channel import Delivery, StreamConfig, WorkerStream
 from streamser.stream.wavfile import RecordingError
 from streamser.stream.worker import InferenceWorker
 
@@ -136,17 +136,9 @@ class Hub:
         except RecordingError as error:
             raise self.refusal_of(error, name) from error
         self._names.add(name)
-        return SoundStream(
-            worker or self.worker,
-            deliver,
-            self._stream,
-            name,
-            sample_rate=sample_rate,
-            channels=channels,
-            lossless=lossless,
-            partials=partials,
-            recording=recording,
-        )
+        delivery = Delivery(deliver, lossless=lossless, partials=partials)
+        stream = WorkerStream(worker or self.worker, delivery, self._stream, name)
+        return SoundStream(stream, sample_rate, channels, recording)
 
     def _free_name(self, wanted: str | None) -> str:
         """The wanted name, or it with a number, so that the events of two streams never mix."""

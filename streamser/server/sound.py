@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, cut_off, mono_pieces, open_sound
 from streamser.events import Gap
-from streamser.stream.channel import StreamConfig, WorkerStream
+from streamser.stream.channel import WorkerStream
 from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.status import StreamStatus
 from streamser.stream.wavfile import WavWriter
-from streamser.stream.worker import Deliver, InferenceWorker
 
 
 class SoundStream:
@@ -19,21 +18,15 @@ class SoundStream:
 
     def __init__(
         self,
-        worker: InferenceWorker,
-        deliver: Deliver,
-        config: StreamConfig,
-        name: str,
-        *,
+        stream: WorkerStream,
         sample_rate: int = SAMPLE_RATE,
         channels: int = 1,
-        lossless: bool = False,
-        partials: bool = True,
         recording: WavWriter | None = None,
     ) -> None:
-        self.name = name
+        self.name = stream.name
         self.sample_rate = sample_rate
         self._converter = PcmConverter(sample_rate, channels)
-        self._stream = WorkerStream(worker, deliver, config, name, lossless=lossless, partials=partials)
+        self._stream = stream
         self._recording = recording
 
     @property

@@ -18,7 +18,7 @@ from streamser.stream.status import SourceState, StreamStatus, Tally, percentile
 from streamser.stream.vad import VadChoice, VadConfig, make_vad
 from streamser.stream.worker import Deliver, InferenceWorker, OnError, PipelineConfig
 
-__all__ = ["Stream", "StreamConfig", "WorkerStream"]
+__all__ = ["Delivery", "Stream", "StreamConfig", "WorkerStream"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,23 @@ class StreamConfig:
     """How speech is detected: settings, a class or function that makes a `Vad`, or a `Vad` of your own."""
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Which events of a WorkerStream are delivered, and to whom."""
+
+    deliver: Deliver
+    """Takes the events, in order, on the worker's thread: it must be quick."""
+    on_error: OnError | None = None
+    """Takes, on the worker's thread, the error that ended the stream."""
+    lossless: bool = False
+    """Keep every partial result and wait for room, instead of replacing a partial that waits by a newer one."""
+    partials: bool = True
+    """False delivers no partial results, and computes none where that saves work.
+
+    A step graph computes only what is new, so its partial results are the final's own work done early.
+    """
 
 
 class _Channel:
@@ -172,27 +189,23 @@ class Stream(_Channel):
 
 
 class WorkerStream(_Channel):
-    """A stream whose segments go to a shared InferenceWorker; `deliver` gets the events on the worker's thread."""
+    """A stream whose segments go to a shared InferenceWorker, which delivers its events on the worker's thread."""
 
     def __init__(
         self,
         worker: InferenceWorker,
-        deliver: Deliver,
+        delivery: Deliver | Delivery,
         config: StreamConfig | None = None,
         name: str = "main",
-        *,
-        lossless: bool = False,
-        on_error: OnError | None = None,
         voice: Voice | None = None,
-        partials: bool = True,
     ) -> None:
-        """`partials` false delivers none, and computes none where that saves work.
-
-        A step graph computes only what is new, so its partial results are the final's own work done early.
-        """
+        """`voice` goes on from an earlier stream of the same speaker."""
         super().__init__(worker.recognizer, config, name)
-        self._finals_only = not partials and worker.recognizer.steps is None
-        self._handle = worker.open(name, deliver, lossless=lossless, on_error=on_error, tally=self.tally, voice=voice)
+        how = delivery if isinstance(delivery, Delivery) else Delivery(delivery)
+        self._finals_only = not how.partials and worker.recognizer.steps is None
+        self._handle = worker.open(
+            name, how.deliver, lossless=how.lossless, on_error=how.on_error, tally=self.tally, voice=voice
+        )
 
     def due_s(self) -> float:
         """Seconds of sound that need not be fed yet: no event can come of them."""

@@ -16,20 +16,24 @@ from contextlib import suppress
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from streamser.audio import SAMPLE_RATE, AudioBlock
 from streamser.bundle import DEFAULT_MODEL
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, StreamEnded
 from streamser.recognizer import Recognizer, load
 from streamser.stream.bus import Bus, Policy, Subscription
-from streamser.stream.channel import Stream, StreamConfig, WorkerStream
+from streamser.stream.channel import Delivery, Stream, StreamConfig, WorkerStream
 from streamser.stream.sourcebase import PatientSource
 from streamser.stream.sources import MicSource, Source, SourceItem, WavSource
 from streamser.stream.status import StreamStatus
 from streamser.stream.worker import InferenceWorker, PipelineConfig, explain
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = [
+    "Callbacks",
     "InferenceWorker",
     "Listener",
     "PipelineConfig",
@@ -47,6 +51,17 @@ CLOSE_S = 1.0
 """close() takes no longer than this."""
 
 _WAKE_S = 0.1
+
+
+class Callbacks(TypedDict, total=False):
+    """Functions that get events as they come; each is left out or None where it is not wanted."""
+
+    on_final: Callable[[EmotionEvent], None] | None
+    """Gets the answer for each whole utterance."""
+    on_partial: Callable[[EmotionEvent], None] | None
+    """Gets the answers for the utterance so far."""
+    on_event: Callable[[Event], None] | None
+    """Gets every event."""
 
 
 class Listener:
@@ -83,7 +98,7 @@ class Listener:
         self._events = self._bus.subscribe(self.config.pipeline.waiting_events, policy)
         self._worker = InferenceWorker(recognizer, self.config.pipeline)
         self._stream = WorkerStream(
-            self._worker, self._deliver, self.config, name, lossless=not source.live, on_error=self._fail
+            self._worker, Delivery(self._deliver, on_error=self._fail, lossless=not source.live), self.config, name
         )
         if isinstance(source, PatientSource):
             source.due_s = self._stream.due_s
@@ -372,9 +387,7 @@ def listen(
     model: str | PathLike[str] | Recognizer = DEFAULT_MODEL,
     profile: str | PathLike[str] | None = None,
     config: StreamConfig | None = None,
-    on_final: Callable[[EmotionEvent], None] | None = None,
-    on_partial: Callable[[EmotionEvent], None] | None = None,
-    on_event: Callable[[Event], None] | None = None,
+    **callbacks: Unpack[Callbacks],
 ) -> Listener:
     """Listen to a microphone, by index or part of its name.
 
@@ -384,7 +397,7 @@ def listen(
     """
     config = config or StreamConfig()
     source = MicSource(config.source if device is None else replace(config.source, device=device))
-    return Listener(source, _recognizer(model, profile), config, on_final, on_partial, on_event)
+    return Listener(source, _recognizer(model, profile), config, **callbacks)
 
 
 def replay(
@@ -394,9 +407,7 @@ def replay(
     model: str | PathLike[str] | Recognizer = DEFAULT_MODEL,
     profile: str | PathLike[str] | None = None,
     config: StreamConfig | None = None,
-    on_final: Callable[[EmotionEvent], None] | None = None,
-    on_partial: Callable[[EmotionEvent], None] | None = None,
-    on_event: Callable[[Event], None] | None = None,
+    **callbacks: Unpack[Callbacks],
 ) -> Listener:
     """Play sound files, or a folder of them, through the very pipeline that a microphone uses.
 
@@ -407,7 +418,7 @@ def replay(
     """
     config = config or StreamConfig()
     source = WavSource(paths, speed=speed, config=config.source)
-    return Listener(source, _recognizer(model, profile), config, on_final, on_partial, on_event)
+    return Listener(source, _recognizer(model, profile), config, **callbacks)
 
 
 def _recognizer(model: str | PathLike[str] | Recognizer, profile: str | PathLike[str] | None) -> Recognizer:

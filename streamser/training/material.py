@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamser.corpora.benchmarks import ALL_LABELS, Benchmark
 from streamser.corpora.clips import PLAIN, UNLABELLED, Clip
 from streamser.corpora.protocols import Split, check_split, make_splits
-from streamser.corpora.reader import CorpusReport, map_labels, read_corpora
+from streamser.corpora.reader import AudioCheck, CorpusReport, map_labels, read_corpora
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig
 from streamser.nets.variant import Variant
@@ -81,7 +81,7 @@ def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
     if not recipe.corpora:
         raise ConfigError(f"{recipe.name}: corpora is empty; name at least one corpus folder")
     clips, reports = read_corpora(
-        [root / name for name in recipe.corpora], check=True, cache=cache / "heard.json", quiet_dbfs=recipe.quiet_dbfs
+        [root / name for name in recipe.corpora], check=AudioCheck(cache / "heard.json", recipe.quiet_dbfs)
     )
     clips = _only(recipe, clips, "style", "styles", recipe.styles)
     clips = _only(recipe, clips, "session", "sessions", recipe.sessions)
@@ -107,7 +107,7 @@ def _unlabelled(
     """The clips that only a teacher labels: all of the corpora under distil.unlabelled that have no label already."""
     clips, reports = read_corpora(
         [root / name for name in recipe.distil.unlabelled],
-        labelled=False, check=True, cache=cache / "heard.json", quiet_dbfs=recipe.quiet_dbfs,
+        labelled=False, check=AudioCheck(cache / "heard.json", recipe.quiet_dbfs),
     )  # fmt: skip
     ids, digests = {clip.id for clip in labelled}, {clip.digest for clip in labelled}
     return [
@@ -124,7 +124,7 @@ def _plain_speech(recipe: Recipe, root: Path, cache: Path) -> tuple[list[Clip], 
         raise ConfigError(
             f"{recipe.name}: plain speech is labelled neutral, which is not among labels; leave plain out"
         )
-    clips, reports = read_corpora(folders, labelled=False, check=True, cache=cache / "heard.json")
+    clips, reports = read_corpora(folders, labelled=False, check=AudioCheck(cache / "heard.json"))
     return [replace(clip, label="neutral", style=PLAIN) for clip in clips], reports
 
 

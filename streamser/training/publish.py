@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamser.bundle import BaselineRule, Bundle, Calibration, save_bundle
+from streamser.bundle import BaselineRule, Bundle, BundleContents, BundleValues, Calibration, save_bundle
 from streamser.corpora.protocols import Split
 from streamser.features import FeatureConfig
 from streamser.nets.export import export_onnx, is_narrow
@@ -54,22 +54,24 @@ def publish(
     recipe = setup.recipe
     provenance = {**_provenance(setup, trained), **more}
     net = trained.net.to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    return save_bundle(
-        target,
+    values = BundleValues(
         labels=recipe.labels,
         features=trained.features,
         variant=setup.variant.name,
-        weights={name: _narrow(value.detach().cpu().numpy()) for name, value in net.state_dict().items()},
-        onnx=export_onnx(net, trained.features, len(recipe.labels)),
         calibration=trained.calibration,
         provenance=provenance,
         scores=dict(scores),
         licence=recipe.licence or "see the corpora it was trained on",
+        baseline=trained.baseline,
+    )
+    contents = BundleContents(
+        weights={name: _narrow(value.detach().cpu().numpy()) for name, value in net.state_dict().items()},
+        onnx=export_onnx(net, trained.features, len(recipe.labels)),
         card=write_card(recipe, setup.variant, trained.calibration, provenance, scores),
         step=export_step(net, trained.features),
         relative=trained.relative,
-        baseline=trained.baseline,
     )
+    return save_bundle(target, values, contents)
 
 
 def _provenance(setup: RunSetup, trained: Trained) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from streamser.corpora.layouts import Layout
 from streamser.corpora.reader import (
     FOUR,
     LAYOUTS,
+    AudioCheck,
     cautions,
     check_audio,
     find_corpus,
@@ -347,7 +348,7 @@ def test_listening_finds_unreadable_silent_and_repeated_files(tmp_path: Path) ->
     (tmp_path / "broken.wav").write_bytes(b"RIFF....")
     names = ("a.wav", "again.flac", "b.wav", "silent.wav", "faint.wav", "broken.wav")
     rows = [f"{name},1,{'sad' if name != 'again.flac' else 'angry'}" for name in names]
-    clips, report = read_corpus(manifest(tmp_path, rows), name="mine", check=True)
+    clips, report = read_corpus(manifest(tmp_path, rows), name="mine", check=AudioCheck())
     assert [clip.id for clip in clips] == ["mine/a", "mine/b"]
     assert all(clip.digest for clip in clips)
     assert {p.kind: p.where for p in report.problems} == {
@@ -363,29 +364,29 @@ def test_listening_finds_unreadable_silent_and_repeated_files(tmp_path: Path) ->
 def test_quiet_speech_is_kept_where_the_threshold_says_so_and_named_where_not(tmp_path: Path) -> None:
     sound(tmp_path / "faint.wav", level=0.003)  # -50 dBFS
     folder = manifest(tmp_path, ["faint.wav,1,sad"])
-    (problem,) = read_corpus(folder, name="mine", check=True)[1].problems
+    (problem,) = read_corpus(folder, name="mine", check=AudioCheck())[1].problems
     assert "mine/faint" in str(problem) and "below quiet_dbfs -46" in str(problem)
-    assert len(read_corpus(folder, name="mine", check=True, quiet_dbfs=-60.0)[0]) == 1
+    assert len(read_corpus(folder, name="mine", check=AudioCheck(quiet_dbfs=-60.0))[0]) == 1
 
 
 def test_a_check_remembers_what_it_read_until_the_file_changes(tmp_path: Path) -> None:
     path = sound(tmp_path / "a.wav", seed=1)
     clip = Clip(path, "mine", "mine/1", "sad")
     cache = tmp_path / "cache" / "heard.json"
-    (first,), _ = check_audio([clip], cache=cache)
+    (first,), _ = check_audio([clip], AudioCheck(cache))
     stamp = path.stat().st_mtime_ns
     sound(path, seed=2)
     os.utime(path, ns=(stamp, stamp))  # same size, same time: the memory answers
-    assert check_audio([clip], cache=cache)[0][0].digest == first.digest
+    assert check_audio([clip], AudioCheck(cache))[0][0].digest == first.digest
     os.utime(path, ns=(stamp, stamp + 10**9))
-    assert check_audio([clip], cache=cache)[0][0].digest != first.digest
+    assert check_audio([clip], AudioCheck(cache))[0][0].digest != first.digest
 
 
 def test_a_damaged_cache_costs_a_reading_and_nothing_else(tmp_path: Path) -> None:
     clip = Clip(sound(tmp_path / "a.wav"), "mine", "mine/1", "sad")
     cache = tmp_path / "heard.json"
     cache.write_text('{"half')
-    assert len(check_audio([clip], cache=cache)[0]) == 1
+    assert len(check_audio([clip], AudioCheck(cache))[0]) == 1
     assert cache.read_text().endswith("}")
 
 
@@ -421,7 +422,7 @@ def real(name: str) -> Path:
 def checked(name: str, only: tuple[str, ...]) -> CorpusReport:
     """The report of listening to a few named files of a corpus."""
     clips, _ = read_corpus(real(name))
-    _, problems = check_audio([clip for clip in clips if clip.path.stem in only])
+    _, problems = check_audio([clip for clip in clips if clip.path.stem in only], AudioCheck())
     return CorpusReport(name, 0, tuple(problems))
 
 

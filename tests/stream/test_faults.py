@@ -29,7 +29,7 @@ from streamser.errors import AudioError, EngineError
 from streamser.events import EmotionEvent, Event, StreamEnded
 from streamser.features import Frames
 from streamser.recognizer import Recognizer
-from streamser.stream.channel import StreamConfig, WorkerStream
+from streamser.stream.channel import Delivery, StreamConfig, WorkerStream
 from streamser.stream.pipeline import Listener
 from streamser.stream.sources import SourceItem, WavSource
 from streamser.stream.worker import InferenceWorker, PipelineConfig
@@ -169,7 +169,7 @@ def test_a_reader_that_leaves_by_sys_exit_does_not_disturb_the_other_streams(rec
         sys.exit("out of here")
 
     with InferenceWorker(recognizer) as worker:
-        bad = WorkerStream(worker, leave, name="bad", on_error=errors.append)
+        bad = WorkerStream(worker, Delivery(leave, on_error=errors.append), name="bad")
         good = WorkerStream(worker, found.append, name="good")
         for stream in (bad, good):
             stream.push(two_utterances())

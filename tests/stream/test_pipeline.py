@@ -30,6 +30,7 @@ from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment
 from streamser.errors import AudioError
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
 from streamser.recognizer import Recognizer
+from streamser.stream.channel import Delivery
 from streamser.stream.pipeline import Listener, Stream, StreamConfig, WorkerStream, replay
 from streamser.stream.segmenter import SegmenterConfig
 from streamser.stream.sources import PushSource, SourceConfig, SourceItem
@@ -228,7 +229,7 @@ def test_a_lossless_stream_waits_for_the_worker_and_drops_nothing(recognizer: Re
     slow, _ = with_engine(recognizer, lambda: time.sleep(0.001))
     events: list[Event] = []
     with InferenceWorker(slow, PipelineConfig(waiting_finals=2)) as worker:
-        stream = WorkerStream(worker, events.append, config(), lossless=True)
+        stream = WorkerStream(worker, Delivery(events.append, lossless=True), config())
         for _ in range(3):
             stream.push(two_utterances())
             assert stream.waiting <= 2
@@ -321,7 +322,7 @@ def test_a_stream_with_broken_sound_ends_alone_and_the_others_go_on(recognizer: 
     bad: list[Event] = []
     errors: list[BaseException] = []
     with InferenceWorker(recognizer) as worker:
-        loud = WorkerStream(worker, bad.append, config(), "loud", on_error=errors.append)
+        loud = WorkerStream(worker, Delivery(bad.append, on_error=errors.append), config(), "loud")
         fine = WorkerStream(worker, good.append, config(), "fine")
         loud.feed(AudioBlock(two_utterances() * np.float32(30_000), 0))
         fine.push(two_utterances())

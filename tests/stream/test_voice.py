@@ -18,7 +18,7 @@ from streamser.baseline import Baseline
 from streamser.bundle import Calibration
 from streamser.events import EmotionEvent, Event, SourceChanged
 from streamser.recognizer import Recognizer, load
-from streamser.stream.channel import Stream, StreamConfig, WorkerStream
+from streamser.stream.channel import Delivery, Stream, StreamConfig, WorkerStream
 from streamser.stream.judge import Judge, Voice
 from streamser.stream.pipeline import Listener
 from streamser.stream.sources import WavSource
@@ -131,7 +131,7 @@ def test_streams_on_one_worker_know_nothing_of_each_other(adaptive: Recognizer) 
     sounds = [talk(range(first, first + 5)) for first in (1, 11, 21)]
     received: list[list[Event]] = [[], [], []]
     with InferenceWorker(adaptive, CONFIG.pipeline) as worker:
-        streams = [WorkerStream(worker, events.append, CONFIG, lossless=True) for events in received]
+        streams = [WorkerStream(worker, Delivery(events.append, lossless=True), CONFIG) for events in received]
         for i in range(0, len(sounds[0]), 4_000):
             for stream, sound in zip(streams, sounds, strict=True):
                 stream.push(sound[i : i + 4_000])
