@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Look for weaknesses: the code (bandit), its dependencies (pip-audit), and a list of them (CycloneDX SBOM).
+# Look for weaknesses: the code (bandit), the Dockerfile (hadolint), the dependencies (pip-audit, and safety-db, which needs
+# no network), their pins (tools/lock.py), and a list of them (CycloneDX SBOM).
 #   tools/security_check.sh [FOLDER]     the SBOM and the reports go to FOLDER (default: build/security)
 # The tools are installed by hash into an environment of their own. Exit code: 0 nothing found, 1 something found,
 # 3 nothing found, but the data base of vulnerabilities could not be reached or did not know every package.
@@ -19,6 +20,12 @@ echo "== bandit"
 "$tools/bin/bandit" --quiet --recursive streamser --skip B101,B404,B603,B105 --format txt --output "$out/bandit.txt" ||
   { cat "$out/bandit.txt"; exit 1; }
 
+echo "== hadolint"
+"$tools/bin/hadolint" Dockerfile
+
+echo "== pins"
+"$tools/bin/python" tools/lock.py --check
+
 echo "== what is installed"
 "$python" -m pip list --format=freeze --exclude streamser 2>/dev/null |
   sed -E 's/\+(cpu|cu[0-9]+)$//' >"$out/installed.txt"
@@ -27,6 +34,39 @@ wc -l <"$out/installed.txt"
 echo "== SBOM"
 "$tools/bin/cyclonedx-py" requirements "$out/installed.txt" --pyproject pyproject.toml --output-reproducible \
   --output-format JSON --output-file "$out/sbom.cdx.json"
+
+echo "== safety-db (ends in July 2021), for what is installed and for the oldest versions that pyproject.toml allows"
+"$tools/bin/python" - "$out/installed.txt" <<'PY'
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+
+sys.path.insert(0, "tools")
+import lock
+
+spec = importlib.util.find_spec("safety_db")
+known = json.loads((Path(spec.origin).parent / "insecure_full.json").read_text())
+pairs = [tuple(line.split("==", 1)) for line in Path(sys.argv[1]).read_text().split()]
+installed = len(pairs)
+pairs += [
+    (each.name, clause.version)
+    for requirements in lock.wanted().values()
+    for each in requirements
+    for clause in each.specifier
+    if clause.operator == ">="
+]
+found = [
+    f"{name} {version}: {entry['id']} {entry['cve'] or ''}"
+    for name, version in pairs
+    for entry in known.get(name.lower(), [])
+    if any(SpecifierSet(specs).contains(version, prereleases=True) for specs in entry["specs"])
+]
+print("\n".join(found) or f"{installed} installed and {len(pairs) - installed} oldest versions, nothing known against them")
+sys.exit(1 if found else 0)
+PY
 
 echo "== pip-audit"
 audited=0

@@ -66,7 +66,7 @@ async def test_what_the_server_gives_has_a_help_line(server: Server) -> None:
 
 def health_check() -> list[str]:
     """The command of the container's health check, with this Python."""
-    found = re.search(r"HEALTHCHECK.*?CMD (\[.*?\])\n", (DEPLOY / "Containerfile").read_text(), re.DOTALL)
+    found = re.search(r"HEALTHCHECK.*?CMD (\[.*?\])\n", (DEPLOY.parents[1] / "Dockerfile").read_text(), re.DOTALL)
     assert found
     return [sys.executable, *ast.literal_eval(found[1])[1:]]
 
