@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,10 @@ try:
 except ImportError as error:
     raise MissingExtraError("streamser.Client", "client") from error
 
-__all__ = ["AsyncClient", "AsyncStream", "Client", "ClientStream", "Labelled"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["AsyncClient", "AsyncStream", "Client", "ClientStream", "Labelled", "StreamOptions"]
 
 Pcm = bytes | bytearray | memoryview | NDArray[np.generic]
 """Bytes are 16-bit little-endian PCM as announced; arrays are int16 or float in [-1, 1]."""
@@ -58,6 +61,44 @@ class Labelled:
     def finals(self) -> tuple[EmotionEvent, ...]:
         """One result an utterance."""
         return tuple(event for event in self.events if isinstance(event, EmotionEvent) and event.final)
+
+
+class StreamOptions(TypedDict, total=False):
+    """What a stream of pushed sound may be opened with."""
+
+    sample_rate: int
+    """Hz; 16000 unless it is given."""
+    channels: int
+    """Interleaved; 1 unless it is given."""
+    name: str | None
+    """Name that the events carry; the server gives one unless it is given."""
+    partials: bool
+    """False leaves out the results of utterances that still go on."""
+    lossless: bool
+    """True is for files: every partial result is computed, see docs/protocol.md."""
+    model: str | None
+    """An installed checkpoint, instead of the server's own."""
+
+
+def _hello(
+    *,
+    sample_rate: int = 16_000,
+    channels: int = 1,
+    name: str | None = None,
+    partials: bool = True,
+    lossless: bool = False,
+    model: str | None = None,
+) -> dict[str, Any]:
+    """The first message of a stream."""
+    chosen = {"stream": name, "model": model}
+    return {
+        "type": "hello",
+        "sample_rate": sample_rate,
+        "channels": channels,
+        "partials": partials,
+        "lossless": lossless,
+        **{key: value for key, value in chosen.items() if value is not None},
+    }
 
 
 class AsyncClient:
@@ -98,27 +139,9 @@ class AsyncClient:
         body = "".join(json.dumps(event.to_dict()) + "\n" for event in events).encode()
         return await self._ask("POST", "/v1/export", params={"format": form}, data=body)
 
-    def stream(
-        self,
-        *,
-        sample_rate: int = 16_000,
-        channels: int = 1,
-        name: str | None = None,
-        partials: bool = True,
-        lossless: bool = False,
-        model: str | None = None,
-    ) -> AsyncStream:
-        """A stream of pushed sound, to be used in an `async with`; `lossless` is for files, see docs/protocol.md."""
-        wanted = {"stream": name, "model": model}
-        hello = {
-            "type": "hello",
-            "sample_rate": sample_rate,
-            "channels": channels,
-            "partials": partials,
-            "lossless": lossless,
-            **{key: value for key, value in wanted.items() if value is not None},
-        }
-        return AsyncStream(self._socket_url("/ws/stream"), self._headers, hello)
+    def stream(self, **options: Unpack[StreamOptions]) -> AsyncStream:
+        """A stream of pushed sound, to be used in an `async with`."""
+        return AsyncStream(self._socket_url("/ws/stream"), self._headers, _hello(**options))
 
     async def microphone(self) -> AsyncIterator[Event]:
         """Events of the microphone of the computer that runs the server."""
@@ -280,28 +303,9 @@ class Client:
         """Events as a file for another program: `form` is csv, vtt, textgrid, txt, rttm, png, svg or pdf."""
         return asyncio.run(self._client.export(events, form))
 
-    def stream(
-        self,
-        *,
-        sample_rate: int = 16_000,
-        channels: int = 1,
-        name: str | None = None,
-        partials: bool = True,
-        lossless: bool = False,
-        model: str | None = None,
-    ) -> ClientStream:
+    def stream(self, **options: Unpack[StreamOptions]) -> ClientStream:
         """A stream of pushed sound, to be used in a `with`."""
-        make = self._client.stream
-        return ClientStream(
-            lambda: make(
-                sample_rate=sample_rate,
-                channels=channels,
-                name=name,
-                partials=partials,
-                lossless=lossless,
-                model=model,
-            )
-        )
+        return ClientStream(lambda: self._client.stream(**options))
 
     def microphone(self) -> Iterator[Event]:
         """Events of the microphone of the computer that runs the server."""
@@ -318,13 +322,13 @@ class Client:
 class ClientStream:
     """One connection of a `Client`; messages are read while a call runs."""
 
-    def __init__(self, make: Any) -> None:
+    def __init__(self, make: Callable[[], AsyncStream]) -> None:
         self._make = make
 
     def __enter__(self) -> ClientStream:
         self._loop = asyncio.new_event_loop()
         try:
-            self._stream: AsyncStream = self._make()
+            self._stream = self._make()
             self._run(self._stream.__aenter__())
         except BaseException:
             self._loop.close()

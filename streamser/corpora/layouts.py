@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PureWindowsPath
 
 from streamser.corpora.clips import Clip, Problem, plain_label
@@ -121,18 +121,50 @@ def _any_named(pattern: re.Pattern[str], *folders: str) -> Callable[[Path], bool
     return matches
 
 
-def _by_name(pattern: re.Pattern[str], to_clip: Callable[[Path, str, Path, re.Match[str]], Clip | Problem]) -> Reader:
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What the name of a sound file says; each as in `Clip`."""
+
+    speaker: str
+    """Within the corpus."""
+    label: str
+    text_id: str = ""
+    language: str = ""
+    gender: str = ""
+    style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unusable:
+    """Why a file is no clip."""
+
+    kind: str
+    detail: str = ""
+
+
+def _by_name(pattern: re.Pattern[str], parse: Callable[[Path, re.Match[str]], _Named | _Unusable]) -> Reader:
     """Read a corpus whose file names, matched by a pattern, give speaker and label."""
 
     def read(root: Path, corpus: str) -> Found:
         for path in sound_files(root):
-            match = pattern.fullmatch(path.stem)
+            name, match = inside(root, path), pattern.fullmatch(path.stem)
             if match is None:
-                yield Problem("foreign file name", inside(root, path), f"not like {pattern.pattern}")
-            else:
-                yield to_clip(root, corpus, path, match)
+                yield Problem("foreign file name", name, f"not like {pattern.pattern}")
+                continue
+            found = parse(path, match)
+            if isinstance(found, _Unusable):
+                yield Problem(found.kind, name, found.detail)
+                continue
+            speaker = f"{corpus}/{found.speaker}"
+            yield Clip(path=path, corpus=corpus, name=name, **{**asdict(found), "speaker": speaker})
 
     return read
+
+
+def _numbered(names: Sequence[str], code: str) -> str:
+    """The label of a number in a file name; the number itself where it has none."""
+    number = int(code)
+    return names[number] if 0 < number < len(names) else code
 
 
 EMODB_NAME = re.compile(r"(\d\d)([ab]\d\d)([A-Z])[a-z]?")
@@ -148,17 +180,14 @@ EMODB_EMOTIONS = {
 EMODB_MEN = {"03", "10", "11", "12", "15"}
 
 
-def _emodb_clip(root: Path, corpus: str, path: Path, match: re.Match[str]) -> Clip:
+def _emodb_file(path: Path, match: re.Match[str]) -> _Named:
     speaker, text, emotion = match.groups()
-    return Clip(
-        path,
-        corpus,
-        f"{corpus}/{speaker}",
+    return _Named(
+        speaker,
         EMODB_EMOTIONS.get(emotion, emotion),
         text_id=text,
         language="de",
         gender="m" if speaker in EMODB_MEN else "f",
-        name=inside(root, path),
     )
 
 
@@ -166,21 +195,17 @@ RAVDESS_NAME = re.compile(r"(0[123])-(0[12])-(\d\d)-(0[12])-(0[12])-(0[12])-(\d\
 RAVDESS_EMOTIONS = ("", "neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise")
 
 
-def _ravdess_clip(root: Path, corpus: str, path: Path, match: re.Match[str]) -> Clip | Problem:
+def _ravdess_file(path: Path, match: re.Match[str]) -> _Named | _Unusable:
     _, channel, emotion, intensity, statement, _, actor = match.groups()
     if channel == "02":
-        return Problem("song, not speech", inside(root, path))
-    number = int(emotion)
-    return Clip(
-        path,
-        corpus,
-        f"{corpus}/{actor}",
-        RAVDESS_EMOTIONS[number] if 0 < number < len(RAVDESS_EMOTIONS) else emotion,
+        return _Unusable("song, not speech")
+    return _Named(
+        actor,
+        _numbered(RAVDESS_EMOTIONS, emotion),
         text_id=statement,
         language="en",
         gender="m" if int(actor) % 2 else "f",
         style="normal" if intensity == "01" else "strong",
-        name=inside(root, path),
     )
 
 
@@ -193,28 +218,24 @@ ASVP_LANGUAGES = {"01": "zh", "02": "en", "04": "fr"}
 ASVP_SEVERAL_VOICES = "66"
 
 
-def _asvp_clip(root: Path, corpus: str, path: Path, match: re.Match[str]) -> Clip | Problem:
+def _asvp_file(path: Path, match: re.Match[str]) -> _Named | _Unusable:
     _, channel, emotion, _, source_rank, actor, _, _, language, likeness = match.groups()
     if likeness == ASVP_SEVERAL_VOICES:
-        return Problem("several voices at once", inside(root, path))
-    number = int(emotion)
-    return Clip(
-        path,
-        corpus,
-        f"{corpus}/{int(actor)}",
-        ASVP_EMOTIONS[number] if 0 < number < len(ASVP_EMOTIONS) else emotion,
+        return _Unusable("several voices at once")
+    return _Named(
+        str(int(actor)),
+        _numbered(ASVP_EMOTIONS, emotion),
         text_id=source_rank,
         language=ASVP_LANGUAGES.get(language, ""),
         gender="f" if int(actor) % 2 else "m",
         style="speech" if channel == "01" else "nonspeech",
-        name=inside(root, path),
     )
 
 
 def _read_asvp(root: Path, corpus: str) -> Found:
     # beside Audio/ lies Bonus/: babies, who belong to no study of speech
     audio = root / "Audio"
-    return _by_name(ASVP_NAME, _asvp_clip)(audio if audio.is_dir() else root, corpus)
+    return _by_name(ASVP_NAME, _asvp_file)(audio if audio.is_dir() else root, corpus)
 
 
 CREMAD_NAME = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")
@@ -236,38 +257,32 @@ def _read_cremad(root: Path, corpus: str) -> Found:
         with demographics.open(newline="", encoding="utf-8-sig") as file:
             genders = {row["ActorID"]: row["Sex"][:1].lower() for row in csv.DictReader(file)}
 
-    def to_clip(root: Path, corpus: str, path: Path, match: re.Match[str]) -> Clip:
+    def parse(path: Path, match: re.Match[str]) -> _Named:
         actor, text, emotion, level = match.groups()
-        return Clip(
-            path,
-            corpus,
-            f"{corpus}/{actor}",
+        return _Named(
+            actor,
             CREMAD_EMOTIONS.get(emotion, emotion),
             text_id=text,
             language="en",
             gender=genders.get(actor, ""),
             style=CREMAD_LEVELS.get(level, ""),
-            name=inside(root, path),
         )
 
-    return _by_name(CREMAD_NAME, to_clip)(root, corpus)
+    return _by_name(CREMAD_NAME, parse)(root, corpus)
 
 
 # one file of the published set is called OA_bite_neutral: an F was lost
 TESS_NAME = re.compile(r"(OAF?|YAF)_(\w+?)_(angry|disgust|fear|happy|neutral|ps|sad)", re.IGNORECASE)
 
 
-def _tess_clip(root: Path, corpus: str, path: Path, match: re.Match[str]) -> Clip:
+def _tess_file(path: Path, match: re.Match[str]) -> _Named:
     speaker, word, emotion = match.groups()
-    return Clip(
-        path,
-        corpus,
-        f"{corpus}/{'OAF' if speaker.upper().startswith('O') else 'YAF'}",
+    return _Named(
+        "OAF" if speaker.upper().startswith("O") else "YAF",
         "surprise" if emotion.lower() == "ps" else emotion.lower(),  # "pleasant surprise"
         text_id=word.lower(),
         language="en",
         gender="f",
-        name=inside(root, path),
     )
 
 
@@ -284,20 +299,17 @@ SAVEE_EMOTIONS = {
 }
 
 
-def _savee_clip(root: Path, corpus: str, path: Path, match: re.Match[str]) -> Clip | Problem:
+def _savee_file(path: Path, match: re.Match[str]) -> _Named | _Unusable:
     flat, emotion, number = match.groups()
     speaker = flat or path.parent.name
     if speaker not in SAVEE_SPEAKERS:
-        return Problem("no speaker", inside(root, path), f"neither the file nor its folder is one of {SAVEE_SPEAKERS}")
-    return Clip(
-        path,
-        corpus,
-        f"{corpus}/{speaker}",
+        return _Unusable("no speaker", f"neither the file nor its folder is one of {SAVEE_SPEAKERS}")
+    return _Named(
+        speaker,
         SAVEE_EMOTIONS[emotion],
         text_id=f"{emotion}{number}",
         language="en",
         gender="m",
-        name=inside(root, path),
     )
 
 
@@ -396,13 +408,13 @@ LAYOUTS: dict[str, Layout] = {
             "emodb",
             "wav/03a01Fa.wav: speaker, sentence, emotion, version",
             _any_named(EMODB_NAME, "wav"),
-            _by_name(EMODB_NAME, _emodb_clip),
+            _by_name(EMODB_NAME, _emodb_file),
         ),
         Layout(
             "ravdess",
             "Actor_01/03-01-05-01-01-01-01.wav: modality, channel, emotion, intensity, sentence, repetition, actor",
             _any_named(RAVDESS_NAME, "Actor_*", "*/Actor_*"),
-            _by_name(RAVDESS_NAME, _ravdess_clip),
+            _by_name(RAVDESS_NAME, _ravdess_file),
         ),
         Layout(
             "asvp-esd",
@@ -421,13 +433,13 @@ LAYOUTS: dict[str, Layout] = {
             "tess",
             "OAF_angry/OAF_back_angry.wav: speaker, word, emotion",
             _any_named(TESS_NAME, "OAF_*", "YAF_*", "*/OAF_*"),
-            _by_name(TESS_NAME, _tess_clip),
+            _by_name(TESS_NAME, _tess_file),
         ),
         Layout(
             "savee",
             "AudioData/DC/a01.wav (speaker, emotion, sentence), or all in one folder as DC_a01.wav",
             _any_named(SAVEE_NAME, "AudioData/*", "ALL", "DC"),
-            _by_name(SAVEE_NAME, _savee_clip),
+            _by_name(SAVEE_NAME, _savee_file),
         ),
     )
 }

@@ -14,7 +14,7 @@ from streamser.bundle import RELATIVE, BaselineRule, Calibration
 from streamser.engines.onnx import open_session
 from streamser.errors import ProtocolError
 from streamser.evaluation.calibration import Threshold, balanced_weights, fit_calibration
-from streamser.evaluation.folds import FoldResult, load_folds
+from streamser.evaluation.folds import FoldResult, folder_name, load_folds
 from streamser.evaluation.streammetrics import plain_speech, stream_metrics
 from streamser.evaluation.streams import LeftOutCorpus, choose_rule
 
@@ -54,15 +54,15 @@ class LeftOut:
         }
 
 
-def load_left_out(run: Path) -> LeftOut:
-    """The folds below a run's folder; ProtocolError where they hold nothing to compose streams of."""
+def load_left_out(run: Path, folds: Sequence[FoldResult] | None = None) -> LeftOut:
+    """A run's folds, read unless they are given; ProtocolError where they hold nothing to compose streams of."""
     corpora, plain = [], []
-    for place in sorted(path.parent for path in run.glob("*/fold.json")):
-        fold = load_folds(place)[0]
+    found = {folder_name(fold.fold, fold.seed): fold for fold in folds or load_folds(run)}
+    for name, fold in sorted(found.items()):
         if len(set(fold.targets.tolist())) == 1:
             plain.append(fold)
-        elif fold.embeddings is not None and (place / RELATIVE).is_file():
-            corpora.append(LeftOutCorpus(fold, _relative(place / RELATIVE)))
+        elif fold.embeddings is not None and (run / name / RELATIVE).is_file():
+            corpora.append(LeftOutCorpus(fold, _relative(run / name / RELATIVE)))
     if len({one.name for one in corpora}) < 3:
         raise ProtocolError(
             f"{run}: streams need a leave-one-corpus-out run with `baseline: {{train: true}}` and three or more corpora"

@@ -130,6 +130,11 @@ def save_fold(path: str | PathLike[str], fold: FoldResult) -> None:
     part.replace(place)
 
 
+def folder_name(fold: str, seed: int) -> str:
+    """Name of a fold's folder in its run."""
+    return f"{fold.replace('/', '-')}-s{seed}"
+
+
 def load_folds(folder: str | PathLike[str]) -> list[FoldResult]:
     """Every fold below a folder, sorted by seed and name; other JSON files are passed over."""
     root = Path(folder)
@@ -198,4 +203,4 @@ def pool(folds: Sequence[FoldResult]) -> FoldResult:
     )
 
 
-__all__ = ["FoldResult", "by_seed", "load_folds", "pool", "save_fold"]
+__all__ = ["FoldResult", "by_seed", "folder_name", "load_folds", "pool", "save_fold"]

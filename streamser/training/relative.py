@@ -38,8 +38,11 @@ class RelativeBatches(BatchMaker):
         super().__init__(batches.store, batches.features, batches.augment)
         self.config = config
         starts, lengths = batches.store.starts, batches.store.lengths
-        one_window = bool((lengths == 1).all())  # nearly always: then no clip needs a mean over windows
-        self._vectors = batches.store.levels[starts] if one_window else _means(batches.store)  # (1 + copies, clips, D)
+        # Vectors (N, D), and the place of each copy's and clip's among them. Nearly always a clip has one window, and
+        # then the store's own values serve every split without a copy.
+        self._values, self._places = batches.store.levels, starts
+        if not (lengths == 1).all():
+            self._values, self._places = _means(batches.store), np.arange(starts.size).reshape(starts.shape)
         self._neutral: dict[int, NDArray[np.int64]] = {}
         self._all: dict[int, NDArray[np.int64]] = {}
         of_speaker: dict[str, list[int]] = defaultdict(list)
@@ -66,7 +69,11 @@ class RelativeBatches(BatchMaker):
         """The clean clip minus the baseline of all other neutral clips of its speaker, (1, 1, D)."""
         others = self._neutral[clip]
         baseline = self._baseline(others, copy, np.ones(len(others)))
-        return torch.from_numpy((self._vectors[copy, clip] - baseline)[None, None])
+        return torch.from_numpy((self._vectors(clip, copy) - baseline)[None, None])
+
+    def _vectors(self, rows: int | NDArray[np.int64], copy: int = 0) -> Frames:
+        """(D,) of one clip, or (N, D) of several."""
+        return np.asarray(self._values[self._places[copy, rows]], np.float32)
 
     def _relative(self, clip: int, rng: np.random.Generator) -> Frames:
         copy = int(rng.integers(0, self.store.copies + 1))
@@ -78,24 +85,24 @@ class RelativeBatches(BatchMaker):
             wrong = rng.choice(others, max(1, count // 2))
             chosen = np.concatenate([chosen, wrong])
             weights = np.concatenate([weights, np.full(len(wrong), rng.uniform(0, _OTHERS_MOST))])
-        return np.asarray(self._vectors[copy, clip] - self._baseline(chosen, copy, weights), np.float32)
+        return np.asarray(self._vectors(clip, copy) - self._baseline(chosen, copy, weights), np.float32)
 
     def _baseline(self, rows: NDArray[np.int64], copy: int, weights: NDArray[np.float64]) -> Frames:
         k = self.config.shrinkage
-        total = weights.astype(np.float32) @ self._vectors[copy, rows]
+        total = weights.astype(np.float32) @ self._vectors(rows, copy)
         return np.asarray((total + k * self.mean) / (weights.sum() + k), np.float32)
 
 
 def _means(store: LevelStore) -> Frames:
     copies, clips = store.starts.shape
-    return np.stack([[store.frames(clip, copy).mean(axis=0) for clip in range(clips)] for copy in range(copies)])
+    return np.stack([store.frames(clip, copy).mean(axis=0) for copy in range(copies) for clip in range(clips)])
 
 
 def _mean_neutral(batches: RelativeBatches, clips: Sequence[Clip], rows: NDArray[np.int64]) -> Frames:
     of_corpus: dict[str, list[Frames]] = defaultdict(list)
     for clip, row in zip(clips, rows, strict=True):
         if clip.label == "neutral":
-            of_corpus[clip.corpus].append(batches._vectors[0, int(row)])
+            of_corpus[clip.corpus].append(batches._vectors(int(row)))
     return np.asarray(np.mean([np.mean(vectors, axis=0) for vectors in of_corpus.values()], axis=0), np.float32)
 
 

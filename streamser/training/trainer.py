@@ -19,11 +19,9 @@ from streamser.audio import read_audio
 from streamser.bundle import RELATIVE, Bundle, Calibration
 from streamser.corpora.clips import UNLABELLED, Clip
 from streamser.corpora.protocols import Split
-from streamser.errors import ProtocolError
-from streamser.evaluation.adaptation import load_left_out
-from streamser.evaluation.calibration import balanced_weights, fit_calibration, fit_temperature
-from streamser.evaluation.folds import FoldResult, by_seed, load_folds, pool, save_fold
-from streamser.evaluation.foldsummary import are_left_out, left_out_metrics, summarize
+from streamser.evaluation.basis import basis_of_run, basis_of_validation
+from streamser.evaluation.calibration import fit_temperature
+from streamser.evaluation.folds import FoldResult, folder_name, load_folds, save_fold
 from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.features import FeatureConfig
 from streamser.nets.frozenhead import FrozenHead
@@ -157,7 +155,7 @@ class Trainer:
         return FitOptions(seed, self.folder_of(split, seed), self.options.device, on_epoch)
 
     def folder_of(self, split: Split, seed: int) -> Path:
-        return self.folder / f"{split.name.replace('/', '-')}-s{seed}"
+        return self.folder / folder_name(split.name, seed)
 
     # ---- results ---------------------------------------------------------------------------------------
 
@@ -259,22 +257,12 @@ class Trainer:
         relative = self.fit_relative(split, seed, batches, fitted.net)
         part = self.part(split.validation)
         logits = clip_logits(fitted.net.trained(), batches, part.rows, self.device)
-        answers = {"validation speakers": (logits, part.targets, [clip.corpus for clip in split.validation])}
-        folds = [] if calibrate_from is None else _same_labels(load_folds(calibrate_from), self.recipe.labels)
-        by_corpus = are_left_out(folds)
-        if folds:  # a clip of several seeds counts once for each: they are answers of several nets
-            unheard = [pool(of_seed) for of_seed in by_seed(folds).values()]
-            answers["left-out corpora" if by_corpus else "unheard speakers of its folds"] = (
-                np.concatenate([one.logits for one in unheard]),
-                np.concatenate([one.targets for one in unheard]),
-                [group for one in unheard for group in (one.corpora if by_corpus else one.speakers)],
-            )
-        basis = list(answers)[-1]
-        chosen, targets, groups = answers[basis]
-        calibration, threshold = fit_calibration(
-            chosen, targets, risk=self.recipe.risk, groups=groups, weights=balanced_weights(targets, groups)
-        )
-        log.info("calibrated on %s: %s, %s", basis, calibration, threshold)
+        if calibrate_from is None:
+            groups = [clip.corpus for clip in split.validation]
+            basis = basis_of_validation(logits, part.targets, groups, self.recipe.risk)
+        else:
+            basis = basis_of_run(calibrate_from, self.recipe.labels, self.recipe.risk, relative=relative is not None)
+        log.info("calibrated on %s: %s, %s", basis.name, basis.calibration, basis.threshold)
         scores = {
             "protocol": self.recipe.protocol,
             "validation_ua": round(
@@ -284,23 +272,14 @@ class Trainer:
             "validation_note": "of the training corpora"
             if split.choose_on == "nothing"
             else "the epoch was chosen on these speakers: a ceiling, not a promise",
-            "calibrated_on": basis,
-            "threshold": asdict(threshold),
+            "calibrated_on": basis.name,
+            "threshold": asdict(basis.threshold),
+            **{name: value for name, value in basis.metrics.items() if name != "each"},
         }
-        rule = None
-        if relative is not None and calibrate_from is not None and by_corpus:
-            left_out = load_left_out(calibrate_from)
-            calibration, threshold = left_out.calibration(self.recipe.risk)
-            rule = left_out.rule(calibration, self.recipe.risk)
-            scores |= {"threshold": asdict(threshold), **left_out.metrics(calibration, self.recipe.risk)}
-            folds = [one.fold for one in left_out.corpora]
-        if folds:
-            scores |= left_out_metrics(folds) if by_corpus else summarize(folds)
-            scores.pop("each", None)
-        trained = Trained(fitted.net, features, calibration, split, seed)
-        if relative is not None and rule is not None:
-            trained = replace(trained, relative=export_relative(relative), baseline=rule)
-        more = {"left_out_epochs": _epochs_of(calibrate_from) or self.recipe.epochs} if folds else {}
+        trained = Trained(fitted.net, features, basis.calibration, split, seed)
+        if relative is not None and basis.rule is not None:
+            trained = replace(trained, relative=export_relative(relative), baseline=basis.rule)
+        more = {} if calibrate_from is None else {"left_out_epochs": _epochs_of(calibrate_from) or self.recipe.epochs}
         return publish(target, self.setup, trained, scores, {**more, **self._taught(split, seed)})
 
     def check_teachers(self, split: Split, seed: int) -> None:
@@ -347,17 +326,9 @@ def _draw_curves(history: list[dict[str, float]], best_epoch: int, title: str, p
         log.warning("no learning curves: %s", error)
 
 
-def _same_labels(folds: list[FoldResult], labels: tuple[str, ...]) -> list[FoldResult]:
-    if not folds:
-        raise ProtocolError("--calibrate-from: no finished fold in that run; train it first")
-    if any(fold.labels != labels for fold in folds):
-        raise ProtocolError(f"--calibrate-from: that run has the labels {', '.join(folds[0].labels)}, not the recipe's")
-    return folds
-
-
-def _epochs_of(run: Path | None) -> int | None:
+def _epochs_of(run: Path) -> int | None:
     """Training time of each network of a run, read from the files in its folder."""
     try:
-        return int(json.loads((Path(run or "") / "recipe.json").read_text(encoding="utf-8"))["epochs"])
+        return int(json.loads((run / "recipe.json").read_text(encoding="utf-8"))["epochs"])
     except (OSError, ValueError, KeyError):
         return None
