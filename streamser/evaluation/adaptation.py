@@ -27,12 +27,16 @@ class LeftOut:
     plain: tuple[FoldResult, ...]
 
     def calibration(self, risk: float, without: str = "") -> tuple[Calibration, Threshold]:
-        """Of the absolute head, fitted on all folds but those of one corpus; plain speech is always among them."""
+        """Of the absolute head, fitted on all folds but those of one corpus; plain speech is always among them.
+
+        It has no bias of a class. Plain speech is all neutral, so a bias would be a prior of neutral, which depends on
+        the place and is a setting of its own (`recognizer.neutral_prior`).
+        """
         folds = [one.fold for one in self.corpora if one.name != without] + list(self.plain)
         logits = np.concatenate([fold.logits for fold in folds])
         targets = np.concatenate([fold.targets for fold in folds])
         groups = [corpus for fold in folds for corpus in fold.corpora]
-        return fit_calibration(logits, targets, risk=risk, groups=groups, weights=balanced_weights(targets, groups))
+        return fit_calibration(logits, targets, risk=risk, weights=balanced_weights(targets, groups))
 
     def rule(self, calibration: Calibration, risk: float) -> BaselineRule:
         """The constants that all corpora together choose: what ships."""
