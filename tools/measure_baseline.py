@@ -3,7 +3,8 @@
     streamser train models/whisper/recipe.yaml --set protocol=leave-one-corpus-out --seeds 0,1,2 --out runs/left-out
     python tools/measure_baseline.py runs/left-out
 
-Every corpus is judged with a calibration and constants that the other corpora chose.
+Every corpus is judged with a calibration and constants that the other corpora chose. A run with fewer than three
+left-out corpora can choose none: `--rule whisper` takes those of a checkpoint, and the table is shorter.
 """
 
 from __future__ import annotations
@@ -13,15 +14,32 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from streamser.evaluation.adaptation import load_left_out
+from streamser.bundle import load_bundle
+from streamser.evaluation.adaptation import load_corpora, load_left_out
+from streamser.evaluation.folds import load_folds
+from streamser.evaluation.streammetrics import known_speakers
+
+
+def print_known_speakers(run: Path, checkpoint: str) -> None:
+    """UA and macro-F1 of single clips, and with the speaker's other clips known."""
+    rule = load_bundle(checkpoint).baseline
+    if rule is None:
+        raise SystemExit(f"{checkpoint}: has no constants of a baseline")
+    corpora = load_corpora(run, load_folds(run), most=1_000_000)
+    for name, row in known_speakers(corpora, rule).items():
+        print(f"{name:18s} UA {row['ua']:.1f}, macro-F1 {row['macro_f1']:.1f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--risk", type=float, default=0.25, help="share of wrong answers accepted (default 0.25)")
+    parser.add_argument("--rule", metavar="CHECKPOINT", help="take the constants of this checkpoint")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     args = parser.parse_args()
+    if args.rule:
+        print_known_speakers(args.run, args.rule)
+        return
     left_out = load_left_out(args.run)
     calibration, _ = left_out.calibration(args.risk)
     metrics = left_out.metrics(calibration, args.risk)

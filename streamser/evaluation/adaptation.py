@@ -16,7 +16,7 @@ from streamser.errors import ProtocolError
 from streamser.evaluation.calibration import Threshold, balanced_weights, fit_calibration
 from streamser.evaluation.folds import FoldResult, folder_name, load_folds
 from streamser.evaluation.streammetrics import plain_speech, stream_metrics
-from streamser.evaluation.streams import LeftOutCorpus, choose_rule
+from streamser.evaluation.streams import MOST_CLIPS, LeftOutCorpus, choose_rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +60,24 @@ class LeftOut:
 
 def load_left_out(run: Path, folds: Sequence[FoldResult] | None = None) -> LeftOut:
     """A run's folds, read unless they are given; ProtocolError where they hold nothing to compose streams of."""
-    corpora, plain = [], []
-    found = {folder_name(fold.fold, fold.seed): fold for fold in folds or load_folds(run)}
-    for name, fold in sorted(found.items()):
-        if len(set(fold.targets.tolist())) == 1:
-            plain.append(fold)
-        elif fold.embeddings is not None and (run / name / RELATIVE).is_file():
-            corpora.append(LeftOutCorpus(fold, _relative(run / name / RELATIVE)))
+    found = list(folds or load_folds(run))
+    plain = [fold for fold in found if len(set(fold.targets.tolist())) == 1]
+    corpora = load_corpora(run, [fold for fold in found if len(set(fold.targets.tolist())) > 1])
     if len({one.name for one in corpora}) < 3:
         raise ProtocolError(
             f"{run}: streams need a leave-one-corpus-out run with `baseline: {{train: true}}` and three or more corpora"
         )
     return LeftOut(tuple(corpora), tuple(plain))
+
+
+def load_corpora(run: Path, folds: Sequence[FoldResult], most: int = MOST_CLIPS) -> list[LeftOutCorpus]:
+    """The folds of a run that have a relative head."""
+    places = {folder_name(fold.fold, fold.seed): fold for fold in folds}
+    return [
+        LeftOutCorpus(fold, _relative(run / name / RELATIVE), most)
+        for name, fold in sorted(places.items())
+        if fold.embeddings is not None and (run / name / RELATIVE).is_file()
+    ]
 
 
 def _relative(path: Path) -> Any:
@@ -86,4 +92,4 @@ def _relative(path: Path) -> Any:
     return logits
 
 
-__all__ = ["LeftOut", "load_left_out"]
+__all__ = ["LeftOut", "load_corpora", "load_left_out"]

@@ -30,7 +30,7 @@ MEMORY = 60
 """Utterances that a baseline remembers; the streams here are too short to choose it."""
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
 HALVES = (0.0, 0.5, 1.0, 2.0)
-_MOST_CLIPS = 600
+MOST_CLIPS = 600
 """Clips of a corpus that are judged, drawn once; their speakers' other clips may come before them."""
 _ONE_MOOD_COST = 1.0
 """Points of UA that a stream of one mood may lose, when the constants are chosen."""
@@ -42,7 +42,8 @@ class Scenario:
 
     name: str
     kind: str
-    """natural, mixed, one-mood, or enrolled: neutral utterances of the speaker, each with full weight."""
+    """natural, mixed, one-mood, enrolled (neutral utterances of the speaker, each with full weight), other-speaker, or
+    all: every other clip of the speaker, as `label --two-passes` takes them."""
     before: int
     """Number of utterances."""
 
@@ -56,6 +57,7 @@ SCENARIOS = (
     Scenario("one_mood_10", "one-mood", 10),
     Scenario("enrolled_6", "enrolled", 6),
     Scenario("other_speaker_10", "other-speaker", 10),
+    Scenario("two_passes", "all", 0),
 )
 _CHOSEN_ON, _GUARDED = "natural_10", "one_mood_10"
 
@@ -63,14 +65,15 @@ _CHOSEN_ON, _GUARDED = "natural_10", "one_mood_10"
 class LeftOutCorpus:
     """The clips of a corpus that was left out, as one fold's net judges them in every kind of stream."""
 
-    def __init__(self, fold: FoldResult, relative: Relative) -> None:
+    def __init__(self, fold: FoldResult, relative: Relative, most: int = MOST_CLIPS) -> None:
+        """At most `most` clips are judged."""
         if fold.embeddings is None:
             raise ValueError(f"fold {fold.fold}: holds no embeddings; train it again with `baseline: {{train: true}}`")
         self.fold, self.relative = fold, relative
         self.name = fold.fold.removeprefix("without-")
         self.neutral = fold.labels.index("neutral")
         order = np.random.default_rng(0).permutation(len(fold.clips))
-        self.judged = np.sort(order[:_MOST_CLIPS])
+        self.judged = np.sort(order[:most])
         self.targets = fold.targets[self.judged]
         self._embeddings: NDArray[np.float32] = fold.embeddings
 
@@ -86,8 +89,9 @@ class LeftOutCorpus:
     def compared(self, scenario: str, exponent: float, calibration: Calibration) -> tuple[Values, Values]:
         """The relative head's logits (N, classes) after these utterances, and the baseline's weight (N, 1)."""
         neutrality = softmax(self.fold.logits, calibration)[:, self.neutral]
-        enrolled = next(one.kind for one in SCENARIOS if one.name == scenario) == "enrolled"
-        kept = 1.0 if enrolled else 1.0 - 1.0 / MEMORY
+        kind = next(one.kind for one in SCENARIOS if one.name == scenario)
+        enrolled = kind == "enrolled"
+        kept = 1.0 if kind in ("enrolled", "all") else 1.0 - 1.0 / MEMORY
         total = np.zeros((len(self.judged), self._embeddings.shape[1]), np.float32)
         weight = np.zeros((len(self.judged), 1), np.float32)
         for row, before in enumerate(self.histories[scenario]):
@@ -111,6 +115,9 @@ class LeftOutCorpus:
             if scenario.kind == "other-speaker":  # somebody else spoke until now
                 voice = names[(names.index(voice) + 1 + int(rng.integers(max(1, len(names) - 1)))) % len(names)]
             members = of_speaker[voice][of_speaker[voice] != clip]
+            if scenario.kind == "all":
+                found.append(members)
+                continue
             if scenario.kind == "mixed":
                 labels = rng.integers(0, classes, scenario.before)
             elif scenario.kind in ("natural", "other-speaker"):

@@ -117,6 +117,7 @@ _SCENARIOS = {
     "one_mood_10": "after 10 utterances of the same label as this one",
     "enrolled_6": "with a profile of 6 neutral utterances",
     "other_speaker_10": "after 10 utterances of somebody else, baseline not reset",
+    "two_passes": "all other clips of the speaker known (`label --two-passes`)",
 }
 _BY_CORPUS = ("first", "natural_10")  # kinds of streams whose certainty the card shows for each corpus
 
