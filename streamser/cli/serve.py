@@ -16,22 +16,28 @@ from streamser.cli.common import add_model_arguments, hushed, load_run_config, s
 from streamser.cli.logs import announce
 from streamser.config import Config
 from streamser.errors import ConfigError
-from streamser.recognizer import Recognizer, open_recognizer
+from streamser.recognizer import open_recognizer
 from streamser.server.options import ServerConfig
+from streamser.server.security import check_bind
 from streamser.stream.pipeline import Listener
 from streamser.stream.recorder import RecordingSource
 from streamser.stream.sources import MicSource, Source
 
 if TYPE_CHECKING:
+    from streamser.cluster.gate import Gate
+    from streamser.cluster.serve import Replicas
     from streamser.server.app import Server
 
 TOKEN_VARIABLE = "STREAMSER_TOKEN"
 AUTO = "auto"
+LOCAL = "local"
 
 _EPILOG = f"""examples:
   streamser serve                                  # the page at http://127.0.0.1:8765/
   streamser serve --mic                            # and events of this machine's microphone at /ws/events
   streamser serve --host 0.0.0.0 --token auto      # for other machines, behind a token that is printed
+  streamser serve --ray --replicas 1-4             # on up to four processes of a Ray cluster that is started here
+  streamser serve --ray head:6379 --token auto     # on a running cluster, see docs/scale.md
 
 A token can also come from the variable {TOKEN_VARIABLE}, where no list of processes shows it.
 The protocol is described in docs/protocol.md.
@@ -51,11 +57,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", metavar="MIC", help="microphone for --mic: number or part of its name (see streamser devices)")
     add("--allow-origin", action="append", metavar="URL", help="another web site that may connect; may be repeated")
     add("--record", type=Path, metavar="DIR", help="write all sound that comes in to WAV files in this folder")
+    add(
+        "--ray",
+        nargs="?",
+        const=LOCAL,
+        metavar="ADDRESS",
+        help="serve from a Ray cluster (extra 'ray'): the one at this address, or one that is started on this machine",
+    )
+    add(
+        "--replicas",
+        metavar="N",
+        help="with --ray: how many processes serve, as 4 or 1-8 (default: 1 to one for each CPU)",
+    )
+    add(
+        "--streams-each", type=int, metavar="N", help="with --ray: connections that a process should have (default: 16)"
+    )
     add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """0, also after Ctrl-C, which is how it ends; an error in the world is raised."""
+    if args.ray is not None:
+        from streamser.cluster.start import require_ray
+
+        require_ray("streamser serve --ray")
     from streamser.server.app import Server  # aiohttp is an extra: --help works without it
 
     config = load_run_config(args, unused=())
@@ -64,6 +89,10 @@ def run(args: argparse.Namespace) -> int:
     config = replace(config, server=_server_config(config.server, args))
     if args.device is not None and not config.server.microphone:
         raise ConfigError("--device: is the microphone of --mic; add --mic, or leave it out")
+    if args.ray is not None:
+        return _run_on_ray(args, config)
+    if args.replicas is not None or args.streams_each is not None:
+        raise ConfigError("--replicas, --streams-each: are for --ray; add it, or leave them out")
     with ExitStack() as stack:
         listener = None
         stack.enter_context(hushed(args.debug))
@@ -73,8 +102,53 @@ def run(args: argparse.Namespace) -> int:
             listener = Listener(source, recognizer, config, name="microphone")
         server = Server(recognizer, config.server, config, listener)
         made_token = _given_token(args) == AUTO
-        asyncio.run(_serve(server, lambda: _greet(server, config, recognizer, source, made_token=made_token)))
+        asyncio.run(
+            _serve(server, lambda: _greet(server, config, recognizer.bundle.name, source, made_token=made_token))
+        )
     return 0
+
+
+def _run_on_ray(args: argparse.Namespace, config: Config) -> int:
+    from streamser.cluster.gate import Gate
+    from streamser.cluster.serve import deployed
+
+    for option, given in (("--mic", config.server.microphone), ("--record", config.server.record is not None)):
+        if given:
+            raise ConfigError(f"{option}: belongs to one machine; serve without --ray on that machine")
+    check_bind(config.server)
+    replicas = _replicas(args)
+    with hushed(args.debug):
+        name = open_recognizer(config.recognizer).bundle.name  # a wrong model is reported before a cluster is started
+        announce("starting Ray")
+        with deployed(None if args.ray == LOCAL else args.ray, config, replicas) as deployment:
+            gate = Gate(
+                config.server, deployment.pick, deployment.drain, deployment.most * config.server.max_connections
+            )
+
+            def greet() -> None:
+                _greet(gate, config, name, None, made_token=_given_token(args) == AUTO)
+                announce(f"up to {deployment.most} processes on {deployment.machines} machine(s) serve")
+
+            asyncio.run(_serve(gate, greet))
+    return 0
+
+
+def _replicas(args: argparse.Namespace) -> Replicas:
+    """The options --replicas and --streams-each."""
+    from streamser.cluster.serve import Replicas
+
+    given = {} if args.streams_each is None else {"streams": args.streams_each}
+    option = "--replicas"
+    try:
+        if args.replicas is not None:
+            fewest, _, most = args.replicas.partition("-")
+            given |= {"fewest": int(fewest), "most": int(most or fewest)}
+            Replicas(given["fewest"], given["most"])
+        option = "--streams-each"
+        return Replicas(**given)
+    except ValueError as error:
+        why = error if "not" in str(error) else f"is N, or FEWEST-MOST, not {args.replicas!r}"
+        raise ConfigError(f"{option}: {why}") from error
 
 
 def _server_config(config: ServerConfig, args: argparse.Namespace) -> ServerConfig:
@@ -104,7 +178,7 @@ def _open_microphone(config: Config) -> Source:
     return RecordingSource(source, Path(config.server.record)) if config.server.record else source
 
 
-async def _serve(server: Server, greet: Callable[[], None]) -> None:
+async def _serve(server: Server | Gate, greet: Callable[[], None]) -> None:
     """Until Ctrl-C or SIGTERM."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -117,11 +191,11 @@ async def _serve(server: Server, greet: Callable[[], None]) -> None:
             await ended.wait()
 
 
-def _greet(server: Server, config: Config, recognizer: Recognizer, source: Source | None, *, made_token: bool) -> None:
+def _greet(server: Server | Gate, config: Config, model: str, source: Source | None, *, made_token: bool) -> None:
     """Startup lines for the operator: address, access, microphone and recordings."""
     options = config.server
     secret = f"#token={options.token}" if made_token else ""
-    lines = [f"serving {recognizer.bundle.name} at {server.url}{secret}; Ctrl-C ends"]
+    lines = [f"serving {model} at {server.url}{secret}; Ctrl-C ends"]
     if options.token and not made_token:
         lines.append("clients need the token that was given; the page takes it after #token=")
     if not options.is_loopback:

@@ -139,6 +139,11 @@ class Server:
         """Whether a client still waits for results."""
         return self._hub.is_busy
 
+    @property
+    def is_live(self) -> bool:
+        """False once only a restart would help."""
+        return self._hub.worker.is_alive
+
     async def __aenter__(self) -> Server:
         return await self.start()
 
@@ -290,7 +295,7 @@ class Server:
 
     async def _live(self, _: web.Request) -> web.Response:
         """Whether a restart would help: status 503 once the inference worker has ended."""
-        live = self._hub.worker.is_alive
+        live = self.is_live
         return web.json_response({"live": live}, status=200 if live else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:

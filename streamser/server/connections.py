@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from streamser.server.metrics import Metrics
 
@@ -76,7 +77,7 @@ class ConnectionLimit:
         self._idle[transport] = loop.call_later(self.header_timeout_s, self._expire, transport, patience)
 
     def _expire(self, transport: asyncio.BaseTransport, patience: int) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         if patience > 1 and transport.get_write_buffer_size():  # a long answer on its way to a slow reader
             self._wait(transport, patience - 1)
         else:
@@ -85,8 +86,7 @@ class ConnectionLimit:
     def _drop(self, transport: asyncio.BaseTransport, reason: str) -> None:
         self._metrics.count("streamser_refusals_total", reason=reason)
         self.leave(transport)
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        cast(asyncio.Transport, transport).abort()
 
 
 class _Limited(asyncio.Protocol):
@@ -98,7 +98,7 @@ class _Limited(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)
         if self._limit.admit(transport):
             self._transport = transport
             self._inner.connection_made(transport)

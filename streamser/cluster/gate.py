@@ -1,0 +1,270 @@
+"""The one address of many servers: each connection is passed on to one of them, and stays there.
+
+The gate passes bytes on as they are, so the protocol, the token, the limits and the pages are those of the servers, and
+a client that sends too fast or reads too slowly is slowed down by TCP all the way. Where a server dies, the gate ends
+its connections with a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from types import TracebackType
+from typing import TypeAlias
+
+from streamser.cluster.frames import Follower, last_words, unavailable
+from streamser.errors import ConfigError
+from streamser.handles import ACCEPTED_AT_ONCE, affordable_connections, widen_backlog
+from streamser.server.options import ServerConfig
+from streamser.server.security import check_bind
+
+__all__ = ["Address", "Gate", "Pick"]
+
+logger = logging.getLogger(__name__)
+
+Address: TypeAlias = tuple[str, int]
+Pick: TypeAlias = Callable[[], AsyncGenerator[Address, None]]
+"""Gives a server's address, then waits: until the caller closes it, or the server dies; then it ends, or raises."""
+
+_PATIENCE_S = 20.0  # for a server with room: a new one starts in this time
+_BUFFER_BYTES = 16 * 1024  # in the kernel; stale results should wait at the server, which can drop them
+_WRITE_BYTES = 8 * 1024
+_LOOK_S = 0.02
+_LAST_WORDS_S = 2.0
+_BEFORE_BYTES = 64 * 1024  # of a request that waits for its server
+_LOST = "the process that served this connection has ended; connect again to go on"
+
+
+class Gate:
+    """Listens on the configuration's address until closed; an async context manager."""
+
+    def __init__(
+        self, config: ServerConfig, pick: Pick, drain: Callable[[], Awaitable[None]], most: int | None = None
+    ) -> None:
+        check_bind(config)
+        self.config = config
+        self.port = config.port
+        """The port it listens on, once it does."""
+        self.most = most or config.max_connections
+        """Connections at once."""
+        self.pick = pick
+        self._drain = drain
+        self.connections: set[Connection] = set()
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        return f"http://{host}:{self.port}/"
+
+    async def start(self) -> Gate:
+        """Listen; ConfigError when the address cannot be had."""
+        self.most = affordable_connections(self.most, handles_each=2)
+        try:
+            self._listening = await asyncio.get_running_loop().create_server(
+                lambda: Connection(self), self.config.host, self.config.port, backlog=ACCEPTED_AT_ONCE
+            )
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"server.port: cannot listen on {self.config.host}:{self.config.port} ({error})"
+            ) from error
+        widen_backlog(self._listening)
+        self.port = self._listening.sockets[0].getsockname()[1]
+        return self
+
+    async def close(self) -> None:
+        """Accept nobody any more, let the servers send the last results, for at most `drain_s`, and end."""
+        self._listening.close()
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self.config.drain_s
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._drain(), max(0.1, self.config.drain_s))
+        while any(one.is_streaming for one in self.connections) and loop.time() < deadline_s:
+            await asyncio.sleep(_LOOK_S)
+        for one in list(self.connections):
+            one.end()
+        while self.connections and loop.time() < deadline_s + _LAST_WORDS_S:
+            await asyncio.sleep(_LOOK_S)
+        if waiting := [one.routing for one in self.connections if one.routing is not None]:
+            await asyncio.wait(waiting, timeout=_LAST_WORDS_S)
+
+    async def __aenter__(self) -> Gate:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Connection(asyncio.Protocol):
+    """A client's half of a connection; it owns the half towards the server."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._before = b""
+        self._server: _ServerSide | None = None
+        self.routing: asyncio.Task[None] | None = None
+        """Finds a server and holds it, until the connection ends."""
+        self.follower = Follower()
+        self.asked = False
+        """Whether bytes of the client wait for an answer."""
+        self._over = False
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether it is an open WebSocket."""
+        return self.follower.upgraded and not self._over
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_BYTES)
+        if (raw := transport.get_extra_info("socket")) is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+        if len(self._gate.connections) >= self._gate.most:
+            self._answer(unavailable("too_many_connections", "all connections are in use; try again later"))
+            return
+        self._gate.connections.add(self)
+        self._timer = asyncio.get_running_loop().call_later(self._gate.config.header_timeout_s, self.end)
+
+    def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
+        self.asked = True
+        if self._server is not None:
+            self._server.transport.write(data)
+            return
+        self._before += data
+        if self.routing is None:  # only now: a connection without a request needs no server
+            self._timer.cancel()
+            self.routing = asyncio.ensure_future(self._route())
+        if len(self._before) > _BEFORE_BYTES:
+            self.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        if self._server is not None and not self._server.transport.is_closing():
+            self._server.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._server is not None and not self._server.transport.is_closing():
+            self._server.transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._finish()
+        self._gate.connections.discard(self)
+
+    def end(self) -> None:
+        """Close both halves, once what waits was sent to the client."""
+        if not self._over:
+            self._answer(b"")
+
+    def take(self, data: bytes) -> None:
+        """Pass on what the server sends."""
+        self.follower.feed(data)
+        self.asked = False
+        if not self._over:
+            self.transport.write(data)
+
+    def server_left(self) -> None:
+        """The server has closed the connection, or is gone: tell the client why, unless it was told already."""
+        if self._over:
+            return
+        if self.follower.upgraded and not self.follower.closed:
+            logger.warning("a connection was lost with the process that served it")
+            self._answer(last_words("replica_lost", _LOST) if self.follower.between_frames else b"")
+        elif self.asked:
+            self._answer(unavailable("replica_lost", _LOST))
+        else:
+            self._answer(b"")
+
+    def _answer(self, last: bytes) -> None:
+        """Send this and close."""
+        self._finish()
+        self.transport.write(last)
+        self.transport.close()
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.transport.abort)  # a client that does not read
+
+    def _finish(self) -> None:
+        self._over = True
+        if hasattr(self, "_timer"):
+            self._timer.cancel()
+        if self._server is not None:
+            self._server.transport.close()
+        if self.routing is not None:
+            self.routing.cancel()
+
+    async def _route(self) -> None:
+        """Find a server with room, connect to it, and hold it until the connection ends or the server dies."""
+        held = self._gate.pick()
+        try:
+            async with contextlib.aclosing(held):
+                await asyncio.wait_for(self._connect(held), _PATIENCE_S)
+                async for _ in held:
+                    pass
+        except (OSError, asyncio.TimeoutError, StopAsyncIteration) as error:
+            logger.warning("no server for a connection: %r", error)
+        except Exception as error:  # the cluster's own errors, whatever they are
+            logger.warning("a server of this connection is gone: %r", error)
+        if self._over:
+            return
+        if self._server is None:
+            self._answer(unavailable("busy", "no server has room for this connection now; try again later"))
+        else:
+            self.server_left()
+
+    async def _connect(self, held: AsyncGenerator[Address, None]) -> None:
+        host, port = await anext(held)
+        side = await _open(self, host, port)
+        if self._over:
+            side.transport.close()
+            return
+        self._server = side
+        side.transport.write(self._before)
+        self._before = b""
+        self.transport.resume_reading()
+
+
+class _ServerSide(asyncio.Protocol):
+    """The half of a connection towards the server."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, client: Connection) -> None:
+        self._client = client
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._client.take(data)
+
+    def pause_writing(self) -> None:
+        self._client.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self._client.transport.is_closing():
+            self._client.transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._client.server_left()
+
+
+async def _open(client: Connection, host: str, port: int) -> _ServerSide:
+    """Connect with a small buffer for what the server sends, which must be set before."""
+    loop = asyncio.get_running_loop()
+    ((family, kind, number, _, place), *_) = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    raw = socket.socket(family, kind, number)
+    try:
+        raw.setblocking(False)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        await loop.sock_connect(raw, place)
+        _, side = await loop.create_connection(lambda: _ServerSide(client), sock=raw)
+    except BaseException:
+        raw.close()
+        raise
+    return side

@@ -1,0 +1,158 @@
+"""The gate before many servers, without Ray: connections stay on a server, and end with a reason when it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "server"))
+
+from talking import pcm, plain, serving, truth, two_utterances, wav
+
+import streamser
+from streamser.cluster.frames import Follower, last_words
+from streamser.cluster.gate import Address, Gate
+from streamser.errors import ConfigError, ServerError
+from streamser.recognizer import Recognizer
+from streamser.server.app import Server
+from streamser.server.options import ServerConfig
+
+TOKEN = "a-token-of-enough-letters"
+
+
+class Choice:
+    """Holds its servers in turn, and can let one die."""
+
+    def __init__(self, *servers: Server) -> None:
+        self.servers = list(servers)
+        self.held = 0
+        self.died = asyncio.Event()
+
+    async def pick(self) -> AsyncGenerator[Address, None]:
+        if not self.servers:
+            raise RuntimeError("no replica")
+        server = self.servers[self.held % len(self.servers)]
+        self.held += 1
+        yield ("127.0.0.1", server.port)
+        await self.died.wait()
+
+    async def drain(self) -> None:
+        for server in self.servers:
+            server.drain()
+
+
+@asynccontextmanager
+async def gate(choice: Choice, **settings: object) -> AsyncIterator[Gate]:
+    async with Gate(ServerConfig(port=0, **settings), choice.pick, choice.drain) as opened:  # type: ignore[arg-type]
+        yield opened
+
+
+async def test_through_the_gate_all_is_as_without_it(recognizer: Recognizer) -> None:
+    async with serving(recognizer) as one, serving(recognizer) as two:
+        choice = Choice(one, two)
+        async with gate(choice) as opened:
+            client = streamser.AsyncClient(opened.url)
+            sound = pcm(two_utterances())
+            assert (await client.health())["status"] == "ok"
+            labelled = await client.label(wav(two_utterances()))
+            assert len(labelled.finals) == 2
+            async with client.stream(lossless=True) as stream:
+                events = [
+                    event
+                    for first in range(0, len(sound), 6400)
+                    for event in await stream.push(sound[first : first + 6400])
+                ]
+                events += await stream.finish()
+            assert plain([event.to_dict() for event in events]) == truth(recognizer, sound)
+            async with aiohttp.ClientSession() as session, session.get(opened.url) as page:
+                assert page.status == 200 and "streamser" in await page.text()
+        assert choice.held >= 4
+
+
+async def test_the_token_is_the_servers_and_a_public_address_needs_one(recognizer: Recognizer) -> None:
+    async with serving(recognizer, token=TOKEN) as server, gate(Choice(server), token=TOKEN) as opened:
+        with pytest.raises(ServerError, match="asks for a token"):
+            await streamser.AsyncClient(opened.url).models()
+        async with streamser.AsyncClient(opened.url, token=TOKEN).stream() as stream:
+            assert stream.ready["type"] == "ready"
+    with pytest.raises(ConfigError, match="needs a token"):
+        Gate(ServerConfig(host="0.0.0.0"), Choice().pick, Choice().drain)
+
+
+async def test_a_connection_whose_server_dies_ends_with_a_reason(recognizer: Recognizer) -> None:
+    async with serving(recognizer) as server:
+        choice = Choice(server)
+        async with gate(choice) as opened, aiohttp.ClientSession() as session:
+            async with session.ws_connect(f"{opened.url}ws/stream") as socket:
+                await socket.send_json({"type": "hello", "sample_rate": 16_000, "status_ms": 0})
+                assert (await socket.receive_json())["type"] == "ready"
+                choice.died.set()
+                error, closed = await socket.receive(), await socket.receive()
+            assert json.loads(error.data)["code"] == "replica_lost"
+            assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1012)
+            assert "connect again" in closed.extra
+
+
+async def test_without_a_server_a_request_gets_503_and_the_reason(recognizer: Recognizer) -> None:
+    async with gate(Choice()) as opened:
+        with pytest.raises(ServerError, match="no server has room") as refused:
+            await streamser.AsyncClient(opened.url).models()
+        assert (refused.value.status, refused.value.code) == (503, "busy")
+    async with serving(recognizer) as server:
+        choice = Choice(server)
+        async with (
+            Gate(ServerConfig(port=0), choice.pick, choice.drain, most=1) as opened,
+            streamser.AsyncClient(opened.url).stream(),
+        ):
+            with pytest.raises(ServerError, match="all connections are in use"):
+                await streamser.AsyncClient(opened.url).models()
+
+
+async def test_a_gate_that_is_closed_lets_each_stream_have_its_last_final(recognizer: Recognizer) -> None:
+    async with serving(recognizer) as server:
+        choice = Choice(server)
+        async with gate(choice) as opened, aiohttp.ClientSession() as session:
+            socket = await session.ws_connect(f"{opened.url}ws/stream")
+            await socket.send_json({"type": "hello", "sample_rate": 16_000, "status_ms": 0, "partials": False})
+            await socket.receive_json()
+            await socket.send_bytes(pcm(two_utterances()))
+            while (await socket.receive_json())["type"] != "speech_started":
+                pass
+            closing = asyncio.create_task(opened.close())
+            said = [message async for message in socket]
+            await closing
+        kinds = [json.loads(message.data)["type"] for message in said]
+        assert kinds[-2:] == ["stream_ended", "error"] and "emotion" in kinds
+        assert socket.close_code == 1001
+        assert not opened.connections
+
+
+def test_the_follower_knows_where_a_frame_may_stand() -> None:
+    answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
+    frames = [
+        b"\x81\x02hi",
+        b"\x81\x7e\x01\x00" + b"x" * 256,
+        b"\x82\x7f" + (70_000).to_bytes(8, "big") + b"y" * 70_000,
+    ]
+    stream = answer + b"".join(frames)
+    ends = {len(answer)}
+    for frame in frames:
+        ends.add(max(ends) + len(frame))
+    for step in (1, 7, 1000):
+        follower = Follower()
+        for first in range(0, len(stream), step):
+            follower.feed(stream[first : first + step])
+            assert follower.between_frames is (min(first + step, len(stream)) in ends)
+        assert follower.upgraded and not follower.closed
+        follower.feed(last_words("x", "y" * 200))
+        assert follower.closed and follower.between_frames
+    plain_http = Follower()
+    plain_http.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+    assert not plain_http.upgraded and not plain_http.between_frames
