@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "server"))
@@ -33,15 +34,16 @@ class Choice:
     def __init__(self, *servers: Server) -> None:
         self.servers = list(servers)
         self.held = 0
-        self.died = asyncio.Event()
+        self.deaths: list[asyncio.Event] = []
 
     async def pick(self) -> AsyncGenerator[Address, None]:
         if not self.servers:
             raise RuntimeError("no replica")
         server = self.servers[self.held % len(self.servers)]
         self.held += 1
+        self.deaths.append(died := asyncio.Event())
         yield ("127.0.0.1", server.port)
-        await self.died.wait()
+        await died.wait()
 
     async def drain(self) -> None:
         for server in self.servers:
@@ -93,11 +95,47 @@ async def test_a_connection_whose_server_dies_ends_with_a_reason(recognizer: Rec
             async with session.ws_connect(f"{opened.url}ws/stream") as socket:
                 await socket.send_json({"type": "hello", "sample_rate": 16_000, "status_ms": 0})
                 assert (await socket.receive_json())["type"] == "ready"
-                choice.died.set()
+                choice.deaths[-1].set()
                 error, closed = await socket.receive(), await socket.receive()
             assert json.loads(error.data)["code"] == "replica_lost"
             assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1012)
             assert "connect again" in closed.extra
+
+
+async def test_a_client_whose_servers_die_goes_on_with_others_and_has_every_final_once(recognizer: Recognizer) -> None:
+    sound = pcm(np.concatenate([two_utterances(), two_utterances(5)]))
+    async with serving(recognizer) as one, serving(recognizer) as two:
+        choice = Choice(one, two)
+        async with gate(choice) as opened:
+            async with streamser.AsyncClient(opened.url).stream(lossless=True, name="kitchen") as stream:
+                events = []
+                for number, first in enumerate(range(0, len(sound), 6400)):
+                    events += await stream.push(sound[first : first + 6400])
+                    if number in (8, 25):
+                        choice.deaths[-1].set()
+                        await asyncio.sleep(0)
+                choice.deaths[-1].set()  # and once more before the end
+                events += await stream.finish()
+            assert stream.reconnections >= 2
+    finals = [event for event in events if event.type == "emotion" and event.final]
+    assert [event.utterance for event in finals] == [0, 1, 2, 3]
+    expected = [event for event in truth(recognizer, sound) if event.get("final")]
+    assert [event.start_s for event in finals] == pytest.approx([event["start_s"] for event in expected], abs=0.3)
+    assert {event.stream for event in events} == {"kitchen"}
+    assert [event.type for event in events].count("stream_ended") == 1
+    assert events[-1].type == "stream_ended" and events[-1].end_s == pytest.approx(len(sound) / 32_000)
+
+
+async def test_a_client_that_cannot_connect_again_gets_what_came_and_the_reason(recognizer: Recognizer) -> None:
+    async with serving(recognizer) as server:
+        choice = Choice(server)
+        async with gate(choice) as opened, streamser.AsyncClient(opened.url, reconnect_s=0.3).stream() as stream:
+            await stream.push(pcm(two_utterances()))
+            choice.servers.clear()
+            choice.deaths[-1].set()
+            with pytest.raises(ServerError, match="connect again to go on") as lost:
+                await stream.finish()
+    assert lost.value.code == "replica_lost"
 
 
 async def test_without_a_server_a_request_gets_503_and_the_reason(recognizer: Recognizer) -> None:

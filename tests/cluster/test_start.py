@@ -12,9 +12,10 @@ from streamser.cluster import start
 from streamser.errors import MissingExtraError
 
 
-def test_the_help_of_label_tells_of_ray_and_imports_it_not(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verb", ["label", "serve"])
+def test_the_help_tells_of_ray(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["label", "--help"])
+        main([verb, "--help"])
     said = capsys.readouterr().out
     assert "--ray [ADDRESS]" in said and "extra 'ray'" in said
 
@@ -30,3 +31,26 @@ def test_without_ray_the_error_says_what_to_install(
     said = capsys.readouterr().err
     assert said == "streamser: streamser label --ray needs the extra 'ray': pip install 'streamser[ray]'\n"
     assert not out.exists()
+    assert main(["serve", "--ray"]) == 1
+    assert "pip install 'streamser[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--ray", "--mic"], "--mic: belongs to one machine"),
+        (["--ray", "--record", "sound"], "--record: belongs to one machine"),
+        (["--ray", "--replicas", "3-2"], "--replicas: is N, or FEWEST-MOST with at least 1, not 3-2"),
+        (["--ray", "--replicas", "many"], "--replicas: is N, or FEWEST-MOST, not 'many'"),
+        (["--ray", "--streams-each", "0"], "--streams-each: is at least 1, not 0"),
+        (["--ray", "--host", "0.0.0.0"], "needs a token"),
+        (["--replicas", "2"], "--replicas, --streams-each: are for --ray"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(
+    words: list[str], error: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(start, "find_spec", lambda _: True)
+    assert main(["serve", *words]) == 1
+    printed = capsys.readouterr().err
+    assert error in printed and printed.count("\n") == 1

@@ -22,10 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from streamser.errors import MissingExtraError, ServerError
+from streamser.errors import MissingExtraError
 from streamser.events import EmotionEvent, Event, event_from_dict
 
 try:
@@ -36,14 +33,11 @@ except ImportError as error:
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+from streamser.client.streams import CONNECT_S, AsyncStream, Pcm, refused, unreachable
+
 __all__ = ["AsyncClient", "AsyncStream", "Client", "ClientStream", "Labelled", "StreamOptions"]
 
-Pcm = bytes | bytearray | memoryview | NDArray[np.generic]
-"""Bytes are 16-bit little-endian PCM as announced; arrays are int16 or float in [-1, 1]."""
-
-_CONNECT_S = 10.0
-_END_S = 60.0  # the last final of a busy server; without any message for this long it is given up
-_MOST_BYTES = 32_000  # of one message: a third of a second at 48 kHz
+RECONNECT_S = 30.0
 _T = TypeVar("_T")
 
 
@@ -102,12 +96,20 @@ def _hello(
 
 
 class AsyncClient:
-    """A server at an address; a connection is opened for each call, so that nothing needs to be closed."""
+    """A server at an address; a connection is opened for each call, so that nothing needs to be closed.
 
-    def __init__(self, url: str = "http://127.0.0.1:8765", *, token: str | None = None) -> None:
+    A stream of pushed sound whose connection is lost connects again, for up to `reconnect_s`, and goes on.
+    """
+
+    def __init__(
+        self, url: str = "http://127.0.0.1:8765", *, token: str | None = None, reconnect_s: float = RECONNECT_S
+    ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"url: begins with http:// or https://, not {url!r}")
+        if reconnect_s < 0:
+            raise ValueError(f"reconnect_s: is 0 or more, not {reconnect_s}")
         self.url = url.rstrip("/")
+        self._reconnect_s = reconnect_s
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def health(self) -> dict[str, Any]:
@@ -141,7 +143,8 @@ class AsyncClient:
 
     def stream(self, **options: Unpack[StreamOptions]) -> AsyncStream:
         """A stream of pushed sound, to be used in an `async with`."""
-        return AsyncStream(self._socket_url("/ws/stream"), self._headers, _hello(**options))
+        url = self._socket_url("/ws/stream")
+        return AsyncStream(url, self._headers, _hello(**options), reconnect_s=self._reconnect_s)
 
     async def microphone(self) -> AsyncIterator[Event]:
         """Events of the microphone of the computer that runs the server."""
@@ -153,7 +156,7 @@ class AsyncClient:
         return "ws" + self.url.removeprefix("http") + path
 
     async def _ask(self, method: str, path: str, *, accept: tuple[int, ...] = (), **options: Any) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         try:
             async with (
                 aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session,
@@ -161,128 +164,19 @@ class AsyncClient:
             ):
                 body = await answer.read()
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            raise _unreachable(self.url, error) from error
+            raise unreachable(self.url, error) from error
         if answer.status >= 400 and answer.status not in accept:
-            raise _refused(body, answer.status, path)
+            raise refused(body, answer.status, path)
         return body
-
-
-class AsyncStream:
-    """One connection: `push` sound and take the events that have come, `finish` for the rest, or iterate."""
-
-    def __init__(self, url: str, headers: dict[str, str], hello: dict[str, Any]) -> None:
-        self._url = url
-        self._headers = headers
-        self._hello = hello
-        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._refusal: ServerError | None = None
-        self.ready: dict[str, Any] = {}
-        """The server's first message: labels, checkpoint, threshold, whether it records."""
-        self.status: dict[str, Any] = {}
-        """The latest level, voice activity and latency."""
-
-    async def __aenter__(self) -> AsyncStream:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
-        try:
-            self._socket = await self._session.ws_connect(self._url)
-            await self._socket.send_str(json.dumps(self._hello))
-            self._started = asyncio.get_running_loop().create_future()
-            self._reader = asyncio.create_task(self._read())
-            await self._started
-        except BaseException as error:
-            await self._session.close()
-            if isinstance(error, aiohttp.WSServerHandshakeError):
-                raise ServerError(f"{self._url}: refused ({error.status})", status=error.status) from error
-            if isinstance(error, aiohttp.ClientError | asyncio.TimeoutError | OSError):
-                raise _unreachable(self._url, error) from error
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._reader.cancel()
-        await self._socket.close()
-        await self._session.close()
-
-    async def push(self, pcm: Pcm) -> list[Event]:
-        """Send sound; returns the events that have come by now."""
-        data = _to_bytes(pcm)
-        try:
-            for first in range(0, len(data), _MOST_BYTES):
-                await self._socket.send_bytes(data[first : first + _MOST_BYTES])
-        except (ConnectionError, aiohttp.ClientError) as error:
-            await self._reader  # an error message sent before the close gives the better reason
-            raise self._refusal or _unreachable(self._url, error) from error
-        await asyncio.sleep(0)
-        return self._arrived()
-
-    async def lose(self, samples: int) -> None:
-        """Report samples that were lost before they could be pushed; the timeline counts them, and nothing shifts."""
-        await self._socket.send_str(json.dumps({"type": "gap", "samples": samples}))
-
-    async def new_speaker(self) -> None:
-        """Another person speaks from here on: what was learned of the voice is forgotten."""
-        await self._socket.send_str(json.dumps({"type": "new_speaker"}))
-
-    async def finish(self) -> list[Event]:
-        """End the stream; returns the remaining events, the last final and StreamEnded among them."""
-        if not self._socket.closed:
-            await self._socket.send_str(json.dumps({"type": "end"}))
-        return [event async for event in self]
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        """Events as they come, until the stream is over."""
-        while (event := await self._events.get()) is not None:
-            yield event
-        self._events.put_nowait(None)
-        if self._refusal is not None:
-            raise self._refusal
-
-    def _arrived(self) -> list[Event]:
-        found: list[Event] = []
-        while not self._events.empty():
-            event = self._events.get_nowait()
-            if event is None:  # over: later calls get the end again
-                self._events.put_nowait(None)
-                if self._refusal is not None and not found:
-                    raise self._refusal
-                break
-            found.append(event)
-        return found
-
-    async def _read(self) -> None:
-        try:
-            async for raw in self._socket:
-                if raw.type is aiohttp.WSMsgType.TEXT:
-                    self._take(json.loads(raw.data))
-            code = self._socket.close_code or 1006
-            if code != 1000 and self._refusal is None:
-                self._refusal = ServerError(f"{self._url}: the connection was lost (close code {code})", status=code)
-            if not self._started.done():
-                self._started.set_exception(self._refusal or ServerError(f"{self._url}: closed before it was ready"))
-        finally:
-            self._events.put_nowait(None)
-
-    def _take(self, message: dict[str, Any]) -> None:
-        kind = message.get("type")
-        if kind == "ready":
-            self.ready = message
-            self._started.set_result(None)
-        elif kind == "status":
-            self.status = message
-        elif kind == "error":
-            self._refusal = ServerError(message["message"], code=message["code"])
-        else:
-            self._events.put_nowait(event_from_dict(message))
 
 
 class Client:
     """The same, blocking: no thread is started; each call runs until its answer is there."""
 
-    def __init__(self, url: str = "http://127.0.0.1:8765", *, token: str | None = None) -> None:
-        self._client = AsyncClient(url, token=token)
+    def __init__(
+        self, url: str = "http://127.0.0.1:8765", *, token: str | None = None, reconnect_s: float = RECONNECT_S
+    ) -> None:
+        self._client = AsyncClient(url, token=token, reconnect_s=reconnect_s)
         self.url = self._client.url
 
     def health(self) -> dict[str, Any]:
@@ -353,6 +247,11 @@ class ClientStream:
         """The latest level, voice activity and latency."""
         return self._stream.status
 
+    @property
+    def reconnections(self) -> int:
+        """How often the connection was lost and replaced."""
+        return self._stream.reconnections
+
     def push(self, pcm: Pcm) -> list[Event]:
         """Send sound; returns the events that have come by now."""
         return self._run(self._stream.push(pcm))
@@ -375,26 +274,3 @@ class ClientStream:
 
 async def _next(events: AsyncIterator[Event]) -> Event | None:
     return await anext(events, None)
-
-
-def _to_bytes(pcm: Pcm) -> bytes:
-    if not isinstance(pcm, np.ndarray):
-        return bytes(pcm)
-    samples: NDArray[Any] = pcm
-    if np.issubdtype(samples.dtype, np.floating):
-        samples = (np.clip(samples, -1.0, 32767 / 32768) * 32768).round().astype(np.int16)
-    if samples.dtype != np.int16:
-        raise ValueError(f"pcm: bytes, or an array of int16 or float, not {samples.dtype}")
-    return samples.astype("<i2").tobytes()
-
-
-def _unreachable(url: str, error: BaseException) -> ServerError:
-    return ServerError(f"{url}: no answer ({error}); start the server with: streamser serve")
-
-
-def _refused(body: bytes, status: int, path: str) -> ServerError:
-    try:
-        details = json.loads(body)["error"]
-        return ServerError(str(details["message"]), code=str(details["code"]), status=status)
-    except (ValueError, KeyError, TypeError):
-        return ServerError(f"{path}: the server answered {status}", status=status)
