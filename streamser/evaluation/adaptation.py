@@ -61,8 +61,8 @@ class LeftOut:
 def load_left_out(run: Path, folds: Sequence[FoldResult] | None = None) -> LeftOut:
     """A run's folds, read unless they are given; ProtocolError where they hold nothing to compose streams of."""
     found = list(folds or load_folds(run))
-    plain = [fold for fold in found if len(set(fold.targets.tolist())) == 1]
-    corpora = load_corpora(run, [fold for fold in found if len(set(fold.targets.tolist())) > 1])
+    plain = [fold for fold in found if _is_plain(fold)]
+    corpora = load_corpora(run, found)
     if len({one.name for one in corpora}) < 3:
         raise ProtocolError(
             f"{run}: streams need a leave-one-corpus-out run with `baseline: {{train: true}}` and three or more corpora"
@@ -71,13 +71,17 @@ def load_left_out(run: Path, folds: Sequence[FoldResult] | None = None) -> LeftO
 
 
 def load_corpora(run: Path, folds: Sequence[FoldResult], most: int = MOST_CLIPS) -> list[LeftOutCorpus]:
-    """The folds of a run that have a relative head."""
+    """The folds of a run that have a relative head, without those of plain speech."""
     places = {folder_name(fold.fold, fold.seed): fold for fold in folds}
     return [
         LeftOutCorpus(fold, _relative(run / name / RELATIVE), most)
         for name, fold in sorted(places.items())
-        if fold.embeddings is not None and (run / name / RELATIVE).is_file()
+        if fold.embeddings is not None and not _is_plain(fold) and (run / name / RELATIVE).is_file()
     ]
+
+
+def _is_plain(fold: FoldResult) -> bool:
+    return len(set(fold.targets.tolist())) == 1
 
 
 def _relative(path: Path) -> Any:
