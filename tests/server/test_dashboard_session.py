@@ -17,6 +17,7 @@ from talking import plain
 import streamser
 from streamser.audio import read_audio
 from streamser.bundle import DEFAULT_MODEL
+from streamser.cli import main
 from streamser.corpora.reader import AudioCheck, read_corpus
 from streamser.recognizer import Recognizer
 from streamser.samples import find_samples
@@ -74,6 +75,33 @@ def test_the_microphones_last_ten_minutes_are_kept_and_no_more(serve: Running, t
         assert value == 651
 
 
+def train_on(root: Path, corrected: str) -> None:
+    """Train a net on a corpus and on the corrected clips, which must be among those that it learned from."""
+    pytest.importorskip("torch")
+    from corpus_maker import make_corpus
+
+    from streamser.recognizer import load
+
+    make_corpus(root / "tiny", speakers=4, takes=1)
+    recipe = {
+        "name": "tiny",
+        "variant": "lightsernet",
+        "corpora": ["tiny", corrected],
+        "labels": ["angry", "happy", "neutral", "sad"],
+        "features": {"scale": "standard", "n_mels": 40, "length_s": 0.8},
+        "loss": {"weighted": False},
+        "epochs": 1,
+        "passes_per_epoch": 16,
+        "batch": 8,
+    }
+    (root / "recipe.yaml").write_text(json.dumps(recipe))
+    words = ["train", root / "recipe.yaml", "--corpora-root", root, "--out", root / "run", "--save", root / "shipped"]
+    words += ["--set", "protocol=ship", "--cache", root / "cache", "--workers", "1", "--threads", "1"]
+    assert main([str(word) for word in words]) == 0
+    assert load(root / "shipped").labels == ("angry", "happy", "neutral", "sad")
+    assert corrected in (root / "shipped" / "README.md").read_text()
+
+
 def test_corrections_become_a_corpus_that_the_trainer_reads(serve: Running, talk: Path, tmp_path: Path) -> None:
     with browsing(serve.url, talk, tmp_path / "profile") as page:
         page.show_file(talk)
@@ -97,6 +125,7 @@ def test_corrections_become_a_corpus_that_the_trainer_reads(serve: Running, talk
         first = next(event for event in finals if event["type"] == "emotion" and event["final"])
         info = soundfile.info(str(clips[0].path))
         assert info.duration == pytest.approx(first["end_s"] - first["start_s"], abs=0.01)
+        train_on(tmp_path, "mine")
         rows = archive.read("corrections.csv").decode()
         assert '"""why"", she said"' in rows
         page.press("x")
