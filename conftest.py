@@ -1,4 +1,4 @@
-"""Signals as a terminal leaves them, and what the examples in docstrings may use: a recognizer and recorded speech."""
+"""Restore the signals' default handling; give the examples in docstrings a recognizer and recorded speech."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ _QUALITY = "HQ"
 _NO_REGULAR_FILE = 7  # SFE_BAD_FILE of libsndfile
 _ABSURD = 1e10  # above 32-bit integers that were not scaled
 
-# What libsndfile's log says of a header that claims more bytes than the file has: WAV, AIFF, AU, W64, RF64.
+# What libsndfile logs about a header that claims more bytes than the file has: WAV, AIFF, AU, W64, RF64.
 _CLAIMED = re.compile(r"^\s*(?:RIFF|FORM|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _NO_LAST_PAGE = re.compile(r"Ogg ?: Last page lacks an end-of-stream bit")
 _UNKNOWN_BYTES = 0x7FFF_0000  # programs that write to a pipe do not know the length, and claim this or more

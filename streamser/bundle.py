@@ -169,11 +169,11 @@ class Bundle:
 
     @property
     def values(self) -> BundleValues:
-        """What bundle.yaml says, to save the checkpoint again."""
+        """The values in bundle.yaml, to save the checkpoint again."""
         return BundleValues(**_fields_of(self))
 
     def contents(self) -> BundleContents:
-        """What its files hold, to save the checkpoint again."""
+        """The contents of its files, to save the checkpoint again."""
         step, relative = (
             None if path is None else self.graph(path.name) for path in (self.step_path, self.relative_path)
         )
@@ -282,7 +282,7 @@ def load_bundle(name_or_path: str | os.PathLike[str], verify: bool = True) -> Bu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleValues:
-    """What bundle.yaml says of a checkpoint, without the hashes of its files; each as in `Bundle`."""
+    """The values in bundle.yaml, without the hashes of the files; each as in `Bundle`."""
 
     labels: tuple[str, ...]
     features: FeatureConfig

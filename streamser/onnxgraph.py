@@ -74,7 +74,7 @@ def _check_node(node: memoryview) -> None:
 
 
 def _check_attribute(attribute: memoryview) -> bool:
-    """Check an attribute's tensors; True when it holds a graph."""
+    """Check the tensors of an operator's attribute; returns whether the attribute contains a subgraph."""
     has_graph = False
     tensors = 0
     for number, value in _fields(attribute):

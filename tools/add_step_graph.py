@@ -1,4 +1,4 @@
-"""Give checkpoints that were trained before there were step graphs the one that their weights make.
+"""Add a step graph to checkpoints that were trained before step graphs existed.
 
     python tools/add_step_graph.py models/lightsernet
 
@@ -17,7 +17,7 @@ from streamser.nets.zoo import restore
 
 
 def add_step(folder: Path) -> None:
-    """Write the folder again with its step graph."""
+    """Export the step graph from the checkpoint's weights and save the folder again."""
     bundle = load_bundle(folder)
     step = export_step(restore(bundle), bundle.features)
     if step is None:

@@ -1,4 +1,4 @@
-"""Measure the baseline that a user would otherwise take: openSMILE eGeMAPS functionals and a support vector machine.
+"""Measure the usual alternative: openSMILE eGeMAPS functionals and a support vector machine.
 
     pip install -e . -r tools/egemaps_requirements.txt
     python tools/egemaps_svm.py ravdess --protocol honest --folds 6 --out runs/egemaps-ravdess
@@ -35,7 +35,7 @@ from streamser.evaluation.calibration import fit_temperature
 from streamser.evaluation.folds import FoldResult, save_fold
 from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 
-# (kernel, C): a linear machine of little freedom up to a round one of much
+# (kernel, C), from strongly regularized and linear to weakly regularized and RBF
 CHOICES = [
     ("linear", 0.001),
     ("linear", 0.01),
@@ -86,7 +86,7 @@ def table_of(clips: Sequence[Clip], cache: Path | None, workers: int) -> Table:
 
 
 def speakers_own(table: Table, clips: Sequence[Clip]) -> Table:
-    """The functionals less each speaker's own mean, over his own deviation: it needs the whole test speaker at once."""
+    """The functionals, standardized by each speaker's mean and deviation; this needs all clips of a test speaker."""
     values = table.values.copy()
     for speaker in {clip.speaker for clip in clips}:
         rows = [table.rows[clip.id] for clip in clips if clip.speaker == speaker]
@@ -100,7 +100,7 @@ def machine(kernel: str, cost: float) -> Pipeline:
 
 
 def run_fold(split: Split, table: Table, labels: Sequence[str], name: str, seed: int) -> tuple[FoldResult, str]:
-    """Train on the split, choose on its validation speakers, answer its test clips; also says what was chosen."""
+    """Train on the split, choose on its validation speakers, classify its test clips; also returns what was chosen."""
 
     def xy(clips: Sequence[Clip]) -> tuple[Values, NDArray[np.int64]]:
         return table.of(clips), np.array([labels.index(clip.label) for clip in clips], np.int64)
@@ -137,7 +137,7 @@ def run_fold(split: Split, table: Table, labels: Sequence[str], name: str, seed:
 
 
 def scores(model: Pipeline, x: Values, n_labels: int) -> NDArray[np.float32]:
-    """One score a label, the largest the answer; a label that the machine never saw gets the least."""
+    """One score for each label; a label that is not in the training set gets the lowest."""
     raw = model.decision_function(x)
     raw = np.stack([-raw, raw], axis=1) if raw.ndim == 1 else raw
     out = np.full((len(x), n_labels), -10.0, np.float32)

@@ -31,7 +31,7 @@ MOST = 250
 
 
 def chosen_clips(clips: Sequence[Clip], most: int, seed: int) -> list[Clip]:
-    """At most so many clips of each label, at random."""
+    """Draw at most `most` clips of each label at random."""
     rng = np.random.default_rng(seed)
     found: list[Clip] = []
     for label in sorted({clip.label for clip in clips}):
@@ -41,7 +41,7 @@ def chosen_clips(clips: Sequence[Clip], most: int, seed: int) -> list[Clip]:
 
 
 def embeddings(run: Path, fold: str, clips: Sequence[Clip]) -> NDArray[np.float32]:
-    """What a fold's checkpoint makes of the clips in its last hidden layer, (clips, D)."""
+    """Embeddings of the clips (last hidden layer) by a fold's checkpoint, (clips, D)."""
     bundles = sorted(run.glob(f"{fold}-s*/bundle"))
     if not bundles:
         raise ProtocolError(f"{run}: no checkpoint of {fold}; train the row there first")

@@ -1,7 +1,7 @@
 """Check and measure streamser on a CUDA device; see tools/gpu_check.sh.
 
-Parts run in groups, each group in a process of its own with a time limit, each part in a try of its own: what fails
-leaves its error in the JSON, and the others go on.
+Parts run in groups, each group in a process of its own with a time limit, each part in a try of its own: the error
+of a part that fails is written to the JSON, and the others go on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GOAL_STREAMS = 20_000
 
 
 class Check:
-    """What all parts need: the device, how small to be, until when, and where results go as soon as there are any."""
+    """What all parts need: device, size of the measurements, deadline, and where each result is written at once."""
 
     def __init__(self, small: bool, limit_s: float, out: Path) -> None:
         self.small = small
@@ -58,7 +58,7 @@ class Check:
 
 
 def sounds(count: int = 6) -> list[np.ndarray]:
-    """Voices of many lengths: harmonics that rise and fall, in breath and noise."""
+    """Synthetic voices of many lengths: harmonics of varying pitch, in noise."""
     found = []
     for seed in range(count):
         rng = np.random.default_rng(seed)
@@ -286,7 +286,7 @@ def simulate(many: Any, pool: np.ndarray, count: int, chunk_s: float, seconds: f
     def finish(entry: tuple[Any, int, int]) -> None:
         entry[0].result()
         now = time.perf_counter() - started
-        if now > 0.2 * seconds:  # the queue's beginning is not its steady state
+        if now > 0.2 * seconds:  # the start of the queue is not its steady state
             waits.append((now - np.arange(entry[1] + 1, entry[2] + 1) / count * chunk_s) * 1000)
 
     while (now := time.perf_counter() - started) < seconds:
@@ -369,7 +369,7 @@ def synchronize(device: Any) -> None:
 
 
 def run_group(group: str, check: Check) -> None:
-    """The group's parts, the most wanted first."""
+    """The group's parts, the most important first."""
     precisions = ("fp32",) if check.small else ("fp32", "tf32")
     if group == "equality":
         from streamser.bundle import find_models

@@ -1,4 +1,4 @@
-"""Print what a stream's baseline brings, from a run of `streamser train` that left corpora out.
+"""Print how much a stream's baseline improves the results, from a run of `streamser train` that left corpora out.
 
     streamser train models/whisper/recipe.yaml --set protocol=leave-one-corpus-out --seeds 0,1,2 --out runs/left-out
     python tools/measure_baseline.py runs/left-out

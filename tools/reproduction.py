@@ -1,4 +1,4 @@
-"""Write models/REPRODUCTION.md: every published row of the five papers, beside what was measured of it here.
+"""Write models/REPRODUCTION.md: every published row of the five papers, beside what was measured here.
 
     python tools/reproduction.py [RUN ...]
 
@@ -74,7 +74,7 @@ class Measurement:
     row: str
     """A variant of the zoo, or the name of a recipe."""
     benchmark: str
-    """Of the zoo's rows; for a recipe of the house the corpora it was tested on."""
+    """Of the zoo's rows; for a recipe of our own the corpora it was tested on."""
     column: str
     """`paper` or `honest`."""
     classes: int
@@ -113,7 +113,7 @@ class Measurement:
 
 
 def printed_figures(row: str, benchmark: str) -> Mapping[str, float]:
-    """What a paper prints of one row on one benchmark; nothing of a recipe of the house."""
+    """What a paper prints of one row on one benchmark; nothing for a recipe of our own."""
     variant = VARIANTS.get(row)
     return variant.published.get(benchmark, {}) if variant else {}
 
@@ -162,7 +162,7 @@ def of_run(run: Path) -> list[Measurement]:
 
 
 def spared(recipe: Mapping[str, Any], variant: Variant | None) -> str:
-    """What a run spared of the published training, as `60 of 300 epochs, pieces of 3 s`."""
+    """How much shorter a run was than the published training, as `60 of 300 epochs, pieces of 3 s`."""
     parts = []
     if variant is not None and recipe["epochs"] != variant.recipe.epochs:
         parts.append(f"{recipe['epochs']} of {variant.recipe.epochs} epochs")
@@ -194,13 +194,13 @@ def published(figures: Mapping[str, float]) -> str:
 
 
 def command(variant: Variant, benchmark: Benchmark, *, first: bool) -> str:
-    """What measures the row; its first benchmark is taken without being named."""
+    """The command that measures the row; its first benchmark is the default."""
     named = "" if first else f" --benchmark {benchmark.name}"
     return f"`streamser train {variant.name} --corpora {benchmark.folder}{named}`"
 
 
 def cost_of_unknown_speakers(found: Sequence[Measurement], seed: int = 0) -> str:
-    """What the published rows lose when the test speakers are strangers, over rows that were measured whole twice."""
+    """How much UA the published rows lose on unknown test speakers, over rows measured completely in both columns."""
     whole = {one.key: one.figures["wa"] for one in found if one.whole and one.row in VARIANTS and "wa" in one.figures}
     pairs = [
         (wa, whole[row, benchmark, "honest"])
@@ -214,14 +214,14 @@ def cost_of_unknown_speakers(found: Sequence[Measurement], seed: int = 0) -> str
     drawn = np.random.default_rng(seed).choice(lost, (10_000, len(lost))).mean(axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return (
-        f"**What sharing speakers is worth:** over the {len(pairs)} published rows that were measured whole in both "
-        f"columns, WA is {paper.mean():.1f} %\nas published and {honest.mean():.1f} % on strangers, {lost.mean():.1f} "
-        f"points less (95 % interval over rows: {low:.1f} to {high:.1f}).\n"
+        f"**The effect of sharing speakers:** over the {len(pairs)} published rows that were measured whole in both "
+        f"columns, WA is {paper.mean():.1f} %\nas published and {honest.mean():.1f} % on unknown speakers, "
+        f"{lost.mean():.1f} points less (95 % interval over rows: {low:.1f} to {high:.1f}).\n"
     )
 
 
 def _learns(row: str) -> bool:
-    """Whether a row can learn: the report's schedule as printed cannot, and says nothing of speakers."""
+    """Whether a row can learn: the report's schedule as printed cannot, so its rows show nothing about speakers."""
     return "unable to learn" not in VARIANTS[row].table
 
 
@@ -261,13 +261,13 @@ def tried_rows(found: Sequence[Measurement]) -> list[str]:
 
 
 def own_rows(found: Sequence[Measurement]) -> list[str]:
-    """The house's own recipes on the papers' corpora, and its ablations."""
+    """Our own recipes on the papers' corpora, and our ablations."""
     own = {(one.row, one.benchmark): one.classes for one in found if one.row not in VARIANTS}
     if not own:
         return []
     by_key = {one.key: one for one in found}
     lines = [
-        "\n## Recipes of the house\n",
+        "\n## Our own recipes\n",
         "| recipe | corpus | classes | `paper` here | `honest` here |",
         "|---" * 5 + "|",
     ]

@@ -2,9 +2,9 @@
 
     python tools/reproduction_gpu.py OUT --corpora-root CORPORA --minutes 8
 
-What is worth most comes first. Runs stand in runs/reproduction (`--runs`), fold by fold; the same command goes on with
-them. OUT gets reproduction.tar.gz (every fold's answers and curves, no weights), summary.json and progress.log. Unpack
-the archive at the repository's root, and `python tools/reproduction.py runs/reproduction/*` writes the table.
+The most important rows come first. Runs are kept in runs/reproduction (`--runs`), fold by fold; the same command
+resumes them. OUT gets reproduction.tar.gz (every fold's answers and curves, no weights), summary.json and progress.log.
+Unpack the archive at the repository's root, and `python tools/reproduction.py runs/reproduction/*` writes the table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LAST_EPOCHS_S = 25.0
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Rows that are worth as much, in one column of the table."""
+    """Rows of equal importance, in one column of the table."""
 
     rows: tuple[str, ...]
     column: str
@@ -176,7 +176,7 @@ def main() -> int:
 
 
 def _give_up(runs: Path, out: Path, ends: list[JobEnd]) -> None:
-    """The time is over and a fold still hangs: pack what there is and leave."""
+    """The time is over and a fold still runs: archive the finished ones and end."""
     for child in active_children():
         child.terminate()
     pack(runs, out, list(ends))

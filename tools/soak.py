@@ -1,4 +1,4 @@
-"""Put streamser under hours of load, watch it, and draw its curves.
+"""Load streamser for hours, measure it, and plot the measurements.
 
     python tools/soak.py --minutes 60 --out soak/            # by hand
     python tools/soak.py --minutes 2 --out soak/ --mic       # with a virtual microphone (tools/virtual_mic.sh)
@@ -44,7 +44,7 @@ import streamser
 from streamser.samples import find_samples
 
 BLOCK_S = 0.02
-SAMPLE_S = 1.0  # between two looks at the processes
+SAMPLE_S = 1.0  # between two measurements of the processes
 DEADLINE_S = 60.0
 START_S = 300.0  # a loaded machine imports slowly
 GROWTH_MB = 24.0  # what memory may gain from the second to the last quarter: a few more threads' arenas
@@ -220,7 +220,7 @@ class Watched:
 
 @contextlib.contextmanager
 def started(name: str, folder: Path, *words: str, env: dict[str, str]) -> Iterator[Watched]:
-    """A streamser process that serves; SIGTERM ends it, and it must end well."""
+    """A server process; it must end without errors on SIGTERM."""
     log = folder / f"{name}.log"
     with log.open("w") as file:
         command = [sys.executable, "-m", "streamser", "--log-level", "info", "--log-json", *words]
@@ -240,7 +240,7 @@ def started(name: str, folder: Path, *words: str, env: dict[str, str]) -> Iterat
 
 @contextlib.contextmanager
 def microphone(scripts: Sequence[Script], folder: Path, wanted: bool) -> Iterator[dict[str, str]]:
-    """The environment in which the default microphone hears the scripts again and again."""
+    """The environment in which the default microphone plays the scripts repeatedly."""
     if not wanted:
         yield dict(os.environ)
         return
@@ -261,7 +261,7 @@ def microphone(scripts: Sequence[Script], folder: Path, wanted: bool) -> Iterato
 
 
 def server_gauges(url: str) -> dict[str, float]:
-    """What /metrics says of queues and clients."""
+    """Queues and clients, from /metrics."""
     with urllib.request.urlopen(url + "metrics", timeout=10) as answer:
         text = answer.read().decode()
     wanted = ("streamser_worker_waiting", "streamser_worker_streams", "streamser_clients")
@@ -285,7 +285,7 @@ async def watch(processes: Sequence[Watched], stop: asyncio.Event, record: Recor
 async def keep_doing(
     name: str, job: Callable[[], Awaitable[None]], most_pause_s: float, stop: asyncio.Event, record: Record
 ) -> None:
-    """Again and again, with pauses; what goes wrong is a fault, and the soak goes on."""
+    """Repeat a client with pauses; an error counts as a fault, and the soak goes on."""
     rng = random.Random(name)
     while not stop.is_set():
         try:
@@ -381,7 +381,7 @@ def draw(record: Record, processes: Sequence[Watched], path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when every promise held."""
+    """The exit status: 0 if no fault was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--out", type=Path, required=True, help="folder for soak.json, soak.csv, soak.svg and the logs")

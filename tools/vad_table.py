@@ -68,7 +68,7 @@ def tick_db(samples: Samples) -> NDArray[np.float64]:
 
 
 def is_clean(samples: Samples) -> bool:
-    """Whether its background is quiet enough for its energy to tell where the speech is."""
+    """Whether the background is so quiet that the energy shows where the speech is."""
     loud, quiet = np.percentile(tick_db(samples), (95, 3))
     return bool(loud > -50 and loud - quiet > 38)
 
@@ -145,7 +145,7 @@ def babble(rng: np.random.Generator, length: int, speech: Speech) -> Samples:
 
 
 def music(rng: np.random.Generator, length: int) -> Samples:
-    """Synthesised: four chords round and round, a bass, a pentatonic melody with vibrato, and a snare."""
+    """Synthesized: four repeated chords, a bass, a pentatonic melody with vibrato, and a snare."""
     total = np.zeros(length + 4 * SAMPLE_RATE, np.float32)
     beat = int(0.5 * SAMPLE_RATE)
     chords = ((0, 4, 7), (7, 11, 14), (9, 12, 16), (5, 9, 12))
@@ -224,7 +224,7 @@ class Score:
     filled: float
     """Share of the silence more than half a second from any speech that lies inside utterances all the same."""
     false_a_minute: float
-    """Utterances in which nobody speaks, for each minute without speech."""
+    """Utterances without speech, for each minute without speech."""
     cost_us: float
     """CPU time of the detector for 20 ms of sound."""
 
@@ -256,7 +256,7 @@ def decide(vad: Vad, samples: Samples) -> tuple[Flags, float]:
 
 
 def utterances(vad: Vad, samples: Samples) -> list[SpeechEnded]:
-    """What the segmenter makes of it, as configured by default."""
+    """The segmenter's utterances, in its default configuration."""
     segmenter = Segmenter(SegmenterConfig(hop_ms=0, speculate_ms=0), vad, FeatureConfig())
     items = segmenter.feed(AudioBlock(samples, 0)) + segmenter.flush()
     return [item for item in items if isinstance(item, SpeechEnded)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A virtual microphone for a machine without a sound card: a private PulseAudio daemon that PortAudio hears through ALSA.
+# A virtual microphone for a machine without a sound card: a private PulseAudio daemon that PortAudio reaches through ALSA.
 #
 #   tools/virtual_mic.sh install                   the Debian packages it needs (as root, once per machine)
 #   eval "$(tools/virtual_mic.sh start DIR)"       start a daemon in DIR and print what a program must export
@@ -11,8 +11,8 @@
 #   tools/virtual_mic.sh stop DIR                  end it and delete DIR
 #
 # Every DIR is a daemon of its own, so tests can run side by side. Devices for PortAudio, read from HOME=DIR/home:
-#   vmic      48 kHz stereo, hears what is played
-#   monomic   16 kHz mono, hears what is played to it (play DIR FILE.wav mono)
+#   vmic      48 kHz stereo, records what is played
+#   monomic   16 kHz mono, records what is played to it (play DIR FILE.wav mono)
 set -euo pipefail
 
 usage() { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }  # not to stdout, which callers evaluate

@@ -1,7 +1,7 @@
 """Write config.yaml from the dataclasses that it configures: names, defaults and docstrings.
 
     python tools/write_config.py           writes config.yaml
-    python tools/write_config.py --check   says whether it is up to date
+    python tools/write_config.py --check   checks that it is up to date
 
 A setting is documented once, in the docstring under its field; a test runs --check.
 """

@@ -17,7 +17,7 @@ _PAUSE_S = (0.6, 1.6)  # between utterances, long enough to end one
 
 
 def compose(minutes: float, file: Path | None = None, seed: int = 0) -> Samples:
-    """So many minutes of speech: utterances of one to three sentences of the package, or the file again and again."""
+    """Speech of the given length: one to three sentences of the package in each utterance, or the file repeated."""
     length = round(minutes * 60 * SAMPLE_RATE)
     if file is not None:
         return np.resize(read_audio(file), length)

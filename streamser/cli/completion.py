@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0."""
+    """Print the completion script of a shell; the exit status is 0."""
     print(_WRITERS[args.shell](_verbs()), end="")
     return 0
 

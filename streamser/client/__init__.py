@@ -137,7 +137,7 @@ class AsyncClient:
         return Labelled(tuple(answer["labels"]), float(answer["duration_s"]), events)
 
     async def export(self, events: Iterable[Event], form: str) -> bytes:
-        """Events as a file for another program: `form` is csv, vtt, textgrid, txt, rttm, png, svg or pdf."""
+        """Convert events to the content of a file: `form` is csv, vtt, textgrid, txt, rttm, png, svg or pdf."""
         body = "".join(json.dumps(event.to_dict()) + "\n" for event in events).encode()
         return await self._ask("POST", "/v1/export", params={"format": form}, data=body)
 
@@ -194,7 +194,7 @@ class Client:
         return asyncio.run(self._client.label(sound, partials=partials, model=model))
 
     def export(self, events: Iterable[Event], form: str) -> bytes:
-        """Events as a file for another program: `form` is csv, vtt, textgrid, txt, rttm, png, svg or pdf."""
+        """Convert events to the content of a file: `form` is csv, vtt, textgrid, txt, rttm, png, svg or pdf."""
         return asyncio.run(self._client.export(events, form))
 
     def stream(self, **options: Unpack[StreamOptions]) -> ClientStream:

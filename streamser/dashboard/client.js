@@ -149,7 +149,7 @@ export class Connection {
     /** Resolves once the connection is over for good; rejects with a ServerError when the server refused. */
     this.done = this.#keep(open, greet, reconnect);
     this.done.catch((error) => this.settle.reject(error));
-    this.ready.catch(() => {}); // whoever waits for `done` alone has the error there
+    this.ready.catch(() => {}); // code that waits only for `done` gets the error there
   }
 
   /** Bytes that wait to be sent. */

@@ -1,4 +1,4 @@
-// One color and one pattern for each emotion: the pattern serves those who cannot tell the colors apart, and the word is always there.
+// One color and one pattern for each emotion: the pattern helps people who cannot distinguish the colors; the name is always shown too.
 
 // The server names the colors, so that terminal, pictures and page agree; the patterns are the page's own.
 /** @type {[RegExp, string][]} */

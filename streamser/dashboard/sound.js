@@ -4,7 +4,7 @@ export const KEPT_S = 600;
 const BLOCK_S = 5; // sound that arrives in crumbs is joined into blocks of this length
 
 /**
- * Sound that was heard without a break.
+ * Sound that was received without a gap.
  * @typedef {{start: number, rate: number, pcm: Int16Array, length: number}} Block `start` in session seconds
  */
 

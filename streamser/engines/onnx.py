@@ -58,7 +58,7 @@ class OnnxEngine:
             return self._steps
 
     def run(self, frames: Frames) -> tuple[Frames, Frames]:
-        """Windows (B, T, bins) to logits (B, classes) and embedding (B, D)."""
+        """Run the network on windows of frames (B, T, bins); returns logits (B, classes) and embeddings (B, D)."""
         started = time.perf_counter()
         check_frames(frames, self._bundle)
         whole = self._whole or self._open_whole()

@@ -21,7 +21,7 @@ __all__ = ["RelativeHead", "open_relative"]
 
 
 class RelativeHead:
-    """A bundle's relative head, ready to run; may be called from several threads."""
+    """The relative head of a checkpoint, loaded in ONNX Runtime; several threads may call it."""
 
     def __init__(self, bundle: Bundle, session: Any) -> None:
         self._path = bundle.relative_path

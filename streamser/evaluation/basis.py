@@ -1,4 +1,4 @@
-"""Choose the answers on which a checkpoint is calibrated, and compute what its card says of them."""
+"""Choose the answers on which a checkpoint is calibrated, and compute the figures for its card."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def _own() -> Iterator[Variant]:
     row = Variant(
         name="lightsernet",
         paper="Aftab et al. 2022",
-        table="none: a house row",
+        table="none: our own row",
         features=features,
         build=partial(LightSerNet, bins=40),
         loss=LossSpec(weighted=True, label_smoothing=0.1),
@@ -70,7 +70,7 @@ def _own() -> Iterator[Variant]:
     yield Variant(
         name="whisper",
         paper="Radford et al. 2022",
-        table="none: a house row",
+        table="none: our own row",
         features=FeatureConfig(
             window_samples=400,
             hop_samples=160,

@@ -1,4 +1,4 @@
-"""The folder that a server records into: only where the operator asked for it, and never silently."""
+"""Record the sound of a server's clients into a folder, only if the operator asked for it; clients are informed."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class HttpRefusal(Exception):  # noqa: N818 - it is an answer to a client, not a
 
 
 def check_query(request: web.Request, *known: str) -> None:
-    """Refuse a query parameter that is none of these; a misspelled one would be ignored without a word."""
+    """Refuse a query parameter that is none of these; a misspelled one would be ignored silently."""
     for name in request.query:
         if name not in known and name != "token":
             right = nearest(name, known)

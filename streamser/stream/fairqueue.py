@@ -1,4 +1,4 @@
-"""Share one worker's time fairly between the streams that wait for it."""
+"""A queue that gives each waiting stream an equal share of the worker's time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sound files read piece by piece, so that an hour takes no more memory than a second."""
+"""Read sound files block by block, so that memory does not grow with their length."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class PlainView:
         self._count = Summary()
 
     def on_event(self, event: Event) -> None:
-        """Show one event, if it is worth a line."""
+        """Show one event, if this view has a line for it."""
         self._summary.take(event)
         self._count.take(event)
         if event.stream != self._stream:

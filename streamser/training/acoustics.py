@@ -28,7 +28,7 @@ def active_power(samples: Samples) -> float:
 
 
 def limit(samples: Samples) -> Samples:
-    """Scale the samples down to full scale if their peak exceeds it."""
+    """Make samples quieter, all by the same factor, where their peak would clip."""
     peak = float(np.abs(samples).max(initial=0.0))
     return samples if peak <= 1.0 else np.asarray(samples / np.float32(peak))
 

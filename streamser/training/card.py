@@ -192,7 +192,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
         )
     if "folds" in scores:
         parts.append(
-            f"The same recipe over {scores['folds']} folds, each tested on speakers that its net never heard: "
+            f"The same recipe over {scores['folds']} folds, each tested on speakers left out of its training: "
             f"UA {scores['ua']}, WA {scores['wa']} % ({scores['seeds']} seed, spread {scores['ua_spread']})."
         )
     return "\n\n".join(parts) or "Not measured."

@@ -39,7 +39,7 @@ class Distiller(nn.Module):
             self.map = nn.Linear(embedding_dim, wanted.shape[1])
 
     def forward(self, logits: Tensor, embedding: Tensor, rows: Tensor) -> Tensor:
-        """The weighted loss of a batch; `rows` are its clips' places in the store."""
+        """Compute the distillation loss of a batch, weighted; `rows` are the indexes of its clips in the store."""
         heat = self.config.temperature
         own = F.log_softmax(logits / heat, dim=1)
         # the square keeps the gradient's size independent of the temperature

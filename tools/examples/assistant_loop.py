@@ -1,7 +1,7 @@
-"""An assistant's loop in plain Python: it answers by how something was said, and does not act on a guess.
+"""An assistant's loop in plain Python: its reply depends on the emotion of the voice, and it ignores uncertain results.
 
 python assistant_loop.py              # your microphone, until Ctrl-C
-python assistant_loop.py talk.wav     # a file, as a microphone would hear it
+python assistant_loop.py talk.wav     # a file, in real time
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REPLIES = {
 
 
 def reply(event: streamser.EmotionEvent) -> str:
-    """What to say after an utterance; where the voice does not tell, the assistant does as if it had not looked."""
+    """The reply to an utterance; if the emotion is uncertain, the reply does not depend on it."""
     return "All right." if event.uncertain else REPLIES.get(event.label, "All right.")
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Fuzz the doors of streamser, guided by coverage (atheris): `tools/fuzz/fuzz.py all --seconds 60`.
+"""Fuzz streamser's inputs, guided by coverage (atheris): `tools/fuzz/fuzz.py all --seconds 60`.
 
 Each target runs in a process of its own, beginning with its seeds and regressions. A finding is written to
-tools/fuzz/crashes/; once it is mended, move it to tools/fuzz/regressions/TARGET/, where CI runs it for ever.
+tools/fuzz/crashes/; once it is fixed, move it to tools/fuzz/regressions/TARGET/, where CI runs it from then on.
 A corpus that grows is kept in --corpus, outside the repository.
 """
 
@@ -63,7 +63,7 @@ def fuzz(name: str, seconds: int, corpus: Path) -> None:
     """Run one target; ends the process."""
     import atheris
 
-    logging.disable(logging.CRITICAL)  # a warning an input would be most of the work
+    logging.disable(logging.CRITICAL)  # a warning for every input would take most of the time
     sys.path.insert(0, str(HERE))
     with atheris.instrument_imports(include=["streamser"]):
         import targets

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the seeds of the fuzz targets: small honest inputs, and some that were hostile once."""
+"""Write the seeds of the fuzz targets: small valid inputs, and some that once caused a fault."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What is fuzzed: one function a door, which takes any bytes and lets through only the errors that the door promises.
+"""The fuzz targets: one function for each input, which takes any bytes and allows only the documented errors.
 
 `fuzz.py` drives them guided by coverage; `tests/test_fuzz_targets.py` runs their seeds and regressions in CI, and
-hypothesis on top. A target that returns has seen a refusal or a right result; everything else is a finding.
+hypothesis on top. A target returns after a documented error or a correct result; anything else is a finding.
 """
 
 from __future__ import annotations
@@ -320,7 +320,7 @@ def pushed_array(data: bytes) -> None:
 
 @target
 def pushed_stream(data: bytes) -> None:
-    """The same into a whole stream, in two pieces, beside honest sound."""
+    """The same into a whole stream, in two pieces, beside valid sound."""
     pcm, rate, channels = array_from(data)
     stream = Stream(recognizer())
     with np.errstate(all="ignore"):

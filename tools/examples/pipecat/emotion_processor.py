@@ -1,4 +1,4 @@
-"""A pipecat processor that says how the user's words were said; its place is behind the STT.
+"""A pipecat processor that attaches the voice's emotion to the user's words; its place is behind the STT.
 
 transport.input() -> stt -> EmotionProcessor -> user aggregator -> llm -> tts -> transport.output()
 """
@@ -31,7 +31,7 @@ from streamser.stream.channel import StreamConfig
 __all__ = ["EmotionFrame", "EmotionProcessor"]
 
 # Sound that may wait to be judged: ten seconds in pipecat's usual 20 ms. Past that the machine is too slow for now;
-# what does not fit is told to the stream as lost, so that its time goes on.
+# what does not fit is reported to the stream as lost, so that its times stay right.
 _WAITING_FRAMES = 500
 _FINISH_S = 5.0
 
@@ -75,7 +75,7 @@ class EmotionProcessor(FrameProcessor):
         self._task: asyncio.Task[None] | None = None
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Look at what passes by, in both directions, and pass it on."""
+        """Handle a frame of either direction, and pass it on."""
         await super().process_frame(frame, direction)
         if isinstance(frame, StartFrame):
             await self._start()
@@ -98,7 +98,7 @@ class EmotionProcessor(FrameProcessor):
     # --- the user's words
 
     async def _attach(self, frame: TranscriptionFrame) -> None:
-        """Give the words the newest judgement; to wait for it here holds up neither sound nor system frames."""
+        """Attach the newest result to the words; waiting for it here delays neither sound nor system frames."""
         taken = self._taken
         await self._until(lambda: self._judged >= taken and self._open in (None, self._judged_utterance))
         event = self._newest
@@ -130,11 +130,11 @@ class EmotionProcessor(FrameProcessor):
         self._waiting: asyncio.Queue[tuple[int, InputAudioRawFrame | None]] = asyncio.Queue(_WAITING_FRAMES)
         self._progress = asyncio.Condition()
         self._taken = self._judged = 0  # frames of sound
-        self._lost = 0  # samples that found no room, not yet told to the stream
+        self._lost = 0  # samples that did not fit, not yet reported to the stream
         self._position = 0  # samples judged
         self._open: int | None = None  # the utterance that goes on
         self._newest: EmotionEvent | None = None
-        self._last_told = -1  # the last utterance that the LLM knows of
+        self._last_told = -1  # the last utterance that the LLM was informed of
         self._task = self.create_task(self._judge())
 
     @property
@@ -151,7 +151,7 @@ class EmotionProcessor(FrameProcessor):
             self._taken += 1
 
     async def _judge(self) -> None:
-        """The task: all sound that waits goes to a thread, what it brings goes on; no frame is the end."""
+        """The task: classify all waiting sound on a thread and push the events; None ends it."""
         ended = False
         while not ended:
             batch = [await self._waiting.get()]
@@ -167,7 +167,7 @@ class EmotionProcessor(FrameProcessor):
                 self._progress.notify_all()
 
     def _push(self, batch: list[tuple[int, InputAudioRawFrame | None]]) -> list[Event]:
-        """On a thread: the one place where the stream is touched."""
+        """Runs on a thread; only here the stream is used."""
         events: list[Event] = []
         for lost, frame in batch:
             if lost:

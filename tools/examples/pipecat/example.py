@@ -1,4 +1,4 @@
-"""A whole pipecat assistant that hears a sound file: real turns and context, and stand-ins for STT and LLM.
+"""A complete pipecat assistant on a sound file: real turns and context, simple replacements for STT and LLM.
 
     python example.py talk.wav
 
@@ -46,7 +46,7 @@ TAIL_S = 3.0  # silence after the file, in which the last turn ends
 
 
 class StandInSTT(FrameProcessor):
-    """Where a speech-to-text service stands: it knows when somebody has spoken, but not what was said."""
+    """Replaces a speech-to-text service: it detects that somebody has spoken, but returns no words."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class StandInSTT(FrameProcessor):
 
 
 class StandInLLM(FrameProcessor):
-    """Where a language model stands: it answers each context, and shows what it was told."""
+    """Replaces a language model: it answers each context and prints the messages it got."""
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -77,7 +77,7 @@ class StandInLLM(FrameProcessor):
 
 
 class Printer(FrameProcessor):
-    """Shows what EmotionProcessor has attached and said."""
+    """Prints what EmotionProcessor has attached and sent."""
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -91,7 +91,7 @@ class Printer(FrameProcessor):
 
 
 async def play(path: str, worker: PipelineWorker) -> None:
-    """Send the file as a microphone would, in real time: pipecat's turns go by the clock on the wall."""
+    """Send the file as a microphone would, in real time: pipecat's turns depend on real time."""
     size = round(RATE * FRAME_S)
     samples = np.round(streamser.read_audio(path) * 32767).astype("<i2")
     silence = bytes(2 * size)

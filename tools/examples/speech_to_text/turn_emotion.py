@@ -1,4 +1,4 @@
-"""The emotion of a user's turn, beside any speech-to-text: push it the same sound, ask when the words are there.
+"""The emotion of a user's turn, beside any speech-to-text: push the same sound, then ask when the words have come.
 
 The words are never held up: judging happens on a thread of its own, and a push never waits.
 """
