@@ -18,7 +18,7 @@ from streamser.recognizer import Recognizer, load  # noqa: E402
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A tiny checkpoint that nobody alters; a test that wants to break one makes its own."""
+    """A tiny checkpoint that no test changes; a test that damages one makes its own."""
     return make_bundle(tmp_path_factory.mktemp("models") / "tiny")
 
 

@@ -1,4 +1,4 @@
-"""A baseline is a weighted sum that fades, and knows what it is made of."""
+"""A baseline is a weighted sum whose older parts count less, with a record of its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint folder loads as exactly what was saved, or says what is wrong with it."""
+"""A checkpoint folder loads exactly as it was saved, or an error names what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The events' JSON is what event_schema.json says, and nothing but latency comes from a clock."""
+"""The events' JSON follows event_schema.json, and nothing but latency comes from a clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every door takes any bytes: the fuzzers' seeds, all that they ever found, and what hypothesis makes of them."""
+"""Every input accepts any bytes: the fuzzers' seeds, all that they ever found, and variations by hypothesis."""
 
 from __future__ import annotations
 

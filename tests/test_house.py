@@ -1,4 +1,4 @@
-"""The house's rules that no linter knows."""
+"""Rules of this project that no linter checks."""
 
 from __future__ import annotations
 

@@ -288,7 +288,7 @@ def test_all_files_are_valid_after_kill_9_and_continue_after_it(tmp_path: Path) 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits a file's size as POSIX does")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk_leaves_a_valid_file_of_whole_events_that_can_be_continued(tmp_path: Path, name: str) -> None:
-    """RLIMIT_FSIZE stands for the full disk: a write that passes it is cut short, the next one fails."""
+    """RLIMIT_FSIZE simulates a full disk: a write that passes it is cut short, the next one fails."""
     import resource
 
     path, usual = tmp_path / name, resource.getrlimit(resource.RLIMIT_FSIZE)

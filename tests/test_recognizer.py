@@ -21,7 +21,7 @@ SOUNDS = [tone(300.0), babble(3.3, seed=1), noise(0.4), babble(1.0, seed=2), ton
 
 
 def expected_logits(sound: Samples) -> Frames:
-    """What the tiny net says of a sound, worked out without the Recognizer."""
+    """The tiny net's result for a sound, computed without the Recognizer."""
     weights = make_weights(FEATURES, len(LABELS))
     frames = extract(sound, FEATURES)
     means = [cut_window(frames, start, FEATURES).mean(axis=0) for start in window_starts(len(frames), FEATURES)]

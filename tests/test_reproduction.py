@@ -1,4 +1,4 @@
-"""The table of the papers' rows: what enters it, what does not, and that its commands train what they say."""
+"""The table of the papers' rows: what is in it, what is not, and that its commands train the row they stand at."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def blocks() -> dict[str, str]:
 
 
 def whole(block: str) -> str:
-    """The block as a module: what the reader brings stands before it, and `async with` stands in a function."""
+    """The block as a module: preceded by what the reader has already, with `async with` inside a function."""
     body = block
     if re.search(r"^(async (with|for)|await) ", block, re.M):
         imports = re.findall(r"^(?:from|import) .*$", block, re.M)
@@ -62,7 +62,7 @@ def whole(block: str) -> str:
 
 
 def mypy(folder: Path) -> str:
-    """What mypy --strict has to say of a folder's files, as a user's project would run it."""
+    """The output of mypy --strict for a folder's files, as a user's project would run it."""
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file", "", "--cache-dir", str(folder / "cache"), "."],
         cwd=folder, capture_output=True, text=True, check=False,

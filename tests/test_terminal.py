@@ -1,4 +1,4 @@
-"""The view shows what is known, says when nothing is, obeys its keys and leaves the terminal as it was."""
+"""The view shows results, or that there are none, reacts to its keys and restores the terminal."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class FakeListener:
 async def running(
     listener: FakeListener, app: TerminalApp, size: tuple[int, int] = (80, 24)
 ) -> AsyncIterator[Pilot[int]]:
-    """The view on a screen that nobody sees; the listener is closed also when the test fails."""
+    """The view on a virtual screen; the listener is closed also when the test fails."""
     async with app.run_test(size=size, notifications=True) as pilot:
         try:
             yield pilot
@@ -140,7 +140,7 @@ async def running(
 
 
 async def until(pilot: Pilot[int], true: Callable[[], object]) -> None:
-    """Wait for something the view's own threads and timers bring about."""
+    """Wait for something that the view's own threads and timers do."""
     deadline = time.monotonic() + 20
     while not true():
         assert time.monotonic() < deadline, "did not happen in time"
@@ -171,7 +171,7 @@ async def test_the_emotion_and_the_state_are_shown_at_every_size(size: tuple[int
 
 
 def fits(part: Part, size: tuple[int, int]) -> bool:
-    """Whether all that the part tells can be seen."""
+    """Whether the whole text of the part is visible."""
     lines = part.plain_text.splitlines()
     inside = part.region.bottom <= size[1] and len(lines) <= max(1, part.container_size.height)
     return not part.display or (inside and all(len(line) <= size[0] for line in lines))

@@ -1,4 +1,4 @@
-"""Run streamser as a process of its own and see what it connects to and which files it writes."""
+"""Run streamser as a process of its own and record its connections and the files that it writes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def is_local(address: str) -> bool:
 
 
 def audited(folder: Path, *words: str) -> list[str]:
-    """The command that runs streamser under a Python audit hook, which writes what it sees into the folder."""
+    """The command that runs streamser under a Python audit hook, which logs into the folder."""
     return [sys.executable, "-c", _HOOK, str(folder / "audit.jsonl"), *words]
 
 
@@ -90,7 +90,7 @@ def read_audit(folder: Path) -> Trace:
 
 
 def straced(folder: Path, *words: str) -> list[str]:
-    """The command that runs streamser under strace, which sees native code as well."""
+    """The command that runs streamser under strace, which traces native code as well."""
     log = str(folder / "strace.txt")
     calls = "trace=connect,sendto,sendmsg,open,openat,creat"
     return ["strace", "-f", "-qq", "-s", "400", "-o", log, "-e", calls, sys.executable, "-m", "streamser", *words]

@@ -35,7 +35,7 @@ needs_virtual_mic = pytest.mark.skipif(why_missing() is not None, reason=str(why
 
 
 class VirtualMic:
-    """A private sound daemon; what is played into it, its microphones hear."""
+    """A private sound daemon; its microphones record what is played into it."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vmic-"))  # short: a socket's path may have 107 letters
@@ -88,7 +88,7 @@ class VirtualMic:
 
 @contextmanager
 def virtual_mic(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualMic]:
-    """A daemon that this process's PortAudio sees, too."""
+    """A daemon that is also visible to this process's PortAudio."""
     import sounddevice
 
     mic = VirtualMic()

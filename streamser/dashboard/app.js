@@ -1,4 +1,4 @@
-// The page: the user's acts go to a source; what the source reports goes to the session and onto the screen.
+// The page: the user's actions go to a source; what the source reports goes to the session and onto the screen.
 
 import { Client } from "./client.js";
 import { bindDrop, bindKeys, bindTimeline } from "./controls.js";
@@ -42,7 +42,7 @@ const hear = (utterance) => {
 };
 const table = new Table(session, { select, hear, dress });
 const detail = new Detail(session, player, memory, { select, announce, changed: showCorrection });
-/** @type {any} what is listening now */
+/** @type {any} the source that is open now */
 let source = null;
 let starting = false;
 /** @type {any} */
@@ -50,7 +50,7 @@ let health = null;
 let level = 0;
 const usedNames = new Set();
 
-// ---- talking to the server ------------------------------------------------------------------------------------
+// ---- requests to the server ------------------------------------------------------------------------------------
 
 async function checkHealth() {
   try {

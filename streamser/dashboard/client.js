@@ -13,7 +13,7 @@ const END_PATIENCE_MS = 8000;
 const LAST_CONSIDERED = 4499; // close codes 4400 to 4499 are refusals that a second try would not change ...
 const SLOW_READER = 4429; // ... but for this one: the client did not read fast enough
 
-/** What the server refused, in words that can be shown as they are. */
+/** A refusal by the server; its message can be shown to the user. */
 export class ServerError extends Error {
   /**
    * @param {string} message
@@ -222,7 +222,7 @@ export class Connection {
     this.#send(JSON.stringify({ type: "gap", samples }));
   }
 
-  /** Another person speaks: forget how the voice so far sounded. */
+  /** Another person speaks: reset the stream's baseline. */
   newSpeaker() {
     this.#send(JSON.stringify({ type: "new_speaker" }));
   }

@@ -7,7 +7,7 @@ const SPACE = 8;
 const AXIS = 22;
 const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600];
 export const GUTTER = 58; // for the lanes' names
-const NAME_PX = 15; // a ribbon carries its name where it is at least this thick all along it
+const NAME_PX = 15; // a ribbon shows its name where it is at least this thick all along it
 
 /**
  * Lanes from top to bottom with their heights in CSS pixels.
@@ -305,7 +305,7 @@ export class Painter {
     this.#write(text, x + 8, top + height / 2, { weight: 600, color: label ? this.palette.of(label).ink : this.ink });
   }
 
-  /** A corrected utterance carries its right label's color above its bar: a mark, since the table has the word. */
+  /** A corrected utterance has a mark in its right label's color above its bar; the table has the word. */
   #mark(utterance) {
     const [top] = this.#lane("final");
     const { correction } = utterance;

@@ -1,4 +1,4 @@
-// What was recognized since the page was opened or cleared; nothing here touches the page.
+// What was recognized since the page was opened or cleared; nothing here changes the page.
 
 const BUCKET_S = 0.02; // one step of the waveform's envelope
 const MAX_PARTIALS = 20000; // about an hour and a half of unbroken speech; finals are never forgotten
@@ -52,7 +52,7 @@ export class Envelope {
 }
 
 /**
- * What the user says about an utterance.
+ * The user's verdict on an utterance.
  * @typedef {object} Correction
  * @property {"label" | "wrong" | "unsure"} verdict
  * @property {string | null} label the right label, for the verdict "label"
@@ -81,7 +81,7 @@ export class Envelope {
  * @property {Correction | null} correction
  */
 
-/** All streams of this visit on one clock; each stream begins where the session stood. */
+/** All streams of this visit on one clock; each stream begins at the session's current time. */
 export class Session {
   constructor() {
     this.clear();
@@ -191,7 +191,7 @@ export class Session {
     }
   }
 
-  /** The stream broke off: open utterances stay as they were last judged. */
+  /** The stream was interrupted: open utterances keep their last result. */
   breakOff() {
     for (const utterance of this.utterances.slice(-20)) {
       if (utterance.open) Object.assign(utterance, { open: false, end: Math.max(utterance.end, utterance.start) });

@@ -1,7 +1,7 @@
 // The last ten minutes of sound, in this page's memory only, so that an utterance can be played again.
 
 export const KEPT_S = 600;
-const BLOCK_S = 5; // sound that arrives in crumbs is joined into blocks of this length
+const BLOCK_S = 5; // sound that arrives in small pieces is joined into blocks of this length
 
 /**
  * Sound that was received without a gap.

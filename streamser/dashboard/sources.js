@@ -6,7 +6,7 @@ const MAX_BEHIND_S = 2; // sound that may wait in the browser for a slow connect
 const STATUS_MS = 100;
 const LOADING_MS = 10_000;
 
-/** Something the user can act on; its message is shown as it is. */
+/** An error that the user can act on; its message is shown unchanged. */
 export class Trouble extends Error {}
 
 /**
@@ -106,7 +106,7 @@ export class BrowserMicrophone {
         event: (event) => listener.second(event),
       });
       this.second.connection.done.catch((error) => listener.failed(error));
-      // It may have to be loaded first, and both are to get the same sound; a lost server must not hold the page up.
+      // It may have to be loaded first, and both are to get the same sound; a lost server must not block the page.
       await Promise.race([this.second.connection.ready, new Promise((resolve) => setTimeout(resolve, LOADING_MS))]);
     }
     const node = new AudioWorkletNode(this.context, "collector", {
@@ -120,7 +120,7 @@ export class BrowserMicrophone {
   }
 
   async #ask() {
-    // The browser's own voice processing changes what the voice carries.
+    // The browser's own voice processing would change the emotion in the voice.
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false, channelCount: 1 };
     try {
       return await navigator.mediaDevices.getUserMedia({
@@ -147,7 +147,7 @@ export class BrowserMicrophone {
   #take({ pcm, low, high, rms }) {
     const rate = this.context.sampleRate;
     const first = this.feed.send(pcm, rate);
-    if (first === null) return; // while the connection is down nothing is sent or kept, and the meter is dark
+    if (first === null) return; // while the connection is down nothing is sent or kept, and the meter shows nothing
     this.second?.send(pcm, rate);
     const start = first / rate;
     const samples = new Int16Array(pcm);
@@ -156,7 +156,7 @@ export class BrowserMicrophone {
     this.listener.samples(start, samples, rate);
   }
 
-  /** Forget how the voice so far sounded: another person speaks. */
+  /** Another person speaks: reset the stream's baseline. */
   newSpeaker() {
     this.feed.connection.newSpeaker();
     this.second?.connection.newSpeaker();

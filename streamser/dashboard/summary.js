@@ -1,4 +1,4 @@
-// What a session held: shares of each emotion, how much was uncertain, what was lost, and a line of its course.
+// A session's summary: the share of each emotion, of uncertain results and of lost sound, and a timeline.
 
 import { $, item } from "./dom.js";
 import { percent } from "./palette.js";

@@ -136,7 +136,7 @@ function meter(confidence) {
   return item("span", { className: "meter" }, item("i", { ariaHidden: "true" }, fill), percent(confidence));
 }
 
-/** What the user said about an utterance, in a few words. */
+/** The user's verdict on an utterance, in a few words. */
 export function describe({ correction, label }) {
   if (!correction) return "";
   if (correction.verdict === "wrong") return "wrong";

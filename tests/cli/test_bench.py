@@ -1,4 +1,4 @@
-"""`streamser bench` measures what it says it measures."""
+"""`streamser bench` measures what it names."""
 
 from __future__ import annotations
 

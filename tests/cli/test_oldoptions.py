@@ -1,4 +1,4 @@
-"""A renamed option works under its old name for one release, and says so."""
+"""A renamed option works under its old name for one release, with a warning."""
 
 from __future__ import annotations
 

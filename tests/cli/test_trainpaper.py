@@ -1,4 +1,4 @@
-"""A paper's whole table in one command: what it would do, that it does it, and that it goes on."""
+"""A paper's whole table in one command: its plan, its run, and that it resumes."""
 
 from __future__ import annotations
 

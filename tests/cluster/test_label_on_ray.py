@@ -70,7 +70,7 @@ def label(folder: Path, bundle: Bundle, out: Path, *options: object) -> list[obj
 
 
 def ended(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
-    """What it said, once it has ended with this code and left no process behind."""
+    """Its output, after it has ended with this code and left no process behind."""
     started = list(family(process.pid))
     out, err = process.communicate(timeout=200)
     assert process.returncode == code, err

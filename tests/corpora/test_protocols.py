@@ -26,7 +26,7 @@ LABELS = ("angry", "happy", "neutral", "sad")
 
 
 def corpus(name: str = "c", speakers: int = 10, each: int = 8, sessions: bool = False) -> list[Clip]:
-    """Speakers, every second one a woman, two to a session, who say everything in every label."""
+    """Speakers, every second one a woman, two in a session, each with every text in every label."""
     return [
         Clip(
             path=Path(f"{name}/{speaker:02d}-{n}.wav"),

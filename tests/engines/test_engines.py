@@ -25,7 +25,7 @@ from streamser.recognizer import Recognizer, load
 
 
 class Device:
-    """Ten honest lines of a device: works `good` times, then is out of memory for ever."""
+    """A small device: works `good` times, then is always out of memory."""
 
     name, device = "torch", "cuda:0"
 
@@ -47,7 +47,7 @@ class Device:
 
 
 class EarDevice(Device):
-    """The same with ears of its own."""
+    """The same, but it computes features itself."""
 
     def run_audio(self, sounds: Sequence[Samples], shift: Frames | None = None) -> list[WindowScores]:
         return [WindowScores(*self.run(np.zeros((1, 59, 64), np.float32)), True) for _ in sounds]

@@ -1,4 +1,4 @@
-"""The ONNX engine computes what the graph says, and refuses a graph that is not this checkpoint's."""
+"""The ONNX engine computes the graph, and refuses a graph that is not this checkpoint's."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ GRAPHS: dict[str, tuple[bytes, str]] = {
     "text": (b"this is no graph" * 100, "is not an ONNX model"),
     "zeros": (b"\0" * 4_096, "is not an ONNX model"),
     "half": (make_onnx(WEIGHTS)[:700], "is not an ONNX model"),
-    "an operator nobody has": (altered(lambda m: setattr(m.graph.node[1], "op_type", "Frob")), "can load"),
+    "an unknown operator": (altered(lambda m: setattr(m.graph.node[1], "op_type", "Frob")), "can load"),
     "a newer opset": (altered(lambda m: setattr(m.opset_import[0], "version", 99)), "can load"),
     "another input": (altered(rename_input), "maps mel to logits, embedding, but must map frames"),
     "no embedding": (altered(lambda m: m.graph.output.pop()), "maps frames to logits, but must map frames"),

@@ -216,7 +216,7 @@ def test_every_hop_equals_the_full_window(trained: OnnxEngine, hop: int) -> None
 
 
 def test_columns_at_the_edges_must_be_computed_anew(trained: OnnxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: whoever takes the window's edges for its inside gets other scores."""
+    """The control: columns from the window's edges, used as its inside, give other scores."""
     inside = columns._keys
 
     def continued(levels: Any, size: int, start: int, frames: int) -> Any:

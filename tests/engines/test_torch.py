@@ -28,7 +28,7 @@ from streamser.recognizer import load  # noqa: E402
 
 HOUSE = zoo.get("lightsernet").features
 CENTRED = replace(HOUSE, sample_rate=22_050, center=True, window_samples=800, hop_samples=300, mel_max_hz=8_000.0)
-EARS = {
+FRONT_ENDS = {
     "tile": HOUSE,
     "zero": replace(HOUSE, short="zero", length_s=2.0, stride_s=0.7),
     "centred, another rate": replace(CENTRED, short="zero", long="windows"),
@@ -57,16 +57,16 @@ def engine(net_bundle: Bundle) -> TorchEngine:
     return TorchEngine(net_bundle, "cpu")
 
 
-@pytest.mark.parametrize("ears", EARS)
-def test_features_and_net_on_the_device_give_what_numpy_and_onnx_give(tmp_path: Path, ears: str) -> None:
-    bundle = make_net_bundle(tmp_path / "net", "lightsernet", EARS[ears])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_features_and_net_on_the_device_give_what_numpy_and_onnx_give(tmp_path: Path, front_end: str) -> None:
+    bundle = make_net_bundle(tmp_path / "net", "lightsernet", FRONT_ENDS[front_end])
     expected = run_audio(OnnxEngine(bundle), SOUNDS, bundle.features)
     found = TorchEngine(bundle, "cpu").run_audio(SOUNDS)
     for wanted, got in zip(expected, found, strict=True):
         np.testing.assert_allclose(got.logits, wanted.logits, atol=1e-4)
         np.testing.assert_allclose(got.embedding, wanted.embedding, atol=1e-4, rtol=1e-4)
         assert got.audible == wanted.audible
-    assert [score.audible for score in found] == [True] * 4 + [EARS[ears].long != "head", True, False]
+    assert [score.audible for score in found] == [True] * 4 + [FRONT_ENDS[front_end].long != "head", True, False]
     means = np.stack([score.logits.mean(axis=0) for score in found])
     assert means.std(axis=0).min() > 0.5  # not vacuous: the answers differ by far more than the tolerance
 

@@ -13,13 +13,13 @@ from streamser.evaluation.streams import LeftOutCorpus, blend, choose_rule
 
 LABELS = ("angry", "happy", "neutral", "sad")
 SHRINKAGE = 1.0
-DIRECTIONS = np.eye(4, 6, dtype=np.float32) * 3.0  # of each label; the other two dimensions say nothing
+DIRECTIONS = np.eye(4, 6, dtype=np.float32) * 3.0  # of each label; the other two dimensions are constant
 
 
 def relative(
     embedding: NDArray[np.float32], total: NDArray[np.float32], weight: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Compare with the baseline; neutral speech of the training corpora lies on neutral's direction."""
+    """Compare with the baseline; neutral speech of the training corpora has the direction of neutral."""
     baseline = (total + SHRINKAGE * DIRECTIONS[2]) / (weight + SHRINKAGE)
     return np.asarray((embedding - baseline + DIRECTIONS[2]) @ DIRECTIONS.T, np.float32)
 

@@ -229,7 +229,7 @@ def test_a_replay_is_published_event_by_event_as_the_pipeline_gives_it(
 
 
 def watcher_ready(watcher: Watcher, broker: Broker) -> None:
-    """Its subscription stands: it hears a message of ours."""
+    """Its subscription works: it gets a message of ours."""
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
     client.connect("127.0.0.1", broker.port)
     client.loop_start()

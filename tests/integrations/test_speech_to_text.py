@@ -108,7 +108,7 @@ def test_faster_whispers_segments_carry_the_emotion_of_their_time(recognizer: Re
         return transcribe.Segment(**named, **rest)
 
     class StandInWhisper:
-        """Where WhisperModel stands: its segments, without its weights."""
+        """Replaces WhisperModel: its segments, without its weights."""
 
         def transcribe(self, audio: str, **options: Any) -> tuple[Iterator[Any], None]:
             assert (audio, options) == (str(path), {"language": "en"})

@@ -88,7 +88,7 @@ async def emotions(client: AsyncClient) -> list[dict[str, Any]]:
 
 
 def expected(recognizer: Recognizer, data: bytes, rate: int, channels: int, partials: bool = False) -> list[Any]:
-    """What a Stream says to the same PCM."""
+    """The results of a Stream for the same PCM."""
     stream = Stream(recognizer)
     events = [event for chunk in chunks(data, rate, channels) for event in stream.push(chunk.audio, rate, channels)]
     events += stream.close()

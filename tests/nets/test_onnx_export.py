@@ -53,7 +53,7 @@ def test_graph_and_net_agree_at_several_lengths_and_batch_sizes(name: str) -> No
 
 
 @every_architecture
-def test_graph_knows_the_clips_that_the_net_learnt(name: str) -> None:
+def test_graph_classifies_the_training_clips_as_the_net_does(name: str) -> None:
     trained = overfitted(name)
     session = open_session(exported(name))
     logits, _ = run_session(session, trained.frames.numpy())
@@ -147,7 +147,7 @@ def test_export_refuses_a_net_of_another_shape() -> None:
 
 
 class WithStep(LightSerNet):
-    """A network of a newcomer, which brings its own step graph."""
+    """A network from outside that has its own step graph."""
 
     def step_graph(self, features: FeatureConfig) -> Traceable:
         return Traceable(
@@ -160,7 +160,7 @@ class WithStep(LightSerNet):
         )
 
 
-def test_a_network_from_outside_brings_its_own_step_graph() -> None:
+def test_a_network_from_outside_has_its_own_step_graph() -> None:
     features = get("lightsernet").features
     graph = export_step(WithStep(4, bins=features.bins), features)
     assert graph is not None

@@ -42,7 +42,7 @@ ARCHITECTURES = {architecture(variant): variant for variant in ROWS.values()}
 
 @dataclass(frozen=True)
 class Overfitted:
-    """A net that knows eight clips by heart."""
+    """A net that is overfitted to eight clips."""
 
     variant: Variant
     net: SerNet

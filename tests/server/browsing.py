@@ -147,7 +147,7 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def complaints(self) -> list[str]:
-        """What the browser's console has to say, and what was fetched from elsewhere."""
+        """Messages in the browser's console, and requests to other hosts."""
         fetched = self.do("return performance.getEntriesByType('resource').map((entry) => entry.name)")
         elsewhere = [name for name in fetched if not name.startswith((self.url, "data:", "blob:"))]
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"] + elsewhere

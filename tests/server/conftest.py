@@ -58,5 +58,5 @@ def serve(sure: Bundle) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def truth(judge: Recognizer, talk: Path) -> list[dict[str, Any]]:
-    """What `streamser replay` says of the same file."""
+    """The events of `streamser replay` for the same file."""
     return [event.to_dict() for event in replay(talk, model=judge)]

@@ -15,7 +15,7 @@ START_S = 90.0  # a busy machine imports slowly
 
 
 class Running:
-    """A server process, and what it has said on stderr so far."""
+    """A server process, and its output on stderr so far."""
 
     def __init__(self, *arguments: str, before: Sequence[str] = (), handles: int = 0, **environment: str) -> None:
         limited = ["sh", "-c", f'ulimit -n {handles}; exec "$@"', "sh"] if handles else []

@@ -48,7 +48,7 @@ def two_utterances(seed: int = 0) -> Samples:
 
 
 def quantized(sound: Samples) -> NDArray[np.int16]:
-    """The 16-bit values that stand for this sound on every way to the server."""
+    """The sound in 16-bit values, as every client sends it."""
     return (np.clip(sound, -1, 32767 / 32768) * 32768).round().astype("<i2")
 
 
@@ -90,7 +90,7 @@ async def serving(recognizer: Recognizer, **options: Any) -> AsyncIterator[Serve
 
 
 class Talker:
-    """A client of /ws/stream that checks everything it is told against the schema."""
+    """A client of /ws/stream that checks every message against the schema."""
 
     def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
         self.ws = ws
@@ -124,7 +124,7 @@ class Talker:
 
 @asynccontextmanager
 async def talking(server: Server, path: str = "ws/stream", **hello: Any) -> AsyncIterator[Talker]:
-    """A connected client that has said hello, if it has something to say."""
+    """A connected client, which has sent `hello` if one was given."""
     async with aiohttp.ClientSession() as session, session.ws_connect(server.url + path) as ws:
         if hello:
             await ws.send_json({"type": "hello", **hello})

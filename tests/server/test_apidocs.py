@@ -1,4 +1,4 @@
-"""The OpenAPI and AsyncAPI documents say what the server does."""
+"""The OpenAPI and AsyncAPI documents describe what the server does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page in a real browser gives what `streamser replay` gives, says what happens, and can be used by everybody."""
+"""The page in a real browser gives what `streamser replay` gives, shows what happens, and is accessible."""
 
 from __future__ import annotations
 

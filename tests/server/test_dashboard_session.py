@@ -1,4 +1,4 @@
-"""What one can do with a session in the page: hear it, correct it, train on it, zoom, keep it for hours."""
+"""A session in the page: playing, correcting, training, zooming, and keeping it for hours."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ APP = "return import('/app.js').then(({ session, memory, player, timeline, makeL
 
 
 def app(page: Page, script: str) -> object:
-    """Run a script that sees the page's own session, memory, player and timeline."""
+    """Run a script with access to the page's own session, memory, player and timeline."""
     return page.do(APP % script)
 
 
@@ -131,7 +131,9 @@ def test_corrections_become_a_corpus_that_the_trainer_reads(serve: Running, talk
         page.press("x")
         page.press("w")
         archive = zipfile.ZipFile(io.BytesIO(page.saved("document.getElementById('export-corpus').click()")))
-        assert len(archive.read("manifest.csv").splitlines()) == 2  # a label that is only wrong teaches nothing
+        assert (
+            len(archive.read("manifest.csv").splitlines()) == 2
+        )  # an utterance that is only marked wrong has no label to train on
         assert b",wrong," in archive.read("corrections.csv")
 
 

@@ -20,7 +20,7 @@ DATA = pcm(two_utterances())
 
 
 async def speak(url: str) -> list[dict[str, object]]:
-    """One honest client's messages."""
+    """The messages of one client that behaves well."""
     async with aiohttp.ClientSession() as session, session.ws_connect(url + "ws/stream?sample_rate=16000") as ws:
         for first in range(0, len(DATA), 6400):
             await ws.send_bytes(DATA[first : first + 6400])

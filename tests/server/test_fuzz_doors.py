@@ -22,7 +22,7 @@ from streamser.server.security import refuse_host, refuse_origin, shown_token, t
 
 
 def examples(count: int, **more: Any) -> settings:
-    """So many, however slow the machine is."""
+    """The number of examples, independent of the machine's speed."""
     return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), **more)
 
 

@@ -219,7 +219,7 @@ async def test_a_stream_ends_with_its_results_at_the_longest_duration(recognizer
 
 
 def form_of(parts: int) -> tuple[bytes, dict[str, str]]:
-    """A form of so many empty parts."""
+    """A form of this many empty parts."""
     part = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n'
     return part * parts + b"--b--\r\n", {"Content-Type": "multipart/form-data; boundary=b"}
 

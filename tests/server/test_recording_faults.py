@@ -1,4 +1,4 @@
-"""A server that records says so when it no longer can: to the client, to the probe, in the log."""
+"""A recording server that can no longer record reports it: to the client, to the probe, in the log."""
 
 from __future__ import annotations
 

@@ -289,13 +289,13 @@ class NeverReads:
         self._socket.sendall(struct.pack("!BBH4x", 0x80 | opcode, 0x80 | 126, len(payload)) + payload)
 
     def complain(self, times: int) -> None:
-        """Tell of lost sound, which is answered by an event each time, until the server hears no more of it."""
+        """Report lost sound, which is answered by an event each time, until the server reads no more."""
         with contextlib.suppress(ConnectionError, TimeoutError):
             for _ in range(times):
                 self._send(1, b'{"type": "gap", "samples": 160}')
 
     def read_all(self) -> bytes:
-        """At last: all that the server had said."""
+        """Everything that the server had sent."""
         received = b""
         with contextlib.suppress(ConnectionError):
             while chunk := self._socket.recv(65536):
@@ -322,7 +322,7 @@ async def test_a_client_that_never_reads_is_let_go_with_a_reason_and_costs_its_n
 
 
 async def _until(server: Server, line: str) -> None:
-    """Wait until the metrics say so."""
+    """Wait until the metrics have this value."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + DEADLINE_S
     async with aiohttp.ClientSession() as session:

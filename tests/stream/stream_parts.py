@@ -53,7 +53,7 @@ def streamser_threads() -> list[str]:
 
 
 class ListSource:
-    """Gives what it was given, as fast as it is taken."""
+    """Yields its items as fast as they are read."""
 
     overflows = 0
     description = "a list"

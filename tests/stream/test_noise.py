@@ -1,4 +1,4 @@
-"""The gate adapts to a room's noise within seconds and opens for sound above it."""
+"""The gate adapts to background noise within seconds and passes louder sound."""
 
 from __future__ import annotations
 

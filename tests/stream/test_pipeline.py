@@ -553,7 +553,7 @@ def test_closing_with_a_recognizer_that_hangs_ends_within_a_second_all_the_same(
 
 
 class Wedged(Endless):
-    """A device that is inside a call which nobody answers, and does not even notice that it was closed."""
+    """A device that is blocked in a call that never returns, and does not notice that it was closed."""
 
     def __init__(self) -> None:
         super().__init__()

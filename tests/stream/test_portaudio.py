@@ -1,4 +1,4 @@
-"""What is ours of the way to PortAudio, with a stand-in for the library."""
+"""Our own part of the path to PortAudio, with a replacement for the library."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ FEATURES = FeatureConfig()  # a window of 3 s on a grid of 256 samples
 
 
 class LoudVad:
-    """Takes whatever is loud for speech: tests say exactly where speech is."""
+    """Detects speech by level alone, so that tests decide exactly where speech is."""
 
     frame_samples = 20 * MS
     resets = 0
@@ -48,7 +48,7 @@ def make_segmenter(vad: Vad | None = None, features: FeatureConfig = FEATURES, *
 
 
 def segmented(samples: Samples, **config: Any) -> list[Item]:
-    """All that a whole stream brings."""
+    """All items of a whole stream."""
     segmenter = make_segmenter(**config)
     return segmenter.feed(AudioBlock(samples, 0)) + segmenter.flush()
 

@@ -54,7 +54,7 @@ def heard_device(settings: SourceConfig, recognizer: Recognizer, folder: Path, e
 def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
     mic: VirtualMic, recognizer: Recognizer, tmp_path: Path
 ) -> None:
-    """One at 48 kHz in stereo, one at 16 kHz in mono; each hears another file."""
+    """One at 48 kHz in stereo, one at 16 kHz in mono; each plays another file."""
     # Three seconds of a room's noise first. That noise, beginning after the digital silence that only a virtual
     # device gives, may be taken for an utterance of its own; it is left out.
     lead = 3 * SAMPLE_RATE

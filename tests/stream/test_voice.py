@@ -96,7 +96,7 @@ def test_a_replay_is_the_same_each_time_and_in_crumbs(adaptive: Recognizer, tmp_
 
 @pytest.mark.parametrize("cut_s", [4.4, 5.2])
 def test_after_a_new_speaker_a_stream_is_as_a_fresh_one(adaptive: Recognizer, cut_s: float) -> None:
-    """4.4 s lies in the pause after the second utterance, 5.2 s in the third, which is still the earlier speaker's."""
+    """4.4 s is in the pause after the second utterance; 5.2 s is in the third, still of the earlier speaker."""
     sound, cut = talk(), round(cut_s * SAMPLE_RATE)
     stream = Stream(adaptive, CONFIG)
     events = stream.push(sound[:cut])
@@ -213,7 +213,7 @@ def test_a_profile_stays_as_it_is_where_a_stream_does_not_adapt(adaptive: Recogn
     assert events[0].scores != emotions(streamed(adaptive))[0].scores
 
 
-def test_what_cannot_be_heard_teaches_nothing(adaptive: Recognizer) -> None:
+def test_silence_does_not_change_the_baseline(adaptive: Recognizer) -> None:
     judge = Judge(adaptive)
     for utterance, (samples, expected) in enumerate([(silence(1.0), 0), (babble(1.0), 0), (babble(1.0, seed=3), 1)]):
         segment = Segment(utterance=utterance, start=20_000 * utterance, samples=samples, final=True)

@@ -1,4 +1,4 @@
-"""Augmentation: each change does what its parameters say, drawn first and applied second."""
+"""Augmentation: each change follows its parameters, which are drawn first and applied second."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def level_at(samples: Samples, low_hz: float, high_hz: float) -> float:
 
 @pytest.fixture
 def sounds(tmp_path: Path) -> Path:
-    """A folder with a hum in one file and a click, as a room that does nothing, in another."""
+    """A folder with a hum in one file and a click (a room without reverberation) in another."""
     soundfile.write(tmp_path / "click.wav", np.eye(1, 4000, 10)[0], SAMPLE_RATE)
     soundfile.write(tmp_path / "hum.wav", sine(1000.0, 0.5), SAMPLE_RATE)
     return tmp_path

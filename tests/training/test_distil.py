@@ -72,7 +72,7 @@ def material(root: Path, cache: Path) -> Material:
 
 @pytest.fixture(scope="module")
 def run(material: Material, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished leave-one-corpus-out run, whose folds can teach."""
+    """A finished leave-one-corpus-out run, whose folds can be teachers."""
     folder = tmp_path_factory.mktemp("run")
     trainer = Trainer(make_recipe(epochs=3), material, folder, RunOptions(cache=cache))
     for split in trainer.splits(0):

@@ -19,7 +19,7 @@ from streamser.training.featureaugment import FeatureAugment
 from streamser.training.preview import SHOWN, preview_augment, with_gains
 from streamser.training.store import level_config
 
-EARS = make_features()
+FEATURES = make_features()
 WINDOW_S = 2.0
 
 
@@ -39,19 +39,19 @@ def previewed(
     seed: int = 0,
 ) -> dict[str, Samples]:
     """What is played of the first clip, by name."""
-    page = preview_augment(clips, out, EARS, augment, drawn, window_s=WINDOW_S, seed=seed)
+    page = preview_augment(clips, out, FEATURES, augment, drawn, window_s=WINDOW_S, seed=seed)
     text = html.unescape(page.read_text(encoding="utf-8"))
     files = sorted(out.glob("*.wav"))
     assert all(f'src="{file.name}"' in text for file in files)
     return {file.stem[3:]: read_audio(file) for file in files if file.name.startswith("00-")}
 
 
-def levels(sound: Samples, features: FeatureConfig = EARS) -> np.ndarray:
+def levels(sound: Samples, features: FeatureConfig = FEATURES) -> np.ndarray:
     return np.asarray(extract(sound, level_config(features)))
 
 
 def frames(begin_s: float, end_s: float) -> slice:
-    return slice(round(begin_s / EARS.hop_s), round(end_s / EARS.hop_s))
+    return slice(round(begin_s / FEATURES.hop_s), round(end_s / FEATURES.hop_s))
 
 
 def test_each_change_of_a_recipe_is_played_alone_and_then_all_together(clips: list[Clip], tmp_path: Path) -> None:
@@ -129,12 +129,14 @@ def test_a_crop_is_a_shorter_piece_of_the_clip(clips: list[Clip], tmp_path: Path
 
 @pytest.mark.parametrize("center", [False, True])
 def test_a_gain_is_heard_when_its_frames_are(center: bool) -> None:
-    ears = make_features(center=center)
+    features = make_features(center=center)
     sound = tone(1000.0, 2.0, level=0.1)
-    gains = np.zeros(levels(sound, ears).shape, np.float32)
-    middles_s = np.arange(len(gains)) * ears.hop_s + (0.0 if center else ears.window_samples / 2 / ears.sample_rate)
+    gains = np.zeros(levels(sound, features).shape, np.float32)
+    middles_s = np.arange(len(gains)) * features.hop_s + (
+        0.0 if center else features.window_samples / 2 / features.sample_rate
+    )
     gains[middles_s >= 1.0] = 20.0
-    loud = np.abs(with_gains(sound, gains, ears))
+    loud = np.abs(with_gains(sound, gains, features))
     at_s = np.flatnonzero(loud > 0.4)[0] / SAMPLE_RATE  # half-way up, from 0.1 to 1.0
     assert at_s == pytest.approx(1.0, abs=0.015)
 

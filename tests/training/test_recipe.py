@@ -1,4 +1,4 @@
-"""Recipes: what they say, and what they refuse."""
+"""Recipes: their values, and what they refuse."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def test_only_clips_of_the_styles_that_were_asked_for_are_taken(corpora: Path, c
 def test_of_sounds_that_are_no_speech_it_learns_to_know_nothing(
     material: Material, tmp_path: Path, cache: Path, noises: Path
 ) -> None:
-    """Also of sounds that it was not taught with: whistles are kept back, and unheard hisses are judged."""
+    """Also for kinds of sound not used in training: whistles are left out, and new hisses are tested."""
     apart = {}
     taught = {"folder": str(noises), "names": ["hiss*"], "share": 1.0, "weight": 2.0}
     for name, outliers in {"without": {}, "with": taught}.items():
@@ -381,7 +381,7 @@ def test_what_learns_on_what_was_heard_judges_as_the_whole_net_does(
     )
     assert np.ptp(whole, axis=0).min() > 0.05
     again = trainer(recipe, material, tmp_path / "again", cache)
-    assert again.stores.clips.key == one.stores.clips.key  # what was heard once is not heard again
+    assert again.stores.clips.key == one.stores.clips.key  # the checked files are not read again
     louder = trainer(replace(recipe, feature_augment=FeatureAugment(crop_probability=1.0)), material, tmp_path, cache)
     assert louder.stores.clips.key != one.stores.clips.key
 
