@@ -254,7 +254,7 @@ def _save_cache(cache: Path | None, known: dict[str, list[object]]) -> None:
     if cache is None:
         return
     cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_suffix(".part")
+    part = cache.with_suffix(f".{os.getpid()}.part")  # two runs may share a cache
     part.write_text(json.dumps(known), encoding="utf-8")
     part.replace(cache)
 

@@ -293,9 +293,17 @@ class Trainer:
             return {}
         found = self.teachers.of(split, seed)
         return {
-            "teachers": [{"name": one.name, **{key: one.provenance.get(key) for key in _OF_TEACHER}} for one in found],
+            "teachers": [
+                {"name": _recipe_name(one), **{key: one.provenance.get(key) for key in _OF_TEACHER}} for one in found
+            ],
             "teacher_speakers": sorted(set().union(*map(speakers_of, found))),
         }
+
+
+def _recipe_name(bundle: Bundle) -> str:
+    """The name of the recipe that trained a checkpoint, else the checkpoint's."""
+    recipe = bundle.provenance.get("recipe")
+    return str(recipe.get("name", bundle.name)) if isinstance(recipe, dict) else bundle.name
 
 
 def _standardize(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], seed: int) -> None:

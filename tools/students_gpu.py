@@ -1,0 +1,336 @@
+"""Train the small networks with teachers, and without for comparison, on every left-out corpus, within a given time.
+
+    python tools/students_gpu.py OUT --corpora-root CORPORA --minutes 9
+
+The teachers come first: a run of each teacher's own recipe, whose folds leave out the same corpora or speakers. Then
+the students, seed by seed, so that a run that is cut off has whole tables of fewer seeds. `--teachers whisper=RUN`
+takes a finished run instead; `--ship` trains the checkpoints at the end, each calibrated on its own finished run.
+
+Runs stand in runs/students (`--runs`); the same command goes on with them. OUT gets students.tar.gz (every fold's
+answers, curves and relative head, no other weights), summary.json with the tables, and progress.log. Unpack the archive
+at the repository's root to go on elsewhere. `--clips 8 --passes 64 --epochs 1` tries all of it on a CPU in minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tarfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from streamser.corpora.clips import Clip
+from streamser.errors import ProtocolError
+from streamser.evaluation.adaptation import load_left_out
+from streamser.evaluation.folds import load_folds
+from streamser.evaluation.foldsummary import summarize
+from streamser.training.material import Material, gather, splits_of, with_labels, write_recipe
+from streamser.training.options import RunOptions
+from streamser.training.recipe import DistilConfig, Recipe, load_recipe
+from streamser.training.table import Job, JobEnd, jobs_of, processes_for, run_jobs
+from streamser.training.trainer import Trainer
+
+log = logging.getLogger("students")
+
+KEPT = ("fold.json", "fold.npz", "relative.onnx", "log.jsonl", "recipe.json")
+"""Files of a student's run that come back."""
+LAST_EPOCHS_S = 40.0
+"""No epoch begins in the last seconds: a fold that is trained is exported, judged and packed in them."""
+RECIPES = Path("models/recipes")
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A run whose folds teach."""
+
+    name: str
+    recipe: Path
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A run of a small network."""
+
+    name: str
+    recipe: Path
+    teacher: Teacher
+    seeds: tuple[int, ...] = (0, 1, 2)
+    taught: bool = True
+    """False: the same recipe on the labels alone, for comparison."""
+
+
+WHISPER = Teacher("whisper", Path("models/whisper/recipe.yaml"), "leave-one-corpus-out")
+EMODB = Teacher("whisper-emodb", RECIPES / "whisper-emodb.yaml", "honest-loso")
+PLAN = (
+    Student("lightsernet", RECIPES / "lightsernet-distilled.yaml", WHISPER),
+    Student("lightsernet-labels", RECIPES / "lightsernet-distilled.yaml", WHISPER, (0,), taught=False),
+    Student("sepconv", RECIPES / "sepconv-distilled.yaml", WHISPER),
+    Student("sepconv-labels", RECIPES / "sepconv-distilled.yaml", WHISPER, (0,), taught=False),
+    Student("lightsernet-emodb", RECIPES / "lightsernet-emodb-distilled.yaml", EMODB),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, checked."""
+
+    out: Path
+    root: Path
+    runs: Path
+    devices: tuple[str, ...]
+    processes: int
+    until: float
+    clips: int
+    changes: Mapping[str, Any]
+    teachers: Mapping[str, Path]
+
+    @property
+    def cache(self) -> Path:
+        return self.runs.parent / "cache"
+
+    def run_options(self) -> RunOptions:
+        """For work in this process: the GPU if there is one, and all cores."""
+        return RunOptions(cache=self.cache, device=self.devices[0], workers=os.cpu_count() or 1)
+
+
+def some_of(material: Material, clips: int) -> Material:
+    """At most so many clips of each label of each corpus, of speakers in turn; all of them for 0."""
+
+    def few(of: Sequence[Clip]) -> tuple[Clip, ...]:
+        groups: dict[tuple[str, str], dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
+        for clip in of:
+            groups[clip.corpus, clip.label][clip.speaker].append(clip)
+        chosen = []
+        for speakers in groups.values():
+            rounds = range(max(map(len, speakers.values())))
+            order = [members[turn] for turn in rounds for members in speakers.values() if turn < len(members)]
+            chosen += order[:clips]
+        ids = {clip.id for clip in chosen}
+        return tuple(clip for clip in of if clip.id in ids)
+
+    return replace(material, clips=few(material.clips), unlabelled=few(material.unlabelled)) if clips else material
+
+
+def teacher_recipe(teacher: Teacher, options: Options) -> Recipe:
+    """The teacher's own recipe with the protocol of its students, one seed."""
+    return load_recipe(teacher.recipe, {"protocol": teacher.protocol, "seeds": [0], **options.changes})
+
+
+def student_recipe(student: Student, options: Options) -> Recipe:
+    """A student's recipe, taught by the run of its teacher."""
+    changes = {"protocol": student.teacher.protocol, "seeds": list(student.seeds), **options.changes}
+    recipe = load_recipe(student.recipe, changes)
+    run = str(run_of(student.teacher, options))
+    return replace(recipe, distil=replace(recipe.distil, teachers=(run,)) if student.taught else DistilConfig())
+
+
+def run_of(teacher: Teacher, options: Options) -> Path:
+    """The folder of a teacher's run."""
+    return options.teachers.get(teacher.name, options.runs / f"teacher-{teacher.name}")
+
+
+class Students:
+    """The whole table: what is left to train, in order."""
+
+    def __init__(self, plan: Sequence[Student], options: Options) -> None:
+        self.plan, self.options = plan, options
+        self.ends: list[JobEnd] = []
+        self._materials: dict[str, Material] = {}
+        self._began = time.time()
+
+    def run(self) -> None:
+        """Teachers, then students; returns when all is done or the time is over."""
+        for teacher in dict.fromkeys(student.teacher for student in self.plan if student.taught):
+            students = [one for one in self.plan if one.taught and one.teacher == teacher]
+            if any(not job.done for student in students for job in self._jobs(student)):
+                self._teach(teacher)
+        left = [job for student in self.plan for job in self._jobs(student) if not job.done]
+        warm = {student.name for student in self.plan} & {job.folder.name for job in left}
+        for student in (one for one in self.plan if one.name in warm and self._in_time()):
+            self._warm(student)
+        # seed by seed and network by network: what is there when the time is over is comparable
+        order = {student.name: place for place, student in enumerate(self.plan)}
+        self._train(sorted(left, key=lambda job: (job.seed, order[job.folder.name])))
+
+    def say(self, text: str) -> None:
+        """A line of progress on the terminal and in OUT."""
+        line = f"{time.time() - self._began:7.1f} s  {text}"
+        print(line, flush=True)
+        with (self.options.out / "progress.log").open("a", encoding="utf-8") as file:
+            print(line, file=file)
+
+    def material(self, name: str, recipe: Recipe) -> Material:
+        """The clips of a recipe, read once."""
+        if name not in self._materials:
+            whole = gather(recipe, self.options.root, self.options.cache)
+            self._materials[name] = some_of(whole, self.options.clips)
+        return self._materials[name]
+
+    def _jobs(self, student: Student) -> list[Job]:
+        recipe = student_recipe(student, self.options)
+        material = self.material(student.name, recipe)
+        folder = self.options.runs / student.name
+        write_recipe(with_labels(recipe, material), folder)
+        return jobs_of(recipe, student.name, material, folder)
+
+    def _teach(self, teacher: Teacher) -> None:
+        if teacher.name in self.options.teachers:
+            return
+        recipe, folder = teacher_recipe(teacher, self.options), run_of(teacher, self.options)
+        material = self.material(f"teacher-{teacher.name}", recipe)
+        jobs = jobs_of(recipe, f"teacher-{teacher.name}", material, folder)
+        left = [job for job in jobs if not (job.place / "bundle" / "bundle.yaml").exists()]
+        if left and self._in_time():
+            self.say(f"teacher {teacher.name}: features and encoder")
+            write_recipe(recipe, folder)
+            Trainer(recipe, material, folder, self.options.run_options())  # leaves its stores in the cache
+            self._train(left)
+
+    def _warm(self, student: Student) -> None:
+        """Compute features and the teacher's answers with all cores, once for all processes."""
+        self.say(f"{student.name}: features and the teacher's answers")
+        recipe = student_recipe(student, self.options)
+        material = self.material(student.name, recipe)
+        trainer = Trainer(recipe, material, self.options.runs / student.name, self.options.run_options())
+        if trainer.teachers is not None:
+            trainer.teachers.answers(trainer.splits(recipe.seeds[0])[0], recipe.seeds[0])
+
+    def _train(self, jobs: Sequence[Job]) -> None:
+        options = self.options
+        self.say(f"{len(jobs)} folds left; {options.processes} processes on {', '.join(options.devices)}")
+        for end in run_jobs(
+            jobs, self._materials, cache=options.cache, devices=options.devices, processes=options.processes,
+            until=options.until,
+        ):  # fmt: skip
+            self.ends.append(end)
+            if end.state != "out of time" or end.seconds > 1:
+                self.say(f"{end.job.name}: {end.state}, {end.seconds:.1f} s")
+
+    def _in_time(self) -> bool:
+        return time.time() < self.options.until
+
+    def ship(self) -> None:
+        """The checkpoint of each student whose run is whole, taught by the checkpoint that its recipe names."""
+        for student in (one for one in self.plan if one.taught and one.teacher == WHISPER):
+            folder = self.options.runs / student.name
+            target = self.options.out / student.name
+            if not self._in_time() or target.exists() or any(not job.done for job in self._jobs(student)):
+                continue
+            recipe = load_recipe(student.recipe, {"name": student.name, "protocol": "ship", **self.options.changes})
+            material = self.material(student.name, recipe)
+            trainer = Trainer(recipe, material, folder / "ship", self.options.run_options())
+            bundle = trainer.ship(splits_of(recipe, material, 0)[0], 0, target, folder)
+            self.say(f"{student.name}: shipped, {bundle.size_bytes / 1e6:.2f} MB")
+
+
+def tables(runs: Path, plan: Sequence[Student]) -> dict[str, Any]:
+    """What each student's finished folds say: figures of the folds, and of streams where corpora are left out."""
+    found: dict[str, Any] = {}
+    for student in plan:
+        folder = runs / student.name
+        if not any(folder.glob("*/fold.json")):
+            continue
+        found[student.name] = {"summary": summarize(load_folds(folder))}
+        try:
+            risk = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["risk"]
+            left_out = load_left_out(folder)
+            found[student.name]["left_out"] = left_out.metrics(left_out.calibration(risk)[0], risk)
+        except ProtocolError as error:  # too few corpora so far, or none is left out
+            found[student.name]["left_out"] = str(error)
+    return found
+
+
+def pack(students: Students) -> None:
+    """The archive and the summary of every student that has a finished fold."""
+    options = students.options
+    seconds = {end.job.name: [end.state, round(end.seconds, 1)] for end in list(students.ends)}
+    summary = {"runs": tables(options.runs, students.plan), "jobs": seconds}
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    part = options.out / "students.tar.gz.part"
+    with tarfile.open(part, "w:gz") as archive:
+        for path in _kept(options.runs, students.plan):
+            archive.add(path, path)
+    part.replace(options.out / "students.tar.gz")
+
+
+def _kept(runs: Path, plan: Sequence[Student]) -> Iterator[Path]:
+    for student in plan:
+        for path in sorted((runs / student.name).rglob("*")):
+            whole = path.parent == runs / student.name or (path.parent / "fold.json").exists()
+            if path.name in KEPT and whole:
+                yield path
+
+
+def _give_up(students: Students) -> None:
+    """The time is over and a fold still hangs: pack what there is and leave."""
+    for child in active_children():
+        child.terminate()
+    pack(students)
+    os._exit(0)
+
+
+def _options(args: argparse.Namespace, began: float) -> Options:
+    devices = args.devices.split(",")
+    if devices == ["auto"]:
+        devices = ["cuda" if torch.cuda.is_available() else "cpu"]
+    changes = {"epochs": args.epochs, "passes_per_epoch": args.passes}
+    return Options(
+        out=args.out,
+        root=args.corpora_root,
+        runs=args.runs,
+        devices=tuple(devices),
+        processes=args.processes or processes_for(devices[0]),
+        until=began + args.minutes * 60 - LAST_EPOCHS_S,
+        clips=args.clips,
+        changes={key: value for key, value in changes.items() if value},
+        teachers={name: Path(run) for name, _, run in (pair.partition("=") for pair in args.teachers)},
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the time allows; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for what comes back")
+    parser.add_argument("--corpora-root", type=Path, required=True, help="folder that holds the corpora")
+    parser.add_argument("--minutes", type=float, required=True, help="end by then")
+    parser.add_argument("--runs", type=Path, default=Path("runs/students"))
+    parser.add_argument("--devices", default="auto", help="cpu, cuda, or cuda:0,cuda:1 (default: auto)")
+    parser.add_argument("--processes", type=int, default=0, help="default: one a core, one core left free")
+    parser.add_argument("--only", default="", help="only students whose name begins so")
+    parser.add_argument("--teachers", nargs="*", default=[], metavar="NAME=RUN", help="finished runs that teach")
+    parser.add_argument("--ship", action="store_true", help="train the checkpoints of whole runs too")
+    parser.add_argument("--clips", type=int, default=0, help="only so many clips of each label of a corpus")
+    parser.add_argument("--epochs", type=int, default=0, help="fewer epochs, to try the script")
+    parser.add_argument("--passes", type=int, default=0, help="fewer clips an epoch, to try the script")
+    args = parser.parse_args(argv)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: each has one core
+    options = _options(args, time.time())
+    for folder in (options.out, options.runs, options.cache):
+        folder.mkdir(parents=True, exist_ok=True)
+    students = Students([one for one in PLAN if one.name.startswith(args.only)], options)
+    hard = threading.Timer(args.minutes * 60, _give_up, (students,))
+    hard.daemon = True
+    hard.start()
+    students.run()
+    if args.ship:
+        students.ship()
+    pack(students)
+    students.say(f"packed {sum(end.state == 'done' for end in students.ends)} folds of this run")
+    hard.cancel()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
