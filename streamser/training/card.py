@@ -103,8 +103,7 @@ Corpora that were left out whole (the same recipe, trained on the others; all th
 
 """
 _SAME_CORPORA = """\
-The same left-out corpora, all clips, first utterances, without the class offsets that the other corpora would choose \
-(the shipped calibration has none), UA %:
+The same left-out corpora, first utterances, but all clips of each corpus, UA %:
 
 """
 _SCENARIOS = {
