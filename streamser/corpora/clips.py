@@ -69,7 +69,7 @@ class Clip:
     votes: tuple[str, ...] = ()
     """Each annotator's label, several joined by `+`."""
     name: str = ""
-    """Path within the corpus without its suffix."""
+    """Path within the corpus without its suffix, the same for no two clips; without it, the file's own name."""
     digest: str = ""
     """Hash of the decoded samples; empty until the audio was read."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -92,7 +93,12 @@ def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
     kept, dropped = map_labels(clips, mapping)
     missing = set(wanted) - {clip.label for clip in kept}
     if missing:
-        raise ConfigError(f"{recipe.name}: no clip is labelled {', '.join(sorted(missing))}; see labels and label_map")
+        counts = sum((Counter(report.counts) for report in reports), Counter[str]())
+        unusable = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
+        raise ConfigError(
+            f"{recipe.name}: no clip is labelled {', '.join(sorted(missing))}; see labels and label_map"
+            + (f" (files left out: {unusable})" if unusable else "")
+        )
     plain, plain_reports = _plain_speech(recipe, root, cache)
     labels = wanted if recipe.labels == ALL_LABELS else ()
     unlabelled, more_reports = _unlabelled(recipe, (*kept, *plain), root, cache)

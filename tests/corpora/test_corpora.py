@@ -86,12 +86,12 @@ def test_a_layout_is_added_from_outside_by_one_row(tmp_path: Path, monkeypatch: 
     def read(folder: Path, corpus: str) -> Iterator[Clip | Problem]:
         for path in sorted(folder.glob("*/*/*.wav")):
             speaker, label = path.parts[-3:-1]
-            yield Clip(path, corpus, f"{corpus}/{speaker}", label)
+            yield Clip(path, corpus, f"{corpus}/{speaker}", label, name=f"{speaker}/{label}/{path.stem}")
 
     row = Layout("tree", "SPEAKER/LABEL/*.wav", lambda folder: any(folder.glob("*/sad/*.wav")), read)
     monkeypatch.setitem(LAYOUTS, "tree", row)
     for speaker, label in (("anna", "sad"), ("anna", "happy"), ("ben", "hungry")):
-        sound(tmp_path / speaker / label / f"{speaker}-{label}.wav")
+        sound(tmp_path / speaker / label / "1.wav")
     clips, report = read_corpus(tmp_path)
     assert [(clip.speaker, clip.label) for clip in clips] == [("tree/anna", "happy"), ("tree/anna", "sad")]
     assert (report.corpus, report.counts) == ("tree", {"unknown label": 1})

@@ -6,13 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from corpus_maker import make_iemocap
+from corpus_maker import make_corpus, make_iemocap
 
 from streamser.corpora.benchmarks import BENCHMARKS
 from streamser.corpora.clips import Clip
 from streamser.errors import ConfigError
 from streamser.nets import zoo
 from streamser.training.material import gather, label_shares, recipe_of
+from streamser.training.recipe import recipe_from
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,15 @@ def test_a_session_that_is_not_there_is_refused_with_those_that_are(root: Path) 
     recipe = replace(recipe_of(zoo.get("sepconv-n5-wce"), BENCHMARKS["iemocap"]), sessions=("Ses09",))
     with pytest.raises(ConfigError, match="no clip is of sessions Ses09; there are Ses01, Ses02"):
         gather(recipe, root, root / "cache")
+
+
+def test_a_missing_label_is_reported_with_the_files_that_were_left_out(tmp_path: Path) -> None:
+    folder = make_corpus(tmp_path / "tiny", speakers=3, takes=1)
+    for path in folder.glob("audio/*-sad-*.wav"):
+        path.write_bytes(b"no sound")
+    recipe = recipe_from({"name": "x", "variant": "lightsernet", "corpora": ["tiny"], "labels": ["angry", "sad"]})
+    with pytest.raises(ConfigError, match=r"no clip is labelled sad; .* \(files left out: unreadable file 3\)"):
+        gather(recipe, tmp_path, tmp_path / "cache")
 
 
 def test_label_shares_count_every_annotation_under_the_row_s_labels() -> None:

@@ -216,7 +216,7 @@ def test_labels_that_a_corpus_hardly_has_are_not_trained_on(material: Material) 
 
 
 def test_a_label_that_no_clip_has_is_refused(corpora: Path, cache: Path) -> None:
-    with pytest.raises(ConfigError, match="no clip is labelled happy"):
+    with pytest.raises(ConfigError, match="no clip is labelled happy; see labels and label_map"):
         gather(make_recipe(labels=["angry", "happy"]), corpora, cache)
 
 
