@@ -6,6 +6,7 @@
     ├── model.onnx            for the CPU: "frames" (batch, time, bins) -> "logits", "embedding"
     ├── step.onnx             optional, for streams: the scores from what is new; see `streamser.engines.steps`
     ├── relative.onnx         optional, for known voices: "embedding" and a baseline -> "logits"; see `BaselineRule`
+    ├── model.int8.onnx, step.int8.onnx   optional, the same graphs with 8-bit weights, for the engine onnx-int8
     └── README.md             the card
 
 Nothing here is a pickle, and no byte reaches native code before its hash has been checked. The seal in
@@ -43,7 +44,11 @@ WEIGHTS = "weights.safetensors"
 GRAPH = "model.onnx"
 STEP = "step.onnx"
 RELATIVE = "relative.onnx"
+INT8_GRAPH = "model.int8.onnx"
+INT8_STEP = "step.int8.onnx"
 CARD = "README.md"
+
+_OPTIONAL = {STEP, RELATIVE, INT8_GRAPH, INT8_STEP}
 
 _WINDOW_VALUES = 1 << 24  # frames x bins of one window; 64 MiB is far above any published net's
 
@@ -174,10 +179,13 @@ class Bundle:
 
     def contents(self) -> BundleContents:
         """The contents of its files, to save the checkpoint again."""
-        step, relative = (
-            None if path is None else self.graph(path.name) for path in (self.step_path, self.relative_path)
+        step, relative, int8, int8_step = (
+            self.graph(name) if name in self.files else None for name in (STEP, RELATIVE, INT8_GRAPH, INT8_STEP)
         )
-        return BundleContents(weights=self.weights(), onnx=self.graph(), card=self.card, step=step, relative=relative)
+        return BundleContents(
+            weights=self.weights(), onnx=self.graph(), card=self.card, step=step, relative=relative,
+            int8=int8, int8_step=int8_step,
+        )  # fmt: skip
 
     @property
     def weights_path(self) -> Path:
@@ -196,6 +204,11 @@ class Bundle:
     def relative_path(self) -> Path | None:
         """The relative head; None where the checkpoint has none."""
         return self.path / RELATIVE if RELATIVE in self.files else None
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether its graphs are there with 8-bit weights too."""
+        return INT8_GRAPH in self.files and (INT8_STEP in self.files or STEP not in self.files)
 
     @property
     def card(self) -> str:
@@ -307,6 +320,10 @@ class BundleContents:
     """The step graph, where the network has one."""
     relative: bytes | None = None
     """The relative head, where one was trained."""
+    int8: bytes | None = None
+    """The graph for whole windows with 8-bit weights, where these are as accurate."""
+    int8_step: bytes | None = None
+    """The step graph with 8-bit weights."""
 
 
 def save_bundle(folder: str | os.PathLike[str], values: BundleValues, contents: BundleContents) -> Bundle:
@@ -325,6 +342,8 @@ def save_bundle(folder: str | os.PathLike[str], values: BundleValues, contents: 
         CARD: contents.card.encode(),
         **({} if contents.step is None else {STEP: contents.step}),
         **({} if contents.relative is None else {RELATIVE: contents.relative}),
+        **({} if contents.int8 is None else {INT8_GRAPH: contents.int8}),
+        **({} if contents.int8_step is None else {INT8_STEP: contents.int8_step}),
     }
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
     bundle = Bundle(path=path, name=path.name, files=hashes, **_fields_of(values))
@@ -413,9 +432,9 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
     """The manifest's values as a Bundle; every broken rule is a BundleError that names the file."""
     try:
         files = values["files"]
-        if not (isinstance(files, dict) and set(files) - {STEP, RELATIVE} == {WEIGHTS, GRAPH, CARD}):
+        if not (isinstance(files, dict) and set(files) - _OPTIONAL == {WEIGHTS, GRAPH, CARD}):
             raise ValueError(
-                f"files lists exactly {WEIGHTS}, {GRAPH}, {CARD}, at will {STEP} and {RELATIVE}, no other name"
+                f"files lists exactly {WEIGHTS}, {GRAPH}, {CARD}, at will {', '.join(sorted(_OPTIONAL))}, no other name"
             )
         if not all(isinstance(digest, str) for digest in files.values()):
             raise ValueError("files gives the SHA-256 of each in hexadecimal")

@@ -37,7 +37,7 @@ T = TypeVar("T")
 MOST_THREADS = 256
 """Limit of CPU threads: more do not speed up one window, and a hundred thousand of them hang the machine."""
 
-ENGINES = ("auto", "onnx", "torch")
+ENGINES = ("auto", "onnx", "onnx-int8", "torch")
 DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -225,12 +225,15 @@ def open_engine(bundle: Bundle, engine: str = "auto", compute: str = "auto", thr
     | auto   | CUDA, else ONNX (CPU) | ONNX (CPU)  | CUDA, else torch (CPU)|
     | cpu    | ONNX (CPU)            | ONNX (CPU)  | torch (CPU)           |
     | cuda:N | torch (CUDA)          | ValueError  | torch (CUDA)          |
+
+    Engine onnx-int8 is engine onnx with 8-bit weights, for checkpoints that have these graphs.
     """
     check_choice(engine, compute)
     if compute.startswith("cuda"):
         return _open_torch(bundle, compute)
-    on_cpu = partial(_open_torch, bundle, "cpu") if engine == "torch" else partial(_open_onnx, bundle, threads)
-    if compute == "auto" and engine != "onnx" and cuda_is_likely():
+    int8 = engine == "onnx-int8"
+    on_cpu = partial(_open_torch, bundle, "cpu") if engine == "torch" else partial(_open_onnx, bundle, threads, int8)
+    if compute == "auto" and not engine.startswith("onnx") and cuda_is_likely():
         return FallbackEngine(partial(_open_torch, bundle, "cuda"), on_cpu, bundle.features)
     return on_cpu()
 
@@ -241,8 +244,8 @@ def check_choice(engine: str, compute: str) -> None:
         raise ValueError(f"engine: {', '.join(ENGINES)}, not {engine!r}")
     if not DEVICES.fullmatch(compute):
         raise ValueError(f"compute: auto, cpu, cuda or cuda:N, not {compute!r}")
-    if engine == "onnx" and compute.startswith("cuda"):
-        raise ValueError(f"compute: {compute} is for the torch engine; the onnx engine computes on the cpu")
+    if engine.startswith("onnx") and compute.startswith("cuda"):
+        raise ValueError(f"compute: {compute} is for the torch engine; the {engine} engine computes on the cpu")
 
 
 def cuda_is_likely() -> bool:
@@ -255,10 +258,12 @@ def cuda_is_likely() -> bool:
     return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap"))
 
 
-def _open_onnx(bundle: Bundle, threads: int) -> Engine:
+def _open_onnx(bundle: Bundle, threads: int, int8: bool) -> Engine:
     from streamser.engines.onnx import OnnxEngine
 
-    return OnnxEngine(bundle, threads)
+    if int8 and not bundle.has_int8:
+        raise EngineError(f"{bundle.name} has no graphs with 8-bit weights; use the engine onnx")
+    return OnnxEngine(bundle, threads, int8=int8)
 
 
 def _open_torch(bundle: Bundle, device: str) -> Engine:

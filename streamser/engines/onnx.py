@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from streamser.bundle import Bundle
+from streamser.bundle import GRAPH, INT8_GRAPH, INT8_STEP, STEP, Bundle
 from streamser.engines import MOST_THREADS, Counters, check_frames, check_length
 from streamser.engines.steps import StepEngine, open_steps
 from streamser.errors import BundleError, EngineError
@@ -34,27 +34,31 @@ class OnnxEngine:
     Streams need the step graph and files the whole one, so where a bundle has both, each is opened when it is needed.
     """
 
-    name = "onnx"
     device = "cpu"
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, threads: int = 1, *, int8: bool = False) -> None:
+        """`int8` takes the graphs with 8-bit weights, which `bundle` must have."""
         if not 1 <= threads <= MOST_THREADS:
             raise ValueError(f"threads: 1 to {MOST_THREADS}, not {threads}")
+        self.name = "onnx-int8" if int8 else "onnx"
         self._bundle = bundle
         self._threads = threads
         self._counters = Counters()
+        self._whole_name = INT8_GRAPH if int8 else GRAPH
+        self._step_name = (INT8_STEP if int8 else STEP) if bundle.step_path is not None else None
         self._opening = threading.Lock()
-        self._steps_opened = False
         self._steps: StepEngine | None = None
-        self._whole = _WholeGraph(bundle, threads) if bundle.step_path is None else None
+        self._whole: _WholeGraph | None = None
+        if self._step_name is None:
+            self._open_whole()
 
     @property
     def steps(self) -> StepEngine | None:
         """The bundle's step graph, opened by the first stream that asks for it."""
         with self._opening:
-            if not self._steps_opened:
-                self._steps = open_steps(self._bundle, partial(open_session, threads=self._threads), self._counters)
-                self._steps_opened = True
+            if self._step_name is not None and self._steps is None:
+                opener = partial(open_session, threads=self._threads)
+                self._steps = open_steps(self._bundle, self._step_name, opener, self._counters)
             return self._steps
 
     def run(self, frames: Frames) -> tuple[Frames, Frames]:
@@ -71,22 +75,22 @@ class OnnxEngine:
 
     def _open_whole(self) -> _WholeGraph:
         with self._opening:
-            self._whole = self._whole or _WholeGraph(self._bundle, self._threads)
+            if self._whole is None:
+                self._whole = _WholeGraph(self._bundle, self._whole_name, self._threads)
             return self._whole
 
 
 class _WholeGraph:
-    """model.onnx, checked against bundle.yaml and run once, so that the first real call is warm."""
+    """A graph for whole windows, checked against bundle.yaml and run once, so that the first real call is warm."""
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, name: str, threads: int) -> None:
         self._bundle = bundle
-        graph = bundle.graph()  # verified: no other byte reaches native code
+        self._path = bundle.path / name
+        graph = bundle.graph(name)  # verified: no other byte reaches native code
         try:
             self._session = open_session(graph, threads)
         except Exception as error:  # onnxruntime has no common base for its exceptions
-            raise BundleError(
-                f"{bundle.onnx_path}: not a graph onnxruntime can load ({error}); export it again"
-            ) from error
+            raise BundleError(f"{self._path}: not a graph onnxruntime can load ({error}); export it again") from error
         self._check_signature()
         self._dimensions = self._probe()
 
@@ -102,7 +106,7 @@ class _WholeGraph:
         except Exception as error:
             check_length(frames.shape[1], self._bundle, error)
             raise EngineError(
-                f"{self._bundle.onnx_path}: onnxruntime failed on windows of shape {frames.shape} ({error})"
+                f"{self._path}: onnxruntime failed on windows of shape {frames.shape} ({error})"
             ) from error
         return np.concatenate([o[0] for o in outputs]), np.concatenate([o[1] for o in outputs])
 
@@ -142,7 +146,7 @@ class _WholeGraph:
         return int(embedding.shape[1])
 
     def _broken(self, rule: str) -> BundleError:
-        return BundleError(f"{self._bundle.onnx_path}: the graph {rule}; export the checkpoint again")
+        return BundleError(f"{self._path}: the graph {rule}; export the checkpoint again")
 
 
 def open_session(graph: bytes, threads: int) -> Any:

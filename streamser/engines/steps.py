@@ -54,15 +54,13 @@ class StepEngine(Protocol):
         """A track for a new utterance; `after` is the track of the same stream's last one."""
 
 
-def open_steps(bundle: Bundle, open_session: Callable[[bytes], Any], counters: Counters) -> StepEngine | None:
-    """The bundle's step graph in an ONNX Runtime session; None when the bundle has none."""
-    if bundle.step_path is None:
-        return None
-    graph = bundle.graph(bundle.step_path.name)
+def open_steps(bundle: Bundle, name: str, open_session: Callable[[bytes], Any], counters: Counters) -> StepEngine:
+    """The bundle's step graph of this name in an ONNX Runtime session."""
+    graph, path = bundle.graph(name), bundle.path / name
     try:
         session = open_session(graph)
     except Exception as error:  # onnxruntime has no common base for its exceptions
-        raise BundleError(f"{bundle.step_path}: not a graph onnxruntime can load ({error}); export it again") from error
+        raise BundleError(f"{path}: not a graph onnxruntime can load ({error}); export it again") from error
     metadata = session.get_modelmeta().custom_metadata_map
     kind = metadata.get("streamser.step")
     steps: StepEngine
@@ -81,11 +79,9 @@ def open_steps(bundle: Bundle, open_session: Callable[[bytes], Any], counters: C
         silence.feed(np.repeat(silent_frame(bundle.features), frames, axis=0))
         scores = silence.scores()
     except (ValueError, KeyError, EngineError) as error:
-        raise BundleError(f"{bundle.step_path}: {error}; export the checkpoint again") from error
+        raise BundleError(f"{path}: {error}; export the checkpoint again") from error
     if scores.logits.shape != (1, len(bundle.labels)) or not np.isfinite(scores.logits).all():
-        raise BundleError(
-            f"{bundle.step_path}: gives no {len(bundle.labels)} finite scores for silence; export it again"
-        )
+        raise BundleError(f"{path}: gives no {len(bundle.labels)} finite scores for silence; export it again")
     return steps
 
 
