@@ -28,9 +28,9 @@ def quantized(graph: bytes) -> bytes | None:
 
     >>> from onnx import TensorProto, helper
     >>> weights = helper.make_tensor("w", TensorProto.FLOAT, (100, 200), np.ones(20_000, np.float32))
-    >>> shapes = [helper.make_tensor_value_info(*of, None) for of in (("x", TensorProto.FLOAT), ("y", TensorProto.FLOAT))]
+    >>> x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
     >>> node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    >>> model = helper.make_model(helper.make_graph([node], "one", shapes[:1], shapes[1:], [weights]))
+    >>> model = helper.make_model(helper.make_graph([node], "one", [x], [y], [weights]))
     >>> smaller = quantized(model.SerializeToString())
     >>> len(smaller) < 30_000, [node.op_type for node in onnx.load_from_string(smaller).graph.node]
     (True, ['DynamicQuantizeMatMul'])

@@ -25,6 +25,7 @@ _DROP = 4.0  # smoothing never holds the level more than 6 dB above the frame's 
 _DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no sound: a muted device, an edited file
 _QUIET_ROOM = 10**-6.0  # and counts as a room of -60 dBFS: later sound is not compared with digital silence
 _SILENCE = np.full(_BANDS, _QUIET_ROOM)
+_NO_FLOOR = np.full(_BANDS, np.inf)
 
 
 def _band_edges() -> tuple[NDArray[np.intp], int]:
@@ -104,12 +105,12 @@ class NoiseGate:
         # bands, and power relative to each floor, where the band with the least noise dominates.
         floor = np.maximum(floor, self._least)
         root = np.sqrt(floor)
-        rises = ((power / root).sum(axis=1) / root.sum(axis=1)).tolist()
+        rises = (np.add.reduce(power / root, axis=1) / np.add.reduce(root, axis=1)).tolist()
         flags = [
             self._decide(10.0 * math.log10(rise + 1e-12), level_db, threshold_db)
             for rise, level_db, threshold_db in zip(rises, levels_db, thresholds_db, strict=True)
         ]
-        return flags, (floor.sum(axis=1) / _BANDS).tolist()
+        return flags, (np.add.reduce(floor, axis=1) / _BANDS).tolist()
 
     def _decide(self, rise_db: float, level_db: float, threshold_db: float) -> bool:
         """Open for what is enough above floor and background; a gate that is open stays so through a dip."""
@@ -126,7 +127,7 @@ class NoiseGate:
         spectrum = np.fft.rfft(windows * _WINDOW)[:, :_LAST_BIN]
         # No matrix product: its order of summing would change with the number of frames.
         power = np.add.reduceat(np.square(spectrum.real) + np.square(spectrum.imag), _FIRST_BINS, axis=1) / _BINS
-        sums = power.sum(axis=1).tolist()
+        sums = np.add.reduce(power, axis=1).tolist()
         levels_db = []
         for number, frame in enumerate(frames):
             if float(np.dot(frame, frame)) < _DIGITAL_SILENCE * len(frame):
@@ -150,9 +151,9 @@ class _Floor:
     _STEADY_DB = 4.0
 
     def __init__(self, frames_per_block: int) -> None:
-        self.power: _Power = np.full(_BANDS, np.inf)
+        self.power: _Power = _NO_FLOOR
         self._block = self.power
-        self._minima = np.full((self._MEMORY_BLOCKS, _BANDS), np.inf)
+        self._minima = np.full((2 * self._MEMORY_BLOCKS, _BANDS), np.inf)
         self._blocks = 0
         self._levels_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS * frames_per_block)
 
@@ -166,15 +167,16 @@ class _Floor:
 
     def update(self) -> _Power:
         """Close a block, and forget the oldest; the new floor."""
-        self._minima[:-1] = self._minima[1:]
-        self._minima[-1] = self._block
-        self._block = np.full(_BANDS, np.inf)
+        at = self._blocks % self._MEMORY_BLOCKS  # each block is written twice, so that the newest ones lie in a row
+        self._minima[at] = self._minima[at + self._MEMORY_BLOCKS] = self._block
+        self._block = _NO_FLOOR
         self._blocks += 1
         memory = min(self._MEMORY_BLOCKS, self._YOUNG_BLOCKS + self._blocks // 2)
         levels = self._levels_db
         if len(levels) == levels.maxlen and max(levels) - min(levels) < self._STEADY_DB:
             memory = min(memory, self._STEADY_BLOCKS)
-        self.power = self._minima[-memory:].min(axis=0)
+        end = at + self._MEMORY_BLOCKS + 1
+        self.power = np.minimum.reduce(self._minima[end - memory : end])
         return self.power
 
 
@@ -190,6 +192,7 @@ class _Background:
     _DEVIATIONS = 2.0
     _LEAST_DB, _MOST_DB = 2.0, 7.0
     _LEVELS_DB = np.arange(-110.0, 11.0)
+    _EDGES_DB = _LEVELS_DB + 0.5
 
     def __init__(self, frame_samples: int) -> None:
         self.threshold_db = -math.inf
@@ -207,14 +210,14 @@ class _Background:
         """The new threshold in dB: part the levels again, where the parts' means lie furthest from the mean of all."""
         self._histogram /= self._weight
         self._weight = 1.0
-        share = self._histogram / self._histogram.sum()
-        below = np.cumsum(share)
-        moment = np.cumsum(share * self._LEVELS_DB)
+        share = self._histogram / np.add.reduce(self._histogram)
+        below = np.add.accumulate(share)
+        moment = np.add.accumulate(share * self._LEVELS_DB)
         inner = below * (1.0 - below)
         apart = np.where(inner > 1e-3, np.square(moment[-1] * below - moment) / np.maximum(inner, 1e-9), 0.0)
-        lower = slice(0, int(np.argmax(apart)) + 1)
-        weight = np.cumsum(share[lower] if apart.any() else share)
-        edges_db = self._LEVELS_DB[: len(weight)] + 0.5
+        best = int(apart.argmax())
+        weight = below[: best + 1] if apart[best] else below
+        edges_db = self._EDGES_DB[: len(weight)]
         low_db, middle_db = np.interp([0.16 * weight[-1], 0.5 * weight[-1]], weight, edges_db).tolist()
         rise_db = min(max(self._DEVIATIONS * (middle_db - low_db), self._LEAST_DB), self._MOST_DB)
         self.threshold_db = middle_db + rise_db
