@@ -56,7 +56,7 @@ class RecognizerConfig:
     compute: str = "auto"
     """Where the network runs: auto, cpu, cuda or cuda:N."""
     engine: str = "auto"
-    """auto, onnx or torch."""
+    """auto, onnx, onnx-int8 (8-bit weights, for checkpoints that have them) or torch."""
     threads: int = 1
     """CPU threads for one window."""
     threshold: float | None = None

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", nargs="*", help="names or folders of checkpoints (default: all that are installed)")
-    parser.add_argument("--engine", choices=("all", "onnx", "torch", "cuda"), default="all")
+    parser.add_argument("--engine", choices=("all", "onnx", "onnx-int8", "torch", "cuda"), default="all")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the onnx engine (default: 1)")
     parser.add_argument("--sound", type=Path, metavar="FILE", help="speech to measure on, repeated as needed")
     parser.add_argument("--minutes", type=float, default=10.0, help="length of the sound (default: 10)")
@@ -62,8 +62,12 @@ def run(args: argparse.Namespace) -> int:
     sound = compose(args.minutes, args.sound)
     if args.streams is not None:
         return _many(args, sound)
-    models = [str(load_bundle(model).path) for model in args.model] or [str(path) for path in find_models().values()]
-    contenders = [Contender(model, engine, compute) for model in models for engine, compute in _engines(args.engine)]
+    bundles = [load_bundle(model, verify=False) for model in args.model or map(str, find_models().values())]
+    contenders = [
+        Contender(str(bundle.path), engine, compute)
+        for bundle in bundles
+        for engine, compute in _engines(args.engine, bundle.has_int8)
+    ]
     if args.vs:
         contenders += [Contender(contenders[0].model, peer=peer) for peer in installed_peers()]
     parts = np.array_split(sound, args.rounds)
@@ -74,13 +78,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _engines(choice: str) -> list[tuple[str, str]]:
-    """(engine, processor) pairs: the one asked for, or all that this machine has."""
-    pairs = {"onnx": ("onnx", "cpu"), "torch": ("torch", "cpu"), "cuda": ("torch", "cuda")}
+def _engines(choice: str, int8: bool = False) -> list[tuple[str, str]]:
+    """(engine, processor) pairs: the one asked for, or all that this machine and the checkpoint have."""
+    pairs = {
+        "onnx": ("onnx", "cpu"),
+        "onnx-int8": ("onnx-int8", "cpu"),
+        "torch": ("torch", "cpu"),
+        "cuda": ("torch", "cuda"),
+    }
     if choice != "all":
         return [pairs[choice]]
     has_torch = find_spec("torch") is not None and find_spec("safetensors") is not None
-    there = {"onnx": True, "torch": has_torch, "cuda": has_torch and cuda_is_likely()}
+    there = {"onnx": True, "onnx-int8": int8, "torch": has_torch, "cuda": has_torch and cuda_is_likely()}
     return [pair for name, pair in pairs.items() if there[name]]
 
 

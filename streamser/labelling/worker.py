@@ -78,13 +78,14 @@ class Worker:
         return Labelled(file, (self._row(judged),), sound_s=judged.duration_s)
 
     def _utterances(self, file: str) -> Labelled:
-        stream = Stream(self._recognizer, self._config, file)
+        # Finals only: a partial result is work that no row shows.
+        config = replace(self._config, segmenter=replace(self._config.segmenter, hop_ms=0.0))
+        stream = Stream(self._recognizer, config, file)
         pieces = read_pieces(self._folder / file)  # an hour takes no more memory than a second
         events = [event for piece in pieces for event in stream.push(piece)] + stream.close()
-        rows = [event.to_dict() for event in events if event.type == "emotion"]
+        finals = [event.to_dict() for event in events if event.type == "emotion"]
         keys = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
         model = self._recognizer.bundle.name
-        finals = [row for row in rows if row["final"]]
         return Labelled(
             file,
             tuple({"file": file, **{key: row[key] for key in keys}, "model": model} for row in finals),

@@ -8,11 +8,12 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from makers import babble, tone
+from makers import babble, make_bundle, make_onnx, make_weights, tone
 
 from streamser import engines
 from streamser.audio import Samples
@@ -180,3 +181,19 @@ def test_hiding_the_gpus_makes_cuda_unlikely(monkeypatch: pytest.MonkeyPatch) ->
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert not cuda_is_likely()
+
+
+def test_8_bit_weights_are_used_where_the_checkpoint_has_them(tmp_path: Path) -> None:
+    plain = make_bundle(tmp_path / "plain")
+    with pytest.raises(EngineError, match="plain has no graphs with 8-bit weights; use the engine onnx"):
+        open_engine(plain, "onnx-int8")
+    with pytest.raises(ValueError, match="the onnx-int8 engine computes on the cpu"):
+        open_engine(plain, "onnx-int8", "cuda")
+    weights = make_weights(plain.features, len(plain.labels), seed=1)  # others, so that it shows which are used
+    both = make_bundle(tmp_path / "both", int8=make_onnx(weights))
+    frames = np.ones((1, both.features.window_frames, both.features.bins), np.float32)
+    engine = open_engine(both, "onnx-int8")
+    assert engine.name == "onnx-int8"
+    alone = make_bundle(tmp_path / "alone", onnx=make_onnx(weights))
+    np.testing.assert_array_equal(engine.run(frames)[0], open_engine(alone).run(frames)[0])
+    assert np.abs(engine.run(frames)[0] - open_engine(both).run(frames)[0]).max() > 1e-3

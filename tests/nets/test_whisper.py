@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from streamser.engines import steps as engine_steps
 from streamser.engines.steps import ChunkSteps
 from streamser.nets import zoo
 from streamser.nets.export import export_onnx
+from streamser.nets.int8 import quantized
 from streamser.nets.stepgraph import export_step
 from streamser.nets.whisper import (
     CHUNK_FRAMES,
@@ -84,20 +86,23 @@ def test_a_constant_gain_changes_nothing(net: Whisper) -> None:
         torch.testing.assert_close(net.encode(x), net.encode(x + 4.6), atol=1e-4, rtol=1e-4)
 
 
-def steps_of(net: Whisper) -> ChunkSteps:
+def steps_of(net: Whisper, changed: Callable[[bytes], bytes | None] = lambda graph: graph) -> ChunkSteps:
     """The net's step graph, opened as an engine opens it."""
     features = zoo.get("whisper").features
-    graph = export_step(net, features)
+    graph = changed(export_step(net, features) or b"")
     assert graph is not None
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     bundle: Any = SimpleNamespace(features=features, step_path=None)
     return ChunkSteps(bundle, session, Counters(), session.get_modelmeta().custom_metadata_map)
 
 
-def differences(net: Whisper, steps: ChunkSteps) -> list[float]:
+def differences(
+    net: Whisper, steps: ChunkSteps, changed: Callable[[bytes], bytes | None] = lambda graph: graph
+) -> list[float]:
     """Of each of the chunks' results to those of the whole graph on the same frames, until rings begin anew twice."""
-    features = zoo.get("whisper").features
-    whole = onnxruntime.InferenceSession(export_onnx(net, features, 4), providers=["CPUExecutionProvider"])
+    graph = changed(export_onnx(net, zoo.get("whisper").features, 4))
+    assert graph is not None
+    whole = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     x = frames(5 * CONTEXT_TOKENS).numpy()
     track, worst = steps.track(), []
     for end in (40, FIRST_FRAMES, 300, 390, 412, 700, x.shape[1]):  # some are no ends of chunks
@@ -118,3 +123,10 @@ def test_keys_written_to_the_wrong_place_would_show(net: Whisper, monkeypatch: p
     """The control: new entries of a ring must overwrite the oldest ones."""
     monkeypatch.setattr(engine_steps, "_write", lambda ring, new, written: ring.__setitem__(slice(len(new)), new))
     assert max(differences(net, steps_of(net))) > 1e-2
+
+
+def test_with_8_bit_weights_chunks_still_equal_the_whole(net: Whisper) -> None:
+    """Nearly: the whole graph's convolutions stay in 32 bits, while the step graph's are matrix products."""
+    steps = steps_of(net, quantized)
+    assert max(differences(net, steps, quantized)) < 5e-3
+    assert 5e-3 < max(differences(net, steps)) < 5e-2  # 8 bits do show
