@@ -109,7 +109,7 @@ class Segment:
 
 
 class Resampler:
-    """Turn a stream at one rate into a stream at another; crumbs give the same samples as the whole.
+    """Turn a stream at one rate into a stream at another; small pieces give the same samples as the whole.
 
     >>> import numpy as np
     >>> resampler = Resampler(48_000)

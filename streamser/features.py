@@ -297,7 +297,7 @@ def _mel_power(samples: Samples, config: FeatureConfig) -> Frames:
 
 
 class FrontEnd:
-    """Samples in, frames out, as they come: only new frames are computed, and crumbs equal the whole.
+    """Samples in, frames out, as they come: only new frames are computed, and small pieces give the same as the whole.
 
     >>> import numpy as np
     >>> front_end = FrontEnd(FeatureConfig())

@@ -18,7 +18,7 @@ __all__ = ["FORMAT", "GET_ANEW", "MANIFEST", "read_manifest", "seal_of"]
 FORMAT = 1
 """Rises when an older streamser would misread the folder."""
 MANIFEST = "bundle.yaml"
-GET_ANEW = "get the folder anew, or train it again"
+GET_ANEW = "download the folder again, or train again"
 """The way out for a damaged checkpoint."""
 
 _MOST_BYTES = 1 << 20  # a manifest is some kilobytes; more is an accident or an attack

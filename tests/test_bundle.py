@@ -180,7 +180,7 @@ def test_a_damaged_file_is_named_with_the_rule_and_the_way_out(folder: Path, nam
         "longer": content + b"\n",
     }
     (folder / name).write_bytes(damaged[damage])
-    with pytest.raises(BundleError, match=rf"{name}: SHA-256 is .* truncated or altered; get the folder anew"):
+    with pytest.raises(BundleError, match=rf"{name}: SHA-256 is .* truncated or altered; download the folder again"):
         load_bundle(folder)
 
 
@@ -335,7 +335,7 @@ def test_a_manifest_that_breaks_a_rule_names_it_even_under_a_true_seal(folder: P
     with pytest.raises(BundleError, match=says) as caught:
         load_bundle(folder)
     assert "bundle.yaml: " in str(caught.value)
-    assert "get the folder anew" in str(caught.value)
+    assert "download the folder again" in str(caught.value)
 
 
 def test_every_byte_that_is_flipped_in_the_manifest_is_noticed_or_harmless(folder: Path) -> None:

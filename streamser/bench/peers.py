@@ -133,8 +133,8 @@ def _faster_whisper(_: str) -> Judge:
 
 
 PEERS = {
-    "torchaudio": Peer("torch + torchaudio, every window anew", ("torch", "torchaudio"), _torchaudio),
-    "librosa": Peer("torch + librosa, every window anew", ("torch", "librosa"), _librosa),
+    "torchaudio": Peer("torch + torchaudio, each window whole", ("torch", "torchaudio"), _torchaudio),
+    "librosa": Peer("torch + librosa, each window whole", ("torch", "librosa"), _librosa),
     "egemaps": Peer("openSMILE eGeMAPS functionals", ("opensmile",), _egemaps),
     "wav2vec2": Peer("wav2vec2-base (random weights)", ("torch", "torchaudio"), _wav2vec2),
     "faster-whisper": Peer("faster-whisper tiny, encoder", ("faster_whisper",), _faster_whisper),

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="for files of several speakers: a table with the columns file and speaker",
     )
-    add("--overwrite", action="store_true", help="begin anew instead of going on")
+    add("--overwrite", action="store_true", help="start again instead of going on")
     add(
         "--ray",
         nargs="?",

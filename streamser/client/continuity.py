@@ -31,11 +31,11 @@ Piece: TypeAlias = bytes | Lost | NewSpeaker
 
 
 class Continuity:
-    """Fed with what was sent and with the events that came; the first connection's timeline goes on for ever.
+    """Fed with what was sent and with the events that came; the first connection's timeline never ends.
 
     A server's stream begins at zero, so events of a later connection are shifted by the place where it began: the end
     of the last utterance that has its final. The sound after it is sent again, and the utterance that was open is
-    judged anew, under the number that it had.
+    judged again, under the number that it had.
 
     >>> continuity = Continuity(sample_rate=16_000, channels=1)
     >>> continuity.send(bytes(64_000))

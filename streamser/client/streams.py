@@ -171,7 +171,7 @@ class AsyncStream:
                 self._events.put_nowait(self._last)
         finally:
             self._events.put_nowait(None)
-            self._connected.set()  # whoever waits gets the refusal
+            self._connected.set()  # code that waits gets the refusal
 
     async def _read_one(self) -> None:
         """Take messages until this connection is closed."""
@@ -260,7 +260,7 @@ class AsyncStream:
                 if self._ending:
                     await socket.send_str(_END)
             except (ConnectionError, aiohttp.ClientError):
-                return  # lost again: the reader begins anew
+                return  # lost again: the reader starts again
             if socket is self._socket:
                 self._connected.set()
 

@@ -1,7 +1,7 @@
 """torch on CUDA or CPU: features and net in one pass on the device, in batches of few fixed shapes.
 
 A batch is filled up to a power of two, and every window is cut from a piece of sound of one length, so that the
-device sees the same handful of shapes for ever. On the CPU windows run one at a time, as in the ONNX engine.
+device sees the same handful of shapes forever. On the CPU windows run one at a time, as in the ONNX engine.
 torch's thread count belongs to the host process and is not changed.
 """
 

@@ -34,7 +34,7 @@ class PublishedRecipe:
     choose_by: Literal["ua", "wa", "last"] = "ua"
     """What decides the kept epoch."""
     norm_clips: int = 0
-    """Training clips of which batch norm's statistics are estimated anew before each validation."""
+    """Training clips from which batch norm's statistics are re-estimated before each validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

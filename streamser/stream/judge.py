@@ -155,7 +155,7 @@ class Judge:
         )
 
     def new_speaker(self, utterance: int) -> None:
-        """Another person speaks from this utterance on: the baseline begins anew."""
+        """Another person speaks from this utterance on: the baseline starts again."""
         self._new_speaker = utterance
 
     def restart(self) -> None:

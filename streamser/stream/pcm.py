@@ -21,7 +21,7 @@ MOST_CHANNELS = 1024  # as many as libsndfile takes
 
 
 class PcmConverter:
-    """A stream of PCM in crumbs: half a sample or half a frame waits for its other half.
+    """A stream of PCM in small pieces: half a sample or half a frame waits for its other half.
 
     >>> converter = PcmConverter(channels=2)
     >>> [converter.feed(crumb).tolist() for crumb in (bytes([0, 64, 0]), bytes([64, 0]))]

@@ -2,8 +2,8 @@
 
     source -> segmenter thread (segments) -> queue -> worker thread (features, inference) -> bus -> you
 
-Both run the very same steps on the sample clock, so that a file replayed at any speed, pushed in crumbs, or played
-to a microphone without losses gives the same events.
+Both run the same steps and count time in samples, so that a file replayed at any speed, pushed in small pieces, or
+played to a microphone without losses gives the same events.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ class Listener:
         self.start()
 
     def _is_blocked(self) -> bool:
-        """Stopped, and nothing has come since: a wedged device may hold the segmenter for ever."""
+        """Stopped, and nothing has come since: a wedged device may hold the segmenter forever."""
         return self._stopping and time.monotonic() - self._alive_s > CLOSE_S
 
     def _raise(self) -> None:

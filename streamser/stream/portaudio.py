@@ -299,7 +299,7 @@ def _sounddevice() -> Any:
 
 
 def _let_exit() -> None:
-    """Let the program end although a sound server is wedged: sounddevice would wait in Pa_Terminate for ever."""
+    """Let the program end although a sound server is wedged: sounddevice would wait in Pa_Terminate forever."""
     if _INSIDE:
         _sounddevice()._initialized = 0
 
@@ -337,7 +337,7 @@ def _streams_in_use(sd: Any) -> bool:
     """Whether any stream of this process is open, ours or the host program's; sounddevice keeps no list of them.
 
     One that was never opened has no sample rate, though it does not call itself closed; and one that was left behind
-    is open for ever: restarting the library would wait for it.
+    is open forever: restarting the library would wait for it.
     """
     base: type = sd._StreamBase
     streams = [thing for thing in gc.get_objects() if issubclass(type(thing), base)]

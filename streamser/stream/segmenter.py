@@ -222,7 +222,7 @@ class Segmenter:
             bridged = bridged and start + length - self._open.speech_end < self._end_silence
         items += [] if bridged else self._close("gap")
         self._ring.write(np.zeros(0, np.float32), start + length)
-        self._detected = self._due = start + length  # frames begin anew behind the gap
+        self._detected = self._due = start + length  # frames start again behind the gap
         if self._open is None:
             self._barrier = self._detected
         if length >= _RESET_GAP_SAMPLES:

@@ -128,7 +128,7 @@ class StreamHandle:
         self._worker._submit(self._state, item)
 
     def new_speaker(self, utterance: int) -> None:
-        """Another person speaks from this utterance on: the stream's baseline begins anew."""
+        """Another person speaks from this utterance on: the stream's baseline starts again."""
         self.submit(NewSpeaker(utterance))
 
     def close(self) -> None:

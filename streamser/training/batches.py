@@ -1,7 +1,7 @@
 """Batches drawn from the store: balanced, and augmented in the log-mel domain.
 
 Augmentations that are cheap on log-mel (level, spectral tilt, rooms, a stationary noise floor, masks, mixup) are drawn
-anew for every batch.
+separately for every batch.
 """
 
 from __future__ import annotations

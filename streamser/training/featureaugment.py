@@ -1,4 +1,4 @@
-"""Settings of the augmentation that is drawn anew for every clip of every batch (needs no torch)."""
+"""Settings of the augmentation that is drawn separately for every clip of every batch (needs no torch)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamser.features import FeatureConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureAugment:
-    """Augmentations drawn anew for every clip of every batch, in the log-mel domain; 0 disables one."""
+    """Augmentations drawn separately for every clip of every batch, in the log-mel domain; 0 disables one."""
 
     gain_db: float = 0.0
     """Uniform level offset of up to this much, up or down."""

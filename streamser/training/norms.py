@@ -1,4 +1,4 @@
-"""Estimate batch norm's statistics anew, where training moved the weights faster than the running averages follow."""
+"""Re-estimate batch norm's statistics where training moved the weights faster than the running averages follow."""
 
 from __future__ import annotations
 

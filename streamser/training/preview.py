@@ -50,7 +50,7 @@ def preview_augment(
     """Write each clip unchanged, changed by each augmentation alone, and by all together; returns the page.
 
     The augmentations are those that a recipe uses, or all when it uses none. `augment` changes a clip once, before the
-    features; `drawn` changes windows of `window_s` (the net's own without it) for every batch anew.
+    features; `drawn` changes windows of `window_s` (the net's own without it) separately for every batch.
     """
     augment, drawn = augment or AugmentConfig(), drawn or FeatureAugment()
     drawn.check(features)

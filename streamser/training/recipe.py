@@ -190,7 +190,7 @@ class Recipe:
     """Stop after this many epochs without a better validation score; 0 runs to the end."""
     validate_every: int = 1
     norm_clips: int = 0
-    """Before each validation, estimate batch norm's statistics anew from this many training clips; 0 keeps the running
+    """Before each validation, re-estimate batch norm's statistics from this many training clips; 0 keeps the running
     averages, which lag behind the weights where the learning rate is large."""
     choose_by: Literal["ua", "wa", "loss", "last"] = "ua"
     """What decides the kept epoch, on the part that the protocol chooses on."""
@@ -200,7 +200,7 @@ class Recipe:
     """Waveform augmentation, computed once into `copies` copies of each clip."""
     copies: int = 0
     augment_by: Literal["clip", "speaker"] = "clip"
-    """Draw each copy's room, noise and speed anew for every clip, or once for all clips of a speaker: a baseline
+    """Draw each copy's room, noise and speed separately for every clip, or once for all clips of a speaker: a baseline
     compares utterances that share a room."""
     feature_augment: FeatureAugment = field(default_factory=FeatureAugment)
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -84,11 +84,11 @@ def _begin_with(net: SerNet, start: str) -> None:
     else:
         weights = load_bundle(start).weights()
     own = net.state_dict()
-    anew = set(net.trained().state_dict()) if net.needs_start else {name for name in own if name.startswith("head.")}
+    fresh = set(net.trained().state_dict()) if net.needs_start else {name for name in own if name.startswith("head.")}
     fitting = {
         name: torch.from_numpy(value).float()
         for name, value in weights.items()
-        if name in own and own[name].shape == value.shape and name not in anew
+        if name in own and own[name].shape == value.shape and name not in fresh
     }
     if not fitting:
         raise ConfigError(f"start: {start} holds nothing that fits {type(net).__name__}")

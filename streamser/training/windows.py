@@ -18,7 +18,7 @@ Batch = tuple[Tensor, ...]
 _JUDGED = 64
 """Windows that are judged at a time."""
 _KEPT_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
-"""Memory for windows kept on a device; if they need more, they are computed anew each time."""
+"""Memory for windows kept on a device; if they need more, they are computed again each time."""
 
 
 class Resident:
@@ -50,7 +50,7 @@ def resident(
     device: torch.device,
     starts: NDArray[np.int64] | None = None,
 ) -> Resident | None:
-    """The training windows of these clips, or None where they are drawn anew or would not fit.
+    """The training windows of these clips, or None where they are drawn again or would not fit.
 
     `starts` are the first frames of pieces; without it each clip has one window.
     """

@@ -126,7 +126,7 @@ def recipe(data: bytes) -> None:
 
 @target
 def bundle_manifest(data: bytes) -> None:
-    """As it is, and sealed anew, so that what lies behind the seal is reached too."""
+    """As it is, and sealed again, so that what lies behind the seal is reached too."""
     place = folder() / "manifest"
     place.mkdir(exist_ok=True)
     (place / manifest.MANIFEST).write_bytes(data)
@@ -172,7 +172,7 @@ def onnx_session(data: bytes) -> None:
 
 @target
 def profile(data: bytes) -> None:
-    """As it is, and sealed anew."""
+    """As it is, and sealed again."""
     with suppress(ConfigError):
         Profile.load(written("profile.json", data))
     with suppress(ConfigError, ValueError, RecursionError, TypeError, AttributeError):
