@@ -33,7 +33,7 @@ class BundleError(StreamserError):
 
 
 class EngineError(StreamserError):
-    """A compute device that was asked for by name and is not there."""
+    """A compute device was requested by name and is not available, or the network failed on it."""
 
 
 class ConfigError(StreamserError):

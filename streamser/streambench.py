@@ -55,7 +55,7 @@ def judge_stream(stream: Composed, recognizer: Recognizer, config: StreamConfig 
 
 @dataclass(frozen=True, slots=True)
 class _SpanResult:
-    """What became of one spoken clip."""
+    """The results for one clip of a composed stream."""
 
     span: Span
     found: bool

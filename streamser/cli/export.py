@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when the new graph agrees with the weights and with the graph that the checkpoint holds."""
+    """Exit status 0 if the new graph agrees with the weights and with the graph that the checkpoint holds."""
     bundle = load_bundle(args.model)
     try:
         from streamser.nets.export import TOLERANCE, compare_graphs, export_onnx

@@ -18,7 +18,7 @@ __all__ = ["LabelTable", "open_table"]
 
 
 def open_table(path: Path, labels: Sequence[str], model: str, utterances: bool, overwrite: bool) -> LabelTable:
-    """The table at `path`, new or with what it already holds; ConfigError when it is another table."""
+    """Create the table at `path`, or continue it; ConfigError if the file is another table."""
     kind = {".jsonl": _Jsonl, ".csv": _Csv}.get(path.suffix.lower())
     if kind is None:
         raise ConfigError(f"--out {path}: the extension names the format; known are .jsonl and .csv")

@@ -67,7 +67,7 @@ class PaperProtocol:
 
 
 def check_split(split: Split) -> Split:
-    """The same split, or a ProtocolError that names what two of its parts share."""
+    """Return the split if its parts share nothing; else a ProtocolError names what two of them share."""
     _check_filled(split)
     for (first, ours), (second, theirs) in combinations(split.parts.items(), 2):
         _refuse(split, first, second, "clips", {c.id for c in ours} & {c.id for c in theirs}, "take each clip once")

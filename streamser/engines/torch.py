@@ -80,7 +80,7 @@ class TorchEngine:
         )
 
     def run_audio(self, sounds: Sequence[Samples]) -> list[WindowScores]:
-        """16 kHz sounds, each whole, to the scores of their windows."""
+        """Compute features and scores of all windows of whole 16 kHz sounds."""
         started = time.perf_counter()
         pieces = [_cut(samples, self._bundle.features) for samples in sounds]
         scores = list(self._run_pieces(itertools.chain.from_iterable(pieces)))

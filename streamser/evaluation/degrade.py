@@ -83,7 +83,7 @@ def convolve(samples: Samples, response: Samples) -> Samples:
 
 
 def narrow(samples: Samples) -> Samples:
-    """Sampled at 8 kHz and back: nothing above 4 kHz is left."""
+    """Resample to 8 kHz and back, which removes everything above 4 kHz."""
     narrowed = resample(resample(samples, SAMPLE_RATE, 8000), 8000, SAMPLE_RATE)
     return np.resize(narrowed, len(samples)) if len(narrowed) < len(samples) else narrowed[: len(samples)]
 

@@ -54,7 +54,7 @@ class Answers:
         return [clip.speaker for clip in self.clips]
 
     def where(self, keep: Callable[[Clip], bool]) -> Answers:
-        """Those of some clips only."""
+        """The answers for the clips for which `keep` is true."""
         at = [i for i, clip in enumerate(self.clips) if keep(clip)]
         clips = tuple(self.clips[i] for i in at)
         return Answers(self.labels, clips, self.probabilities[at], self.uncertain[at])

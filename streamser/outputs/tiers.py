@@ -58,7 +58,7 @@ class TieredFile(Timeline):
             self._store(self._spans, self.offset + event.end)
 
     def _write_final(self, event: EmotionEvent) -> None:
-        """Add a span; what overlaps the one before it begins where that ended."""
+        """Add a span; if it overlaps the span before it, it starts where that one ends."""
         start = max(self.offset + event.start, self._spans[-1].end if self._spans else 0)
         end = self.offset + event.end
         if end > start:

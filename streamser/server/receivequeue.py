@@ -58,7 +58,7 @@ class ReceiveQueue:
         return message, arrived_s
 
     async def close(self, *, forget: bool = False) -> None:
-        """No more will come; what waits can still be got, unless it is forgotten."""
+        """Accept no more messages; those that wait can still be taken, unless `forget` drops them."""
         async with self._changed:
             self._closed = True
             if forget:

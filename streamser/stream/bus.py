@@ -69,10 +69,10 @@ class SoundQueue(Generic[T]):
                 self._ripen()
 
     def take(self, timeout_s: float = 0.0, enough: int = 0) -> tuple[int, T] | None:
-        """The length lost just before the oldest piece, and that piece; None when none came in time.
+        """Return the length lost just before the oldest piece, and that piece; None if no piece came in time.
 
-        It waits until pieces of the length `enough` are there, or the time is up; what is there then is given piece by
-        piece without waiting. So a thread need not wake for every piece.
+        It waits until pieces of the length `enough` are there, or the time is up. The next calls return the other
+        waiting pieces at once, so that a thread need not wake for every piece.
         """
         deadline = time.monotonic() + timeout_s
         with self._changed:

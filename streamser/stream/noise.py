@@ -201,7 +201,7 @@ class _Background:
         self._histogram = np.zeros(len(self._LEVELS_DB))
 
     def follow(self, levels_db: list[float]) -> None:
-        """Take frames."""
+        """Count the levels of new frames."""
         for level_db in levels_db:
             self._histogram[min(max(round(level_db) + 110, 0), len(self._histogram) - 1)] += self._weight
             self._weight *= self._growth

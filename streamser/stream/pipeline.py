@@ -120,7 +120,7 @@ class Listener:
     # --- run
 
     def start(self) -> Listener:
-        """Begin to listen; entering the `with` or iterating does it too."""
+        """Start the threads; entering the `with` or iterating does it too."""
         if self._segmenter_thread is None:
             self._worker.start()
             self._segmenter_thread = threading.Thread(target=self._run_source, name="streamser-segmenter", daemon=True)

@@ -91,7 +91,7 @@ class Summary:
         return lost + (f"; {self._paused / SAMPLE_RATE:.1f} s paused" if self._paused else "")
 
     def _timeline(self, letters: dict[str, str], width: int) -> str:
-        """A letter for each stretch of time: that of the name that fills most of it, or a point for no speech."""
+        """One letter for each stretch of time: the initial of its most frequent label, or a dot without speech."""
         columns = max(10, min(_MOST_COLUMNS, width - _MARGIN))
         filled = [Counter[str]() for _ in range(columns)]
         step = max(1.0, self._end / columns)

@@ -203,7 +203,7 @@ def write_left_out(material: Material, folder: Path) -> int:
 def features_of(variant: Variant, recipe: Recipe) -> FeatureConfig:
     """The variant's front end with the recipe's changes; `standard` scaling gets its constants split by split.
 
-    ConfigError for a front end that cannot be.
+    ConfigError for an impossible front end.
     """
     values = {**variant.features.to_dict(), **recipe.features}
     if values["scale"] == "standard" and not values["mean"]:
