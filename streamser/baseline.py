@@ -2,7 +2,7 @@
 
 The relative head of a checkpoint compares an utterance with it. An utterance that the absolute head finds neutral has
 a large weight, one that it finds angry a small one, so that a stream in which somebody is angry all the time does not
-take this for the person's usual voice. `BaselineRule` in `streamser.bundle` has the constants.
+take this for the person's usual voice. `BaselineRule` in `streamser.calibration` has the constants.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.bundle import BaselineRule
+from streamser.calibration import BaselineRule
 
 __all__ = ["Baseline", "BaselineKind", "BaselineSource", "weighted_sum"]
 
@@ -57,7 +57,7 @@ class Baseline:
     def plus(self, embedding: NDArray[np.floating[Any]], weight: float, rule: BaselineRule) -> Baseline:
         """The baseline with one more utterance; what it held before fades a little (`rule.memory`).
 
-        >>> from streamser.bundle import Calibration
+        >>> from streamser.calibration import Calibration
         >>> rule = BaselineRule(exponent=1.0, memory=10, half=2.0, calibration=Calibration())
         >>> once = Baseline.empty(2).plus(np.array([1.0, 0.0]), 1.0, rule)
         >>> twice = once.plus(np.array([0.0, 1.0]), 0.5, rule)

@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from streamser.calibration import BaselineRule, Calibration
 from streamser.errors import BundleError, MissingExtraError
 from streamser.events import UNCERTAIN
 from streamser.features import FeatureConfig
@@ -53,86 +52,10 @@ _OPTIONAL = {STEP, RELATIVE, INT8_GRAPH, INT8_STEP}
 _WINDOW_VALUES = 1 << 24  # frames x bins of one window; 64 MiB is far above any published net's
 
 
-def _finite(values: tuple[float, ...]) -> bool:
-    return all(isinstance(value, Real) and math.isfinite(value) for value in values)
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """How logits become calibrated probabilities: p = softmax((logits + bias) / temperature)."""
-
-    temperature: float = 1.0
-    bias: tuple[float, ...] = ()
-    """One value a class, or none at all."""
-    threshold: float = 0.0
-    """Below this confidence the answer is `uncertain`."""
-    risk: float | None = None
-    """Share of wrong answers among those given at this threshold, as measured when it was chosen."""
-    neutral_prior: float | None = None
-    """Probability of neutral that the answers assume; None assumes that all classes are equally likely."""
-
-    def __post_init__(self) -> None:
-        if not (_finite((self.temperature,)) and self.temperature > 0):
-            raise ValueError(f"calibration.temperature is a positive number, not {self.temperature!r}")
-        if not _finite(self.bias):
-            raise ValueError("calibration.bias holds finite numbers")
-        if not (_finite((self.threshold,)) and 0 <= self.threshold <= 1):
-            raise ValueError(f"calibration.threshold is within 0..1, not {self.threshold!r}")
-        if self.risk is not None and not (_finite((self.risk,)) and 0 <= self.risk <= 1):
-            raise ValueError(f"calibration.risk is within 0..1 or null, not {self.risk!r}")
-        check_prior("calibration.neutral_prior is", self.neutral_prior)
-
-
-def check_prior(rule: str, prior: float | None) -> None:
-    """ValueError, beginning with `rule`, unless it is a probability that leaves room for the other classes, or None."""
-    if prior is not None and not (_finite((prior,)) and 0 < prior < 1):
-        raise ValueError(f"{rule} above 0 and below 1, or null, not {prior!r}")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BaselineRule:
-    """How a stream's earlier utterances become a baseline, and how much the relative answer then counts."""
+class BundleValues:
+    """The values in bundle.yaml, without the hashes of the files."""
 
-    exponent: float
-    """An utterance's weight is the absolute answer's probability of neutral to this power ..."""
-    full_s: float = 2.0
-    """... times its length over this many seconds, at most 1."""
-    memory: int
-    """Utterances after which old ones have faded: each new utterance multiplies the sums before it by 1 - 1/memory."""
-    half: float
-    """Weight of the baseline at which the relative answer counts as much as the absolute one."""
-    calibration: Calibration
-    """Of the relative logits."""
-
-    def __post_init__(self) -> None:
-        rules = {
-            f"baseline.exponent is 0 or more, not {self.exponent!r}": _finite((self.exponent,)) and self.exponent >= 0,
-            f"baseline.full_s is above 0, not {self.full_s!r}": _finite((self.full_s,)) and self.full_s > 0,
-            f"baseline.memory is a whole number of 2 or more, not {self.memory!r}": type(self.memory) is int
-            and self.memory >= 2,
-            f"baseline.half is 0 or more, not {self.half!r}": _finite((self.half,)) and self.half >= 0,
-            "baseline.calibration is a section": isinstance(self.calibration, Calibration),
-        }
-        for rule, held in rules.items():
-            if not held:
-                raise ValueError(rule)
-
-    def weight_of(self, neutrality: float, duration_s: float) -> float:
-        """An utterance's weight in a baseline, 0 to 1, from the absolute answer's probability of neutral."""
-        return float(neutrality**self.exponent * min(1.0, duration_s / self.full_s))
-
-    def share_of(self, weight: float) -> float:
-        """The relative answer's share in the result, 0 to below 1; 0 for an empty baseline."""
-        return weight / (weight + self.half) if weight > 0 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A verified checkpoint folder."""
-
-    path: Path
-    name: str
-    """The folder's name."""
     labels: tuple[str, ...]
     """In the order of the net's outputs."""
     features: FeatureConfig
@@ -145,8 +68,36 @@ class Bundle:
     """What was measured, and on what."""
     licence: str
     """Licence of the weights, and of the corpora they were trained on."""
-    baseline: BaselineRule | None
+    baseline: BaselineRule | None = None
     """How streams use relative.onnx; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleContents:
+    """What the files beside bundle.yaml hold."""
+
+    weights: Mapping[str, NDArray[Any]]
+    onnx: bytes
+    """The graph for whole windows."""
+    card: str
+    """README.md."""
+    step: bytes | None = None
+    """The step graph, where the network has one."""
+    relative: bytes | None = None
+    """The relative head, where one was trained."""
+    int8: bytes | None = None
+    """The graph for whole windows with 8-bit weights, where these are as accurate."""
+    int8_step: bytes | None = None
+    """The step graph with 8-bit weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle(BundleValues):
+    """A verified checkpoint folder."""
+
+    path: Path
+    name: str
+    """The folder's name."""
     files: Mapping[str, str]
     """SHA-256 of each file beside bundle.yaml."""
 
@@ -293,39 +244,6 @@ def load_bundle(name_or_path: str | os.PathLike[str], verify: bool = True) -> Bu
     return bundle
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BundleValues:
-    """The values in bundle.yaml, without the hashes of the files; each as in `Bundle`."""
-
-    labels: tuple[str, ...]
-    features: FeatureConfig
-    variant: str
-    calibration: Calibration
-    provenance: Mapping[str, Any]
-    scores: Mapping[str, Any]
-    licence: str
-    baseline: BaselineRule | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BundleContents:
-    """What the files beside bundle.yaml hold."""
-
-    weights: Mapping[str, NDArray[Any]]
-    onnx: bytes
-    """The graph for whole windows."""
-    card: str
-    """README.md."""
-    step: bytes | None = None
-    """The step graph, where the network has one."""
-    relative: bytes | None = None
-    """The relative head, where one was trained."""
-    int8: bytes | None = None
-    """The graph for whole windows with 8-bit weights, where these are as accurate."""
-    int8_step: bytes | None = None
-    """The step graph with 8-bit weights."""
-
-
 def save_bundle(folder: str | os.PathLike[str], values: BundleValues, contents: BundleContents) -> Bundle:
     """Write a checkpoint folder and read it back; a kill in the middle never leaves a bundle that loads wrongly.
 
@@ -355,7 +273,7 @@ def save_bundle(folder: str | os.PathLike[str], values: BundleValues, contents: 
     return load_bundle(path)
 
 
-def _fields_of(values: BundleValues | Bundle) -> dict[str, Any]:
+def _fields_of(values: BundleValues) -> dict[str, Any]:
     return {field.name: getattr(values, field.name) for field in fields(BundleValues)}
 
 

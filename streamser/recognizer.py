@@ -21,7 +21,8 @@ import numpy as np
 
 from streamser.audio import LOUDEST, SAMPLE_RATE, Samples, Segment, check_finite, to_mono
 from streamser.baseline import Baseline
-from streamser.bundle import DEFAULT_MODEL, NEUTRAL, Bundle, Calibration, check_prior, load_bundle
+from streamser.bundle import DEFAULT_MODEL, NEUTRAL, Bundle, load_bundle
+from streamser.calibration import Calibration, check_prior
 from streamser.engines import (
     MOST_THREADS,
     Engine,

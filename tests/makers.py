@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from streamser.audio import SAMPLE_RATE, Samples
-from streamser.bundle import BaselineRule, Bundle, BundleContents, BundleValues, Calibration, save_bundle
+from streamser.bundle import Bundle, BundleContents, BundleValues, save_bundle
+from streamser.calibration import BaselineRule, Calibration
 from streamser.features import FeatureConfig, Frames, silent_frame
 
 LABELS = ("angry", "happy", "neutral", "sad")

@@ -27,7 +27,8 @@ from makers import (
     make_weights,
 )
 
-from streamser.bundle import BaselineRule, Bundle, Calibration, find_models, load_bundle
+from streamser.bundle import Bundle, find_models, load_bundle
+from streamser.calibration import BaselineRule, Calibration
 from streamser.errors import BundleError, MissingExtraError
 from streamser.manifest import seal_of
 
@@ -330,9 +331,9 @@ RULES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_manifest_that_breaks_a_rule_names_it_even_under_a_true_seal(folder: Path, rule: str) -> None:
-    change, says = RULES[rule]
+    change, message = RULES[rule]
     rewrite(folder, change)
-    with pytest.raises(BundleError, match=says) as caught:
+    with pytest.raises(BundleError, match=message) as caught:
         load_bundle(folder)
     assert "bundle.yaml: " in str(caught.value)
     assert "download the folder again" in str(caught.value)

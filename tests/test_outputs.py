@@ -272,12 +272,16 @@ def test_all_files_are_valid_after_kill_9_and_continue_after_it(tmp_path: Path) 
         for _ in range(kill_after):
             assert child.stdout.readline()
         child.kill()
-        told = kill_after + len(child.stdout.read().splitlines())  # what it said to have written before it died
+        written_lines = kill_after + len(
+            child.stdout.read().splitlines()
+        )  # what it said to have written before it died
         child.stdout.close()
         child.wait()
         for name in NAMES:
             now = len(read(tmp_path / name))
-            assert before[name] + told <= now <= before[name] + told + 1, name  # the one more it was at
+            assert before[name] + written_lines <= now <= before[name] + written_lines + 1, (
+                name
+            )  # the one more it was at
             before[name] = now
     write(tmp_path / "out.TextGrid", SESSION)
     assert read(tmp_path / "out.TextGrid")[-1][2] == "uncertain"
@@ -347,8 +351,8 @@ def test_streams_whose_names_differ_in_odd_characters_share_a_file(tmp_path: Pat
 
 def test_jsonl_holds_every_event_as_it_was_told(tmp_path: Path) -> None:
     write(tmp_path / "out.jsonl", SESSION)
-    told = (tmp_path / "out.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in told] == [event.to_dict() for event in SESSION]
+    written_lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in written_lines] == [event.to_dict() for event in SESSION]
 
 
 def test_csv_has_a_column_for_each_class_and_keeps_the_guess_apart_from_the_label(tmp_path: Path) -> None:

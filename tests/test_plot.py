@@ -25,9 +25,9 @@ Pixels = set[tuple[int, int, int]]
 def utterance(number: int, label: str, *, uncertain: bool = False, stream: str = "main") -> list[Event]:
     start, end = number * 4 * SECOND, (number * 4 + 3) * SECOND
     scores = {name: 0.6 if name == label else 0.2 for name in ("angry", "happy", "sad")}
-    told: list[Event] = [SpeechStarted(stream=stream, utterance=number, start=start)]
+    events: list[Event] = [SpeechStarted(stream=stream, utterance=number, start=start)]
     for seq, at in enumerate((start + SECOND, end)):
-        told.append(
+        events.append(
             EmotionEvent(
                 stream=stream,
                 utterance=number,
@@ -41,7 +41,7 @@ def utterance(number: int, label: str, *, uncertain: bool = False, stream: str =
                 uncertain=uncertain,
             )
         )
-    return [*told, SpeechEnded(stream=stream, utterance=number, start=start, end=end)]
+    return [*events, SpeechEnded(stream=stream, utterance=number, start=start, end=end)]
 
 
 def drawn(path: Path) -> Pixels:

@@ -63,8 +63,8 @@ def run(command: Sequence[str], client: Callable[[str], None] | None = None) -> 
             # strace passes no signal on to what it traces
             pid = process.pid if "strace" not in command[0] else int(_child_of(process.pid))
             os.kill(pid, signal.SIGTERM)
-        told = process.stderr.read()
-        assert process.wait() == 0, told
+        stderr = process.stderr.read()
+        assert process.wait() == 0, stderr
     finally:
         guard.cancel()
         process.kill()

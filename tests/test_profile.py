@@ -17,7 +17,8 @@ from makers import babble, make_adaptive, make_weights, noise, silence
 
 from streamser import profile
 from streamser.audio import SAMPLE_RATE, AudioBlock
-from streamser.bundle import Bundle, Calibration, load_bundle
+from streamser.bundle import Bundle, load_bundle
+from streamser.calibration import Calibration
 from streamser.cli import main
 from streamser.cli.calibrate import collect, segmenter_for
 from streamser.config import Config

@@ -11,7 +11,8 @@ import pytest
 from makers import LABELS, babble, make_bundle, make_features, make_weights, noise, silence, tone
 
 from streamser.audio import SAMPLE_RATE, Samples, Segment
-from streamser.bundle import Bundle, Calibration
+from streamser.bundle import Bundle
+from streamser.calibration import Calibration
 from streamser.errors import AudioError, ConfigError, EngineError
 from streamser.features import Frames, cut_window, extract, window_starts
 from streamser.recognizer import Prediction, Recognizer, RecognizerConfig, load

@@ -169,8 +169,8 @@ def test_a_change_of_what_is_shown_is_a_flip_also_to_uncertain_and_back() -> Non
 
 
 def test_every_voice_is_found_and_the_figures_hang_together(recognizer: Recognizer, clips: list[Clip]) -> None:
-    told: list[tuple[str, int, int]] = []
-    result = measure_streams(recognizer, clips, PLAN, progress=lambda *what: told.append(what))
+    reported: list[tuple[str, int, int]] = []
+    result = measure_streams(recognizer, clips, PLAN, progress=lambda *what: reported.append(what))
     assert result.found > 0.8
     assert result.finals.clips == round(result.found * result.utterances)
     assert 0.0 < result.delay_p50_s < 1.0
@@ -178,7 +178,7 @@ def test_every_voice_is_found_and_the_figures_hang_together(recognizer: Recogniz
     assert [row.kind for row in result.false] == ["quiet", "noise", "music", "all"]
     assert sum(row.minutes for row in result.false[:-1]) == pytest.approx(result.false[-1].minutes)
     assert 0 < result.real_time_factor < 1
-    assert told[-1][1:] == (1, 1)
+    assert reported[-1][1:] == (1, 1)
     assert "| utterances found |" in stream_markdown(result)
 
 

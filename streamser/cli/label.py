@@ -180,7 +180,7 @@ class _Collector:
                     progress.close()
                     print(f"streamser: skipped: {labelled.error}", file=sys.stderr)
                 progress("labelling", self._done, self._of, f"{self._speed():.0f} x real time")
-                self._tell()
+                self._print_progress()
         finally:
             progress.close()
             if (close := getattr(results, "close", None)) is not None:
@@ -198,7 +198,7 @@ class _Collector:
     def _speed(self) -> float:
         return self.sound_s / max(1e-9, time.monotonic() - self._began_s)
 
-    def _tell(self) -> None:
+    def _print_progress(self) -> None:
         if self._report and time.monotonic() - self._told_s >= _REPORT_S:
             self._told_s = time.monotonic()
             print(f"streamser: {self._done} of {self._of} files; {self.rate()}", file=sys.stderr)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.bundle import RELATIVE, BaselineRule, Calibration
+from streamser.bundle import RELATIVE
+from streamser.calibration import BaselineRule, Calibration
 from streamser.engines.onnx import open_session
 from streamser.errors import ProtocolError
 from streamser.evaluation.calibration import Threshold, balanced_weights, fit_calibration

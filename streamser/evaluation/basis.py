@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.bundle import BaselineRule, Calibration
+from streamser.calibration import BaselineRule, Calibration
 from streamser.errors import ProtocolError
 from streamser.evaluation.adaptation import load_left_out
 from streamser.evaluation.calibration import Threshold, balanced_weights, fit_calibration

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamser.bundle import Calibration
+from streamser.calibration import Calibration
 
 Logits = NDArray[np.float64]
 

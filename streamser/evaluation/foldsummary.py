@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.bundle import Calibration
+from streamser.calibration import Calibration
 from streamser.errors import ProtocolError
 from streamser.evaluation.calibration import balanced_weights, fit_temperature, softmax
 from streamser.evaluation.folds import FoldResult, by_seed, pool

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streamser.bundle import Calibration
+from streamser.calibration import Calibration
 from streamser.evaluation.calibration import fit_temperature, softmax
 from streamser.evaluation.folds import FoldResult, by_seed, pool
 from streamser.evaluation.metrics import Interval

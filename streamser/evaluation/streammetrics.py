@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.bundle import BaselineRule, Calibration
+from streamser.calibration import BaselineRule, Calibration
 from streamser.evaluation.calibration import balanced_weights, softmax
 from streamser.evaluation.folds import FoldResult
 from streamser.evaluation.metrics import by_speaker, confusion, ece, macro_f1, ua, unweighted_accuracy

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.baseline import weighted_sum
-from streamser.bundle import BaselineRule, Calibration
+from streamser.calibration import BaselineRule, Calibration
 from streamser.evaluation.calibration import balanced_weights, choose_threshold, fit_temperature, softmax
 from streamser.evaluation.folds import FoldResult
 from streamser.evaluation.metrics import unweighted_accuracy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamser.bundle import Calibration
+from streamser.calibration import Calibration
 from streamser.nets.variant import Variant
 from streamser.training.recipe import Recipe
 

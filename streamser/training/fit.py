@@ -323,8 +323,8 @@ class Fit:
         """The loss for these clips' labels and teachers; `own` is the output without the offsets of the labels."""
         result = self._label_loss(output, frames, drawn)
         if self.distiller is not None:
-            taught: Tensor = self.distiller(own.logits, own.embedding, self._there(self.train.rows[drawn]))
-            result = (1 - self.recipe.distil.weight) * result + taught
+            distilled: Tensor = self.distiller(own.logits, own.embedding, self._there(self.train.rows[drawn]))
+            result = (1 - self.recipe.distil.weight) * result + distilled
         return result + self.adversary(output.embedding, drawn) if self.adversary else result
 
     def _label_loss(self, output: NetOutput, frames: Tensor, drawn: NDArray[np.int64]) -> Tensor:

@@ -84,11 +84,11 @@ def build_frozen_store(
 
 
 def _key(net: SerNet, store: LevelStore, features: FeatureConfig, augment: FeatureAugment, precision: str) -> str:
-    learnt = set(net.trained().state_dict())
+    trained = set(net.trained().state_dict())
     digest = hashlib.sha256(f"v2 {store.key} {precision} {augment.crop_probability} {augment.crop_min_s}".encode())
     digest.update(json.dumps(features.to_dict(), sort_keys=True).encode())
     for name, value in net.state_dict().items():
-        if name not in learnt:
+        if name not in trained:
             digest.update(value.cpu().numpy().tobytes())
     return f"heard-{digest.hexdigest()[:16]}"
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamser.bundle import BaselineRule, Bundle, BundleContents, BundleValues, Calibration, save_bundle
+from streamser.bundle import Bundle, BundleContents, BundleValues, save_bundle
+from streamser.calibration import BaselineRule, Calibration
 from streamser.corpora.protocols import Split
 from streamser.features import FeatureConfig
 from streamser.nets.export import export_onnx, is_narrow

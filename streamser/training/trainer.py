@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from streamser.audio import read_audio
-from streamser.bundle import RELATIVE, Bundle, Calibration
+from streamser.bundle import RELATIVE, Bundle
+from streamser.calibration import Calibration
 from streamser.corpora.clips import UNLABELLED, Clip
 from streamser.corpora.protocols import Split
 from streamser.evaluation.basis import basis_of_run, basis_of_validation
@@ -176,7 +177,7 @@ class Trainer:
         known = self._known_embeddings(split, seed)
         if known is None:
             trained = Trained(fitted.net, features, Calibration(temperature=temperature), split, seed)
-            bundle = publish(place / "bundle", self.setup, trained, more=self._taught(split, seed))
+            bundle = publish(place / "bundle", self.setup, trained, more=self._teacher_record(split, seed))
             logits, embeddings = self._judge(load(bundle.path, compute="cpu"), split)
         else:
             logits, embeddings = _head_logits(fitted.net.trained(), known), known
@@ -230,7 +231,7 @@ class Trainer:
         self, split: Split, seed: int, logits: NDArray[np.float32], temperature: float, best_epoch: int
     ) -> FoldResult:
         trained_on = {clip.speaker for clip in (*split.train, *split.validation)}
-        trained_on.update(self._taught(split, seed).get("teacher_speakers", ()))
+        trained_on.update(self._teacher_record(split, seed).get("teacher_speakers", ()))
         return FoldResult(
             name=self.recipe.name,
             protocol=split.protocol,
@@ -280,14 +281,14 @@ class Trainer:
         if relative is not None and basis.rule is not None:
             trained = replace(trained, relative=export_relative(relative), baseline=basis.rule)
         more = {} if calibrate_from is None else {"left_out_epochs": _epochs_of(calibrate_from) or self.recipe.epochs}
-        return publish(target, self.setup, trained, scores, {**more, **self._taught(split, seed)})
+        return publish(target, self.setup, trained, scores, {**more, **self._teacher_record(split, seed)})
 
     def check_teachers(self, split: Split, seed: int) -> None:
         """ProtocolError if a teacher of this split was trained on its test part."""
         if self.teachers is not None:
             self.teachers.of(split, seed)
 
-    def _taught(self, split: Split, seed: int) -> dict[str, Any]:
+    def _teacher_record(self, split: Split, seed: int) -> dict[str, Any]:
         """A checkpoint's provenance of its teachers: which, and the speakers that they were trained on."""
         if self.teachers is None:
             return {}

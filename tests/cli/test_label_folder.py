@@ -15,7 +15,8 @@ from makers import babble, make_bundle, noise, silence
 
 from streamser.audio import SAMPLE_RATE, read_audio
 from streamser.baseline import Baseline
-from streamser.bundle import Bundle, Calibration
+from streamser.bundle import Bundle
+from streamser.calibration import Calibration
 from streamser.cli import main
 from streamser.recognizer import Recognizer
 

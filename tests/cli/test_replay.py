@@ -88,11 +88,11 @@ def test_of_several_files_those_that_cannot_be_read_are_skipped(
     torn = write(folder / "torn.flac", times=8).read_bytes()
     (folder / "torn.flac").write_bytes(torn[: len(torn) // 2])  # opens, and fails in its middle
     assert main(["replay", str(folder), "--model", str(bundle.path), "--jsonl", "-"]) == 3
-    said = capsys.readouterr()
-    ended = {row["stream"]: row.get("error") for row in rows(said.out) if row["type"] == "stream_ended"}
+    printed = capsys.readouterr()
+    ended = {row["stream"]: row.get("error") for row in rows(printed.out) if row["type"] == "stream_ended"}
     assert list(ended) == ["a", "torn", "z"] and ended["a"] is None and ended["z"] is None
     assert "cannot be read to its end" in (ended["torn"] or "")
-    skipped = said.err.splitlines()
+    skipped = printed.err.splitlines()
     assert len(skipped) == 2 and all(line.startswith("streamser: skipped: ") for line in skipped)
     assert "bad.wav" in skipped[0] and "torn.flac" in skipped[1]
 

@@ -35,7 +35,7 @@ class Line:
         return self.stream.push(piece, sample_rate=RATE)
 
 
-def heard(recognizer: Recognizer, cuts: Sequence[int], step: int = 4_800) -> list[Event]:
+def events_over(recognizer: Recognizer, cuts: Sequence[int], step: int = 4_800) -> list[Event]:
     """The events of the talk, over connections that are lost after so many messages."""
     data, continuity, line, events = talk(), Continuity(sample_rate=RATE, channels=1), Line(recognizer), []
     for number, first in enumerate(range(0, len(data), step)):
@@ -55,14 +55,14 @@ def heard(recognizer: Recognizer, cuts: Sequence[int], step: int = 4_800) -> lis
 @pytest.fixture(scope="module")
 def whole(recognizer: Recognizer) -> list[Event]:
     """The events over one connection."""
-    return heard(recognizer, [])
+    return events_over(recognizer, [])
 
 
 @pytest.mark.parametrize("cuts", [[12], [20, 21], list(range(2, 80, 9))])
 def test_each_utterance_has_one_start_one_final_and_one_end_in_one_timeline(
     recognizer: Recognizer, whole: list[Event], cuts: list[int]
 ) -> None:
-    events = heard(recognizer, cuts)
+    events = events_over(recognizer, cuts)
 
     def of(kind: type[Event], all_of: list[Event]) -> list[Event]:
         return [event for event in all_of if isinstance(event, kind)]

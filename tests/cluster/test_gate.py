@@ -164,9 +164,9 @@ async def test_a_gate_that_is_closed_lets_each_stream_have_its_last_final(recogn
             while (await socket.receive_json())["type"] != "speech_started":
                 pass
             closing = asyncio.create_task(opened.close())
-            said = [message async for message in socket]
+            received = [message async for message in socket]
             await closing
-        kinds = [json.loads(message.data)["type"] for message in said]
+        kinds = [json.loads(message.data)["type"] for message in received]
         assert kinds[-2:] == ["stream_ended", "error"] and "emotion" in kinds
         assert socket.close_code == 1001
         assert not opened.connections

@@ -98,7 +98,7 @@ def test_when_a_replica_is_killed_each_client_has_all_finals_or_a_close_with_a_r
     finals = [event for event in expected if event.get("final")]
     words = ["serve", "--model", bundle.path, "--port", 0, "--ray", "--replicas", 2, "--token", TOKEN]
     log = tmp_path / "log"
-    with log.open("w") as told, command(*words, stderr=told) as process:
+    with log.open("w") as stderr, command(*words, stderr=stderr) as process:
         url = url_of(process, log)
         assert len(replicas_of(process.pid)) == 2
         events, _ = asyncio.run(speak(url, sound, 0.0))
@@ -131,7 +131,7 @@ def test_a_server_that_is_stopped_gives_each_stream_its_last_final(bundle: Bundl
         os.killpg(pid, signal.SIGINT)
         return await talking
 
-    with log.open("w") as told, command(*words, stderr=told) as process:
+    with log.open("w") as stderr, command(*words, stderr=stderr) as process:
         url = url_of(process, log)
         kinds, code = asyncio.run(talk(url, process.pid))
         assert kinds[-2:] == ["stream_ended", "going_away"] and code == 1001

@@ -16,8 +16,8 @@ from streamser.errors import MissingExtraError
 def test_the_help_tells_of_ray(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([verb, "--help"])
-    said = capsys.readouterr().out
-    assert "--ray [ADDRESS]" in said and "extra 'ray'" in said
+    printed = capsys.readouterr().out
+    assert "--ray [ADDRESS]" in printed and "extra 'ray'" in printed
 
 
 def test_without_ray_the_error_says_what_to_install(
@@ -28,8 +28,8 @@ def test_without_ray_the_error_says_what_to_install(
         start.require_ray("streamser label --ray")
     out = tmp_path / "labels.jsonl"
     assert main(["label", str(tmp_path), "--model", str(bundle.path), "--out", str(out), "--ray"]) == 1
-    said = capsys.readouterr().err
-    assert said == "streamser: streamser label --ray needs the extra 'ray': pip install 'streamser[ray]'\n"
+    printed = capsys.readouterr().err
+    assert printed == "streamser: streamser label --ray needs the extra 'ray': pip install 'streamser[ray]'\n"
     assert not out.exists()
     assert main(["serve", "--ray"]) == 1
     assert "pip install 'streamser[ray]'" in capsys.readouterr().err

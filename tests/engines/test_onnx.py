@@ -111,6 +111,6 @@ GRAPHS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_graph_that_is_not_this_checkpoints_is_refused_though_its_hash_is_right(tmp_path: Path, graph: str) -> None:
-    content, says = GRAPHS[graph]
-    with pytest.raises(BundleError, match=rf"odd.model\.onnx: .*{says}"):
+    content, message = GRAPHS[graph]
+    with pytest.raises(BundleError, match=rf"odd.model\.onnx: .*{message}"):
         OnnxEngine(make_bundle(tmp_path / "odd", onnx=content))

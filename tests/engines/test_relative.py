@@ -11,7 +11,8 @@ import pytest
 from makers import babble, make_adaptive, make_features, make_relative, make_weights
 
 from streamser.baseline import Baseline
-from streamser.bundle import Bundle, Calibration
+from streamser.bundle import Bundle
+from streamser.calibration import Calibration
 from streamser.engines.relative import open_relative
 from streamser.errors import BundleError
 from streamser.recognizer import Recognizer, load

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamser.bundle import Calibration
+from streamser.calibration import Calibration
 from streamser.evaluation import metrics
 from streamser.evaluation.calibration import (
     balanced_weights,

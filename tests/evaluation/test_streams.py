@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamser.bundle import BaselineRule, Calibration
+from streamser.calibration import BaselineRule, Calibration
 from streamser.evaluation.folds import FoldResult
 from streamser.evaluation.streammetrics import known_speakers, plain_speech, stream_metrics
 from streamser.evaluation.streams import LeftOutCorpus, blend, choose_rule

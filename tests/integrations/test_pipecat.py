@@ -166,9 +166,9 @@ async def test_the_llm_is_told_once_before_the_words_and_only_where_that_was_ask
     down, _ = await through(processor, [*sound_frames(SPOKEN), words("one"), words("two")])
     (event,) = expected(recognizer, sound_frames(SPOKEN))
     assert not event.uncertain
-    told = of(LLMMessagesAppendFrame, down)
-    assert len(told) == (1 if tell_llm else 0)
-    for frame in told:
+    appended = of(LLMMessagesAppendFrame, down)
+    assert len(appended) == (1 if tell_llm else 0)
+    for frame in appended:
         assert frame.messages[0]["role"] == "developer"
         assert f"sounds {event.label} (confidence {event.confidence:.2f}" in frame.messages[0]["content"]
         assert not frame.run_llm

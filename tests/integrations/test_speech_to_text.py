@@ -114,12 +114,12 @@ def test_faster_whispers_segments_carry_the_emotion_of_their_time(recognizer: Re
             assert (audio, options) == (str(path), {"language": "en"})
             return (segment(number, *span) for number, span in enumerate(spans)), None
 
-    told = list(with_emotion(str(path), StandInWhisper(), recognizer, language="en"))  # type: ignore[arg-type]
+    segments = list(with_emotion(str(path), StandInWhisper(), recognizer, language="en"))  # type: ignore[arg-type]
     events = streamser.replay(path, model=recognizer)
     finals = [event for event in events if isinstance(event, EmotionEvent) and event.final]
-    assert [one.text for one, _ in told] == [" Sentence 0.", " Sentence 1.", " Sentence 2."]
-    assert [emotion for _, emotion in told] == [merge(finals, *span) for span in spans]
-    assert told[0][1] is not None and told[2][1] is None
+    assert [one.text for one, _ in segments] == [" Sentence 0.", " Sentence 1.", " Sentence 2."]
+    assert [emotion for _, emotion in segments] == [merge(finals, *span) for span in spans]
+    assert segments[0][1] is not None and segments[2][1] is None
 
 
 async def test_livekits_turn_carries_the_emotion_and_its_stt_gets_every_frame(

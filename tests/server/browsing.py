@@ -164,8 +164,8 @@ def browsing(url: str, microphone: Path, profile: Path, *flags: str) -> Iterator
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    hears = f"--use-file-for-fake-audio-capture={microphone}%noloop"
-    for flag in (*FLAGS, hears, f"--user-data-dir={profile}", *flags):
+    capture = f"--use-file-for-fake-audio-capture={microphone}%noloop"
+    for flag in (*FLAGS, capture, f"--user-data-dir={profile}", *flags):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
     try:

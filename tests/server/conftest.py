@@ -15,7 +15,8 @@ from running import Running, running
 from talking import serving
 
 from streamser.audio import SAMPLE_RATE, resample
-from streamser.bundle import Bundle, Calibration
+from streamser.bundle import Bundle
+from streamser.calibration import Calibration
 from streamser.recognizer import Recognizer, load
 from streamser.server.app import Server
 from streamser.stream.pipeline import replay

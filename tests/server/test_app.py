@@ -57,10 +57,10 @@ async def test_models_lists_what_answers_and_what_could(
 ) -> None:
     monkeypatch.setenv("STREAMSER_MODELS", str(bundle.path.parent))
     async with aiohttp.ClientSession() as session, session.get(server.url + "v1/models") as answer:
-        told = await answer.json()
-    assert told["current"]["name"] == bundle.name
-    assert told["current"]["labels"] == list(bundle.labels) == list(told["current"]["colours"])
-    assert bundle.name in [model["name"] for model in told["models"]]
+        content = await answer.json()
+    assert content["current"]["name"] == bundle.name
+    assert content["current"]["labels"] == list(bundle.labels) == list(content["current"]["colours"])
+    assert bundle.name in [model["name"] for model in content["models"]]
 
 
 async def test_metrics_count_what_happened(server: Server) -> None:

@@ -10,7 +10,7 @@ from makers import make_bundle
 from talking import finals, pcm, plain, serving, talking, truth, two_utterances, wav
 
 import streamser
-from streamser.bundle import Calibration
+from streamser.calibration import Calibration
 from streamser.errors import ServerError
 from streamser.recognizer import Recognizer, load
 from streamser.server import checkpoints

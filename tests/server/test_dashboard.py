@@ -14,7 +14,8 @@ from makers import make_adaptive, make_bundle
 from running import Running, running
 from talking import finals, plain
 
-from streamser.bundle import Bundle, Calibration
+from streamser.bundle import Bundle
+from streamser.calibration import Calibration
 from streamser.outputs import open_writer
 from streamser.recognizer import Recognizer
 from streamser.stream.pipeline import replay
@@ -51,10 +52,10 @@ def test_a_file_gives_exactly_what_replay_gives_and_the_exports_hold_it(
         page.until(lambda: page.find("#skip").is_displayed())
         page.press("a")
         page.until(lambda: page.text("#main") == "Open a sound file")
-        told = [json.loads(line) for line in page.export("jsonl").splitlines()]
-        by_type = sorted(plain(told), key=str)
+        exported = [json.loads(line) for line in page.export("jsonl").splitlines()]
+        by_type = sorted(plain(exported), key=str)
         assert by_type == sorted(plain(truth), key=str)
-        assert {event["stream"] for event in told} == {"talk.wav"}
+        assert {event["stream"] for event in exported} == {"talk.wav"}
         for kind in ("csv", "vtt"):
             path = tmp_path / f"replayed.{kind}"
             with open_writer(path, labels=judge.labels) as writer:
@@ -73,8 +74,8 @@ def test_the_javascript_example_of_the_document_gives_the_finals(
     with browsing(serve.url, talk, tmp_path) as page:
         url = serve.url.replace("http", "ws") + "ws/stream"
         call = f"return judge(Int16Array.from(arguments[0]), {rate}, '{url}')"
-        told = page.driver.execute_script(f"{example}\n{call}", samples[:, 0].tolist())
-    assert [event["label"] for event in told] == [final["label"] for final in finals(truth)]
+        exported = page.driver.execute_script(f"{example}\n{call}", samples[:, 0].tolist())
+    assert [event["label"] for event in exported] == [final["label"] for final in finals(truth)]
 
 
 def test_what_is_uncertain_is_called_so_and_not_by_a_label(talk: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_an_empty_file_is_a_file_and_parts_may_have_no_header() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type", "says"),
+    ("body", "content_type", "message"),
     [
         (b"rubbish", TYPE, "never comes"),
         (b"", TYPE, "never comes"),
@@ -61,8 +61,8 @@ def test_an_empty_file_is_a_file_and_parts_may_have_no_header() -> None:
         (form(), "multipart/form-data; boundary=ä", "boundary"),
     ],
 )
-def test_what_is_no_form_is_refused_with_the_reason(body: bytes, content_type: str, says: str) -> None:
-    with pytest.raises(FormError, match=says):
+def test_what_is_no_form_is_refused_with_the_reason(body: bytes, content_type: str, message: str) -> None:
+    with pytest.raises(FormError, match=message):
         file_of_form(body, content_type)
 
 

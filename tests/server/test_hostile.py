@@ -147,9 +147,9 @@ async def test_when_all_connections_are_at_work_the_next_is_told_to_come_back(re
         await one.receive(lambda message: message["type"] == "ready")
         async with talking(server, sample_rate=16000) as two:
             await two.receive(lambda message: message["type"] == "ready")
-            told = await answer_to(server, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-            assert told.startswith(b"HTTP/1.1 503 ")
-            assert b"Retry-After" in told
+            reply = await answer_to(server, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert reply.startswith(b"HTTP/1.1 503 ")
+            assert b"Retry-After" in reply
             await two.end()
 
 
@@ -172,14 +172,14 @@ async def test_a_malformed_request_is_refused_without_a_traceback(
     server: Server, request_bytes: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        told = await answer_to(server, request_bytes)
-    assert told.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), told[:200]
+        reply = await answer_to(server, request_bytes)
+    assert reply.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), reply[:200]
     assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []
 
 
 async def test_a_host_that_is_no_name_is_refused_as_a_foreign_one(server: Server) -> None:
-    told = await answer_to(server, b"GET / HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n")
-    assert told.startswith(b"HTTP/1.1 403 ")
+    reply = await answer_to(server, b"GET / HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 403 ")
 
 
 async def test_a_token_of_any_bytes_is_a_wrong_one(recognizer: Recognizer, caplog: pytest.LogCaptureFixture) -> None:

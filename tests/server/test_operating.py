@@ -91,9 +91,9 @@ def test_systemd_takes_the_unit_and_calls_it_safe(tmp_path: Path) -> None:
     unit = tmp_path / "streamser.service"
     text = (DEPLOY / "streamser.service").read_text()
     unit.write_text(text.replace("/opt/streamser/bin/streamser", shutil.which("true") or "/bin/true"))
-    told = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
-    about_us = [line for line in told.stderr.splitlines() if "streamser" in line and "man page" not in line.lower()]
-    assert (told.returncode, about_us) == (0, [])
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    about_us = [line for line in done.stderr.splitlines() if "streamser" in line and "man page" not in line.lower()]
+    assert (done.returncode, about_us) == (0, [])
     rated = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", str(unit)], capture_output=True, text=True, check=False
     )

@@ -21,8 +21,14 @@ def hello(**words: object) -> str:
 
 def test_a_hello_says_what_follows_and_has_sensible_defaults() -> None:
     assert parse_hello(hello()) == Hello(sample_rate=16000, channels=1, partials=True, lossless=False, status_ms=1000)
-    told = parse_hello(hello(channels=2, stream="kitchen", partials=False, lossless=True, status_ms=0, v=1))
-    assert (told.channels, told.stream, told.partials, told.lossless, told.status_ms) == (2, "kitchen", False, True, 0)
+    parsed = parse_hello(hello(channels=2, stream="kitchen", partials=False, lossless=True, status_ms=0, v=1))
+    assert (parsed.channels, parsed.stream, parsed.partials, parsed.lossless, parsed.status_ms) == (
+        2,
+        "kitchen",
+        False,
+        True,
+        0,
+    )
 
 
 @pytest.mark.parametrize(

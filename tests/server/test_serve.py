@@ -129,7 +129,7 @@ def test_every_line_of_a_server_that_logs_json_is_an_object(bundle: Bundle) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--host", "0.0.0.0"], "needs a token"),
         (["--token", "short"], "server.token: "),
@@ -139,17 +139,17 @@ def test_every_line_of_a_server_that_logs_json_is_an_object(bundle: Bundle) -> N
     ],
 )
 def test_what_cannot_be_served_is_said_in_one_line(
-    bundle: Bundle, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", "--model", str(bundle.path), *arguments]) == 1
-    told = capsys.readouterr().err
-    assert says in told
-    assert told.startswith("streamser: ")
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.startswith("streamser: ")
+    assert printed.count("\n") == 1
 
 
 def test_help_needs_no_extra() -> None:
     code = "import sys; sys.modules['aiohttp'] = None; from streamser.cli import main; main(['serve', '--help'])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert told.returncode == 0
-    assert "--mic" in told.stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "--mic" in done.stdout

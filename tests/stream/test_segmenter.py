@@ -67,7 +67,7 @@ def started(items: Sequence[Item]) -> list[SpeechStarted]:
     return [item for item in items if isinstance(item, SpeechStarted)]
 
 
-def told(items: Sequence[Item]) -> list[Any]:
+def described(items: Sequence[Item]) -> list[Any]:
     """Items as values that compare, samples included."""
     return [
         (i.utterance, i.start, i.samples.tobytes(), i.final, i.seq, i.onset, i.continues, i.speculative)
@@ -200,7 +200,7 @@ def test_each_pause_gives_the_final_anew_and_the_last_one_holds() -> None:
 def test_without_speculation_all_else_is_the_same() -> None:
     stream = sound((0.5, 2500), (0.01, 300), (0.5, 500), (0.01, 700))
     ahead = [item for item in segmented(stream) if not (isinstance(item, Segment) and item.speculative)]
-    assert told(ahead) == told(segmented(stream, speculate_ms=0))
+    assert described(ahead) == described(segmented(stream, speculate_ms=0))
 
 
 def test_the_end_of_the_stream_closes_the_utterance_once() -> None:
@@ -362,20 +362,20 @@ def test_crumbs_of_any_size_give_the_same_items_as_the_whole(seed: int) -> None:
     rng, stream = np.random.default_rng(seed), scene(seed)
     config = SegmenterConfig(max_utterance_s=4, cut_search_s=1)
     whole = Segmenter(config, make_vad(VadConfig()), FEATURES)
-    expected = told(whole.feed(AudioBlock(stream, 0)) + whole.flush())
+    expected = described(whole.feed(AudioBlock(stream, 0)) + whole.flush())
     segmenter, items, at = Segmenter(config, make_vad(VadConfig()), FEATURES), [], 0
     while at < len(stream):
         size = int(rng.choice([1, 7, 160, 320, 500, 4096]))
         items += segmenter.feed(AudioBlock(stream[at : at + size], at))
         at += len(stream[at : at + size])
     assert len(expected) > 10
-    assert told(items + segmenter.flush()) == expected
+    assert described(items + segmenter.flush()) == expected
 
 
 def test_a_sample_less_is_not_the_same() -> None:
     """The control: `told` does see differences."""
     stream = scene(0)
-    assert told(segmented(stream)) != told(segmented(stream[1:]))
+    assert described(segmented(stream)) != described(segmented(stream[1:]))
 
 
 def test_a_voice_in_a_noisy_room_gives_one_utterance_each_time_it_speaks() -> None:
@@ -452,7 +452,7 @@ def test_frames_are_judged_several_at_a_time_and_events_come_no_later(block: int
     for first in range(0, len(stream), block):
         piece = AudioBlock(stream[first : first + block], first)
         plain._due = 0  # judge every frame as soon as it is there
-        expected += [(first, event) for event in told(plain.feed(piece))]
-        given += [(first, event) for event in told(counting.feed(piece))]
+        expected += [(first, event) for event in described(plain.feed(piece))]
+        given += [(first, event) for event in described(counting.feed(piece))]
     assert given == expected and len(given) > 10
     assert CountingVad.calls < 20 * len(stream) / SAMPLE_RATE  # of 50 frames a second

@@ -15,7 +15,7 @@ from stream_parts import ListSource, as_json, finals, in_blocks, partials, until
 
 from streamser.audio import SAMPLE_RATE, Samples, Segment
 from streamser.baseline import Baseline
-from streamser.bundle import Calibration
+from streamser.calibration import Calibration
 from streamser.events import EmotionEvent, Event, SourceChanged
 from streamser.recognizer import Recognizer, load
 from streamser.stream.channel import Delivery, Stream, StreamConfig, WorkerStream

@@ -120,9 +120,9 @@ try:
 except AudioError as error:
     print(error, writer.closed)
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "cannot be written (File too large)" in told
-    assert "True" in told
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "cannot be written (File too large)" in printed
+    assert "True" in printed
     assert len(soundfile.read(tmp_path / NAME)[0]) == (100_001 - 44) // 2
 
 

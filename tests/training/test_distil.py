@@ -129,8 +129,8 @@ def test_of_a_corpus_that_is_not_left_out_only_the_test_speakers_count(
     trainer = student(material, tmp_path, cache, {}, protocol="honest", folds=2)
     split = trainer.splits(0)[0]
     teacher = bundle_of(run, "other")
-    strangers = [clip.speaker for clip in split.train]
-    check_teacher(replace(teacher, provenance={"train_speakers": strangers}), split)
+    others = [clip.speaker for clip in split.train]
+    check_teacher(replace(teacher, provenance={"train_speakers": others}), split)
     with pytest.raises(ProtocolError, match=split.test[0].speaker):
         check_teacher(replace(teacher, provenance={"train_speakers": [split.test[0].speaker]}), split)
 

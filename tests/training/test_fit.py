@@ -154,17 +154,17 @@ def test_norms_are_estimated_of_the_weights_as_they_are(tmp_path: Path) -> None:
 
 
 def test_estimating_norms_changes_nothing_of_what_is_learnt(tmp_path: Path) -> None:
-    learnt = []
+    trained = []
     for clips in (0, 8):
         torch.manual_seed(0)
         net = LightSerNet(2, bins=BINS)
         fit_of(net, tmp_path / str(clips), epochs=2, choose_by="last", norm_clips=clips).run()
-        learnt.append(net)
-    plain, estimated = (dict(net.named_parameters()) for net in learnt)
+        trained.append(net)
+    plain, estimated = (dict(net.named_parameters()) for net in trained)
     assert all(torch.equal(plain[name], estimated[name]) for name in plain)
-    running, anew = (net.paths[0].norm.running_mean for net in learnt)
+    running, anew = (net.paths[0].norm.running_mean for net in trained)
     assert not torch.equal(running, anew)
-    assert all(module.momentum == 0.1 for module in learnt[1].modules() if isinstance(module, nn.BatchNorm2d))
+    assert all(module.momentum == 0.1 for module in trained[1].modules() if isinstance(module, nn.BatchNorm2d))
 
 
 def test_a_checkpoint_is_written_once_a_while_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

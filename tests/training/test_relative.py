@@ -14,7 +14,7 @@ from makers import babble, silence
 
 from streamser.audio import read_audio
 from streamser.baseline import Baseline
-from streamser.bundle import BaselineRule, Calibration
+from streamser.calibration import BaselineRule, Calibration
 from streamser.errors import ConfigError
 from streamser.evaluation.folds import load_folds
 from streamser.events import EmotionEvent

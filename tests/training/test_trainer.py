@@ -195,8 +195,8 @@ def test_of_sounds_that_are_no_speech_it_learns_to_know_nothing(
 ) -> None:
     """Also for kinds of sound not used in training: whistles are left out, and new hisses are tested."""
     apart = {}
-    taught = {"folder": str(noises), "names": ["hiss*"], "share": 1.0, "weight": 2.0}
-    for name, outliers in {"without": {}, "with": taught}.items():
+    outlier_settings = {"folder": str(noises), "names": ["hiss*"], "share": 1.0, "weight": 2.0}
+    for name, outliers in {"without": {}, "with": outlier_settings}.items():
         one = trainer(make_recipe(outliers=outliers, ema=0.0, epochs=16), material, tmp_path / name, cache)
         result = one.run_split(one.splits(0)[0], 0)
         assert (result.logits.argmax(axis=1) == result.targets).mean() > 0.9

@@ -1,0 +1,82 @@
+"""Constants of a checkpoint that turn logits into calibrated answers, and earlier utterances into a baseline."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+
+__all__ = ["BaselineRule", "Calibration", "check_prior"]
+
+
+def _finite(values: tuple[float, ...]) -> bool:
+    return all(isinstance(value, Real) and math.isfinite(value) for value in values)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How logits become calibrated probabilities: p = softmax((logits + bias) / temperature)."""
+
+    temperature: float = 1.0
+    bias: tuple[float, ...] = ()
+    """One value a class, or none at all."""
+    threshold: float = 0.0
+    """Below this confidence the answer is `uncertain`."""
+    risk: float | None = None
+    """Share of wrong answers among those given at this threshold, as measured when it was chosen."""
+    neutral_prior: float | None = None
+    """Probability of neutral that the answers assume; None assumes that all classes are equally likely."""
+
+    def __post_init__(self) -> None:
+        if not (_finite((self.temperature,)) and self.temperature > 0):
+            raise ValueError(f"calibration.temperature is a positive number, not {self.temperature!r}")
+        if not _finite(self.bias):
+            raise ValueError("calibration.bias holds finite numbers")
+        if not (_finite((self.threshold,)) and 0 <= self.threshold <= 1):
+            raise ValueError(f"calibration.threshold is within 0..1, not {self.threshold!r}")
+        if self.risk is not None and not (_finite((self.risk,)) and 0 <= self.risk <= 1):
+            raise ValueError(f"calibration.risk is within 0..1 or null, not {self.risk!r}")
+        check_prior("calibration.neutral_prior is", self.neutral_prior)
+
+
+def check_prior(rule: str, prior: float | None) -> None:
+    """ValueError, beginning with `rule`, unless it is a probability that leaves room for the other classes, or None."""
+    if prior is not None and not (_finite((prior,)) and 0 < prior < 1):
+        raise ValueError(f"{rule} above 0 and below 1, or null, not {prior!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRule:
+    """How a stream's earlier utterances become a baseline, and how much the relative answer then counts."""
+
+    exponent: float
+    """An utterance's weight is the absolute answer's probability of neutral to this power ..."""
+    full_s: float = 2.0
+    """... times its length over this many seconds, at most 1."""
+    memory: int
+    """Utterances after which old ones have faded: each new utterance multiplies the sums before it by 1 - 1/memory."""
+    half: float
+    """Weight of the baseline at which the relative answer counts as much as the absolute one."""
+    calibration: Calibration
+    """Of the relative logits."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            f"baseline.exponent is 0 or more, not {self.exponent!r}": _finite((self.exponent,)) and self.exponent >= 0,
+            f"baseline.full_s is above 0, not {self.full_s!r}": _finite((self.full_s,)) and self.full_s > 0,
+            f"baseline.memory is a whole number of 2 or more, not {self.memory!r}": type(self.memory) is int
+            and self.memory >= 2,
+            f"baseline.half is 0 or more, not {self.half!r}": _finite((self.half,)) and self.half >= 0,
+            "baseline.calibration is a section": isinstance(self.calibration, Calibration),
+        }
+        for rule, held in rules.items():
+            if not held:
+                raise ValueError(rule)
+
+    def weight_of(self, neutrality: float, duration_s: float) -> float:
+        """An utterance's weight in a baseline, 0 to 1, from the absolute answer's probability of neutral."""
+        return float(neutrality**self.exponent * min(1.0, duration_s / self.full_s))
+
+    def share_of(self, weight: float) -> float:
+        """The relative answer's share in the result, 0 to below 1; 0 for an empty baseline."""
+        return weight / (weight + self.half) if weight > 0 else 0.0
