@@ -28,4 +28,4 @@ def test_two_minutes_of_load_lose_no_final_and_leave_nothing_behind(tmp_path: Pa
     for kind in ("websocket", "wyoming", "upload"):
         assert figures[f"{kind} streams"] >= 2
     assert figures["finals"] > 50
-    assert (tmp_path / "soak.svg").stat().st_size > 10_000
+    assert (tmp_path / "soak.png").stat().st_size > 10_000

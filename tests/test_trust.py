@@ -11,7 +11,10 @@ TESTS = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TRUST)
 
 
 def test_each_row_names_a_test() -> None:
-    rows = [line for line in TRUST.splitlines() if line.startswith("| ") and not line.startswith(("| ---", "| fault"))]
+    promises = TRUST.partition("## Soak")[0]  # below are figures of one run
+    rows = [
+        line for line in promises.splitlines() if line.startswith("| ") and not line.startswith(("| ---", "| fault"))
+    ]
     assert len(rows) > 40
     for row in rows:
         assert row.count(" | ") == 3, row

@@ -363,28 +363,29 @@ def draw(record: Record, processes: Sequence[Watched], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    minutes = [row["minute"] for row in record.rows]
+    rows = record.rows[:: max(1, len(record.rows) // 600)]  # more points would not be seen
+    minutes = [row["minute"] for row in rows]
     kinds = {"memory in MB": "memory_mb", "threads": "threads", "file handles": "handles"}
     figure, axes = pyplot.subplots(4, 1, figsize=(9, 9), sharex=True, layout="constrained")
     for axis, (title, what) in zip(axes, kinds.items(), strict=False):
         for process in processes:
-            axis.plot(minutes, [row[f"{process.name}_{what}"] for row in record.rows], label=process.name)
+            axis.plot(minutes, [row[f"{process.name}_{what}"] for row in rows], label=process.name)
         axis.set_ylabel(title)
         axis.set_ylim(bottom=0)
         axis.legend(loc="lower right")
     for name in ("streamser_worker_waiting", "streamser_clients"):
-        axes[3].plot(minutes, [row[name] for row in record.rows], label=name.removeprefix("streamser_"))
+        axes[3].plot(minutes, [row[name] for row in rows], label=name.removeprefix("streamser_"))
     axes[3].set_ylabel("server")
     axes[3].set_xlabel("minutes")
     axes[3].legend(loc="upper right")
-    figure.savefig(path)
+    figure.savefig(path, dpi=80)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 if no fault was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--out", type=Path, required=True, help="folder for soak.json, soak.csv, soak.svg and the logs")
+    parser.add_argument("--out", type=Path, required=True, help="folder for soak.json, soak.csv, soak.png and the logs")
     parser.add_argument("--model", default="lightsernet", help="checkpoint (default: lightsernet)")
     parser.add_argument("--clients", type=int, default=3, help="WebSocket clients that come and go (default: 3)")
     parser.add_argument("--mic", action="store_true", help="listen to a virtual microphone, too")
@@ -406,7 +407,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         record = asyncio.run(soak(args, scripts, processes, args.out))
         figures = judge(record, processes)
-    draw(record, processes, args.out / "soak.svg")
+    draw(record, processes, args.out / "soak.png")
     with (args.out / "soak.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, record.rows[0].keys())
         writer.writeheader()

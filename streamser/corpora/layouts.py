@@ -75,7 +75,7 @@ def _read_rows(folder: Path, corpus: str, manifest: Path) -> Found:
 
 
 def _manifest_row(folder: Path, corpus: str, row: dict[str, str], label_column: str) -> Clip | Problem:
-    if not row["path"]:
+    if not Path(row["path"]).name:  # empty, or a folder such as "."
         return Problem("row without a path", f"{MANIFEST}: {','.join(row.values())}")
     if leaves(row["path"]):
         return Problem(

@@ -315,6 +315,14 @@ def test_a_path_that_leaves_the_corpus_is_a_problem_and_not_followed(tmp_path: P
     assert f"path outside the corpus: {path} (a manifest's paths lie below its folder" in report.text()
 
 
+@pytest.mark.parametrize("path", ["", ".", "./"])
+def test_a_row_that_names_no_file_is_a_problem(tmp_path: Path, path: str) -> None:
+    sound(tmp_path / "b.wav")
+    clips, report = read_corpus(manifest(tmp_path, [f"{path},1,sad", "b.wav,1,sad"]))
+    assert len(clips) == 1
+    assert report.counts == {"row without a path": 1}
+
+
 def test_labels_of_ones_own_are_known_when_they_are_named(tmp_path: Path) -> None:
     sound(tmp_path / "b.wav")
     manifest(tmp_path, ["b.wav,1,hangry"])
