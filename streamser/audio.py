@@ -54,8 +54,26 @@ _UNKNOWN_S = 10 * 86_400.0
 _PIECE_VALUES = 400_000  # a second of two channels at 192 kHz; more channels come in shorter pieces
 
 
+class _Placed:
+    """Sound with a place in its stream."""
+
+    __slots__ = ()
+    samples: Samples
+    start: int
+
+    @property
+    def end(self) -> int:
+        """Index one past the last sample."""
+        return self.start + len(self.samples)
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / SAMPLE_RATE
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class AudioBlock:
+class AudioBlock(_Placed):
     """A run of sound with its place in the stream."""
 
     samples: Samples
@@ -65,18 +83,9 @@ class AudioBlock:
     arrived_s: float | None = None
     """When its last sample came in (time.monotonic). Only the latency of results is measured by it."""
 
-    @property
-    def end(self) -> int:
-        """Index one past the last sample."""
-        return self.start + len(self.samples)
-
-    @property
-    def duration_s(self) -> float:
-        return len(self.samples) / SAMPLE_RATE
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Segment:
+class Segment(_Placed):
     """Speech cut from a stream: the last window of an utterance that goes on, or the whole of one that ended."""
 
     utterance: int
@@ -97,15 +106,6 @@ class Segment:
     """True for a segment that equals the final, sample for sample, if the present silence lasts."""
     arrived_s: float | None = None
     """When its last sample came in (time.monotonic)."""
-
-    @property
-    def end(self) -> int:
-        """Index one past the last sample."""
-        return self.start + len(self.samples)
-
-    @property
-    def duration_s(self) -> float:
-        return len(self.samples) / SAMPLE_RATE
 
 
 class Resampler:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
+from streamser.settings import require
+
 __all__ = ["BaselineRule", "Calibration", "check_prior"]
 
 
@@ -69,9 +71,7 @@ class BaselineRule:
             f"baseline.half is 0 or more, not {self.half!r}": _finite((self.half,)) and self.half >= 0,
             "baseline.calibration is a section": isinstance(self.calibration, Calibration),
         }
-        for rule, held in rules.items():
-            if not held:
-                raise ValueError(rule)
+        require(rules)
 
     def weight_of(self, neutrality: float, duration_s: float) -> float:
         """An utterance's weight in a baseline, 0 to 1, from the absolute answer's probability of neutral."""

@@ -29,6 +29,7 @@ __all__ = [
     "parse_value",
     "parse_yaml",
     "read_mapping",
+    "require",
     "walk_mapping",
 ]
 
@@ -51,6 +52,16 @@ class Setting(NamedTuple):
 
     value: Any
     where: str
+
+
+def require(rules: Mapping[str, bool]) -> None:
+    """ValueError with the first rule that does not hold; a rule's text begins with the name of its setting.
+
+    >>> require({"threshold: is 0 to 1": 0 <= 0.3 <= 1})
+    """
+    for rule, held in rules.items():
+        if not held:
+            raise ValueError(rule)
 
 
 # ---- YAML

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from streamser.settings import require
+
 MIN_TOKEN_CHARACTERS = 16  # shorter ones can be guessed over a network; `--token auto` makes one of 43
 
 
@@ -79,9 +81,7 @@ class ServerConfig:
             f"send_timeout_s: is above 0, not {self.send_timeout_s}": self.send_timeout_s > 0,
             f"drain_s: is 0 or more, not {self.drain_s}": self.drain_s >= 0,
         }
-        for rule, held in rules.items():
-            if not held:
-                raise ValueError(rule)
+        require(rules)
 
     @property
     def is_loopback(self) -> bool:

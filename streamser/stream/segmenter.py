@@ -13,6 +13,7 @@ from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment
 from streamser.errors import AudioError
 from streamser.events import SpeechEnded, SpeechStarted
 from streamser.features import FeatureConfig
+from streamser.settings import require
 from streamser.stream.ring import Ring
 from streamser.stream.vad import Vad, detector
 
@@ -90,9 +91,7 @@ class SegmenterConfig:
             ),
             f"hop_ms: is 0 or 20 to 10000, not {self.hop_ms}": self.hop_ms == 0 or 20 <= self.hop_ms <= 10_000,
         }
-        for rule, held in rules.items():
-            if not held:
-                raise ValueError(rule)
+        require(rules)
 
 
 @dataclass(slots=True)

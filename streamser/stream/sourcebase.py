@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from streamser.audio import SAMPLE_RATE, AudioBlock
 from streamser.events import Gap, SourceChanged
+from streamser.settings import require
 from streamser.stream.status import SourceState
 
 __all__ = ["PatientSource", "Source", "SourceConfig", "SourceItem", "WrappedSource", "no_wait"]
@@ -48,9 +49,7 @@ class SourceConfig:
             "retry_max_ms: is at least retry_first_ms": self.retry_max_ms >= self.retry_first_ms,
             "between_files_ms: is 0 to 60000": 0 <= self.between_files_ms <= 60_000,
         }
-        for rule, held in rules.items():
-            if not held:
-                raise ValueError(rule)
+        require(rules)
 
     @property
     def block_samples(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from streamser.audio import SAMPLE_RATE, Samples
 from streamser.errors import MissingExtraError
-from streamser.settings import check_choice
+from streamser.settings import check_choice, require
 from streamser.stream.noise import NoiseGate
 
 __all__ = ["VADS", "EnergyVad", "SileroVad", "Vad", "VadChoice", "VadConfig", "WebRtcVad", "make_vad", "one_for_each"]
@@ -58,9 +58,7 @@ class VadConfig:
             f"release: is above 0 and at most threshold, not {self.release}": 0 < self.release <= self.threshold,
             f"frame_ms: is 10, 20 or 30, not {self.frame_ms}": self.frame_ms in (10, 20, 30),
         }
-        for rule, held in rules.items():
-            if not held:
-                raise ValueError(rule)
+        require(rules)
 
 
 class Vad(Protocol):

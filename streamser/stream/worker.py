@@ -18,6 +18,7 @@ from streamser.audio import Segment
 from streamser.errors import AudioError, StreamserError
 from streamser.events import Event, StreamEnded
 from streamser.recognizer import Prediction, Recognizer
+from streamser.settings import require
 from streamser.stream.fairqueue import FairQueue
 from streamser.stream.judge import (
     Judge,
@@ -71,9 +72,7 @@ class PipelineConfig:
             "batch: is at least 1": self.batch >= 1,
             "waiting_events: is at least 16": self.waiting_events >= 16,
         }
-        for rule, held in rules.items():
-            if not held:
-                raise ValueError(rule)
+        require(rules)
 
 
 @dataclass(slots=True, eq=False)
