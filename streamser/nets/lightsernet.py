@@ -131,13 +131,12 @@ class _LightSerNetStep(nn.Module):
     def forward(self, frames: Tensor, *columns_and_runs: Tensor) -> tuple[Tensor, ...]:
         count = len(self.levels)
         columns, runs = columns_and_runs[:count], columns_and_runs[count:]
-        computed = [self._paths(frames)]
+        computed = [_as_columns(self._paths(frames))]
         for block, known, run in zip(list(self.net.body)[:-1], columns, runs, strict=False):
-            computed.append(_unpadded(block, _chosen(known, computed[-1], run)))
+            computed.append(_as_columns(_unpadded(block, _chosen(known, computed[-1], run))))
         window = _chosen(columns[-1], computed[-1], runs[-1])
         embedding = self.net.body[-1](window).mean(dim=(2, 3))
-        # (1, C, n, F) -> (n, C, F): a column is what is kept and looked up
-        return self.net.head(embedding), embedding, *(x.squeeze(0).transpose(0, 1) for x in computed)
+        return self.net.head(embedding), embedding, *computed
 
     def shapes(self, frames: Tensor) -> list[tuple[int, int]]:
         """(channels, bins) of each layer's columns."""
@@ -163,9 +162,14 @@ class _LightSerNetStep(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
+def _as_columns(x: Tensor) -> Tensor:
+    """A layer's output (1, C, n, F) as rows that can be kept and looked up, (n, C, F)."""
+    return x.squeeze(0).transpose(0, 1)
+
+
 def _chosen(known: Tensor, computed: Tensor, run: Tensor) -> Tensor:
-    """Columns in the order of the run, of the known ones (n, C, F) and the computed ones (1, C, m, F)."""
-    return torch.cat([known.transpose(0, 1).unsqueeze(0), computed], dim=2).index_select(2, run)
+    """Columns in the order of the run, of the known ones (n, C, F) and the computed ones (m, C, F): (1, C, r, F)."""
+    return torch.cat([known, computed]).index_select(0, run).transpose(0, 1).unsqueeze(0)
 
 
 def _unpadded(block: nn.Module, x: Tensor) -> Tensor:

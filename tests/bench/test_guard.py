@@ -38,6 +38,19 @@ def test_a_hop_costs_less_than_its_whole_window() -> None:
     assert np.median(hops) < 0.8 * np.median(wholes)  # 0.45 to 0.6 where it was written
 
 
+def test_8_bit_weights_make_a_step_cheaper_and_change_little() -> None:
+    recognizers = [load("whisper", "cpu", engine=engine) for engine in ("onnx", "onnx-int8")]
+    frames = extract(np.tile(babble(4.0), 3), recognizers[0].features)
+    tracks = [recognizer.steps.track() for recognizer in recognizers if recognizer.steps is not None]
+    costs: tuple[list[float], list[float]] = ([], [])
+    for end in range(76, len(frames), 26):
+        for track, of_one in zip(tracks, costs, strict=True):
+            of_one.append(cpu_s(lambda track=track, end=end: track.feed(frames[track.fed : end])))  # type: ignore[misc]
+    full, small = (track.scores().logits for track in tracks)
+    assert np.median(costs[1]) < 0.85 * np.median(costs[0])  # 0.68 where it was written
+    assert np.abs(small - full).max() < 0.1
+
+
 def test_the_pipeline_around_the_net_costs_few_calls_of_numpy_a_second() -> None:
     recognizer = load("lightsernet", "cpu", engine="onnx")
 
