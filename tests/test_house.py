@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import streamser
@@ -73,3 +74,9 @@ def test_files_are_short() -> None:
     lengths = sorted(text.count("\n") for text in SOURCES.values())
     assert lengths[-1] <= 450
     assert lengths[len(lengths) // 2] <= 150
+
+
+def test_no_two_test_modules_share_a_name() -> None:
+    """Pytest imports them by their bare names, so that a second one of a name stops the collection."""
+    names = Counter(path.name for path in (PACKAGE.parent / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert [name for name, count in names.items() if count > 1] == []
