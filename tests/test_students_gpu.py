@@ -97,7 +97,7 @@ def test_a_second_call_trains_what_the_first_had_no_time_for(tmp_path: Path, mon
 def test_a_control_learns_from_labels_alone(tmp_path: Path) -> None:
     (student,) = plan(tmp_path)
     options = students_gpu.Options(
-        out=tmp_path, root=tmp_path, runs=tmp_path / "runs", devices=("cpu",), processes=1, until=0.0, clips=0,
+        out=tmp_path, root=tmp_path, runs=tmp_path / "runs", devices=("cpu",), processes=1, until=0.0, clips=0, folds=0,
         changes={"epochs": 3}, teachers={},
     )  # fmt: skip
     taught = students_gpu.student_recipe(student, options)

@@ -8,7 +8,7 @@ takes a finished run instead; `--ship` trains the checkpoints at the end, each c
 
 Runs stand in runs/students (`--runs`); the same command goes on with them. OUT gets students.tar.gz (every fold's
 answers, curves and relative head, no other weights), summary.json with the tables, and progress.log. Unpack the archive
-at the repository's root to go on elsewhere. `--clips 8 --passes 64 --epochs 1` tries all of it on a CPU in minutes.
+at the repository's root to go on elsewhere. `--clips 4 --folds 1 --passes 64 --epochs 1` tries it on a CPU in minutes.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class Options:
     processes: int
     until: float
     clips: int
+    folds: int
     changes: Mapping[str, Any]
     teachers: Mapping[str, Path]
 
@@ -183,14 +184,14 @@ class Students:
         material = self.material(student.name, recipe)
         folder = self.options.runs / student.name
         write_recipe(with_labels(recipe, material), folder)
-        return jobs_of(recipe, student.name, material, folder)
+        return jobs_of(recipe, student.name, material, folder, self.options.folds)
 
     def _teach(self, teacher: Teacher) -> None:
         if teacher.name in self.options.teachers:
             return
         recipe, folder = teacher_recipe(teacher, self.options), run_of(teacher, self.options)
         material = self.material(f"teacher-{teacher.name}", recipe)
-        jobs = jobs_of(recipe, f"teacher-{teacher.name}", material, folder)
+        jobs = jobs_of(recipe, f"teacher-{teacher.name}", material, folder, self.options.folds)
         left = [job for job in jobs if not (job.place / "bundle" / "bundle.yaml").exists()]
         if left and self._in_time():
             self.say(f"teacher {teacher.name}: features and encoder")
@@ -294,6 +295,7 @@ def _options(args: argparse.Namespace, began: float) -> Options:
         processes=args.processes or processes_for(devices[0]),
         until=began + args.minutes * 60 - LAST_EPOCHS_S,
         clips=args.clips,
+        folds=args.folds,
         changes={key: value for key, value in changes.items() if value},
         teachers={name: Path(run) for name, _, run in (pair.partition("=") for pair in args.teachers)},
     )
@@ -312,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--teachers", nargs="*", default=[], metavar="NAME=RUN", help="finished runs that teach")
     parser.add_argument("--ship", action="store_true", help="train the checkpoints of whole runs too")
     parser.add_argument("--clips", type=int, default=0, help="only so many clips of each label of a corpus")
+    parser.add_argument("--folds", type=int, default=0, help="only the first so many folds, to try the script")
     parser.add_argument("--epochs", type=int, default=0, help="fewer epochs, to try the script")
     parser.add_argument("--passes", type=int, default=0, help="fewer clips an epoch, to try the script")
     args = parser.parse_args(argv)
