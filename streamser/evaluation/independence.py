@@ -24,9 +24,12 @@ class Independence:
 
 
 def part_of(bundle: Bundle) -> dict[str, str]:
-    """Speaker -> `train` or `validation`, from the checkpoint's provenance; empty when it lists no speakers."""
+    """Speaker -> `train`, `validation` or `teacher`, from the checkpoint's provenance; empty when it lists no speakers.
+
+    A teacher's training speakers count: the checkpoint was trained on its answers.
+    """
     named: dict[str, str] = {}
-    for part in ("validation", "train"):  # a speaker in both parts counts as trained on
+    for part in ("teacher", "validation", "train"):  # a speaker in several parts counts as trained on
         for speaker in bundle.provenance.get(f"{part}_speakers") or ():
             named[str(speaker)] = part
     return named

@@ -16,6 +16,7 @@ from streamser.bundle import Bundle, load_bundle
 from streamser.corpora.clips import UNLABELLED
 from streamser.errors import ConfigError, ProtocolError
 from streamser.evaluation.folds import load_folds
+from streamser.evaluation.independence import unseen_clips
 from streamser.nets.whisper import Whisper
 from streamser.recognizer import load
 from streamser.training import teachers as module
@@ -121,6 +122,17 @@ def test_a_teacher_leaks_what_its_own_teacher_knew_and_one_without_a_record_teac
         check_teacher(second, split)
     with pytest.raises(ProtocolError, match="does not record the speakers"):
         check_teacher(replace(teacher, provenance={}), split)
+
+
+def test_an_evaluation_leaves_out_the_speakers_that_trained_a_teacher(material: Material, run: Path) -> None:
+    taught = bundle_of(run, "other")
+    clips = [clip for clip in material.clips if clip.corpus == "other"]
+    unseen, finding = unseen_clips(taught, clips)
+    assert (len(unseen), finding.kind) == (len(clips), "independent")
+    taught = replace(taught, provenance={**taught.provenance, "teacher_speakers": [clips[0].speaker]})
+    unseen, finding = unseen_clips(taught, clips)
+    assert clips[0].speaker not in {clip.speaker for clip in unseen}
+    assert finding.excluded == {"teacher": len(clips) - len(unseen)}
 
 
 def test_of_a_corpus_that_is_not_left_out_only_the_test_speakers_count(
