@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
 from streamser import terminal
 from streamser.cli.common import add_model_arguments, hushed, load_run_config, parse_speed, stopping
+from streamser.cli.tables import terminal_width
 from streamser.config import Config
 from streamser.errors import DeviceError
 from streamser.events import UNCERTAIN, EmotionEvent, Event
@@ -58,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
         finals: list[EmotionEvent] = []
         code = _show(args, source, recognizer, config, finals)
     if code == 0:
-        print("\n" + comparison(samples, [place.start for place in files.places], finals))
+        starts = [place.start for place in files.places]
+        print("\n" + comparison(samples, starts, finals, terminal_width(sys.stdout)))
         print("\nNext:\n" + _next_steps(shutil.get_terminal_size().columns))
     return code
 
@@ -97,14 +100,25 @@ def _show(
     return 130 if signals else 0
 
 
-def comparison(samples: Sequence[Sample], starts: Sequence[int], finals: Sequence[EmotionEvent]) -> str:
-    """What each actor was asked to play beside what was recognized; `starts` are the samples' first sample indexes."""
-    lines = [f"  {'played':10} {'recognized':24} sentence"]
+def comparison(
+    samples: Sequence[Sample], starts: Sequence[int], finals: Sequence[EmotionEvent], width: int | None = None
+) -> str:
+    """What each actor was asked to play beside what was recognized; `starts` are the samples' first sample indexes.
+
+    Sentences are wrapped where the terminal's `width` is known and too small.
+    """
+    rows = [("played", "recognized", "sentence")]
     ends = [*starts[1:], float("inf")]
     for sample, start, end in zip(samples, starts, ends, strict=False):
         own = [event for event in finals if start <= (event.start + event.end) / 2 < end]
         shown = ", ".join(UNCERTAIN if event.uncertain else event.label for event in own) or "no speech found"
-        lines.append(f"  {sample.label:10} {shown:24} {sample.sentence}")
+        rows.append((sample.label, shown, sample.sentence))
+    second = max(len(shown) for _, shown, _ in rows) + 2
+    lines = []
+    for label, shown, sentence in rows:
+        first = f"  {label:10} {shown:{second}}"
+        room = max(10, (width or 1000) - len(first) - 1)
+        lines += textwrap.wrap(first + sentence, len(first) + room, subsequent_indent=" " * len(first))
     return "\n".join(lines)
 
 

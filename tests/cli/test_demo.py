@@ -33,7 +33,7 @@ def test_the_demo_ends_with_a_summary_a_comparison_and_three_commands(
     assert printed.err == "streamser: 6 recorded sentences by actors, 20 s, muted\n"
     lines = printed.out.splitlines()
     assert any(line.startswith("  timeline  ") for line in lines)
-    first = lines.index("  played     recognized               sentence")
+    first = next(row for row, line in enumerate(lines) if line.split() == ["played", "recognized", "sentence"])
     assert [line.split()[0] for line in lines[first + 1 : first + 7]] == [sample.label for sample in find_samples()]
     steps = lines[lines.index("Next:") + 1 :]
     commands = [line.split("  ")[1].split()[1:] for line in steps if line.startswith("  streamser")]
@@ -72,6 +72,10 @@ def test_a_final_belongs_to_the_sample_that_its_middle_lies_in() -> None:
         "happy happy, uncertain Words.",
         "angry no speech found Words.",
     ]
+    narrow = [Sample(Path("sad.opus"), "1001", "sad", "A sentence of many short words.", "seen")]
+    wrapped = comparison(narrow, [0], finals[:1], width=40).splitlines()
+    assert max(map(len, wrapped)) < 40
+    assert [line.strip() for line in wrapped[1:]] == ["sad        sad         A sentence of", "many short", "words."]
 
 
 class Collector:
