@@ -275,7 +275,7 @@ def test_a_model_is_loaded_by_name_from_a_folder_of_ones_own(bundle: Bundle, mon
     [
         ({"compute": "gpu"}, "compute: auto, cpu, cuda or cuda:N, not 'gpu'"),
         ({"compute": "cuda:"}, "compute: "),
-        ({"engine": "tflite"}, "engine: auto, onnx, torch, not 'tflite'"),
+        ({"engine": "tflite"}, "engine: auto, onnx, onnx-int8, torch, not 'tflite'"),
         ({"engine": "onnx", "compute": "cuda"}, "the onnx engine computes on the cpu"),
         ({"threads": 0}, "threads: 1 to 256, not 0"),
         ({"threads": 100_000}, "threads: 1 to 256, not 100000"),
