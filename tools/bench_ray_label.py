@@ -4,7 +4,8 @@
     python tools/bench_ray_label.py FOLDER [--files 240] [--skip 40] [--rounds 3] [--model whisper]
 
 The rate counts from the row number `--skip` to the last one, so that the start of the cluster, which does not grow with
-the archive, is left out; it is shown beside the rate.
+the archive, is left out; it is shown beside the rate. So is the CPU time of all processes in between (Linux only): on a
+machine with other work, twice the ratio of both ways' CPU time says what the rates would be on two idle cores.
 """
 
 from __future__ import annotations
@@ -21,8 +22,25 @@ from pathlib import Path
 from streamser.stream.soundfiles import find_audio
 
 
-def measure(files: Path, out: Path, skip: int, of: int, options: list[str]) -> tuple[float, float]:
-    """Files a second after the first `skip`, and the seconds before those."""
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process and all that descend from it."""
+    parents, spent = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+            spent[int(entry.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    family = {pid}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(spent.get(one, 0.0) for one in family)
+
+
+def measure(files: Path, out: Path, skip: int, of: int, options: list[str]) -> tuple[float, float, float]:
+    """Files a second after the first `skip`, the seconds before those, and the CPU milliseconds of each file."""
     began_s = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "streamser", "label", str(files), "--out", str(out), *options],
@@ -33,12 +51,14 @@ def measure(files: Path, out: Path, skip: int, of: int, options: list[str]) -> t
     while process.poll() is None and rows < of:
         rows = out.read_bytes().count(b"\n") if out.exists() else 0
         if rows >= skip and not at_skip_s:
-            at_skip_s, skipped = time.monotonic(), rows
+            at_skip_s, skipped, spent_s = time.monotonic(), rows, cpu_s(process.pid)
         time.sleep(0.02)
+        if rows >= of:
+            spent_s = cpu_s(process.pid) - spent_s
     end_s = time.monotonic()
     if process.wait() != 0 or rows < of:
         raise SystemExit(f"streamser label has ended with {process.returncode} after {rows} of {of} files")
-    return (of - skipped) / (end_s - at_skip_s), at_skip_s - began_s
+    return (of - skipped) / (end_s - at_skip_s), at_skip_s - began_s, 1000 * spent_s / (of - skipped)
 
 
 def main() -> None:
@@ -53,6 +73,7 @@ def main() -> None:
     chosen = found[:: max(1, len(found) // args.files)][: args.files]
     ways = {"one process": [], "two Ray workers": ["--ray", "--jobs", "2"]}
     rates: dict[str, list[float]] = {way: [] for way in ways}
+    costs: dict[str, list[float]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "files.txt"
         files.write_text("".join(f"{path.resolve()}\n" for path in chosen))
@@ -60,15 +81,18 @@ def main() -> None:
         for number in range(args.rounds):
             for way, options in ways.items():
                 out = Path(folder) / f"{way}-{number}.jsonl"
-                rate, start_s = measure(files, out, args.skip, len(chosen), ["--model", args.model, *options])
+                rate, start_s, cost_ms = measure(files, out, args.skip, len(chosen), ["--model", args.model, *options])
                 rates[way].append(rate)
                 tables.append(out.read_bytes())
-                start = f"the first {args.skip} took {start_s:.1f} s"
+                costs[way].append(cost_ms)
+                start = f"{cost_ms:.1f} ms of CPU each; the first {args.skip} took {start_s:.1f} s"
                 print(f"{way}: {rate:.2f} files/s; {start}; load {os.getloadavg()[0]:.1f}", flush=True)
         if len(set(tables)) != 1:
             raise SystemExit("the tables differ")
     one, two = (statistics.median(rates[way]) for way in ways)
     print(f"median {one:.2f} and {two:.2f} files/s: {two / one:.2f} times as fast; all tables are equal")
+    one, two = (statistics.median(costs[way]) for way in ways)
+    print(f"median {one:.1f} and {two:.1f} ms of CPU for a file: {2 * one / two:.2f} times as fast on two idle cores")
 
 
 if __name__ == "__main__":
