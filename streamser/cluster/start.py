@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ __all__ = ["Cluster", "connected", "require_ray"]
 
 # Rows and file names are small; the default would reserve a third of the memory.
 _OBJECT_STORE_BYTES = 200_000_000
+_REACH_S = 5.0
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves this machine
     "RAY_DEDUP_LOGS": "0",
@@ -45,6 +47,8 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[C
     """A connection to the cluster at `address`; None starts one on this machine, with `cpus`, that ends afterwards."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if address is not None:
+        _reach(address)
     import ray
 
     ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -91,16 +95,31 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def _reach(address: str) -> None:
+    """ConfigError when nothing answers at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:
+        return  # a word, as auto
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"--ray {address}: no Ray cluster answers there ({_first_line(error)}); give HOST:PORT of its head, "
+        "or auto for one on this machine, or leave the address out to start one"
+    )
+
+
 def _join(address: str) -> None:
     import ray
 
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise ConfigError(
-            f"--ray {address}: no Ray cluster answers there ({_first_line(error)}); give HOST:PORT of its head, "
-            "or auto for one on this machine, or leave the address out to start one"
-        ) from error
+        raise _no_cluster(address, error) from error
 
 
 def _usable_cpus() -> int:

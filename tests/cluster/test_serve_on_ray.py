@@ -117,7 +117,7 @@ def test_when_a_replica_is_killed_each_client_has_all_finals_or_a_close_with_a_r
         started = list(family(process.pid))
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(timeout=60) == 0, log.read_text()
-    until(lambda: not any(map(lives, started)), "the end of the cluster", 30)
+    until(lambda: not any(map(lives, started)), "the end of the cluster", 90)
     assert "Traceback" not in log.read_text()
 
 

@@ -9,7 +9,7 @@ import pytest
 from streamser.bundle import Bundle
 from streamser.cli import main
 from streamser.cluster import start
-from streamser.errors import MissingExtraError
+from streamser.errors import ConfigError, MissingExtraError
 
 
 @pytest.mark.parametrize("verb", ["label", "serve"])
@@ -54,3 +54,9 @@ def test_options_that_do_not_go_together_are_one_line(
     assert main(["serve", *words]) == 1
     printed = capsys.readouterr().err
     assert error in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
+def test_an_address_where_nothing_answers_is_named_at_once(address: str) -> None:
+    with pytest.raises(ConfigError, match=f"--ray {address}: no Ray cluster answers there"), start.connected(address):
+        pass
