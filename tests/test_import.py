@@ -54,12 +54,15 @@ def test_type_checkers_see_the_names_that_running_code_sees() -> None:
 
 
 def test_importing_streamser_takes_less_than_three_tenths_of_a_second() -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import streamser"], capture_output=True, text=True, check=True
-    )
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.endswith(" streamser")
-    assert int(last.split("|")[1]) < 300_000  # microseconds, everything it imports included
+    times_us = []
+    for _ in range(3):  # the shortest counts: other programs may use the processor meanwhile
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-c", "import streamser"], capture_output=True, text=True, check=True
+        )
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.endswith(" streamser")
+        times_us.append(int(last.split("|")[1]))  # everything it imports included
+    assert min(times_us) < 300_000
     assert not re.search(rf"\| +({'|'.join(HEAVY)})$", done.stderr, re.MULTILINE)
 
 
