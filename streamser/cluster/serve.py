@@ -94,11 +94,12 @@ def deployed(address: str | None, config: Config, replicas: Replicas) -> Iterato
         try:
             yield Deployment(handle, replicas.most or max(replicas.fewest, cluster.cpus), cluster.machines)
         finally:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                serve.delete(name)
-                if not serve_was_there:
-                    serve.shutdown()
+            if not cluster.is_own:  # else all of it ends with the cluster, also when a signal has ended a part of it
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    serve.delete(name)
+                    if not serve_was_there:
+                        serve.shutdown()
 
 
 def _check(config: Config, cluster: Cluster) -> None:
