@@ -361,7 +361,7 @@ TRIM_BESIDE_S = _BESIDE * _PIECE / SAMPLE_RATE
 
 
 def at_peak(samples: Samples, config: FeatureConfig) -> Samples:
-    """A whole sound with its largest sample at 1, where the config asks for it; silence stays silence."""
+    """Scale a whole sound to a peak of 1 (absolute value) if `config.peak`, unless its peak is below -80 dBFS."""
     peak = float(np.abs(samples).max(initial=0.0)) if config.peak else 0.0
     return samples if peak < _SILENT_PEAK else np.asarray(samples / np.float32(peak), np.float32)
 

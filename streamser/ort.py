@@ -1,8 +1,9 @@
 """ONNX Runtime without its telemetry; every module of streamser takes `onnxruntime` from here.
 
-From version 1.29 on, its packages keep events about models, sessions and errors in the user's cache folder and send
-them to Microsoft, from Linux and macOS too, unless a variable is set when it is first imported. On Windows its events
-go to the system, until they are turned off by a call.
+From version 1.29 on, ONNX Runtime keeps events about models, sessions and errors in the user's cache folder and sends
+them to Microsoft, unless `ORT_DISABLE_TELEMETRY` is set when it is first imported; on Windows it gives them to the
+system until `disable_telemetry_events` is called. This module sets the variable during the import and makes the call.
+Where the user has set the variable, to whatever value, it does neither.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ Probabilities: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecognizerConfig:
-    """Which checkpoint, on which engine and processor, and its threshold."""
+    """How to open a recognizer: checkpoint, engine, processor, threads, threshold, prior of neutral and profile."""
 
     model: str = DEFAULT_MODEL
     """A checkpoint's name, as `streamser models` lists them, or the path of its folder."""

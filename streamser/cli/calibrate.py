@@ -24,7 +24,7 @@ from streamser.stream.segmenter import Segmenter
 from streamser.stream.sources import MicSource, Source, WavSource
 from streamser.stream.vad import make_vad
 
-_PATIENCE = 3.0  # a microphone is listened to for this many times the speech that is wanted
+_LONGEST = 3.0  # a microphone is recorded for at most this many times the speech that is wanted
 _METER_DB = 60  # the meter's left end lies so far below full scale
 _METER_WIDTH = 20
 _SILENT_DB = -80.0  # an open microphone in a quiet room is louder: below this it is muted or not connected
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="PATH", help="write it here instead of to your profiles")
     add("--model", metavar="NAME", help=f"the checkpoint it is for (default: {DEFAULT_MODEL})")
     add("--device", metavar="MIC", help="microphone, by number or part of its name (see streamser devices)")
-    add("--compute", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--compute", metavar="PROCESSOR", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--seconds", type=float, default=ENOUGH_SPEECH_S, metavar="S", help="speech wanted (default: %(default).0f)")
     add("--list", action="store_true", help="list your profiles and exit")
     add("--overwrite", action="store_true", help="replace a profile of that name")
@@ -117,7 +117,7 @@ def collect(
 ) -> tuple[list[Samples], float]:
     """The utterances that were spoken, and the total duration of the recording.
 
-    A microphone is closed once there is enough speech, or when there was too little for too long.
+    A microphone is recorded until there is enough speech, but no longer than three times `wanted_s`.
     """
     meter = _Meter(sys.stderr if file is None else file, wanted_s)
     found: list[Samples] = []
@@ -140,7 +140,7 @@ def collect(
         silent = source.live and loudest_db < _SILENT_DB and segmenter.position > _SILENT_S * SAMPLE_RATE
         meter.show(segmenter.level_db, speech_s, silent)
         enough = speech_s >= wanted_s + _MARGIN_S
-        if source.live and (enough or segmenter.position > _PATIENCE * wanted_s * SAMPLE_RATE):
+        if source.live and (enough or segmenter.position > _LONGEST * wanted_s * SAMPLE_RATE):
             break
     source.close()
     found += [one.samples for one in segmenter.flush() if isinstance(one, Segment) and one.final]

@@ -53,7 +53,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Options for the checkpoint, the processor and all other settings; read back with `load_run_config`."""
     add = parser.add_argument
     add("--model", metavar="NAME", help=f"checkpoint: a name or the path of its folder (default: {DEFAULT_MODEL})")
-    add("--compute", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--compute", metavar="PROCESSOR", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--profile", metavar="NAME", help='your voice: a profile made by "streamser calibrate"')
     add("--no-adapt", action="store_true", help="do not compare utterances with those before them in the stream")
     add_gone_option(parser, "--settle", "streams adapt to the voice by default now; --no-adapt turns it off")

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help=f"{_QUICK_CLIPS} clips of each corpus, four spoilt copies, no t-SNE")
     add("--seen", action="store_true", help="judge speakers seen in training too, in a row of their own")
     add("--profile", metavar="NAME|PATH", help='apply a "your voice" profile made by streamser calibrate')
-    add("--compute", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--compute", metavar="PROCESSOR", help="auto, cpu, cuda or cuda:N (default: auto)")
     add_config_arguments(parser)
     add("--seed", type=int, default=0, help="draws clips and composes streams; the same seed, the same report")
     add("--json", action="store_true", help="print the figures as JSON instead of the summary")

@@ -66,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folds", metavar="N,N", help="train only these folds, counted from 0")
     parser.add_argument("--seeds", metavar="N,N", help="seeds instead of the recipe's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
-    parser.add_argument("--compute", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--compute", metavar="PROCESSOR", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
+    )
     add_old_option(parser, "--device", "--compute")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     parser.add_argument("--workers", type=int, default=0, help="processes that compute features (default: all cores)")

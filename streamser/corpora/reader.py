@@ -33,7 +33,10 @@ QUIET_DBFS = -46.0
 
 
 def find_corpus(folder: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Path:
-    """A folder as given, or the corpus of that name below `root`, which is $STREAMSER_CORPORA unless it is given."""
+    """`folder` itself if it is a directory, else `root`/`folder`; CorpusError if neither exists.
+
+    `root` is $STREAMSER_CORPORA by default.
+    """
     path = Path(folder)
     if path.is_dir():
         return path
@@ -116,7 +119,7 @@ def _layout_of(root: Path, layout: str) -> str:
 
 
 def _clip_problem(clip: Clip, known: frozenset[str], labelled: bool, seen: set[str]) -> Problem | None:
-    """Problems of a clip that show without reading its audio."""
+    """The first problem of a clip that shows without reading its audio; None if there is none."""
     if labelled and not clip.label:
         return Problem("no label", clip.id)
     if clip.label and clip.label not in known:
@@ -175,7 +178,7 @@ class SoundCheck:
 
 
 def check_sound(path: Path) -> SoundCheck:
-    """Read one file; two files with the same digest hold the same samples, whatever their names and formats."""
+    """Digest (of samples in 16 bits), peak and duration of a file; of an unreadable one, the error and no digest."""
     try:
         samples = read_audio(path)
     except AudioError as error:

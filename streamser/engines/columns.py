@@ -168,7 +168,10 @@ def _computed(level: Level, stretches: Sequence[tuple[int, int]], keys: Sequence
 
 
 def _keys(levels: Sequence[Level], size: int, start: int, frames: int) -> list[Index]:
-    """A number for each frame and each layer's column, equal where two columns depend on equal frames."""
+    """Hash keys: an array for the frames, then one for each layer's columns; 0 is padding.
+
+    Two columns have the same key when they depend on the same frame indices.
+    """
     keys = [start + np.arange(size) % frames + (1 << 32)]  # 0 is what lies outside the window
     for number, level in enumerate(levels):
         padded = np.pad(keys[-1], (level.before, level.after + level.stride))

@@ -72,7 +72,7 @@ class TorchFrontEnd(nn.Module):
         return level * (10.0 / math.log(10.0)) if config.log == "db" else level
 
     def _scaled(self, level: Tensor) -> Tensor:
-        """(B, T, n_mels) -> (B, T, bins)"""
+        """Cepstra if the config has them, then clipping and scaling, (B, T, n_mels) -> (B, T, bins)."""
         config = self.config
         values = level if self.dct is None else level @ self.dct
         if config.clip is not None:

@@ -67,9 +67,9 @@ class Checkpoints:
         worker.start()
         return worker
 
-    async def close(self, patience_s: float) -> None:
-        """Stop all workers; what was not computed by now is given up."""
-        await asyncio.gather(*(asyncio.to_thread(worker.close, patience_s) for worker in self.workers))
+    async def close(self, timeout_s: float) -> None:
+        """Stop all workers; each has up to `timeout_s` to finish its queued jobs, and the rest are discarded."""
+        await asyncio.gather(*(asyncio.to_thread(worker.close, timeout_s) for worker in self.workers))
 
 
 def describe(recognizer: Recognizer) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class Hub:
                 sender.refuse(going_away())
 
     async def close(self) -> None:
-        """Stop the threads; what was not computed by now is given up."""
+        """Stop the threads; queued jobs that they do not finish in time are discarded."""
         self.sound_threads.shutdown(wait=False, cancel_futures=True)
         await self.checkpoints.close(0.3)
 

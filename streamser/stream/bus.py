@@ -15,7 +15,7 @@ __all__ = ["Bus", "Policy", "SoundQueue", "Subscription"]
 T = TypeVar("T")
 
 Policy = Literal["drop", "block"]
-"""What a full subscription does: lose the oldest partial result, or make the publisher wait."""
+"""What a full subscription does: drop the oldest partial result (without one, the oldest event), or block."""
 
 _WAKE_S = 0.25  # no wait is longer: on Windows a waiting main thread sees Ctrl-C only between waits
 

@@ -75,7 +75,7 @@ class Voice:
 
 
 class Judge:
-    """One stream's memory between its segments.
+    """The state of one stream between its segments.
 
     `question` and `event` are called for every segment in the stream's order; the answer in between comes from
     `compute_answers`, which may serve several streams at once. It is the absolute answer: the stream's baseline is
@@ -101,9 +101,10 @@ class Judge:
         self._smooth: tuple[Segment, np.ndarray[tuple[int], np.dtype[np.float64]]] | None = None
 
     def question(self, segment: Segment, pieces: Sequence[Piece]) -> Question | None:
-        """What to ask about this segment; None when the answer is known.
+        """What to compute for this segment; None when the answer was computed ahead.
 
-        `pieces` are what this partial window adds and what those added that were skipped before it.
+        It feeds `pieces` to the stream's features: the sound that is new in this partial window, and in the windows
+        that were skipped since the last question.
         """
         if segment.final or segment.speculative:
             if self._known(segment) is not None:

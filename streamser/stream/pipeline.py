@@ -207,7 +207,10 @@ class Listener:
         )
 
     def subscribe(self, maxsize: int = 1024, policy: Policy = "drop") -> Subscription:
-        """A queue of its own for one more reader."""
+        """Add a reader: a queue that gets every event from now on.
+
+        `policy` says what happens when it is full: drop an event, or block the publisher.
+        """
         return self._bus.subscribe(maxsize, policy)
 
     # --- read

@@ -269,7 +269,7 @@ class Speaker:
         self._waiting: Samples = np.zeros(round(_AHEAD_S * rate), np.float32)
 
     def play(self, samples: Samples) -> None:
-        """Queue 16 kHz sound without waiting; what a stalled device does not take within a second is dropped."""
+        """Queue 16 kHz sound without waiting; at most a second is queued, and the oldest of more is dropped."""
         self._waiting = np.concatenate([self._waiting, self._resampler.feed(samples)])[-self._most :]
         ready = min(len(self._waiting), self._stream.write_available)
         if ready:

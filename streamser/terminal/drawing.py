@@ -95,7 +95,7 @@ def level(db: float, shown_db: float, loudest_db: float, status: StreamStatus, w
 
 
 def headline(session: Session, width: int) -> Text:
-    """The emotion of the utterance in one line, or that it is not known."""
+    """The utterance's emotion in one line; before its first result the previous utterance's, or that nobody spoke."""
     event = session.shown
     if event is None:
         return Text("…" if session.open else "no speech yet", FAINT)

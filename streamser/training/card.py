@@ -92,8 +92,8 @@ def _calibration(calibration: Calibration, scores: Mapping[str, Any]) -> str:
         return text + "; it has no threshold and never answers `uncertain` for low confidence."
     threshold = scores.get("threshold", {})
     text += f", fitted on {scores.get('calibrated_on', 'validation speakers')}. Below a confidence of "
-    text += f"{calibration.threshold:.3f} it says `uncertain`: there it answered "
-    text += f"{100 * threshold.get('coverage', 0):.0f} % of the clips, and "
+    text += f"{calibration.threshold:.3f} the answer is `uncertain`. With this threshold it answered "
+    text += f"{100 * threshold.get('coverage', 0):.0f} % of the clips it was chosen on, and "
     text += f"{100 * (calibration.risk or 0):.0f} % of these answers were wrong"
     return text + ("." if threshold.get("reached", True) else "; the risk that was asked for could not be reached.")
 
