@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from streamser.audio import AudioBlock
 from streamser.events import Gap
 from streamser.stream.sourcebase import Source, SourceItem, WrappedSource
-from streamser.stream.wavfile import RecordingError, WavWriter, repair_recordings
+from streamser.stream.wavfile import RecordingError, WavWriter, as_recorded, repair_recordings
 
 __all__ = ["RecordingSource"]
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 class RecordingSource(WrappedSource):
     """A source that also writes what it gives to a new file in `folder`; lost sound is silence, so times agree.
 
+    What it gives on is rounded to the 16 bits that are written, so a replay of the recording gives the same events.
     Sound that arrives while a Listener is paused is written too; `recording` names the file all that time.
     """
 
@@ -42,6 +44,7 @@ class RecordingSource(WrappedSource):
         try:
             for item in self.inner:
                 if isinstance(item, AudioBlock):
+                    item = replace(item, samples=as_recorded(item.samples))
                     self._writer.write(item.samples)
                 elif isinstance(item, Gap):
                     self._writer.skip(item.length)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamser.audio import SAMPLE_RATE, Samples
 from streamser.errors import AudioError
 
-__all__ = ["RecordingError", "WavWriter", "repair_recordings"]
+__all__ = ["RecordingError", "WavWriter", "as_recorded", "repair_recordings"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,15 @@ class RecordingError(AudioError):
         super().__init__(f"{path}: {what} ({self.reason}); make room, choose another folder, or leave out --record")
 
 
+def as_recorded(samples: Samples) -> Samples:
+    """What a reader of the recording gets for these samples: rounded to 16 bits."""
+    return np.asarray(_pcm16(samples) / np.float32(32768), np.float32)
+
+
+def _pcm16(samples: Samples) -> NDArray[np.int16]:
+    return np.asarray((np.clip(samples, -1.0, 32767 / 32768) * 32768.0).round(), "<i2")
+
+
 class WavWriter:
     """A new WAV file, 16 kHz, mono, 16 bit, that only its owner can read.
 
@@ -60,7 +70,7 @@ class WavWriter:
 
     def write(self, samples: Samples) -> None:
         """Append sound; RecordingError when it cannot be stored."""
-        self._append((np.clip(samples, -1.0, 32767 / 32768) * 32768.0).round().astype("<i2").tobytes())
+        self._append(_pcm16(samples).tobytes())
 
     def skip(self, samples: int) -> None:
         """Append silence for lost samples, so that times in the file agree with those of the events."""

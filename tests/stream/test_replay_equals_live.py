@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import soundfile
 from makers import make_bundle, make_features
-from stream_parts import as_json, finals, partials, two_utterances, with_engine
+from stream_parts import ListSource, as_json, finals, in_blocks, partials, two_utterances, with_engine
 
 from streamser.audio import SAMPLE_RATE, resample
 from streamser.events import Event
 from streamser.recognizer import Recognizer, load
 from streamser.stream.pipeline import Listener, Stream, StreamConfig, replay
+from streamser.stream.recorder import RecordingSource
 from streamser.stream.segmenter import SegmenterConfig
 from streamser.stream.sources import PushSource, SourceConfig
 
@@ -52,6 +53,16 @@ def test_a_replay_at_any_speed_is_the_same(
 ) -> None:
     with replay(spoken, speed=speed, model=recognizer) as listener:
         assert as_json(listener) == expected
+
+
+def test_a_replay_of_a_recording_gives_the_events_that_were_live(recognizer: Recognizer, tmp_path: Path) -> None:
+    """A microphone gives more than the 16 bits of a recording, most audibly in quiet rooms."""
+    quiet = two_utterances() * np.float32(0.02)
+    live = as_json(Listener(RecordingSource(ListSource(in_blocks(quiet)), tmp_path), recognizer, name="one"))
+    (recording,) = tmp_path.glob("*.wav")
+    again = as_json(replay(recording, model=recognizer, name="one"))
+    assert len(live) > 8 and live == again
+    assert live != as_json(Listener(ListSource(in_blocks(quiet)), recognizer, name="one")), "the control: not rounded"
 
 
 def test_a_second_replay_is_the_same(recognizer: Recognizer, spoken: Path, expected: list[str]) -> None:
