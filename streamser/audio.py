@@ -45,6 +45,7 @@ _ABSURD = 1e10  # above 32-bit integers that were not scaled
 
 # What libsndfile logs about a header that claims more bytes than the file has: WAV, AIFF, AU, W64, RF64.
 _CLAIMED = re.compile(r"^\s*(?:RIFF|FORM|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_DATA = re.compile(r"^\s*data\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _NO_LAST_PAGE = re.compile(r"Ogg ?: Last page lacks an end-of-stream bit")
 _UNKNOWN_BYTES = 0x7FFF_0000  # programs that write to a pipe do not know the length, and claim this or more
 _SLACK_BYTES = 512  # some programs count a header or a padding byte too much
@@ -295,6 +296,8 @@ def cut_off(sound: soundfile.SoundFile | MediaFile, frames: int) -> str | None:
     log = str(getattr(sound, "extra_info", ""))
     for claimed, there in ((int(claimed), int(there)) for claimed, there in _CLAIMED.findall(log)):
         if there + _SLACK_BYTES < claimed < _UNKNOWN_BYTES:
+            if data := _DATA.search(log):  # without the headers, which are a large part of a tiny file
+                claimed, there = int(data[1]), int(data[2])
             whole_s = read_s * claimed / max(1, there)
             return f"the file is cut off: it holds {read_s:.1f} s of the {whole_s:.1f} s that its header promises"
     if _NO_LAST_PAGE.search(log):

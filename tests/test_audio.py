@@ -206,6 +206,16 @@ def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes_with_a_warning(
     assert f"{len(sound) / SAMPLE_RATE:.1f} s" in first and (name == "a.ogg" or "of the 10.0 s" in first)
 
 
+def test_a_tiny_rest_of_a_file_tells_the_length_that_the_header_promises(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(43.2, level=0.1), SAMPLE_RATE)
+    path.write_bytes(path.read_bytes()[:3000])
+    read_audio(path)
+    assert "it holds 0.1 s of the 43.2 s that its header promises" in caplog.text
+
+
 def test_a_length_that_a_writer_to_a_pipe_could_not_know_is_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,10 +6,10 @@ import { Detail } from "./detail.js";
 import { $, item, setText } from "./dom.js";
 import { FORMATS } from "./exports.js";
 import { FileSource } from "./files.js";
-import { announce, setLink, showNotice, showTrouble, showVad, showVoice } from "./notices.js";
+import { announce, setLink, showEmpty, showNotice, showTrouble, showVad, showVoice } from "./notices.js";
 import { Palette, percent } from "./palette.js";
 import { Player } from "./player.js";
-import { exportAs, exportCorpus } from "./saving.js";
+import { exportAs, exportCorpus, mayClear } from "./saving.js";
 import { chosenModel, meetModels, takeToken, withToken } from "./server.js";
 import { clock, Session } from "./session.js";
 import { SoundMemory } from "./sound.js";
@@ -99,6 +99,7 @@ function showButton() {
     /** @type {HTMLInputElement} */ (control).disabled = isBusy;
   }
   $("skip").hidden = !isFile;
+  showEmpty(source?.kind);
   $("summary").hidden = isBusy || !session.finals.length;
   setText("hint", source ? "" : noMicrophone ? "This server listens to no microphone. Start it with: streamser serve ‑‑mic" : HINTS[kind]);
 }
@@ -221,6 +222,7 @@ function chosen() {
 function choose(kind) {
   if (source || starting) return;
   /** @type {any} */ (document.querySelector(`input[name="source"][value="${kind}"]`)).checked = true;
+  showTrouble("");
   showButton();
 }
 
@@ -343,7 +345,7 @@ function clear() {
   $("empty").hidden = false;
   $("empty-picture").hidden = Boolean(source);
   setText("count", "");
-  for (const button of document.querySelectorAll("#session-tools button")) /** @type {any} */ (button).disabled = true;
+  for (const button of document.querySelectorAll("#session-tools button, #export-corpus")) /** @type {any} */ (button).disabled = true;
   timeline.follow();
   showButton();
 }
@@ -382,13 +384,13 @@ function bindButtons() {
     openFile($("file").files[0]);
     $("file").value = "";
   });
-  $("sources").addEventListener("change", showButton);
+  $("sources").addEventListener("change", () => choose(chosen()));
   click("trouble-close", () => showTrouble(""));
   click("sample", trySample);
   click("export-jsonl", () => exportAs(client, session, "jsonl"));
   for (const format of Object.keys(FORMATS)) click(`export-${format}`, () => exportAs(client, session, format));
   click("export-corpus", () => exportCorpus(session, memory));
-  click("clear", clear);
+  click("clear", async () => (await mayClear(session, memory)) && clear());
   click("zoom-in", () => timeline.zoom(0.5));
   click("zoom-out", () => timeline.zoom(2));
   click("zoom-selection", zoomToSelection);

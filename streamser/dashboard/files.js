@@ -36,6 +36,7 @@ export class FileSource {
   async start() {
     this.listener.connection("connecting");
     const bytes = await this.file.arrayBuffer();
+    if (!bytes.byteLength) throw new Trouble(`${this.file.name}: the file is empty (0 bytes).`);
     const sound = this.#decode(bytes.slice(0)).catch(() => null);
     const answers = [await this.#label(bytes, sound, this.model)];
     if (this.secondModel) answers.push(await this.#label(bytes, sound, this.secondModel));

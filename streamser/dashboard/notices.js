@@ -62,3 +62,10 @@ export function showNotice(source, health) {
     file: `The file was sent only to ${there} and recognized there.${isRecorded ? stored : " It is not stored there."}`,
   }[kind]);
 }
+
+/** What the table shows before the first utterance; `kind` is that of the open source, if there is one. */
+export function showEmpty(kind) {
+  const idle = "Start listening and speak, or drop a sound file anywhere on this page.";
+  setText("empty-words", `No utterances yet. ${!kind ? idle : kind === "file" ? "The file plays." : "The microphone is on: speak."}`);
+  $("sample").hidden = Boolean(kind);
+}

@@ -1,6 +1,6 @@
 // Export buttons: the events in many formats, and corrected utterances as a corpus.
 
-import { $, save, timestamp } from "./dom.js";
+import { $, save, setText, timestamp } from "./dom.js";
 import { eventsFor, extension, toCorpus, toJsonl } from "./exports.js";
 import { announce, showTrouble } from "./notices.js";
 import { withToken } from "./server.js";
@@ -23,5 +23,19 @@ export function exportCorpus(session, memory) {
   localStorage.setItem("streamser-speaker", speaker);
   const { blob, clips, corrections } = toCorpus(session, memory, speaker);
   save(`streamser-corpus-${timestamp()}.zip`, blob);
+  session.markExported();
   announce(`${corrections} corrections and ${clips} sound clips were exported.`);
+}
+
+/** Ask before a session with corrections that were not exported is cleared; resolves with whether to clear it. */
+export async function mayClear(session, memory) {
+  const count = session.unexported.length;
+  if (!count) return true;
+  setText("forget-words", `${count === 1 ? "1 correction is" : `${count} corrections are`} not exported. Clear deletes the session and its sound.`);
+  $("forget").returnValue = ""; // Escape leaves it as it is
+  $("forget").showModal();
+  await new Promise((resolve) => $("forget").addEventListener("close", resolve, { once: true }));
+  const answer = $("forget").returnValue;
+  if (answer === "export") exportCorpus(session, memory);
+  return answer === "export" || answer === "clear";
 }

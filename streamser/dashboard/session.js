@@ -79,6 +79,7 @@ export class Envelope {
  * @property {any} event the final event
  * @property {any} second the latest event of the second checkpoint
  * @property {Correction | null} correction
+ * @property {string} exported the correction as it was last exported, in JSON
  */
 
 /** All streams of this visit on one clock; each stream begins at the session's current time. */
@@ -165,7 +166,7 @@ export class Session {
       utterance = {
         key, stream: event.stream, number: event.utterance, start, end: start, offset,
         open: true, final: false, points: [], label: null, scores: null, confidence: 0, uncertain: false,
-        continues: Boolean(event.continues), event: null, second: null, correction: null,
+        continues: Boolean(event.continues), event: null, second: null, correction: null, exported: "",
       };
       this.byKey.set(key, utterance);
       this.utterances.push(utterance);
@@ -213,6 +214,16 @@ export class Session {
       if (this.endOf(utterances[i]) > start) found.push(utterances[i]);
     }
     return found.reverse();
+  }
+
+  /** Utterances whose correction, as it is now, was not exported. */
+  get unexported() {
+    return this.finals.filter(({ correction, exported }) => correction && JSON.stringify(correction) !== exported);
+  }
+
+  /** All corrections were exported. */
+  markExported() {
+    for (const utterance of this.finals) utterance.exported = JSON.stringify(utterance.correction);
   }
 
   /** @param {Utterance} utterance */

@@ -96,6 +96,8 @@ def duration_s(path: Path) -> float:
 def _opened(path: Path) -> soundfile.SoundFile | MediaFile:
     if not path.is_file():
         raise AudioError(f"{path}: " + ("is not a file" if path.exists() else "no such file"))
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: the file is empty (0 bytes)")
     sound = open_sound(path, str(path))
     if not len(sound):
         sound.close()

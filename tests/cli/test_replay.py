@@ -141,6 +141,7 @@ def test_a_long_file_shows_its_progress_on_a_terminal(
     ("options", "error"),
     [
         (["none.wav"], "streamser: none.wav: no such file"),
+        (["{empty}"], "streamser: {empty}: the file is empty (0 bytes)"),
         (["{talk}", "--model", "nonsense"], "streamser: "),
         (["{talk}", "{talk}", "--plot", "x.png"], "streamser: --plot: a picture shows one file"),
         (["{talk}", "--out", "x.mp4"], "streamser: x.mp4: the extension names the format"),
@@ -149,10 +150,12 @@ def test_a_long_file_shows_its_progress_on_a_terminal(
 def test_a_slip_is_one_line(
     options: list[str], error: str, bundle: Bundle, talk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word.format(talk=talk) for word in options]
+    empty = talk.with_name("empty.wav")
+    empty.touch()
+    words = [word.format(talk=talk, empty=empty) for word in options]
     assert main(["replay", "--model", str(bundle.path), *words]) == 1
     printed = capsys.readouterr().err
-    assert printed.startswith(error) and printed.count("\n") == 1
+    assert printed.startswith(error.format(empty=empty)) and printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("speed", ["0", "-1", "fast", "inf"])

@@ -306,6 +306,56 @@ def test_errors_name_the_file_and_never_an_object_of_the_server(serve: Running, 
         page.until(lambda: "The export failed: " in page.text("#trouble-text"))
 
 
+def test_clear_asks_before_corrections_that_were_not_exported_are_lost(
+    serve: Running, talk: Path, tmp_path: Path
+) -> None:
+    with browsing(serve.url, talk, tmp_path) as page:
+        assert "Your corrections are in" in page.text("#export-hint")
+        page.show_file(talk)
+        page.press("1")
+        page.find("#clear").click()
+        page.until(lambda: page.find("#forget").is_displayed())
+        assert page.text("#forget-words").startswith("1 correction is not exported.")
+        assert page.axe("#forget") == []
+        page.find("#forget [value=stay]").click()
+        assert len(page.rows()) == 2
+        page.find("#clear").click()
+        page.until(lambda: page.find("#forget").is_displayed())
+        export = page.saved("document.querySelector('#forget [value=export]').click()")
+        assert b"corrections.csv" in export
+        page.until(lambda: page.rows() == [])
+        assert not page.find("#export-corpus").is_enabled()  # there is nothing to export, as on a fresh page
+        page.show_file(talk)
+        page.press("1")
+        page.saved("document.getElementById('export-corpus').click()")
+        page.find("#clear").click()  # all is exported, so there is no question
+        page.until(lambda: page.rows() == [])
+
+
+def test_the_empty_table_asks_to_speak_only_while_nothing_listens(serve: Running, talk: Path, tmp_path: Path) -> None:
+    with browsing(serve.url, talk, tmp_path) as page:
+        assert "Start listening and speak" in page.text("#empty")
+        page.press("s")
+        page.until(lambda: len(page.rows()) == 2)
+        page.find("#clear").click()
+        assert page.text("#empty") == "No utterances yet. The microphone is on: speak."
+        page.press("s")
+        page.until(lambda: "Start listening and speak" in page.text("#empty"))
+
+
+def test_an_empty_file_is_a_sentence_that_goes_when_another_source_is_chosen(
+    serve: Running, talk: Path, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    with browsing(serve.url, talk, tmp_path / "profile") as page:
+        page.find("#file").send_keys(str(empty))
+        page.until(lambda: page.find("#trouble").is_displayed())
+        assert page.text("#trouble-text") == "empty.wav: the file is empty (0 bytes)."
+        page.press("m")
+        assert not page.find("#trouble").is_displayed()
+
+
 def test_the_javascript_client_gives_what_the_python_client_gives(serve: Running, talk: Path, tmp_path: Path) -> None:
     samples, rate = soundfile.read(talk, dtype="int16")
     script = """const [samples, sample_rate, wrong] = arguments;
