@@ -86,7 +86,7 @@ def test_what_is_uncertain_is_called_so_and_not_by_a_label(talk: Path, tmp_path:
         page.find("#skip").click()
         page.until(lambda: len(page.rows()) == 2)
         assert all(shown.startswith("uncertain") for shown, _, _ in page.rows())
-        assert page.text("#verdict-word") == "uncertain"
+        page.until(lambda: page.text("#verdict-word") == "uncertain")
         assert "uncertain" in page.do("return document.getElementById('announce').textContent")
 
 
