@@ -17,12 +17,14 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Static
 
 from streamser.errors import DeviceError
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, SpeechEnded, SpeechStarted, StreamEnded
 from streamser.stream.status import StreamStatus, Tally
 from streamser.terminal import PlainView, drawing
-from streamser.terminal.app import Part, QuitScreen, TerminalApp, free_path
+from streamser.terminal.app import Part, TerminalApp, free_path
+from streamser.terminal.screens import QuitScreen
 from streamser.terminal.session import Session
 from streamser.terminal.summary import Summary
 
@@ -233,6 +235,14 @@ async def test_p_pauses_and_goes_on_and_the_screen_says_so() -> None:
         assert app.active_bindings["p"].binding.description == "Pause"
 
 
+def test_the_level_is_empty_while_paused() -> None:
+    loud = drawing.level(-10.0, -10.0, -10.0, STATUS, 80).plain
+    paused = drawing.level(-10.0, -10.0, -10.0, replace(STATUS, paused=True), 80).plain
+    assert "█" in loud and "-10 dB" in loud and "speaking" in loud
+    assert "█" not in paused and "-10 dB" not in paused and "‖ paused" in paused and "speaking" not in paused
+    assert len(paused) == len(loud)
+
+
 def test_a_pause_of_the_user_is_listed_without_alarm() -> None:
     paused = Gap(start=SECOND, length=SECOND, reason="paused")
     row = drawing.utterance_row(paused, 60)
@@ -266,6 +276,24 @@ async def test_n_tells_of_a_new_speaker_where_the_stream_adapts() -> None:
         listener.adapts = False
         await pilot.press("n")
         assert listener.new_speakers == 1
+
+
+def test_a_new_speaker_in_mid_utterance_is_acknowledged_until_a_result_of_the_next_utterance() -> None:
+    session = Session(LABELS)
+    for event in utterance(0, 1.0, 3.0):
+        session.take(event)
+    session.take(SpeechStarted(utterance=1, start=4 * SECOND))
+    open_partial = replace(emotion(1, 4.0, 5.0, final=False), baseline="own", baseline_utterances=1)
+    session.take(open_partial)
+    session.forget_voice()
+    assert drawing.voice_words(session) == "new speaker from the next utterance"
+    session.take(replace(open_partial, seq=1))  # still the earlier speaker's
+    assert drawing.voice_words(session) == "new speaker from the next utterance"
+    session.take(replace(open_partial, seq=2, final=True))
+    session.take(SpeechEnded(utterance=1, start=4 * SECOND, end=5 * SECOND))
+    assert drawing.voice_words(session) == "new speaker: the voice is forgotten"
+    session.take(replace(open_partial, utterance=2))
+    assert drawing.voice_words(session) == "voice: known from 1 utterance"
 
 
 def test_the_voice_is_named_only_where_something_is_known() -> None:
@@ -359,22 +387,25 @@ async def test_s_at_the_question_saves_and_quits(tmp_path: Path) -> None:
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == len(TALK)
 
 
+class Ending(FakeListener):
+    """Gives one more utterance when it is closed, as one that was still open."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        super().__init__(events)
+        self.over = threading.Event()
+
+    def __iter__(self) -> Iterator[Event]:
+        yield from self.events
+        self.closed.wait(20)
+        yield from utterance(2, 10.0, 11.0, "sad")
+        self.over.set()
+
+    def close(self) -> None:
+        self.closed.set()
+        self.over.wait(20)
+
+
 async def test_saved_at_the_question_is_also_the_final_that_the_end_brings(tmp_path: Path) -> None:
-    class Ending(FakeListener):
-        """Gives one more utterance when it is closed, as one that was still open."""
-
-        def __iter__(self) -> Iterator[Event]:
-            yield from TALK
-            self.closed.wait(20)
-            yield from utterance(2, 10.0, 11.0, "sad")
-            self.over.set()
-
-        def close(self) -> None:
-            self.closed.set()
-            self.over.wait(20)
-
-        over = threading.Event()
-
     listener = Ending(TALK)
     app = TerminalApp(listener, title="test", save=tmp_path / "out.jsonl", ask=True)
     async with running(listener, app) as pilot:
@@ -386,6 +417,34 @@ async def test_saved_at_the_question_is_also_the_final_that_the_end_brings(tmp_p
     assert app.session.summary.utterances == 3
     saved = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert sum(event.get("final", False) for event in saved) == 3
+
+
+@pytest.mark.parametrize("key", ["q", "ctrl+c"])
+async def test_what_follows_the_key_s_is_saved_at_the_end(tmp_path: Path, key: str) -> None:
+    listener = Ending(TALK)
+    app = TerminalApp(listener, title="test", save=tmp_path / "out.jsonl", ask=True)
+    async with running(listener, app) as pilot:
+        await until(pilot, lambda: app.session.summary.utterances == 2)
+        await pilot.press("s", key)
+        await until(pilot, lambda: app.return_value is not None)
+    saved = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sum(event.get("final", False) for event in saved) == 3
+    assert app.saved_paths == [str(tmp_path / "out.jsonl")] and app.error is None
+
+
+async def test_when_the_rest_cannot_be_saved_the_summary_says_how_far_the_file_goes(tmp_path: Path) -> None:
+    listener = Ending(TALK)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    app = TerminalApp(listener, title="test", save=folder / "out.jsonl")
+    async with running(listener, app) as pilot:
+        await until(pilot, lambda: app.session.summary.utterances == 2)
+        await pilot.press("s")
+        folder.rename(tmp_path / "gone")
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: app.return_value is not None)
+    assert app.saved_paths == [f"{folder / 'out.jsonl'} up to 00:00:12"]
+    assert app.error is not None and app.error.startswith("what came last is not saved")
 
 
 async def test_a_save_that_fails_at_the_question_does_not_quit(tmp_path: Path) -> None:
@@ -536,6 +595,8 @@ async def test_help_opens_and_any_key_leaves_it() -> None:
     async with running(listener, app) as pilot:
         await pilot.press("question_mark")
         assert len(app.screen_stack) == 2
+        shown = str(app.screen.query_one("#help Static", Static).render())
+        assert all(f"{mark} " in shown for mark in "~·‖✕")  # every mark of the timeline is explained
         app.tick()
         await pilot.press("q")
         assert len(app.screen_stack) == 1

@@ -143,7 +143,8 @@ def find_device(wanted: str | int | None) -> InputDevice:
     devices = list_devices()
     listed = "; ".join(f"{device.index} {device.name}" for device in devices)
     if not devices:
-        raise DeviceError("no microphone found; plug one in, or replay a file: streamser replay FILE")
+        none = "no microphone found" if wanted is None else f"no microphone {wanted!r}, nor any other"
+        raise DeviceError(f"{none}; plug one in, or replay a file: streamser replay FILE")
     if wanted is None:
         return next((device for device in devices if device.is_default), devices[0])
     if isinstance(wanted, int) or wanted.isdecimal():

@@ -14,9 +14,8 @@ from typing import ClassVar, Protocol
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.events import Key, Resize
-from textual.screen import ModalScreen
+from textual.containers import Horizontal, Vertical
+from textual.events import Resize
 from textual.widgets import Footer, Static
 from textual.worker import Worker
 
@@ -27,6 +26,7 @@ from streamser.events import Event, StreamEnded
 from streamser.printable import printable
 from streamser.stream.status import StreamStatus
 from streamser.terminal import drawing
+from streamser.terminal.screens import HelpScreen, QuitScreen
 from streamser.terminal.session import Session
 
 _TICK_S = 0.1
@@ -70,60 +70,6 @@ class Part(Static):
         if text != self._shown_text:
             self._shown_text = text
             self.update(text)
-
-
-_HELP = """\
-[b]Keys[/b]
-  p, space   pause, and go on
-  s          save the session's events as JSON lines
-  n          another person speaks: what was learned of the voice is forgotten
-  ↑ ↓        look at earlier utterances; home: the newest
-  ?          this page; any key leaves it
-  q          quit; asks first when results would be lost
-  Ctrl-C     quit at once
-
-[b]Words[/b]
-  so far     a guess about an utterance that goes on
-  final      the word on the whole of it
-  percent    calibrated: of all that is called with 80%, some 80% is right
-  uncertain  the recognizer does not know; the name with a ? is a guess
-  voice      how many utterances an answer was compared with
-  latency    from a segment's end to its result; p95: 19 of 20 are faster
-  dropped    partial results left out for lack of time; never a final
-  gaps       sound that never arrived: unplugged, overflowed, paused
-
-What a voice sounds like is not what a person feels.
-"""
-
-
-class HelpScreen(ModalScreen[None]):
-    """Keys and words, over the view."""
-
-    def compose(self) -> ComposeResult:
-        with VerticalScroll(id="help"):
-            yield Static(_HELP)
-
-    def on_key(self, event: Key) -> None:
-        if event.key not in ("up", "down", "pageup", "pagedown"):
-            event.stop()
-            self.dismiss()
-
-
-class QuitScreen(ModalScreen[str]):
-    """Asked before results are lost; ends with "save", "quit" or "stay"."""
-
-    def __init__(self, utterances: int) -> None:
-        super().__init__()
-        number = f"{utterances} utterance{'s are' if utterances != 1 else ' is'}"
-        self._words = f"{number} not saved.\n\n  s  save and quit\n  q  quit without saving\n  any other key: go on\n"
-
-    def compose(self) -> ComposeResult:
-        with VerticalScroll(id="ask"):
-            yield Static(self._words)
-
-    def on_key(self, event: Key) -> None:
-        event.stop()
-        self.dismiss({"s": "save", "q": "quit"}.get(event.key, "stay"))
 
 
 class TerminalApp(App[int]):
@@ -202,10 +148,10 @@ class TerminalApp(App[int]):
         self._save_to = save
         self._exit_at_end = exit_at_end
         self._ask = ask
-        self._save_at_end = False
         self._reader: Worker[None] | None = None
         self._came: deque[Event] = deque()  # from the reading thread; emptied ten times a second
         self._saved_path: Path | None = None
+        self._saved_until = ""
         self._ticks = 0
         self._db = self._shown_db = -100.0
         self._levels_db: deque[float] = deque([0.0], maxlen=_SILENT_TICKS)
@@ -372,8 +318,7 @@ class TerminalApp(App[int]):
 
     def action_new_speaker(self) -> None:
         self._listener.new_speaker()
-        self.session.voice = None
-        self.session.forgotten = True
+        self.session.forget_voice()
         self._paint()
 
     def action_look(self, rows: int) -> None:
@@ -390,15 +335,30 @@ class TerminalApp(App[int]):
     def action_save(self) -> None:
         """Save to the place that was asked for, and to the same again when asked again."""
         try:
-            self._saved_path = self._saved_path or free_path(self._save_to)
-            self.notify(self.session.save(self._saved_path), markup=False)
-            self.saved_paths = [str(self._saved_path)]
+            self.notify(self._save(), markup=False)
         except (OSError, StreamserError) as error:
             self.notify(printable(str(error)), title="Not saved", severity="error", timeout=10, markup=False)
+
+    def _save(self) -> str:
+        """Save all events so far; returns a message."""
+        self._saved_path = self._saved_path or free_path(self._save_to)
+        message = self.session.save(self._saved_path)
+        self.saved_paths, self._saved_until = [str(self._saved_path)], self.clock
+        return message
+
+    def _save_rest(self) -> None:
+        """Save once more at the end, with what followed; when that fails, the summary says how far the file goes."""
+        try:
+            self._save()
+        except (OSError, StreamserError) as error:
+            self.error = self.error or f"what came last is not saved: {error}"
+            self.saved_paths = [f"{path} up to {self._saved_until}" for path in self.saved_paths]
 
     def action_leave(self) -> None:
         """Quit, but not without a question when results are written nowhere."""
         self._take()
+        if self.saved_paths and self.session.unsaved:
+            self.action_save()
         if self._ask and self.session.unsaved:
             self.push_screen(QuitScreen(self.session.summary.utterances), self._answered)
         else:
@@ -407,7 +367,6 @@ class TerminalApp(App[int]):
     def _answered(self, answer: str | None) -> None:
         if answer == "save":
             self.action_save()
-            self._save_at_end = True
         if answer == "quit" or (answer == "save" and not self.session.unsaved):
             self.call_later(self.action_quit, 0)
 
@@ -421,8 +380,8 @@ class TerminalApp(App[int]):
             with contextlib.suppress(Exception):  # the reading thread still holds the last events; a wedged one is left
                 await asyncio.wait_for(self._reader.wait(), _LAST_EVENTS_S)
         self._take()
-        if self._save_at_end:  # the final of an utterance that was still open, and the stream's end
-            self.action_save()
+        if self.saved_paths:  # what followed the key `s`, at least the stream's end
+            self._save_rest()
         self.exit_code = self.exit_code or (1 if self.error else code)
         self.exit(self.exit_code)
 

@@ -84,11 +84,14 @@ def header(title: str, status: StreamStatus, session: Session, width: int) -> Te
 def level(db: float, shown_db: float, loudest_db: float, status: StreamStatus, width: int) -> Text:
     """The meter moves with `db`; the number, `shown_db`, changes seldom enough to be read.
 
-    `loudest_db` is that of the last seconds: when even that is nothing, the microphone is muted.
+    `loudest_db` is that of the last seconds: when even that is nothing, the microphone is muted. Both are empty while
+    the stream is paused.
     """
     hint = "too loud" if shown_db > _CLIPPING_DB else "no sound" if loudest_db < _SILENT_DB else ""
     number = " -inf dB" if shown_db < -99 else f"{shown_db:5.0f} dB"
     right = Text.assemble(number, "  ", (f"{hint:8}", f"bold {ALARM}"), "  ", VAD_WORDS[status.vad_state])
+    if status.paused:  # no sound comes, so the last level is no longer true
+        db, right = _FLOOR_DB, Text(f"{'-':>5} dB".ljust(right.cell_len - 10) + "‖ paused  ", FAINT)
     room = max(0, width - right.cell_len - len("level ▕▏ "))
     meter = bar((db - _FLOOR_DB) / -_FLOOR_DB, room)
     return Text.assemble(("level ", FAINT), ("▕", FAINT), (meter, METER), ("▏", FAINT), " ", right)
@@ -123,7 +126,7 @@ def now_titles(session: Session) -> tuple[str, str]:
 def voice_words(session: Session) -> str:
     """The baseline of the newest result; empty without a baseline."""
     if session.forgotten:
-        return "new speaker: the voice is forgotten"
+        return f"new speaker{' from the next utterance' if session.open else ': the voice is forgotten'}"
     event = session.voice
     if event is None or event.baseline == "none":
         return ""

@@ -32,12 +32,13 @@ class Session:
         self.voice: EmotionEvent | None = None
         """The newest result of this speaker."""
         self.forgotten = False
-        """True from a change of speaker to the next result."""
+        """True from a change of speaker to the first result of the new one."""
         self.ended: StreamEnded | None = None
         self.rows_ever = 0
         self.events_ever = 0
         self.summary = Summary(self.labels)
         self._saved_utterances = 0
+        self._newest = self._earlier_speakers = -1  # utterances: the last that began; the last before a change
 
     @property
     def before(self) -> bool:
@@ -56,17 +57,25 @@ class Session:
         self.events_ever += 1
         if isinstance(event, SpeechStarted):
             self.open = event
+            self._newest = event.utterance
         elif isinstance(event, SpeechEnded):
             self.open = None
         elif isinstance(event, StreamEnded):
             self.open, self.ended = None, event
         elif isinstance(event, EmotionEvent):
-            self.shown = self.voice = event
-            self.forgotten = False
+            self.shown = event
+            self._newest = max(self._newest, event.utterance)
+            if event.utterance > self._earlier_speakers:
+                self.voice, self.forgotten = event, False
             self.labels = self.labels or tuple(event.scores)
         if isinstance(event, Gap | SourceChanged) or (isinstance(event, EmotionEvent) and event.final):
             self.rows.append(event)
             self.rows_ever += 1
+
+    def forget_voice(self) -> None:
+        """Another person speaks from the next utterance on; one that has begun is still the earlier speaker's."""
+        self.voice, self.forgotten = None, True
+        self._earlier_speakers = self._newest
 
     def save(self, path: Path) -> str:
         """Write the events as JSON lines to a new file, replacing what this session saved there; returns a message."""

@@ -137,7 +137,7 @@ def test_a_closed_file_ends_at_once_although_it_is_paced(tmp_path: Path) -> None
     ("name", "data", "rule"),
     [
         ("none.wav", None, "no such file"),
-        ("empty.wav", b"", "not a sound file that can be read"),
+        ("empty.wav", b"", r"the file is empty \(0 bytes\)"),
         ("text.wav", b"this is no sound at all", "not a sound file that can be read"),
     ],
 )
@@ -478,3 +478,5 @@ def test_a_machine_without_microphones_is_told_to_replay_a_file(
     fake_sounddevice(monkeypatch, tmp_path, DEVICES.replace("enumerate(NAMES)", "[]"))
     with pytest.raises(DeviceError, match="no microphone found; plug one in, or replay a file"):
         find_device(None)
+    with pytest.raises(DeviceError, match="no microphone 'Nope', nor any other; plug one in"):
+        find_device("Nope")
