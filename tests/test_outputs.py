@@ -206,6 +206,27 @@ def test_a_second_session_continues_the_file(tmp_path: Path, name: str) -> None:
     assert [span[2] for span in twice] == [span[2] for span in once * 2]
 
 
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("out.jsonl", (10, "event")),
+        ("out.csv", (2, "row")),
+        ("out.vtt", (4, "cue")),
+        ("out.TextGrid", (2, "utterance")),
+        ("out.eaf", (2, "utterance")),
+        ("out.txt", (2, "label")),
+        ("out.rttm", (2, "row")),
+    ],
+)
+def test_a_continued_file_knows_how_much_was_in_it(tmp_path: Path, name: str, before: tuple[int, str]) -> None:
+    with open_writer(tmp_path / name, labels=LABELS) as writer:
+        assert writer.before == 0
+        for event in SESSION:
+            writer.write(event)
+    with open_writer(tmp_path / name, labels=LABELS) as writer:
+        assert (writer.before, writer.entry) == before
+
+
 def test_a_timeline_goes_on_after_its_end_when_continued(tmp_path: Path) -> None:
     ends = {"out.vtt": 6.5, "out.txt": 6.5, "out.TextGrid": 10.0, "out.eaf": 10.0}
     for name, end_s in ends.items():

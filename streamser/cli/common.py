@@ -68,9 +68,15 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help=f"write the events to a {known_suffixes()} file; may be repeated",
+        help=f"write the events to a {known_suffixes()} file; one that exists is continued; may be repeated",
     )
-    add("--jsonl", nargs="?", const="-", metavar="FILE", help="all events as JSON lines; - is standard output")
+    add(
+        "--jsonl",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="all events as JSON lines; a file that exists is continued; - is standard output",
+    )
     add(
         "--plot",
         type=Path,
@@ -141,13 +147,15 @@ class Places:
             from streamser.plot import check_plot
 
             check_plot(picture)
-        self.kept = [str(path) for path in [*args.out, *([args.jsonl] if args.jsonl else [])] if path != "-"]
-        """The files that the events are written to, for the summary."""
+        self.kept: list[str] = []
+        """The files that the events are written to, for the summary; one that is continued says after how much."""
         self._stack = ExitStack()
         self._writers: list[Writer] = []
         for path in [*args.out, *([args.jsonl] if args.jsonl else [])]:
             writer = open_writer(path, labels=recognizer.labels, streams=streams)
             self._writers.append(self._stack.enter_context(writer))
+            if path != "-":
+                self.kept.append(f"{path}{_continued(writer)}")
 
     def write(self, event: Event) -> None:
         """Keep one event in every place."""
@@ -176,6 +184,14 @@ class Places:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+
+def _continued(writer: Writer) -> str:
+    """As ' (continued after 12 rows)'; empty for a new file."""
+    if not writer.before:
+        return ""
+    plural = "entries" if writer.entry == "entry" else f"{writer.entry}s"
+    return f" (continued after {writer.before} {writer.entry if writer.before == 1 else plural})"
 
 
 def parse_speed(text: str) -> float | Literal["max"]:

@@ -23,6 +23,11 @@ CHUNK_BYTES = 65_536
 class Writer(ABC):
     """Where events go; a context manager that closes itself."""
 
+    before = 0
+    """Entries that the file held when it was opened."""
+    entry: ClassVar[str] = "entry"
+    """What `before` counts, in the singular."""
+
     @abstractmethod
     def write(self, event: Event) -> None:
         """Keep one event; it is safe when this returns."""
@@ -42,6 +47,8 @@ class FileWriter(Writer):
     """A file of records, continued where it ended."""
 
     record_end: ClassVar[bytes] = b"\n"
+    head_records: ClassVar[int] = 0
+    """Records of the format that a file begins with."""
     several_streams: ClassVar[bool] = True
     suffix: ClassVar[str] = ""
     title: ClassVar[str] = ""
@@ -79,6 +86,7 @@ class FileWriter(Writer):
         self._file.truncate(length)
         try:
             if length:
+                self.before = max(0, self._count_records() - self.head_records)
                 self._resume()
             else:
                 self._fresh()
@@ -99,6 +107,14 @@ class FileWriter(Writer):
             if found >= 0:
                 return at + found + len(self.record_end)
         return 0
+
+    def _count_records(self) -> int:
+        self._file.seek(0)
+        count, rest = 0, b""
+        while part := read_bytes(self._file, CHUNK_BYTES):
+            *whole, rest = (rest + part).split(self.record_end)
+            count += len(whole)
+        return count
 
     def _last_bytes(self) -> str:
         size = self._file.seek(0, io.SEEK_END)

@@ -30,6 +30,8 @@ class Stdout(Writer):
 class Jsonl(FileWriter):
     """Every event, one JSON object a line."""
 
+    entry: ClassVar[str] = "event"
+
     def write(self, event: Event) -> None:
         self._append(json_line(event))
 
@@ -47,6 +49,8 @@ class Jsonl(FileWriter):
 class Csv(Finals):
     """One row for each final, one column for each class."""
 
+    head_records: ClassVar[int] = 1
+    entry: ClassVar[str] = "row"
     columns: ClassVar = ("stream", "utterance", "start_s", "end_s", "label", "uncertain", "likeliest", "confidence")
 
     def _is_ours(self, first_line: str, *, torn: bool) -> bool:
@@ -96,6 +100,8 @@ class Csv(Finals):
 @output_format(".rttm", "RTTM")
 class Rttm(Finals):
     """NIST's rich transcription: the emotion stands where a diarizer names the speaker."""
+
+    entry: ClassVar[str] = "row"
 
     def _is_ours(self, first_line: str, *, torn: bool) -> bool:
         return "SPEAKER ".startswith(first_line[:8]) if torn else first_line.startswith("SPEAKER ")

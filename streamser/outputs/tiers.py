@@ -12,6 +12,7 @@ import re
 from abc import abstractmethod
 from dataclasses import dataclass
 from html import escape, unescape
+from typing import ClassVar
 
 from streamser.audio import SAMPLE_RATE
 from streamser.events import EmotionEvent, Event, StreamEnded
@@ -37,6 +38,8 @@ class Span:
 class TieredFile(Timeline):
     """A file that is rendered whole from its spans."""
 
+    entry: ClassVar[str] = "utterance"
+
     def _begin(self) -> None:
         """Read the spans of an existing file, or write an empty one."""
         size = self._file.seek(0, io.SEEK_END)
@@ -48,7 +51,7 @@ class TieredFile(Timeline):
             self._spans, self._end = self._parse(text)
             if self._render(self._spans, self._end) != text:  # also when its end is missing
                 raise self._foreign()
-            self.offset = self._end
+            self.offset, self.before = self._end, len(self._spans)
         else:
             self._store([], 0)
 

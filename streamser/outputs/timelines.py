@@ -52,6 +52,8 @@ class WebVtt(Timeline):
     """Subtitles: for each final a cue with the label alone, and one of the same time with its confidence."""
 
     record_end: ClassVar[bytes] = b"\n\n"
+    head_records: ClassVar[int] = 1
+    entry: ClassVar[str] = "cue"
 
     def _is_ours(self, first_line: str, *, torn: bool) -> bool:
         return "WEBVTT".startswith(first_line) if torn else re.match(r"WEBVTT(\s|$)", first_line) is not None
@@ -79,6 +81,8 @@ def _escaped(text: str) -> str:
 
 class LabelTrack(Timeline):
     """A label track of Audacity: start, end and text, between tabs."""
+
+    entry: ClassVar[str] = "label"
 
     def _is_ours(self, first_line: str, *, torn: bool) -> bool:
         whole, begun = r"\d+\.\d+\t\d+\.\d+\t", r"\d+(\.\d*(\t\d*(\.\d*(\t.*)?)?)?)?$"

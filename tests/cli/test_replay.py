@@ -52,6 +52,20 @@ def test_a_person_reads_a_line_for_each_utterance(
     assert printed.err == ""
 
 
+def test_the_summary_says_which_files_were_continued(
+    bundle: Bundle, talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, new = tmp_path / "a.csv", tmp_path / "b.rttm"
+    words = ["replay", str(talk), "--model", str(bundle.path), "--out", str(out)]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"  saved     {out}"
+    assert main([*words, "--out", str(new)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"  saved     {out} (continued after 2 rows), {new}"
+    with pytest.raises(SystemExit):
+        main(["replay", "--help"])
+    assert "one that exists is continued" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_program_reads_the_events_of_the_python_call(
     bundle: Bundle, recognizer: Recognizer, talk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
