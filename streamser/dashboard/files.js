@@ -60,7 +60,8 @@ export class FileSource {
   }
 
   async #label(bytes, sound, model) {
-    const options = { stream: this.listener.name(this.file.name.slice(0, 60)), partials: true, model };
+    const stem = this.file.name.replace(/\.[^.]*$/, "") || this.file.name; // as `streamser replay` names a file's stream
+    const options = { stream: this.listener.name(stem.slice(0, 60)), partials: true, model };
     try {
       return await this.client.label(bytes, options);
     } catch (error) {

@@ -31,7 +31,7 @@ export function exportCorpus(session, memory) {
 export async function mayClear(session, memory) {
   const count = session.unexported.length;
   if (!count) return true;
-  setText("forget-words", `${count === 1 ? "1 correction is" : `${count} corrections are`} not exported. Clear deletes the session and its sound.`);
+  setText("forget-words", `${count === 1 ? "1 correction is" : `${count} corrections are`} not exported. “Clear” deletes the session and its sound.`);
   $("forget").returnValue = ""; // Escape leaves it as it is
   $("forget").showModal();
   await new Promise((resolve) => $("forget").addEventListener("close", resolve, { once: true }));

@@ -55,13 +55,13 @@ def test_a_file_gives_exactly_what_replay_gives_and_the_exports_hold_it(
         exported = [json.loads(line) for line in page.export("jsonl").splitlines()]
         by_type = sorted(plain(exported), key=str)
         assert by_type == sorted(plain(truth), key=str)
-        assert {event["stream"] for event in exported} == {"talk.wav"}
+        assert {event["stream"] for event in exported} == {"talk"}
         for kind in ("csv", "vtt"):
             path = tmp_path / f"replayed.{kind}"
             with open_writer(path, labels=judge.labels) as writer:
                 for event in replay(talk, model=judge):
                     writer.write(event)
-            assert page.export(kind).replace("talk.wav,", "main,") == path.read_text()
+            assert page.export(kind).replace("talk,", "main,") == path.read_text()
         assert page.complaints() == []
 
 
