@@ -338,7 +338,7 @@ def test_the_empty_table_asks_to_speak_only_while_nothing_listens(serve: Running
         page.press("s")
         page.until(lambda: len(page.rows()) == 2)
         page.find("#clear").click()
-        assert page.text("#empty") == "No utterances yet. The microphone is on: speak."
+        page.until(lambda: page.text("#empty") == "No utterances yet. The microphone is on: speak.")
         page.press("s")
         page.until(lambda: "Start listening and speak" in page.text("#empty"))
 
@@ -395,7 +395,7 @@ def test_the_page_shows_how_well_the_voice_is_known_and_another_person_starts_an
         page.press("s")
         page.until(lambda: "known from 1 utterance" in page.text("#voice"))
         page.find("#new-speaker").click()
-        assert page.text("#voice") == "voice: not known yet"
+        page.until(lambda: page.text("#voice") == "voice: not known yet")
         page.until(lambda: len(page.rows()) == 2)  # the server has gone on with the stream
         assert page.text("#link") == "connected"
         page.press("s")
