@@ -219,15 +219,15 @@ class WyomingServer:
         """The client's next message; None at its end, or when the service is being stopped."""
         read = asyncio.ensure_future(read_message(reader))
         stop = asyncio.ensure_future(self._stopping.wait())
-        patience_s = IDLE_S if conversation.is_idle else SOUND_S
+        timeout_s = IDLE_S if conversation.is_idle else SOUND_S
         try:
-            await asyncio.wait({read, stop}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({read, stop}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if read.done():
                 return read.result()
             if stop.done():
                 return None
             await conversation.finish()
-            raise BadMessageError(f"no message came for {patience_s:g} s", "idle")
+            raise BadMessageError(f"no message came for {timeout_s:g} s", "idle")
         finally:
             stop.cancel()
             read.cancel()

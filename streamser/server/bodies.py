@@ -46,10 +46,10 @@ class Bodies:
         limit, loop = self._config.max_body_bytes, asyncio.get_running_loop()
         began_s = loop.time()
         while True:
-            patience_s = began_s + _START_S + len(body) / _SLOWEST_BYTES_S - loop.time()
+            left_s = began_s + _START_S + len(body) / _SLOWEST_BYTES_S - loop.time()
             try:
                 chunk = await asyncio.wait_for(
-                    request.content.read(_CHUNK_BYTES), max(0.0, min(patience_s, self._config.idle_timeout_s))
+                    request.content.read(_CHUNK_BYTES), max(0.0, min(left_s, self._config.idle_timeout_s))
                 )
             except asyncio.TimeoutError:
                 raise HttpRefusal(408, "idle", "the body came to a halt, or too slowly; send it again") from None

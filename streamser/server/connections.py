@@ -10,7 +10,7 @@ from streamser.server.metrics import Metrics
 
 __all__ = ["ConnectionLimit"]
 
-_PATIENCE = 8  # times the header's limit that a client may take to read an answer
+_TRIES = 8  # times the header's limit that a client may take to read an answer
 _BUSY_BODY = b'{"error": {"code": "too_many_connections", "message": "all connections are in use; try again later"}}'
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 5\r\n"
@@ -72,14 +72,14 @@ class ConnectionLimit:
         if (timer := self._idle.pop(transport, None)) is not None:
             timer.cancel()
 
-    def _wait(self, transport: asyncio.BaseTransport, patience: int = _PATIENCE) -> None:
+    def _wait(self, transport: asyncio.BaseTransport, tries: int = _TRIES) -> None:
         loop = asyncio.get_running_loop()
-        self._idle[transport] = loop.call_later(self.header_timeout_s, self._expire, transport, patience)
+        self._idle[transport] = loop.call_later(self.header_timeout_s, self._expire, transport, tries)
 
-    def _expire(self, transport: asyncio.BaseTransport, patience: int) -> None:
+    def _expire(self, transport: asyncio.BaseTransport, tries: int) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        if patience > 1 and transport.get_write_buffer_size():  # a long answer on its way to a slow reader
-            self._wait(transport, patience - 1)
+        if tries > 1 and transport.get_write_buffer_size():  # a long answer on its way to a slow reader
+            self._wait(transport, tries - 1)
         else:
             self._drop(transport, "header_timeout")
 

@@ -54,7 +54,7 @@ class Sender:
         """Called once when the client is given up; its reader must then leave the socket alone."""
         self._ws = ws
         self._transport = transport
-        self._patience_s = config.send_timeout_s
+        self._timeout_s = config.send_timeout_s
         self._metrics = metrics
         if transport is not None:
             transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
@@ -96,18 +96,18 @@ class Sender:
         """Send what waits until the end, then close the socket."""
         with contextlib.suppress(ConnectionError):  # the client has left: its reader notices as well
             try:
-                await self._send(self._patience_s)
+                await self._send(self._timeout_s)
             except asyncio.TimeoutError:
                 self.refuse(
-                    Refusal("slow_reader", f"no message was taken for {self._patience_s:g} s", CLOSE_SLOW_READER)
+                    Refusal("slow_reader", f"no message was taken for {self._timeout_s:g} s", CLOSE_SLOW_READER)
                 )
                 with contextlib.suppress(asyncio.TimeoutError):
                     await self._send(_LAST_WORDS_S)
             await self._close()
 
-    async def _send(self, patience_s: float) -> None:
+    async def _send(self, timeout_s: float) -> None:
         while (message := await self.queue.get()) is not None:
-            await asyncio.wait_for(self._ws.send_str(json.dumps(message)), patience_s)
+            await asyncio.wait_for(self._ws.send_str(json.dumps(message)), timeout_s)
 
     async def _close(self) -> None:
         """Close, but do not wait for a client that may never read it; its last words stay on their way a while."""
@@ -118,7 +118,7 @@ class Sender:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(closing, 2 * _CLOSE_PATIENCE_S)
         if self._transport is not None:
-            asyncio.get_running_loop().call_later(self._patience_s, self._transport.abort)
+            asyncio.get_running_loop().call_later(self._timeout_s, self._transport.abort)
 
 
 def _fit(reason: str) -> bytes:

@@ -103,11 +103,11 @@ class Sockets:
         return hello
 
     async def _first_message(self, ws: web.WebSocketResponse) -> str | None:
-        patience_s = min(_HELLO_S, self._hub.config.idle_timeout_s)
+        timeout_s = min(_HELLO_S, self._hub.config.idle_timeout_s)
         try:
-            message = await ws.receive(patience_s)
+            message = await ws.receive(timeout_s)
         except asyncio.TimeoutError:
-            raise Refusal("no_hello", f"no hello came within {patience_s:g} s", CLOSE_TIMEOUT) from None
+            raise Refusal("no_hello", f"no hello came within {timeout_s:g} s", CLOSE_TIMEOUT) from None
         if message.type is WSMsgType.BINARY:
             raise Refusal("no_hello", "the first message is a hello in JSON; sound comes after it")
         return message.data if message.type is WSMsgType.TEXT else None

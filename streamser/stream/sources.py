@@ -263,7 +263,7 @@ class MicSource:
     def _read_line(self, line: Line) -> Generator[SourceItem, None, Loss | None]:
         """Give what the line brings until it is lost, which is returned, or the source is closed."""
         clock, resampler = SampleClock(line.rate), LaggingResampler(line.rate)
-        patience_s = _FIRST_CHUNK_S
+        timeout_s = _FIRST_CHUNK_S
         silent_s = 0.0  # counted in our own polls: after this process was suspended, a clock would report a stall
         while not self._closed.is_set():
             if isinstance(line, PatientLine):
@@ -271,14 +271,14 @@ class MicSource:
             taken = line.take(_LOOK_S)
             if taken is None:
                 silent_s += _LOOK_S
-                if line.alive and silent_s < patience_s:
+                if line.alive and silent_s < timeout_s:
                     continue
                 yield from self._sound(resampler.flush(), self._reported_s)
                 return "stalled" if line.alive else "unplugged"
             dropped, chunk = taken
             if self.state != "open":
                 yield from self._greet(line, chunk)
-            silent_s, patience_s = 0.0, self.config.stall_ms / 1000
+            silent_s, timeout_s = 0.0, self.config.stall_ms / 1000
             self.overflows += chunk.overflowed
             clock.skip(dropped)
             missing = clock.arrived(len(chunk.pcm), chunk.arrived_s, overflowed=chunk.overflowed)
