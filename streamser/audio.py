@@ -162,6 +162,15 @@ def resample(samples: Samples, from_rate: int, to_rate: int = SAMPLE_RATE) -> Sa
     return np.concatenate([resampler.feed(samples), resampler.flush()])
 
 
+def to_pcm16(samples: NDArray[np.floating[Any]]) -> NDArray[np.int16]:
+    """Float sound as little-endian 16-bit integers; what lies outside [-1, 1] is clipped.
+
+    >>> to_pcm16(np.array([0.25, -2.0, 1.0])).tolist()
+    [8192, -32768, 32767]
+    """
+    return np.asarray((np.clip(samples, -1.0, 32767 / 32768) * 32768).round(), "<i2")
+
+
 def to_mono(pcm: NDArray[np.generic], channels: int | None = None) -> Samples:
     """Any PCM array as mono float32 in [-1, 1]: integers are scaled by their type, channels are averaged.
 

@@ -15,6 +15,7 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
+from streamser.audio import to_pcm16
 from streamser.client.continuity import Continuity, Lost, NewSpeaker, Piece
 from streamser.errors import ServerError
 from streamser.events import Event, StreamEnded, event_from_dict
@@ -296,7 +297,7 @@ def _to_bytes(pcm: Pcm) -> bytes:
         return bytes(pcm)
     samples: NDArray[Any] = pcm
     if np.issubdtype(samples.dtype, np.floating):
-        samples = (np.clip(samples, -1.0, 32767 / 32768) * 32768).round().astype(np.int16)
+        samples = to_pcm16(samples)
     if samples.dtype != np.int16:
         raise ValueError(f"pcm: bytes, or an array of int16 or float, not {samples.dtype}")
     return samples.astype("<i2").tobytes()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamser.audio import Samples, read_audio
+from streamser.audio import Samples, read_audio, to_pcm16
 from streamser.corpora.clips import EMOTIONS, Clip, CorpusReport, Problem
 from streamser.corpora.layouts import LAYOUTS
 from streamser.errors import AudioError, CorpusError
@@ -188,8 +188,7 @@ def check_sound(path: Path) -> SoundCheck:
 
 def _digest(samples: Samples) -> str:
     # 16-bit steps: the same recording in FLAC and in float WAV is the same recording
-    steps = np.clip(np.round(samples * 32768.0), -32768, 32767).astype("<i2")
-    return hashlib.blake2b(steps.tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(to_pcm16(samples).tobytes(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

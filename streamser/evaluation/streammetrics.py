@@ -35,14 +35,9 @@ class _Answers:
 
     def row(self) -> dict[str, float]:
         targets = self.of.targets
-        answered = self.table.max(axis=1) >= self.thresholds
-        weights = balanced_weights(targets)
-        wrong = (self.table.argmax(axis=1) != targets)[answered]
         return {
             "ua": 100 * unweighted_accuracy(targets, self.table.argmax(axis=1), len(self.of.fold.labels)),
-            "coverage": float(np.average(answered, weights=weights)),
-            "risk": float(np.average(wrong, weights=weights[answered])) if answered.any() else 0.0,
-            "ece": ece(self.table, targets, weights=weights),
+            **_certainty(self.table, self.thresholds, targets, balanced_weights(targets)),
         }
 
 
@@ -124,17 +119,23 @@ def _summarize(answers: Sequence[_Answers]) -> StreamMetrics:
     targets = np.concatenate([one.of.targets for one in answers])
     weights = balanced_weights(targets, [one.of.name for one in answers for _ in one.of.targets])
     table = np.concatenate([one.table for one in answers])
-    answered = table.max(axis=1) >= np.concatenate([one.thresholds for one in answers])
-    wrong = table.argmax(axis=1) != targets
+    thresholds = np.concatenate([one.thresholds for one in answers])
     return StreamMetrics(
         of={name: {key: float(np.mean([row[key] for row in rows[name]])) for key in _KEYS} for name in names},
         ua_interval=_interval(answers, names),
-        pooled={
-            "coverage": float(np.average(answered, weights=weights)),
-            "risk": float(np.average(wrong[answered], weights=weights[answered])) if answered.any() else 0.0,
-            "ece": ece(table, targets, weights=weights),
-        },
+        pooled=_certainty(table, thresholds, targets, weights),
     )
+
+
+def _certainty(table: Values, thresholds: Values, targets: NDArray[np.int64], weights: Values) -> dict[str, float]:
+    """Coverage and risk at the thresholds, and calibration error."""
+    answered = table.max(axis=1) >= thresholds
+    wrong = (table.argmax(axis=1) != targets)[answered]
+    return {
+        "coverage": float(np.average(answered, weights=weights)),
+        "risk": float(np.average(wrong, weights=weights[answered])) if answered.any() else 0.0,
+        "ece": ece(table, targets, weights=weights),
+    }
 
 
 def _interval(answers: Sequence[_Answers], names: Sequence[str]) -> tuple[float, float]:

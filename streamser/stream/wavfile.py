@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from streamser.audio import SAMPLE_RATE, Samples
+from streamser.audio import SAMPLE_RATE, Samples, to_pcm16
 from streamser.errors import AudioError
 
 __all__ = ["RecordingError", "WavWriter", "as_recorded", "repair_recordings"]
@@ -46,11 +45,7 @@ class RecordingError(AudioError):
 
 def as_recorded(samples: Samples) -> Samples:
     """What a reader of the recording gets for these samples: rounded to 16 bits."""
-    return np.asarray(_pcm16(samples) / np.float32(32768), np.float32)
-
-
-def _pcm16(samples: Samples) -> NDArray[np.int16]:
-    return np.asarray((np.clip(samples, -1.0, 32767 / 32768) * 32768.0).round(), "<i2")
+    return np.asarray(to_pcm16(samples) / np.float32(32768), np.float32)
 
 
 class WavWriter:
@@ -70,7 +65,7 @@ class WavWriter:
 
     def write(self, samples: Samples) -> None:
         """Append sound; RecordingError when it cannot be stored."""
-        self._append(_pcm16(samples).tobytes())
+        self._append(to_pcm16(samples).tobytes())
 
     def skip(self, samples: int) -> None:
         """Append silence for lost samples, so that times in the file agree with those of the events."""

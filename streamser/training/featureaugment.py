@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -53,11 +53,15 @@ class FeatureAugment:
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Changes of your own with their settings, by their name in `streamser.training.featurechanges.FEATURE_CHANGES`."""
 
-    def check(self, features: FeatureConfig) -> None:
-        """ConfigError for what cannot be drawn for frames of this kind."""
+    def asked_beside(self, names: Collection[str]) -> list[str]:
+        """The settings that differ from their defaults, without those of these names."""
         plain = FeatureAugment()
         asked = [f.name for f in fields(self) if getattr(self, f.name) != getattr(plain, f.name)]
-        asked = [name for name in asked if name not in _OF_TIME]
+        return [name for name in asked if name not in names]
+
+    def check(self, features: FeatureConfig) -> None:
+        """ConfigError for what cannot be drawn for frames of this kind."""
+        asked = self.asked_beside(_OF_TIME)
         if features.kind == "samples" and asked:
             raise ConfigError(
                 f"feature_augment: {', '.join(asked)} change log-mel, but this net takes samples: see `augment`"

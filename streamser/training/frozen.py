@@ -11,7 +11,6 @@ import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import fields
 from multiprocessing import get_context
 
 import numpy as np
@@ -43,9 +42,7 @@ def frozen_features(size: int, sample_rate: int) -> FeatureConfig:
 
 def frozen_augment(augment: FeatureAugment) -> FeatureAugment:
     """The augmentations that remain for each batch; crops were drawn when the copies were encoded."""
-    plain = FeatureAugment()
-    asked = [f.name for f in fields(augment) if getattr(augment, f.name) != getattr(plain, f.name)]
-    lost = [name for name in asked if name not in _KEPT]
+    lost = augment.asked_beside(_KEPT)
     if lost:
         raise ConfigError(
             f"feature_augment: {', '.join(lost)} would be drawn for every batch, but a frozen encoder runs once for "

@@ -32,11 +32,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
 def store(clips: list[Clip], cache: Path) -> LevelStore:
     augment = AugmentConfig(gain_probability=1.0, gain_db=(-6.0, 6.0))
     return build_store(clips, FEATURES, Copies(augment, 1), cache=cache, workers=1)
