@@ -345,11 +345,11 @@ def document(args: argparse.Namespace, speech: Speech, rows: Sequence[tuple[str,
             "",
             *table(rows, lambda score: score.frames),
             "",
-            "CPU time for 20 ms of sound, one thread: "
-            + ", ".join(f"{name} {cost_us:.0f} us" for name, cost_us in costs.items())
+            "CPU time for 20 ms of audio on one thread: "
+            + "; ".join(f"{name} {cost_us:.0f} us" for name, cost_us in costs.items())
             + ".",
             "",
-            "## Utterances: speech inside them, % / silence inside them, % / false ones a minute",
+            "## Utterances: speech in utterances, % / silence in utterances, % / false utterances per minute",
             "",
             *UTTERANCES.splitlines(),
             "",
@@ -366,35 +366,42 @@ INTRODUCTION = """\
 
 `{command}`, {date}, {machine}.
 
-Real speech: {minutes:.1f} minutes with {voices} voices of LibriSpeech, RAVDESS, EMO-DB and nEMO, {share:.0f} % speech,
-between pauses of 1 to 2.5 s that are digital silence before the noise is added. The truth is the energy of the clean
-speech (within 30 dB of its loud parts, pauses under 200 ms filled), every 10 ms. The ratio is that of the speech,
-without its pauses, to the noise. Speakers are the `{half}` half of each corpus; the detectors' constants were chosen on
-the other half, with noises of the same kinds. White, pink and the fan's noise are generated; babble is six other
-LibriSpeech voices at once, without pauses; music is synthesised (chords, bass, a melody with vibrato, snare) and no
-more than a hint at real music; ESC-10 is its recorded sounds (rain, dogs, clocks, chainsaws, babies), five seconds of
-each, one after another at equal level: a hard room. "No speech" is the noise alone for a minute, at -36 dBFS."""
+- **Speech**: {minutes:.1f} minutes with {voices} voices of LibriSpeech, RAVDESS, EMO-DB and nEMO.
+  {share:.0f} % is speech; the pauses between
+  the clips last 1 to 2.5 s and are digital silence before the noise is added.
+- **Truth**: every 10 ms, a frame is speech if the energy of the clean speech is within 30 dB of its loud parts; pauses
+  under 200 ms are filled.
+- **Ratio**: the level of the speech, without its pauses, relative to the noise. "No speech" is the noise alone for a
+  minute, at -36 dBFS.
+- **Speakers**: the `{half}` half of each corpus. The detectors' constants were chosen on the other half, with noises of
+  the same kinds.
+- **Noise**: white, pink and fan noise are generated. Babble is six other LibriSpeech voices at once, without pauses.
+  Music is synthesized (chords, bass, a melody with vibrato, snare) and only roughly similar to real music. ESC-10 is
+  its recorded sounds (rain, dogs, clocks, chainsaws, babies), five seconds of each, one after another at equal level,
+  which is difficult for a detector."""
 
 UTTERANCES = """\
-By the segmenter with its defaults. Silence counts when it is more than half a second from any speech; an utterance is
-false when nobody speaks in it, and counted for each minute without speech."""
+The segmenter with its defaults made the utterances. Silence counts only if it is more than half a second from any
+speech. An utterance is false if it contains no speech; false utterances are counted per minute without speech."""
 
 FINDINGS = """\
 ## How to read it
 
-- **webrtcvad alone** takes steady noise at 5 dB and below for speech: one endless utterance.
-- **The default** (`engine: webrtc`) passes only sound to webrtcvad that rises above the room's noise: above the tracked
-  noise floor of 16 bands, and above the background's usual range of levels. Steady noise gives no utterance at any
-  level. Its input is levelled, so a quiet microphone loses nothing.
-  Sounds that come and go are its weakness: music, clatter or a chatting crowd with nobody near the microphone still
-  make an utterance every two to four seconds.
-- **energy** is that gate without webrtcvad: as good in loud noise, but it takes more small sounds in quiet rooms for
-  speech.
-- **silero** knows speech from other sounds: take it (`pip install 'streamser[silero]'`, `vad.engine: silero`) where
-  dogs bark, dishes clatter or music plays. Babble at 10 dB and below gives one endless utterance, since it is speech.
-- No detector distinguishes a voice on the television from one in the room, except by its level.
-- A fan that is switched on is taken for speech for at most two seconds; a note or a vowel held steady for longer than
-  1.5 s is taken for a fan."""
+- **webrtcvad alone** mistakes steady noise for speech: all noise at 0 dB, pink noise from 5 dB and a fan from 10 dB.
+  The result is one utterance without end.
+- **The default** (`engine: webrtc`) passes a frame to webrtcvad only if it rises above the room's noise: above the
+  tracked noise floor of 16 bands, and above the background's usual range of levels. Steady noise gives no utterance at
+  any level. The level of the input is normalized, so a quiet microphone works as well. Its weakness is sounds that come
+  and go: music, clatter or a chatting crowd with nobody near the microphone still give an utterance every two to four
+  seconds.
+- **energy** is that gate without webrtcvad. It is as good in loud noise, but in quiet rooms it mistakes more small
+  sounds for speech.
+- **silero** distinguishes speech from other sounds best. Use it (`pip install 'streamser[silero]'`, `vad.engine:
+  silero`) where dogs bark, dishes clatter or music plays. Babble at 10 dB and below gives one utterance without end,
+  since babble is speech.
+- No detector distinguishes a voice on the television from a voice in the room, except by its level.
+- A fan that is switched on counts as speech for at most two seconds; a note or a vowel held steady for longer than 1.5
+  s counts as noise."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

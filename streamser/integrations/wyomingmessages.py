@@ -77,5 +77,5 @@ def checked_chunk(event: Event) -> AudioChunk:
             raise ValueError(f"{name} is {wanted}, not {value!r:.40}")
     chunk: AudioChunk = AudioChunk.from_event(event)
     if len(chunk.audio) % (2 * chunk.channels):
-        raise ValueError(f"{len(chunk.audio)} bytes are no whole number of frames of {2 * chunk.channels} bytes")
+        raise ValueError(f"{len(chunk.audio)} bytes are not a whole number of frames of {2 * chunk.channels} bytes")
     return chunk

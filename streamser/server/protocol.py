@@ -208,8 +208,8 @@ def check_pcm(data: bytes, hello: Hello, most_bytes: int) -> None:
     if len(data) % frame_bytes:
         raise Refusal(
             "odd_bytes",
-            f"{len(data)} bytes are no whole number of {FORMAT} frames of {hello.channels} channel(s): "
-            f"a message holds a multiple of {frame_bytes} bytes",
+            f"{len(data)} bytes are not a whole number of {FORMAT} frames with {hello.channels} channel(s): "
+            f"send a multiple of {frame_bytes} bytes",
         )
 
 

@@ -196,8 +196,8 @@ def chunk_event(**changes: Any) -> Event:
 @pytest.mark.parametrize(
     ("event", "rule"),
     [
-        (chunk_event(payload=bytes(641)), "641 bytes are no whole number of frames of 2 bytes"),
-        (chunk_event(channels=2, payload=bytes(642)), "642 bytes are no whole number of frames of 4 bytes"),
+        (chunk_event(payload=bytes(641)), "641 bytes are not a whole number of frames of 2 bytes"),
+        (chunk_event(channels=2, payload=bytes(642)), "642 bytes are not a whole number of frames of 4 bytes"),
         (chunk_event(width=4), "width is 2 (16-bit samples, little endian), not 4"),
         (chunk_event(rate=10), "rate is 4000 to 192000, not 10"),
         (chunk_event(rate="16000"), "rate is 4000 to 192000, not '16000'"),

@@ -73,7 +73,7 @@ def test_the_javascript_example_of_the_document_gives_the_finals(
     samples, rate = soundfile.read(talk, dtype="int16")
     with browsing(serve.url, talk, tmp_path) as page:
         url = serve.url.replace("http", "ws") + "ws/stream"
-        call = f"return judge(Int16Array.from(arguments[0]), {rate}, '{url}')"
+        call = f"return classify(Int16Array.from(arguments[0]), {rate}, '{url}')"
         exported = page.driver.execute_script(f"{example}\n{call}", samples[:, 0].tolist())
     assert [event["label"] for event in exported] == [final["label"] for final in finals(truth)]
 

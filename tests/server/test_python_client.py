@@ -104,7 +104,7 @@ async def test_a_refusal_names_its_reason(server: Server, recognizer: Recognizer
         async for _ in client.microphone():
             pass
     async with client.stream() as stream:
-        with pytest.raises(ServerError, match="no whole number"):
+        with pytest.raises(ServerError, match="not a whole number"):
             await stream.push(b"odd")
             await stream.finish()
     async with serving(recognizer, token="a-token-of-enough-letters") as guarded:
