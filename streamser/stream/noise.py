@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,9 +57,11 @@ class NoiseGate:
         self._frames_per_block = max(1, round(_BLOCK_MS * SAMPLE_RATE / 1000 / frame_samples))
         self._hold_frames = max(1, round(_HOLD_MS * SAMPLE_RATE / 1000 / frame_samples))
         self._smooth = math.exp(-frame_samples * 1000 / SAMPLE_RATE / _SMOOTH_MS)
+        self._smooth_bands = np.full(_BANDS, self._smooth)  # an array, since NumPy would make one of a number each time
+        self._change = np.empty(_BANDS)
         self._recent = np.zeros(_WINDOW_SAMPLES)
         self._missing = _WINDOW_SAMPLES
-        self._floor = _Floor(self._frames_per_block)
+        self._floor = _Floor()
         self._background = _Background(frame_samples)
         self._power: _Power | None = None  # of the last frame
         self._sum = 0.0  # and over all bands
@@ -79,33 +83,27 @@ class NoiseGate:
         early = min(len(frames), max(0, -(-self._missing // size) - 1))
         self._missing -= len(frames) * size
         flags, floors = [False] * early, [self.floor_power] * early
-        step = sound.itemsize * size  # sliding_window_view would cost more than the transform
-        windows = np.ndarray((len(frames), _WINDOW_SAMPLES), sound.dtype, sound, step, (step, sound.itemsize))
-        first = early
-        while first < len(frames):
-            end = min(len(frames), first + self._frames_per_block - self._frames % self._frames_per_block)
-            some_flags, some_floors = self._measure(frames[first:end], windows[first:end])
+        if early < len(frames):
+            step = sound.itemsize * size  # sliding_window_view would cost more than the transform
+            windows = np.ndarray((len(frames), _WINDOW_SAMPLES), sound.dtype, sound, step, (step, sound.itemsize))
+            some_flags, some_floors = self._measure(frames[early:], windows[early:])
             flags += some_flags
             floors += some_floors
-            first = end
         self.floor_power = floors[-1] if floors else self.floor_power
         return flags, floors
 
     def _measure(self, frames: Samples, windows: Samples) -> tuple[list[bool], list[float]]:
-        """The same for frames of one block, which ends with the last of them or later."""
+        """The same for frames whose windows are full: what can be computed for all of them at once is."""
         power, levels_db = self._smoothed(frames, windows)
-        floor = self._floor.follow(power, levels_db)
-        self._background.follow(levels_db)
-        thresholds_db = [self._background.threshold_db] * len(frames)
+        size = self._frames_per_block
+        ends = range(size - self._frames % size, len(frames) + 1, size)  # a block closes with the frame before each
         self._frames += len(frames)
-        if self._frames % self._frames_per_block == 0:
-            floor[-1] = self._floor.update()
-            thresholds_db[-1] = self._background.update()
         # Bands count by the root of their floors: halfway between raw power, where hum hides speech in other
         # bands, and power relative to each floor, where the band with the least noise dominates.
-        floor = np.maximum(floor, self._least)
+        floor = np.maximum(self._floor.follow(power, levels_db, ends), self._least)
         root = np.sqrt(floor)
         rises = (np.add.reduce(power / root, axis=1) / np.add.reduce(root, axis=1)).tolist()
+        thresholds_db = self._background.follow(levels_db, ends)
         flags = [
             self._decide(10.0 * math.log10(rise + 1e-12), level_db, threshold_db)
             for rise, level_db, threshold_db in zip(rises, levels_db, thresholds_db, strict=True)
@@ -124,22 +122,39 @@ class NoiseGate:
 
     def _smoothed(self, frames: Samples, windows: Samples) -> tuple[_Power, list[float]]:
         """Power in the bands, a little of the past mixed in, (frames, bands); and the level of all bands in dB."""
-        spectrum = np.fft.rfft(windows * _WINDOW)[:, :_LAST_BIN]
-        # No matrix product: its order of summing would change with the number of frames.
-        power = np.add.reduceat(np.square(spectrum.real) + np.square(spectrum.imag), _FIRST_BINS, axis=1) / _BINS
+        power = _band_power(windows)
         sums = np.add.reduce(power, axis=1).tolist()
-        levels_db = []
-        for number, frame in enumerate(frames):
-            if float(np.dot(frame, frame)) < _DIGITAL_SILENCE * len(frame):
-                power[number], sums[number] = _SILENCE, _BANDS * _QUIET_ROOM
-            elif self._power is not None:
-                mixed = power[number] + self._smooth * (self._power - power[number])
-                level = sums[number] + self._smooth * (self._sum - sums[number])
-                share = min(1.0, _DROP * sums[number] / level)
-                power[number], sums[number] = mixed * share, level * share
-            self._power, self._sum = power[number], sums[number]
-            levels_db.append(10.0 * math.log10(self._sum / _BANDS + 1e-12))
+        energies = np.matmul(frames[:, None], frames[:, :, None]).ravel().tolist()  # as np.dot of each frame
+        silent = _DIGITAL_SILENCE * frames.shape[1]
+        before, total, levels_db = self._power, self._sum, []
+        for row, own, energy in zip(power, sums, energies, strict=True):
+            share = 1.0
+            if energy < silent:
+                row[:], total = _SILENCE, _BANDS * _QUIET_ROOM
+            elif before is None:
+                total = own
+            else:
+                np.subtract(before, row, self._change)  # row + smooth * (before - row), without new arrays
+                np.multiply(self._change, self._smooth_bands, self._change)
+                np.add(row, self._change, row)
+                total = own + self._smooth * (total - own)
+                share = _DROP * own / total
+            if share < 1.0:
+                np.multiply(row, share, row)
+                total *= share
+            before = row
+            levels_db.append(10.0 * math.log10(total / _BANDS + 1e-12))
+        self._power, self._sum = before, total
         return power, levels_db
+
+
+def _band_power(windows: Samples) -> _Power:
+    """Power in the bands, (windows, bands), as the mean square of white noise that would be as strong."""
+    parts = np.fft.rfft(windows * _WINDOW).view(np.float64)  # real, imaginary, real, ...
+    np.multiply(parts, parts, parts)
+    squares = parts[:, 0 : 2 * _LAST_BIN : 2] + parts[:, 1 : 2 * _LAST_BIN : 2]
+    # No matrix product: its order of summing would change with the number of frames.
+    return np.add.reduceat(squares, _FIRST_BINS, axis=1) / _BINS
 
 
 class _Floor:
@@ -150,34 +165,48 @@ class _Floor:
     _STEADY_BLOCKS = 15  # a level that is steady for this long is not speech: a fan was switched on
     _STEADY_DB = 4.0
 
-    def __init__(self, frames_per_block: int) -> None:
+    def __init__(self) -> None:
         self.power: _Power = _NO_FLOOR
-        self._block = self.power
+        self._block = _NO_FLOOR.copy()  # the least power in the present block
         self._minima = np.full((2 * self._MEMORY_BLOCKS, _BANDS), np.inf)
         self._blocks = 0
-        self._levels_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS * frames_per_block)
+        self._least_db, self._most_db = math.inf, -math.inf  # levels in the present block
+        self._ranges_db: deque[tuple[float, float]] = deque(maxlen=self._STEADY_BLOCKS)  # and in those before it
 
-    def follow(self, power: _Power, levels_db: list[float]) -> _Power:
-        """Take frames (frames, bands) of one block; the floor at each of them."""
-        least = np.minimum.accumulate(power, axis=0)
-        floor: _Power = np.minimum(least, self.power)
-        self._block, self.power = np.minimum(self._block, least[-1]), floor[-1]
-        self._levels_db.extend(levels_db)
+    def follow(self, power: _Power, levels_db: list[float], ends: Sequence[int]) -> _Power:
+        """Take frames (frames, bands); the floor at each. With the frame before each of `ends` a block closes."""
+        floor = np.empty_like(power)
+        first = 0
+        for end in ends:
+            self._add(power[first:end], levels_db[first:end], floor[first:end])
+            self.power = floor[end - 1] = self._close_block()
+            first = end
+        if first < len(power):
+            self._add(power[first:], levels_db[first:], floor[first:])
         return floor
 
-    def update(self) -> _Power:
-        """Close a block, and forget the oldest; the new floor."""
+    def _add(self, power: _Power, levels_db: list[float], floor: _Power) -> None:
+        """Write the floor at frames (frames, bands) of one block."""
+        least = np.minimum.accumulate(power, axis=0)
+        np.minimum(least, self.power, floor)
+        np.minimum(self._block, least[-1], self._block)
+        self.power = floor[-1]
+        self._least_db, self._most_db = min(self._least_db, *levels_db), max(self._most_db, *levels_db)
+
+    def _close_block(self) -> _Power:
+        """Forget the oldest block; the new floor."""
         at = self._blocks % self._MEMORY_BLOCKS  # each block is written twice, so that the newest ones lie in a row
         self._minima[at] = self._minima[at + self._MEMORY_BLOCKS] = self._block
-        self._block = _NO_FLOOR
+        self._block.fill(np.inf)
+        self._ranges_db.append((self._least_db, self._most_db))
+        self._least_db, self._most_db = math.inf, -math.inf
         self._blocks += 1
         memory = min(self._MEMORY_BLOCKS, self._YOUNG_BLOCKS + self._blocks // 2)
-        levels = self._levels_db
-        if len(levels) == levels.maxlen and max(levels) - min(levels) < self._STEADY_DB:
-            memory = min(memory, self._STEADY_BLOCKS)
+        if len(self._ranges_db) == self._STEADY_BLOCKS:
+            least_db, most_db = min(self._ranges_db)[0], max(most_db for _, most_db in self._ranges_db)
+            memory = min(memory, self._STEADY_BLOCKS) if most_db - least_db < self._STEADY_DB else memory
         end = at + self._MEMORY_BLOCKS + 1
-        self.power = np.minimum.reduce(self._minima[end - memory : end])
-        return self.power
+        return np.minimum.reduce(self._minima[end - memory : end])
 
 
 class _Background:
@@ -192,7 +221,7 @@ class _Background:
     _DEVIATIONS = 2.0
     _LEAST_DB, _MOST_DB = 2.0, 7.0
     _LEVELS_DB = np.arange(-110.0, 11.0)
-    _EDGES_DB = _LEVELS_DB + 0.5
+    _LOWEST_EDGE_DB = -109.5  # half a decibel above the lowest level
 
     def __init__(self, frame_samples: int) -> None:
         self.threshold_db = -math.inf
@@ -200,25 +229,55 @@ class _Background:
         self._weight = 1.0  # grows by the frame, which fades the older ones
         self._histogram = np.zeros(len(self._LEVELS_DB))
 
-    def follow(self, levels_db: list[float]) -> None:
-        """Count the levels of new frames."""
-        for level_db in levels_db:
-            self._histogram[min(max(round(level_db) + 110, 0), len(self._histogram) - 1)] += self._weight
-            self._weight *= self._growth
+    def follow(self, levels_db: list[float], ends: Sequence[int]) -> list[float]:
+        """Count the levels of new frames; the threshold at each in dB. It changes with the frame before each end."""
+        histograms = np.empty((len(ends), len(self._histogram)))
+        first = 0
+        for number, end in enumerate(ends):
+            self._count(levels_db[first:end])
+            self._histogram /= self._weight
+            self._weight = 1.0
+            histograms[number] = self._histogram
+            first = end
+        self._count(levels_db[first:])
+        thresholds_db, first = [], 0
+        for end, threshold_db in zip(ends, self._thresholds(histograms), strict=True):
+            thresholds_db += [self.threshold_db] * (end - first - 1) + [threshold_db]
+            self.threshold_db, first = threshold_db, end
+        return thresholds_db + [self.threshold_db] * (len(levels_db) - first)
 
-    def update(self) -> float:
-        """The new threshold in dB: part the levels again, where the parts' means lie furthest from the mean of all."""
-        self._histogram /= self._weight
-        self._weight = 1.0
-        share = self._histogram / np.add.reduce(self._histogram)
-        below = np.add.accumulate(share)
-        moment = np.add.accumulate(share * self._LEVELS_DB)
+    def _count(self, levels_db: list[float]) -> None:
+        histogram, weight = self._histogram, self._weight
+        for level_db in levels_db:
+            histogram[min(max(round(level_db) + 110, 0), 120)] += weight
+            weight *= self._growth
+        self._weight = weight
+
+    def _thresholds(self, histograms: NDArray[np.float64]) -> list[float]:
+        """Part each histogram's levels (histograms, levels) where the parts' means lie furthest from the mean of all."""
+        if not len(histograms):
+            return []
+        share = histograms / np.add.reduce(histograms, axis=1)[:, None]
+        below = np.add.accumulate(share, axis=1)
+        moment = np.add.accumulate(share * self._LEVELS_DB, axis=1)
         inner = below * (1.0 - below)
-        apart = np.where(inner > 1e-3, np.square(moment[-1] * below - moment) / np.maximum(inner, 1e-9), 0.0)
-        best = int(apart.argmax())
-        weight = below[: best + 1] if apart[best] else below
-        edges_db = self._EDGES_DB[: len(weight)]
-        low_db, middle_db = np.interp([0.16 * weight[-1], 0.5 * weight[-1]], weight, edges_db).tolist()
-        rise_db = min(max(self._DEVIATIONS * (middle_db - low_db), self._LEAST_DB), self._MOST_DB)
-        self.threshold_db = middle_db + rise_db
-        return self.threshold_db
+        apart = np.square(moment[:, -1:] * below - moment) / np.maximum(inner, 1e-9)
+        apart[inner <= 1e-3] = 0.0
+        best = apart.argmax(axis=1).tolist()
+        return [
+            self._threshold(weights[: place + 1] if row[place] else weights)
+            for weights, row, place in zip(below.tolist(), apart, best, strict=True)
+        ]
+
+    def _threshold(self, weights: list[float]) -> float:
+        """The threshold in dB for a background whose levels, the lowest first, have these accumulated weights."""
+        low_db, middle_db = self._level_at(0.16 * weights[-1], weights), self._level_at(0.5 * weights[-1], weights)
+        return middle_db + min(max(self._DEVIATIONS * (middle_db - low_db), self._LEAST_DB), self._MOST_DB)
+
+    def _level_at(self, weight: float, weights: list[float]) -> float:
+        """The level in dB below which there is this weight, between two levels by linear interpolation."""
+        place = bisect_right(weights, weight) - 1
+        if place < 0:
+            return self._LOWEST_EDGE_DB
+        within = (weight - weights[place]) / (weights[place + 1] - weights[place])
+        return within + (self._LOWEST_EDGE_DB + place)
