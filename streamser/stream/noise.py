@@ -188,8 +188,8 @@ class _Floor:
     def _add(self, power: _Power, levels_db: list[float], floor: _Power) -> None:
         """Write the floor at frames (frames, bands) of one block."""
         least = np.minimum.accumulate(power, axis=0)
-        np.minimum(least, self.power, floor)
-        np.minimum(self._block, least[-1], self._block)
+        np.minimum(least, self.power, out=floor)
+        np.minimum(self._block, least[-1], out=self._block)
         self.power = floor[-1]
         self._least_db, self._most_db = min(self._least_db, *levels_db), max(self._most_db, *levels_db)
 
@@ -206,7 +206,8 @@ class _Floor:
             least_db, most_db = min(self._ranges_db)[0], max(most_db for _, most_db in self._ranges_db)
             memory = min(memory, self._STEADY_BLOCKS) if most_db - least_db < self._STEADY_DB else memory
         end = at + self._MEMORY_BLOCKS + 1
-        return np.minimum.reduce(self._minima[end - memory : end])
+        floor: _Power = np.minimum.reduce(self._minima[end - memory : end])
+        return floor
 
 
 class _Background:
@@ -254,7 +255,7 @@ class _Background:
         self._weight = weight
 
     def _thresholds(self, histograms: NDArray[np.float64]) -> list[float]:
-        """Part each histogram's levels (histograms, levels) where the parts' means lie furthest from the mean of all."""
+        """Part the levels of each histogram where the parts' means lie furthest from the mean of all."""
         if not len(histograms):
             return []
         share = histograms / np.add.reduce(histograms, axis=1)[:, None]

@@ -29,8 +29,8 @@ _Reason = Literal["silence", "max_length", "stream_end", "gap"]
 _REMEMBERED_BLOCKS = 4096  # 80 s of 20 ms blocks: longer than any utterance may wait for its cut
 _SLICE_SAMPLES = SAMPLE_RATE  # a block of any length passes through the ring in slices of a second
 _RESET_GAP_SAMPLES = 5 * SAMPLE_RATE  # after a gap of this length it may be another microphone in another room
-_MOST_WAIT = SAMPLE_RATE // 10  # sound that may wait to be judged when no event can be due: state and meter lag by it
-_METER_SHARE = 0.25  # a new frame's weight in the level meter: it settles within about four frames
+_MOST_WAIT = 4096  # 256 ms, a usual hop: sound that may wait for the detector when no event can be due
+_METER_SAMPLES = SAMPLE_RATE // 12  # 80 ms: the level meter follows syllables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +158,8 @@ class Segmenter:
         self._resume = _samples(config.resume_ms)
         self._post_roll = _samples(config.post_roll_ms)
         self._speculate = _samples(config.speculate_ms)
+        # The speculative final is no event: it may wait, if half of the silence that is left remains for computing it.
+        self._ahead_due = (self._speculate + self._end_silence) // 2 if self._speculate else self._end_silence
         self._max = _samples(1000 * config.max_utterance_s)
         self._search = _samples(1000 * config.cut_search_s)
         self._first_partial = _samples(config.first_partial_ms)
@@ -166,14 +168,13 @@ class Segmenter:
         overrun = self._end_silence + self._resume + self._bridge + 2 * vad.frame_samples
         self._ring = Ring(self._max + overrun + _SLICE_SAMPLES)
         frames = (self._search + overrun) // vad.frame_samples + 1
-        self._recent: deque[tuple[int, float, bool]] = deque(maxlen=frames)  # start, mean square, speech
+        self._recent: deque[tuple[int, float, bool]] = deque(maxlen=frames)  # start, sum of squares, speech
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED_BLOCKS)  # block's end, time of its arrival
         self._due = 0  # no event can come of the samples before this index
         self._detected = 0  # the VAD has processed all samples before this index
         self._barrier = 0  # no pre-roll reaches back past this: another utterance's end, or lost sound
         self._open: _Utterance | None = None
         self._count = 0
-        self._power = 0.0
 
     @property
     def position(self) -> int:
@@ -192,8 +193,14 @@ class Segmenter:
 
     @property
     def level_db(self) -> float:
-        """How loud it is now: RMS of the last few frames in dB of full scale, -120 at the lowest."""
-        return 10.0 * math.log10(max(self._power, 1e-12))
+        """How loud it is now: RMS of the last 80 ms in dB of full scale, -120 at the lowest.
+
+        Computed when somebody asks, from any thread: the ring holds much more than can be overwritten meanwhile.
+        """
+        end = self.position
+        newest = self._ring.read(max(self._ring.start, end - _METER_SAMPLES), end)
+        power = float(np.dot(newest, newest)) / max(1, len(newest))
+        return 10.0 * math.log10(power) if 1e-12 < power < math.inf else -120.0
 
     def feed(self, block: AudioBlock) -> list[Item]:
         """What this block brings; it must begin where the last one ended."""
@@ -201,6 +208,9 @@ class Segmenter:
             raise ValueError(f"block: starts at {block.start}, not at {self.position}; report lost sound with gap()")
         if block.arrived_s is not None:
             self._arrivals.append((block.end, block.arrived_s))
+        if len(block.samples) <= _SLICE_SAMPLES:
+            self._ring.write(block.samples, block.start)
+            return self._detect_speech() if self._ring.end >= self._due else []
         items: list[Item] = []
         for first in range(0, len(block.samples), _SLICE_SAMPLES):
             self._ring.write(block.samples[first : first + _SLICE_SAMPLES], block.start + first)
@@ -239,9 +249,10 @@ class Segmenter:
         if not count:
             return []
         frames = self._ring.read(self._detected, self._detected + count * size).reshape(count, size)
-        powers = [float(np.dot(frame, frame)) / size for frame in frames]
-        broken = next((place for place, power in enumerate(powers) if not math.isfinite(power)), None)
-        if broken is not None:
+        with np.errstate(all="ignore"):  # what is not finite is an error below
+            powers: list[float] = np.matmul(frames[:, None], frames[:, :, None]).ravel().tolist()
+        if not math.isfinite(sum(powers)):
+            broken = next((place for place, power in enumerate(powers) if not math.isfinite(power)), 0)
             start_s = (self._detected + broken * size) / SAMPLE_RATE
             raise AudioError(f"sound at {start_s:.2f} s: NaN or infinite samples; the source is broken")
         items: list[Item] = []
@@ -254,8 +265,9 @@ class Segmenter:
         """Take the next frame: state first, then what is due in it."""
         start = self._detected
         end = self._detected = start + self._vad.frame_samples
-        self._power += _METER_SHARE * (power - self._power)
         self._recent.append((start, power, speech))
+        if self._open is None and not speech:
+            return []
         items = self._advance(start, end, speech)
         if self._open is not None and self.state in ("speaking", "stopping"):
             items += self._partial(self._open, end)
@@ -265,22 +277,20 @@ class Segmenter:
         return items
 
     def _next_due(self) -> int:
-        """The earliest sample that can bring an event, whatever sound comes before it; limited by the level meter."""
+        """The earliest sample that can bring an event, whatever sound comes before it; at most `_MOST_WAIT` away."""
         utterance = self._open
-        soon = (self._detected // _MOST_WAIT + 1) * _MOST_WAIT  # where the noise floor's blocks end too
+        soon = self._detected + _MOST_WAIT
         if utterance is None:
             return min(soon, self._detected + self._min_speech)
         if self.state == "starting":
             return min(soon, self._detected + self._min_speech - utterance.speech)
-        pause = self._end_silence if utterance.ahead is not None or not self._speculate else self._speculate
+        pause = self._end_silence if utterance.ahead is not None else self._ahead_due
         tick = utterance.onset + (utterance.ticks + 1) * self._grid.hop if self.config.hop_ms else math.inf
         return int(min(soon, utterance.speech_end + pause, tick, utterance.onset + self._max))
 
     def _advance(self, start: int, end: int, speech: bool) -> list[Item]:
         """Move between the four states."""
         if self._open is None:
-            if not speech:
-                return []
             onset = max(self._barrier, start - self._pre_roll)
             self._open = _Utterance(self._count, onset, first_speech=start, speech_end=end)
             self.state = "starting"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from makers import babble, noise, silence, tone
+from plain_gate import PlainGate
 
 from streamser.audio import SAMPLE_RATE, Samples
 from streamser.stream.noise import NoiseGate
@@ -118,3 +119,27 @@ def test_frames_in_any_batches_give_the_same_flags_and_floors(frame: int) -> Non
         given += zip(*several.open_all(frames[len(given) :][: rng.integers(1, 12)]), strict=True)
     assert given == expected
     assert 0.1 < sum(flag for flag, _ in given) / len(given) < 0.9
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_batches_of_any_size_give_the_bits_of_the_plain_gate(seed: int) -> None:
+    """Rooms, voices, silences and levels drawn at random, in batches of 1 to 20 frames."""
+    rng = np.random.default_rng(seed)
+    frame = int(rng.choice([160, 320, 480]))
+    makers = (
+        lambda s: babble(s, seed=seed),
+        silence,
+        lambda s: noise(s, 10 ** rng.uniform(-4, -1)),
+        lambda s: fan(s, seed) * np.float32(rng.uniform(0.001, 0.3)),
+    )
+    parts = [makers[int(rng.integers(4))](float(rng.uniform(0.2, 2.5))) for _ in range(8)]
+    sound = np.concatenate(parts) * np.float32(10 ** rng.uniform(-2, 0))
+    frames = (sound + noise(len(sound) / SAMPLE_RATE, 1e-4 * (seed % 2))[: len(sound)]).astype(np.float32)
+    frames = frames[: len(frames) // frame * frame].reshape(-1, frame)
+    plain, batched = PlainGate(frame), NoiseGate(frame)
+    expected = [plain.open(one) for one in frames]
+    given: list[tuple[bool, float]] = []
+    while len(given) < len(frames):
+        given += zip(*batched.open_all(frames[len(given) :][: rng.integers(1, 21)]), strict=True)
+    assert given == expected
+    assert 0 < sum(flag for flag, _ in given) < len(given)
