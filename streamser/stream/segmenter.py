@@ -50,7 +50,7 @@ class SegmenterConfig:
     post_roll_ms: float = 100.0
     """An utterance ends this much after its last speech frame: soft endings stay in."""
     speculate_ms: float = 100.0
-    """Silence after which the final is computed ahead of its time; 0 = never."""
+    """Least silence after which the final is computed ahead of its time; 0 = never."""
     max_utterance_s: float = 20.0
     """A longer utterance is cut at the quietest place before this, into linked utterances."""
     cut_search_s: float = 3.0
