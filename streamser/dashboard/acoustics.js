@@ -1,4 +1,4 @@
-// Spectrogram and pitch of the sound in memory, computed in tiles when they are first seen.
+// Spectrogram and pitch of the audio in memory, computed in tiles when they are first seen.
 
 const TILE_S = 0.5;
 const HOP_S = 0.02;
@@ -164,7 +164,7 @@ export class Acoustics {
     const block = this.memory.blocks.findLast(({ start: first }) => first < start + TILE_S);
     if (!block) return null;
     const end = this.memory.blocks.at(-1);
-    if (end.start + end.length / end.rate < start + TILE_S) return null; // its sound is still on the way
+    if (end.start + end.length / end.rate < start + TILE_S) return null; // its audio is still on the way
     const factor = Math.max(1, Math.floor(block.rate / 16_000));
     const half = (WINDOW / 2) * (factor / block.rate);
     const sound = this.memory.between(start - half, start + TILE_S + half);

@@ -9,7 +9,7 @@ function typeOf(schema = {}) {
   if (schema.$ref) return schema.$ref.split("/").at(-1);
   if (schema.enum) return schema.enum.join(", ");
   const type = [schema.type ?? "anything"].flat().join(" or ");
-  return schema.default === undefined ? type : `${type}, ${schema.default} unless given`;
+  return schema.default === undefined ? type : `${type}, default ${schema.default}`;
 }
 
 function operation(method, path, { summary, description, parameters = [], requestBody, responses, security }) {
@@ -17,7 +17,7 @@ function operation(method, path, { summary, description, parameters = [], reques
     item("h3", {}, item("span", { className: "method" }, method.toUpperCase()), item("code", {}, path)),
     item("p", {}, summary + (description ? `. ${description}` : "")),
   ];
-  if (security) parts.push(item("p", {}, "Shows a token where the server asks for one."));
+  if (security) parts.push(item("p", {}, "Needs a token if the server has one."));
   if (parameters.length) {
     parts.push(list(parameters.map(({ name, required, description: text, schema }) =>
       [name, `${text} ${typeOf(schema)}${required ? ", required" : ""}`])));
@@ -52,4 +52,4 @@ async function show() {
   $("schemas").append(...Object.entries(http.components.schemas).map(schema));
 }
 
-show().catch((error) => setText("about", `The documents could not be read: ${error.message}`));
+show().catch((error) => setText("about", `The description could not be loaded: ${error.message}`));

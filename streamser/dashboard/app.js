@@ -24,8 +24,8 @@ const SLOW_MS = 100; // numbers and bars change ten times a second, no faster th
 const HEALTH_MS = 5000;
 const HINTS = {
   browser: "",
-  server: "The microphone of the computer that runs streamser; it sends results here, never sound.",
-  file: "WAV, FLAC, Ogg, MP3 and what this browser can play. You can also drop a file anywhere on this page.",
+  server: "The microphone of the computer that runs streamser; only results are sent here, no audio.",
+  file: "WAV, FLAC, Ogg, MP3, and other formats that this browser can play. You can also drop a file anywhere on this page.",
 };
 
 const client = new Client(location.origin, { token: takeToken() });
@@ -89,7 +89,7 @@ function usePalette(colors) {
 function showButton() {
   const kind = chosen();
   const isFile = source?.kind === "file";
-  const words = isFile ? (source.isPaused ? "Go on" : "Pause") : source ? "Stop listening" : kind === "file" ? "Open a sound file" : "Start listening";
+  const words = isFile ? (source.isPaused ? "Resume" : "Pause") : source ? "Stop listening" : kind === "file" ? "Open an audio file" : "Start listening";
   setText("main-text", starting ? "Starting …" : words);
   $("main").dataset.on = Boolean(source);
   const noMicrophone = !source && kind === "server" && health !== null && !health.microphone;
@@ -101,7 +101,7 @@ function showButton() {
   $("skip").hidden = !isFile;
   showEmpty(source?.kind);
   $("summary").hidden = isBusy || !session.finals.length;
-  setText("hint", source ? "" : noMicrophone ? "This server listens to no microphone. Start it with: streamser serve ‑‑mic" : HINTS[kind]);
+  setText("hint", source ? "" : noMicrophone ? "This server does not use its microphone. Start it with: streamser serve ‑‑mic" : HINTS[kind]);
 }
 
 // ---- results --------------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ async function stop(error = null) {
   source = null;
   starting = false;
   level = 0;
-  if (error) showTrouble(isPlain(error) ? error.message : `Something went wrong: ${error.message}`);
+  if (error) showTrouble(isPlain(error) ? error.message : `Unexpected error: ${error.message}`);
   setLink("idle", "ready");
   showVad("off");
   showVoice(null, false);
@@ -438,7 +438,7 @@ function begin() {
   requestAnimationFrame(frame);
   checkHealth();
   setInterval(checkHealth, HEALTH_MS);
-  meetModels(client).then(usePalette).catch((error) => showTrouble(isPlain(error) ? error.message : `Something went wrong: ${error.message}`));
+  meetModels(client).then(usePalette).catch((error) => showTrouble(isPlain(error) ? error.message : `Unexpected error: ${error.message}`));
 }
 
 begin();

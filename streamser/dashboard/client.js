@@ -1,4 +1,4 @@
-// A client of `streamser serve` for pages and for Node 22 or newer. It depends on nothing; the dashboard uses it too.
+// A client of `streamser serve` for pages and for Node 22 or newer. It has no dependencies; the dashboard uses it too.
 //
 //   import { Client } from "./client.js";
 //   const client = new Client("http://127.0.0.1:8765");
@@ -31,7 +31,7 @@ export class ServerError extends Error {
 /**
  * Callbacks of a connection; all are optional.
  * @typedef {object} Listener
- * @property {(message: any) => void} [ready] the server takes sound; called again after each reconnection
+ * @property {(message: any) => void} [ready] the server takes audio; called again after each reconnection
  * @property {(event: any) => void} [event] one event of the stream
  * @property {(status: any) => void} [status] level and voice activity
  * @property {(state: string, detail?: string) => void} [connection] connecting, connected, waiting or reconnecting
@@ -66,7 +66,7 @@ export class Client {
   }
 
   /**
-   * Recognize a whole sound file.
+   * Recognize a whole audio file.
    * @param {Blob | ArrayBuffer | Uint8Array<ArrayBuffer>} file
    * @param {{stream?: string, partials?: boolean, model?: string | null}} [options]
    */
@@ -92,7 +92,7 @@ export class Client {
   }
 
   /**
-   * Send sound and get its events. `hello` is the protocol's first message, or a function that makes one for each try.
+   * Send audio and get its events. `hello` is the protocol's first message, or a function that makes one for each try.
    * @param {Record<string, any> | (() => Record<string, any>)} hello
    * @param {Listener} listener
    * @param {{reconnect?: boolean}} [options]
@@ -124,11 +124,11 @@ export class Client {
   async #fetch(path, /** @type {RequestInit} */ options = {}, /** @type {number[]} */ accept = []) {
     const headers = { ...options.headers, ...(this.token && { Authorization: `Bearer ${this.token}` }) };
     const answer = await fetch(this.base + path, { ...options, headers }).catch(() => {
-      throw new ServerError("No answer from the server. Is streamser still running?");
+      throw new ServerError("The server does not respond. Is streamser still running?");
     });
     if (answer.ok || accept.includes(answer.status)) return answer;
     const { error } = await answer.json().catch(() => ({ error: null }));
-    throw new ServerError(error?.message ?? `the server answered ${answer.status} to ${path}`, error?.code, answer.status);
+    throw new ServerError(error?.message ?? `the server returned ${answer.status} for ${path}`, error?.code, answer.status);
   }
 }
 
@@ -165,7 +165,7 @@ export class Connection {
       this.listener.broken?.(end);
       const isFinal = end.code >= 4400 && end.code <= LAST_CONSIDERED && end.code !== SLOW_READER;
       if (isFinal || !reconnect) {
-        throw new ServerError(end.refusal?.message ?? (end.reason || "No answer from the server."), end.refusal?.code, end.code);
+        throw new ServerError(end.refusal?.message ?? (end.reason || "The server does not respond."), end.refusal?.code, end.code);
       }
       await this.#wait(RETRY_S[Math.min(tries, RETRY_S.length - 1)], end);
     }
@@ -198,7 +198,7 @@ export class Connection {
   }
 
   async #wait(seconds, end) {
-    const why = end.refusal?.message ?? (end.code === 1001 ? "the server was stopped" : "no answer from the server");
+    const why = end.refusal?.message ?? (end.code === 1001 ? "the server was stopped" : "the server does not respond");
     for (let left = seconds; left > 0 && this.isWanted; left -= 0.5) {
       this.listener.connection?.("waiting", `${why}; trying again in ${Math.ceil(left)} s`);
       await new Promise((resolve) => setTimeout(resolve, 500));

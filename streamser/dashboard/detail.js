@@ -75,7 +75,7 @@ export class Detail {
     $("say-nothing").disabled = !correction;
     $("note").disabled = !correction;
     $("note").value = correction?.note ?? "";
-    $("note").placeholder = correction ? "" : "after a label was chosen";
+    $("note").placeholder = correction ? "" : "choose a label first";
     const at = this.session.finals.indexOf(utterance);
     $("previous").disabled = at <= 0;
     $("next").disabled = at < 0 || at === this.session.finals.length - 1;
@@ -86,18 +86,18 @@ export class Detail {
     const { utterance, player } = this;
     if (!utterance) return;
     const isPlaying = player.isPlaying && player.part.key === utterance.key;
-    setText("hear", isPlaying ? "Stop" : "Hear it");
+    setText("hear", isPlaying ? "Stop" : "Play utterance");
     $("loop").setAttribute("aria-pressed", String(player.isLooping));
     const isThere = this.memory.between(utterance.start, utterance.end) !== null;
     $("hear").disabled = !isThere;
-    setText("detail-note", isThere ? "" : "Its sound is not in this page’s memory.");
+    setText("detail-note", isThere ? "" : "Its audio is not in this page’s memory.");
   }
 
   hear(utterance = this.target) {
     if (!utterance) return;
     if (this.player.isPlaying && this.player.part.key === utterance.key) this.player.stop();
     else if (!this.player.play(utterance.start, utterance.end, utterance.key)) {
-      this.acts.announce(`The sound of the utterance at ${clock(utterance.start)} is not in this page’s memory.`);
+      this.acts.announce(`The audio of the utterance at ${clock(utterance.start)} is not in this page’s memory.`);
     }
   }
 
@@ -113,7 +113,7 @@ export class Detail {
     const note = utterance.correction?.note ?? "";
     utterance.correction = verdict ? { verdict, label, note } : null;
     this.acts.changed(utterance);
-    this.acts.announce(`Utterance at ${clock(utterance.start, 0)}: ${describe(utterance) || "correction taken back"}`);
+    this.acts.announce(`Utterance at ${clock(utterance.start, 0)}: ${describe(utterance) || "correction removed"}`);
     this.show();
   }
 

@@ -1,4 +1,4 @@
-// Paints the timeline: sound, speech, probability ribbons and finals on one time axis.
+// Paints the timeline: audio, speech, probability ribbons and finals on one time axis.
 
 import { percent } from "./palette.js";
 import { clock } from "./session.js";
@@ -16,7 +16,7 @@ const NAME_PX = 15; // a ribbon shows its name where it is at least this thick a
  */
 function lanesFor({ spectrum, pitch, second }) {
   return [
-    ["sound", 64],
+    ["audio", 64],
     ...(spectrum ? [/** @type {[string, number]} */ (["spectrum", 96])] : []),
     ...(pitch ? [/** @type {[string, number]} */ (["pitch", 64])] : []),
     ["speech", 16],
@@ -164,7 +164,7 @@ export class Painter {
   }
 
   #sound(seen) {
-    const [top, height] = this.#lane("sound");
+    const [top, height] = this.#lane("audio");
     const { brush } = this;
     const middle = top + height / 2;
     // Speech stands out from the rest; each is drawn in one stroke.
@@ -176,7 +176,7 @@ export class Painter {
       while (next < seen.length && this.session.endOf(seen[next]) < time) next++;
       const inside = next < seen.length && seen[next].start <= time;
       const [low, high] = this.session.envelope.between(time, time + 2 / this.scale);
-      // An exponent of 0.6 keeps quiet speech visible and loud sound in proportion.
+      // An exponent of 0.6 keeps quiet speech visible and loud audio in proportion.
       const reach = (value) => Math.max(0.5, Math.abs(value) ** 0.6 * (height / 2 - 3));
       const path = paths[inside ? this.accent : this.edge];
       path.moveTo(x, middle - reach(high));

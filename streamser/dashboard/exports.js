@@ -48,11 +48,11 @@ function csv(rows) {
 
 const README = `Utterances whose label was confirmed or corrected in the streamser dashboard.
 
-manifest.csv    path, speaker, label: a corpus that the trainer reads ("streamser train"), one WAV file a row
-corrections.csv every correction, also "wrong" and "unsure", with what was recognized and the note
+manifest.csv    path, speaker, label: a corpus that the trainer can read ("streamser train"), one WAV file per row
+corrections.csv every correction, also "wrong" and "unsure", with the recognized label and the note
 session.jsonl   all events of the session
 
-The sound is speech of real people: keep it only if they agreed.
+The audio is speech of real people: keep it only if they agreed.
 `;
 
 /**

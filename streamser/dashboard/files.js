@@ -1,4 +1,4 @@
-// A sound file: the server recognizes it in one go; then its results appear along with its sound, as if it were live.
+// An audio file: the server recognizes it in one go; then its results appear along with its audio, as if it were live.
 
 import { ServerError } from "./client.js";
 import { Envelope } from "./session.js";
@@ -54,7 +54,7 @@ export class FileSource {
     await this.#play();
   }
 
-  /** When an event of the file appears: once the playhead has passed the sound that it is about. */
+  /** When an event of the file appears: once the playhead has passed the audio that it is about. */
   #due(event) {
     return event.type === "speech_started" || event.type === "gap" ? event.start_s : event.end_s;
   }
@@ -96,7 +96,7 @@ export class FileSource {
 
   async #play() {
     this.audio = new Audio(URL.createObjectURL(this.file));
-    // Where the sound may not or cannot be played, the clock alone moves the picture.
+    // Where the audio may not or cannot be played, the clock alone moves the picture.
     this.isAudible = await this.audio.play().then(() => true, () => false);
     this.began = performance.now();
     await new Promise((/** @type {(value?: any) => void} */ resolve) => {

@@ -1,9 +1,9 @@
-// What the page says about its state: the connection, troubles, who gets the sound, voice activity.
+// What the page says about its state: the connection, troubles, who gets the audio, voice activity.
 
 import { $, setText } from "./dom.js";
 
 const VAD_WORDS = {
-  off: "not listening", quiet: "quiet", starting: "someone begins", speaking: "speaking", stopping: "ending",
+  off: "not listening", quiet: "quiet", starting: "speech begins", speaking: "speaking", stopping: "ending",
 };
 
 /** The connection's state, at the top of the page. */
@@ -30,9 +30,9 @@ export function showVad(state) {
 }
 
 const VOICE_WORDS = {
-  none: () => "voice: not known yet",
-  own: (count) => `voice: known from ${count} utterance${count === 1 ? "" : "s"}`,
-  profile: (count) => `voice: known from ${count} utterances, with a profile`,
+  none: () => "voice: no baseline yet",
+  own: (count) => `voice: baseline of ${count} utterance${count === 1 ? "" : "s"}`,
+  profile: (count) => `voice: baseline of ${count} utterances, with a profile`,
 };
 
 /** How well the voice is known, once something is; `canReset` offers to forget it. */
@@ -44,7 +44,7 @@ export function showVoice(event, canReset) {
   $("new-speaker").hidden = !canReset || event.baseline === "none";
 }
 
-/** Who gets the sound and what becomes of it, for as long as a source is open. */
+/** Who gets the audio and what becomes of it, for as long as a source is open. */
 export function showNotice(source, health) {
   $("notice").hidden = !source;
   if (!source) return;
@@ -55,17 +55,17 @@ export function showNotice(source, health) {
   $("notice").dataset.cut = Boolean(source.isCut);
   const stored = isRecorded
     ? " It is being RECORDED to a folder there, because the server was started with ‑‑record."
-    : " It is not stored there; the last ten minutes stay in this page’s memory, so that you can hear them again.";
-  setText("notice", source.isCut ? "The connection is lost: no sound is sent, and none is kept, until it is back." : {
-    browser: `Listening. The sound goes only to ${there}.${stored}`,
-    server: `Listening to the microphone of the computer that runs streamser. Only results come here.${isRecorded ? stored : " No sound is stored."}`,
+    : " It is not stored there; the last ten minutes stay in this page’s memory, so that you can play them again.";
+  setText("notice", source.isCut ? "The connection is lost: no audio is sent or kept until it is back." : {
+    browser: `Listening. The audio goes only to ${there}.${stored}`,
+    server: `Listening to the microphone of the computer that runs streamser. Only results come here.${isRecorded ? stored : " No audio is stored."}`,
     file: `The file was sent only to ${there} and recognized there.${isRecorded ? stored : " It is not stored there."}`,
   }[kind]);
 }
 
 /** What the table shows before the first utterance; `kind` is that of the open source, if there is one. */
 export function showEmpty(kind) {
-  const idle = "Start listening and speak, or drop a sound file anywhere on this page.";
-  setText("empty-words", `No utterances yet. ${!kind ? idle : kind === "file" ? "The file plays." : "The microphone is on: speak."}`);
+  const idle = "Start listening and speak, or drop an audio file anywhere on this page.";
+  setText("empty-words", `No utterances yet. ${!kind ? idle : kind === "file" ? "The file is playing." : "The microphone is on: speak."}`);
   $("sample").hidden = Boolean(kind);
 }

@@ -1,6 +1,6 @@
-// Plays sound from the page's memory: an utterance or any part, once or in a loop.
+// Plays audio from the page's memory: an utterance or any part, once or in a loop.
 
-/** One sound at a time; `onChange` is called when playing starts and ends. */
+/** One audio at a time; `onChange` is called when playing starts and ends. */
 export class Player {
   /**
    * @param {import("./sound.js").SoundMemory} memory
@@ -32,7 +32,7 @@ export class Player {
   }
 
   /**
-   * Play from `start` to `end`; returns false when that sound is no longer in memory.
+   * Play from `start` to `end`; returns false when that audio is no longer in memory.
    * @param {number} start
    * @param {number} end
    * @param {string | null} [key] the utterance that it belongs to
@@ -62,7 +62,7 @@ export class Player {
     if (!this.node) return;
     const position = this.position;
     this.node.loop = isLooping;
-    // After the last round the sound ends where its buffer does; the clock is set so that `position` agrees.
+    // After the last round the audio ends where its buffer does; the clock is set so that `position` agrees.
     if (position !== null && this.part) this.began = this.context.currentTime - (position - this.part.start);
   }
 

@@ -17,21 +17,21 @@ export async function exportAs(client, session, format) {
   }
 }
 
-/** Save confirmed and corrected utterances with their sound. */
+/** Save confirmed and corrected utterances with their audio. */
 export function exportCorpus(session, memory) {
   const speaker = $("speaker").value.trim() || "me";
   localStorage.setItem("streamser-speaker", speaker);
   const { blob, clips, corrections } = toCorpus(session, memory, speaker);
   save(`streamser-corpus-${timestamp()}.zip`, blob);
   session.markExported();
-  announce(`${corrections} corrections and ${clips} sound clips were exported.`);
+  announce(`${corrections} corrections and ${clips} audio clips were exported.`);
 }
 
 /** Ask before a session with corrections that were not exported is cleared; resolves with whether to clear it. */
 export async function mayClear(session, memory) {
   const count = session.unexported.length;
   if (!count) return true;
-  setText("forget-words", `${count === 1 ? "1 correction is" : `${count} corrections are`} not exported. “Clear” deletes the session and its sound.`);
+  setText("forget-words", `${count === 1 ? "1 correction is" : `${count} corrections are`} not exported. “Clear” deletes the session and its audio.`);
   $("forget").returnValue = ""; // Escape leaves it as it is
   $("forget").showModal();
   await new Promise((resolve) => $("forget").addEventListener("close", resolve, { once: true }));

@@ -31,7 +31,7 @@ export async function withToken(client, request) {
 function askToken(wasRefused) {
   $("token").value = "";
   $("ask").showModal();
-  setText("ask-refused", wasRefused ? "The server refused this token. Please check it, and try again." : "");
+  setText("ask-refused", wasRefused ? "The server refused this token. Check it and try again." : "");
   return new Promise((resolve) => {
     $("ask").addEventListener("close", () => {
       sessionStorage.setItem("streamser-token", $("token").value);

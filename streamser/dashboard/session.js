@@ -26,7 +26,7 @@ export class Envelope {
     this.length = Math.max(this.length, length);
   }
 
-  /** The sound from `start` to `end` (seconds) lay between `low` and `high`. */
+  /** The audio from `start` to `end` (seconds) lay between `low` and `high`. */
   add(start, end, low, high) {
     const first = Math.max(0, Math.round(start / BUCKET_S));
     const last = Math.max(first + 1, Math.round(end / BUCKET_S));

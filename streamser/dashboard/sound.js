@@ -1,14 +1,14 @@
-// The last ten minutes of sound, in this page's memory only, so that an utterance can be played again.
+// The last ten minutes of audio, in this page's memory only, so that an utterance can be played again.
 
 export const KEPT_S = 600;
-const BLOCK_S = 5; // sound that arrives in small pieces is joined into blocks of this length
+const BLOCK_S = 5; // audio that arrives in small pieces is joined into blocks of this length
 
 /**
- * Sound that was received without a gap.
+ * Audio that was received without a gap.
  * @typedef {{start: number, rate: number, pcm: Int16Array, length: number}} Block `start` in session seconds
  */
 
-/** Keeps sound by session time and forgets the oldest; a whole file is one block and stays until newer sound replaces it. */
+/** Keeps audio by session time and forgets the oldest; a whole file is one block and stays until newer audio replaces it. */
 export class SoundMemory {
   constructor() {
     this.clear();
@@ -19,12 +19,12 @@ export class SoundMemory {
     this.blocks = [];
   }
 
-  /** Seconds of sound in memory. */
+  /** Seconds of audio in memory. */
   get seconds() {
     return this.blocks.reduce((sum, block) => sum + block.length / block.rate, 0);
   }
 
-  /** Session time of the oldest sound, or null when there is none. */
+  /** Session time of the oldest audio, or null when there is none. */
   get start() {
     return this.blocks.length ? this.blocks[0].start : null;
   }
@@ -45,7 +45,7 @@ export class SoundMemory {
   }
 
   /**
-   * The sound between two times, with silence where some is missing; null when less than half of it is there.
+   * The audio between two times, with silence where some is missing; null when less than half of it is there.
    * @param {number} start
    * @param {number} end
    */

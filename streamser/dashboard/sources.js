@@ -1,8 +1,8 @@
-// Where live sound comes from: the browser's microphone or the server's. Each source reports to a listener.
+// Where live audio comes from: the browser's microphone or the server's. Each source reports to a listener.
 
 import { ServerError } from "./client.js";
 
-const MAX_BEHIND_S = 2; // sound that may wait in the browser for a slow connection; more is dropped and counted
+const MAX_BEHIND_S = 2; // audio that may wait in the browser for a slow connection; more is dropped and counted
 const STATUS_MS = 100;
 const LOADING_MS = 10_000;
 
@@ -17,8 +17,8 @@ export class Trouble extends Error {}
  * @property {(message: any, joined: number) => void} ready a stream begins; `joined` is its clock now, in seconds
  * @property {() => void} secondReady the second checkpoint's stream begins
  * @property {(rms: number) => void} level
- * @property {(start: number, end: number, low: number, high: number) => void} sound extremes, in stream seconds
- * @property {(start: number, pcm: Int16Array, rate: number) => void} samples the sound itself, in stream seconds
+ * @property {(start: number, end: number, low: number, high: number) => void} audio extremes, in stream seconds
+ * @property {(start: number, pcm: Int16Array, rate: number) => void} samples the audio itself, in stream seconds
  * @property {(status: any) => void} status
  * @property {(event: any) => void} event
  * @property {(event: any) => void} second an event of the second checkpoint
@@ -26,7 +26,7 @@ export class Trouble extends Error {}
  * @property {(error: Error) => void} failed the source ended because of this
  */
 
-/** Sends one stream's sound over one connection; sound that cannot be sent in time is counted as lost. */
+/** Sends one stream's audio over one connection; audio that cannot be sent in time is counted as lost. */
 class Feed {
   /**
    * @param {import("./client.js").Client} client
@@ -87,8 +87,8 @@ export class BrowserMicrophone {
   async start() {
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new Trouble(
-        "Browsers give the microphone only to pages from this computer or from https://. Open the page as " +
-          "http://127.0.0.1 on the computer that runs streamser, or put it behind https.",
+        "Browsers allow the microphone only for pages from this computer or from https://. Open the page as " +
+          "http://127.0.0.1 on the computer that runs streamser, or put the server behind https.",
       );
     }
     this.media = await this.#ask();
@@ -106,7 +106,7 @@ export class BrowserMicrophone {
         event: (event) => listener.second(event),
       });
       this.second.connection.done.catch((error) => listener.failed(error));
-      // It may have to be loaded first, and both are to get the same sound; a lost server must not block the page.
+      // It may have to be loaded first, and both are to get the same audio; a lost server must not block the page.
       await Promise.race([this.second.connection.ready, new Promise((resolve) => setTimeout(resolve, LOADING_MS))]);
     }
     const node = new AudioWorkletNode(this.context, "collector", {
@@ -115,7 +115,7 @@ export class BrowserMicrophone {
     node.port.onmessage = ({ data }) => this.#take(data);
     this.context.createMediaStreamSource(this.media).connect(node);
     for (const track of this.media.getAudioTracks()) {
-      track.onended = () => listener.failed(new Trouble("The microphone was unplugged or taken away."));
+      track.onended = () => listener.failed(new Trouble("The microphone was unplugged, or another program took it over."));
     }
   }
 
@@ -128,8 +128,8 @@ export class BrowserMicrophone {
       });
     } catch (error) {
       const words = {
-        NotAllowedError: "The browser was not allowed to use the microphone. Allow it beside the address bar, then start again.",
-        NotFoundError: "This computer has no microphone that the browser can see. Plug one in, or drop a sound file here.",
+        NotAllowedError: "The browser has no permission to use the microphone. Allow it next to the address bar, then start again.",
+        NotFoundError: "The browser finds no microphone on this computer. Plug one in, or drop an audio file here.",
         NotReadableError: "The microphone is in use by another program. Close that program, then start again.",
       }[error.name];
       throw new Trouble(words ?? `The microphone did not start: ${error.message}`);
@@ -172,7 +172,7 @@ export class BrowserMicrophone {
   }
 }
 
-/** The microphone of the computer that runs streamser; it sends results and a level, never sound. */
+/** The microphone of the computer that runs streamser; it sends results and a level, never audio. */
 export class ServerMicrophone {
   kind = "server";
   isEnding = false;

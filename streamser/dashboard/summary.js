@@ -1,4 +1,4 @@
-// A session's summary: the share of each emotion, of uncertain results and of lost sound, and a timeline.
+// A session's summary: the share of each emotion, of uncertain results and of lost audio, and a timeline.
 
 import { $, item } from "./dom.js";
 import { percent } from "./palette.js";
@@ -45,12 +45,12 @@ export function showSummary(session, palette) {
   const sums = summarize(session);
   const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
   const lines = [
-    `${clock(sums.duration_s, 0)} of sound, ${clock(sums.speech_s, 0)} of it speech, in ${plural(sums.utterances, "utterance")}`,
-    sums.gaps ? `${plural(sums.gaps, "gap")}: ${sums.lost_s.toFixed(1)} s of sound were lost` : "no sound was lost",
+    `${clock(sums.duration_s, 0)} of audio, ${clock(sums.speech_s, 0)} of it speech, in ${plural(sums.utterances, "utterance")}`,
+    sums.gaps ? `${plural(sums.gaps, "gap")}: ${sums.lost_s.toFixed(1)} s of audio were lost` : "no audio was lost",
   ];
   if (sums.both) lines.push(`the two checkpoints gave the same label to ${sums.agreed} of ${sums.both} utterances`);
   if (sums.corrected) {
-    const right = sums.judged ? `; of ${plural(sums.judged, "confident label")}, ${sums.right} ${sums.right === 1 ? "was" : "were"} right by your word` : "";
+    const right = sums.judged ? `; of ${plural(sums.judged, "confident label")}, ${sums.right} ${sums.right === 1 ? "was" : "were"} right according to you` : "";
     lines.push(`${plural(sums.corrected, "utterance")} confirmed or corrected${right}`);
   }
   $("summary-lines").replaceChildren(...lines.map((line) => item("li", {}, line)));

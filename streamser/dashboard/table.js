@@ -79,7 +79,7 @@ export class Table {
     Object.assign(row.dataset, { key: utterance.key, label: utterance.label, final: "true" });
     const go = item("button", { type: "button", className: "go", ariaLabel: `${time}, select` }, time);
     go.addEventListener("click", () => this.acts.select(utterance));
-    const hear = item("button", { type: "button", className: "hear quiet", ariaLabel: `Hear the utterance at ${time}`, title: "Hear it" }, "▶");
+    const hear = item("button", { type: "button", className: "hear quiet", ariaLabel: `Play the utterance at ${time}`, title: "Play utterance" }, "▶");
     hear.addEventListener("click", () => this.acts.hear(utterance));
     const scores = Object.entries(utterance.scores).sort((a, b) => b[1] - a[1]).slice(0, 3);
     row.append(
@@ -141,5 +141,5 @@ export function describe({ correction, label }) {
   if (!correction) return "";
   if (correction.verdict === "wrong") return "wrong";
   if (correction.verdict === "unsure") return "not sure";
-  return correction.label === label ? "confirmed" : `it is ${correction.label}`;
+  return correction.label === label ? "confirmed" : `corrected to ${correction.label}`;
 }

@@ -58,7 +58,7 @@ export class Timeline {
     const selected = anchor !== null && anchor === this.#anchor() ? this.session.byKey.get(this.selected ?? "") : null;
     const share = anchor === null ? 1 : (anchor - this.left) / this.span;
     this.span = Math.max(SHORTEST_S, Math.min(LONGEST_S, this.span * factor));
-    // What comes after the sound's end may be in the picture, or the anchor could not stay in a short session.
+    // What comes after the audio's end may be in the picture, or the anchor could not stay in a short session.
     if (anchor !== null) this.end = Math.max(this.span, anchor + (1 - share) * this.span);
     if (selected && this.end !== null) {
       const [start, end] = [selected.start, this.session.endOf(selected)];
@@ -86,7 +86,7 @@ export class Timeline {
     this.show(this.rightEdge + seconds);
   }
 
-  /** Put a time at the right edge; at or past the sound's end the picture follows again. */
+  /** Put a time at the right edge; at or past the audio's end the picture follows again. */
   show(end) {
     const clamped = Math.max(Math.min(this.span, this.session.position), end);
     this.end = clamped >= this.session.position ? null : clamped;

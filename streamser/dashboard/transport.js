@@ -1,4 +1,4 @@
-// Plays the session's sound from the place that was clicked on the timeline.
+// Plays the session's audio from the place that was clicked on the timeline.
 
 import { $, setText } from "./dom.js";
 import { announce } from "./notices.js";
@@ -26,7 +26,7 @@ export class Transport {
       return;
     }
     const from = Math.max(this.mark ?? timeline.left, player.memory.start ?? 0);
-    if (!player.play(from, timeline.session.position)) announce("There is no sound in this page’s memory from here on.");
+    if (!player.play(from, timeline.session.position)) announce("From here on, this page’s memory has no audio.");
   }
 
   /** Go to a time; what is playing goes on from there. */
@@ -45,7 +45,7 @@ export class Transport {
     this.timeline.cursor = this.mark = null;
   }
 
-  /** Move the cursor along with the sound. */
+  /** Move the cursor along with the audio. */
   show() {
     setText("play", this.player.isPlaying ? "Pause" : "Play");
     if (!this.player.isPlaying) return;

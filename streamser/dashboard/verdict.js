@@ -61,7 +61,7 @@ export class Verdict {
     const { utterance } = this;
     if (!utterance) return "Nothing recognized yet.";
     const when = this.#when(utterance);
-    return utterance.uncertain ? `not sure enough, ${when}` : `${percent(utterance.confidence)} confident, ${when}`;
+    return utterance.uncertain ? `confidence too low, ${when}` : `${percent(utterance.confidence)} confident, ${when}`;
   }
 
   /** Which part of the session the result is about. */

@@ -40,7 +40,7 @@ function crc32(bytes) {
 }
 
 /**
- * A ZIP archive; sound barely compresses, so nothing is compressed.
+ * A ZIP archive; audio barely compresses, so nothing is compressed.
  * @param {[string, string | ArrayBuffer][]} files names and contents
  * @returns {Blob}
  */

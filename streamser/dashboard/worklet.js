@@ -1,4 +1,4 @@
-// Collect the microphone's sound into messages of 20 ms, exact 16-bit samples at the device's own rate.
+// Collect the microphone's audio into messages of 20 ms, exact 16-bit samples at the device's own rate.
 
 class Collector extends AudioWorkletProcessor {
   constructor() {

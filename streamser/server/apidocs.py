@@ -17,14 +17,14 @@ Json = dict[str, Any]
 
 _REFUSALS = {
     400: "The request is not valid; the message names the error.",
-    401: "The server asks for a token, and none or a wrong one was shown.",
+    401: "The server needs a token, and the request has none or a wrong one.",
     403: "The Host or the Origin of the request is not this server's.",
-    404: "What was asked for is not there.",
-    408: "The body came to a halt, or too slowly.",
-    413: "The body, or the sound in it, is larger than the server takes.",
-    415: "The body is no sound file that can be read.",
-    422: "The sound is damaged, or the events do not fit the format.",
-    501: "This server lacks an extra that is needed; the message names it.",
+    404: "There is nothing at this address, or no checkpoint of this name.",
+    408: "The body stopped, or arrived too slowly.",
+    413: "The body, or the audio in it, is larger than the limit of the server.",
+    415: "The body is not a readable audio file.",
+    422: "The audio is damaged, or the events do not fit the format.",
+    501: "This server lacks a needed extra; the message names it.",
     503: "The server is busy, is being stopped or cannot do its work; try again later.",
 }
 _EVENT = {"$ref": "#/components/schemas/Event"}
@@ -33,7 +33,7 @@ _TOKEN: list[Json] = [{}, {"bearer": []}, {"query": []}]
 
 
 def routes(version: str) -> list[web.RouteDef]:
-    """/openapi.json and /asyncapi.json; they hold no secret."""
+    """/openapi.json and /asyncapi.json; they contain no secret."""
 
     async def openapi(_: web.Request) -> web.Response:
         return web.json_response(openapi_document(version))
@@ -46,14 +46,14 @@ def routes(version: str) -> list[web.RouteDef]:
 
 @cache
 def openapi_document(version: str) -> Json:
-    """The HTTP half, as OpenAPI 3.1."""
+    """The HTTP addresses, as OpenAPI 3.1."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "streamser",
             "version": version,
             "summary": "Speech emotion recognition on your own machine.",
-            "description": "Nothing leaves the machine, and no sound is stored unless the server was started with "
+            "description": "Nothing leaves the machine, and no audio is stored unless the server was started with "
             "--record. The WebSockets are described in /asyncapi.json.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -62,7 +62,7 @@ def openapi_document(version: str) -> Json:
         "components": {
             "schemas": {**_shared_schemas(), **_own_schemas()},
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "Only where the server asks for one."},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "Only if the server needs a token."},
                 "query": {"type": "apiKey", "in": "query", "name": "token"},
             },
         },
@@ -75,15 +75,15 @@ def _paths() -> Json:
         "/v1/label": {
             "post": {
                 "operationId": "label",
-                "summary": "Recognize a whole sound file",
-                "description": "WAV, FLAC, Ogg, MP3, any rate, any number of channels.",
+                "summary": "Recognize a whole audio file",
+                "description": "WAV, FLAC, Ogg or MP3, with a sample rate from 4 to 192 kHz and up to 32 channels.",
                 "security": _TOKEN,
                 "parameters": [
-                    _query("stream", "The name that the events carry.", {**name, "default": "file"}),
+                    _query("stream", "The stream's name in the events.", {**name, "default": "file"}),
                     _query(
-                        "partials", "Whether partial results are wanted too.", {"type": "boolean", "default": False}
+                        "partials", "Whether to return partial results too.", {"type": "boolean", "default": False}
                     ),
-                    _query("model", "An installed checkpoint; the server's own answers unless one is named.", name),
+                    _query("model", "The name of an installed checkpoint; without it, the server's own is used.", name),
                 ],
                 "requestBody": {
                     "required": True,
@@ -106,11 +106,11 @@ def _paths() -> Json:
                 "operationId": "export",
                 "summary": "Write events as a file for another program",
                 "security": _TOKEN,
-                "parameters": [_query("format", "What to write.", {"enum": list(EXPORT_FORMATS)}, required=True)],
+                "parameters": [_query("format", "The format of the file.", {"enum": list(EXPORT_FORMATS)}, required=True)],
                 "requestBody": {
                     "required": True,
                     "content": {
-                        "application/x-ndjson": {"schema": {"type": "string", "description": "One event a line."}}
+                        "application/x-ndjson": {"schema": {"type": "string", "description": "One event per line."}}
                     },
                 },
                 "responses": {
@@ -125,7 +125,7 @@ def _paths() -> Json:
         "/v1/models": {
             "get": {
                 "operationId": "models",
-                "summary": "The checkpoint that answers, and all that can be named",
+                "summary": "The checkpoint in use, and all that a request can name",
                 "security": _TOKEN,
                 "responses": _responses("Models", 401, 403),
             }
@@ -144,9 +144,9 @@ def _paths() -> Json:
         "/healthz": {
             "get": {
                 "operationId": "health",
-                "summary": "Whether the server can do its work, and whether it stores sound",
+                "summary": "Whether the server can do its work, and whether it stores audio",
                 "responses": {
-                    "200": _answer("Health", "It can."),
+                    "200": _answer("Health", "The server can do its work."),
                     "503": _answer("Health", "The server cannot work; `problems` has the reasons."),
                     **_refusals(403),
                 },
@@ -155,9 +155,9 @@ def _paths() -> Json:
         "/livez": {
             "get": {
                 "operationId": "live",
-                "summary": "Whether a restart would help",
+                "summary": "Whether the server must be restarted",
                 "responses": {
-                    "200": _answer("Live", "It would not."),
+                    "200": _answer("Live", "No restart is needed."),
                     "503": _answer("Live", "The inference worker has ended: restart the server."),
                     **_refusals(403),
                 },
@@ -196,7 +196,7 @@ def _refusals(*statuses: int) -> Json:
 
 
 def _responses(schema: str, *statuses: int) -> Json:
-    return {"200": _answer(schema, "The answer."), **_refusals(*statuses)}
+    return {"200": _answer(schema, "The response."), **_refusals(*statuses)}
 
 
 def _own_schemas() -> Json:
@@ -282,7 +282,7 @@ def _shared_schemas() -> Json:
 
 
 def _moved(value: Any, prefix: str) -> Any:
-    """The same schema with its references to $defs led to the components."""
+    """The same schema with references to the components instead of $defs."""
     if isinstance(value, dict):
         if isinstance(reference := value.get("$ref"), str):
             kept = {key: other for key, other in value.items() if key != "$ref"}
@@ -294,7 +294,7 @@ def _moved(value: Any, prefix: str) -> Any:
 
 @cache
 def asyncapi_document(version: str) -> Json:
-    """The WebSocket half, as AsyncAPI 3.0."""
+    """The WebSockets, as AsyncAPI 3.0."""
     received = ("ready", "event", "status", "error")
 
     def message(name: str) -> Json:
@@ -317,7 +317,7 @@ def asyncapi_document(version: str) -> Json:
         "channels": {
             "stream": {
                 "address": "/ws/stream",
-                "description": "Send hello, then sound; get ready, then events. Say end, and read on to the close.",
+                "description": "Send hello, then audio; receive ready, then events. Send end, and read until the close.",
                 "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in stream},
             },
             "microphone": {

@@ -159,7 +159,7 @@ class Server:
         wanted = self.config.max_connections
         most = affordable_connections(wanted, handles_each=2 if self._hub.is_recording else 1)
         if most < min(wanted, self.config.max_clients):
-            logger.warning("only %d connections are served: the process has too few file handles (ulimit -n)", most)
+            logger.warning("only %d connections are allowed: the process has too few file handles (ulimit -n)", most)
         assert self._runner.server is not None
         return ConnectionLimit(
             self._runner.server, self._hub.metrics, most=most, header_timeout_s=self.config.header_timeout_s
@@ -216,7 +216,7 @@ class Server:
             response = HttpRefusal(400, "bad_body", "the body does not match its header").response()
         except Exception:
             logger.exception("%s %s", request.method, request.path)
-            response = HttpRefusal(500, "failed", "the server failed; its log has the reason").response()
+            response = HttpRefusal(500, "failed", "an internal error of the server; its log has the reason").response()
         self._finish(request, response)
         return response
 
@@ -229,7 +229,7 @@ class Server:
         guarded = request.path.startswith(_TOKEN_PATHS) and request.method != "OPTIONS"
         if guarded and not token_matches(shown_token(request.headers, request.query), self.config):
             raise HttpRefusal(
-                401, "token", "this server asks for a token: Authorization: Bearer ...", WWW_Authenticate="Bearer"
+                401, "token", "this server needs a token: Authorization: Bearer ...", WWW_Authenticate="Bearer"
             )
 
     def _preflight(self, request: web.Request) -> web.Response | None:
@@ -327,7 +327,7 @@ def _hint(request: web.Request, answer: web.HTTPException) -> str:
     if answer.status == 404:
         return f"there is nothing at {request.path}; see /, /v1/models, /v1/label, /ws/stream, /ws/events, /metrics"
     if answer.status == 405:
-        return f"{request.path} does not take {request.method}"
+        return f"{request.path} does not accept {request.method}"
     return answer.text or answer.reason
 
 
@@ -340,5 +340,5 @@ def _explain(error: OSError | OverflowError, config: ServerConfig) -> str:
             "choose another with --port N, or any free one with --port 0"
         )
     if code in (errno.EACCES, errno.EPERM):
-        return f"server.port: {config.port} is not open to this user; choose one above 1024 with --port"
-    return f"server.host: cannot listen on {config.host} ({error}); take 127.0.0.1, or an address of this machine"
+        return f"server.port: {config.port} needs more rights than this user has; choose one above 1024 with --port"
+    return f"server.host: cannot listen on {config.host} ({error}); use 127.0.0.1, or an address of this machine"

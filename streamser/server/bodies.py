@@ -1,4 +1,4 @@
-"""Request bodies received whole, within bounds on size, time and what all requests hold together."""
+"""Receive whole request bodies within limits on size, time, and the memory of all bodies together."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Bodies:
                     request.content.read(_CHUNK_BYTES), max(0.0, min(left_s, self._config.idle_timeout_s))
                 )
             except asyncio.TimeoutError:
-                raise HttpRefusal(408, "idle", "the body came to a halt, or too slowly; send it again") from None
+                raise HttpRefusal(408, "idle", "the body stopped, or arrived too slowly; send it again") from None
             if not chunk:
                 break
             body += chunk
@@ -86,5 +86,5 @@ class Body:
 def too_large(limit: int) -> HttpRefusal:
     """The refusal of a body over the limit."""
     return HttpRefusal(
-        413, "too_large", f"the body is at most {limit} bytes (server.max_body_mb); use streamser replay for long files"
+        413, "too_large", f"the body may have at most {limit} bytes (server.max_body_mb); use streamser replay for long files"
     )

@@ -124,7 +124,7 @@ class StreamClient:
             "lost_ms": status.lost_ms,
             "refusal": self._refusal.code if self._refusal else None,
         }
-        words = "stream %s ended: %.1f s of sound, %d finals"
+        words = "stream %s ended: %.1f s of audio, %d finals"
         logger.info(words, self.name, status.position_s, status.finals, extra={"fields": fields})
 
     def _end_soon(self) -> None:
@@ -148,7 +148,7 @@ class StreamClient:
                 if self._loop.time() >= end_s:
                     raise self._too_long() from None
                 raise Refusal(
-                    "idle", f"no sound came for {idle_s:g} s; send silence, or an end", CLOSE_TIMEOUT
+                    "idle", f"no audio arrived for {idle_s:g} s; send silence, or end the stream", CLOSE_TIMEOUT
                 ) from None
             if self._loop.time() >= end_s:
                 raise self._too_long()
@@ -165,7 +165,7 @@ class StreamClient:
         return True
 
     def _too_long(self) -> Refusal:
-        return Refusal("too_long", f"a stream lasts at most {self._config.max_stream_s:g} s here", CLOSE_TRY_LATER)
+        return Refusal("too_long", f"a stream may last at most {self._config.max_stream_s:g} s on this server", CLOSE_TRY_LATER)
 
     async def _feed(self) -> None:
         """Segment incoming sound on a thread, no faster than the inference worker; close the stream at the end."""

@@ -65,7 +65,7 @@ def _write(body: bytes, wanted: str) -> bytes:
     events = [_parse(line, number) for number, line in enumerate(body.splitlines(), 1) if line.strip()]
     if not events:
         raise HttpRefusal(
-            400, "empty", "the body holds no event; send JSON lines, as replay --out talk.jsonl writes them"
+            400, "empty", "the body has no event; send JSON lines, as replay --out talk.jsonl writes them"
         )
     with tempfile.TemporaryDirectory(prefix="streamser-") as folder:
         path = Path(folder, "session" + (_SUFFIXES.get(wanted) or _PICTURES[wanted]))

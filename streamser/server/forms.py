@@ -28,7 +28,7 @@ def file_of_form(body: bytes, content_type: str) -> bytes | None:
     delimiter = b"--" + _boundary(content_type)
     at = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter) + 2
     if at == 1:
-        raise FormError("its boundary never comes")
+        raise FormError("the boundary is missing")
     for _ in range(_MOST_PARTS):
         at += len(delimiter)
         if body.startswith(b"--", at):
@@ -36,16 +36,16 @@ def file_of_form(body: bytes, content_type: str) -> bytes | None:
         # A part without any header begins with the empty line itself, so the search starts at the line's own end.
         header_end = body.find(b"\r\n\r\n", at, at + _MOST_HEADER_BYTES)
         if header_end < 0:
-            raise FormError(f"a part has no end of its header within {_MOST_HEADER_BYTES} bytes")
+            raise FormError(f"the header of a part is longer than {_MOST_HEADER_BYTES} bytes")
         content = header_end + 4
         end = body.find(b"\r\n" + delimiter, header_end + 2)
         if end < 0:
-            raise FormError("its last part is not closed by the boundary")
+            raise FormError("the boundary after the last part is missing")
         disposition = _DISPOSITION.search(body[at:header_end])
         if disposition and (_HAS_FILE_NAME.search(disposition[1]) or _IS_NAMED_FILE.search(disposition[1])):
             return body[content : max(content, end)]
         at = end + 2
-    raise FormError(f"it has more than {_MOST_PARTS} parts before its file")
+    raise FormError(f"there are more than {_MOST_PARTS} parts before the file")
 
 
 def _boundary(content_type: str) -> bytes:
@@ -53,5 +53,5 @@ def _boundary(content_type: str) -> bytes:
     message["Content-Type"] = content_type
     boundary = message.get_boundary()
     if not boundary or len(boundary) > 70 or not boundary.isascii():  # RFC 2046, 5.1.1
-        raise FormError("its Content-Type has no boundary of 1 to 70 ASCII characters")
+        raise FormError("the Content-Type has no boundary of 1 to 70 ASCII characters")
     return boundary.encode()

@@ -175,7 +175,7 @@ class Hub:
             self.metrics.count("streamser_recording_failures_total")
             if self._recordings is not None:
                 self._recordings.note(error)
-            words = f"this server stores all sound and cannot store it now ({error.reason}); try again later"
+            words = f"this server stores all audio and cannot store it now ({error.reason}); try again later"
             return Refusal("recording", words, CLOSE_TRY_LATER)
         logger.error("stream %s has failed", stream, exc_info=error)
         what = str(error) if isinstance(error, StreamserError) else f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""POST /v1/label: a whole sound file in, its events out, processed like a stream."""
+"""POST /v1/label: return the events of a whole audio file, processed like a stream."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Labeller:
         if self._hub.draining:
             raise going_away()
         if self._hub.files >= self._hub.config.max_clients:
-            raise HttpRefusal(503, "busy", f"{self._hub.files} files wait already; try again later", Retry_After="10")
+            raise HttpRefusal(503, "busy", f"{self._hub.files} files are already waiting; try again later", Retry_After="10")
         self._hub.files += 1
         try:
             async with receiving as body:
                 if not body:
-                    raise HttpRefusal(400, "empty", "the body holds no file; try: curl --data-binary @talk.wav URL")
+                    raise HttpRefusal(400, "empty", "the body has no file; try: curl --data-binary @talk.wav URL")
                 file = await self._on_thread(_file_of, request, bytes(body))
                 async with self._turn:
                     return web.json_response(await self._label(request, file, name, partials, worker))
@@ -74,7 +74,7 @@ class Labeller:
         stream = self._hub.open_stream(
             take, name, sample_rate=file.sample_rate, lossless=True, partials=partials, worker=worker
         )
-        error: str | None = "the request was given up"
+        error: str | None = "the request was cancelled"
         try:
             await self._feed(request, stream, file.pieces(), room)
             error = None
@@ -112,16 +112,16 @@ class Labeller:
             raise HttpRefusal(415, "not_sound", str(error).removeprefix("the file: ")) from error
         low, high = SAMPLE_RATES_HZ
         if not low <= file.sample_rate <= high:
-            raise HttpRefusal(415, "sample_rate", f"a file's sample rate is {low} to {high} Hz, not {file.sample_rate}")
+            raise HttpRefusal(415, "sample_rate", f"a file's sample rate must be {low} to {high} Hz, not {file.sample_rate}")
         if file.channels > MAX_CHANNELS:
-            raise HttpRefusal(415, "channels", f"a file has at most {MAX_CHANNELS} channels, not {file.channels}")
+            raise HttpRefusal(415, "channels", f"a file may have at most {MAX_CHANNELS} channels, not {file.channels}")
         if self._hub.config.max_sound_s < file.duration_s < _ABSURD_S:
             raise self._too_long()
         return file
 
     def _too_long(self) -> HttpRefusal:
         most_s = self._hub.config.max_sound_s
-        return HttpRefusal(413, "too_long", f"a file holds at most {most_s:g} s of sound; use streamser replay for it")
+        return HttpRefusal(413, "too_long", f"a file may have at most {most_s:g} s of audio; use streamser replay for longer files")
 
     async def _feed(
         self, request: web.Request, stream: SoundStream, pieces: Iterator[Samples], room: asyncio.Event
@@ -136,7 +136,7 @@ class Labeller:
 
         while await self._on_thread(turn):
             if request.transport is None or request.transport.is_closing():
-                raise AudioError("the client left")
+                raise AudioError("the client disconnected")
             if stream.position_s > self._hub.config.max_sound_s:
                 raise self._too_long()
             await wait_for_room(stream, room)
@@ -169,7 +169,7 @@ def _file_of(request: web.Request, body: bytes) -> bytes:
     except FormError as error:
         raise HttpRefusal(400, "bad_form", f"the form cannot be read: {error}") from error
     if not file:
-        raise HttpRefusal(400, "empty", "the form holds no file; try: curl -F file=@talk.wav URL")
+        raise HttpRefusal(400, "empty", "the form has no file; try: curl -F file=@talk.wav URL")
     return file
 
 

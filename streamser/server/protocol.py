@@ -15,10 +15,10 @@ from streamser.stream.status import StreamStatus
 FORMAT = "s16le"
 """The one sample format on the wire: 16-bit signed integers, little endian, channels interleaved."""
 SAMPLE_RATES_HZ = (4_000, 192_000)
-"""What microphones and files really have; telephones 8 kHz, studios 192 kHz."""
+"""From 4 kHz, below telephones (8 kHz), to 192 kHz, as in studios."""
 MAX_CHANNELS = 32
 MAX_STREAM_NAME = 64
-_MAX_WORDS = 4096  # a hello needs a tenth of it
+_MAX_WORDS = 4096  # a hello needs a tenth of this
 STATUS_MS = (50, 60_000)
 
 # WebSocket close codes; 44xx are ours and mirror the HTTP status of the same meaning.
@@ -39,7 +39,7 @@ _FOLDERS = re.compile(r"(?<![\w/\\])(?:[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+")
 
 
 def without_paths(text: str) -> str:
-    """The same text with every absolute path cut down to its last part: clients need not know our folders.
+    """The same text with every absolute path shortened to its last part: clients must not see the server's folders.
 
     >>> without_paths("[Errno 24] Too many open files: '/home/ada/models/x.onnx'")
     "[Errno 24] Too many open files: 'x.onnx'"
@@ -47,8 +47,8 @@ def without_paths(text: str) -> str:
     return _FOLDERS.sub("", text)
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer to a client, not a fault of ours
-    """A client's message that is refused, with a code for programs, a sentence for people, and a close code."""
+class Refusal(Exception):  # noqa: N818 - it is a response to a client, not an error of the server
+    """The refusal of a client's message: a code for programs, a sentence for people, and a close code."""
 
     def __init__(self, code: str, message: str, close_code: int = CLOSE_BAD_REQUEST) -> None:
         super().__init__(message)
@@ -68,11 +68,11 @@ class Hello:
     channels: int = 1
     """Interleaved; they are averaged."""
     stream: str | None = None
-    """Name that the events carry; the server gives one where the client does not."""
+    """The stream's name in the events; if the client gives none, the server chooses one."""
     partials: bool = True
-    """Send results of utterances that still go on."""
+    """Send results of utterances that have not ended."""
     lossless: bool = False
-    """For files: compute every partial result, and take sound no faster than that; live sound skips stale ones."""
+    """For files: compute every partial result, and accept audio only as fast as this allows. Live audio skips old ones."""
     status_ms: int = 1000
     """Shortest time between two status messages; 0 sends none."""
     model: str | None = None
@@ -82,7 +82,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A client's message about lost sound: the timeline counts it, so that nothing after it shifts."""
+    """A client's message about lost audio; its length is counted, so that later times stay correct."""
 
     samples: int
     """At the client's own sample rate."""
@@ -90,63 +90,63 @@ class Lost:
 
 def _object(text: str, what: str) -> Mapping[str, Any]:
     if len(text) > _MAX_WORDS:
-        raise Refusal("too_big", f"{what} has at most {_MAX_WORDS} characters, not {len(text)}", CLOSE_TOO_BIG)
+        raise Refusal("too_big", f"{what} may have at most {_MAX_WORDS} characters, not {len(text)}", CLOSE_TOO_BIG)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refusal("bad_json", f"{what} is a JSON object; this is not JSON ({error})") from None
+        raise Refusal("bad_json", f"{what} must be a JSON object; this is not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise Refusal("bad_json", f"{what} is a JSON object, not {type(value).__name__}")
+        raise Refusal("bad_json", f"{what} must be a JSON object, not {type(value).__name__}")
     return value
 
 
 def _integer(value: object, name: str, low: int, high: int, code: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise Refusal(code, f"{name} is a whole number from {low} to {high}, not {value!r:.80}")
+        raise Refusal(code, f"{name} must be a whole number from {low} to {high}, not {value!r:.80}")
     return value
 
 
 def _boolean(words: Mapping[str, Any], name: str, default: bool) -> bool:
     value = words.get(name, default)
     if not isinstance(value, bool):
-        raise Refusal("bad_hello", f"{name} is true or false, not {value!r:.80}")
+        raise Refusal("bad_hello", f"{name} must be true or false, not {value!r:.80}")
     return value
 
 
 def check_name(name: object, what: str = "stream") -> None:
     """Refuse what cannot be the name of a stream or a checkpoint."""
     if not (isinstance(name, str) and len(name) <= MAX_STREAM_NAME and name.isprintable() and name.strip()):
-        raise Refusal("bad_name", f"{what} is a name of 1 to {MAX_STREAM_NAME} printable characters, not {name!r:.80}")
+        raise Refusal("bad_name", f"{what} must be a name of 1 to {MAX_STREAM_NAME} printable characters, not {name!r:.80}")
 
 
 def parse_hello(text: str, *, sound: bool = True) -> Hello:
-    """The first message, checked; `sound` is false for a client that sends no sound.
+    """The first message, checked; `sound` is false for a client that sends no audio.
 
     >>> parse_hello('{"type": "hello", "sample_rate": 48000, "format": "s16le"}').sample_rate
     48000
     >>> parse_hello('{"type": "hello", "sample_rate": 48000, "format": "f32le"}')
     Traceback (most recent call last):
     ...
-    streamser.server.protocol.Refusal: format is 's16le' (16-bit signed, little endian), not 'f32le'
+    streamser.server.protocol.Refusal: format must be 's16le' (16-bit signed, little endian), not 'f32le'
     """
     words = _object(text, "the first message")
     if words.get("type") != "hello":
-        raise Refusal("no_hello", f"the first message has type 'hello', not {words.get('type')!r:.80}")
+        raise Refusal("no_hello", f"the first message must have type 'hello', not {words.get('type')!r:.80}")
     known = {"type", "v", "format", *Hello.__dataclass_fields__}
     unknown = sorted(set(words) - known)
     if unknown:
-        raise Refusal("bad_hello", f"hello has no {unknown[0]!r:.80}; it has {', '.join(sorted(known))}")
+        raise Refusal("bad_hello", f"hello has no key {unknown[0]!r:.80}; its keys are {', '.join(sorted(known))}")
     if words.get("v", EVENT_VERSION) != EVENT_VERSION:
-        raise Refusal("bad_version", f"this server speaks version {EVENT_VERSION}, not {words['v']!r:.80}")
+        raise Refusal("bad_version", f"this server uses version {EVENT_VERSION}, not {words['v']!r:.80}")
     token = words.get("token")
     if token is not None and not isinstance(token, str):
-        raise Refusal("bad_hello", "token is a string")
+        raise Refusal("bad_hello", "token must be a string")
     if not sound:
         return Hello(token=token)
     if "sample_rate" not in words:
-        raise Refusal("sample_rate", "hello needs sample_rate, the rate of the sound that follows, in Hz")
+        raise Refusal("sample_rate", "hello needs sample_rate, the rate of the audio that follows, in Hz")
     if words.get("format", FORMAT) != FORMAT:
-        raise Refusal("format", f"format is {FORMAT!r} (16-bit signed, little endian), not {words['format']!r:.80}")
+        raise Refusal("format", f"format must be {FORMAT!r} (16-bit signed, little endian), not {words['format']!r:.80}")
     stream = words.get("stream")
     if stream is not None:
         check_name(stream)
@@ -166,7 +166,7 @@ def parse_hello(text: str, *, sound: bool = True) -> Hello:
 
 
 def hello_of_query(query: Mapping[str, str]) -> str | None:
-    """The hello that a client puts into the address because it can send only sound; None when it has no rate.
+    """The hello of a client that can send only audio, from the query of the address; None without sample_rate.
 
     >>> hello_of_query({"sample_rate": "16000", "partials": "false", "stream": "kitchen"})
     '{"type": "hello", "sample_rate": 16000, "partials": false, "stream": "kitchen"}'
@@ -186,7 +186,7 @@ def _query_value(name: str, text: str) -> object:
 
 
 def parse_word(text: str, max_lost_samples: int) -> Lost | Literal["end", "new_speaker"]:
-    """A later text message: the end, a loss, or that another person speaks."""
+    """A later text message: the end, lost audio, or a new speaker."""
     words = _object(text, "a text message")
     kind = words.get("type")
     if kind == "end":
@@ -195,14 +195,14 @@ def parse_word(text: str, max_lost_samples: int) -> Lost | Literal["end", "new_s
         return "new_speaker"
     if kind == "gap":
         return Lost(_integer(words.get("samples"), "samples", 1, max_lost_samples, "bad_gap"))
-    raise Refusal("bad_type", f"after hello a text message has type 'end', 'gap' or 'new_speaker', not {kind!r:.80}")
+    raise Refusal("bad_type", f"after hello, a text message must have type 'end', 'gap' or 'new_speaker', not {kind!r:.80}")
 
 
 def check_pcm(data: bytes, hello: Hello, most_bytes: int) -> None:
-    """Refuse a binary message that cannot be sound as the client has announced it."""
+    """Refuse a binary message that does not fit the format in the client's hello."""
     if len(data) > most_bytes:
         raise Refusal(
-            "too_big", f"a message is at most {most_bytes} bytes, not {len(data)}; send about 20 ms each", CLOSE_TOO_BIG
+            "too_big", f"a message may have at most {most_bytes} bytes, not {len(data)}; send about 20 ms each", CLOSE_TOO_BIG
         )
     frame_bytes = 2 * hello.channels
     if len(data) % frame_bytes:

@@ -62,7 +62,7 @@ class RecordingFolder:
     def problem(self) -> str | None:
         """Why no sound can be stored now, without any path; None when it can."""
         if not self.path.is_dir():
-            return "the folder for recordings is gone"
+            return "the folder for recordings does not exist any more"
         if not os.access(self.path, os.W_OK | os.X_OK):
             return "the folder for recordings cannot be written to"
         if shutil.disk_usage(self.path).free < _LEAST_FREE_BYTES:

@@ -7,8 +7,8 @@ from aiohttp import web
 from streamser.settings import nearest
 
 
-class HttpRefusal(Exception):  # noqa: N818 - it is an answer to a client, not a fault of ours
-    """A refused request: a status, a code for programs, a sentence for people."""
+class HttpRefusal(Exception):  # noqa: N818 - it is a response to a client, not an error of the server
+    """The refusal of a request: a status, a code for programs, a sentence for people."""
 
     def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
         super().__init__(message)
@@ -22,7 +22,7 @@ class HttpRefusal(Exception):  # noqa: N818 - it is an answer to a client, not a
 
 
 def check_query(request: web.Request, *known: str) -> None:
-    """Refuse a query parameter that is none of these; a misspelled one would be ignored silently."""
+    """Refuse an unknown query parameter; a misspelled one would otherwise be ignored silently."""
     for name in request.query:
         if name not in known and name != "token":
             right = nearest(name, known)

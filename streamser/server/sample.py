@@ -21,7 +21,7 @@ async def answer(_: web.Request) -> web.Response:
     try:
         body = await asyncio.to_thread(_joined)
     except OSError as error:
-        raise HttpRefusal(404, "no_sample", "no recordings are installed with this streamser") from error
+        raise HttpRefusal(404, "no_sample", "this installation of streamser has no sample recordings") from error
     return web.Response(body=body, content_type="audio/wav")
 
 

@@ -63,7 +63,7 @@ def refuse_host(host: str | None, config: ServerConfig) -> str | None:
 
     >>> refuse_host("localhost:8765", ServerConfig())
     >>> refuse_host("evil.example:8765", ServerConfig())
-    "Host 'evil.example' is not this machine; call it by http://127.0.0.1:PORT or http://localhost:PORT"
+    "Host 'evil.example' is not this machine; use http://127.0.0.1:PORT or http://localhost:PORT"
     """
     if config.token is not None:
         return None
@@ -71,7 +71,7 @@ def refuse_host(host: str | None, config: ServerConfig) -> str | None:
     allowed = {urlsplit(origin).hostname for origin in config.allowed_origins} | {config.host.lower()}
     if _is_loopback(name) or name in allowed:
         return None
-    return f"Host {name!r} is not this machine; call it by http://127.0.0.1:PORT or http://localhost:PORT"
+    return f"Host {name!r} is not this machine; use http://127.0.0.1:PORT or http://localhost:PORT"
 
 
 def refuse_origin(origin: str | None, host: str | None, config: ServerConfig) -> str | None:
@@ -79,7 +79,7 @@ def refuse_origin(origin: str | None, host: str | None, config: ServerConfig) ->
 
     >>> refuse_origin("http://127.0.0.1:8765", "127.0.0.1:8765", ServerConfig())
     >>> refuse_origin("https://evil.example", "127.0.0.1:8765", ServerConfig())
-    "Origin 'https://evil.example' is another site; list it in server.allowed_origins to let it in"
+    "Origin 'https://evil.example' is another site; to allow it, list it in server.allowed_origins"
     """
     if origin is None or origin.lower() in {allowed.lower() for allowed in config.allowed_origins}:
         return None
@@ -91,7 +91,7 @@ def refuse_origin(origin: str | None, host: str | None, config: ServerConfig) ->
         default, same = None, False
     if same and default is not None and parts.hostname:
         return None
-    return f"Origin {origin!r} is another site; list it in server.allowed_origins to let it in"
+    return f"Origin {origin!r} is another site; to allow it, list it in server.allowed_origins"
 
 
 def token_matches(shown: str | None, config: ServerConfig) -> bool:

@@ -99,7 +99,7 @@ class Sender:
                 await self._send(self._timeout_s)
             except asyncio.TimeoutError:
                 self.refuse(
-                    Refusal("slow_reader", f"no message was taken for {self._timeout_s:g} s", CLOSE_SLOW_READER)
+                    Refusal("slow_reader", f"the client read no message for {self._timeout_s:g} s", CLOSE_SLOW_READER)
                 )
                 with contextlib.suppress(asyncio.TimeoutError):
                     await self._send(_LAST_WORDS_S)

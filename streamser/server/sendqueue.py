@@ -44,7 +44,7 @@ class SendQueue:
         if not self._droppable:
             raise Refusal(
                 "slow_reader",
-                f"{self.limit} results wait and none is read: read from the socket while you send",
+                f"{self.limit} results are waiting and none is read: read from the socket while you send",
                 CLOSE_SLOW_READER,
             )
         oldest = next(index for index, (_, droppable) in enumerate(self._waiting) if droppable)

@@ -57,7 +57,7 @@ class Sockets:
                 await self._greet(ws, request, sound=False)
             if self._microphone is None:
                 raise Refusal(
-                    "no_microphone", "this server listens to no microphone; start it with --mic", CLOSE_NOT_FOUND
+                    "no_microphone", "this server does not use its microphone; start it with --mic", CLOSE_NOT_FOUND
                 )
             await self._subscribe(ws, sender, self._microphone)
         except Refusal as refusal:
@@ -87,7 +87,7 @@ class Sockets:
             raise going_away()
         most = self._hub.config.max_clients
         if len(self._hub.senders) > most:
-            raise Refusal("too_many_clients", f"{most} clients are connected already; try again later", CLOSE_TRY_LATER)
+            raise Refusal("too_many_clients", f"{most} clients are already connected; try again later", CLOSE_TRY_LATER)
 
     async def _greet(self, ws: web.WebSocketResponse, request: web.Request, *, sound: bool = True) -> Hello | None:
         """The client's hello, from a message or the address, checked; None when it left without one."""
@@ -99,7 +99,7 @@ class Sockets:
         hello = parse_hello(text, sound=sound)
         shown = shown_token(request.headers, request.query) or hello.token
         if not token_matches(shown, self._hub.config):
-            raise Refusal("token", "this server asks for a token, in hello or as a Bearer header", CLOSE_TOKEN)
+            raise Refusal("token", "this server needs a token, in hello or as a Bearer header", CLOSE_TOKEN)
         return hello
 
     async def _first_message(self, ws: web.WebSocketResponse) -> str | None:
@@ -107,9 +107,9 @@ class Sockets:
         try:
             message = await ws.receive(timeout_s)
         except asyncio.TimeoutError:
-            raise Refusal("no_hello", f"no hello came within {timeout_s:g} s", CLOSE_TIMEOUT) from None
+            raise Refusal("no_hello", f"no hello arrived within {timeout_s:g} s", CLOSE_TIMEOUT) from None
         if message.type is WSMsgType.BINARY:
-            raise Refusal("no_hello", "the first message is a hello in JSON; sound comes after it")
+            raise Refusal("no_hello", "the first message must be a hello in JSON; audio comes after it")
         return message.data if message.type is WSMsgType.TEXT else None
 
     async def _serve(self, ws: web.WebSocketResponse, sender: Sender, hello: Hello) -> None:
@@ -146,6 +146,6 @@ async def _read_nothing(ws: web.WebSocketResponse) -> None:
     while not ws.closed:
         message = await ws.receive()
         if message.type is WSMsgType.BINARY:
-            raise Refusal("bad_type", "this socket only sends events; send sound to /ws/stream")
+            raise Refusal("bad_type", "this socket only sends events; send audio to /ws/stream")
         if message.type is WSMsgType.TEXT:
             parse_hello(message.data, sound=False)

@@ -80,7 +80,7 @@ async def test_through_the_gate_all_is_as_without_it(recognizer: Recognizer) -> 
 
 async def test_the_token_is_the_servers_and_a_public_address_needs_one(recognizer: Recognizer) -> None:
     async with serving(recognizer, token=TOKEN) as server, gate(Choice(server), token=TOKEN) as opened:
-        with pytest.raises(ServerError, match="asks for a token"):
+        with pytest.raises(ServerError, match="needs a token"):
             await streamser.AsyncClient(opened.url).models()
         async with streamser.AsyncClient(opened.url, token=TOKEN).stream() as stream:
             assert stream.ready["type"] == "ready"

@@ -110,11 +110,11 @@ class Page:
         return list(self.driver.execute_script(script, selector, list(rules)))
 
     def show_file(self, path: Path, utterances: int = 2) -> None:
-        """Open a sound file and show all of it."""
+        """Open an audio file and show all of it."""
         self.find("#file").send_keys(str(path))
         self.until(lambda: self.find("#skip").is_displayed())
         self.find("#skip").click()
-        self.until(lambda: self.text("#main") == "Open a sound file")
+        self.until(lambda: self.text("#main") == "Open an audio file")
         assert len(self.rows()) == utterances
 
     def saved(self, act: str) -> bytes:

@@ -85,7 +85,7 @@ async def test_what_is_not_there_says_what_is(server: Server) -> None:
     assert "/v1/label" in body
     status, body, _ = await get(server, "v1/label")
     assert status == 405
-    assert "does not take GET" in body
+    assert "does not accept GET" in body
 
 
 async def test_a_foreign_host_or_site_is_refused_on_every_route(server: Server) -> None:

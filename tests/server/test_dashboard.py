@@ -51,7 +51,7 @@ def test_a_file_gives_exactly_what_replay_gives_and_the_exports_hold_it(
         page.find("#file").send_keys(str(talk))
         page.until(lambda: page.find("#skip").is_displayed())
         page.press("a")
-        page.until(lambda: page.text("#main") == "Open a sound file")
+        page.until(lambda: page.text("#main") == "Open an audio file")
         exported = [json.loads(line) for line in page.export("jsonl").splitlines()]
         by_type = sorted(plain(exported), key=str)
         assert by_type == sorted(plain(truth), key=str)
@@ -98,9 +98,9 @@ def test_the_page_shows_how_well_the_voice_is_known_and_a_button_begins_anew(tal
     with running(adaptive.path) as server, browsing(server.url, twice, tmp_path / "profile") as page:
         assert not page.find("#voice").is_displayed()
         page.press("s")
-        page.until(lambda: "known from" in page.text("#voice-text"))
+        page.until(lambda: "baseline of" in page.text("#voice-text"))
         page.find("#new-speaker").click()
-        page.until(lambda: page.text("#voice-text") == "voice: not known yet")
+        page.until(lambda: page.text("#voice-text") == "voice: no baseline yet")
         page.until(lambda: len(page.rows()) == 4)
         page.press("s")
         page.until(lambda: page.text("#main") == "Start listening")
@@ -121,7 +121,7 @@ def test_a_lost_server_is_said_and_when_it_is_back_listening_goes_on(sure: Bundl
             page.until(lambda: page.text("#link") == "connected")
             server.end()
             page.until(lambda: "trying again" in page.text("#link"))
-            assert "no sound is sent" in page.text("#notice")
+            assert "no audio is sent" in page.text("#notice")
             with running(sure.path, "--port", port):
                 page.until(lambda: page.text("#link") == "connected")
                 assert "goes only to this streamser server" in page.text("#notice")
@@ -148,7 +148,7 @@ def test_a_file_that_is_no_sound_is_refused_on_the_page_in_words(serve: Running,
         page.find("#file").send_keys(str(rubbish))
         page.until(lambda: page.find("#trouble").is_displayed())
         assert "rubbish.wav: not a sound file" in page.text("#trouble-text")
-        assert page.text("#main") == "Open a sound file"
+        assert page.text("#main") == "Open an audio file"
 
 
 def test_everything_has_a_name_a_focus_and_room_on_a_phone(serve: Running, talk: Path, tmp_path: Path) -> None:

@@ -178,5 +178,5 @@ def test_a_skip_that_is_asked_for_before_the_answer_is_not_forgotten(
         page.do("HTMLMediaElement.prototype.play = () => Promise.resolve()")  # a player that never gets anywhere
         page.do("document.getElementById('file').addEventListener('change', () => setTimeout(() => skip.click()))")
         page.find("#file").send_keys(str(talk))
-        page.until(lambda: page.text("#main") == "Open a sound file")
+        page.until(lambda: page.text("#main") == "Open an audio file")
         assert len(page.rows()) == 2

@@ -47,13 +47,13 @@ def test_an_utterance_is_played_from_the_pages_memory_once_or_in_a_loop(
         assert length_s == pytest.approx(end - start, abs=0.01)
         sound = read_audio(talk)
         assert peak == pytest.approx(sound[int(16000 * start) : int(16000 * end)].max(), abs=0.05)
-        page.until(lambda: page.text("#hear") == "Hear it")  # it ends by itself
+        page.until(lambda: page.text("#hear") == "Play utterance")  # it ends by itself
         page.press("l")
         page.press("h")
         page.until(lambda: page.text("#hear") == "Stop")
         assert app(page, "return player.node.loop")
         page.press("h")
-        page.until(lambda: page.text("#hear") == "Hear it")
+        page.until(lambda: page.text("#hear") == "Play utterance")
         page.find("#clear").click()
         assert app(page, "return memory.seconds") == 0
 
@@ -108,7 +108,7 @@ def test_corrections_become_a_corpus_that_the_trainer_reads(serve: Running, talk
         assert not page.find("#export-corpus").is_enabled()
         happy, neutral = (f"{1 + ['angry', 'happy', 'neutral', 'sad'].index(word)}" for word in ("happy", "neutral"))
         page.press(happy)  # without a selection the last utterance, which is neutral
-        assert [row.text for row in page.driver.find_elements("css selector", "td.correction")] == ["it is happy", ""]
+        assert [row.text for row in page.driver.find_elements("css selector", "td.correction")] == ["corrected to happy", ""]
         page.press("k")
         page.press("j")
         page.press(neutral)
@@ -143,7 +143,7 @@ def test_the_summary_counts_what_the_session_held(serve: Running, talk: Path, tm
         page.show_file(talk)
         text = page.text("#summary")
         assert "2 utterances" in text
-        assert "no sound was lost" in text
+        assert "no audio was lost" in text
         shares = [item.text for item in page.driver.find_elements("css selector", "#summary-shares li")]
         assert len(shares) == 2
         assert all("1 utterance" in share for share in shares)
@@ -289,7 +289,7 @@ def test_the_sample_is_real_voices_and_needs_no_microphone(talk: Path, tmp_path:
         page.find("#sample").click()
         page.until(lambda: page.find("#skip").is_displayed())
         page.press("a")
-        page.until(lambda: page.text("#main") == "Open a sound file")
+        page.until(lambda: page.text("#main") == "Open an audio file")
         assert len(page.rows()) == len(find_samples())
         assert page.complaints() == []
 
@@ -393,9 +393,9 @@ def test_the_page_shows_how_well_the_voice_is_known_and_another_person_starts_an
     with running(adaptive.bundle.path) as server, browsing(server.url, talk, tmp_path) as page:
         assert not page.find("#voice").is_displayed()
         page.press("s")
-        page.until(lambda: "known from 1 utterance" in page.text("#voice"))
+        page.until(lambda: "baseline of 1 utterance" in page.text("#voice"))
         page.find("#new-speaker").click()
-        page.until(lambda: page.text("#voice") == "voice: not known yet")
+        page.until(lambda: page.text("#voice") == "voice: no baseline yet")
         page.until(lambda: len(page.rows()) == 2)  # the server has gone on with the stream
         assert page.text("#link") == "connected"
         page.press("s")

@@ -51,11 +51,11 @@ def test_an_empty_file_is_a_file_and_parts_may_have_no_header() -> None:
 @pytest.mark.parametrize(
     ("body", "content_type", "message"),
     [
-        (b"rubbish", TYPE, "never comes"),
-        (b"", TYPE, "never comes"),
-        (form(('; name="file"', b"RIFF"), end=b""), TYPE, "not closed"),
+        (b"rubbish", TYPE, "the boundary is missing"),
+        (b"", TYPE, "the boundary is missing"),
+        (form(('; name="file"', b"RIFF"), end=b""), TYPE, "after the last part is missing"),
         (form(*[('; name="x"', b"")] * 65), TYPE, "more than 64 parts"),
-        (b"--xyz\r\nX: " + b"y" * 10_000 + b"\r\n\r\n\r\n--xyz--", TYPE, "no end of its header"),
+        (b"--xyz\r\nX: " + b"y" * 10_000 + b"\r\n\r\n\r\n--xyz--", TYPE, "the header of a part is longer"),
         (form(), "multipart/form-data", "boundary"),
         (form(), "multipart/form-data; boundary=" + "x" * 71, "boundary"),
         (form(), "multipart/form-data; boundary=ä", "boundary"),
