@@ -41,7 +41,7 @@ class TimedAnswer:
     """Number of the stream's samples pushed before the event came."""
 
 
-def judge_stream(stream: Composed, recognizer: Recognizer, config: StreamConfig | None = None) -> list[TimedAnswer]:
+def score_stream(stream: Composed, recognizer: Recognizer, config: StreamConfig | None = None) -> list[TimedAnswer]:
     """Push a stream through the real pipeline and keep its emotion events."""
     pipeline = Stream(recognizer, config)
     timed: list[TimedAnswer] = []
@@ -76,7 +76,7 @@ class _Sheet:
     """Samples of each kind."""
     merged: int = 0
     flips: int = 0
-    judged: int = 0
+    scored: int = 0
     """Samples of all utterances."""
 
 
@@ -97,7 +97,7 @@ def _score(stream: Composed, timed: Sequence[TimedAnswer], sheet: _Sheet) -> Non
         final = events[-1].event
         covered = [(span.overlap(final.start, final.end), span) for span in stream.spans]
         speech = sum(n for n, span in covered if span.kind == "speech")
-        sheet.judged += final.end - final.start
+        sheet.scored += final.end - final.start
         sheet.flips += sum(_shown(a) != _shown(b) for a, b in pairwise(events))
         owned = [s for s in stream.spoken if s.overlap(final.start, final.end) >= _FOUND * (s.end - s.start)]
         sheet.merged += len(owned) > 1
@@ -215,7 +215,7 @@ def measure_streams(
     streams, took_s, done = 0, 0.0, 0.0
     for stream in compose_all(clips, plan):
         began = time.monotonic()
-        timed = judge_stream(stream, recognizer, config)
+        timed = score_stream(stream, recognizer, config)
         took_s += time.monotonic() - began
         _score(stream, timed, sheet)
         streams += 1
@@ -251,7 +251,7 @@ def _result(
         delay_p95_s=float(np.percentile(delays, 95)),
         onset_p50_s=float(np.median(onsets)),
         first_p50_s=float(np.median(firsts)) if firsts else float("nan"),
-        flips_per_minute=sheet.flips / (sheet.judged / SAMPLE_RATE / 60),
+        flips_per_minute=sheet.flips / (sheet.scored / SAMPLE_RATE / 60),
         false=_false_rows(sheet),
         real_time_factor=took_s / length_s,
     )
@@ -371,8 +371,8 @@ __all__ = [
     "StreamPlan",
     "StreamResult",
     "TimedAnswer",
-    "judge_stream",
     "measure_streams",
+    "score_stream",
     "stream_markdown",
     "write_stream_report",
 ]

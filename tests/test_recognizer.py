@@ -165,9 +165,9 @@ def test_no_sound_at_all_is_an_error_that_names_its_place(recognizer: Recognizer
 def test_samples_that_are_no_numbers_are_refused(recognizer: Recognizer, value: float) -> None:
     sound = tone()
     sound[100] = value
-    for judge in (recognizer.predict, recognizer.embed, recognizer.logits):
+    for method in (recognizer.predict, recognizer.embed, recognizer.logits):
         with pytest.raises(AudioError, match="sound 1: 1 of 16000 samples are NaN or infinite"):
-            judge([tone(), sound])
+            method([tone(), sound])
 
 
 def test_samples_that_were_never_scaled_are_refused_with_the_remedy(recognizer: Recognizer) -> None:

@@ -25,8 +25,8 @@ from streamser.streambench import (
     TimedAnswer,
     _score,
     _Sheet,
-    judge_stream,
     measure_streams,
+    score_stream,
     stream_markdown,
 )
 
@@ -190,7 +190,7 @@ def test_the_benchmark_twice_gives_the_same_figures(recognizer: Recognizer, clip
 
 def test_partials_and_final_of_one_utterance_arrive_in_stream_time(recognizer: Recognizer, clips: list[Clip]) -> None:
     stream = next(iter(compose_all(clips, PLAN)))
-    events = judge_stream(stream, recognizer)
+    events = score_stream(stream, recognizer)
     assert any(not one.event.final for one in events)
     assert all(one.at >= one.event.end for one in events)
     assert [one.at for one in events] == sorted(one.at for one in events)

@@ -87,9 +87,9 @@ def measure(bundle: Bundle, clips: list[tuple[str, Path, int]], folder: Path) ->
     for _, file, _ in clips:
         frames = extract(trimmed(read_audio(file), bundle.features), bundle.features)
         seconds += len(frames) * bundle.features.hop_s
-        for way, judge in by.items():  # in turn, so that other work on the machine slows all alike
+        for way, predict in by.items():  # in turn, so that other work on the machine slows all alike
             began = time.thread_time()
-            logits[way].append(judge(frames))
+            logits[way].append(predict(frames))
             cpu_s[way] += time.thread_time() - began
     truth, corpora = np.array([label for *_, label in clips]), np.array([corpus for corpus, *_ in clips])
     scores = {way: _probabilities(np.stack(values), bundle) for way, values in logits.items()}

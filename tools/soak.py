@@ -325,7 +325,7 @@ async def soak(
     return record
 
 
-def judge(record: Record, processes: Sequence[Watched]) -> dict[str, Any]:
+def figures_of(record: Record, processes: Sequence[Watched]) -> dict[str, Any]:
     """The figures, and faults for what grew or was left."""
     figures: dict[str, Any] = {**record.counts, "drift_s": record.drift_s}
     rows, last = record.rows[:-1], record.rows[-1]
@@ -406,7 +406,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stack.enter_context(started("wyoming", args.out, *wyoming, env=env)),
         ]
         record = asyncio.run(soak(args, scripts, processes, args.out))
-        figures = judge(record, processes)
+        figures = figures_of(record, processes)
     draw(record, processes, args.out / "soak.png")
     with (args.out / "soak.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, record.rows[0].keys())

@@ -262,7 +262,7 @@ def utterances(vad: Vad, samples: Samples) -> list[SpeechEnded]:
     return [item for item in items if isinstance(item, SpeechEnded)]
 
 
-def judge(config: VadConfig, samples: Samples, truth: Flags) -> Score:
+def score(config: VadConfig, samples: Samples, truth: Flags) -> Score:
     """One detector in one condition."""
     decided, cost_us = decide(make_vad(config), samples)
     n = min(len(decided), len(truth))
@@ -415,7 +415,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     speech = compose(rng, args.half, args.seconds)
     rows = []
     for kind, ratio, samples, truth in conditions(rng, speech):
-        scores = {name: judge(config, samples, truth) for name, config in detectors().items()}
+        scores = {name: score(config, samples, truth) for name, config in detectors().items()}
         rows.append((kind, ratio, scores))
         print(kind, ratio, {name: score.frames for name, score in scores.items()}, file=sys.stderr, flush=True)
     text = document(args, speech, rows)

@@ -17,7 +17,7 @@ from streamser.features import FeatureConfig, Frames, cut_window, from_log_mel
 
 __all__ = ["PEERS", "Peer", "installed_peers", "measure_peer"]
 
-Judge = Callable[[Samples], object]
+Predict = Callable[[Samples], object]
 
 
 class Peer(NamedTuple):
@@ -26,7 +26,7 @@ class Peer(NamedTuple):
     title: str
     packages: tuple[str, ...]
     """Modules that it imports."""
-    make: Callable[[str], Judge]
+    make: Callable[[str], Predict]
     """Takes a checkpoint's name, which only some peers use."""
 
 
@@ -40,12 +40,12 @@ def _net(model: str) -> tuple[Callable[[Frames], Frames], FeatureConfig]:
     bundle = load_bundle(model)
     net = restore(bundle)
 
-    def judge(frames: Frames) -> Frames:
+    def predict(frames: Frames) -> Frames:
         with torch.inference_mode():
             logits: Frames = net(torch.from_numpy(frames[None])).logits.numpy()
         return logits
 
-    return judge, bundle.features
+    return predict, bundle.features
 
 
 def _plain_samples(samples: Samples, config: FeatureConfig) -> Frames:
@@ -53,12 +53,12 @@ def _plain_samples(samples: Samples, config: FeatureConfig) -> Frames:
     return samples[:whole].reshape(-1, config.hop_samples)
 
 
-def _torchaudio(model: str) -> Judge:
+def _torchaudio(model: str) -> Predict:
     import torch
 
-    judge, config = _net(model)
+    predict, config = _net(model)
     if config.kind == "samples":
-        return lambda samples: judge(cut_window(_plain_samples(samples, config), 0, config))
+        return lambda samples: predict(cut_window(_plain_samples(samples, config), 0, config))
     from torchaudio.transforms import MelSpectrogram
 
     mel = MelSpectrogram(
@@ -69,17 +69,17 @@ def _torchaudio(model: str) -> Judge:
 
     def run(samples: Samples) -> Frames:
         power = mel(torch.from_numpy(samples)).T.numpy()
-        return judge(cut_window(from_log_mel(_level(power, config), config), 0, config))
+        return predict(cut_window(from_log_mel(_level(power, config), config), 0, config))
 
     return run
 
 
-def _librosa(model: str) -> Judge:
+def _librosa(model: str) -> Predict:
     import librosa
 
-    judge, config = _net(model)
+    predict, config = _net(model)
     if config.kind == "samples":
-        return lambda samples: judge(cut_window(_plain_samples(samples, config), 0, config))
+        return lambda samples: predict(cut_window(_plain_samples(samples, config), 0, config))
 
     def run(samples: Samples) -> Frames:
         power = librosa.feature.melspectrogram(
@@ -88,7 +88,7 @@ def _librosa(model: str) -> Judge:
             fmax=config.mel_max_hz, htk=config.mel_scale == "htk",
             norm=None if config.mel_norm == "none" else config.mel_norm,
         ).T  # fmt: skip
-        return judge(cut_window(from_log_mel(_level(power, config), config), 0, config))
+        return predict(cut_window(from_log_mel(_level(power, config), config), 0, config))
 
     return run
 
@@ -98,14 +98,14 @@ def _level(power: Frames, config: FeatureConfig) -> Frames:
     return np.asarray(level * (10 / np.log(10)) if config.log == "db" else level, np.float32)
 
 
-def _egemaps(_: str) -> Judge:
+def _egemaps(_: str) -> Predict:
     import opensmile
 
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
     return lambda samples: smile.process_signal(samples, SAMPLE_RATE)
 
 
-def _wav2vec2(_: str) -> Judge:
+def _wav2vec2(_: str) -> Predict:
     import torch
     from torchaudio.models import wav2vec2_base
 
@@ -120,7 +120,7 @@ def _wav2vec2(_: str) -> Judge:
     return run
 
 
-def _faster_whisper(_: str) -> Judge:
+def _faster_whisper(_: str) -> Predict:
     from faster_whisper import WhisperModel
 
     model = WhisperModel("tiny", device="cpu", cpu_threads=1, local_files_only=True)
@@ -151,24 +151,24 @@ def measure_peer(
 ) -> dict[str, Any]:
     """CPU and wall time of a window, over windows taken evenly from the stream, for about `seconds`."""
     pcm = np.fromfile(sound, "<i2")
-    judge = PEERS[name].make(model)
+    predict = PEERS[name].make(model)
     order = np.random.default_rng(0).permutation(len(windows))
 
     def samples(number: int) -> Samples:
         start, end = windows[int(order[number % len(order)])]
         return to_mono(pcm[start:end])
 
-    judge(samples(0))
+    predict(samples(0))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for number in range(2):
-        judge(samples(number))
+        predict(samples(number))
     walls: list[float] = []
     cpu_s, end_s = time.process_time(), time.perf_counter() + seconds
     while len(walls) < 3 or (time.perf_counter() < end_s and len(walls) < len(windows)):
         window = samples(len(walls))
         began = time.perf_counter()
-        judge(window)
+        predict(window)
         walls.append(time.perf_counter() - began)
     cpu_ms = 1000 * (time.process_time() - cpu_s) / len(walls)
     return {

@@ -64,10 +64,10 @@ def measure(
                     request |= {"kind": "stream", "engine": contender.engine, "compute": contender.compute}
                     request |= {"threads": threads}
                 results.append(_run(request, may_fail=bool(contender.peer)))
-                judged = results[-1].pop("windows", None)
-                if judged and not windows.exists():  # peers judge the windows of the first stream
-                    windows.write_text(json.dumps(judged), encoding="utf-8")
-                    results[-1]["judged"] = len(judged)
+                scored = results[-1].pop("windows", None)
+                if scored and not windows.exists():  # peers judge the windows of the first stream
+                    windows.write_text(json.dumps(scored), encoding="utf-8")
+                    results[-1]["judged"] = len(scored)
     rows = []
     for contender, results in zip(contenders, found, strict=True):
         good = [result for result in results if "error" not in result]

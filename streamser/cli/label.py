@@ -21,7 +21,7 @@ from streamser.cli.progress import ProgressLine
 from streamser.config import Config
 from streamser.errors import ConfigError, EngineError
 from streamser.labelling.archive import Archive, open_archive
-from streamser.labelling.voices import JudgedFile, read_speakers
+from streamser.labelling.voices import ScoredFile, read_speakers
 from streamser.labelling.worker import Labelled, Mode, Worker
 from streamser.profile import check_adaptable
 from streamser.recognizer import open_recognizer
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
                 "or --overwrite"
             )
         table.drop_errors()
-        mode: Mode = "utterances" if args.utterances else "judge" if args.two_passes else "whole"
+        mode: Mode = "utterances" if args.utterances else "score" if args.two_passes else "whole"
         worker = Worker(archive.root, recognizer, config, mode)
         collector = _Collector(table, len(files), len(files) - len(todo), report=args.ray is not None)
         collector.collect(_results(args, worker, archive, config, todo), speakers, worker)
@@ -165,13 +165,13 @@ class _Collector:
     def collect(self, results: Iterator[Labelled], speakers: Mapping[str, str] | None, worker: Worker) -> None:
         """Write results in order, and after them those of the second pass."""
         progress = ProgressLine()
-        judged: list[JudgedFile] = []
+        scored: list[ScoredFile] = []
         try:
             for labelled in results:
                 self._done += 1
                 self.sound_s += labelled.sound_s
-                if labelled.judged is not None:
-                    judged.append(labelled.judged)
+                if labelled.scored is not None:
+                    scored.append(labelled.scored)
                 elif labelled.error is None:
                     self._table.write(labelled.file, labelled.rows)
                 else:
@@ -185,7 +185,7 @@ class _Collector:
             progress.close()
             if (close := getattr(results, "close", None)) is not None:
                 close()  # ends its workers now, not when the garbage collector comes
-        for row in worker.second_pass(judged, speakers):
+        for row in worker.second_pass(scored, speakers):
             self._table.write(row["file"], (row,))
 
     def rate(self) -> str:

@@ -261,7 +261,7 @@ class WindowTrack:
             return self._of_silence()
         window = Window(self.fed - count, count)
         if self._newest is None or self._newest[0] != window:
-            self._newest = (window, *self._columns.judge(window, self._frames))
+            self._newest = (window, *self._columns.score(window, self._frames))
         _, logits, embedding = self._newest
         return WindowScores(logits, embedding, bool(self._audible[window.start : self.fed].any()))
 
@@ -273,7 +273,7 @@ class WindowTrack:
         count = min(end - first, self._steps.size)
         columns = self._columns.copy()
         windows = [Window(first + start, count) for start in window_starts(end - first, self._steps.features)]
-        results = [columns.judge(window, self._frames) for window in windows]
+        results = [columns.score(window, self._frames) for window in windows]
         audible = any(self._audible[window.start : window.start + count].any() for window in windows)
         logits, embeddings = zip(*results, strict=True)
         return WindowScores(np.concatenate(logits), np.concatenate(embeddings), audible)
@@ -281,7 +281,7 @@ class WindowTrack:
     def _of_silence(self) -> WindowScores:
         """No frame at all is a window of silence."""
         silence = silent_frame(self._steps.features)
-        return WindowScores(*_Columns(self._steps).judge(Window(0, 1), silence), False)
+        return WindowScores(*_Columns(self._steps).score(Window(0, 1), silence), False)
 
 
 class _Columns:
@@ -304,7 +304,7 @@ class _Columns:
         twin._store, twin._rows = [store.copy() for store in self._store], [rows.copy() for rows in self._rows]
         return twin
 
-    def judge(self, window: Window, frames: Frames) -> tuple[Frames, Frames]:
+    def score(self, window: Window, frames: Frames) -> tuple[Frames, Frames]:
         """Logits (1, classes) and embedding (1, D) of a window of these frames; its columns are then the known ones."""
         steps, before = self._steps, self._window
         moved = window.start - before.start if before.frames else 0

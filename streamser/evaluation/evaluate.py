@@ -279,8 +279,8 @@ def evaluate(
         raise MissingExtraError("the map of the embedding (EvaluationConfig.embed)", "torch")
     began = time.monotonic()
     unseen, independence = unseen_clips(recognizer.bundle, clips)
-    judged = sample_clips(unseen, config.clips, config.seed)
-    answers = answer(recognizer, judged, progress=_steps(progress, "clips", len(judged)))
+    scored = sample_clips(unseen, config.clips, config.seed)
+    answers = answer(recognizer, scored, progress=_steps(progress, "clips", len(scored)))
     return Evaluation(
         model=recognizer.bundle.name,
         variant=recognizer.bundle.variant,
@@ -295,7 +295,7 @@ def evaluate(
         degraded=_degraded(recognizer, answers, config, noise, progress),
         noise=_noise_rows(recognizer, noise, progress),
         noise_seen=tuple(sorted({clip.corpus for clip in noise} & training_noises(recognizer.bundle))),
-        seen=_seen(recognizer, clips, judged, config, progress),
+        seen=_seen(recognizer, clips, scored, config, progress),
         embedding=_embedding_map(recognizer, answers, config, progress),
         seconds=time.monotonic() - began,
     )
@@ -376,12 +376,12 @@ def _noise_rows(
 def _seen(
     recognizer: Recognizer,
     clips: Sequence[Clip],
-    judged: Sequence[Clip],
+    scored: Sequence[Clip],
     config: EvaluationConfig,
     progress: Callable[[str, int, int], None] | None,
 ) -> MetricSet | None:
     parts = part_of(recognizer.bundle)
-    already = {clip.id for clip in judged}
+    already = {clip.id for clip in scored}
     trained = [clip for clip in clips if parts.get(clip.speaker) == "train" and clip.id not in already]
     trained = sample_clips(trained, config.clips, config.seed)
     if not (config.seen and trained):

@@ -94,7 +94,7 @@ def share_clips(folds: Sequence[FoldResult]) -> bool:
     )
 
 
-def judged_together(folds: Sequence[FoldResult]) -> list[FoldResult]:
+def scored_together(folds: Sequence[FoldResult]) -> list[FoldResult]:
     """What each figure is counted over: the pooled folds of each seed, or every fold where they share test clips."""
     return list(folds) if share_clips(folds) else [pool(of_seed) for of_seed in by_seed(folds).values()]
 
@@ -107,7 +107,7 @@ def summarize(folds: Sequence[FoldResult]) -> dict[str, Any]:
     """
     if not folds:
         raise ProtocolError("nothing to summarize: no fold was trained")
-    counted = judged_together(folds)
+    counted = scored_together(folds)
     tables = [confusion(one.targets, one.logits.argmax(axis=1), len(one.labels)) for one in counted]
     summary: dict[str, Any] = {
         "protocol": folds[0].protocol,

@@ -144,7 +144,7 @@ def _interval(answers: Sequence[_Answers], names: Sequence[str]) -> tuple[float,
     for name in names:
         matrices = []
         for one in (one for one in answers if one.of.name == name):
-            speakers = [one.of.fold.speakers[clip] for clip in one.of.judged]
+            speakers = [one.of.fold.speakers[clip] for clip in one.of.scored]
             classes = len(one.of.fold.labels)
             matrices.append(by_speaker(one.of.targets, one.table.argmax(axis=1), speakers, classes)[1])
         count = len(matrices[0])

@@ -73,8 +73,8 @@ class LeftOutCorpus:
         self.name = fold.fold.removeprefix("without-")
         self.neutral = fold.labels.index("neutral")
         order = np.random.default_rng(0).permutation(len(fold.clips))
-        self.judged = np.sort(order[:most])
-        self.targets = fold.targets[self.judged]
+        self.scored = np.sort(order[:most])
+        self.targets = fold.targets[self.scored]
         self._embeddings: NDArray[np.float32] = fold.embeddings
 
     @cached_property
@@ -84,7 +84,7 @@ class LeftOutCorpus:
 
     def own(self, calibration: Calibration) -> Values:
         """The absolute head's logits for the judged clips, (N, classes)."""
-        return softmax(self.fold.logits[self.judged], calibration)
+        return softmax(self.fold.logits[self.scored], calibration)
 
     def compared(self, scenario: str, exponent: float, calibration: Calibration) -> tuple[Values, Values]:
         """The relative head's logits (N, classes) after these utterances, and the baseline's weight (N, 1)."""
@@ -92,13 +92,13 @@ class LeftOutCorpus:
         kind = next(one.kind for one in SCENARIOS if one.name == scenario)
         enrolled = kind == "enrolled"
         kept = 1.0 if kind in ("enrolled", "all") else 1.0 - 1.0 / MEMORY
-        total = np.zeros((len(self.judged), self._embeddings.shape[1]), np.float32)
-        weight = np.zeros((len(self.judged), 1), np.float32)
+        total = np.zeros((len(self.scored), self._embeddings.shape[1]), np.float32)
+        weight = np.zeros((len(self.scored), 1), np.float32)
         for row, before in enumerate(self.histories[scenario]):
             if len(before):
                 weights = np.ones(len(before)) if enrolled else neutrality[before] ** exponent
                 total[row], weight[row] = weighted_sum(self._embeddings[before], weights, kept)
-        logits = self.relative(self._embeddings[self.judged], total, weight)
+        logits = self.relative(self._embeddings[self.scored], total, weight)
         return logits.astype(np.float64), weight.astype(np.float64)
 
     def _drawn(self, scenario: Scenario) -> list[NDArray[np.int64]]:
@@ -110,7 +110,7 @@ class LeftOutCorpus:
         of_speaker = {name: np.flatnonzero(speakers == name) for name in sorted(set(fold.speakers))}
         names = list(of_speaker)
         found = []
-        for clip in self.judged:
+        for clip in self.scored:
             voice = fold.speakers[clip]
             if scenario.kind == "other-speaker":  # somebody else spoke until now
                 voice = names[(names.index(voice) + 1 + int(rng.integers(max(1, len(names) - 1)))) % len(names)]

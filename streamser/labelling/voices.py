@@ -13,11 +13,11 @@ from streamser.baseline import Baseline
 from streamser.errors import ConfigError
 from streamser.recognizer import Prediction, Recognizer
 
-__all__ = ["JudgedFile", "adapt_to_voices", "read_speakers"]
+__all__ = ["ScoredFile", "adapt_to_voices", "read_speakers"]
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedFile:
+class ScoredFile:
     """What the first pass found in one file."""
 
     file: str
@@ -27,7 +27,7 @@ class JudgedFile:
 
 
 def adapt_to_voices(
-    recognizer: Recognizer, judged: Sequence[JudgedFile], speakers: Mapping[str, str] | None = None
+    recognizer: Recognizer, scored: Sequence[ScoredFile], speakers: Mapping[str, str] | None = None
 ) -> list[Prediction]:
     """Each file's prediction, compared with all other files of its speaker; without `speakers` all are one speaker's.
 
@@ -36,21 +36,21 @@ def adapt_to_voices(
     rule, head = recognizer.bundle.baseline, recognizer.relative
     assert rule is not None and head is not None, "the caller has checked that the checkpoint adapts"
     rows: dict[str, list[int]] = {}
-    for row, one in enumerate(judged):
+    for row, one in enumerate(scored):
         rows.setdefault("" if speakers is None else speakers[one.file], []).append(row)
-    embeddings = np.zeros((len(judged), head.size), np.float64)
-    weights = np.zeros(len(judged), np.float64)
-    for row, one in enumerate(judged):
+    embeddings = np.zeros((len(scored), head.size), np.float64)
+    weights = np.zeros(len(scored), np.float64)
+    for row, one in enumerate(scored):
         if one.prediction.embedding is not None and one.prediction.audible:
             embeddings[row] = one.prediction.embedding
             weights[row] = rule.weight_of(one.prediction.neutrality, one.duration_s)
-    adapted = [one.prediction for one in judged]
+    adapted = [one.prediction for one in scored]
     for members in rows.values():
         total, weight = weights[members] @ embeddings[members], float(weights[members].sum())
         for row in members:
             others = max(0.0, weight - weights[row])
             baseline = Baseline(total - weights[row] * embeddings[row], others, len(members) - 1)
-            adapted[row] = recognizer.adapted(judged[row].prediction, baseline)
+            adapted[row] = recognizer.adapted(scored[row].prediction, baseline)
     return adapted
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from streamser.audio import SAMPLE_RATE, read_audio
 from streamser.config import Config
 from streamser.errors import AudioError
-from streamser.labelling.voices import JudgedFile, adapt_to_voices
+from streamser.labelling.voices import ScoredFile, adapt_to_voices
 from streamser.recognizer import Recognizer
 from streamser.stream.pipeline import Stream
 from streamser.stream.soundfiles import read_pieces
@@ -20,7 +20,7 @@ __all__ = ["Labelled", "Mode", "Worker"]
 _SHORT_S = 0.1
 """A sound that could not be judged and is shorter than this was too short; a longer one is silent."""
 
-Mode: TypeAlias = Literal["whole", "utterances", "judge"]
+Mode: TypeAlias = Literal["whole", "utterances", "score"]
 """One row a file, one row an utterance, or no rows yet: the first of two passes."""
 
 
@@ -31,7 +31,7 @@ class Labelled:
     file: str
     """Its path within the folder, with forward slashes."""
     rows: tuple[dict[str, Any], ...] = ()
-    judged: JudgedFile | None = None
+    scored: ScoredFile | None = None
     """Instead of rows: what the first of two passes found."""
     error: str | None = None
     sound_s: float = 0.0
@@ -48,7 +48,7 @@ class Worker:
         ways: dict[Mode, Callable[[str], Labelled]] = {
             "whole": self._whole,
             "utterances": self._utterances,
-            "judge": self._judge,
+            "score": self._score,
         }
         self.mode = mode
         self._label = ways[mode]
@@ -61,21 +61,21 @@ class Worker:
         except MemoryError:
             return Labelled(file, error=f"{self._folder / file}: needs more memory than there is; split the file")
 
-    def second_pass(self, judged: Sequence[JudgedFile], speakers: Mapping[str, str] | None) -> Iterator[dict[str, Any]]:
+    def second_pass(self, scored: Sequence[ScoredFile], speakers: Mapping[str, str] | None) -> Iterator[dict[str, Any]]:
         """The rows of files that were judged in a first pass."""
-        predictions = adapt_to_voices(self._recognizer, judged, speakers) if judged else []
-        for one, prediction in zip(judged, predictions, strict=True):
+        predictions = adapt_to_voices(self._recognizer, scored, speakers) if scored else []
+        for one, prediction in zip(scored, predictions, strict=True):
             yield self._row(replace(one, prediction=prediction))
 
-    def _judge(self, file: str) -> Labelled:
+    def _score(self, file: str) -> Labelled:
         sound = read_audio(self._folder / file)
         sound_s = len(sound) / SAMPLE_RATE
-        return Labelled(file, judged=JudgedFile(file, sound_s, self._recognizer.predict(sound)), sound_s=sound_s)
+        return Labelled(file, scored=ScoredFile(file, sound_s, self._recognizer.predict(sound)), sound_s=sound_s)
 
     def _whole(self, file: str) -> Labelled:
-        judged = self._judge(file).judged
-        assert judged is not None
-        return Labelled(file, (self._row(judged),), sound_s=judged.duration_s)
+        scored = self._score(file).scored
+        assert scored is not None
+        return Labelled(file, (self._row(scored),), sound_s=scored.duration_s)
 
     def _utterances(self, file: str) -> Labelled:
         # Finals only: a partial result is work that no row shows.
@@ -92,11 +92,11 @@ class Worker:
             sound_s=max((event.end_s for event in events if event.type == "stream_ended"), default=0.0),
         )
 
-    def _row(self, judged: JudgedFile) -> dict[str, Any]:
-        prediction = judged.prediction
-        place = {"file": judged.file, "duration_s": round(judged.duration_s, 3)}
+    def _row(self, scored: ScoredFile) -> dict[str, Any]:
+        prediction = scored.prediction
+        place = {"file": scored.file, "duration_s": round(scored.duration_s, 3)}
         if not prediction.audible:  # scores of nothing are no guess
-            why = "too short" if judged.duration_s < _SHORT_S else "no sound"
+            why = "too short" if scored.duration_s < _SHORT_S else "no sound"
             return {**place, "uncertain": True, "reason": why, "model": self._recognizer.bundle.name}
         return {
             **place,

@@ -10,8 +10,8 @@ from typing import Literal
 from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, StreamEnded
 from streamser.recognizer import Recognizer
-from streamser.stream.judge import Judge, Novelty, Voice, compute_answers
 from streamser.stream.pcm import Pcm, PcmConverter
+from streamser.stream.scorer import Novelty, Scorer, Voice, compute_answers
 from streamser.stream.segmenter import Item, Segmenter, SegmenterConfig
 from streamser.stream.sources import SourceConfig
 from streamser.stream.status import SourceState, StreamStatus, Tally, percentile
@@ -147,7 +147,7 @@ class Stream(_Channel):
         """`voice` goes on from an earlier stream of the same speaker."""
         super().__init__(recognizer, config, name)
         pipeline = self.config.pipeline
-        self._judge = Judge(recognizer, pipeline.smoothing, name, voice or pipeline.voice(recognizer))
+        self._scorer = Scorer(recognizer, pipeline.smoothing, name, voice or pipeline.voice(recognizer))
         self._novelty = Novelty()
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> list[Event]:
@@ -165,7 +165,7 @@ class Stream(_Channel):
 
         An utterance that has begun is still the earlier speaker's.
         """
-        self._judge.new_speaker(self._segmenter.next_utterance)
+        self._scorer.new_speaker(self._segmenter.next_utterance)
 
     def close(self) -> list[Event]:
         """The last events: the open utterance ends here."""
@@ -183,9 +183,9 @@ class Stream(_Channel):
 
     def _answer(self, segment: Segment) -> EmotionEvent | None:
         partial = not (segment.final or segment.speculative)
-        question = self._judge.question(segment, [self._novelty.of(segment)] if partial else [])
+        question = self._scorer.question(segment, [self._novelty.of(segment)] if partial else [])
         answer = None if question is None else compute_answers(self.recognizer, [question])[0]
-        return self._judge.event(segment, answer)
+        return self._scorer.event(segment, answer)
 
 
 class WorkerStream(_Channel):

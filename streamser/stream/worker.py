@@ -20,12 +20,12 @@ from streamser.events import Event, StreamEnded
 from streamser.recognizer import Prediction, Recognizer
 from streamser.settings import require
 from streamser.stream.fairqueue import FairQueue
-from streamser.stream.judge import (
-    Judge,
+from streamser.stream.scorer import (
     NewSpeaker,
     Novelty,
     Piece,
     Question,
+    Scorer,
     Voice,
     compute_answers,
     computes_on_cuda,
@@ -79,7 +79,7 @@ class PipelineConfig:
 class _StreamState:
     """What the worker keeps for one stream."""
 
-    judge: Judge
+    scorer: Scorer
     deliver: Deliver
     on_error: OnError | None
     tally: Tally
@@ -147,7 +147,7 @@ class InferenceWorker:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._calls = 0
-        self._segments_judged = 0
+        self._segments_scored = 0
         self._dropped = 0
         self._errors = 0
         self._busy_s = 0.0
@@ -186,8 +186,8 @@ class InferenceWorker:
         and is delivered as StreamEnded; the stream is then over and the others go on. `voice` goes on from an
         earlier stream of the same speaker. The worker's time is shared fairly between the streams that wait for it.
         """
-        judge = Judge(self.recognizer, self.config.smoothing, name, voice or self.config.voice(self.recognizer))
-        state = _StreamState(judge, deliver, on_error, tally or Tally(), lossless)
+        scorer = Scorer(self.recognizer, self.config.smoothing, name, voice or self.config.voice(self.recognizer))
+        state = _StreamState(scorer, deliver, on_error, tally or Tally(), lossless)
         with self._changed:
             self._states.add(state)
         return StreamHandle(self, state)
@@ -221,7 +221,7 @@ class InferenceWorker:
             **self.recognizer.metrics(),
             "streams": len(self._states),
             "waiting": len(self._jobs),
-            "segments_judged": self._segments_judged,
+            "segments_judged": self._segments_scored,
             "calls": self._calls,
             "partials_dropped": self._dropped,
             "errors": self._errors,
@@ -325,7 +325,7 @@ class InferenceWorker:
         for index, job in enumerate(jobs):
             if isinstance(job.item, Segment) and not job.state.over:
                 try:
-                    question = job.state.judge.question(job.item, job.pieces)
+                    question = job.state.scorer.question(job.item, job.pieces)
                 except BaseException as error:
                     answers[index] = self._recover(job, error)
                     continue
@@ -349,7 +349,7 @@ class InferenceWorker:
             index = next(iter(questions))
             return {index: self._recover(jobs[index], error)}
         self._calls += 1
-        self._segments_judged += len(answers)
+        self._segments_scored += len(answers)
         return {**answers}
 
     def _recover(self, job: _Job, error: BaseException) -> Prediction | None:
@@ -365,11 +365,11 @@ class InferenceWorker:
             return None
         if not state.tally.errors:
             logger.warning(
-                "stream %s: %s; one result is left out or computed again", state.judge.stream, explain(error)
+                "stream %s: %s; one result is left out or computed again", state.scorer.stream, explain(error)
             )
         state.tally.errors += 1
         self._errors += 1
-        state.judge.restart()
+        state.scorer.restart()
         if not segment.final:
             return None
         try:
@@ -385,16 +385,16 @@ class InferenceWorker:
         try:
             event = job.item
             if isinstance(event, NewSpeaker):
-                job.state.judge.new_speaker(event.utterance)
+                job.state.scorer.new_speaker(event.utterance)
                 return
             if isinstance(event, Segment):
                 job.state.end = event.end
                 if skipped:
                     return
-                judged = job.state.judge.event(event, answer)
-                if judged is None:
+                scored = job.state.scorer.event(event, answer)
+                if scored is None:
                     return
-                event = judged
+                event = scored
             job.state.tally.count(event, (time.monotonic() - job.submitted_s) * 1000)
             job.state.deliver(event)
             if isinstance(event, StreamEnded):
@@ -407,13 +407,13 @@ class InferenceWorker:
         if state.over:
             return
         self._end(state)
-        ended = StreamEnded(stream=state.judge.stream, end=state.end, error=explain(error))
+        ended = StreamEnded(stream=state.scorer.stream, end=state.end, error=explain(error))
         try:
             if state.on_error is not None:
                 state.on_error(error)
             state.deliver(ended)
         except BaseException:
-            logger.exception("stream %s: its reader failed twice", state.judge.stream)
+            logger.exception("stream %s: its reader failed twice", state.scorer.stream)
 
 
 def explain(error: BaseException) -> str:

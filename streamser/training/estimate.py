@@ -47,11 +47,11 @@ def estimate(recipe: Recipe, material: Material, folds: int, device: str) -> Est
         return Estimate(0.0)
     settled = with_labels(recipe, material)
     split = splits_of(settled, material, settled.seeds[0])[0]
-    learn_s, judge_s = _clip_seconds(settled, device)
+    learn_s, score_s = _clip_seconds(settled, device)
     if zoo.get(settled.variant).features.short == "keep":
-        learn_s, judge_s = learn_s * _RAGGED, judge_s * _RAGGED
-    judged = len(split.parts.get(split.choose_on, split.test)) + min(settled.norm_clips, len(split.train))
-    epoch_s = learn_s * len(split.train) + judge_s * judged / settled.validate_every
+        learn_s, score_s = learn_s * _RAGGED, score_s * _RAGGED
+    scored = len(split.parts.get(split.choose_on, split.test)) + min(settled.norm_clips, len(split.train))
+    epoch_s = learn_s * len(split.train) + score_s * scored / settled.validate_every
     return Estimate(folds * (settled.epochs * epoch_s + _FOLD_S))
 
 
@@ -80,11 +80,11 @@ def _time(recipe: Recipe, device: str) -> tuple[float, float]:
         value = loss(net(frames), targets, frames=frames, difficulty=torch.zeros_like(targets), shares=shares)
         value.backward()
 
-    def judge() -> None:
+    def score() -> None:
         with torch.no_grad():
             net(frames)
 
-    return _seconds(learn, device) / clips, _seconds(judge, device) / clips
+    return _seconds(learn, device) / clips, _seconds(score, device) / clips
 
 
 def _seconds(work: object, device: str) -> float:

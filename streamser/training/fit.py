@@ -30,7 +30,7 @@ from streamser.training.norms import norms_of, reestimate_norms
 from streamser.training.optimizers import make_optimizer
 from streamser.training.recipe import Recipe
 from streamser.training.schedules import rate_factor
-from streamser.training.windows import Batch, Judged, resident
+from streamser.training.windows import Batch, ServedWindows, resident
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class Fit:
         self.shares = None if train.shares is None else torch.from_numpy(train.shares).to(self.device)
         alone = outliers is None and not recipe.feature_augment.mixup  # padded windows cannot be mixed
         self.resident = resident(batches, train.rows, net, self.device, train.starts) if alone else None
-        self.judged = Judged(batches, choose.rows, net, self.device)
+        self.served = ServedWindows(batches, choose.rows, net, self.device)
         self.wrapped: nn.Module = self.net
         if self.world > 1:
             self.wrapped = DistributedDataParallel(
@@ -357,7 +357,7 @@ class Fit:
     def _validate(self) -> dict[str, float]:
         net = self.average or self.net
         self._reestimate(net)
-        logits = self.judged.logits(net)
+        logits = self.served.logits(net)
         targets = self.choose.targets
         shown = logits - logits.max(axis=1, keepdims=True)
         nll = float(np.mean(np.log(np.exp(shown).sum(axis=1)) - shown[np.arange(len(targets)), targets]))

@@ -177,13 +177,13 @@ def _answers(bundle: Bundle, paths: Sequence[Path], workers: int) -> Iterator[Fr
     if workers < 2:
         recognizer = load(bundle.path, compute="cpu")
         for job in jobs:
-            yield from _judge(recognizer, job)
+            yield from _predict(recognizer, job)
         return
     # spawn: the same on every system, and no fork of a process that already runs torch's threads
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (bundle.path,)) as pool:
         waiting: deque[Future[Frames]] = deque()
         for job in jobs:
-            waiting.append(pool.submit(_judge_in_worker, job))
+            waiting.append(pool.submit(_predict_in_worker, job))
             if len(waiting) > 2 * workers:
                 yield from waiting.popleft().result()
         while waiting:
@@ -199,10 +199,10 @@ def _begin(path: Path) -> None:
     _recognizer = load(path, compute="cpu")
 
 
-def _judge_in_worker(paths: Sequence[Path]) -> Frames:
-    return _judge(_recognizer, paths)
+def _predict_in_worker(paths: Sequence[Path]) -> Frames:
+    return _predict(_recognizer, paths)
 
 
-def _judge(recognizer: Recognizer, paths: Sequence[Path]) -> Frames:
+def _predict(recognizer: Recognizer, paths: Sequence[Path]) -> Frames:
     logits, embeddings = recognizer.logits_and_embeddings([read_audio(path) for path in paths])
     return np.concatenate([logits, embeddings], axis=1).astype(np.float32)

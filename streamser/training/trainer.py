@@ -178,7 +178,7 @@ class Trainer:
         if known is None:
             trained = Trained(fitted.net, features, Calibration(temperature=temperature), split, seed)
             bundle = publish(place / "bundle", self.setup, trained, more=self._teacher_record(split, seed))
-            logits, embeddings = self._judge(load(bundle.path, compute="cpu"), split)
+            logits, embeddings = self._score(load(bundle.path, compute="cpu"), split)
         else:
             logits, embeddings = _head_logits(fitted.net.trained(), known), known
         result = self._result(split, seed, logits, temperature, fitted.best_epoch)
@@ -216,7 +216,7 @@ class Trainer:
         fold = load_folds(first)[0]
         return fold.embeddings if fold.clips == tuple(clip.id for clip in split.test) else None
 
-    def _judge(self, recognizer: Recognizer, split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _score(self, recognizer: Recognizer, split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits and embeddings of the test clips, by the recognizer that users get."""
         found = []
         progress = self.options.stage("test")

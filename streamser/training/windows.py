@@ -15,7 +15,7 @@ from streamser.training.batches import BatchMaker
 Batch = tuple[Tensor, ...]
 """A network's arguments: (B, T, bins), and the true lengths (B,) where rows are padded."""
 
-_JUDGED = 64
+_WINDOWS_AT_ONCE = 64
 """Windows that are judged at a time."""
 _KEPT_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
 """Memory for windows kept on a device; if they need more, they are computed again each time."""
@@ -69,11 +69,16 @@ def resident(
     )
 
 
-class Judged:
+class ServedWindows:
     """The windows from which some clips are classified when served, and each clip's mean logits over them."""
 
     def __init__(
-        self, batches: BatchMaker, rows: NDArray[np.int64], net: SerNet, device: torch.device, size: int = _JUDGED
+        self,
+        batches: BatchMaker,
+        rows: NDArray[np.int64],
+        net: SerNet,
+        device: torch.device,
+        size: int = _WINDOWS_AT_ONCE,
     ) -> None:
         self.batches, self.rows, self.device, self.size = batches, rows, device, size
         self.padded = net.takes_lengths
@@ -134,7 +139,7 @@ class Judged:
 
 def clip_logits(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float32]:
     """Mean logits over the windows of each clip, (clips, classes)."""
-    return Judged(batches, rows, net, device).logits(net)
+    return ServedWindows(batches, rows, net, device).logits(net)
 
 
 def reconstruction_mse(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], device: torch.device) -> float:
@@ -142,7 +147,7 @@ def reconstruction_mse(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64]
     net.eval()
     total, values = 0.0, 0
     with torch.inference_mode():
-        for batch, _ in Judged(batches, rows, net, device):
+        for batch, _ in ServedWindows(batches, rows, net, device):
             rebuilt = net(*batch).reconstruction
             if rebuilt is None:
                 raise ValueError("only a net with a decoder has a reconstruction")
@@ -151,4 +156,4 @@ def reconstruction_mse(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64]
     return total / values
 
 
-__all__ = ["Batch", "Judged", "Resident", "clip_logits", "reconstruction_mse", "resident"]
+__all__ = ["Batch", "Resident", "ServedWindows", "clip_logits", "reconstruction_mse", "resident"]

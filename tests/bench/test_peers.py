@@ -17,8 +17,8 @@ def test_a_naive_window_has_the_logits_of_ours(name: str) -> None:
     assert name in installed_peers()
     recognizer = load("lightsernet", "cpu", engine="onnx")
     windows = [babble(seconds, seed=seed) for seed, seconds in enumerate((2.992, 2.992, 1.3))]
-    judge = PEERS[name].make("lightsernet")
-    naive = np.concatenate([np.asarray(judge(window)) for window in windows])
+    predict = PEERS[name].make("lightsernet")
+    naive = np.concatenate([np.asarray(predict(window)) for window in windows])
     # Partial windows are not trimmed, and neither are the peers'.
     from streamser.engines import run_frames
     from streamser.features import extract

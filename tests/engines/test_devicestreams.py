@@ -59,7 +59,7 @@ def test_every_chunk_of_every_stream_equals_its_window_on_the_cpu(checkpoint: Bu
     chunk, size = many.chunks[1], many.samples(many.chunks[1])
     slots = np.array([3, 0, 4, 1, 2])
     many.begin(slots)
-    judged = []
+    scored = []
     for step in range(15):
         at = step * chunk * config.hop_samples
         logits, embedding = many.step(slots, np.stack([sounds()[slot][at : at + size] for slot in slots]))
@@ -67,8 +67,8 @@ def test_every_chunk_of_every_stream_equals_its_window_on_the_cpu(checkpoint: Bu
         for slot, of_slot in zip(slots, logits, strict=True):
             whole = expected(engine, sounds()[slot][: at + size], (step + 1) * chunk, config)
             np.testing.assert_allclose(of_slot, whole, atol=TOLERANCE)
-        judged.append(logits)
-    assert np.ptp(np.stack(judged), axis=(0, 1)).max() > 1.0  # or equality would mean little
+        scored.append(logits)
+    assert np.ptp(np.stack(scored), axis=(0, 1)).max() > 1.0  # or equality would mean little
 
 
 def test_a_stream_begins_anew_and_the_others_go_on(checkpoint: Bundle, device: str) -> None:

@@ -306,7 +306,7 @@ def test_a_map_of_the_embedding_without_scikit_learn_is_refused_before_anything_
     recognizer: Recognizer, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    judged: list[int] = []
+    scored: list[int] = []
     with pytest.raises(MissingExtraError, match=r"streamser\[torch\]"):
-        evaluate(recognizer, clips, EvaluationConfig(degrade=()), progress=lambda what, done, of: judged.append(done))
-    assert not judged
+        evaluate(recognizer, clips, EvaluationConfig(degrade=()), progress=lambda what, done, of: scored.append(done))
+    assert not scored

@@ -92,7 +92,7 @@ def test_with_nothing_before_an_answer_is_the_absolute_one(corpora: list[LeftOut
 def test_histories_hold_the_same_speaker_and_never_the_clip_itself(corpora: list[LeftOutCorpus]) -> None:
     one = corpora[0]
     for name, histories in one.histories.items():
-        for clip, before in zip(one.judged, histories, strict=True):
+        for clip, before in zip(one.scored, histories, strict=True):
             assert clip not in before
             voices = {one.fold.speakers[other] for other in before}
             assert (one.fold.speakers[clip] in voices) != (name == "other_speaker_10")

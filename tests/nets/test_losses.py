@@ -35,7 +35,7 @@ class Batch:
 
     def loss(self, spec: LossSpec) -> float:
         module = built(spec)
-        return float(judged(module, self.output(), torch.from_numpy(self.frames)).detach())
+        return float(loss_of(module, self.output(), torch.from_numpy(self.frames)).detach())
 
     def log_p(self) -> np.ndarray:
         """log p of each clip's true class."""
@@ -51,7 +51,7 @@ def built(spec: LossSpec) -> SerLoss:
     return module
 
 
-def judged(module: SerLoss, output: NetOutput, frames: Tensor) -> Tensor:
+def loss_of(module: SerLoss, output: NetOutput, frames: Tensor) -> Tensor:
     difficulty, shares = torch.from_numpy(DIFFICULTY), torch.from_numpy(SHARES)
     return module(output, torch.from_numpy(TARGETS), frames=frames, difficulty=difficulty, shares=shares)
 
@@ -184,7 +184,7 @@ def test_centre_loss_is_half_the_squared_distance_to_the_own_centre() -> None:
     assert module.centres is not None
     centres = module.centres.detach().numpy()
     distance = 0.5 * ((batch.embedding - centres[TARGETS]) ** 2).sum(axis=1).mean()
-    loss = judged(module, batch.output(), torch.from_numpy(batch.frames))
+    loss = loss_of(module, batch.output(), torch.from_numpy(batch.frames))
     assert float(loss.detach()) == pytest.approx(-batch.log_p().mean() + 4.0 * distance)
 
 
@@ -194,7 +194,7 @@ def test_centres_move_to_their_classes_means() -> None:
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
     for _ in range(60):
         optimizer.zero_grad()
-        judged(module, batch.output(), torch.from_numpy(batch.frames)).backward()
+        loss_of(module, batch.output(), torch.from_numpy(batch.frames)).backward()
         optimizer.step()
     assert module.centres is not None
     means = np.stack([batch.embedding[c == TARGETS].mean(axis=0) for c in range(CLASSES)])
@@ -241,7 +241,7 @@ def as_function(spec: LossSpec) -> tuple[Callable[..., Tensor], list[Tensor]]:
         if moved:
             del module.centres
             module.centres = moved[0]  # type: ignore[assignment]
-        return judged(module, NetOutput(logits, embedding, reconstruction), torch.from_numpy(batch.frames))
+        return loss_of(module, NetOutput(logits, embedding, reconstruction), torch.from_numpy(batch.frames))
 
     if centres is not None:
         points.append(centres.detach())

@@ -37,7 +37,7 @@ def sure(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def judge(sure: Bundle) -> Recognizer:
+def sure_recognizer(sure: Bundle) -> Recognizer:
     return load(sure.path, "cpu")
 
 
@@ -58,6 +58,6 @@ def serve(sure: Bundle) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
-def truth(judge: Recognizer, talk: Path) -> list[dict[str, Any]]:
+def truth(sure_recognizer: Recognizer, talk: Path) -> list[dict[str, Any]]:
     """The events of `streamser replay` for the same file."""
-    return [event.to_dict() for event in replay(talk, model=judge)]
+    return [event.to_dict() for event in replay(talk, model=sure_recognizer)]

@@ -45,7 +45,7 @@ def test_the_browsers_microphone_gives_the_finals_that_replay_gives_for_the_same
 
 
 def test_a_file_gives_exactly_what_replay_gives_and_the_exports_hold_it(
-    serve: Running, talk: Path, truth: list[dict[str, Any]], tmp_path: Path, judge: Recognizer
+    serve: Running, talk: Path, truth: list[dict[str, Any]], tmp_path: Path, sure_recognizer: Recognizer
 ) -> None:
     with browsing(serve.url, talk, tmp_path / "profile") as page:
         page.find("#file").send_keys(str(talk))
@@ -58,8 +58,8 @@ def test_a_file_gives_exactly_what_replay_gives_and_the_exports_hold_it(
         assert {event["stream"] for event in exported} == {"talk"}
         for kind in ("csv", "vtt"):
             path = tmp_path / f"replayed.{kind}"
-            with open_writer(path, labels=judge.labels) as writer:
-                for event in replay(talk, model=judge):
+            with open_writer(path, labels=sure_recognizer.labels) as writer:
+                for event in replay(talk, model=sure_recognizer):
                     writer.write(event)
             assert page.export(kind).replace("talk,", "main,") == path.read_text()
         assert page.complaints() == []

@@ -65,10 +65,10 @@ def test_an_utterance_is_started_judged_in_parts_judged_whole_and_ended(recogniz
         mine = [event for event in events if getattr(event, "utterance", None) == number]
         kinds = [type(event) for event in mine]
         assert kinds == [SpeechStarted, *[EmotionEvent] * (len(mine) - 2), SpeechEnded]
-        judged = [event for event in mine if isinstance(event, EmotionEvent)]
-        assert [event.final for event in judged] == [False] * (len(judged) - 1) + [True]
-        assert [event.seq for event in judged] == list(range(len(judged)))
-        assert len(judged) > 3
+        scored = [event for event in mine if isinstance(event, EmotionEvent)]
+        assert [event.final for event in scored] == [False] * (len(scored) - 1) + [True]
+        assert [event.seq for event in scored] == list(range(len(scored)))
+        assert len(scored) > 3
     assert events[-1] == StreamEnded(end=len(two_utterances()))
 
 

@@ -19,8 +19,8 @@ from streamser.calibration import Calibration
 from streamser.events import EmotionEvent, Event, SourceChanged
 from streamser.recognizer import Recognizer, load
 from streamser.stream.channel import Delivery, Stream, StreamConfig, WorkerStream
-from streamser.stream.judge import Judge, Voice
 from streamser.stream.pipeline import Listener
+from streamser.stream.scorer import Scorer, Voice
 from streamser.stream.sources import WavSource
 from streamser.stream.vad import VadConfig
 from streamser.stream.worker import InferenceWorker, PipelineConfig
@@ -214,10 +214,10 @@ def test_a_profile_stays_as_it_is_where_a_stream_does_not_adapt(adaptive: Recogn
 
 
 def test_silence_does_not_change_the_baseline(adaptive: Recognizer) -> None:
-    judge = Judge(adaptive)
+    scorer = Scorer(adaptive)
     for utterance, (samples, expected) in enumerate([(silence(1.0), 0), (babble(1.0), 0), (babble(1.0, seed=3), 1)]):
         segment = Segment(utterance=utterance, start=20_000 * utterance, samples=samples, final=True)
-        event = judge.event(segment, adaptive.predict(segment))
+        event = scorer.event(segment, adaptive.predict(segment))
         assert event is not None and event.baseline_utterances == expected
         assert event.uncertain or utterance
 

@@ -267,8 +267,8 @@ def test_an_unlabelled_corpus_that_is_left_out_stays_out(root: Path, run: Path, 
         for split in splits_of(recipe, extended, 0)
     }
     assert trained == {"without-tiny": {"wild", "other"}, "without-other": {"wild"}}
-    judged = replace(recipe, judge_only=("wild",))
-    assert not [clip for split in splits_of(judged, material, 0) for clip in split.train if clip.corpus == "wild"]
+    excluded = replace(recipe, judge_only=("wild",))
+    assert not [clip for split in splits_of(excluded, material, 0) for clip in split.train if clip.corpus == "wild"]
 
 
 def test_a_run_with_a_teacher_resumes_with_the_very_same_weights(

@@ -31,7 +31,7 @@ from streamser.training.recipe import recipe_from
 from streamser.training.schedules import SCHEDULES, Schedule, rate_factor
 from streamser.training.setup import set_up
 from streamser.training.store import LevelStore
-from streamser.training.windows import Judged, Resident, resident
+from streamser.training.windows import Resident, ServedWindows, resident
 
 BINS, FRAMES = 40, 40
 FEATURES = FeatureConfig(
@@ -222,9 +222,9 @@ def test_clips_are_judged_alike_in_whatever_company_and_as_often_as_one_likes() 
     features = FeatureConfig(n_mels=BINS, log="db", length_s=0.5, short="keep", long="windows", stride_s=0.2)
     batches = BatchMaker(store_of([12, FRAMES, 25, 80]), features, FeatureAugment())
     net = SepConv(2, bins=BINS, blocks=1).eval()
-    judged = Judged(batches, np.arange(4), net, torch.device("cpu"), size=3)
-    first = judged.logits(net)
-    np.testing.assert_array_equal(judged.logits(net), first)
+    served = ServedWindows(batches, np.arange(4), net, torch.device("cpu"), size=3)
+    first = served.logits(net)
+    np.testing.assert_array_equal(served.logits(net), first)
     with torch.no_grad():
         own = [net(batches.whole(i)).logits.mean(dim=0).numpy() for i in range(4)]
     np.testing.assert_allclose(first, own, atol=1e-5)

@@ -100,7 +100,7 @@ class EmotionProcessor(FrameProcessor):
     async def _attach(self, frame: TranscriptionFrame) -> None:
         """Attach the newest result to the words; waiting for it here delays neither sound nor system frames."""
         taken = self._taken
-        await self._until(lambda: self._judged >= taken and self._open in (None, self._judged_utterance))
+        await self._until(lambda: self._scored >= taken and self._open in (None, self._scored_utterance))
         event = self._newest
         if event is None or self._position - event.end > self._max_age_s * SAMPLE_RATE:
             return
@@ -129,16 +129,16 @@ class EmotionProcessor(FrameProcessor):
         self._stream = await asyncio.to_thread(Stream, self._recognizer, self._config, self.name)
         self._waiting: asyncio.Queue[tuple[int, InputAudioRawFrame | None]] = asyncio.Queue(_WAITING_FRAMES)
         self._progress = asyncio.Condition()
-        self._taken = self._judged = 0  # frames of sound
+        self._taken = self._scored = 0  # frames of sound
         self._lost = 0  # samples that did not fit, not yet reported to the stream
         self._position = 0  # samples judged
         self._open: int | None = None  # the utterance that goes on
         self._newest: EmotionEvent | None = None
         self._last_told = -1  # the last utterance that the LLM was informed of
-        self._task = self.create_task(self._judge())
+        self._task = self.create_task(self._score())
 
     @property
-    def _judged_utterance(self) -> int | None:
+    def _scored_utterance(self) -> int | None:
         return None if self._newest is None else self._newest.utterance
 
     def _take(self, frame: InputAudioRawFrame) -> None:
@@ -150,7 +150,7 @@ class EmotionProcessor(FrameProcessor):
             self._lost = 0
             self._taken += 1
 
-    async def _judge(self) -> None:
+    async def _score(self) -> None:
         """The task: classify all waiting sound on a thread and push the events; None ends it."""
         ended = False
         while not ended:
@@ -163,7 +163,7 @@ class EmotionProcessor(FrameProcessor):
             except Exception as error:  # whatever fails here: the conversation goes on, without emotions
                 await self.push_error(f"no emotion for this sound: {error}", exception=error)
             async with self._progress:
-                self._judged += len(batch)
+                self._scored += len(batch)
                 self._progress.notify_all()
 
     def _push(self, batch: list[tuple[int, InputAudioRawFrame | None]]) -> list[Event]:

@@ -37,12 +37,12 @@ class EmotionAgent(Agent):
     async def stt_node(
         self, audio: AsyncIterable[rtc.AudioFrame], model_settings: ModelSettings
     ) -> AsyncIterable[stt.SpeechEvent | str]:
-        async def judged() -> AsyncIterable[rtc.AudioFrame]:
+        async def scored() -> AsyncIterable[rtc.AudioFrame]:
             async for frame in audio:
                 self.voice.push(bytes(frame.data), frame.sample_rate, frame.num_channels)
                 yield frame
 
-        async for event in Agent.default.stt_node(self, judged(), model_settings):
+        async for event in Agent.default.stt_node(self, scored(), model_settings):
             yield event
 
     async def on_user_turn_completed(self, turn_ctx: llm.ChatContext, new_message: llm.ChatMessage) -> None:

@@ -18,7 +18,7 @@ from streamser.features import Frames
 from streamser.recognizer import Prediction, Recognizer
 from streamser.stream.tracks import FeatureTrack, Novelty, Piece, StepTrack, TrackQuestion
 
-__all__ = ["Judge", "NewSpeaker", "Novelty", "Piece", "Question", "Voice", "compute_answers", "computes_on_cuda"]
+__all__ = ["NewSpeaker", "Novelty", "Piece", "Question", "Scorer", "Voice", "compute_answers", "computes_on_cuda"]
 
 Question = Frames | Segment | TrackQuestion
 """What the recognizer is asked: frames that are already computed, a whole segment, or a step graph's track."""
@@ -74,7 +74,7 @@ class Voice:
         return None if head is None else self._recognizer.baseline or Baseline.empty(head.size)
 
 
-class Judge:
+class Scorer:
     """The state of one stream between its segments.
 
     `question` and `event` are called for every segment in the stream's order; the answer in between comes from
