@@ -6,7 +6,7 @@
     ├── BundleError         a checkpoint that is damaged, altered, foreign or too new
     ├── EngineError         a compute device that was asked for by name and is not there
     ├── ConfigError         a setting that is unknown or impossible
-    ├── MissingExtraError   a verb that needs an extra which is not installed
+    ├── MissingExtraError   a command that needs an extra which is not installed
     ├── CorpusError         an invalid corpus folder or manifest
     ├── ProtocolError       a split that would leak speakers or clips
     └── ServerError         a streamser server that cannot be reached, or that refused
@@ -49,7 +49,7 @@ class ProtocolError(StreamserError):
 
 
 class MissingExtraError(StreamserError):
-    """A verb that needs an extra which is not installed."""
+    """A command that needs an extra which is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs the extra '{extra}': pip install 'streamser[{extra}]'")

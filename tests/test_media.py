@@ -157,8 +157,8 @@ def test_a_folder_of_nothing_but_media_says_why_it_cannot_be_read(
     tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folder_of(tmp_path, "b.m4a")
-    for verb in ("label", "replay"):
-        assert main([verb, str(folder), "--model", str(bundle.path)]) == 1
+    for command in ("label", "replay"):
+        assert main([command, str(folder), "--model", str(bundle.path)]) == 1
         assert "1 file needs ffmpeg (b.m4a)" in capsys.readouterr().err
 
 

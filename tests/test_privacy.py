@@ -1,4 +1,4 @@
-"""No verb writes sound or talks to another machine unless its flag was given: seen at run time."""
+"""No command writes sound or talks to another machine unless its flag was given: seen at run time."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def sound_files(trace: Trace) -> list[Path]:
 
 
 class Case(NamedTuple):
-    """A verb, who speaks to it, and the files that it may write."""
+    """A command, who speaks to it, and the files that it may write."""
 
     words: list[str]
     client: Callable[[str], None] | None
@@ -140,7 +140,7 @@ class Case(NamedTuple):
     ],
     ids=lambda case: case.words[0],
 )
-def test_a_verb_writes_what_it_was_told_to_and_connects_to_no_other_machine(
+def test_a_command_writes_what_it_was_told_to_and_connects_to_no_other_machine(
     command: Command,
     read: Callable[[Path], Trace],
     case: Case,

@@ -210,7 +210,7 @@ def test_speech_that_no_voice_can_be_learnt_from_is_refused(
         enrol(recognizer, sounds)
 
 
-# ---- the verb
+# ---- the command
 
 
 class Microphone(list[np.ndarray]):

@@ -13,7 +13,7 @@ from makers import babble, silence
 
 import streamser
 from streamser.audio import resample
-from streamser.cli import VERBS, build_parser
+from streamser.cli import COMMANDS, build_parser
 from streamser.recognizer import Recognizer
 
 ROOT = Path(__file__).parents[1]
@@ -44,19 +44,19 @@ def test_every_file_that_the_readme_points_to_is_there() -> None:
     assert targets and not missing
 
 
-def test_every_verb_is_in_the_readme_and_every_verb_in_the_readme_exists() -> None:
+def test_every_command_is_in_the_readme_and_every_command_in_the_readme_exists() -> None:
     named = set(re.findall(r"streamser ([a-z]+)\b", README))
     assert named >= {"live", "replay", "label", "serve", "devices", "calibrate", "train", "evaluate", "models"}
-    words = {"live", *VERBS}
+    words = {"live", *COMMANDS}
     assert set(re.findall(r"`streamser ([a-z]+)", README)) <= words
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     from streamser import cli
 
     with pytest.raises(SystemExit) as stop:
-        cli.main([verb, "--help"])
+        cli.main([command, "--help"])
     assert stop.value.code == 0
     assert len(capsys.readouterr().out.splitlines()) > 5
 

@@ -196,7 +196,7 @@ def test_frames_of_another_checkpoint_are_the_callers_slip(recognizer: Recognize
 class NanEngine:
     """A net whose weights were spoilt in a way that silence does not show."""
 
-    name, device = "onnx", "cpu"
+    name, compute = "onnx", "cpu"
 
     def run(self, frames: Frames) -> tuple[Frames, Frames]:
         return np.full((len(frames), 4), np.nan, np.float32), np.zeros((len(frames), 64), np.float32)
@@ -303,7 +303,7 @@ def test_a_long_recording_is_judged_in_bounded_memory(recognizer: Recognizer, mo
     run = recognizer.engine.run
 
     class Watched:
-        name, device = "onnx", "cpu"
+        name, compute = "onnx", "cpu"
 
         def run(self, frames: Frames) -> tuple[Frames, Frames]:
             batches.append(len(frames))
@@ -330,4 +330,7 @@ def test_silence_around_a_sound_changes_no_answer_where_the_checkpoint_trims(tmp
 
 def test_the_old_name_of_compute_works_and_warns(bundle: Bundle) -> None:
     with pytest.warns(DeprecationWarning, match="compute="):
-        assert load(bundle.path, device="cpu").engine.device == "cpu"
+        engine = load(bundle.path, device="cpu").engine
+    assert engine.compute == "cpu"
+    with pytest.warns(DeprecationWarning, match="engine.compute"):
+        assert engine.device == "cpu"

@@ -42,9 +42,14 @@ class VirtualMic:
         self.env: dict[str, str] = {}
         self._players: list[subprocess.Popen[bytes]] = []
 
-    def __call__(self, verb: str) -> str:
+    def __call__(self, command: str) -> str:
         done = subprocess.run(
-            ["bash", SCRIPT, verb, self.folder], capture_output=True, text=True, timeout=20, check=True, env=self._env()
+            ["bash", SCRIPT, command, self.folder],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+            env=self._env(),
         )
         return done.stdout
 

@@ -1,4 +1,4 @@
-"""The `streamser` command: one verb, one module, imported only when that verb is called."""
+"""The `streamser` program: each command is a module, imported only when the command is called."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from streamser.cli.parsing import Parser
 from streamser.errors import StreamserError
 from streamser.printable import guarded_output
 
-# verb -> (module that has add_arguments(parser) and run(args) -> exit code, one line of help)
-VERBS: dict[str, tuple[str, str]] = {
+# command -> (module that has add_arguments(parser) and run(args) -> exit code, one line of help)
+COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("streamser.cli.demo", "play recorded voices and show their emotions"),
     "live": ("streamser.cli.live", "recognize emotions from a microphone"),
     "replay": ("streamser.cli.replay", "play sound files through the same pipeline as live"),
@@ -38,8 +38,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("streamser.cli.evaluate", "measure a checkpoint on corpora, or on composed streams"),
     "export": ("streamser.cli.export", "export a checkpoint's network to ONNX again"),
     "bench": ("streamser.cli.bench", "measure speed and latency on this machine"),
-    "completion": ("streamser.cli.completion", "print a script that completes verbs and options in your shell"),
-    "help": ("streamser.cli.help", "show the help of a verb"),
+    "completion": ("streamser.cli.completion", "print a script that completes commands and options in your shell"),
+    "help": ("streamser.cli.help", "show the help of a command"),
 }
 
 
@@ -50,26 +50,26 @@ def version() -> str:
     return installed("streamser")
 
 
-def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The parser with the arguments of `verb` only, so that no other verb's module is imported."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser with the arguments of `command` only, so that no other command's module is imported."""
     parser = Parser(
         prog="streamser",
         description="Real-time speech emotion recognition: local, streaming, honest about what it does not know.",
-        epilog="streamser help VERB shows a verb's options and examples. Start with: streamser demo.",
+        epilog="streamser help COMMAND shows a command's options and examples. Start with: streamser demo.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and debug logs")
     add_log_arguments(parser)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for name, (module, summary) in VERBS.items():
-        sub = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name == verb:
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, (module, summary) in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == command:
             importlib.import_module(module).add_arguments(sub)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
     open_missing_streams()
     with guarded_output():
         return _main(sys.argv[1:] if argv is None else argv)
@@ -77,13 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     words = list(argv)
-    verb = next((word for word in words if word in VERBS), None)
-    parser = build_parser(verb)
+    command = next((word for word in words if word in COMMANDS), None)
+    parser = build_parser(command)
     args = parser.parse_args(words)
     if args.version:
         print(f"streamser {version()}")
         return 0
-    if args.verb is None:
+    if args.command is None:
         parser.print_help()
         return 2
     set_up_logging(args)
@@ -92,9 +92,9 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """The verb's exit code; what went wrong is one line on standard error."""
+    """The command's exit code; what went wrong is one line on standard error."""
     try:
-        code = int(importlib.import_module(VERBS[args.verb][0]).run(args) or 0)
+        code = int(importlib.import_module(COMMANDS[args.command][0]).run(args) or 0)
         sys.stdout.flush()  # here, where an error can still be explained
         return code
     except KeyboardInterrupt as stop:

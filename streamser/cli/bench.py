@@ -38,7 +38,7 @@ _MOST_STREAMS = 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's own arguments."""
+    """The command's own arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", nargs="*", help="names or folders of checkpoints (default: all that are installed)")
@@ -100,7 +100,7 @@ def _many(args: argparse.Namespace, sound: np.ndarray[Any, np.dtype[np.float32]]
         recognizer = load(model, compute, engine=engine, threads=args.threads)
         attempt = partial(try_streams, recognizer, sound, seconds=_TRIAL_S)
         result = largest(attempt, args.streams)
-        found[recognizer.bundle.name] = {"compute": recognizer.engine.device, **result}
+        found[recognizer.bundle.name] = {"compute": recognizer.engine.compute, **result}
     print(json.dumps({"machine": _machine(), "models": found}, indent=2) if args.json else _many_report(found))
     return 0
 

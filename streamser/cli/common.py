@@ -1,4 +1,4 @@
-"""Shared by the verbs: options for model and configuration, output files, and a clean end on Ctrl-C."""
+"""Shared by the commands: options for model and configuration, output files, and a clean end on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ STREAM_SECTIONS = ("source", "vad", "segmenter", "pipeline")
 def load_run_config(args: argparse.Namespace, unused: Collection[str] = ("server",), way_out: str = "") -> Config:
     """The configuration of this run: file, then --set, then the options that have a name of their own.
 
-    --set may not name a section in `unused`; where another mode of the verb uses it, `way_out` names that mode.
+    --set may not name a section in `unused`; where another mode of the command uses it, `way_out` names that mode.
     """
     refuse_unused(args, unused, way_out)
     config = load_config(args.config, args.set)
@@ -125,7 +125,7 @@ def refuse_unused(args: argparse.Namespace, unused: Collection[str], way_out: st
         if section in unused:
             known = way_out and section in STREAM_SECTIONS
             raise ConfigError(
-                f"--set {text}: {way_out if known else f'{args.verb} does not use the section {section}'}"
+                f"--set {text}: {way_out if known else f'{args.command} does not use the section {section}'}"
             )
 
 

@@ -1,4 +1,4 @@
-"""`streamser completion SHELL`: a script by which bash, zsh or fish completes verbs, options and checkpoints."""
+"""`streamser completion SHELL`: a script by which bash, zsh or fish completes commands, options and checkpoints."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamser.bundle import find_models
-from streamser.cli.parsing import options_of, verb_parsers
+from streamser.cli.parsing import command_parsers, options_of
 
 _EPILOG = """to use it, now and in every new shell:
   bash:  streamser completion bash > ~/.local/share/bash-completion/completions/streamser
   zsh:   streamser completion zsh > ~/.zfunc/_streamser    # with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc
   fish:  streamser completion fish > ~/.config/fish/completions/streamser.fish
 
-The script holds today's verbs and checkpoints: print it again after an update.
+The script holds today's commands and checkpoints: print it again after an update.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """One option of a verb."""
+    """One option of a command."""
 
     name: str
     help: str
@@ -29,7 +29,7 @@ class _Option:
 
 
 @dataclass(frozen=True, slots=True)
-class _Verb:
+class _Command:
     name: str
     help: str
     options: tuple[_Option, ...]
@@ -38,7 +38,7 @@ class _Verb:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's own arguments."""
+    """The command's own arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("shell", choices=tuple(_WRITERS), help="the shell that the script is for")
@@ -46,21 +46,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the completion script of a shell; the exit status is 0."""
-    print(_WRITERS[args.shell](_verbs()), end="")
+    print(_WRITERS[args.shell](_commands()), end="")
     return 0
 
 
-def _verbs() -> list[_Verb]:
-    from streamser.cli import VERBS, build_parser
+def _commands() -> list[_Command]:
+    from streamser.cli import COMMANDS, build_parser
 
     models = tuple(find_models())
     found = []
-    for name, (_, summary) in VERBS.items():
-        parser = verb_parsers(build_parser(name))[name]
+    for name, (_, summary) in COMMANDS.items():
+        parser = command_parsers(build_parser(name))[name]
         options = [_option(option, action, models) for option, action in options_of(parser)]
         places = [action for action in parser._actions if not action.option_strings]
         words = _values(places[0], models) if places else ()
-        found.append(_Verb(name, summary, tuple(options), words))
+        found.append(_Command(name, summary, tuple(options), words))
     return found
 
 
@@ -75,32 +75,32 @@ def _values(action: argparse.Action, models: tuple[str, ...]) -> tuple[str, ...]
     return models if action.dest == "model" else ()
 
 
-def _bash(verbs: list[_Verb]) -> str:
+def _bash(commands: list[_Command]) -> str:
     values = "".join(
-        f"    {verb.name}/{option.name}) options={_quoted(' '.join(option.values))} word_is=value ;;\n"
-        for verb, option in _all_options(verbs)
+        f"    {command.name}/{option.name}) options={_quoted(' '.join(option.values))} word_is=value ;;\n"
+        for command, option in _all_options(commands)
         if option.values
     )
     cases = "".join(
-        f"    {verb.name}) options={_quoted(' '.join(o.name for o in verb.options))}"
-        f" words={_quoted(' '.join(verb.words))} ;;\n"
-        for verb in verbs
+        f"    {command.name}) options={_quoted(' '.join(o.name for o in command.options))}"
+        f" words={_quoted(' '.join(command.words))} ;;\n"
+        for command in commands
     )
-    names = _quoted(" ".join([*(verb.name for verb in verbs), "--version", "--debug", "--help"]))
+    names = _quoted(" ".join([*(command.name for command in commands), "--version", "--debug", "--help"]))
     return f"""# bash completion for streamser; print it again after an update: streamser completion bash
 _streamser() {{
-  local word=${{COMP_WORDS[COMP_CWORD]}} verb=${{COMP_WORDS[1]}} options='' words='' word_is=''
+  local word=${{COMP_WORDS[COMP_CWORD]}} command=${{COMP_WORDS[1]}} options='' words='' word_is=''
   if [ "$COMP_CWORD" -eq 1 ]; then
     COMPREPLY=($(compgen -W {names} -- "$word"))
     return
   fi
-  case $verb/${{COMP_WORDS[COMP_CWORD - 1]}} in
+  case $command/${{COMP_WORDS[COMP_CWORD - 1]}} in
 {values}  esac
   if [ -n "$word_is" ]; then
     COMPREPLY=($(compgen -W "$options" -- "$word"))
     return
   fi
-  case $verb in
+  case $command in
 {cases}  esac
   case $word in
     -*) COMPREPLY=($(compgen -W "$options" -- "$word")) ;;
@@ -111,27 +111,27 @@ complete -o default -F _streamser streamser
 """
 
 
-def _zsh(verbs: list[_Verb]) -> str:
-    lines = "".join(f"    {_described(verb.name, verb.help)}\n" for verb in verbs)
+def _zsh(commands: list[_Command]) -> str:
+    lines = "".join(f"    {_described(command.name, command.help)}\n" for command in commands)
     values = "".join(
-        f"    {verb.name}/{option.name}) compadd -- {' '.join(map(_quoted, option.values))}; return ;;\n"
-        for verb, option in _all_options(verbs)
+        f"    {command.name}/{option.name}) compadd -- {' '.join(map(_quoted, option.values))}; return ;;\n"
+        for command, option in _all_options(commands)
         if option.values
     )
     cases = "".join(
-        f"    {verb.name})\n      names=({' '.join(map(_quoted, verb.words))})\n      options=(\n"
-        + "".join(f"        {_described(option.name, option.help)}\n" for option in verb.options)
+        f"    {command.name})\n      names=({' '.join(map(_quoted, command.words))})\n      options=(\n"
+        + "".join(f"        {_described(option.name, option.help)}\n" for option in command.options)
         + "      ) ;;\n"
-        for verb in verbs
+        for command in commands
     )
     return f"""#compdef streamser
 # zsh completion for streamser; print it again after an update: streamser completion zsh
 _streamser() {{
-  local -a verbs options names
-  verbs=(
+  local -a commands options names
+  commands=(
 {lines}  )
   if (( CURRENT == 2 )); then
-    _describe verb verbs
+    _describe command commands
     return
   fi
   case $words[2]/$words[CURRENT-1] in
@@ -154,16 +154,17 @@ def _described(name: str, words: str) -> str:
     return _quoted(f"{name}:{words}")
 
 
-def _fish(verbs: list[_Verb]) -> str:
+def _fish(commands: list[_Command]) -> str:
     lines = ["# fish completion for streamser; print it again after an update: streamser completion fish"]
     lines += [
-        f"complete -c streamser -f -n __fish_use_subcommand -a {verb.name} -d {_quoted(verb.help)}" for verb in verbs
+        f"complete -c streamser -f -n __fish_use_subcommand -a {command.name} -d {_quoted(command.help)}"
+        for command in commands
     ]
-    for verb in verbs:
-        chosen = f"complete -c streamser -n '__fish_seen_subcommand_from {verb.name}'"
-        if verb.words:
-            lines.append(f"{chosen} -a {_quoted(' '.join(verb.words))}")
-        for option in verb.options:
+    for command in commands:
+        chosen = f"complete -c streamser -n '__fish_seen_subcommand_from {command.name}'"
+        if command.words:
+            lines.append(f"{chosen} -a {_quoted(' '.join(command.words))}")
+        for option in command.options:
             kind = "-l" if option.name.startswith("--") else "-s"
             values = f" -x -a {_quoted(' '.join(option.values))}" if option.values else ""
             values = " -r" if option.values == () else values
@@ -171,9 +172,9 @@ def _fish(verbs: list[_Verb]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _all_options(verbs: list[_Verb]) -> Iterator[tuple[_Verb, _Option]]:
-    """Every option of every verb."""
-    return ((verb, option) for verb in verbs for option in verb.options)
+def _all_options(commands: list[_Command]) -> Iterator[tuple[_Command, _Option]]:
+    """Every option of every command."""
+    return ((command, option) for command in commands for option in command.options)
 
 
 def _quoted(text: str) -> str:

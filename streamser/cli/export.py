@@ -10,7 +10,7 @@ from streamser.errors import BundleError, MissingExtraError, StreamserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's own arguments."""
+    """The command's own arguments."""
     parser.add_argument("model", metavar="MODEL", help="a checkpoint's name or the path of its folder")
     parser.add_argument("--out", metavar="FILE", type=Path, help="where to write (default: ./<name>.onnx)")
 

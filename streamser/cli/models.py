@@ -13,7 +13,7 @@ from streamser.errors import BundleError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's own arguments."""
+    """The command's own arguments."""
     parser.add_argument("model", nargs="?", help="a checkpoint's name or folder: verify it and show its card")
     parser.add_argument("--json", action="store_true", help="machine-readable: everything in bundle.yaml")
 

@@ -30,7 +30,7 @@ Every reader of the topics can see the emotions of people: give the broker users
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's own arguments."""
+    """The command's own arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     default = MqttConfig()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import NoReturn
 
-__all__ = ["Parser", "options_of", "verb_parsers"]
+__all__ = ["Parser", "command_parsers", "options_of"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,8 +17,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         prog = self.prog
-        if message.startswith("unrecognized"):  # the whole command says so, also of a verb's options
-            prog = next((sub.prog for sub in verb_parsers(self).values() if len(sub._actions) > 1), prog)
+        if message.startswith("unrecognized"):  # the main parser reports these, even those of a command
+            prog = next((sub.prog for sub in command_parsers(self).values() if len(sub._actions) > 1), prog)
         sys.stderr.write(f"streamser: {self._advised(message)} See: {prog} --help\n")
         raise SystemExit(2)
 
@@ -30,8 +30,8 @@ class Parser(argparse.ArgumentParser):
         if wrong is None:
             return message + "."
         choices = [choice.strip("' ") for choice in wrong[3].split(",")]
-        if wrong[1] == "VERB":
-            return f"unknown verb '{wrong[2]}'" + _suggestion(wrong[2], choices)
+        if wrong[1] == "COMMAND":
+            return f"unknown command '{wrong[2]}'" + _suggestion(wrong[2], choices)
         return message + _suggestion(wrong[2], choices)
 
     def _unknown_words(self, words: list[str]) -> str:
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         if not word.startswith("-"):
             return f"unexpected argument '{word}'."
         name = word.partition("=")[0]
-        known = [option for parser in [self, *verb_parsers(self).values()] for option, _ in options_of(parser)]
+        known = [option for parser in [self, *command_parsers(self).values()] for option, _ in options_of(parser)]
         return f"unknown option '{name}'{_suggestion(name, known)}"
 
 
@@ -48,8 +48,8 @@ def _suggestion(word: str, known: list[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else "."
 
 
-def verb_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The parsers of a parser's verbs."""
+def command_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of a parser's commands."""
     actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return {name: sub for action in actions for name, sub in action.choices.items()}
 

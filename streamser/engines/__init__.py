@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -60,19 +61,19 @@ class Engine(Protocol):
         """onnx or torch."""
 
     @property
-    def device(self) -> str:
-        """cpu, or cuda:N."""
+    def compute(self) -> str:
+        """The processor: cpu, or cuda:N."""
 
     def run(self, frames: Frames) -> tuple[Frames, Frames]:
         """Windows (B, T, bins) to logits (B, classes) and embedding (B, D)."""
 
     def metrics(self) -> dict[str, Any]:
-        """Operating figures: engine, device, windows, compute seconds, fallbacks."""
+        """Operating figures: engine, processor (`device`), windows, compute seconds, fallbacks."""
 
 
 @runtime_checkable
 class AudioEngine(Protocol):
-    """An engine that also computes the features on its device, in one pass with the network."""
+    """An engine that also computes the features on its processor, in one pass with the network."""
 
     def run_audio(self, sounds: Sequence[Samples]) -> list[WindowScores]:
         """16 kHz sounds, each whole, to the scores of their windows."""
@@ -164,7 +165,17 @@ class Counters:
             return {"windows": self._windows, "compute_s": round(self._compute_s, 6)}
 
 
-class FallbackEngine:
+class OldNames:
+    """Names of an engine's properties that still work for one release, with a warning."""
+
+    @property
+    def device(self: Engine) -> str:
+        """The old name of `compute`."""
+        warnings.warn("engine.device is now engine.compute", DeprecationWarning, stacklevel=2)
+        return self.compute
+
+
+class FallbackEngine(OldNames):
     """The first engine until it fails, the second from then on: one warning, once, and a line in `metrics()`."""
 
     def __init__(self, first: Callable[[], Engine], second: Callable[[], Engine], features: FeatureConfig) -> None:
@@ -174,7 +185,7 @@ class FallbackEngine:
         self._fallback: str | None = None
         try:
             self._engine = first()
-        except StreamserError as error:  # no device, no torch extra, no weights for it: the second may still serve
+        except StreamserError as error:  # no such processor, no extra 'torch', or no weights for it
             self._engine = self._fall_back(error)
 
     @property
@@ -182,8 +193,8 @@ class FallbackEngine:
         return self._engine.name
 
     @property
-    def device(self) -> str:
-        return self._engine.device
+    def compute(self) -> str:
+        return self._engine.compute
 
     def run(self, frames: Frames) -> tuple[Frames, Frames]:
         return self._try(lambda engine: engine.run(frames))
@@ -213,12 +224,12 @@ class FallbackEngine:
     def _fall_back(self, error: StreamserError) -> Engine:
         engine = self._second()
         self._fallback = str(error)
-        logger.warning("%s; from here on the %s engine computes on the %s", error, engine.name, engine.device)
+        logger.warning("%s; from here on the %s engine computes on the %s", error, engine.name, engine.compute)
         return engine
 
 
 def open_engine(bundle: Bundle, engine: str = "auto", compute: str = "auto", threads: int = 1) -> Engine:
-    """Open the engine for a checkpoint; EngineError if an engine or device asked for by name cannot be used.
+    """Open the engine for a checkpoint; EngineError if an engine or processor asked for by name cannot be used.
 
     | compute| engine auto           | engine onnx | engine torch          |
     |--------|-----------------------|-------------|-----------------------|
@@ -266,7 +277,7 @@ def _open_onnx(bundle: Bundle, threads: int, int8: bool) -> Engine:
     return OnnxEngine(bundle, threads, int8=int8)
 
 
-def _open_torch(bundle: Bundle, device: str) -> Engine:
+def _open_torch(bundle: Bundle, compute: str) -> Engine:
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError("the torch engine", "torch")
     try:
@@ -275,4 +286,4 @@ def _open_torch(bundle: Bundle, device: str) -> Engine:
         raise EngineError(
             f"torch is installed but cannot be imported ({error}); install streamser[torch] again"
         ) from error
-    return TorchEngine(bundle, device)
+    return TorchEngine(bundle, compute)

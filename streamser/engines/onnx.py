@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from streamser.bundle import GRAPH, INT8_GRAPH, INT8_STEP, STEP, Bundle
-from streamser.engines import MOST_THREADS, Counters, check_frames, check_length
+from streamser.engines import MOST_THREADS, Counters, OldNames, check_frames, check_length
 from streamser.engines.steps import StepEngine, open_steps
 from streamser.errors import BundleError, EngineError
 from streamser.features import Frames, silent_frame
@@ -25,7 +25,7 @@ _MEMORY_BYTES = 4 << 30
 _FATAL_ONLY = 4  # onnxruntime's log level: errors arrive as exceptions anyway
 
 
-class OnnxEngine:
+class OnnxEngine(OldNames):
     """A bundle's graphs in onnxruntime sessions.
 
     Windows run one at a time: a batch gains under a tenth on a CPU, and this way a window's scores are the same bits
@@ -34,7 +34,7 @@ class OnnxEngine:
     Streams need the step graph and files the whole one, so where a bundle has both, each is opened when it is needed.
     """
 
-    device = "cpu"
+    compute = "cpu"
 
     def __init__(self, bundle: Bundle, threads: int = 1, *, int8: bool = False) -> None:
         """`int8` takes the graphs with 8-bit weights, which `bundle` must have."""
@@ -71,7 +71,7 @@ class OnnxEngine:
         return results
 
     def metrics(self) -> dict[str, Any]:
-        return {"engine": self.name, "device": self.device, "threads": self._threads, **self._counters.to_dict()}
+        return {"engine": self.name, "device": self.compute, "threads": self._threads, **self._counters.to_dict()}
 
     def _open_whole(self) -> _WholeGraph:
         with self._opening:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from streamser.audio import SAMPLE_RATE, Samples, resample
 from streamser.bundle import Bundle
-from streamser.engines import Counters, WindowScores, check_frames, check_length
+from streamser.engines import Counters, OldNames, WindowScores, check_frames, check_length
 from streamser.errors import BundleError, EngineError
 from streamser.features import FeatureConfig, Frames, silent_frame, window_starts
 from streamser.nets.frontend import TorchFrontEnd
@@ -41,14 +41,14 @@ class _Piece(NamedTuple):
     """(T,), frame numbers within the piece, or _SILENT."""
 
 
-class TorchEngine:
-    """A bundle's weights in the net of its variant, on one device."""
+class TorchEngine(OldNames):
+    """A bundle's weights in the network of its variant, on one processor."""
 
     name = "torch"
 
-    def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
-        self._device = find_device(device)
-        self.device = str(self._device)
+    def __init__(self, bundle: Bundle, compute: str = "cpu") -> None:
+        self._device = find_device(compute)
+        self.compute = str(self._device)
         self._bundle = bundle
         self._max_batch = _CUDA_BATCH if self._device.type == "cuda" else 1
         self._counters = Counters()
@@ -89,7 +89,7 @@ class TorchEngine:
         return [_stacked(list(windows)) for windows in of_sound]
 
     def metrics(self) -> dict[str, Any]:
-        return {"engine": self.name, "device": self.device, **self._counters.to_dict()}
+        return {"engine": self.name, "device": self.compute, **self._counters.to_dict()}
 
     def _run_pieces(self, pieces: Iterable[_Piece]) -> Iterator[WindowScores]:
         for _, alike in itertools.groupby(pieces, key=lambda piece: len(piece.order)):
@@ -139,7 +139,7 @@ class TorchEngine:
                 if self._device.type != "cuda":
                     raise
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise EngineError(f"{self.device}: {reason}") from error
+                raise EngineError(f"{self.compute}: {reason}") from error
 
     def _warm_up(self) -> None:
         """Run silence in the most likely batch sizes, so that memory and kernels are ready for the first sound."""

@@ -29,7 +29,7 @@ class Checkpoints:
     def __init__(self, recognizer: Recognizer, pipeline: PipelineConfig, open_model: OpenModel | None = None) -> None:
         self.own = InferenceWorker(recognizer, pipeline)
         self._pipeline = pipeline
-        self._open = open_model or (lambda path: load(path, recognizer.engine.device))
+        self._open = open_model or (lambda path: load(path, recognizer.engine.compute))
         self._others: dict[str, InferenceWorker] = {}
         self._turn = asyncio.Lock()
 

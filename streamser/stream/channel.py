@@ -87,7 +87,7 @@ class _Channel:
             source_state=source_state or state,
             device=device,
             model=self.recognizer.bundle.name,
-            engine=f"{engine.name} on {engine.device}",
+            engine=f"{engine.name} on {engine.compute}",
             finals=tally.finals,
             partials=tally.partials,
             partials_dropped=tally.partials_dropped,

@@ -185,7 +185,7 @@ class Scorer:
 
 def computes_on_cuda(recognizer: Recognizer) -> bool:
     """Whether a batch costs about as much as one window."""
-    return recognizer.engine.device.startswith("cuda")
+    return recognizer.engine.compute.startswith("cuda")
 
 
 def compute_answers(recognizer: Recognizer, questions: Sequence[Question]) -> list[Prediction]:

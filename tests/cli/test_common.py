@@ -1,4 +1,4 @@
-"""Options that every verb shares: what a verb would ignore is refused, with the way out."""
+"""Options that every command shares: what a command would ignore is refused, with the way out."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_option_that_would_be_ignored_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav"]
 
 
-def test_a_setting_that_a_verb_uses_is_taken(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_setting_that_a_command_uses_is_taken(bundle: Bundle, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(), 16_000)
     out = ["--out", str(tmp_path / "labels.csv"), "--model", str(bundle.path)]
     assert main(["label", str(tmp_path), *out, "--utterances", "--set", "vad.mode=3"]) == 0

@@ -11,7 +11,7 @@ import pytest
 from makers import make_bundle
 
 from streamser.cli import main
-from streamser.cli import models as verb
+from streamser.cli import models as command
 from streamser.cli.tables import refill
 
 
@@ -21,7 +21,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_bundle(tmp_path / "alpha", scores={"ua": 0.6123, "ece": 0.03, "per corpus": {"x": 1}}, licence="CC-BY-NC-4.0")
     make_bundle(tmp_path / "beta", labels=("calm", "excited"))
     monkeypatch.setattr("streamser.bundle.model_folders", lambda: [tmp_path])
-    monkeypatch.setattr(verb, "model_folders", lambda: [tmp_path])
+    monkeypatch.setattr(command, "model_folders", lambda: [tmp_path])
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""A usage error is one line with the nearest valid word; shells complete the parser's verbs and options."""
+"""A usage error is one line with the nearest valid word; shells complete the parser's commands and options."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from streamser.cli import VERBS, build_parser, main
-from streamser.cli.parsing import options_of, verb_parsers
+from streamser.cli import COMMANDS, build_parser, main
+from streamser.cli.parsing import command_parsers, options_of
 
 
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["lve"], "unknown verb 'lve'; did you mean 'live'? See: streamser --help"),
-        (["xyzzy"], "unknown verb 'xyzzy'. See: streamser --help"),
+        (["lve"], "unknown command 'lve'; did you mean 'live'? See: streamser --help"),
+        (["xyzzy"], "unknown command 'xyzzy'. See: streamser --help"),
         (
             ["replay", "a.wav", "--sped", "2"],
             "unknown option '--sped'; did you mean '--speed'? See: streamser replay --help",
@@ -41,19 +41,19 @@ def test_a_wrong_call_is_one_line_with_the_nearest_right_word(
     assert printed.startswith("streamser: ") and printed.endswith(error + "\n") and printed.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "help"])
-def test_help_shows_what_the_verbs_own_help_shows(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["help", verb]) == 0
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "help"])
+def test_help_shows_what_the_commands_own_help_shows(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", command]) == 0
     by_help = capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main([verb, "--help"])
+        main([command, "--help"])
     assert by_help == capsys.readouterr().out
 
 
-def test_help_alone_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_alone_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["help"]) == 0
     printed = capsys.readouterr().out
-    assert all(f"\n  {verb}" in printed or f"\n    {verb}" in printed for verb in VERBS)
+    assert all(f"\n  {command}" in printed or f"\n    {command}" in printed for command in COMMANDS)
 
 
 # What each shell is asked to complete: it sources the script and prints its proposals, one a line.
@@ -81,14 +81,16 @@ def proposals(shell: str, folder: Path, words: list[str], capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_completes_verbs_options_and_values(
+def test_a_shell_completes_commands_options_and_values(
     shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def offered(*words: str) -> set[str]:
         return proposals(shell, tmp_path, ["streamser", *words], capsys)
 
-    assert {verb for verb in VERBS if verb.startswith("l")} <= offered("l")
-    options = {name for name, _ in options_of(verb_parsers(build_parser("replay"))["replay"]) if name.startswith("--s")}
+    assert {command for command in COMMANDS if command.startswith("l")} <= offered("l")
+    options = {
+        name for name, _ in options_of(command_parsers(build_parser("replay"))["replay"]) if name.startswith("--s")
+    }
     assert "--speed" in options and options <= offered("replay", "--s")
     assert "--device" not in offered("replay", "--")
     assert "whisper" in offered("replay", "--model", "whis")

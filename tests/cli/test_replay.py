@@ -226,17 +226,17 @@ def test_every_picture_that_is_asked_for_is_drawn(bundle: Bundle, talk: Path, tm
     assert pictures[0].read_bytes().startswith(b"\x89PNG") and "<svg" in pictures[1].read_text()
 
 
-@pytest.mark.parametrize("verb", ["replay", "label"])
+@pytest.mark.parametrize("command", ["replay", "label"])
 def test_a_damaged_mp3_is_one_line_and_the_decoders_own_lines_are_not_seen(
-    verb: str, bundle: Bundle, tmp_path: Path
+    command: str, bundle: Bundle, tmp_path: Path
 ) -> None:
     folder, whole = tmp_path / "talks", tmp_path / "whole.mp3"
     folder.mkdir()
     soundfile.write(whole, noise(3.0), SAMPLE_RATE)
     data = whole.read_bytes()
     (folder / "bad.mp3").write_bytes(data[:2000] + np.random.default_rng(1).bytes(3000) + data[3000:])
-    words = [sys.executable, "-m", "streamser", verb, folder, "--model", bundle.path]
-    words += ["--out", tmp_path / "labels.csv"] if verb == "label" else ["--plain"]
+    words = [sys.executable, "-m", "streamser", command, folder, "--model", bundle.path]
+    words += ["--out", tmp_path / "labels.csv"] if command == "label" else ["--plain"]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=60)
     assert done.returncode in (1, 3)
     assert done.stderr.startswith("streamser: ") and "bad.mp3" in done.stderr and done.stderr.count("\n") == 1

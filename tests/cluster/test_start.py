@@ -12,10 +12,10 @@ from streamser.cluster import start
 from streamser.errors import ConfigError, MissingExtraError
 
 
-@pytest.mark.parametrize("verb", ["label", "serve"])
-def test_the_help_tells_of_ray(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["label", "serve"])
+def test_the_help_tells_of_ray(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main([verb, "--help"])
+        main([command, "--help"])
     printed = capsys.readouterr().out
     assert "--ray [ADDRESS]" in printed and "extra 'ray'" in printed
 

@@ -28,7 +28,7 @@ from streamser.recognizer import Recognizer, load
 class Device:
     """A small device: works `good` times, then is always out of memory."""
 
-    name, device = "torch", "cuda:0"
+    name, compute = "torch", "cuda:0"
 
     def __init__(self, bundle: Bundle, good: int, error: Exception | None = None) -> None:
         self._cpu = OnnxEngine(bundle)
@@ -44,7 +44,7 @@ class Device:
         return self._cpu.run(frames)
 
     def metrics(self) -> dict[str, Any]:
-        return {"engine": self.name, "device": self.device}
+        return {"engine": self.name, "device": self.compute}
 
 
 class EarDevice(Device):
@@ -69,14 +69,14 @@ def test_out_of_memory_falls_back_to_the_cpu_with_one_warning_and_a_line_in_the_
     engine = falling(lambda: device(bundle, good=1), bundle)
     recognizer = Recognizer(bundle, engine)
     recognizer.predict(tone())
-    assert (engine.device, engine.metrics()["fallback"]) == ("cuda:0", None)
+    assert (engine.compute, engine.metrics()["fallback"]) == ("cuda:0", None)
     with caplog.at_level(logging.WARNING):
         answers = [recognizer.predict([tone(), babble(2.0)]) for _ in range(5)]
     assert answers == [load(bundle.path, "cpu").predict([tone(), babble(2.0)])] * 5
     assert [record.getMessage() for record in caplog.records] == [
         "cuda:0: CUDA out of memory. Tried to allocate 2.00 GiB; from here on the onnx engine computes on the cpu"
     ]
-    assert (engine.name, engine.device) == ("onnx", "cpu")
+    assert (engine.name, engine.compute) == ("onnx", "cpu")
     assert "out of memory" in recognizer.metrics()["fallback"]
 
 
@@ -86,7 +86,7 @@ def test_a_device_that_is_not_there_falls_back_at_once(bundle: Bundle, caplog: p
     assert len(caplog.records) == 1
     assert "torch sees no CUDA device" in caplog.text
     assert engine.metrics()["fallback"] == "device cuda: torch sees no CUDA device"
-    assert (engine.name, engine.device) == ("onnx", "cpu")
+    assert (engine.name, engine.compute) == ("onnx", "cpu")
 
 
 def test_many_threads_that_meet_one_failure_warn_once(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
@@ -109,7 +109,7 @@ def test_a_callers_slip_is_no_reason_to_leave_the_device(bundle: Bundle) -> None
     engine = falling(lambda: Device(bundle, 5, ValueError("frames have shape ...")), bundle)
     with pytest.raises(ValueError, match="frames have shape"):
         engine.run(np.zeros((1, 64), np.float32))
-    assert (engine.device, engine.metrics()["fallback"]) == ("cuda:0", None)
+    assert (engine.compute, engine.metrics()["fallback"]) == ("cuda:0", None)
 
 
 def test_an_engine_with_ears_is_told_from_one_without(bundle: Bundle) -> None:

@@ -204,7 +204,7 @@ def test_a_cuda_failure_in_the_middle_is_an_engine_error_that_falls_back(
 
     def out_of_memory(*_: object) -> None:
         monkeypatch.setattr(engine, "_device", torch.device("cuda", 0))
-        engine.device = "cuda:0"
+        engine.compute = "cuda:0"
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore text.")
 
     monkeypatch.setattr(engine._net, "forward", out_of_memory)

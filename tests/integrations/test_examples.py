@@ -14,7 +14,7 @@ import soundfile
 from makers import babble, silence
 
 from streamser.bundle import Bundle
-from streamser.cli import VERBS, build_parser
+from streamser.cli import COMMANDS, build_parser
 from streamser.events import EmotionEvent
 from streamser.recognizer import Recognizer
 from streamser.stream.channel import Stream
@@ -82,7 +82,7 @@ def test_the_page_has_commands() -> None:
 @pytest.mark.parametrize("command", commands())
 def test_the_commands_on_the_page_are_ones_that_streamser_takes(command: str) -> None:
     words = shlex.split(command)[1:]
-    assert words[0] in VERBS
+    assert words[0] in COMMANDS
     build_parser(words[0]).parse_args(words)
 
 

@@ -294,7 +294,7 @@ def test_when_the_process_is_killed_the_broker_says_offline(
 
 @needs_mosquitto
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child")
-def test_the_verb_publishes_a_file_prints_one_line_and_ends_calmly_on_ctrl_c(
+def test_the_command_publishes_a_file_prints_one_line_and_ends_calmly_on_ctrl_c(
     broker: Broker, watch: Callable[[], Watcher], talk: Path, bundle: Bundle
 ) -> None:
     process = subprocess.Popen(

@@ -404,7 +404,7 @@ async def test_a_port_that_is_taken_is_told_in_one_line(recognizer: Recognizer) 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child")
-async def test_the_verb_serves_and_ends_calmly_on_ctrl_c_with_a_client_connected(bundle: Bundle) -> None:
+async def test_the_command_serves_and_ends_calmly_on_ctrl_c_with_a_client_connected(bundle: Bundle) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "streamser", "wyoming", "--model", str(bundle.path), "--uri", "tcp://127.0.0.1:0"],
         stdout=subprocess.PIPE,

@@ -67,7 +67,7 @@ class Running:
 def running(
     model: Path, *arguments: str, before: Sequence[str] = (), handles: int = 0, **environment: str
 ) -> Iterator[Running]:
-    """The server, for as long as the `with` lasts, with `before` before the verb and at most so many file handles."""
+    """Run the server inside a `with`: `before` precedes the command, `handles` limits the open files."""
     server = Running("--model", str(model), *arguments, before=before, handles=handles, **environment)
     try:
         yield server

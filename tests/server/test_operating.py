@@ -107,4 +107,4 @@ def test_the_units_command_is_one_that_streamser_takes() -> None:
     found = re.search(r"^ExecStart=\S+ (.*)$", (DEPLOY / "streamser.service").read_text(), re.MULTILINE)
     assert found
     args = build_parser("serve").parse_args(found[1].split())
-    assert (args.verb, args.host, args.port, args.log_json) == ("serve", "127.0.0.1", 8765, True)
+    assert (args.command, args.host, args.port, args.log_json) == ("serve", "127.0.0.1", 8765, True)

@@ -107,7 +107,7 @@ def test_a_gpu_that_is_full_hands_over_to_the_cpu_within_the_very_utterance(
 class Nonsense:
     """An engine whose logits are finite, but whose embedding is not."""
 
-    name, device = "onnx", "cpu"
+    name, compute = "onnx", "cpu"
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

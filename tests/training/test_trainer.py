@@ -261,7 +261,7 @@ def test_left_out_scores_are_judged_with_the_other_folds_temperature(
     )  # a clip more or less
 
 
-def test_the_verb_trains_from_a_file_and_refuses_to_overwrite_a_run(
+def test_the_command_trains_from_a_file_and_refuses_to_overwrite_a_run(
     corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -309,7 +309,7 @@ def test_a_picture_that_fails_costs_neither_the_training_nor_the_reason_why_it_s
         stopped.fit(stopped.splits(0)[0], 0)
 
 
-def test_the_verb_lists_the_published_variants(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_the_published_variants(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--list"]) == 0
     assert "lightsernet" in capsys.readouterr().out
 
