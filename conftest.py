@@ -35,9 +35,9 @@ def examples(
         from streamser.recognizer import load
 
         folder = request.getfixturevalue("tmp_path_factory").mktemp("examples")
-        sound = np.concatenate([silence(0.5), babble(1.5), silence(0.8)])
-        soundfile.write(folder / "spoken.wav", sound, 16_000)
+        audio = np.concatenate([silence(0.5), babble(1.5), silence(0.8)])
+        soundfile.write(folder / "spoken.wav", audio, 16_000)
         doctest_namespace["folder"] = folder
         doctest_namespace["recognizer"] = load(make_bundle(folder / "tiny").path, "cpu")
-        doctest_namespace["spoken_pcm"] = np.array_split(resample(sound, 16_000, 48_000), 50)
+        doctest_namespace["spoken_pcm"] = np.array_split(resample(audio, 16_000, 48_000), 50)
     monkeypatch.chdir(doctest_namespace["folder"])

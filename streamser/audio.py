@@ -261,34 +261,34 @@ def made_finite(samples: Samples) -> tuple[Samples, int]:
     return (np.where(bad, np.float32(0), samples), count) if count else (samples, 0)
 
 
-def open_sound(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.SoundFile | MediaFile:
+def open_audio(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.SoundFile | MediaFile:
     """A sound file that is open for reading; AudioError, with `name`, when it is none or its sample rate is absurd.
 
     A file with the suffix m4a, mp4, webm and the like is decoded by ffmpeg.
     """
     try:
         media = isinstance(file, str | PathLike) and is_media(Path(file))
-        sound = MediaFile(Path(name)) if media else _sequential_file()(file)
+        audio = MediaFile(Path(name)) if media else _sequential_file()(file)
     except (RuntimeError, ValueError, TypeError) as error:  # soundfile's own is a RuntimeError
         raise AudioError(
             f"{name}: not a sound file that can be read ({decoder_words(error)}); use WAV, FLAC, Ogg or MP3"
         ) from error
     try:
-        check_rate(sound.samplerate)
+        check_rate(audio.samplerate)
     except ValueError as error:
-        sound.close()
+        audio.close()
         raise AudioError(f"{name}: {error}; convert the file") from error
-    return sound
+    return audio
 
 
-def mono_pieces(sound: soundfile.SoundFile | MediaFile, name: str) -> Iterator[Samples]:
+def mono_pieces(audio: soundfile.SoundFile | MediaFile, name: str) -> Iterator[Samples]:
     """A file's sound at its own rate, mono, a second at a time.
 
     The header's length is not relied on: it may be wrong by terabytes, and telephone codecs cannot seek.
     """
-    frames = max(1, min(sound.samplerate, _PIECE_VALUES // sound.channels))
+    frames = max(1, min(audio.samplerate, _PIECE_VALUES // audio.channels))
     try:
-        while len(pcm := sound.read(frames, dtype="float32", always_2d=True)):
+        while len(pcm := audio.read(frames, dtype="float32", always_2d=True)):
             yield check_finite(to_mono(pcm), name)
     except RuntimeError as error:
         raise AudioError(
@@ -296,13 +296,13 @@ def mono_pieces(sound: soundfile.SoundFile | MediaFile, name: str) -> Iterator[S
         ) from error
 
 
-def cut_off(sound: soundfile.SoundFile | MediaFile, frames: int) -> str | None:
+def cut_off(audio: soundfile.SoundFile | MediaFile, frames: int) -> str | None:
     """Why a file that gave `frames` frames seems to miss its end, as after a broken download; None when it is whole.
 
     Only formats whose header or last page tells their length can be checked.
     """
-    read_s = frames / sound.samplerate
-    log = str(getattr(sound, "extra_info", ""))
+    read_s = frames / audio.samplerate
+    log = str(getattr(audio, "extra_info", ""))
     for claimed, there in ((int(claimed), int(there)) for claimed, there in _CLAIMED.findall(log)):
         if there + _SLACK_BYTES < claimed < _UNKNOWN_BYTES:
             if data := _DATA.search(log):  # without the headers, which are a large part of a tiny file
@@ -311,8 +311,8 @@ def cut_off(sound: soundfile.SoundFile | MediaFile, frames: int) -> str | None:
             return f"the file is cut off: it holds {read_s:.1f} s of the {whole_s:.1f} s that its header promises"
     if _NO_LAST_PAGE.search(log):
         return f"the file is cut off after {read_s:.1f} s: its last page is missing"
-    promised_s = len(sound) / sound.samplerate
-    if not isinstance(sound, MediaFile) and read_s < promised_s * (1 - _SLACK_SHARE) and promised_s < _UNKNOWN_S:
+    promised_s = len(audio) / audio.samplerate
+    if not isinstance(audio, MediaFile) and read_s < promised_s * (1 - _SLACK_SHARE) and promised_s < _UNKNOWN_S:
         return f"the file is cut off: it holds {read_s:.1f} s of the {promised_s:.1f} s that its header promises"
     return None
 
@@ -331,9 +331,9 @@ def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Sam
         raise AudioError(f"{name}: no such file" if not Path(name).exists() else f"{name}: is not a file")
     if Path(name).stat().st_size == 0:
         raise AudioError(f"{name}: the file is empty (0 bytes)")
-    with open_sound(name, name) as sound:
-        rate, pieces, length = sound.samplerate, [], 0
-        for piece in mono_pieces(sound, name):
+    with open_audio(name, name) as audio:
+        rate, pieces, length = audio.samplerate, [], 0
+        for piece in mono_pieces(audio, name):
             pieces.append(piece)
             length += len(piece)
             if length > LONGEST_S * rate:
@@ -341,7 +341,7 @@ def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Sam
                     f"{name}: holds more than {LONGEST_S / 3600:g} hours of sound, too much for one piece; split it, "
                     "or use streamser replay, which reads a file bit by bit"
                 )
-        missing = cut_off(sound, length)
+        missing = cut_off(audio, length)
     if not length:
         raise AudioError(f"{name}: the file holds no samples")
     if missing is not None:

@@ -31,7 +31,7 @@ class Config(StreamConfig):
 
 
 SECTIONS: dict[str, type[Any]] = get_type_hints(Config)
-_RENAMED = {("recognizer", "device"): "compute"}
+_RENAMED = {("recognizer", "device"): "compute", ("server", "max_sound_s"): "max_audio_s"}
 """Old keys that still work for one release, with a warning."""
 _GONE = {
     ("pipeline", "settle"): "streams adapt to the voice by default now; pipeline.adapt: false turns it off",

@@ -24,35 +24,35 @@ _FULL_SCALE = 0.99
 
 
 def enrol(
-    recognizer: Recognizer, sounds: Sequence[Samples], name: str = "me", least_speech_s: float = LEAST_SPEECH_S
+    recognizer: Recognizer, recordings: Sequence[Samples], name: str = "me", least_speech_s: float = LEAST_SPEECH_S
 ) -> Profile:
     """Learn a voice from neutral speech, 16 kHz, an utterance each; AudioError when it is too little or distorted.
 
     Each utterance has the weight 1, since the speaker was asked for neutral speech.
     """
-    check_recording(sounds, least_speech_s)
+    check_recording(recordings, least_speech_s)
     check_adaptable(recognizer.bundle)
-    total = recognizer.embed(list(sounds)).sum(axis=0, dtype=np.float64)
+    total = recognizer.embed(list(recordings)).sum(axis=0, dtype=np.float64)
     return Profile(
         name=name,
         model=recognizer.bundle.name,
         fingerprint=fingerprint(recognizer.bundle),
-        speech_s=round(sum(map(len, sounds)) / SAMPLE_RATE, 2),
-        utterances=len(sounds),
-        weight=float(len(sounds)),
+        speech_s=round(sum(map(len, recordings)) / SAMPLE_RATE, 2),
+        utterances=len(recordings),
+        weight=float(len(recordings)),
         total=tuple(round(float(value), 6) for value in total),
     )
 
 
-def check_recording(sounds: Sequence[Samples], least_speech_s: float = LEAST_SPEECH_S) -> None:
+def check_recording(recordings: Sequence[Samples], least_speech_s: float = LEAST_SPEECH_S) -> None:
     """AudioError, with the way out, for speech that cannot be used for a profile."""
-    speech_s = sum(map(len, sounds)) / SAMPLE_RATE
-    if not sounds or speech_s < least_speech_s:
+    speech_s = sum(map(len, recordings)) / SAMPLE_RATE
+    if not recordings or speech_s < least_speech_s:
         raise AudioError(
             f"only {speech_s:.1f} s of speech; a voice needs {least_speech_s:.0f} s, better {ENOUGH_SPEECH_S:.0f}: "
             "speak on for longer, nearer to the microphone"
         )
-    whole = np.concatenate(sounds)
+    whole = np.concatenate(recordings)
     clipped = float(np.mean(np.abs(whole) >= _FULL_SCALE))
     if clipped > _CLIPPED_SHARE:
         raise AudioError(

@@ -102,7 +102,7 @@ def save_timeline(
     for number, (start_s, stop_s) in enumerate(rows):
         own = axes[number * len(lanes) : (number + 1) * len(lanes)]
         inches_per_s = (width - _SIDE_INCHES) / (stop_s - start_s)
-        _draw_sound(own[0], speech, samples, start_s, stop_s, peak)
+        _draw_audio(own[0], speech, samples, start_s, stop_s, peak)
         _draw_ribbons(own[1], [one for one in ribbons if one.touches(start_s, stop_s)], labels)
         _draw_finals(own[2], listed, start_s, stop_s, inches_per_s)
         if reference:
@@ -145,7 +145,7 @@ def _speech_spans(events: list[Event], end_s: float) -> Iterator[tuple[float, fl
         yield start / SAMPLE_RATE, end_s
 
 
-def _draw_sound(
+def _draw_audio(
     axes: Any, speech: list[tuple[float, float]], samples: Samples | None, start_s: float, stop_s: float, peak: float
 ) -> None:
     for span in speech:

@@ -39,7 +39,7 @@ from streamser.errors import AudioError, BundleError, ConfigError, EngineError
 from streamser.features import FeatureConfig, Frames, at_peak, trimmed
 from streamser.profile import load_profile
 
-Sound = Samples | Segment
+Audio = Samples | Segment
 """What can be judged: 16 kHz mono samples, or a Segment of a stream."""
 
 Baselines: TypeAlias = Baseline | Sequence[Baseline | None] | None
@@ -170,22 +170,22 @@ class Recognizer:
         return self.with_baseline(load_profile(name_or_path).baseline(self.bundle))
 
     @overload
-    def predict(self, sound: Sound, baseline: Baselines = None) -> Prediction: ...
+    def predict(self, audio: Audio, baseline: Baselines = None) -> Prediction: ...
     @overload
-    def predict(self, sound: Sequence[Sound], baseline: Baselines = None) -> list[Prediction]: ...
-    def predict(self, sound: Sound | Sequence[Sound], baseline: Baselines = None) -> Prediction | list[Prediction]:
+    def predict(self, audio: Sequence[Audio], baseline: Baselines = None) -> list[Prediction]: ...
+    def predict(self, audio: Audio | Sequence[Audio], baseline: Baselines = None) -> Prediction | list[Prediction]:
         """Judge one sound, or several in one batch; AudioError for sound that is empty, NaN or infinite.
 
         Without `baseline` the recognizer's own is used, if it has one.
         """
-        sounds, scores = self._score(sound)
-        shorts = [len(samples) < self._one_frame for samples in sounds]
+        recordings, scores = self._score(audio)
+        shorts = [len(samples) < self._one_frame for samples in recordings]
         predictions = self._adapted([self._absolute(*pair) for pair in zip(scores, shorts, strict=True)], baseline)
-        return predictions[0] if isinstance(sound, np.ndarray | Segment) else predictions
+        return predictions[0] if isinstance(audio, np.ndarray | Segment) else predictions
 
-    def check(self, sound: Sound) -> None:
+    def check(self, audio: Audio) -> None:
         """AudioError or ValueError for sound that can't be judged: empty, NaN, infinite, or never scaled."""
-        _samples(sound, "sound")
+        _samples(audio, "sound")
 
     def check_embedding(self, embedding: Frames) -> None:
         """BundleError unless the relative head, where there is one, takes embeddings (N, D) of this length."""
@@ -224,19 +224,19 @@ class Recognizer:
             threshold = (1.0 - share) * self.bundle.calibration.threshold + share * rule.calibration.threshold
         return prediction.with_scores(dict(zip(self.labels, mixed.tolist(), strict=True)), threshold)
 
-    def logits_and_embeddings(self, sound: Sound | Sequence[Sound]) -> tuple[Frames, Frames]:
+    def logits_and_embeddings(self, audio: Audio | Sequence[Audio]) -> tuple[Frames, Frames]:
         """The results of `logits` and `embed` for one sound or several, from one run of the network."""
-        _, scores = self._score(sound)
+        _, scores = self._score(audio)
         return self._utterance_logits(scores), _embeddings(scores)
 
-    def logits(self, sound: Sound | Sequence[Sound]) -> Frames:
+    def logits(self, audio: Audio | Sequence[Audio]) -> Frames:
         """The net's answers before calibration, (sounds, classes): each the mean of its windows'."""
-        _, scores = self._score(sound)
+        _, scores = self._score(audio)
         return self._utterance_logits(scores)
 
-    def embed(self, sound: Sound | Sequence[Sound]) -> Frames:
+    def embed(self, audio: Audio | Sequence[Audio]) -> Frames:
         """The network's last hidden layer, (sounds, dimensions): the mean over each sound's windows."""
-        _, scores = self._score(sound)
+        _, scores = self._score(audio)
         if not scores:
             _, embedding = self.engine.run(np.zeros((0, self.features.window_frames, self.features.bins), np.float32))
             return embedding
@@ -256,14 +256,14 @@ class Recognizer:
         config = self.features
         return -(-config.window_samples * SAMPLE_RATE // config.sample_rate)
 
-    def _score(self, sound: Sound | Sequence[Sound]) -> tuple[list[Samples], Sequence[WindowScores]]:
-        several = [sound] if isinstance(sound, np.ndarray | Segment) else list(sound)
-        sounds = [_samples(one, f"sound {i}" if len(several) > 1 else "sound") for i, one in enumerate(several)]
-        if not sounds:
+    def _score(self, audio: Audio | Sequence[Audio]) -> tuple[list[Samples], Sequence[WindowScores]]:
+        several = [audio] if isinstance(audio, np.ndarray | Segment) else list(audio)
+        recordings = [_samples(one, f"sound {i}" if len(several) > 1 else "sound") for i, one in enumerate(several)]
+        if not recordings:
             return [], []
-        speech = [trimmed(at_peak(samples, self.features), self.features) for samples in sounds]
+        speech = [trimmed(at_peak(samples, self.features), self.features) for samples in recordings]
         padded = [np.pad(samples, (0, max(0, self._one_frame - len(samples)))) for samples in speech]
-        return sounds, self._finite(run_audio(self.engine, padded, self.features))
+        return recordings, self._finite(run_audio(self.engine, padded, self.features))
 
     def _finite(self, scores: Sequence[WindowScores]) -> Sequence[WindowScores]:
         used = [score.logits for score in scores]
@@ -284,7 +284,7 @@ class Recognizer:
         """The prediction for a sound without a baseline of its speaker."""
         probabilities = self.calibrate(scores.logits.mean(axis=0)[None])[0].tolist()
         by_label = dict(zip(self.labels, probabilities, strict=True))
-        sound = Prediction(
+        audio = Prediction(
             label="",
             scores={},
             confidence=0.0,
@@ -294,7 +294,7 @@ class Recognizer:
             neutrality=by_label.get(NEUTRAL, 0.0),
             embedding=scores.embedding.mean(axis=0),
         )
-        return sound.with_scores(by_label, self.threshold)
+        return audio.with_scores(by_label, self.threshold)
 
     def _adapted(self, predictions: list[Prediction], baseline: Baselines) -> list[Prediction]:
         if baseline is None:
@@ -347,11 +347,11 @@ def open_recognizer(config: RecognizerConfig) -> Recognizer:
     return recognizer if config.profile is None else recognizer.with_profile(config.profile)
 
 
-def _samples(sound: Sound, what: str) -> Samples:
+def _samples(audio: Audio, what: str) -> Samples:
     """One sound's samples as float32, checked: usable sound, or an AudioError or ValueError with the reason."""
-    samples = sound.samples if isinstance(sound, Segment) else sound
+    samples = audio.samples if isinstance(audio, Segment) else audio
     if not isinstance(samples, np.ndarray) or samples.ndim != 1:
-        shape = f"an array of shape {samples.shape}" if isinstance(samples, np.ndarray) else repr(type(sound).__name__)
+        shape = f"an array of shape {samples.shape}" if isinstance(samples, np.ndarray) else repr(type(audio).__name__)
         raise ValueError(
             f"{what}: 16 kHz mono samples in a one-dimensional array, or a Segment, not {shape}; "
             "streamser.read_audio(path) reads a file, streamser.audio.to_mono mixes channels"

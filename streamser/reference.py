@@ -15,7 +15,7 @@ __all__ = ["read_reference"]
 _KINDS = ".TextGrid and .csv"
 
 
-def read_reference(path: Path, sound: Path, duration_s: float) -> list[Mark]:
+def read_reference(path: Path, audio: Path, duration_s: float) -> list[Mark]:
     """The labels of one recording; ConfigError when the file holds none for it.
 
     A TextGrid's first interval tier is taken. A table has columns start_s, end_s and label; or, as a corpus manifest,
@@ -29,11 +29,11 @@ def read_reference(path: Path, sound: Path, duration_s: float) -> list[Mark]:
     if path.suffix.lower() == ".textgrid":
         marks = list(_intervals(path, text))
     elif path.suffix.lower() == ".csv":
-        marks = list(_rows(path, text, sound, duration_s))
+        marks = list(_rows(path, text, audio, duration_s))
     else:
         raise ConfigError(f"--reference {path}: the extension names the format; known are {_KINDS}")
     if not marks:
-        raise ConfigError(f"--reference {path}: holds no label for {sound.name}")
+        raise ConfigError(f"--reference {path}: holds no label for {audio.name}")
     return marks
 
 
@@ -56,7 +56,7 @@ def _intervals(path: Path, text: str) -> Iterator[Mark]:
         raise ConfigError(f"--reference {path}: is no TextGrid that can be read; save it as text in Praat") from error
 
 
-def _rows(path: Path, text: str, sound: Path, duration_s: float) -> Iterator[Mark]:
+def _rows(path: Path, text: str, audio: Path, duration_s: float) -> Iterator[Mark]:
     rows = csv.DictReader(text.splitlines())
     columns = rows.fieldnames or ()
     label = next((name for name in ("label", "emotion") if name in columns), None)
@@ -66,7 +66,7 @@ def _rows(path: Path, text: str, sound: Path, duration_s: float) -> Iterator[Mar
         found = ", ".join(columns)
         raise ConfigError(f"--reference {path}: has columns {found}; needed are start_s, end_s, label or path, emotion")
     for number, row in enumerate(rows, start=2):
-        if file and Path(row[file] or "").name != sound.name:
+        if file and Path(row[file] or "").name != audio.name:
             continue
         try:
             start_s, end_s = (float(row["start_s"]), float(row["end_s"])) if timed else (0.0, duration_s)

@@ -22,10 +22,10 @@ def make_corpus(folder: Path, *, speakers: int = 6, takes: int = 3, duration_s: 
                 t = np.arange(round(duration_s * SAMPLE_RATE)) / SAMPLE_RATE
                 pitch = hz * (1 + 0.05 * speaker) * (1 + 0.1 * rng.random())
                 voice = sum(np.sin(2 * np.pi * k * pitch * t) / k for k in range(1, 8))
-                sound = level * voice + 0.01 * rng.standard_normal(len(t))
+                audio = level * voice + 0.01 * rng.standard_normal(len(t))
                 intensity = ("normal", "strong")[take % 2]
                 name = f"audio/s{speaker}-{label}-{take}.wav"
-                soundfile.write(folder / name, sound.astype(np.float32), SAMPLE_RATE)
+                soundfile.write(folder / name, audio.astype(np.float32), SAMPLE_RATE)
                 rows.append(
                     {"path": name, "speaker": f"s{speaker}", "gender": "fm"[speaker % 2], "emotion": label,
                      "intensity": intensity, "text_id": f"t{take}", "language": "xx", "split_hint": ""}

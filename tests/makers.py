@@ -154,8 +154,8 @@ def babble(duration_s: float = 1.0, seed: int = 0, level: float = 0.2) -> Sample
     return (level * envelope * voice / 2).astype(np.float32)
 
 
-def frames_of(sound: Samples, features: FeatureConfig) -> Frames:
+def frames_of(audio: Samples, features: FeatureConfig) -> Frames:
     """A sound's frames by the reference front end."""
     from streamser.features import extract
 
-    return extract(sound, features)
+    return extract(audio, features)

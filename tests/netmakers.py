@@ -19,8 +19,14 @@ def make_net(variant: str, features: FeatureConfig, seed: int = 0, classes: int 
     """A net whose batch norms have seen sound and whose logits differ between sounds by some units."""
     torch.manual_seed(seed)
     net = zoo.build(variant, classes)
-    sounds = [tone(220.0, 3.0), noise(3.0), babble(3.0, seed=1), babble(3.0, seed=2, level=0.02), tone(3_000.0, 3.0)]
-    frames = torch.from_numpy(_stack(sounds, features))
+    recordings = [
+        tone(220.0, 3.0),
+        noise(3.0),
+        babble(3.0, seed=1),
+        babble(3.0, seed=2, level=0.02),
+        tone(3_000.0, 3.0),
+    ]
+    frames = torch.from_numpy(_stack(recordings, features))
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
@@ -37,8 +43,8 @@ def make_net(variant: str, features: FeatureConfig, seed: int = 0, classes: int 
     return net
 
 
-def _stack(sounds: list[Frames], features: FeatureConfig) -> Frames:
-    return np.concatenate([windows(extract(sound, features), features)[:1] for sound in sounds])
+def _stack(recordings: list[Frames], features: FeatureConfig) -> Frames:
+    return np.concatenate([windows(extract(audio, features), features)[:1] for audio in recordings])
 
 
 def make_net_bundle(folder: Path, variant: str, features: FeatureConfig | None = None, seed: int = 0) -> Bundle:

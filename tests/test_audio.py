@@ -24,7 +24,7 @@ from streamser.audio import (
     to_mono,
 )
 from streamser.errors import AudioError
-from streamser.stream.soundfiles import read_pieces
+from streamser.stream.audiofiles import read_pieces
 
 RATES = [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000]
 
@@ -54,11 +54,11 @@ def write(path: Path, samples: Samples, rate: int = SAMPLE_RATE, subtype: str | 
 def test_a_tone_comes_back_from_every_format_and_sample_type(
     tmp_path: Path, suffix: str, subtype: str | None, worst: float
 ) -> None:
-    sound = tone(duration_s=1.0)
-    read = read_audio(write(tmp_path / f"tone{suffix}", sound, subtype=subtype))
+    audio = tone(duration_s=1.0)
+    read = read_audio(write(tmp_path / f"tone{suffix}", audio, subtype=subtype))
     assert read.dtype == np.float32
-    assert len(read) == len(sound)
-    assert np.abs(read - sound).max() <= worst
+    assert len(read) == len(audio)
+    assert np.abs(read - audio).max() <= worst
 
 
 @pytest.mark.parametrize("suffix", [".ogg", ".mp3"])
@@ -72,17 +72,17 @@ def test_a_tone_keeps_its_pitch_and_level_through_a_lossy_format(tmp_path: Path,
 
 
 def test_six_channels_are_averaged(tmp_path: Path) -> None:
-    sound = tone()
-    channels = np.stack([sound * gain for gain in (1.0, 0.0, 0.5, 0.0, 0.0, 0.0)], axis=1)
+    audio = tone()
+    channels = np.stack([audio * gain for gain in (1.0, 0.0, 0.5, 0.0, 0.0, 0.0)], axis=1)
     read = read_audio(write(tmp_path / "surround.wav", channels, subtype="FLOAT"))
-    np.testing.assert_allclose(read, sound * 0.25, atol=1e-6)
+    np.testing.assert_allclose(read, audio * 0.25, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", RATES)
 def test_any_rate_becomes_16_khz_with_the_tone_at_its_place(tmp_path: Path, rate: int) -> None:
     t = np.arange(rate) / rate
-    sound = (0.5 * np.sin(2 * np.pi * 1_000 * t)).astype(np.float32)
-    read = read_audio(write(tmp_path / "tone.wav", sound, rate, "FLOAT"))
+    audio = (0.5 * np.sin(2 * np.pi * 1_000 * t)).astype(np.float32)
+    read = read_audio(write(tmp_path / "tone.wav", audio, rate, "FLOAT"))
     assert len(read) == SAMPLE_RATE
     expected = 0.5 * np.sin(2 * np.pi * 1_000 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
     assert np.abs(read - expected)[1_000:-1_000].max() < 2e-3
@@ -150,10 +150,10 @@ def test_random_bytes_under_any_name_never_crash(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_sample_that_is_no_number_is_refused_with_its_count(tmp_path: Path, value: float) -> None:
-    sound = tone()
-    sound[[5, 77]] = value
+    audio = tone()
+    audio[[5, 77]] = value
     with pytest.raises(AudioError, match=r"bad\.wav: 2 of 16000 samples are NaN or infinite"):
-        read_audio(write(tmp_path / "bad.wav", sound, subtype="FLOAT"))
+        read_audio(write(tmp_path / "bad.wav", audio, subtype="FLOAT"))
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".ogg", ".mp3", ".wav"])
@@ -161,8 +161,8 @@ def test_a_sample_that_is_no_number_is_refused_with_its_count(tmp_path: Path, va
 def test_a_truncated_file_gives_its_beginning_or_an_error_and_never_noise(
     tmp_path: Path, suffix: str, kept: float
 ) -> None:
-    sound = tone(duration_s=4.0)
-    path = write(tmp_path / f"cut{suffix}", sound)
+    audio = tone(duration_s=4.0)
+    path = write(tmp_path / f"cut{suffix}", audio)
     content = path.read_bytes()
     path.write_bytes(content[: max(1, int(kept * len(content)))])
     try:
@@ -171,7 +171,7 @@ def test_a_truncated_file_gives_its_beginning_or_an_error_and_never_noise(
         assert path.name in str(error)
     else:
         assert np.isfinite(read).all()
-        assert 0 < len(read) <= len(sound) + 4_000
+        assert 0 < len(read) <= len(audio) + 4_000
         assert np.abs(read).max() < 0.4
 
 
@@ -198,12 +198,12 @@ def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes_with_a_warning(
     assert not caplog.records
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    sound = read_audio(path)
-    assert len(sound) < 7 * SAMPLE_RATE
-    assert sum(len(piece) for piece in read_pieces(path)) == len(sound)
+    audio = read_audio(path)
+    assert len(audio) < 7 * SAMPLE_RATE
+    assert sum(len(piece) for piece in read_pieces(path)) == len(audio)
     first, second = (record.getMessage() for record in caplog.records)
     assert first == second and first.startswith(f"{path}: the file is cut off")
-    assert f"{len(sound) / SAMPLE_RATE:.1f} s" in first and (name == "a.ogg" or "of the 10.0 s" in first)
+    assert f"{len(audio) / SAMPLE_RATE:.1f} s" in first and (name == "a.ogg" or "of the 10.0 s" in first)
 
 
 def test_a_tiny_rest_of_a_file_tells_the_length_that_the_header_promises(
@@ -241,20 +241,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 # Resampling
 
 
-def crumbs(sound: Samples, seed: int) -> list[Samples]:
+def crumbs(audio: Samples, seed: int) -> list[Samples]:
     """The sound in pieces of 0 to 700 samples."""
     rng = np.random.default_rng(seed)
-    cuts = np.cumsum(rng.integers(0, 700, size=len(sound) // 200))
-    return np.split(sound, cuts[cuts < len(sound)])
+    cuts = np.cumsum(rng.integers(0, 700, size=len(audio) // 200))
+    return np.split(audio, cuts[cuts < len(audio)])
 
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_stream_in_crumbs_gives_exactly_the_samples_of_the_whole(rate: int, seed: int) -> None:
-    sound = noise(duration_s=2.0 * rate / SAMPLE_RATE, seed=seed)
-    whole = resample(sound, rate)
+    audio = noise(duration_s=2.0 * rate / SAMPLE_RATE, seed=seed)
+    whole = resample(audio, rate)
     resampler = Resampler(rate)
-    pieces = [resampler.feed(crumb) for crumb in crumbs(sound, seed)]
+    pieces = [resampler.feed(crumb) for crumb in crumbs(audio, seed)]
     assert sum(len(piece) for piece in pieces) > 0.9 * len(whole)  # the delay is short: most came before the end
     np.testing.assert_array_equal(np.concatenate([*pieces, resampler.flush()]), whole)
     assert len(whole) == 2 * SAMPLE_RATE
@@ -262,10 +262,10 @@ def test_a_stream_in_crumbs_gives_exactly_the_samples_of_the_whole(rate: int, se
 
 
 def test_a_stream_one_sample_at_a_time_gives_the_samples_of_the_whole() -> None:
-    sound = noise(0.2)
+    audio = noise(0.2)
     resampler = Resampler(48_000)
-    pieces = [resampler.feed(sound[i : i + 1]) for i in range(len(sound))]
-    np.testing.assert_array_equal(np.concatenate([*pieces, resampler.flush()]), resample(sound, 48_000))
+    pieces = [resampler.feed(audio[i : i + 1]) for i in range(len(audio))]
+    np.testing.assert_array_equal(np.concatenate([*pieces, resampler.flush()]), resample(audio, 48_000))
 
 
 def test_nothing_above_the_new_band_is_folded_into_it() -> None:
@@ -275,9 +275,9 @@ def test_nothing_above_the_new_band_is_folded_into_it() -> None:
 
 
 def test_the_same_rate_passes_samples_through_untouched() -> None:
-    sound = noise()
+    audio = noise()
     resampler = Resampler(SAMPLE_RATE)
-    assert resampler.feed(sound) is sound
+    assert resampler.feed(audio) is audio
     assert len(resampler.flush()) == 0
 
 
@@ -396,8 +396,8 @@ def test_an_array_that_is_no_sound_is_the_callers_slip(pcm: np.ndarray) -> None:
 
 
 def test_check_finite_passes_good_samples_and_names_the_bad_ones() -> None:
-    sound = tone()
-    assert check_finite(sound, "tone") is sound
+    audio = tone()
+    assert check_finite(audio, "tone") is audio
     with pytest.raises(AudioError, match="tone: 1 of 2 samples"):
         check_finite(np.array([0.0, np.nan], np.float32), "tone")
 

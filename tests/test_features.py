@@ -61,7 +61,7 @@ def click() -> Samples:
     return samples
 
 
-SOUNDS = {
+RECORDINGS = {
     "speech-like": babble(1.5),
     "silence": silence(1.5),
     "full-scale tone": tone(440.0, 1.5, level=1.0),
@@ -72,19 +72,19 @@ SOUNDS = {
 }
 
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-every_sound = pytest.mark.parametrize("sound", SOUNDS.values(), ids=SOUNDS.keys())
+every_recording = pytest.mark.parametrize("audio", RECORDINGS.values(), ids=RECORDINGS.keys())
 
 
 def by_librosa(samples: Samples, config: FeatureConfig) -> Frames:
     """The same features from librosa's and SciPy's own functions, (frames, bins)."""
-    sound = resample(samples, 16_000, config.sample_rate)
+    audio = resample(samples, 16_000, config.sample_rate)
     if config.kind == "samples":
-        return librosa.util.frame(sound, frame_length=config.hop_samples, hop_length=config.hop_samples).T
+        return librosa.util.frame(audio, frame_length=config.hop_samples, hop_length=config.hop_samples).T
     if not config.center:  # librosa puts a short window into the middle of its FFT, we count from its first sample
         lead = (config.fft_size - config.window_samples) // 2
-        sound = np.pad(sound, (lead, config.fft_size - config.window_samples - lead))
+        audio = np.pad(audio, (lead, config.fft_size - config.window_samples - lead))
     spectrum = librosa.stft(
-        sound,
+        audio,
         n_fft=config.fft_size,
         hop_length=config.hop_samples,
         win_length=config.window_samples,
@@ -111,39 +111,39 @@ def by_librosa(samples: Samples, config: FeatureConfig) -> Frames:
     return level.T
 
 
-@every_sound
+@every_recording
 @every_config
-def test_numpy_front_end_equals_librosa(config: FeatureConfig, sound: Samples) -> None:
-    ours, theirs = extract(sound, config), by_librosa(sound, config)
+def test_numpy_front_end_equals_librosa(config: FeatureConfig, audio: Samples) -> None:
+    ours, theirs = extract(audio, config), by_librosa(audio, config)
     assert ours.dtype == np.float32
     assert ours.shape == theirs.shape
     # float32 cannot hold a cepstral coefficient of a thousand any closer than its seventh digit
     np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-6)
 
 
-@every_sound
+@every_recording
 @every_config
-def test_torch_front_end_equals_numpy(config: FeatureConfig, sound: Samples) -> None:
-    there = resample(sound, 16_000, config.sample_rate)
+def test_torch_front_end_equals_numpy(config: FeatureConfig, audio: Samples) -> None:
+    there = resample(audio, 16_000, config.sample_rate)
     batch = torch.from_numpy(np.stack([there, there * 0.5]))
     frames = TorchFrontEnd(config)(batch)
     assert frames.dtype == torch.float32
-    np.testing.assert_allclose(frames[0].numpy(), extract(sound, config), atol=1e-4, rtol=1e-6)
-    np.testing.assert_allclose(frames[1].numpy(), extract(sound * np.float32(0.5), config), atol=1e-4, rtol=1e-6)
+    np.testing.assert_allclose(frames[0].numpy(), extract(audio, config), atol=1e-4, rtol=1e-6)
+    np.testing.assert_allclose(frames[1].numpy(), extract(audio * np.float32(0.5), config), atol=1e-4, rtol=1e-6)
 
 
 def test_comparisons_of_front_ends_would_notice_another_sound() -> None:
     config = CONFIGS["mel 64 ms"]
-    apart = np.abs(extract(SOUNDS["speech-like"], config) - extract(babble(1.5, seed=1), config)).max()
+    apart = np.abs(extract(RECORDINGS["speech-like"], config) - extract(babble(1.5, seed=1), config)).max()
     assert apart > 1.0
 
 
-def feed_in_crumbs(sound: Samples, config: FeatureConfig, rng: np.random.Generator, largest: int) -> Frames:
+def feed_in_crumbs(audio: Samples, config: FeatureConfig, rng: np.random.Generator, largest: int) -> Frames:
     front_end = FrontEnd(config)
     parts, at = [], 0
-    while at < len(sound):
+    while at < len(audio):
         size = int(rng.integers(0, largest))
-        parts.append(front_end.feed(sound[at : at + size]))
+        parts.append(front_end.feed(audio[at : at + size]))
         at += size
     return np.concatenate([*parts, front_end.flush()])
 
@@ -151,9 +151,9 @@ def feed_in_crumbs(sound: Samples, config: FeatureConfig, rng: np.random.Generat
 @every_config
 @pytest.mark.parametrize("largest", [300, 3000, 20_000])
 def test_a_stream_in_random_crumbs_has_the_frames_of_the_whole(config: FeatureConfig, largest: int) -> None:
-    sound = babble(1.5)
-    frames = feed_in_crumbs(sound, config, np.random.default_rng(largest), largest)
-    whole = extract(sound, config)
+    audio = babble(1.5)
+    frames = feed_in_crumbs(audio, config, np.random.default_rng(largest), largest)
+    whole = extract(audio, config)
     assert frames.shape == whole.shape
     np.testing.assert_allclose(frames, whole, atol=1e-5, rtol=1e-7)
 
@@ -171,15 +171,15 @@ def test_frame_count_is_the_config_s_at_every_length(config: FeatureConfig, n_sa
 
 def test_a_frame_is_the_same_in_every_window_and_beside_every_neighbour() -> None:
     config = replace(CONFIGS["mfcc in nepers"], length_s=1.0, stride_s=0.3)
-    sound = babble(3.0)
-    loud = sound.copy()
+    audio = babble(3.0)
+    loud = audio.copy()
     loud[40_000:] = tone(500.0, level=1.0)[: len(loud) - 40_000]
-    frames, beside = extract(sound, config), extract(loud, config)
+    frames, beside = extract(audio, config), extract(loud, config)
     untouched = config.frames_in(40_000)
     assert np.array_equal(frames[:untouched], beside[:untouched])
     assert not np.array_equal(frames[untouched:], beside[untouched:])
     for start, window in zip(window_starts(len(frames), config), windows(frames, config), strict=True):
-        samples = sound[start * config.hop_samples :][: config.samples_in(config.window_frames)]
+        samples = audio[start * config.hop_samples :][: config.samples_in(config.window_frames)]
         np.testing.assert_allclose(window, extract(samples, config), atol=1e-5)
 
 
@@ -216,10 +216,10 @@ def test_torch_front_end_of_sound_too_short_for_a_frame_is_empty() -> None:
 
 
 def test_torch_front_end_under_autocast_keeps_its_precision() -> None:
-    config, sound = FeatureConfig(mfcc=20), babble(0.5)
+    config, audio = FeatureConfig(mfcc=20), babble(0.5)
     with torch.autocast("cpu", torch.bfloat16):
-        frames = TorchFrontEnd(config)(torch.from_numpy(sound)[None])
-    np.testing.assert_allclose(frames[0].numpy(), extract(sound, config), atol=1e-4, rtol=1e-6)
+        frames = TorchFrontEnd(config)(torch.from_numpy(audio)[None])
+    np.testing.assert_allclose(frames[0].numpy(), extract(audio, config), atol=1e-4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", ["slaney", "htk"])
@@ -321,8 +321,8 @@ def test_silence_around_speech_is_trimmed_but_for_a_fifth_of_a_second(around_s: 
 def test_hum_is_no_speech_and_a_sound_without_any_stays_whole() -> None:
     time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     hum = (0.03 * np.sin(2 * np.pi * 50 * time)).astype(np.float32)
-    sound = hum.copy()
-    sound[SAMPLE_RATE // 2 : SAMPLE_RATE] += babble(0.5, seed=4)
-    assert len(trimmed(sound, FeatureConfig(trim_db=25.0))) < 1.1 * SAMPLE_RATE
+    audio = hum.copy()
+    audio[SAMPLE_RATE // 2 : SAMPLE_RATE] += babble(0.5, seed=4)
+    assert len(trimmed(audio, FeatureConfig(trim_db=25.0))) < 1.1 * SAMPLE_RATE
     for nothing in (silence(1.0), noise(1.0), np.zeros(5, np.float32), np.zeros(0, np.float32)):
         assert len(trimmed(nothing, FeatureConfig(trim_db=25.0))) == len(nothing)

@@ -82,9 +82,9 @@ def test_any_array_of_numbers_becomes_finite_mono_sound_of_its_length(pcm: np.nd
     channels = pcm.shape[1] if pcm.ndim == 2 else 1
     converter = PcmConverter(rate, channels)
     with np.errstate(all="ignore"):
-        sound = np.concatenate([converter.feed(pcm), converter.flush()])
-    assert sound.dtype == np.float32 and np.isfinite(sound).all()
-    assert abs(len(sound) - len(pcm) * 16_000 / rate) <= 1
+        audio = np.concatenate([converter.feed(pcm), converter.flush()])
+    assert audio.dtype == np.float32 and np.isfinite(audio).all()
+    assert abs(len(audio) - len(pcm) * 16_000 / rate) <= 1
 
 
 @few
@@ -92,8 +92,8 @@ def test_any_array_of_numbers_becomes_finite_mono_sound_of_its_length(pcm: np.nd
 def test_the_pieces_in_which_sound_is_pushed_change_nothing(
     recognizer: Recognizer, cuts: list[int], dtype: str
 ) -> None:
-    sound = np.concatenate([silence(0.5), babble(1.0), silence(0.8)])
-    whole = (sound * 32767).astype(dtype) if dtype == "<i2" else sound.astype(dtype)
+    audio = np.concatenate([silence(0.5), babble(1.0), silence(0.8)])
+    whole = (audio * 32767).astype(dtype) if dtype == "<i2" else audio.astype(dtype)
     expected, found = Stream(recognizer), Stream(recognizer)
     edges = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
     events = [event for a, b in itertools.pairwise(edges) for event in found.push(whole[a:b])]

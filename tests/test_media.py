@@ -15,15 +15,15 @@ from streamser.audio import SAMPLE_RATE, Samples, read_audio
 from streamser.bundle import Bundle
 from streamser.cli import main
 from streamser.errors import AudioError
-from streamser.stream.soundfiles import duration_s, find_audio, read_pieces
+from streamser.stream.audiofiles import duration_s, find_audio, read_pieces
 
 FFMPEG = media.find_ffmpeg()
 needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason=f"there is no ffmpeg; {media.WAY_OUT}")
 
 
-def encode(path: Path, sound: Samples, *options: str, rate: int = 44_100, channels: int = 2) -> Path:
+def encode(path: Path, audio: Samples, *options: str, rate: int = 44_100, channels: int = 2) -> Path:
     wav = path.with_suffix(".source")
-    soundfile.write(wav, sound, SAMPLE_RATE, format="WAV")
+    soundfile.write(wav, audio, SAMPLE_RATE, format="WAV")
     words = [str(FFMPEG), "-v", "error", "-y", "-i", str(wav), "-ar", str(rate), "-ac", str(channels), *options]
     subprocess.run([*words, f"file:{path}"], check=True, timeout=60)
     wav.unlink()
@@ -112,7 +112,7 @@ def test_a_reader_that_leaves_early_ends_the_decoder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("streamser.media", "streamser.stream.soundfiles"):
+    for module in ("streamser.media", "streamser.stream.audiofiles"):
         monkeypatch.setattr(f"{module}.find_ffmpeg", lambda: None)
 
 

@@ -56,9 +56,9 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 
 def test_every_class_has_its_colour_in_the_picture(tmp_path: Path) -> None:
-    sound = np.sin(np.arange(8 * SECOND) * 0.05).astype(np.float32)
+    audio = np.sin(np.arange(8 * SECOND) * 0.05).astype(np.float32)
     events = [*utterance(0, "happy"), Gap(start=3 * SECOND, length=SECOND // 2), *utterance(1, "sad", uncertain=True)]
-    save_timeline(tmp_path / "out.png", events, samples=sound, title="two utterances")
+    save_timeline(tmp_path / "out.png", events, samples=audio, title="two utterances")
     assert {rgb(COLORS[name]) for name in ("angry", "happy", "sad")} <= drawn(tmp_path / "out.png")
 
 
@@ -187,16 +187,16 @@ Object class = "TextGrid"
 
 
 def test_a_textgrid_of_praat_and_one_of_ours_are_read_as_reference(tmp_path: Path) -> None:
-    sound = Path("talk.wav")
+    audio = Path("talk.wav")
     (tmp_path / "praat.TextGrid").write_text(SHORT)
-    assert read_reference(tmp_path / "praat.TextGrid", sound, 4.0) == [
+    assert read_reference(tmp_path / "praat.TextGrid", audio, 4.0) == [
         Mark(1.0, 2.5, 'say "sad"'),
         Mark(2.5, 4.0, "happy"),
     ]
     with open_writer(tmp_path / "ours.TextGrid") as writer:
         for event in [*utterance(0, "happy"), *utterance(1, "sad", uncertain=True)]:
             writer.write(event)
-    assert read_reference(tmp_path / "ours.TextGrid", sound, 9.0) == [
+    assert read_reference(tmp_path / "ours.TextGrid", audio, 9.0) == [
         Mark(0.0, 3.0, "happy"),
         Mark(4.0, 7.0, "uncertain"),
     ]

@@ -22,7 +22,7 @@ from tracing import Trace, audited, read_audit, read_strace, strace_works, strac
 
 import streamser
 from streamser.bundle import Bundle
-from streamser.stream.soundfiles import AUDIO_SUFFIXES
+from streamser.stream.audiofiles import AUDIO_SUFFIXES
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")]
 
@@ -36,14 +36,14 @@ KINDS = [
         marks=pytest.mark.skipif(not strace_works(), reason="strace is not installed, or may not trace"),
     ),
 ]
-SOUND = np.concatenate([silence(0.4), babble(1.2, 1), silence(0.7)])
+AUDIO = np.concatenate([silence(0.4), babble(1.2, 1), silence(0.7)])
 
 
 @pytest.fixture
 def talk(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "talk.wav"
-    soundfile.write(path, SOUND, 16_000)
+    soundfile.write(path, AUDIO, 16_000)
     return path
 
 
@@ -82,7 +82,7 @@ def speak_to_server(line: str) -> None:
     assert url
 
     async def speak() -> None:
-        data = (SOUND * 32767).astype("<i2").tobytes()
+        data = (AUDIO * 32767).astype("<i2").tobytes()
         async with aiohttp.ClientSession() as session:
             async with session.ws_connect(url[0] + "ws/stream?sample_rate=16000") as ws:
                 for first in range(0, len(data), 6400):
@@ -105,7 +105,7 @@ def speak_to_wyoming(line: str) -> None:
 
     async def speak() -> None:
         async with AsyncClient.from_uri(uri[0]) as client:
-            await client.write_event(AudioChunk(16_000, 2, 1, (SOUND * 32767).astype("<i2").tobytes()).event())
+            await client.write_event(AudioChunk(16_000, 2, 1, (AUDIO * 32767).astype("<i2").tobytes()).event())
             await client.write_event(AudioStop().event())
             event = await client.read_event()
             assert event is not None and event.type == "emotion"
@@ -113,7 +113,7 @@ def speak_to_wyoming(line: str) -> None:
     asyncio.run(speak())
 
 
-def sound_files(trace: Trace) -> list[Path]:
+def audio_files(trace: Trace) -> list[Path]:
     return sorted(path for path in trace.written if path.suffix.lower() in (*AUDIO_SUFFIXES, ".raw", ".npy", ".npz"))
 
 
@@ -154,7 +154,7 @@ def test_a_command_writes_what_it_was_told_to_and_connects_to_no_other_machine(
     run(command(tmp_path, *filled, *model), client)
     trace = read(tmp_path)
     assert trace.connections == []
-    assert sound_files(trace) == []
+    assert audio_files(trace) == []
     stored = {path.name for path in trace.written if path.is_file() and path.name not in ("audit.jsonl", "strace.txt")}
     assert {name.removesuffix(".lock").strip(".") for name in stored} <= {*writes}
     for name in writes:
@@ -167,7 +167,7 @@ def test_the_trace_sees_a_recording_that_was_asked_for(
 ) -> None:
     words = ["serve", "--port", "0", "--model", str(bundle.path), "--record", str(tmp_path / "sound")]
     run(command(tmp_path, *words), speak_to_server)
-    (path,) = sound_files(read(tmp_path))
+    (path,) = audio_files(read(tmp_path))
     assert path.parent == tmp_path / "sound"
 
 

@@ -75,13 +75,13 @@ def test_it_holds_no_more_than_sums(adaptive: Recognizer, tmp_path: Path) -> Non
 def test_its_speaker_is_compared_with_the_enrolled_voice(adaptive: Recognizer) -> None:
     """Worked out again: 10 utterances of weight 1 beside the graph's two of zeros, half 0.5."""
     known = adaptive.with_baseline(enrol(adaptive, VOICE).baseline(adaptive.bundle))
-    sound = babble(2.0, seed=77)
+    audio = babble(2.0, seed=77)
     weights = make_weights(adaptive.features, 4)
-    relative = (adaptive.embed(sound)[0] - adaptive.embed(VOICE).sum(axis=0) / 12) @ weights["weight"]
-    absolute, share = list(adaptive.predict(sound).scores.values()), 10 / 10.5
+    relative = (adaptive.embed(audio)[0] - adaptive.embed(VOICE).sum(axis=0) / 12) @ weights["weight"]
+    absolute, share = list(adaptive.predict(audio).scores.values()), 10 / 10.5
     odds = np.exp(relative - relative.max())
     expected = (1 - share) * np.array(absolute) + share * odds / odds.sum()
-    assert list(known.predict(sound).scores.values()) == pytest.approx(expected, abs=1e-4)
+    assert list(known.predict(audio).scores.values()) == pytest.approx(expected, abs=1e-4)
     assert np.abs(expected - absolute).max() > 0.01
 
 
@@ -195,7 +195,7 @@ def test_a_bare_name_is_in_the_settings_and_anything_else_is_a_path(home: Path) 
 
 
 @pytest.mark.parametrize(
-    ("sounds", "message"),
+    ("recordings", "message"),
     [
         ([], "only 0.0 s of speech"),
         ([babble(3.0)], "only 3.0 s of speech; a voice needs 15 s"),
@@ -204,10 +204,10 @@ def test_a_bare_name_is_in_the_settings_and_anything_else_is_a_path(home: Path) 
     ],
 )
 def test_speech_that_no_voice_can_be_learnt_from_is_refused(
-    sounds: list[np.ndarray], message: str, recognizer: Recognizer
+    recordings: list[np.ndarray], message: str, recognizer: Recognizer
 ) -> None:
     with pytest.raises(AudioError, match=message):
-        enrol(recognizer, sounds)
+        enrol(recognizer, recordings)
 
 
 # ---- the command
@@ -230,15 +230,15 @@ class Microphone(list[np.ndarray]):
 
 def test_the_microphone_is_closed_once_there_is_enough_speech(recognizer: Recognizer) -> None:
     source = Microphone([np.concatenate([part for i in range(30) for part in (babble(2.0, seed=i), silence(0.8))])])
-    sounds, arrived_s = collect(source, segmenter_for(recognizer, Config()), 10.0)
-    assert 10.0 <= sum(map(len, sounds)) / SAMPLE_RATE < 13.0
+    recordings, arrived_s = collect(source, segmenter_for(recognizer, Config()), 10.0)
+    assert 10.0 <= sum(map(len, recordings)) / SAMPLE_RATE < 13.0
     assert arrived_s < 20.0
 
 
 def test_a_microphone_that_hears_nobody_is_not_listened_to_for_ever(recognizer: Recognizer) -> None:
     room = noise(60.0, level=0.0005)
-    sounds, arrived_s = collect(Microphone([room]), segmenter_for(recognizer, Config()), 5.0)
-    assert sounds == [] and arrived_s == pytest.approx(15.0, abs=0.1)
+    recordings, arrived_s = collect(Microphone([room]), segmenter_for(recognizer, Config()), 5.0)
+    assert recordings == [] and arrived_s == pytest.approx(15.0, abs=0.1)
 
 
 def test_a_terminal_shows_the_level_and_the_speech_so_far(recognizer: Recognizer) -> None:
@@ -256,8 +256,8 @@ def recording(path: Path, speech_s: float = 25.0) -> Path:
     parts = [silence(1.0)]
     for i in range(round(speech_s / 2.5)):
         parts += [babble(2.5, seed=i), silence(0.8)]
-    sound = np.concatenate(parts)
-    soundfile.write(path, sound + noise(len(sound) / SAMPLE_RATE, 0.0005)[: len(sound)], SAMPLE_RATE)
+    audio = np.concatenate(parts)
+    soundfile.write(path, audio + noise(len(audio) / SAMPLE_RATE, 0.0005)[: len(audio)], SAMPLE_RATE)
     return path
 
 
@@ -315,8 +315,8 @@ def test_the_least_seconds_are_enough_speech_when_the_microphone_is_closed(recog
     for spoken_s in (14.2, 14.5, 14.8):  # the wanted seconds are reached in the silence that ends the last utterance
         parts = [babble(7.0, seed=1), silence(0.9), babble(spoken_s - 7.0, seed=2), silence(0.9), babble(4.0, seed=3)]
         source = Microphone([np.concatenate(parts)])
-        sounds, _ = collect(source, segmenter_for(recognizer, Config()), LEAST_SPEECH_S, io.StringIO())
-        assert sum(map(len, sounds)) / SAMPLE_RATE >= LEAST_SPEECH_S
+        recordings, _ = collect(source, segmenter_for(recognizer, Config()), LEAST_SPEECH_S, io.StringIO())
+        assert sum(map(len, recordings)) / SAMPLE_RATE >= LEAST_SPEECH_S
 
 
 def test_calibrate_keeps_a_profile_that_is_there_unless_told_to_overwrite_it(

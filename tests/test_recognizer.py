@@ -18,13 +18,13 @@ from streamser.features import Frames, cut_window, extract, window_starts
 from streamser.recognizer import Prediction, Recognizer, RecognizerConfig, load
 
 FEATURES = make_features()
-SOUNDS = [tone(300.0), babble(3.3, seed=1), noise(0.4), babble(1.0, seed=2), tone(2_500.0, 7.25)]
+RECORDINGS = [tone(300.0), babble(3.3, seed=1), noise(0.4), babble(1.0, seed=2), tone(2_500.0, 7.25)]
 
 
-def expected_logits(sound: Samples) -> Frames:
+def expected_logits(audio: Samples) -> Frames:
     """The tiny net's result for a sound, computed without the Recognizer."""
     weights = make_weights(FEATURES, len(LABELS))
-    frames = extract(sound, FEATURES)
+    frames = extract(audio, FEATURES)
     means = [cut_window(frames, start, FEATURES).mean(axis=0) for start in window_starts(len(frames), FEATURES)]
     return np.mean([mean @ weights["weight"] + weights["bias"] for mean in means], axis=0)
 
@@ -37,53 +37,57 @@ def softmax(values: Frames) -> Frames:
 # What it says
 
 
-@pytest.mark.parametrize("sound", SOUNDS, ids=range(len(SOUNDS)))
-def test_the_answer_is_the_mean_of_the_windows_logits_calibrated(recognizer: Recognizer, sound: Samples) -> None:
-    logits = expected_logits(sound)
-    np.testing.assert_allclose(recognizer.logits(sound), [logits], atol=1e-4)
-    prediction = recognizer.predict(sound)
+@pytest.mark.parametrize("audio", RECORDINGS, ids=range(len(RECORDINGS)))
+def test_the_answer_is_the_mean_of_the_windows_logits_calibrated(recognizer: Recognizer, audio: Samples) -> None:
+    logits = expected_logits(audio)
+    np.testing.assert_allclose(recognizer.logits(audio), [logits], atol=1e-4)
+    prediction = recognizer.predict(audio)
     np.testing.assert_allclose(list(prediction.scores.values()), softmax(logits), atol=1e-4)
     assert prediction.label == LABELS[int(np.argmax(logits))]
     assert prediction.confidence == max(prediction.scores.values())
-    assert prediction.windows == len(window_starts(len(extract(sound, FEATURES)), FEATURES))
+    assert prediction.windows == len(window_starts(len(extract(audio, FEATURES)), FEATURES))
 
 
 def test_different_sounds_get_different_answers(recognizer: Recognizer) -> None:
-    logits = recognizer.logits(SOUNDS)
+    logits = recognizer.logits(RECORDINGS)
     assert logits.shape == (5, 4)
     assert np.abs(logits[:, None] - logits[None]).max(axis=2)[~np.eye(5, dtype=bool)].min() > 0.05
-    assert len({prediction.label for prediction in recognizer.predict(SOUNDS)}) > 1
+    assert len({prediction.label for prediction in recognizer.predict(RECORDINGS)}) > 1
 
 
 def test_a_batch_gives_the_very_bits_of_one_at_a_time(recognizer: Recognizer) -> None:
-    together = recognizer.predict(SOUNDS)
-    assert together == [recognizer.predict(sound) for sound in SOUNDS]
-    np.testing.assert_array_equal(recognizer.embed(SOUNDS), np.concatenate([recognizer.embed(s) for s in SOUNDS]))
+    together = recognizer.predict(RECORDINGS)
+    assert together == [recognizer.predict(audio) for audio in RECORDINGS]
+    np.testing.assert_array_equal(
+        recognizer.embed(RECORDINGS), np.concatenate([recognizer.embed(s) for s in RECORDINGS])
+    )
 
 
 def test_a_segment_is_judged_by_its_samples(recognizer: Recognizer) -> None:
-    segment = Segment(utterance=3, start=12_345, samples=SOUNDS[1], final=True)
-    assert recognizer.predict(segment) == recognizer.predict(SOUNDS[1])
-    assert recognizer.predict([segment, SOUNDS[0]]) == recognizer.predict([SOUNDS[1], SOUNDS[0]])
+    segment = Segment(utterance=3, start=12_345, samples=RECORDINGS[1], final=True)
+    assert recognizer.predict(segment) == recognizer.predict(RECORDINGS[1])
+    assert recognizer.predict([segment, RECORDINGS[0]]) == recognizer.predict([RECORDINGS[1], RECORDINGS[0]])
 
 
 def test_frames_that_came_in_earlier_give_the_same_answer_as_the_sound(recognizer: Recognizer) -> None:
-    assert recognizer.predict_frames([extract(sound, FEATURES) for sound in SOUNDS]) == recognizer.predict(SOUNDS)
+    assert recognizer.predict_frames([extract(audio, FEATURES) for audio in RECORDINGS]) == recognizer.predict(
+        RECORDINGS
+    )
 
 
 def test_the_end_of_a_long_sound_counts_in_its_own_window(recognizer: Recognizer) -> None:
-    sound = tone(300.0, 3.3)
-    changed = sound.copy()
+    audio = tone(300.0, 3.3)
+    changed = audio.copy()
     changed[-800:] = noise(0.05, level=0.5)
-    difference = np.abs(recognizer.logits(changed) - recognizer.logits(sound)).max()
+    difference = np.abs(recognizer.logits(changed) - recognizer.logits(audio)).max()
     assert difference > 1e-3
     assert recognizer.predict(changed).windows == 6  # five half-second steps, and the one that ends with the sound
 
 
 def test_the_embedding_is_the_mean_over_the_windows(recognizer: Recognizer) -> None:
-    frames = extract(SOUNDS[1], FEATURES)
+    frames = extract(RECORDINGS[1], FEATURES)
     means = [cut_window(frames, start, FEATURES).mean(axis=0) for start in window_starts(len(frames), FEATURES)]
-    np.testing.assert_allclose(recognizer.embed(SOUNDS[1]), [np.mean(means, axis=0)], atol=1e-3)
+    np.testing.assert_allclose(recognizer.embed(RECORDINGS[1]), [np.mean(means, axis=0)], atol=1e-3)
 
 
 def test_nothing_to_judge_gives_nothing(recognizer: Recognizer) -> None:
@@ -98,8 +102,8 @@ def test_nothing_to_judge_gives_nothing(recognizer: Recognizer) -> None:
 
 def test_probabilities_follow_temperature_and_bias(tmp_path: Path) -> None:
     calibration = Calibration(temperature=2.5, bias=(0.5, -1.0, 0.0, 2.0))
-    prediction = load(make_bundle(tmp_path / "warm", calibration=calibration).path, "cpu").predict(SOUNDS[1])
-    expected = softmax((expected_logits(SOUNDS[1]) + np.array([0.5, -1.0, 0.0, 2.0])) / 2.5)
+    prediction = load(make_bundle(tmp_path / "warm", calibration=calibration).path, "cpu").predict(RECORDINGS[1])
+    expected = softmax((expected_logits(RECORDINGS[1]) + np.array([0.5, -1.0, 0.0, 2.0])) / 2.5)
     np.testing.assert_allclose(list(prediction.scores.values()), expected, atol=1e-4)
     assert sum(prediction.scores.values()) == pytest.approx(1.0, abs=1e-12)
 
@@ -110,10 +114,10 @@ def test_huge_logits_give_probabilities_and_no_overflow(recognizer: Recognizer) 
 
 
 def test_below_the_threshold_the_answer_is_uncertain_and_the_guess_stays(bundle: Bundle) -> None:
-    confidence = load(bundle.path, "cpu").predict(SOUNDS[1]).confidence
+    confidence = load(bundle.path, "cpu").predict(RECORDINGS[1]).confidence
     assert 0.3 < confidence < 0.95
-    bold = load(bundle.path, "cpu", threshold=confidence - 0.01).predict(SOUNDS[1])
-    shy = load(bundle.path, "cpu", threshold=confidence + 0.01).predict(SOUNDS[1])
+    bold = load(bundle.path, "cpu", threshold=confidence - 0.01).predict(RECORDINGS[1])
+    shy = load(bundle.path, "cpu", threshold=confidence + 0.01).predict(RECORDINGS[1])
     assert (bold.uncertain, shy.uncertain) == (False, True)
     assert (bold.label, bold.scores) == (shy.label, shy.scores)
 
@@ -134,9 +138,9 @@ def test_digital_silence_is_uncertain_however_sure_the_net_is(bundle: Bundle, du
 
 
 def test_one_loud_frame_in_silence_is_heard(bundle: Bundle) -> None:
-    sound = silence(2.0)
-    sound[20_000:20_400] = 0.3
-    assert not load(bundle.path, "cpu", threshold=0.0).predict(sound).uncertain
+    audio = silence(2.0)
+    audio[20_000:20_400] = 0.3
+    assert not load(bundle.path, "cpu", threshold=0.0).predict(audio).uncertain
 
 
 @pytest.mark.parametrize("samples", [1, 2, 500, 1_023])
@@ -163,11 +167,11 @@ def test_no_sound_at_all_is_an_error_that_names_its_place(recognizer: Recognizer
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_samples_that_are_no_numbers_are_refused(recognizer: Recognizer, value: float) -> None:
-    sound = tone()
-    sound[100] = value
+    audio = tone()
+    audio[100] = value
     for method in (recognizer.predict, recognizer.embed, recognizer.logits):
         with pytest.raises(AudioError, match="sound 1: 1 of 16000 samples are NaN or infinite"):
-            method([tone(), sound])
+            method([tone(), audio])
 
 
 def test_samples_that_were_never_scaled_are_refused_with_the_remedy(recognizer: Recognizer) -> None:
@@ -180,12 +184,12 @@ def test_integer_and_double_sound_is_scaled_by_its_type(recognizer: Recognizer) 
     assert recognizer.predict(as_int) == recognizer.predict(as_int.astype(np.float64) / 32_768)
 
 
-@pytest.mark.parametrize("sound", [np.zeros((100, 2), np.float32), np.float32(0.5), 0.5, None, "hello.wav"])
-def test_what_is_no_sound_is_the_callers_slip(recognizer: Recognizer, sound: Any) -> None:
+@pytest.mark.parametrize("audio", [np.zeros((100, 2), np.float32), np.float32(0.5), 0.5, None, "hello.wav"])
+def test_what_is_no_sound_is_the_callers_slip(recognizer: Recognizer, audio: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
-        recognizer.predict(sound)
+        recognizer.predict(audio)
     with pytest.raises(ValueError, match="16 kHz mono samples in a one-dimensional array, or a Segment, not"):
-        recognizer.predict([sound])
+        recognizer.predict([audio])
 
 
 def test_frames_of_another_checkpoint_are_the_callers_slip(recognizer: Recognizer) -> None:
@@ -214,25 +218,25 @@ def test_a_net_that_gives_nan_is_an_error_and_no_answer(bundle: Bundle) -> None:
 
 
 def test_a_prior_of_neutral_changes_the_odds_of_neutral_and_of_nothing_else(bundle: Bundle) -> None:
-    plain = load(bundle.path, "cpu").predict(SOUNDS[1]).scores
-    prior = load(bundle.path, "cpu", neutral_prior=0.7).predict(SOUNDS[1]).scores
+    plain = load(bundle.path, "cpu").predict(RECORDINGS[1]).scores
+    prior = load(bundle.path, "cpu", neutral_prior=0.7).predict(RECORDINGS[1]).scores
     odds = [scores["neutral"] / (1 - scores["neutral"]) for scores in (plain, prior)]
     assert odds[1] / odds[0] == pytest.approx(0.7 / 0.3 * 3)
     assert prior["angry"] / prior["sad"] == pytest.approx(plain["angry"] / plain["sad"])
 
 
 def test_a_prior_of_one_in_four_classes_changes_nothing(bundle: Bundle) -> None:
-    plain = load(bundle.path, "cpu").predict(SOUNDS)
-    same = load(bundle.path, "cpu", neutral_prior=0.25).predict(SOUNDS)
+    plain = load(bundle.path, "cpu").predict(RECORDINGS)
+    same = load(bundle.path, "cpu", neutral_prior=0.25).predict(RECORDINGS)
     for left, right in zip(plain, same, strict=True):
         assert list(left.scores.values()) == pytest.approx(list(right.scores.values()), abs=1e-12)
 
 
 def test_the_configured_prior_wins_over_the_checkpoints(tmp_path: Path) -> None:
     path = make_bundle(tmp_path / "calm", calibration=Calibration(neutral_prior=0.9)).path
-    usual = load(make_bundle(tmp_path / "usual").path, "cpu").predict(SOUNDS[1]).scores["neutral"]
-    assert load(path, "cpu").predict(SOUNDS[1]).scores["neutral"] > usual
-    equal = load(path, "cpu", neutral_prior=0.25).predict(SOUNDS[1]).scores["neutral"]
+    usual = load(make_bundle(tmp_path / "usual").path, "cpu").predict(RECORDINGS[1]).scores["neutral"]
+    assert load(path, "cpu").predict(RECORDINGS[1]).scores["neutral"] > usual
+    equal = load(path, "cpu", neutral_prior=0.25).predict(RECORDINGS[1]).scores["neutral"]
     assert equal == pytest.approx(usual)
 
 
@@ -246,15 +250,15 @@ def test_a_prior_of_neutral_needs_the_label(tmp_path: Path) -> None:
 
 
 def test_many_threads_get_the_answers_of_one(recognizer: Recognizer) -> None:
-    expected = recognizer.predict(SOUNDS)
+    expected = recognizer.predict(RECORDINGS)
     with ThreadPoolExecutor(8) as threads:
-        answers: list[list[Prediction]] = list(threads.map(lambda _: recognizer.predict(SOUNDS), range(40)))
+        answers: list[list[Prediction]] = list(threads.map(lambda _: recognizer.predict(RECORDINGS), range(40)))
     assert all(answer == expected for answer in answers)
 
 
 def test_metrics_count_windows_and_name_the_engine(bundle: Bundle) -> None:
     recognizer = load(bundle.path, "cpu")
-    windows = sum(prediction.windows for prediction in recognizer.predict(SOUNDS))
+    windows = sum(prediction.windows for prediction in recognizer.predict(RECORDINGS))
     metrics = recognizer.metrics()
     assert (metrics["model"], metrics["engine"], metrics["device"]) == ("tiny", "onnx", "cpu")
     assert metrics["windows"] == windows
@@ -297,8 +301,8 @@ def test_an_unknown_option_is_the_callers_slip(bundle: Bundle) -> None:
 def test_a_long_recording_is_judged_in_bounded_memory(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     from streamser import engines
 
-    sound = babble(20.0)
-    whole = recognizer.predict(sound)
+    audio = babble(20.0)
+    whole = recognizer.predict(audio)
     batches: list[int] = []
     run = recognizer.engine.run
 
@@ -313,10 +317,10 @@ def test_a_long_recording_is_judged_in_bounded_memory(recognizer: Recognizer, mo
             return {}
 
     monkeypatch.setattr(engines, "_BATCH_FRAMES", 5 * FEATURES.window_frames)
-    assert Recognizer(recognizer.bundle, Watched()).predict(sound) == whole
+    assert Recognizer(recognizer.bundle, Watched()).predict(audio) == whole
     assert max(batches) == 5
     assert sum(batches) == whole.windows
-    assert len(sound) / SAMPLE_RATE == 20.0
+    assert len(audio) / SAMPLE_RATE == 20.0
 
 
 def test_silence_around_a_sound_changes_no_answer_where_the_checkpoint_trims(tmp_path: Path) -> None:

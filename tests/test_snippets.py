@@ -106,14 +106,14 @@ RUNNABLE = [name for name, block in blocks().items() if not any(mark in block fo
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_every_block_runs(name: str, adaptive: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = np.concatenate([silence(0.8), babble(1.5), silence(0.8)])
-    soundfile.write(tmp_path / "talk.wav", sound, 16_000)
+    audio = np.concatenate([silence(0.8), babble(1.5), silence(0.8)])
+    soundfile.write(tmp_path / "talk.wav", audio, 16_000)
     monkeypatch.chdir(tmp_path)
     replay: Callable[..., streamser.Listener] = streamser.replay
     monkeypatch.setattr("streamser.listen", lambda **options: replay("talk.wav", model=adaptive, **options))
     monkeypatch.setattr("streamser.replay", lambda path, **options: replay(path, model=adaptive, **options))
     monkeypatch.setattr("streamser.load", lambda *names: adaptive)
-    data = (resample(sound, 16_000, 48_000) * 32767).astype("<i2").tobytes()
+    data = (resample(audio, 16_000, 48_000) * 32767).astype("<i2").tobytes()
     pcm = [data[first : first + 19_200] for first in range(0, len(data), 19_200)]
     names = {"streamser": streamser, "microphone": pcm, "your_audio": pcm, "neutral_speech": [babble(16.0)]}
     exec(compile(blocks()[name], name, "exec"), names)

@@ -40,8 +40,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     made = []
     for i in range(24):
         path = folder / f"{i}.wav"
-        sound = np.concatenate([silence(0.3), babble(1.2, seed=i, level=0.02 * (1 + i % 5)), silence(0.4)])
-        soundfile.write(path, sound, SAMPLE_RATE)
+        audio = np.concatenate([silence(0.3), babble(1.2, seed=i, level=0.02 * (1 + i % 5)), silence(0.4)])
+        soundfile.write(path, audio, SAMPLE_RATE)
         made.append(Clip(path, "voices", f"voices/{i % 3}", LABELS[i % 4], name=str(i)))
     return made
 

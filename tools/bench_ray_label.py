@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from streamser.stream.soundfiles import find_audio
+from streamser.stream.audiofiles import find_audio
 
 
 def cpu_s(pid: int) -> float:

@@ -57,7 +57,7 @@ class Check:
         return list(dict.fromkeys([DEFAULT_MODEL, "lightsernet"]))
 
 
-def sounds(count: int = 6) -> list[np.ndarray]:
+def recordings(count: int = 6) -> list[np.ndarray]:
     """Synthetic voices of many lengths: harmonics of varying pitch, in noise."""
     found = []
     for seed in range(count):
@@ -114,7 +114,7 @@ def engines_agree(check: Check, name: str) -> dict[str, Any]:
     from streamser.recognizer import load
 
     cpu, device = load(name, "cpu", engine="onnx"), load(name, check.device, engine="torch")
-    expected, (logits, embeddings) = cpu.logits_and_embeddings(sounds()), device.logits_and_embeddings(sounds())
+    expected, (logits, embeddings) = cpu.logits_and_embeddings(recordings()), device.logits_and_embeddings(recordings())
     worst = float(np.abs(expected[0] - logits).max())
     same_shape = expected[1].shape == embeddings.shape
     return {
@@ -134,7 +134,7 @@ def streams_agree(check: Check, name: str, tf32: bool) -> dict[str, Any]:
 
     bundle = load_bundle(name)
     config, engine, count = bundle.features, OnnxEngine(bundle), 12
-    voices = [np.resize(sounds()[n % 6], 16_000 * 5) * np.float32(0.3 + 0.1 * n) for n in range(count)]
+    voices = [np.resize(recordings()[n % 6], 16_000 * 5) * np.float32(0.3 + 0.1 * n) for n in range(count)]
     many = DeviceStreams(bundle, check.device, count, sizes=(1, 8), tf32=tf32)
     slots = np.arange(count)
     many.begin(slots)
@@ -175,7 +175,7 @@ def falls_back(check: Check) -> dict[str, Any]:
 
     recognizer = load("lightsernet", "auto")
     before = recognizer.metrics()
-    many = [np.resize(sound, 16_000 * 60) for sound in sounds()]
+    many = [np.resize(audio, 16_000 * 60) for audio in recordings()]
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.001)
     try:
@@ -200,14 +200,14 @@ def latency(check: Check, name: str) -> dict[str, Any]:
     seconds = 0.2 if check.small else 1.0
     bundle = load_bundle(name)
     cpu, device = load(name, "cpu", engine="onnx"), load(name, check.device, engine="torch")
-    window = np.resize(sounds()[3], round(16_000 * bundle.features.length_s))
+    window = np.resize(recordings()[3], round(16_000 * bundle.features.length_s))
     found = {
         "window_onnx_cpu": timed(lambda: cpu.predict(window), seconds),
         f"window_torch_{check.device}": timed(lambda: device.predict(window), seconds),
     }
     many = DeviceStreams(bundle, check.device, 4, sizes=(1,))
-    slot, sound = np.array([1]), np.resize(window, (1, many.samples(many.chunks[1]))).astype(np.float32)
-    return {**found, f"chunk_{check.device}": timed(lambda: many.step(slot, sound), seconds)}
+    slot, audio = np.array([1]), np.resize(window, (1, many.samples(many.chunks[1]))).astype(np.float32)
+    return {**found, f"chunk_{check.device}": timed(lambda: many.step(slot, audio), seconds)}
 
 
 def capacity(check: Check, name: str, tf32: bool, limit: int = 100_000) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def capacity(check: Check, name: str, tf32: bool, limit: int = 100_000) -> dict[
     chunk = many.chunks[1]
     chunk_s = chunk * bundle.features.hop_s
     size = many.samples(chunk)
-    voice = np.resize(np.concatenate(sounds()), (sizes[-1] + 64, size))
+    voice = np.resize(np.concatenate(recordings()), (sizes[-1] + 64, size))
     pool = np.clip(voice * 32767, -32768, 32767).astype(np.int16)
     begun = np.arange(most)
     for first in range(0, most, 1024):

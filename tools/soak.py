@@ -36,7 +36,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import soundfile
-from soak_sound import Message, Script, is_final, plain, write_script
+from soak_audio import Message, Script, is_final, plain, write_script
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncClient
 

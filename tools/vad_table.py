@@ -102,12 +102,12 @@ class Speech:
 
 def compose(rng: np.random.Generator, half: str, seconds: float) -> Speech:
     """Clips of one voice after another at equal level, 1 to 2.5 s of silence between them."""
-    sound: list[Samples] = [np.zeros(2 * SAMPLE_RATE, np.float32)]
+    audio: list[Samples] = [np.zeros(2 * SAMPLE_RATE, np.float32)]
     truth: list[Flags] = [np.zeros(200, bool)]
     speakers = set()
     pools = [clips(corpus, half) for corpus in SPEECH]
-    while sum(map(len, sound)) < seconds * SAMPLE_RATE:
-        pool = pools[len(sound) % len(pools)]
+    while sum(map(len, audio)) < seconds * SAMPLE_RATE:
+        pool = pools[len(audio) % len(pools)]
         speaker, path = pool[rng.integers(len(pool))]
         samples = read_audio(path)[: 8 * SAMPLE_RATE]
         samples = samples[: len(samples) // TICK * TICK]
@@ -115,9 +115,9 @@ def compose(rng: np.random.Generator, half: str, seconds: float) -> Speech:
             continue
         speakers.add(speaker)
         pause = TICK * int(rng.integers(100, 250))
-        sound += [level(samples, SPEECH_DBFS), np.zeros(pause, np.float32)]
+        audio += [level(samples, SPEECH_DBFS), np.zeros(pause, np.float32)]
         truth += [speech_ticks(samples), np.zeros(pause // TICK, bool)]
-    return Speech(np.concatenate(sound), np.concatenate(truth), frozenset(speakers))
+    return Speech(np.concatenate(audio), np.concatenate(truth), frozenset(speakers))
 
 
 def white(rng: np.random.Generator, length: int) -> Samples:
@@ -176,12 +176,12 @@ def esc10(rng: np.random.Generator, length: int) -> Samples:
     """Clips of the ten ESC-10 sounds one after another, at equal level, as recorded."""
     folder = corpora_folder() / "noise_esc10"
     paths = sorted((folder / "audio").iterdir())
-    sound: list[Samples] = []
-    while sum(map(len, sound)) < length:
+    audio: list[Samples] = []
+    while sum(map(len, audio)) < length:
         samples = read_audio(paths[rng.integers(len(paths))])
         if float(np.max(np.abs(samples))) > 1e-3:
-            sound.append(level(samples, SPEECH_DBFS))
-    return np.concatenate(sound)[:length]
+            audio.append(level(samples, SPEECH_DBFS))
+    return np.concatenate(audio)[:length]
 
 
 def fan(rng: np.random.Generator, length: int) -> Samples:
@@ -208,8 +208,8 @@ def noises(rng: np.random.Generator, speech: Speech) -> Iterator[tuple[str, Samp
 
 def mix(speech: Speech, noise: Samples, snr_db: float) -> Samples:
     """Noise at a ratio to the speech; scaled down as a whole where it would clip."""
-    sound = speech.samples + level(noise, 20 * np.log10(speech.rms) - snr_db)
-    return (sound / max(1.0, float(np.max(np.abs(sound))))).astype(np.float32)
+    audio = speech.samples + level(noise, 20 * np.log10(speech.rms) - snr_db)
+    return (audio / max(1.0, float(np.max(np.abs(audio))))).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -308,8 +308,8 @@ def conditions(rng: np.random.Generator, speech: Speech) -> Iterator[tuple[str, 
             yield name, f"{snr_db} dB", mix(speech, noise, snr_db), speech.truth
         yield name, "no speech", level(noise[: 60 * SAMPLE_RATE], -36.0), np.zeros_like(speech.truth)
     for gain_db in (-20, -40):  # a quiet microphone, in 16 bits
-        sound = mix(speech, pink(rng, len(speech.samples)), 20) * 10 ** (gain_db / 20)
-        quiet = (np.round(sound * 32768) / 32768).astype(np.float32)
+        audio = mix(speech, pink(rng, len(speech.samples)), 20) * 10 ** (gain_db / 20)
+        quiet = (np.round(audio * 32768) / 32768).astype(np.float32)
         yield "pink 20 dB", f"{gain_db} dB gain", quiet, speech.truth
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
     """The figures that the request asks for."""
-    kind, sound = request.pop("kind"), Path(request.pop("sound"))
+    kind, audio = request.pop("kind"), Path(request.pop("audio"))
     if kind == "stream":
         from streamser.bench.stream import measure_stream
 
-        return measure_stream(sound=sound, **request)
+        return measure_stream(audio=audio, **request)
     from streamser.bench.peers import measure_peer
 
     windows = json.loads(Path(request.pop("windows")).read_text(encoding="utf-8"))
-    return measure_peer(sound=sound, windows=windows, **request)
+    return measure_peer(audio=audio, windows=windows, **request)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class Trial:
         return max(self.partial_p95_ms, self.slowest_final_ms, self.behind_ms) <= LATE_MS and self.finals > 0
 
 
-def try_streams(recognizer: Recognizer, sound: Samples, streams: int, seconds: float) -> Trial:
+def try_streams(recognizer: Recognizer, audio: Samples, streams: int, seconds: float) -> Trial:
     """Push this number of streams in real time, each from another place of the sound."""
     config = StreamConfig()
     closing_ms = config.segmenter.end_silence_ms - config.segmenter.post_roll_ms
@@ -54,7 +54,7 @@ def try_streams(recognizer: Recognizer, sound: Samples, streams: int, seconds: f
         if isinstance(event, EmotionEvent):
             (finals if event.final else partials).append(event.latency_ms - (closing_ms if event.final else 0.0))
 
-    pcm = (np.clip(sound, -1, 1) * 32767).astype("<i2")
+    pcm = (np.clip(audio, -1, 1) * 32767).astype("<i2")
     starts = [number * len(pcm) // streams for number in range(streams)]
     behind_ms = 0.0
     with InferenceWorker(recognizer, config.pipeline) as worker:

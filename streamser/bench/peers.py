@@ -147,10 +147,10 @@ def installed_peers() -> list[str]:
 
 
 def measure_peer(
-    name: str, model: str, sound: Path, windows: Sequence[tuple[int, int]], seconds: float
+    name: str, model: str, audio: Path, windows: Sequence[tuple[int, int]], seconds: float
 ) -> dict[str, Any]:
     """CPU and wall time of a window, over windows taken evenly from the stream, for about `seconds`."""
-    pcm = np.fromfile(sound, "<i2")
+    pcm = np.fromfile(audio, "<i2")
     predict = PEERS[name].make(model)
     order = np.random.default_rng(0).permutation(len(windows))
 

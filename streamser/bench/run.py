@@ -51,12 +51,12 @@ def measure(
     """Figures of each contender over the sound of each round, with its `title`; a peer that fails has an `error`."""
     found: list[list[dict[str, Any]]] = [[] for _ in contenders]
     with tempfile.TemporaryDirectory(prefix="streamser-bench-") as folder:
-        for turn, sound in enumerate(rounds):
+        for turn, audio in enumerate(rounds):
             path, windows = Path(folder) / f"{turn}.s16", Path(folder) / f"{turn}.json"
-            np.round(np.clip(sound, -1, 1) * 32767).astype("<i2").tofile(path)
+            np.round(np.clip(audio, -1, 1) * 32767).astype("<i2").tofile(path)
             for contender, results in zip(contenders, found, strict=True):
                 progress(f"round {turn + 1} of {len(rounds)}: {contender.title}")
-                request: dict[str, Any] = {"model": contender.model, "sound": str(path)}
+                request: dict[str, Any] = {"model": contender.model, "audio": str(path)}
                 if contender.peer:
                     request |= {"kind": "peer", "name": contender.peer, "seconds": peer_seconds / len(rounds)}
                     request |= {"windows": str(windows)}

@@ -27,16 +27,16 @@ _BLOCK_BYTES = 640  # 20 ms of 16-bit samples: what a microphone or a client giv
 _COMPARED = 24  # results that are computed once more from their whole window
 
 
-def measure_stream(model: str, engine: str, compute: str, threads: int, sound: Path) -> dict[str, Any]:
+def measure_stream(model: str, engine: str, compute: str, threads: int, audio: Path) -> dict[str, Any]:
     """Figures of one stream over a file of 16-bit samples; prints "ready" at the first score, for a cold start."""
     recognizer = load(model, compute, engine=engine, threads=threads)
-    _first_score(recognizer, sound)
+    _first_score(recognizer, audio)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     cold_start_cpu_s = time.process_time()
-    seconds = sound.stat().st_size / 2 / SAMPLE_RATE
+    seconds = audio.stat().st_size / 2 / SAMPLE_RATE
     began = time.process_time()
-    windows = _live(recognizer, sound)
+    windows = _live(recognizer, audio)
     cpu_s = time.process_time() - began
     peak_mb = _peak_mb()
     plain = StreamConfig(pipeline=PipelineConfig(smoothing=0.0, adapt=False))
@@ -46,20 +46,20 @@ def measure_stream(model: str, engine: str, compute: str, threads: int, sound: P
         "peak_mb": peak_mb,
         "cold_start_cpu_s": cold_start_cpu_s,
         "windows": windows,
-        **_latencies(recognizer, sound, plain),
+        **_latencies(recognizer, audio, plain),
     }
 
 
-def _first_score(recognizer: Recognizer, sound: Path) -> None:
+def _first_score(recognizer: Recognizer, audio: Path) -> None:
     """Push sound until the first result."""
     stream = Stream(recognizer)
-    for block in _blocks(sound):
+    for block in _blocks(audio):
         if any(isinstance(event, EmotionEvent) for event in stream.push(block)):
             return
 
 
-def _blocks(sound: Path) -> Iterator[bytes]:
-    with sound.open("rb") as file:
+def _blocks(audio: Path) -> Iterator[bytes]:
+    with audio.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             yield block
 
@@ -72,12 +72,12 @@ class _Blocks:
     description = "measured sound"
     state: SourceState = "open"
 
-    def __init__(self, sound: Path) -> None:
-        self._sound = sound
+    def __init__(self, audio: Path) -> None:
+        self._audio = audio
 
     def __iter__(self) -> Iterator[SourceItem]:
         position, converter = 0, PcmConverter()
-        for pcm in _blocks(self._sound):
+        for pcm in _blocks(self._audio):
             block = AudioBlock(converter.feed(pcm), position, time.monotonic())
             position = block.end
             yield block
@@ -86,19 +86,19 @@ class _Blocks:
         """It ends by itself."""
 
 
-def _live(recognizer: Recognizer, sound: Path) -> list[tuple[int, int]]:
+def _live(recognizer: Recognizer, audio: Path) -> list[tuple[int, int]]:
     """Run the threads of a live stream, as fast as they can; the windows that were judged."""
-    with Listener(_Blocks(sound), recognizer) as events:
+    with Listener(_Blocks(audio), recognizer) as events:
         return [(event.start, event.end) for event in events if isinstance(event, EmotionEvent)]
 
 
-def _latencies(recognizer: Recognizer, sound: Path, config: StreamConfig) -> dict[str, Any]:
+def _latencies(recognizer: Recognizer, audio: Path, config: StreamConfig) -> dict[str, Any]:
     """Milliseconds of a push that brings a result, and how far results are from those of their whole windows."""
     stream = Stream(recognizer, config)
     partials, finals, totals = [], [], []
     worst, compared, onset = 0.0, 0, 0
     position, pace = 0, 1
-    for block in _blocks(sound):
+    for block in _blocks(audio):
         began = time.perf_counter()
         events: list[Event] = stream.push(block)
         took_ms = (time.perf_counter() - began) * 1000
@@ -113,7 +113,7 @@ def _latencies(recognizer: Recognizer, sound: Path, config: StreamConfig) -> dic
             elif isinstance(event, EmotionEvent):
                 partials.append(took_ms)
                 if len(partials) % pace == 0 and compared < _COMPARED:
-                    worst = max(worst, _difference(recognizer, event, onset, sound))
+                    worst = max(worst, _difference(recognizer, event, onset, audio))
                     compared, pace = compared + 1, pace + 1
     result: dict[str, Any] = {"compared": compared, "scores_differ": worst}
     for name, values in (("partial", partials), ("final", finals), ("final_total", totals)):
@@ -121,10 +121,10 @@ def _latencies(recognizer: Recognizer, sound: Path, config: StreamConfig) -> dic
     return result
 
 
-def _difference(recognizer: Recognizer, event: EmotionEvent, onset: int, sound: Path) -> float:
+def _difference(recognizer: Recognizer, event: EmotionEvent, onset: int, audio: Path) -> float:
     """Largest difference of a partial's scores from those that the whole window gives, computed in one piece."""
     whole = isinstance(recognizer.steps, ChunkSteps)  # its results cover the utterance so far
-    frames = extract(_samples(sound, onset if whole else event.start, event.end), recognizer.features)
+    frames = extract(_samples(audio, onset if whole else event.start, event.end), recognizer.features)
     if whole:
         frames = frames[: len(frames) // recognizer.steps.multiple * recognizer.steps.multiple]  # type: ignore[union-attr]
         logits, embedding = recognizer.engine.run(frames[None])
@@ -135,8 +135,8 @@ def _difference(recognizer: Recognizer, event: EmotionEvent, onset: int, sound: 
     return max(abs(expected[label] - score) for label, score in event.scores.items())
 
 
-def _samples(sound: Path, start: int, end: int) -> Samples:
-    return to_mono(np.fromfile(sound, "<i2", end - start, offset=2 * start))
+def _samples(audio: Path, start: int, end: int) -> Samples:
+    return to_mono(np.fromfile(audio, "<i2", end - start, offset=2 * start))
 
 
 def _peak_mb() -> float | None:

@@ -17,7 +17,7 @@ import numpy as np
 from streamser.bench.many import LATE_MS, largest, try_streams
 from streamser.bench.peers import installed_peers
 from streamser.bench.run import Contender, measure
-from streamser.bench.sound import compose
+from streamser.bench.speech import compose
 from streamser.bundle import DEFAULT_MODEL, find_models, load_bundle
 from streamser.cli.tables import table, terminal_width
 from streamser.engines import cuda_is_likely
@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
     """0 when everything that was asked for could be measured."""
     if args.rounds < 1 or not args.minutes > 0:
         raise ConfigError(f"--rounds is at least 1 and --minutes above 0, not {args.rounds} and {args.minutes:g}")
-    sound = compose(args.minutes, args.sound)
+    audio = compose(args.minutes, args.audio)
     if args.streams is not None:
-        return _many(args, sound)
+        return _many(args, audio)
     bundles = [load_bundle(model, verify=False) for model in args.model or map(str, find_models().values())]
     contenders = [
         Contender(str(bundle.path), engine, compute)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     if args.vs:
         contenders += [Contender(contenders[0].model, peer=peer) for peer in installed_peers()]
-    parts = np.array_split(sound, args.rounds)
+    parts = np.array_split(audio, args.rounds)
     progress = partial(print, file=sys.stderr, flush=True)
     rows = measure(contenders, parts, threads=args.threads, progress=progress)
     figures = {"machine": _machine(), "minutes": args.minutes, "rounds": args.rounds, "rows": rows}
@@ -93,12 +93,12 @@ def _engines(choice: str, int8: bool = False) -> list[tuple[str, str]]:
     return [pair for name, pair in pairs.items() if there[name]]
 
 
-def _many(args: argparse.Namespace, sound: np.ndarray[Any, np.dtype[np.float32]]) -> int:
+def _many(args: argparse.Namespace, audio: np.ndarray[Any, np.dtype[np.float32]]) -> int:
     engine, compute = ("auto", "auto") if args.engine == "all" else _engines(args.engine)[0]
     found = {}
     for model in args.model or [DEFAULT_MODEL]:
         recognizer = load(model, compute, engine=engine, threads=args.threads)
-        attempt = partial(try_streams, recognizer, sound, seconds=_TRIAL_S)
+        attempt = partial(try_streams, recognizer, audio, seconds=_TRIAL_S)
         result = largest(attempt, args.streams)
         found[recognizer.bundle.name] = {"compute": recognizer.engine.compute, **result}
     print(json.dumps({"machine": _machine(), "models": found}, indent=2) if args.json else _many_report(found))

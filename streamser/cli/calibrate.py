@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
     if source.live:
         print(refill(_TEXT, terminal_width(sys.stderr)) + "\n", file=sys.stderr)
     with hushed(args.debug):
-        sounds, arrived_s = collect(source, segmenter_for(recognizer, config), args.seconds)
-    profile = enrol(recognizer, sounds, args.name)
-    _report(args, recognizer, profile, sounds, arrived_s, profile.save(place))
+        recordings, arrived_s = collect(source, segmenter_for(recognizer, config), args.seconds)
+    profile = enrol(recognizer, recordings, args.name)
+    _report(args, recognizer, profile, recordings, arrived_s, profile.save(place))
     return 0
 
 
@@ -181,18 +181,18 @@ def _report(
     args: argparse.Namespace,
     recognizer: Recognizer,
     profile: Profile,
-    sounds: Sequence[Samples],
+    recordings: Sequence[Samples],
     arrived_s: float,
     place: Path,
 ) -> None:
     """The result: the answers for the neutral voice without and with the profile."""
-    before = _shares(recognizer, sounds)
-    after = _shares(recognizer.with_baseline(profile.baseline(recognizer.bundle)), sounds)
+    before = _shares(recognizer, recordings)
+    after = _shares(recognizer.with_baseline(profile.baseline(recognizer.bundle)), recordings)
     if args.json:
         values = {"path": str(place), "arrived_s": round(arrived_s, 2), "speech_s": profile.speech_s}
         print(json.dumps({**values, "before": before, "after": after}, indent=2, ensure_ascii=False))
         return
-    print(f"{profile.speech_s:.1f} s of speech found in {arrived_s:.1f} s, {len(sounds)} utterances.")
+    print(f"{profile.speech_s:.1f} s of speech found in {arrived_s:.1f} s, {len(recordings)} utterances.")
     if profile.speech_s < min(args.seconds, ENOUGH_SPEECH_S):
         print("That is little; with more the profile would be surer.")
     print(f"Your neutral voice was taken for:  {_words(before)}")
@@ -202,9 +202,9 @@ def _report(
     print(f"Saved to {place}; use it with --profile {args.out or profile.name}")
 
 
-def _shares(recognizer: Recognizer, sounds: Sequence[Samples]) -> dict[str, float]:
+def _shares(recognizer: Recognizer, recordings: Sequence[Samples]) -> dict[str, float]:
     """Mean probability of each class over the utterances."""
-    predictions = recognizer.predict(list(sounds))
+    predictions = recognizer.predict(list(recordings))
     return {
         label: round(sum(one.scores[label] for one in predictions) / len(predictions), 4) for label in recognizer.labels
     }

@@ -25,7 +25,7 @@ from streamser.labelling.voices import ScoredFile, read_speakers
 from streamser.labelling.worker import Labelled, Mode, Worker
 from streamser.profile import check_adaptable
 from streamser.recognizer import open_recognizer
-from streamser.stream.soundfiles import ffmpeg_notice
+from streamser.stream.audiofiles import ffmpeg_notice
 
 _EPILOG = """examples:
   streamser label recordings/                       # to labels.jsonl, one row a file
@@ -130,7 +130,7 @@ def _summarize(args: argparse.Namespace, archive: Archive, todo: int, collector:
         print(f"streamser: skipped: {ffmpeg_notice(needing)}", file=sys.stderr)
     words = f"{files - collector.failed} of {files + len(needing)} files labelled in {args.out}"
     words += f", {files - todo} of them before" if todo < files else ""
-    words += f"; {collector.rate()}" if collector.sound_s else ""
+    words += f"; {collector.rate()}" if collector.audio_s else ""
     if archive.others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in archive.others.most_common(3))
         more = ", ..." if len(archive.others) > 3 else ""
@@ -160,7 +160,7 @@ class _Collector:
         self._report = report and not sys.stderr.isatty()
         self._began_s = self._told_s = time.monotonic()
         self.failed = 0
-        self.sound_s = 0.0
+        self.audio_s = 0.0
 
     def collect(self, results: Iterator[Labelled], speakers: Mapping[str, str] | None, worker: Worker) -> None:
         """Write results in order, and after them those of the second pass."""
@@ -169,7 +169,7 @@ class _Collector:
         try:
             for labelled in results:
                 self._done += 1
-                self.sound_s += labelled.sound_s
+                self.audio_s += labelled.audio_s
                 if labelled.scored is not None:
                     scored.append(labelled.scored)
                 elif labelled.error is None:
@@ -191,12 +191,12 @@ class _Collector:
     def rate(self) -> str:
         """How much sound was labelled in which time."""
         return (
-            f"{self.sound_s / 60:.1f} minutes of sound in {time.monotonic() - self._began_s:.1f} s, "
+            f"{self.audio_s / 60:.1f} minutes of sound in {time.monotonic() - self._began_s:.1f} s, "
             f"{self._speed():.1f} times real time"
         )
 
     def _speed(self) -> float:
-        return self.sound_s / max(1e-9, time.monotonic() - self._began_s)
+        return self.audio_s / max(1e-9, time.monotonic() - self._began_s)
 
     def _print_progress(self) -> None:
         if self._report and time.monotonic() - self._told_s >= _REPORT_S:

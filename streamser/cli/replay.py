@@ -26,8 +26,8 @@ from streamser.config import Config
 from streamser.errors import AudioError, ConfigError
 from streamser.events import EmotionEvent
 from streamser.recognizer import Recognizer, open_recognizer
+from streamser.stream.audiofiles import duration_s, expand, ffmpeg_notice, search_folder
 from streamser.stream.pipeline import Listener
-from streamser.stream.soundfiles import duration_s, expand, ffmpeg_notice, search_folder
 from streamser.stream.sources import WavSource
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
         with Places(args, recognizer, streams=len(files)) as places:
             code = _play_all(args, files, recognizer, config, places)
             if code in (0, SOME_FAILED):
-                sound = read_audio(files[0]) if args.plot else None
-                places.draw(sound, title=files[0].name, reference=reference)
+                audio = read_audio(files[0]) if args.plot else None
+                places.draw(audio, title=files[0].name, reference=reference)
     return SOME_FAILED if skipped and not code else code
 
 

@@ -123,13 +123,13 @@ class AsyncClient:
         return found
 
     async def label(
-        self, sound: str | PathLike[str] | bytes, *, partials: bool = False, model: str | None = None
+        self, audio: str | PathLike[str] | bytes, *, partials: bool = False, model: str | None = None
     ) -> Labelled:
         """Recognize a sound file, given by its path or as its bytes."""
-        if isinstance(sound, bytes):
-            name, body = "file", sound
+        if isinstance(audio, bytes):
+            name, body = "file", audio
         else:
-            path = Path(fspath(sound))
+            path = Path(fspath(audio))
             name, body = path.name[:60] or "file", await asyncio.to_thread(path.read_bytes)
         query = {"stream": name, "partials": "true" if partials else "false", **({"model": model} if model else {})}
         answer = json.loads(await self._ask("POST", "/v1/label", params=query, data=body))
@@ -188,10 +188,10 @@ class Client:
         return asyncio.run(self._client.models())
 
     def label(
-        self, sound: str | PathLike[str] | bytes, *, partials: bool = False, model: str | None = None
+        self, audio: str | PathLike[str] | bytes, *, partials: bool = False, model: str | None = None
     ) -> Labelled:
         """Recognize a sound file, given by its path or as its bytes."""
-        return asyncio.run(self._client.label(sound, partials=partials, model=model))
+        return asyncio.run(self._client.label(audio, partials=partials, model=model))
 
     def export(self, events: Iterable[Event], form: str) -> bytes:
         """Convert events to the content of a file: `form` is csv, vtt, textgrid, txt, rttm, png, svg or pdf."""

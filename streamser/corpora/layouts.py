@@ -15,7 +15,7 @@ Found = Iterator[Clip | Problem]
 Reader = Callable[[Path, str], Found]
 """(folder, corpus name) -> a Clip or a Problem for everything that was found."""
 
-SOUND_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
+CLIP_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 MANIFEST = "manifest.csv"
 
 
@@ -101,9 +101,9 @@ def _manifest_row(folder: Path, corpus: str, row: dict[str, str], label_column: 
 # ---- corpora whose file names hold all labels
 
 
-def sound_files(folder: Path) -> list[Path]:
+def audio_files(folder: Path) -> list[Path]:
     """Every sound file below a folder, in order; the hidden files that macOS leaves in archives are none."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.name[0] != ".")
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in CLIP_SUFFIXES and path.name[0] != ".")
     return sorted(found)
 
 
@@ -113,7 +113,7 @@ def _any_named(pattern: re.Pattern[str], *folders: str) -> Callable[[Path], bool
     def matches(root: Path) -> bool:
         places = [root, *(place for folder in folders for place in sorted(root.glob(folder)) if place.is_dir())]
         return any(
-            pattern.fullmatch(path.stem) is not None and path.suffix.lower() in SOUND_SUFFIXES
+            pattern.fullmatch(path.stem) is not None and path.suffix.lower() in CLIP_SUFFIXES
             for place in places
             for path in place.iterdir()
         )
@@ -146,7 +146,7 @@ def _by_name(pattern: re.Pattern[str], parse: Callable[[Path, re.Match[str]], _N
     """Read a corpus whose file names, matched by a pattern, give speaker and label."""
 
     def read(root: Path, corpus: str) -> Found:
-        for path in sound_files(root):
+        for path in audio_files(root):
             name, match = inside(root, path), pattern.fullmatch(path.stem)
             if match is None:
                 yield Problem("foreign file name", name, f"not like {pattern.pattern}")

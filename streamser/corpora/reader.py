@@ -168,7 +168,7 @@ def map_labels(clips: Iterable[Clip], mapping: Mapping[str, str]) -> tuple[list[
 
 
 @dataclass(frozen=True, slots=True)
-class SoundCheck:
+class FileCheck:
     """What reading a file showed."""
 
     digest: str
@@ -177,13 +177,13 @@ class SoundCheck:
     error: str = ""
 
 
-def check_sound(path: Path) -> SoundCheck:
+def check_file(path: Path) -> FileCheck:
     """Digest (of samples in 16 bits), peak and duration of a file; of an unreadable one, the error and no digest."""
     try:
         samples = read_audio(path)
     except AudioError as error:
-        return SoundCheck("", 0.0, 0.0, str(error))
-    return SoundCheck(_digest(samples), float(np.abs(samples).max()), len(samples) / 16_000)
+        return FileCheck("", 0.0, 0.0, str(error))
+    return FileCheck(_digest(samples), float(np.abs(samples).max()), len(samples) / 16_000)
 
 
 def _digest(samples: Samples) -> str:
@@ -208,7 +208,7 @@ def check_audio(clips: Sequence[Clip], how: AudioCheck) -> tuple[list[Clip], lis
     problems: list[Problem] = []
     for clip in clips:
         check = _cached_check(clip.path, known)
-        problem = _sound_problem(clip, check, how.quiet_dbfs)
+        problem = _audio_problem(clip, check, how.quiet_dbfs)
         twin = kept.get(check.digest)
         if problem is None and twin is not None:
             detail = f"the same samples as {twin.id}" + ("" if twin.label == clip.label else f", there {twin.label}")
@@ -221,7 +221,7 @@ def check_audio(clips: Sequence[Clip], how: AudioCheck) -> tuple[list[Clip], lis
     return list(kept.values()), problems
 
 
-def _sound_problem(clip: Clip, check: SoundCheck, quiet_dbfs: float) -> Problem | None:
+def _audio_problem(clip: Clip, check: FileCheck, quiet_dbfs: float) -> Problem | None:
     if check.error:
         return Problem("unreadable file", clip.id, check.error)
     if check.peak < SILENT_PEAK:
@@ -232,14 +232,14 @@ def _sound_problem(clip: Clip, check: SoundCheck, quiet_dbfs: float) -> Problem 
     return None
 
 
-def _cached_check(path: Path, known: dict[str, list[object]]) -> SoundCheck:
+def _cached_check(path: Path, known: dict[str, list[object]]) -> FileCheck:
     stat = path.stat()
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     if key not in known:
-        check = check_sound(path)
+        check = check_file(path)
         known[key] = [check.digest, check.peak, check.duration_s, check.error]
     digest, peak, duration_s, error = known[key]
-    return SoundCheck(str(digest), float(str(peak)), float(str(duration_s)), str(error))
+    return FileCheck(str(digest), float(str(peak)), float(str(duration_s)), str(error))
 
 
 def _load_cache(cache: Path | None) -> dict[str, list[object]]:

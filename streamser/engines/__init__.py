@@ -75,7 +75,7 @@ class Engine(Protocol):
 class AudioEngine(Protocol):
     """An engine that also computes the features on its processor, in one pass with the network."""
 
-    def run_audio(self, sounds: Sequence[Samples]) -> list[WindowScores]:
+    def run_audio(self, recordings: Sequence[Samples]) -> list[WindowScores]:
         """16 kHz sounds, each whole, to the scores of their windows."""
 
 
@@ -85,11 +85,11 @@ def steps_of(engine: Engine) -> StepEngine | None:
     return steps
 
 
-def run_audio(engine: Engine, sounds: Sequence[Samples], config: FeatureConfig) -> list[WindowScores]:
+def run_audio(engine: Engine, recordings: Sequence[Samples], config: FeatureConfig) -> list[WindowScores]:
     """Scores of sounds; features are computed by the engine if it can, else in NumPy."""
     if isinstance(engine, AudioEngine):
-        return engine.run_audio(sounds)
-    return run_frames(engine, [extract(samples, config) for samples in sounds], config)
+        return engine.run_audio(recordings)
+    return run_frames(engine, [extract(samples, config) for samples in recordings], config)
 
 
 def run_frames(engine: Engine, utterances: Sequence[Frames], config: FeatureConfig) -> list[WindowScores]:
@@ -199,8 +199,8 @@ class FallbackEngine(OldNames):
     def run(self, frames: Frames) -> tuple[Frames, Frames]:
         return self._try(lambda engine: engine.run(frames))
 
-    def run_audio(self, sounds: Sequence[Samples]) -> list[WindowScores]:
-        return self._try(lambda engine: run_audio(engine, sounds, self._features))
+    def run_audio(self, recordings: Sequence[Samples]) -> list[WindowScores]:
+        return self._try(lambda engine: run_audio(engine, recordings, self._features))
 
     @property
     def steps(self) -> StepEngine | None:

@@ -35,7 +35,7 @@ class _Buffers(NamedTuple):
     """Where one batch goes in and comes out: pinned memory of the host, and its twin on the device."""
 
     slots: Tensor
-    sound: Tensor
+    audio: Tensor
     logits: Tensor
     embedding: Tensor
 
@@ -108,7 +108,7 @@ class DeviceStreams:
                 shape[axis] = len(slots)
                 state.index_copy_(axis, index, fresh.expand(shape).contiguous())
 
-    def launch(self, slots: NDArray[np.int64], sound: NDArray[Any]) -> Pending:
+    def launch(self, slots: NDArray[np.int64], audio: NDArray[Any]) -> Pending:
         """Judge the next chunk of these streams: (n, samples) for n slots, n at most the largest size; don't wait.
 
         At most two launches of a size may be pending: their buffers take turns.
@@ -116,18 +116,18 @@ class DeviceStreams:
         count, size = len(slots), next((size for size in self._sizes if size >= len(slots)), 0)
         if not size or not count:
             raise ValueError(f"slots: 1 to {self._sizes[-1]} in one step, not {count}")
-        key = (size, sound.shape[1])
+        key = (size, audio.shape[1])
         with self._computing():
             host = self._host(key)
             host.slots[:count] = torch.from_numpy(slots)
             host.slots[count:] = self.streams
-            host.sound[:count] = torch.from_numpy(sound)
+            host.audio[:count] = torch.from_numpy(audio)
             if not self._on_cuda:
-                logits, embedding = self._step(host.slots, host.sound)
+                logits, embedding = self._step(host.slots, host.audio)
                 return Pending(host._replace(logits=logits, embedding=embedding), count, None)
             graph, device = self._graph(key)
             device.slots.copy_(host.slots, non_blocking=True)
-            device.sound.copy_(host.sound, non_blocking=True)
+            device.audio.copy_(host.audio, non_blocking=True)
             graph.replay()
             host.logits.copy_(device.logits, non_blocking=True)
             host.embedding.copy_(device.embedding, non_blocking=True)
@@ -135,18 +135,18 @@ class DeviceStreams:
             done.record()
         return Pending(host, count, done)
 
-    def step(self, slots: NDArray[np.int64], sound: NDArray[Any]) -> tuple[Frames, Frames]:
+    def step(self, slots: NDArray[np.int64], audio: NDArray[Any]) -> tuple[Frames, Frames]:
         """Judge the next chunk of any number of these streams, and wait."""
         most = self._sizes[-1]
         results = [
-            self.launch(slots[first : first + most], sound[first : first + most]).result()
+            self.launch(slots[first : first + most], audio[first : first + most]).result()
             for first in range(0, len(slots), most)
         ]
         return np.concatenate([logits for logits, _ in results]), np.concatenate([found for _, found in results])
 
-    def _step(self, slots: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, slots: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """The work of a step, all of it on the device."""
-        frames = self._front_end(sound.float() / 32768 if self._pcm16 else sound)
+        frames = self._front_end(audio.float() / 32768 if self._pcm16 else audio)
         axes = self._net.stream_axes
         states = [state.index_select(axis, slots) for state, axis in zip(self._states, axes, strict=True)]
         logits, embedding, following = self._net.stream_step(frames, states)
@@ -180,19 +180,19 @@ class DeviceStreams:
         """The step of one batch size and chunk length as a CUDA graph, captured at its first use."""
         if key not in self._graphs:
             slots = torch.full((key[0],), self.streams, dtype=torch.int64, device=self._device)
-            sound = torch.zeros(key, dtype=torch.int16 if self._pcm16 else torch.float32, device=self._device)
+            audio = torch.zeros(key, dtype=torch.int16 if self._pcm16 else torch.float32, device=self._device)
             side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(side):
                 for _ in range(_WARM_UPS):
-                    self._step(slots, sound)
+                    self._step(slots, audio)
             torch.cuda.current_stream(self._device).wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             # One pool for all: no two graphs run at once, and outputs are downloaded before the next one runs.
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             with torch.cuda.graph(graph, pool=self._pool):
-                logits, embedding = self._step(slots, sound)
-            self._graphs[key] = (graph, _Buffers(slots, sound, logits, embedding))
+                logits, embedding = self._step(slots, audio)
+            self._graphs[key] = (graph, _Buffers(slots, audio, logits, embedding))
         return self._graphs[key]
 
     @contextmanager

@@ -79,14 +79,14 @@ class TorchEngine(OldNames):
             [embedding for _, embedding in outputs]
         )
 
-    def run_audio(self, sounds: Sequence[Samples]) -> list[WindowScores]:
+    def run_audio(self, recordings: Sequence[Samples]) -> list[WindowScores]:
         """Compute features and scores of all windows of whole 16 kHz sounds."""
         started = time.perf_counter()
-        pieces = [_cut(samples, self._bundle.features) for samples in sounds]
+        pieces = [_cut(samples, self._bundle.features) for samples in recordings]
         scores = list(self._run_pieces(itertools.chain.from_iterable(pieces)))
         self._counters.add(len(scores), started)
-        of_sound = (itertools.islice(rest, len(cut)) for rest in [iter(scores)] for cut in pieces)
-        return [_stacked(list(windows)) for windows in of_sound]
+        of_recording = (itertools.islice(rest, len(cut)) for rest in [iter(scores)] for cut in pieces)
+        return [_stacked(list(windows)) for windows in of_recording]
 
     def metrics(self) -> dict[str, Any]:
         return {"engine": self.name, "device": self.compute, **self._counters.to_dict()}
@@ -169,15 +169,15 @@ def _stacked(windows: list[WindowScores]) -> WindowScores:
 
 def _cut(samples: Samples, config: FeatureConfig) -> list[_Piece]:
     """A whole 16 kHz sound as the pieces under its windows: the rules of `features.cut_window`, in samples."""
-    sound = resample(samples, SAMPLE_RATE, config.sample_rate)
-    n_frames = config.frames_in(len(sound))
+    audio = resample(samples, SAMPLE_RATE, config.sample_rate)
+    n_frames = config.frames_in(len(audio))
     # Centred frames reach half an FFT before the sound; the front end itself adds the FFT's dead margin only.
     margin = (config.fft_size - config.window_samples) // 2
-    sound = np.pad(sound, (config.fft_size // 2 - margin if config.center else 0, 0))
+    audio = np.pad(audio, (config.fft_size // 2 - margin if config.center else 0, 0))
     size = config.samples_in(config.window_frames)
     pieces = []
     for start in window_starts(n_frames, config):
-        piece = sound[start * config.hop_samples :][:size]
+        piece = audio[start * config.hop_samples :][:size]
         order = _order(max(0, min(config.window_frames, n_frames - start)), config)
         pieces.append(_Piece(np.pad(piece, (0, size - len(piece))), order))
     return pieces

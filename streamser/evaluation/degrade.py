@@ -131,11 +131,11 @@ DEGRADATIONS: dict[str, Degradation] = {
 """In the order of the report."""
 
 
-def recorded_noise(sounds: Sequence[Samples], snr_db: float) -> Degradation:
+def recorded_noise(recordings: Sequence[Samples], snr_db: float) -> Degradation:
     """Noise drawn from recordings: what the pink noise stands for, with its clatter."""
 
     def apply(samples: Samples, rng: np.random.Generator) -> Samples:
-        return add_noise(samples, sounds[int(rng.integers(len(sounds)))], snr_db)
+        return add_noise(samples, recordings[int(rng.integers(len(recordings)))], snr_db)
 
     return Degradation(f"recorded-{snr_db:g}", f"recorded noise, {snr_db:g} dB SNR", apply)
 

@@ -82,18 +82,18 @@ def answer(
     problems: list[Problem] = []
     for first in range(0, len(clips), _BATCH):
         batch = clips[first : first + _BATCH]
-        sounds = [(clip, sound) for clip in batch if (sound := _sound(clip, change, problems)) is not None]
-        for prediction in recognizer.predict([sound for _, sound in sounds]):
+        recordings = [(clip, audio) for clip in batch if (audio := _audio(clip, change, problems)) is not None]
+        for prediction in recognizer.predict([audio for _, audio in recordings]):
             scores.append([prediction.scores[label] for label in recognizer.labels])
             uncertain.append(prediction.uncertain)
-        classified += [clip for clip, _ in sounds]
+        classified += [clip for clip, _ in recordings]
         if progress:
             progress(len(batch))
     table = np.array(scores).reshape(len(scores), len(recognizer.labels))
     return Answers(recognizer.labels, tuple(classified), table, np.array(uncertain, np.bool_), tuple(problems))
 
 
-def _sound(clip: Clip, change: Degradation | None, problems: list[Problem]) -> Samples | None:
+def _audio(clip: Clip, change: Degradation | None, problems: list[Problem]) -> Samples | None:
     try:
         samples = read_audio(clip.path)
     except AudioError as error:

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CLIENTS = 64
 """One more takes the place of the one that has been silent longest, or is refused where all are sending sound."""
-SOUND_S = 60.0
+AUDIO_S = 60.0
 """After this time without sound or audio-stop, a client gets its results and the connection is closed."""
 IDLE_S = 600.0
 """Longest silence of a client between two streams."""
@@ -64,7 +64,7 @@ DRAIN_S = 5.0
 _LINGER_S = 1.0  # a refused client may still be sending; hung up on at once, it would lose the reason
 _MOST_LINGERING = 8
 _TURN_S = 1.0  # sound that one turn on a thread takes, so that no client holds a thread for long
-_SOUND_THREADS = 4
+_AUDIO_THREADS = 4
 _WAITING_LIVE = 16  # results of one stream that may wait for the worker before more of its sound is taken
 _WAITING_ALL = 4  # the same where every partial result is kept
 _MOST_UNSENT = 1024  # results that may wait for a client that does not read
@@ -136,7 +136,7 @@ class WyomingServer:
         one_for_each(self.config.vad)
         self.partials = partials
         self.worker = InferenceWorker(recognizer, self.config.pipeline)
-        self.threads = ThreadPoolExecutor(_SOUND_THREADS, "streamser-sound")
+        self.threads = ThreadPoolExecutor(_AUDIO_THREADS, "streamser-audio")
         self._server: asyncio.Server | None = None
         self._clients: dict[asyncio.Task[None], Conversation] = {}
         self._lingering = 0
@@ -219,7 +219,7 @@ class WyomingServer:
         """The client's next message; None at its end, or when the service is being stopped."""
         read = asyncio.ensure_future(read_message(reader))
         stop = asyncio.ensure_future(self._stopping.wait())
-        timeout_s = IDLE_S if conversation.is_idle else SOUND_S
+        timeout_s = IDLE_S if conversation.is_idle else AUDIO_S
         try:
             await asyncio.wait({read, stop}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if read.done():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from streamser.errors import AudioError
 from streamser.media import MEDIA_SUFFIXES
-from streamser.stream.soundfiles import AUDIO_SUFFIXES, ffmpeg_notice, search_folder
+from streamser.stream.audiofiles import AUDIO_SUFFIXES, ffmpeg_notice, search_folder
 
 __all__ = ["Archive", "open_archive"]
 
@@ -33,7 +33,7 @@ def open_archive(path: Path) -> Archive:
     """The files of a folder, or those that a list names; AudioError where there are none."""
     if path.is_dir():
         found = search_folder(path)
-        files = tuple(file.relative_to(path).as_posix() for file in found.sound)
+        files = tuple(file.relative_to(path).as_posix() for file in found.audio)
         archive = Archive(path, files, found.needs_ffmpeg, found.others)
     elif path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
         archive = Archive(path.parent, _listed(path))

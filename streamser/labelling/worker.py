@@ -12,8 +12,8 @@ from streamser.config import Config
 from streamser.errors import AudioError
 from streamser.labelling.voices import ScoredFile, adapt_to_voices
 from streamser.recognizer import Recognizer
+from streamser.stream.audiofiles import read_pieces
 from streamser.stream.pipeline import Stream
-from streamser.stream.soundfiles import read_pieces
 
 __all__ = ["Labelled", "Mode", "Worker"]
 
@@ -34,7 +34,7 @@ class Labelled:
     scored: ScoredFile | None = None
     """Instead of rows: what the first of two passes found."""
     error: str | None = None
-    sound_s: float = 0.0
+    audio_s: float = 0.0
     """Duration of its sound."""
 
 
@@ -68,14 +68,14 @@ class Worker:
             yield self._row(replace(one, prediction=prediction))
 
     def _score(self, file: str) -> Labelled:
-        sound = read_audio(self._folder / file)
-        sound_s = len(sound) / SAMPLE_RATE
-        return Labelled(file, scored=ScoredFile(file, sound_s, self._recognizer.predict(sound)), sound_s=sound_s)
+        audio = read_audio(self._folder / file)
+        audio_s = len(audio) / SAMPLE_RATE
+        return Labelled(file, scored=ScoredFile(file, audio_s, self._recognizer.predict(audio)), audio_s=audio_s)
 
     def _whole(self, file: str) -> Labelled:
         scored = self._score(file).scored
         assert scored is not None
-        return Labelled(file, (self._row(scored),), sound_s=scored.duration_s)
+        return Labelled(file, (self._row(scored),), audio_s=scored.duration_s)
 
     def _utterances(self, file: str) -> Labelled:
         # Finals only: a partial result is work that no row shows.
@@ -89,7 +89,7 @@ class Worker:
         return Labelled(
             file,
             tuple({"file": file, **{key: row[key] for key in keys}, "model": model} for row in finals),
-            sound_s=max((event.end_s for event in events if event.type == "stream_ended"), default=0.0),
+            audio_s=max((event.end_s for event in events if event.type == "stream_ended"), default=0.0),
         )
 
     def _row(self, scored: ScoredFile) -> dict[str, Any]:

@@ -80,9 +80,7 @@ def _paths() -> Json:
                 "security": _TOKEN,
                 "parameters": [
                     _query("stream", "The stream's name in the events.", {**name, "default": "file"}),
-                    _query(
-                        "partials", "Whether to return partial results too.", {"type": "boolean", "default": False}
-                    ),
+                    _query("partials", "Whether to return partial results too.", {"type": "boolean", "default": False}),
                     _query("model", "The name of an installed checkpoint; without it, the server's own is used.", name),
                 ],
                 "requestBody": {
@@ -106,7 +104,9 @@ def _paths() -> Json:
                 "operationId": "export",
                 "summary": "Write events as a file for another program",
                 "security": _TOKEN,
-                "parameters": [_query("format", "The format of the file.", {"enum": list(EXPORT_FORMATS)}, required=True)],
+                "parameters": [
+                    _query("format", "The format of the file.", {"enum": list(EXPORT_FORMATS)}, required=True)
+                ],
                 "requestBody": {
                     "required": True,
                     "content": {
@@ -301,7 +301,7 @@ def asyncapi_document(version: str) -> Json:
         schema = "Event" if name == "event" else f"message.{name}"
         return {"name": name, "contentType": "application/json", "payload": {"$ref": f"#/components/schemas/{schema}"}}
 
-    sound = {
+    audio = {
         "name": "sound",
         "contentType": "application/octet-stream",
         "summary": "16-bit signed little-endian samples, channels interleaved, whole frames.",
@@ -309,7 +309,7 @@ def asyncapi_document(version: str) -> Json:
     }
     sent = [name.removeprefix("message.") for name in _shared_schemas() if name.startswith("message.")]
     sent = [name for name in sent if name not in received]
-    messages = {**{name: message(name) for name in (*sent, *received)}, "sound": sound}
+    messages = {**{name: message(name) for name in (*sent, *received)}, "sound": audio}
     stream = [*sent, "sound", *received]
     return {
         "asyncapi": "3.0.0",

@@ -86,5 +86,7 @@ class Body:
 def too_large(limit: int) -> HttpRefusal:
     """The refusal of a body over the limit."""
     return HttpRefusal(
-        413, "too_large", f"the body may have at most {limit} bytes (server.max_body_mb); use streamser replay for long files"
+        413,
+        "too_large",
+        f"the body may have at most {limit} bytes (server.max_body_mb); use streamser replay for long files",
     )

@@ -10,6 +10,7 @@ import math
 from aiohttp import WSMsgType, web
 
 from streamser.events import EmotionEvent, Event, StreamEnded
+from streamser.server.audiostream import AudioStream
 from streamser.server.hub import Hub, going_away
 from streamser.server.protocol import (
     CLOSE_INTERNAL,
@@ -25,7 +26,6 @@ from streamser.server.protocol import (
 from streamser.server.ratelimit import RateLimit
 from streamser.server.receivequeue import Message, ReceiveQueue
 from streamser.server.sender import Sender
-from streamser.server.sound import SoundStream
 from streamser.stream.wavfile import RecordingError
 from streamser.stream.worker import InferenceWorker
 
@@ -165,7 +165,9 @@ class StreamClient:
         return True
 
     def _too_long(self) -> Refusal:
-        return Refusal("too_long", f"a stream may last at most {self._config.max_stream_s:g} s on this server", CLOSE_TRY_LATER)
+        return Refusal(
+            "too_long", f"a stream may last at most {self._config.max_stream_s:g} s on this server", CLOSE_TRY_LATER
+        )
 
     async def _feed(self) -> None:
         """Segment incoming sound on a thread, no faster than the inference worker; close the stream at the end."""
@@ -174,14 +176,14 @@ class StreamClient:
         try:
             while (piece := await self._received.get(turn_bytes)) is not None:
                 await wait_for_room(self._stream, self._room, _WAITING_FILE if self._hello.lossless else _WAITING_LIVE)
-                await self._loop.run_in_executor(self._hub.sound_threads, self._push, *piece)
+                await self._loop.run_in_executor(self._hub.audio_threads, self._push, *piece)
                 self._send_status()
         except Exception as problem:
             self._refusal = self._hub.refusal_of(problem, self._stream.name)
             error = str(self._refusal)
             self._reader.cancel()
         try:
-            await self._loop.run_in_executor(self._hub.sound_threads, self._stream.end, error)
+            await self._loop.run_in_executor(self._hub.audio_threads, self._stream.end, error)
         except RecordingError as problem:  # its last second
             self._refusal = self._refusal or self._hub.refusal_of(problem, self._stream.name)
         except RuntimeError:  # the threads are gone: the server was stopped
@@ -215,7 +217,7 @@ class StreamClient:
             self._sender.put(status_message(status, self._sender.queue.dropped), droppable=True)
 
 
-async def wait_for_room(stream: SoundStream, room: asyncio.Event, most: int = _WAITING_FILE) -> None:
+async def wait_for_room(stream: AudioStream, room: asyncio.Event, most: int = _WAITING_FILE) -> None:
     """Wait until the worker has few enough results of this stream to compute; `room` is set at each one sent."""
     while stream.waiting >= most:
         room.clear()

@@ -19,20 +19,20 @@ from streamser.audio import SAMPLE_RATE
 from streamser.errors import StreamserError
 from streamser.events import EVENT_VERSION, EmotionEvent, Event, StreamEnded
 from streamser.recognizer import Recognizer
+from streamser.server.audiostream import AudioStream
 from streamser.server.checkpoints import Checkpoints, describe
 from streamser.server.metrics import Metrics, process_gauges
 from streamser.server.options import ServerConfig
 from streamser.server.protocol import CLOSE_GOING_AWAY, CLOSE_INTERNAL, CLOSE_TRY_LATER, Refusal, without_paths
 from streamser.server.recording import RecordingFolder
 from streamser.server.sender import Sender
-from streamser.server.sound import SoundStream
 from streamser.stream.channel import Delivery, StreamConfig, WorkerStream
 from streamser.stream.wavfile import RecordingError
 from streamser.stream.worker import InferenceWorker
 
 logger = logging.getLogger(__name__)
 
-_SOUND_THREADS = 4  # segmentation of one live stream takes well under a hundredth of a thread
+_AUDIO_THREADS = 4  # segmentation of one live stream takes well under a hundredth of a thread
 
 # Figures of the worker and its engine, under their Prometheus names.
 _WORKER_NAMES = {
@@ -59,7 +59,7 @@ class Hub:
         """Of every WebSocket that is open."""
         self.checkpoints = Checkpoints(recognizer, stream.pipeline)
         self.worker = self.checkpoints.own
-        self.sound_threads = ThreadPoolExecutor(_SOUND_THREADS, "streamser-sound")
+        self.audio_threads = ThreadPoolExecutor(_AUDIO_THREADS, "streamser-audio")
         self._stream = stream
         self._recordings = RecordingFolder(config.record) if config.record else None
         self.draining = False
@@ -114,7 +114,7 @@ class Hub:
         lossless: bool = False,
         partials: bool = True,
         worker: InferenceWorker | None = None,
-    ) -> SoundStream:
+    ) -> AudioStream:
         """A new stream; `on_event` gets its events on the event loop, StreamEnded last."""
         name = self._free_name(name)
         loop = asyncio.get_running_loop()
@@ -138,7 +138,7 @@ class Hub:
         self._names.add(name)
         delivery = Delivery(deliver, lossless=lossless, partials=partials)
         stream = WorkerStream(worker or self.worker, delivery, self._stream, name)
-        return SoundStream(stream, sample_rate, channels, recording)
+        return AudioStream(stream, sample_rate, channels, recording)
 
     def _free_name(self, wanted: str | None) -> str:
         """The wanted name, or it with a number, so that the events of two streams never mix."""
@@ -195,7 +195,7 @@ class Hub:
 
     async def close(self) -> None:
         """Stop the threads; queued jobs that they do not finish in time are discarded."""
-        self.sound_threads.shutdown(wait=False, cancel_futures=True)
+        self.audio_threads.shutdown(wait=False, cancel_futures=True)
         await self.checkpoints.close(0.3)
 
 

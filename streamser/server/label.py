@@ -13,13 +13,13 @@ from aiohttp import web
 from streamser.audio import Samples
 from streamser.errors import AudioError
 from streamser.events import EmotionEvent, Event, StreamEnded
+from streamser.server.audio import AudioStream, SoundFile
 from streamser.server.bodies import Bodies
 from streamser.server.client import wait_for_room
 from streamser.server.forms import FormError, file_of_form
 from streamser.server.hub import Hub, going_away
 from streamser.server.protocol import MAX_CHANNELS, MAX_STREAM_NAME, SAMPLE_RATES_HZ, Refusal, check_name
 from streamser.server.refusals import HttpRefusal, check_query
-from streamser.server.sound import SoundFile, SoundStream
 from streamser.stream.wavfile import RecordingError
 from streamser.stream.worker import InferenceWorker
 
@@ -44,7 +44,9 @@ class Labeller:
         if self._hub.draining:
             raise going_away()
         if self._hub.files >= self._hub.config.max_clients:
-            raise HttpRefusal(503, "busy", f"{self._hub.files} files are already waiting; try again later", Retry_After="10")
+            raise HttpRefusal(
+                503, "busy", f"{self._hub.files} files are already waiting; try again later", Retry_After="10"
+            )
         self._hub.files += 1
         try:
             async with receiving as body:
@@ -112,19 +114,23 @@ class Labeller:
             raise HttpRefusal(415, "not_sound", str(error).removeprefix("the file: ")) from error
         low, high = SAMPLE_RATES_HZ
         if not low <= file.sample_rate <= high:
-            raise HttpRefusal(415, "sample_rate", f"a file's sample rate must be {low} to {high} Hz, not {file.sample_rate}")
+            raise HttpRefusal(
+                415, "sample_rate", f"a file's sample rate must be {low} to {high} Hz, not {file.sample_rate}"
+            )
         if file.channels > MAX_CHANNELS:
             raise HttpRefusal(415, "channels", f"a file may have at most {MAX_CHANNELS} channels, not {file.channels}")
-        if self._hub.config.max_sound_s < file.duration_s < _ABSURD_S:
+        if self._hub.config.max_audio_s < file.duration_s < _ABSURD_S:
             raise self._too_long()
         return file
 
     def _too_long(self) -> HttpRefusal:
-        most_s = self._hub.config.max_sound_s
-        return HttpRefusal(413, "too_long", f"a file may have at most {most_s:g} s of audio; use streamser replay for longer files")
+        most_s = self._hub.config.max_audio_s
+        return HttpRefusal(
+            413, "too_long", f"a file may have at most {most_s:g} s of audio; use streamser replay for longer files"
+        )
 
     async def _feed(
-        self, request: web.Request, stream: SoundStream, pieces: Iterator[Samples], room: asyncio.Event
+        self, request: web.Request, stream: AudioStream, pieces: Iterator[Samples], room: asyncio.Event
     ) -> None:
         """Piece by piece, so that no thread is held for long and a client that leaves costs no more."""
 
@@ -137,12 +143,12 @@ class Labeller:
         while await self._on_thread(turn):
             if request.transport is None or request.transport.is_closing():
                 raise AudioError("the client disconnected")
-            if stream.position_s > self._hub.config.max_sound_s:
+            if stream.position_s > self._hub.config.max_audio_s:
                 raise self._too_long()
             await wait_for_room(stream, room)
 
     async def _on_thread(self, work: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._hub.sound_threads, partial(work, *args))
+        return await asyncio.get_running_loop().run_in_executor(self._hub.audio_threads, partial(work, *args))
 
 
 def _wishes(request: web.Request) -> tuple[str, bool, str | None]:

@@ -35,7 +35,7 @@ class ServerConfig:
     """A connection without a complete request header after this time is closed."""
     max_body_mb: float = 32.0
     """Largest file that POST /v1/label takes."""
-    max_sound_s: float = 3600.0
+    max_audio_s: float = 3600.0
     """Longest sound that POST /v1/label takes, once decoded."""
     max_message_kb: float = 256.0
     """Largest WebSocket message; 20 ms of 48 kHz mono is 2 KB."""
@@ -70,7 +70,7 @@ class ServerConfig:
             f"max_connections: is at least 2, not {self.max_connections}": self.max_connections >= 2,
             f"header_timeout_s: is above 0, not {self.header_timeout_s}": self.header_timeout_s > 0,
             f"max_body_mb: is above 0, not {self.max_body_mb}": self.max_body_mb > 0,
-            f"max_sound_s: is above 0, not {self.max_sound_s}": self.max_sound_s > 0,
+            f"max_audio_s: is above 0, not {self.max_audio_s}": self.max_audio_s > 0,
             f"max_message_kb: is at least 1, not {self.max_message_kb}": self.max_message_kb >= 1,
             f"max_messages_per_s: is at least 10, not {self.max_messages_per_s}": self.max_messages_per_s >= 10,
             f"max_stream_s: is above 0, or null, not {self.max_stream_s}": (

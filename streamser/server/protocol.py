@@ -116,10 +116,12 @@ def _boolean(words: Mapping[str, Any], name: str, default: bool) -> bool:
 def check_name(name: object, what: str = "stream") -> None:
     """Refuse what cannot be the name of a stream or a checkpoint."""
     if not (isinstance(name, str) and len(name) <= MAX_STREAM_NAME and name.isprintable() and name.strip()):
-        raise Refusal("bad_name", f"{what} must be a name of 1 to {MAX_STREAM_NAME} printable characters, not {name!r:.80}")
+        raise Refusal(
+            "bad_name", f"{what} must be a name of 1 to {MAX_STREAM_NAME} printable characters, not {name!r:.80}"
+        )
 
 
-def parse_hello(text: str, *, sound: bool = True) -> Hello:
+def parse_hello(text: str, *, audio: bool = True) -> Hello:
     """The first message, checked; `sound` is false for a client that sends no audio.
 
     >>> parse_hello('{"type": "hello", "sample_rate": 48000, "format": "s16le"}').sample_rate
@@ -141,12 +143,14 @@ def parse_hello(text: str, *, sound: bool = True) -> Hello:
     token = words.get("token")
     if token is not None and not isinstance(token, str):
         raise Refusal("bad_hello", "token must be a string")
-    if not sound:
+    if not audio:
         return Hello(token=token)
     if "sample_rate" not in words:
         raise Refusal("sample_rate", "hello needs sample_rate, the rate of the audio that follows, in Hz")
     if words.get("format", FORMAT) != FORMAT:
-        raise Refusal("format", f"format must be {FORMAT!r} (16-bit signed, little endian), not {words['format']!r:.80}")
+        raise Refusal(
+            "format", f"format must be {FORMAT!r} (16-bit signed, little endian), not {words['format']!r:.80}"
+        )
     stream = words.get("stream")
     if stream is not None:
         check_name(stream)
@@ -195,14 +199,18 @@ def parse_word(text: str, max_lost_samples: int) -> Lost | Literal["end", "new_s
         return "new_speaker"
     if kind == "gap":
         return Lost(_integer(words.get("samples"), "samples", 1, max_lost_samples, "bad_gap"))
-    raise Refusal("bad_type", f"after hello, a text message must have type 'end', 'gap' or 'new_speaker', not {kind!r:.80}")
+    raise Refusal(
+        "bad_type", f"after hello, a text message must have type 'end', 'gap' or 'new_speaker', not {kind!r:.80}"
+    )
 
 
 def check_pcm(data: bytes, hello: Hello, most_bytes: int) -> None:
     """Refuse a binary message that does not fit the format in the client's hello."""
     if len(data) > most_bytes:
         raise Refusal(
-            "too_big", f"a message may have at most {most_bytes} bytes, not {len(data)}; send about 20 ms each", CLOSE_TOO_BIG
+            "too_big",
+            f"a message may have at most {most_bytes} bytes, not {len(data)}; send about 20 ms each",
+            CLOSE_TOO_BIG,
         )
     frame_bytes = 2 * hello.channels
     if len(data) % frame_bytes:

@@ -54,7 +54,7 @@ class Sockets:
         try:
             self._check_room()
             if not token_matches(shown_token(request.headers, request.query), self._hub.config):
-                await self._greet(ws, request, sound=False)
+                await self._greet(ws, request, audio=False)
             if self._microphone is None:
                 raise Refusal(
                     "no_microphone", "this server does not use its microphone; start it with --mic", CLOSE_NOT_FOUND
@@ -89,14 +89,14 @@ class Sockets:
         if len(self._hub.senders) > most:
             raise Refusal("too_many_clients", f"{most} clients are already connected; try again later", CLOSE_TRY_LATER)
 
-    async def _greet(self, ws: web.WebSocketResponse, request: web.Request, *, sound: bool = True) -> Hello | None:
+    async def _greet(self, ws: web.WebSocketResponse, request: web.Request, *, audio: bool = True) -> Hello | None:
         """The client's hello, from a message or the address, checked; None when it left without one."""
-        text = hello_of_query(request.query) if sound else None
+        text = hello_of_query(request.query) if audio else None
         if text is None:
             text = await self._first_message(ws)
         if text is None:
             return None
-        hello = parse_hello(text, sound=sound)
+        hello = parse_hello(text, audio=audio)
         shown = shown_token(request.headers, request.query) or hello.token
         if not token_matches(shown, self._hub.config):
             raise Refusal("token", "this server needs a token, in hello or as a Bearer header", CLOSE_TOKEN)
@@ -148,4 +148,4 @@ async def _read_nothing(ws: web.WebSocketResponse) -> None:
         if message.type is WSMsgType.BINARY:
             raise Refusal("bad_type", "this socket only sends events; send audio to /ws/stream")
         if message.type is WSMsgType.TEXT:
-            parse_hello(message.data, sound=False)
+            parse_hello(message.data, audio=False)

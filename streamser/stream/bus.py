@@ -10,7 +10,7 @@ from typing import Generic, Literal, TypeVar
 
 from streamser.events import EmotionEvent, Event, StreamEnded
 
-__all__ = ["Bus", "Policy", "SoundQueue", "Subscription"]
+__all__ = ["AudioQueue", "Bus", "Policy", "Subscription"]
 
 T = TypeVar("T")
 
@@ -20,10 +20,10 @@ Policy = Literal["drop", "block"]
 _WAKE_S = 0.25  # no wait is longer: on Windows a waiting main thread sees Ctrl-C only between waits
 
 
-class SoundQueue(Generic[T]):
+class AudioQueue(Generic[T]):
     """Pieces of sound, bounded by their total length; when it is full the oldest are lost and counted, or `put` waits.
 
-    >>> queue = SoundQueue[str](capacity=10, drops=True)
+    >>> queue = AudioQueue[str](capacity=10, drops=True)
     >>> for piece in ("first", "second", "third"):
     ...     queue.put(piece, length=5)
     >>> queue.take(), queue.take(), queue.take()

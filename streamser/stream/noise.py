@@ -77,15 +77,15 @@ class NoiseGate:
     def open_all(self, frames: Samples) -> tuple[list[bool], list[float]]:
         """Of each frame (frames, samples), whether it stands out, and the floor's power; the same in any batches."""
         size = frames.shape[1]
-        sound = np.concatenate([self._recent, frames.ravel()])
-        self._recent = sound[-_WINDOW_SAMPLES:]
+        audio = np.concatenate([self._recent, frames.ravel()])
+        self._recent = audio[-_WINDOW_SAMPLES:]
         # Half a window would make the floor too low: these frames are not measured.
         early = min(len(frames), max(0, -(-self._missing // size) - 1))
         self._missing -= len(frames) * size
         flags, floors = [False] * early, [self.floor_power] * early
         if early < len(frames):
-            step = sound.itemsize * size  # sliding_window_view would cost more than the transform
-            windows = np.ndarray((len(frames), _WINDOW_SAMPLES), sound.dtype, sound, step, (step, sound.itemsize))
+            step = audio.itemsize * size  # sliding_window_view would cost more than the transform
+            windows = np.ndarray((len(frames), _WINDOW_SAMPLES), audio.dtype, audio, step, (step, audio.itemsize))
             some_flags, some_floors = self._measure(frames[early:], windows[early:])
             flags += some_flags
             floors += some_floors

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from streamser.audio import SAMPLE_RATE, Resampler, Samples
 from streamser.errors import DeviceError
-from streamser.stream.bus import SoundQueue
+from streamser.stream.bus import AudioQueue
 
 __all__ = [
     "Chunk",
@@ -210,7 +210,7 @@ class _PortAudioLine:
         self.enough_s = 0.0
         self.alive = True
         self.description = f"{device}, {rate} Hz" + (f", {channels} channels" if channels > 1 else "")
-        self._queue = SoundQueue[Chunk](round(queue_s * rate), drops=True)
+        self._queue = AudioQueue[Chunk](round(queue_s * rate), drops=True)
         self._stream = sd.InputStream(
             device=device.index,
             samplerate=rate,

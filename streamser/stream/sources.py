@@ -20,11 +20,11 @@ import numpy as np
 from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, made_finite, to_mono
 from streamser.errors import AudioError, DeviceError
 from streamser.events import Gap, SourceChanged
-from streamser.stream.bus import SoundQueue
+from streamser.stream.audiofiles import blocks, duration_s, expand, find_audio, read_pieces
+from streamser.stream.bus import AudioQueue
 from streamser.stream.clock import LaggingResampler, SampleClock
 from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.portaudio import Chunk, Line, OpenLine, PatientLine, find_device, list_devices, open_line
-from streamser.stream.soundfiles import blocks, duration_s, expand, find_audio, read_pieces
 from streamser.stream.sourcebase import Source, SourceConfig, SourceItem, no_wait
 from streamser.stream.status import SourceState
 
@@ -79,7 +79,7 @@ class PushSource:
         self.state: SourceState = "waiting"
         self._converter = PcmConverter(sample_rate, channels)
         self.due_s: Callable[[], float] = no_wait
-        self._queue = SoundQueue[AudioBlock](round(config.queue_s * SAMPLE_RATE), drops=live)
+        self._queue = AudioQueue[AudioBlock](round(config.queue_s * SAMPLE_RATE), drops=live)
         self._block_samples = config.block_samples
         self._position = 0
         self._pushing = threading.Lock()
@@ -273,7 +273,7 @@ class MicSource:
                 silent_s += _LOOK_S
                 if line.alive and silent_s < timeout_s:
                     continue
-                yield from self._sound(resampler.flush(), self._reported_s)
+                yield from self._audio(resampler.flush(), self._reported_s)
                 return "stalled" if line.alive else "unplugged"
             dropped, chunk = taken
             if self.state != "open":
@@ -283,15 +283,15 @@ class MicSource:
             clock.skip(dropped)
             missing = clock.arrived(len(chunk.pcm), chunk.arrived_s, overflowed=chunk.overflowed)
             if dropped or missing:
-                yield from self._sound(resampler.flush(), self._reported_s)
+                yield from self._audio(resampler.flush(), self._reported_s)
                 resampler = LaggingResampler(line.rate)
                 yield from self._lose(dropped / line.rate, "queue_full")
                 yield from self._lose(missing / line.rate, "overflow" if chunk.overflowed else "stalled")
             self._reported_s = chunk.arrived_s
-            yield from self._sound(
+            yield from self._audio(
                 resampler.feed(made_finite(to_mono(chunk.pcm))[0]), chunk.arrived_s - resampler.delay_s
             )
-        yield from self._sound(resampler.flush(), self._reported_s)
+        yield from self._audio(resampler.flush(), self._reported_s)
         return None
 
     def _greet(self, line: Line, chunk: Chunk) -> Iterator[SourceItem]:
@@ -328,7 +328,7 @@ class MicSource:
         yield from self._lose(time.monotonic() - self._reported_s, self._loss)
         return None
 
-    def _sound(self, samples: Samples, arrived_s: float) -> Iterator[AudioBlock]:
+    def _audio(self, samples: Samples, arrived_s: float) -> Iterator[AudioBlock]:
         if len(samples):
             block = AudioBlock(samples, self._position, arrived_s)
             self._position = block.end

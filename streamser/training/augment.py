@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.audio import SAMPLE_RATE, Samples, read_audio
-from streamser.corpora.layouts import sound_files
+from streamser.corpora.layouts import audio_files
 from streamser.corpora.reader import find_corpus
 from streamser.errors import CorpusError
 from streamser.training.acoustics import (
@@ -51,11 +51,11 @@ class Augmentation(Protocol):
 # ---- sounds to draw from
 
 
-class SoundBank:
+class AudioBank:
     """The sound files of a folder, each read once and kept as 16 bits."""
 
     def __init__(self, folder: Path) -> None:
-        self.paths = sound_files(folder)
+        self.paths = audio_files(folder)
         if not self.paths:
             raise CorpusError(f"{folder}: holds no sound files to augment with")
         self._kept: dict[int, NDArray[np.int16]] = {}
@@ -72,9 +72,9 @@ class SoundBank:
 
 
 @lru_cache(maxsize=16)
-def sound_bank(folder: str) -> SoundBank:
+def audio_bank(folder: str) -> AudioBank:
     """The bank of a folder (or of a corpus by its name), the same one for all who ask in this process."""
-    return SoundBank(find_corpus(folder))
+    return AudioBank(find_corpus(folder))
 
 
 # ---- the augmentations
@@ -117,7 +117,7 @@ class Noise:
     def apply(self, samples: Samples, drawn: NoiseDrawn) -> Samples:
         if not drawn.folder:
             return add_noise(samples, coloured_noise(len(samples), drawn.colour, drawn.seed), drawn.snr_db)
-        bank = sound_bank(drawn.folder)
+        bank = audio_bank(drawn.folder)
         noise = bank[int(drawn.file * len(bank))]
         start = int(drawn.start * len(noise))
         return add_noise(samples, np.resize(np.roll(noise, -start), len(samples)), drawn.snr_db)
@@ -158,7 +158,7 @@ class Room:
     def apply(self, samples: Samples, drawn: RoomDrawn) -> Samples:
         if not drawn.folder:
             return reverberate(samples, room_response(drawn.rt60_s, drawn.direct_db, drawn.seed))
-        bank = sound_bank(drawn.folder)
+        bank = audio_bank(drawn.folder)
         return reverberate(samples, bank[int(drawn.file * len(bank))])
 
 
@@ -332,7 +332,7 @@ class Augmenter:
         self._steps = config.steps()
         folders = [*config.noise_folders] if config.noise_probability else []
         for folder in [*folders, config.room_folder] if config.room_probability and config.room_folder else folders:
-            sound_bank(folder)  # report a missing folder now, not at the thousandth clip
+            audio_bank(folder)  # report a missing folder now, not at the thousandth clip
 
     def draw(self) -> Plan:
         """Draw the changes for the next clip."""

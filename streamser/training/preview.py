@@ -34,7 +34,7 @@ _GRAIN = SAMPLE_RATE // 100  # samples of a frame where only time is cut
 _PIECE = 1024  # samples of one piece of a spectrum
 _LOUDEST_DB = 40.0  # of a gain: a band at the floor has no sound that could be raised further
 
-Sounds = list[Samples]
+Recordings = list[Samples]
 
 
 def preview_augment(
@@ -67,32 +67,32 @@ def preview_augment(
     originals = [read_audio(clip.path) for clip in clips]
     rows: list[tuple[str, str, str, str]] = []
 
-    def write(number: int, name: str, sound: Samples, words: str) -> None:
+    def write(number: int, name: str, audio: Samples, words: str) -> None:
         file = f"{number:02d}-{name}.wav"
-        soundfile.write(out_dir / file, limit(sound), SAMPLE_RATE, subtype="PCM_16")
+        soundfile.write(out_dir / file, limit(audio), SAMPLE_RATE, subtype="PCM_16")
         rows.append((clips[number].id, name, file, words))
 
     together: list[tuple[Samples, str]] = []
-    for number, sound in enumerate(originals):
+    for number, audio in enumerate(originals):
         rng = np.random.default_rng([seed, number])
-        write(number, "original", sound, "")
+        write(number, "original", audio, "")
         for _, one in steps:
             plan: Plan = ((one, one.draw(rng)),)
-            write(number, one.name, apply_plan(sound, plan), _words(plan))
+            write(number, one.name, apply_plan(audio, plan), _words(plan))
         plan = tuple((one, one.draw(rng)) for _, one in steps)
-        together.append((apply_plan(sound, plan), _words(plan)))
+        together.append((apply_plan(audio, plan), _words(plan)))
     for index, (name, (part, words)) in enumerate(parts.items()):
         rng = np.random.default_rng([seed, len(clips) + index])
-        for number, sound in enumerate(_changed(originals, part, features, length_s, rng)):
-            write(number, name, sound, words)
+        for number, audio in enumerate(_changed(originals, part, features, length_s, rng)):
+            write(number, name, audio, words)
     rng = np.random.default_rng([seed, len(clips) + len(parts)])
-    sounds, descriptions = [sound for sound, _ in together], [words for _, words in together]
+    recordings, descriptions = [audio for audio, _ in together], [words for _, words in together]
     if parts:
-        sounds = _changed(sounds, drawn, features, length_s, rng)
+        recordings = _changed(recordings, drawn, features, length_s, rng)
         rest = ", ".join(parts) + " as often and as far as the recipe draws them"
         descriptions = [f"{words}; {rest}" if words else rest for words in descriptions]
-    for number, (sound, words) in enumerate(zip(sounds, descriptions, strict=True)):
-        write(number, "together", sound, words)
+    for number, (audio, words) in enumerate(zip(recordings, descriptions, strict=True)):
+        write(number, "together", audio, words)
     page = out_dir / "index.html"
     page.write_text(_page(sorted(rows, key=lambda row: row[2].split("-")[0])), encoding="utf-8")
     return page
@@ -132,10 +132,10 @@ def _alone(drawn: FeatureAugment) -> dict[str, tuple[FeatureAugment, str]]:
 
 
 def _changed(
-    sounds: Sounds, augment: FeatureAugment, features: FeatureConfig, length_s: float, rng: np.random.Generator
-) -> Sounds:
+    recordings: Recordings, augment: FeatureAugment, features: FeatureConfig, length_s: float, rng: np.random.Generator
+) -> Recordings:
     """One window of each sound, as in a training batch of these sounds."""
-    windows = [_in_time(sound, augment, features, length_s, rng) for sound in sounds]
+    windows = [_in_time(audio, augment, features, length_s, rng) for audio in recordings]
     if features.kind == "mel":
         windows = _in_bands(windows, augment, features, rng)
     if augment.mixup:
@@ -146,10 +146,10 @@ def _changed(
 
 
 def _in_time(
-    sound: Samples, augment: FeatureAugment, features: FeatureConfig, length_s: float, rng: np.random.Generator
+    audio: Samples, augment: FeatureAugment, features: FeatureConfig, length_s: float, rng: np.random.Generator
 ) -> Samples:
     """Trimmed, cropped or set into a pause, as `BatchMaker` does it, here over frames of plain samples."""
-    grains = np.resize(sound, max(len(sound) // _GRAIN, 1) * _GRAIN).reshape(-1, _GRAIN)
+    grains = np.resize(audio, max(len(audio) // _GRAIN, 1) * _GRAIN).reshape(-1, _GRAIN)
     of_samples = FeatureConfig(
         kind="samples", window_samples=_GRAIN, hop_samples=_GRAIN, fft_size=_GRAIN, length_s=length_s,
         short=features.short, long=features.long,
@@ -160,7 +160,9 @@ def _in_time(
     return np.asarray(maker.draw(np.array([0]), rng)[0].numpy().ravel(), np.float32)
 
 
-def _in_bands(windows: Sounds, augment: FeatureAugment, features: FeatureConfig, rng: np.random.Generator) -> Sounds:
+def _in_bands(
+    windows: Recordings, augment: FeatureAugment, features: FeatureConfig, rng: np.random.Generator
+) -> Recordings:
     """What is drawn on log-mel, as gains on the sounds' own spectra."""
     plain = level_config(features)
     levels = np.stack([extract(window, plain) for window in windows])

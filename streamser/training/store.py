@@ -105,16 +105,16 @@ def _job(
     """Log-mel of a few clips, clean copy first; one seed a clip, so that the order of work changes nothing."""
     done = []
     for path, seed in zip(paths, seeds, strict=True):
-        sound = read_audio(path)
+        audio = read_audio(path)
         augmenter = Augmenter(augment, np.random.default_rng(seed)) if augment is not None and copies else None
-        versions = [sound] + [augmenter(sound) for _ in range(copies) if augmenter is not None]
+        versions = [audio] + [augmenter(audio) for _ in range(copies) if augmenter is not None]
         done.append([_levels(version, features) for version in versions])
     return done
 
 
-def _levels(sound: Samples, features: FeatureConfig) -> NDArray[np.float16]:
-    short = features.samples_in(1) - len(sound)
-    return extract(np.pad(at_peak(sound, features), (0, max(0, short))), features).astype(_STORED)
+def _levels(audio: Samples, features: FeatureConfig) -> NDArray[np.float16]:
+    short = features.samples_in(1) - len(audio)
+    return extract(np.pad(at_peak(audio, features), (0, max(0, short))), features).astype(_STORED)
 
 
 @dataclass(frozen=True, slots=True)

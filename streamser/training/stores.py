@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from streamser.corpora.clips import Clip
-from streamser.corpora.layouts import sound_files
+from streamser.corpora.layouts import audio_files
 from streamser.corpora.protocols import Split
 from streamser.corpora.reader import find_corpus
 from streamser.errors import ConfigError
@@ -68,8 +68,8 @@ def read_stores(setup: RunSetup, material: Material, options: RunOptions) -> Sto
     clips = store_of(material.clips)
     if material.unlabelled:  # apart, so that runs with and without a teacher share the other clips
         clips = JoinedStore.of(clips, store_of(material.unlabelled))
-    sounds = _outliers(setup, material.root)
-    outliers = None if not sounds else build_store(sounds, levels, cache=options.cache, workers=options.workers)
+    recordings = _outliers(setup, material.root)
+    outliers = None if not recordings else build_store(recordings, levels, cache=options.cache, workers=options.workers)
     row = {clip.id: i for i, clip in enumerate(material.stored)}
     net = setup.build()
     if not net.needs_start:
@@ -84,7 +84,7 @@ def _outliers(setup: RunSetup, root: Path | None) -> list[Clip]:
     wanted = setup.recipe.outliers
     if not wanted.folder:
         return []
-    files = sound_files(find_corpus(wanted.folder, root))
+    files = audio_files(find_corpus(wanted.folder, root))
     kept: list[Path] = [path for path in files if any(fnmatch(path.name, name) for name in wanted.names)]
     if not kept:
         raise ConfigError(f"outliers: none of {len(files)} sounds in {wanted.folder} is {' or '.join(wanted.names)}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from makers import babble
 
-from streamser.bench.sound import compose
+from streamser.bench.speech import compose
 from streamser.engines import WindowScores
 from streamser.engines.onnx import OnnxEngine
 from streamser.features import Frames, extract
@@ -57,7 +57,7 @@ def test_the_pipeline_around_the_net_costs_few_calls_of_numpy_a_second() -> None
     class NoNet:
         """Its step graph computes nothing, so that all that remains is the work around it."""
 
-        name, device, fed = "none", "cpu", 0
+        name, compute, fed = "none", "cpu", 0
         nothing = WindowScores(np.zeros((1, 4), np.float32), np.zeros((1, 320), np.float32), True)
 
         @property
@@ -83,8 +83,8 @@ def test_the_pipeline_around_the_net_costs_few_calls_of_numpy_a_second() -> None
             return {}
 
     around = Recognizer(recognizer.bundle, NoNet())
-    sound = compose(0.5)
-    pcm = (np.clip(sound, -1, 1) * 32767).astype("<i2").tobytes()
+    audio = compose(0.5)
+    pcm = (np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
 
     def push() -> None:
         stream = Stream(around)

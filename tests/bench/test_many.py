@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from streamser.bench.many import LATE_MS, Trial, largest, try_streams
-from streamser.bench.sound import compose
+from streamser.bench.speech import compose
 from streamser.recognizer import Recognizer
 
 GOOD = Trial(

@@ -8,7 +8,7 @@ from makers import babble
 
 from streamser.bench.peers import PEERS, installed_peers
 from streamser.bench.run import medians
-from streamser.bench.sound import compose
+from streamser.bench.speech import compose
 from streamser.recognizer import load
 
 

@@ -44,9 +44,9 @@ def test_the_demo_ends_with_a_summary_a_comparison_and_three_commands(
 
 def test_the_recordings_are_short_complete_and_attributed() -> None:
     samples = find_samples()
-    sounds = [read_audio(sample.path) for sample in samples]
+    recordings = [read_audio(sample.path) for sample in samples]
     assert {sample.label for sample in samples} == {"angry", "happy", "neutral", "sad"}
-    assert 12 < sum(map(len, sounds)) / SECOND < 22
+    assert 12 < sum(map(len, recordings)) / SECOND < 22
     files = {path.name for path in samples_folder().iterdir()}
     assert files == {"README.md", "samples.csv", *(sample.path.name for sample in samples)}
     notice = (samples_folder() / "README.md").read_text(encoding="utf-8")

@@ -24,9 +24,9 @@ def mic(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualMic]:
         yield device
 
 
-def pushed(sound: Samples) -> PushSource:
+def pushed(audio: Samples) -> PushSource:
     source = PushSource(description="a source")
-    source.push(sound)
+    source.push(audio)
     source.close()
     return source
 

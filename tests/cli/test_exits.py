@@ -142,9 +142,9 @@ def test_a_file_that_needs_more_memory_than_there_is_gets_an_error(
 @pytest.fixture
 def talk(tmp_path: Path) -> Path:
     """One long utterance, which is still open when a signal comes."""
-    sound = np.concatenate([silence(0.5), babble(20.0, seed=2)])
+    audio = np.concatenate([silence(0.5), babble(20.0, seed=2)])
     path = tmp_path / "talk.wav"
-    soundfile.write(path, sound + noise(len(sound) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
+    soundfile.write(path, audio + noise(len(audio) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
     return path
 
 

@@ -27,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
     for seed, name in enumerate(("a.wav", "deep/er/b.flac", 'ü, "c".wav')):
         path = tmp_path / "talks" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        sound = np.concatenate([silence(1.2), babble(1.2 + seed / 5, seed=seed), silence(1.0)])
-        soundfile.write(path, sound + noise(len(sound) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
+        audio = np.concatenate([silence(1.2), babble(1.2 + seed / 5, seed=seed), silence(1.0)])
+        soundfile.write(path, audio + noise(len(audio) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
     (tmp_path / "talks" / "bad.wav").write_bytes(b"RIFF no")
     (tmp_path / "talks" / "notes.txt").write_text("not sound")
     return tmp_path / "talks"
@@ -137,10 +137,10 @@ def test_a_csv_opens_in_a_spreadsheet(folder: Path, bundle: Bundle, tmp_path: Pa
 
 def test_label_and_replay_call_an_utterance_the_same_in_a_csv(tmp_path: Path) -> None:
     timid = make_bundle(tmp_path / "timid", calibration=Calibration(threshold=0.99))  # never sure
-    sound = np.concatenate([silence(1.2), babble(1.4), silence(1.0)])
+    audio = np.concatenate([silence(1.2), babble(1.4), silence(1.0)])
     path = tmp_path / "talks" / "a.wav"
     path.parent.mkdir()
-    soundfile.write(path, sound + noise(len(sound) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
+    soundfile.write(path, audio + noise(len(audio) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
     assert label(path.parent, timid, tmp_path / "label.csv", "--utterances") == 0
     assert (
         main(["replay", str(path), "--model", str(timid.path), "--plain", "--out", str(tmp_path / "replay.csv")]) == 0
@@ -248,11 +248,11 @@ def adapted_by_hand(recognizer: Recognizer, folder: Path, names: list[str]) -> d
     """Each file against the weighted sum of the others, worked out again."""
     rule = recognizer.bundle.baseline
     assert rule is not None
-    sounds = {name: read_audio(folder / name) for name in names}
-    alone = recognizer.predict(list(sounds.values()))
+    recordings = {name: read_audio(folder / name) for name in names}
+    alone = recognizer.predict(list(recordings.values()))
     weights = [
-        answer.scores["neutral"] * min(1.0, len(sound) / SAMPLE_RATE / 2.0)
-        for answer, sound in zip(alone, sounds.values(), strict=True)
+        answer.scores["neutral"] * min(1.0, len(audio) / SAMPLE_RATE / 2.0)
+        for answer, audio in zip(alone, recordings.values(), strict=True)
     ]
     found = {}
     for row, name in enumerate(names):
@@ -260,7 +260,7 @@ def adapted_by_hand(recognizer: Recognizer, folder: Path, names: list[str]) -> d
         embeddings = [alone[place].embedding for place in others]
         total = sum((weights[place] * one for place, one in zip(others, embeddings, strict=True)), np.zeros(64))
         baseline = Baseline(np.asarray(total, np.float64), sum(weights[place] for place in others), len(others))
-        found[name] = dict(recognizer.predict(sounds[name], baseline).scores)
+        found[name] = dict(recognizer.predict(recordings[name], baseline).scores)
     return found
 
 

@@ -34,9 +34,9 @@ def mic() -> Iterator[VirtualMic]:
 @pytest.fixture
 def talk(tmp_path: Path) -> Path:
     """A second of background noise, one utterance, and another long one."""
-    sound = np.concatenate([silence(1.0), babble(1.5, seed=1), silence(0.9), babble(12.0, seed=2)])
+    audio = np.concatenate([silence(1.0), babble(1.5, seed=1), silence(0.9), babble(12.0, seed=2)])
     path = tmp_path / "talk.wav"
-    soundfile.write(path, sound + noise(len(sound) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
+    soundfile.write(path, audio + noise(len(audio) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
     return path
 
 

@@ -20,8 +20,8 @@ RATE = 24_000
 def talk() -> bytes:
     """Four utterances at 24 kHz, as 16-bit samples."""
     parts = [part for seed in range(4) for part in (silence(0.7), babble(1.3, seed))]
-    sound = resample(np.concatenate([*parts, silence(0.8)]), 16_000, RATE)
-    return (np.clip(sound, -1, 0.999) * 32767).astype("<i2").tobytes()
+    audio = resample(np.concatenate([*parts, silence(0.8)]), 16_000, RATE)
+    return (np.clip(audio, -1, 0.999) * 32767).astype("<i2").tobytes()
 
 
 class Line:

@@ -61,18 +61,18 @@ async def test_through_the_gate_all_is_as_without_it(recognizer: Recognizer) -> 
         choice = Choice(one, two)
         async with gate(choice) as opened:
             client = streamser.AsyncClient(opened.url)
-            sound = pcm(two_utterances())
+            audio = pcm(two_utterances())
             assert (await client.health())["status"] == "ok"
             labelled = await client.label(wav(two_utterances()))
             assert len(labelled.finals) == 2
             async with client.stream(lossless=True) as stream:
                 events = [
                     event
-                    for first in range(0, len(sound), 6400)
-                    for event in await stream.push(sound[first : first + 6400])
+                    for first in range(0, len(audio), 6400)
+                    for event in await stream.push(audio[first : first + 6400])
                 ]
                 events += await stream.finish()
-            assert plain([event.to_dict() for event in events]) == truth(recognizer, sound)
+            assert plain([event.to_dict() for event in events]) == truth(recognizer, audio)
             async with aiohttp.ClientSession() as session, session.get(opened.url) as page:
                 assert page.status == 200 and "streamser" in await page.text()
         assert choice.held >= 4
@@ -103,14 +103,14 @@ async def test_a_connection_whose_server_dies_ends_with_a_reason(recognizer: Rec
 
 
 async def test_a_client_whose_servers_die_goes_on_with_others_and_has_every_final_once(recognizer: Recognizer) -> None:
-    sound = pcm(np.concatenate([two_utterances(), two_utterances(5)]))
+    audio = pcm(np.concatenate([two_utterances(), two_utterances(5)]))
     async with serving(recognizer) as one, serving(recognizer) as two:
         choice = Choice(one, two)
         async with gate(choice) as opened:
             async with streamser.AsyncClient(opened.url).stream(lossless=True, name="kitchen") as stream:
                 events = []
-                for number, first in enumerate(range(0, len(sound), 6400)):
-                    events += await stream.push(sound[first : first + 6400])
+                for number, first in enumerate(range(0, len(audio), 6400)):
+                    events += await stream.push(audio[first : first + 6400])
                     if number in (8, 25):
                         choice.deaths[-1].set()
                         await asyncio.sleep(0)
@@ -119,11 +119,11 @@ async def test_a_client_whose_servers_die_goes_on_with_others_and_has_every_fina
             assert stream.reconnections >= 2
     finals = [event for event in events if event.type == "emotion" and event.final]
     assert [event.utterance for event in finals] == [0, 1, 2, 3]
-    expected = [event for event in truth(recognizer, sound) if event.get("final")]
+    expected = [event for event in truth(recognizer, audio) if event.get("final")]
     assert [event.start_s for event in finals] == pytest.approx([event["start_s"] for event in expected], abs=0.3)
     assert {event.stream for event in events} == {"kitchen"}
     assert [event.type for event in events].count("stream_ended") == 1
-    assert events[-1].type == "stream_ended" and events[-1].end_s == pytest.approx(len(sound) / 32_000)
+    assert events[-1].type == "stream_ended" and events[-1].end_s == pytest.approx(len(audio) / 32_000)
 
 
 async def test_a_client_that_cannot_connect_again_gets_what_came_and_the_reason(recognizer: Recognizer) -> None:

@@ -30,8 +30,8 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "talks"
     path.mkdir()
     for seed in range(40):
-        sound = np.concatenate([silence(0.5), babble(1.0 + seed % 5 / 5, seed=seed), silence(0.5)])
-        soundfile.write(path / f"{seed:02}.wav", sound + noise(len(sound) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
+        audio = np.concatenate([silence(0.5), babble(1.0 + seed % 5 / 5, seed=seed), silence(0.5)])
+        soundfile.write(path / f"{seed:02}.wav", audio + noise(len(audio) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
     (path / "bad.wav").write_bytes(b"RIFF no")
     return path
 

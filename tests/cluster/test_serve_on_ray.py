@@ -44,19 +44,19 @@ def url_of(process: subprocess.Popen[str], log: Path) -> str:
     return found[1]
 
 
-async def speak(url: str, sound: bytes, seconds_each: float) -> tuple[list[Event], int]:
+async def speak(url: str, audio: bytes, seconds_each: float) -> tuple[list[Event], int]:
     """Send the sound in pieces of 200 ms with pauses; the events and how often the connection was replaced."""
     client = streamser.AsyncClient(url, token=TOKEN, reconnect_s=60)
     async with client.stream(lossless=True) as stream:
         events: list[Event] = []
-        for first in range(0, len(sound), 6400):
-            events += await stream.push(sound[first : first + 6400])
+        for first in range(0, len(audio), 6400):
+            events += await stream.push(audio[first : first + 6400])
             await asyncio.sleep(seconds_each)
         events += await stream.finish()
         return events, stream.reconnections
 
 
-async def speak_without_the_client(url: str, sound: bytes) -> tuple[list[str], int | None]:
+async def speak_without_the_client(url: str, audio: bytes) -> tuple[list[str], int | None]:
     """A client that does not connect again: the types of what it received, and the close code."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with (
@@ -65,8 +65,8 @@ async def speak_without_the_client(url: str, sound: bytes) -> tuple[list[str], i
     ):
 
         async def send() -> None:
-            for first in range(0, len(sound), 6400):
-                await socket.send_bytes(sound[first : first + 6400])
+            for first in range(0, len(audio), 6400):
+                await socket.send_bytes(audio[first : first + 6400])
                 await asyncio.sleep(0.1)
             await socket.send_json({"type": "end"})
 
@@ -76,13 +76,13 @@ async def speak_without_the_client(url: str, sound: bytes) -> tuple[list[str], i
     return [str(message.get("code", message["type"])) for message in messages], socket.close_code
 
 
-async def talk_while_one_dies(url: str, pid: int, sound: bytes) -> tuple[list[tuple[list[Event], int]], list[object]]:
+async def talk_while_one_dies(url: str, pid: int, audio: bytes) -> tuple[list[tuple[list[Event], int]], list[object]]:
     """Clients of both kinds; one of two replicas is killed while they speak."""
     talking, others = [], []
     for _ in range(6):  # one after the other, so that both replicas have some of each kind
-        talking.append(asyncio.create_task(speak(url, sound, 0.1)))
+        talking.append(asyncio.create_task(speak(url, audio, 0.1)))
         await asyncio.sleep(0.1)
-        others.append(asyncio.create_task(speak_without_the_client(url, sound)))
+        others.append(asyncio.create_task(speak_without_the_client(url, audio)))
         await asyncio.sleep(0.1)
     await asyncio.sleep(1.0)
     victim = replicas_of(pid)[0]
@@ -93,17 +93,17 @@ async def talk_while_one_dies(url: str, pid: int, sound: bytes) -> tuple[list[tu
 def test_when_a_replica_is_killed_each_client_has_all_finals_or_a_close_with_a_reason(
     bundle: Bundle, recognizer: Recognizer, tmp_path: Path
 ) -> None:
-    sound = pcm(np.concatenate([two_utterances(), two_utterances(5)]))
-    expected = truth(recognizer, sound)
+    audio = pcm(np.concatenate([two_utterances(), two_utterances(5)]))
+    expected = truth(recognizer, audio)
     finals = [event for event in expected if event.get("final")]
     words = ["serve", "--model", bundle.path, "--port", 0, "--ray", "--replicas", 2, "--token", TOKEN]
     log = tmp_path / "log"
     with log.open("w") as stderr, command(*words, stderr=stderr) as process:
         url = url_of(process, log)
         assert len(replicas_of(process.pid)) == 2
-        events, _ = asyncio.run(speak(url, sound, 0.0))
+        events, _ = asyncio.run(speak(url, audio, 0.0))
         assert plain([event.to_dict() for event in events]) == expected
-        talked, others = asyncio.run(talk_while_one_dies(url, process.pid, sound))
+        talked, others = asyncio.run(talk_while_one_dies(url, process.pid, audio))
         assert sum(reconnections for _, reconnections in talked) >= 1
         for events, _ in talked:
             found = [event for event in events if event.type == "emotion" and event.final]

@@ -28,7 +28,7 @@ from streamser.errors import CorpusError
 REAL = Path(os.environ.get("STREAMSER_CORPORA") or Path(__file__).parents[3] / "shared" / "corpora")
 
 
-def sound(path: Path, seed: int = 0, level: float = 0.1, seconds: float = 0.2) -> Path:
+def audio(path: Path, seed: int = 0, level: float = 0.1, seconds: float = 0.2) -> Path:
     """A short file of noise at that level."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).uniform(-level, level, round(16_000 * seconds))
@@ -50,7 +50,7 @@ def by_name(clips: list[Clip]) -> dict[str, Clip]:
 
 
 def test_a_manifest_gives_clips_with_all_that_it_says(tmp_path: Path) -> None:
-    sound(tmp_path / "mine" / "audio" / "a.wav")
+    audio(tmp_path / "mine" / "audio" / "a.wav")
     folder = manifest(
         tmp_path / "mine",
         ["audio/a.wav,S1,F,Happiness,strong,t7,de,C,s2"],
@@ -64,7 +64,7 @@ def test_a_manifest_gives_clips_with_all_that_it_says(tmp_path: Path) -> None:
 
 
 def test_a_manifest_may_call_its_column_label_and_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
-    sound(tmp_path / "a.wav")
+    audio(tmp_path / "a.wav")
     (tmp_path / "manifest.csv").write_text("path,label,speaker\r\na.wav,sad,1\r\n", encoding="utf-8-sig", newline="")
     (clip,), _ = read_corpus(tmp_path, name="mine")
     assert (clip.label, clip.speaker) == ("sad", "mine/1")
@@ -72,7 +72,7 @@ def test_a_manifest_may_call_its_column_label_and_begin_with_a_byte_order_mark(t
 
 def test_emodb_is_read_from_its_file_names(tmp_path: Path) -> None:
     for name in ("03a01Fa", "08b10Wb", "16a02Lb", "10a04Ad", "11a05Td", "13b01Ec", "09a07Nb"):
-        sound(tmp_path / "wav" / f"{name}.wav")
+        audio(tmp_path / "wav" / f"{name}.wav")
     clips, report = read_corpus(tmp_path)
     assert report.corpus == "emodb"
     labels = {clip.path.stem: clip.label for clip in clips}
@@ -91,7 +91,7 @@ def test_a_layout_is_added_from_outside_by_one_row(tmp_path: Path, monkeypatch: 
     row = Layout("tree", "SPEAKER/LABEL/*.wav", lambda folder: any(folder.glob("*/sad/*.wav")), read)
     monkeypatch.setitem(LAYOUTS, "tree", row)
     for speaker, label in (("anna", "sad"), ("anna", "happy"), ("ben", "hungry")):
-        sound(tmp_path / speaker / label / "1.wav")
+        audio(tmp_path / speaker / label / "1.wav")
     clips, report = read_corpus(tmp_path)
     assert [(clip.speaker, clip.label) for clip in clips] == [("tree/anna", "happy"), ("tree/anna", "sad")]
     assert (report.corpus, report.counts) == ("tree", {"unknown label": 1})
@@ -101,9 +101,9 @@ def test_a_layout_is_added_from_outside_by_one_row(tmp_path: Path, monkeypatch: 
 
 def test_ravdess_is_read_and_its_songs_are_left_out_by_name(tmp_path: Path) -> None:
     for number in range(1, 9):
-        sound(tmp_path / "Actor_01" / f"03-01-{number:02d}-01-02-01-01.wav", number)
-    sound(tmp_path / "Actor_02" / "03-01-05-02-01-02-02.wav")
-    sound(tmp_path / "Actor_02" / "03-02-05-02-01-02-02.wav")
+        audio(tmp_path / "Actor_01" / f"03-01-{number:02d}-01-02-01-01.wav", number)
+    audio(tmp_path / "Actor_02" / "03-01-05-02-01-02-02.wav")
+    audio(tmp_path / "Actor_02" / "03-02-05-02-01-02-02.wav")
     clips, report = read_corpus(tmp_path)
     expected = ["neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise"]
     assert [clip.label for clip in clips if clip.speaker == "ravdess/01"] == expected
@@ -113,16 +113,16 @@ def test_ravdess_is_read_and_its_songs_are_left_out_by_name(tmp_path: Path) -> N
 
 
 def test_ravdess_is_found_below_the_folder_of_its_archive(tmp_path: Path) -> None:
-    sound(tmp_path / "Audio_Speech_Actors_01-24" / "Actor_03" / "03-01-05-02-01-02-03.wav")
+    audio(tmp_path / "Audio_Speech_Actors_01-24" / "Actor_03" / "03-01-05-02-01-02-03.wav")
     (clip,), _ = read_corpus(tmp_path)
     assert (clip.speaker, clip.gender) == ("ravdess/03", "m")
 
 
 def test_cremad_takes_genders_from_the_demographics_when_they_are_there(tmp_path: Path) -> None:
     for emotion in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"):
-        sound(tmp_path / "AudioWAV" / f"1001_DFA_{emotion}_XX.wav")
-    sound(tmp_path / "AudioWAV" / "1002_IEO_SAD_HI.wav")
-    sound(tmp_path / "AudioWAV" / "1002_IEO_SAD_X.wav", 3)  # one published name lost a letter of its level
+        audio(tmp_path / "AudioWAV" / f"1001_DFA_{emotion}_XX.wav")
+    audio(tmp_path / "AudioWAV" / "1002_IEO_SAD_HI.wav")
+    audio(tmp_path / "AudioWAV" / "1002_IEO_SAD_X.wav", 3)  # one published name lost a letter of its level
     clips, _ = read_corpus(tmp_path)
     assert {clip.gender for clip in clips} == {""}
     (tmp_path / "VideoDemographics.csv").write_text("ActorID,Age,Sex,Race\n1001,51,Male,x\n1002,21,Female,x\n")
@@ -134,9 +134,9 @@ def test_cremad_takes_genders_from_the_demographics_when_they_are_there(tmp_path
 
 
 def test_tess_is_read_whatever_its_folders_are_called(tmp_path: Path) -> None:
-    sound(tmp_path / "OAF_angry" / "OAF_back_angry.wav")
-    sound(tmp_path / "OAF_neutral" / "OA_bite_neutral.wav", 1)
-    sound(tmp_path / "YAF_pleasant_surprised" / "YAF_door_ps.wav", 2)
+    audio(tmp_path / "OAF_angry" / "OAF_back_angry.wav")
+    audio(tmp_path / "OAF_neutral" / "OA_bite_neutral.wav", 1)
+    audio(tmp_path / "YAF_pleasant_surprised" / "YAF_door_ps.wav", 2)
     clips, _ = read_corpus(tmp_path)
     assert [(clip.speaker, clip.text_id, clip.label) for clip in clips] == [
         ("tess/OAF", "back", "angry"),
@@ -148,7 +148,7 @@ def test_tess_is_read_whatever_its_folders_are_called(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flat", [True, False])
 def test_savee_is_read_in_folders_and_flat(tmp_path: Path, flat: bool) -> None:
     for number, code in enumerate(("a", "d", "f", "h", "n", "sa", "su")):
-        sound(tmp_path / (f"ALL/JE_{code}03.wav" if flat else f"AudioData/JE/{code}03.wav"), number)
+        audio(tmp_path / (f"ALL/JE_{code}03.wav" if flat else f"AudioData/JE/{code}03.wav"), number)
     clips, report = read_corpus(tmp_path)
     assert report.corpus == "savee"
     assert {(clip.speaker, clip.gender) for clip in clips} == {("savee/JE", "m")}
@@ -157,10 +157,10 @@ def test_savee_is_read_in_folders_and_flat(tmp_path: Path, flat: bool) -> None:
 
 
 def test_asvp_esd_is_read_without_its_babies_and_mixed_voices(tmp_path: Path) -> None:
-    sound(tmp_path / "Audio" / "actor_12" / "03-01-06-01-02-12-02-01-01-16.wav")
-    sound(tmp_path / "Audio" / "actor_5" / "03-02-13-02-02-05-02-03-02-77.wav", 1)
-    sound(tmp_path / "Audio" / "actor_5" / "03-01-03-02-02-05-02-03-02-66.wav", 2)
-    sound(tmp_path / "Bonus" / "actor_1" / "03-02-04-02-02-01-04-03-02-16.wav", 3)
+    audio(tmp_path / "Audio" / "actor_12" / "03-01-06-01-02-12-02-01-01-16.wav")
+    audio(tmp_path / "Audio" / "actor_5" / "03-02-13-02-02-05-02-03-02-77.wav", 1)
+    audio(tmp_path / "Audio" / "actor_5" / "03-01-03-02-02-05-02-03-02-66.wav", 2)
+    audio(tmp_path / "Bonus" / "actor_1" / "03-02-04-02-02-01-04-03-02-16.wav", 3)
     clips, report = read_corpus(tmp_path)
     assert [(c.speaker, c.gender, c.label, c.style, c.language) for c in clips] == [
         ("asvp-esd/12", "m", "fear", "speech", "zh"),
@@ -213,7 +213,7 @@ def iemocap(root: Path) -> Path:
         "Ses01M_script01_1": ("FXX0",),
     }.items():
         for turn in turns:
-            sound(root / "Session1" / "sentences" / "wav" / dialog / f"{dialog}_{turn}.wav")
+            audio(root / "Session1" / "sentences" / "wav" / dialog / f"{dialog}_{turn}.wav")
     return root
 
 
@@ -240,7 +240,7 @@ def test_excited_and_happy_are_one_of_the_four_classes(tmp_path: Path) -> None:
 
 def test_map_labels_counts_what_it_leaves_out(tmp_path: Path) -> None:
     for number in (2, 2, 5, 8):
-        sound(tmp_path / "Actor_01" / f"03-01-{number:02d}-01-02-01-01.wav")
+        audio(tmp_path / "Actor_01" / f"03-01-{number:02d}-01-02-01-01.wav")
     clips, dropped = map_labels(read_corpus(tmp_path)[0], FOUR)
     assert [clip.label for clip in clips] == ["angry"]
     assert dropped == {"calm": 1, "surprise": 1}
@@ -263,7 +263,7 @@ def test_a_missing_folder_is_an_error_that_says_where_it_was_looked_for(
 
 
 def test_a_folder_in_no_known_layout_is_an_error_that_lists_the_layouts(tmp_path: Path) -> None:
-    sound(tmp_path / "song.wav")
+    audio(tmp_path / "song.wav")
     with pytest.raises(CorpusError) as error:
         read_corpus(tmp_path)
     assert all(f"{name}: " in str(error.value) for name in LAYOUTS)
@@ -286,7 +286,7 @@ def test_missing_columns_of_a_manifest_are_named(tmp_path: Path) -> None:
 
 
 def test_every_fault_of_a_row_is_named_and_counted(tmp_path: Path) -> None:
-    sound(tmp_path / "a.wav")
+    audio(tmp_path / "a.wav")
     rows = ["a.wav,1,sad", "a.wav,1,angry", "gone.wav,1,sad", "b.wav,1,hangry", "c.wav,1,", "d.wav,,sad", ",1,sad"]
     clips, report = read_corpus(manifest(tmp_path, rows), name="mine")
     assert [clip.id for clip in clips] == ["mine/a"]
@@ -307,8 +307,8 @@ def test_every_fault_of_a_row_is_named_and_counted(tmp_path: Path) -> None:
 )
 def test_a_path_that_leaves_the_corpus_is_a_problem_and_not_followed(tmp_path: Path, path: str) -> None:
     (tmp_path / "corpus" / "audio").mkdir(parents=True)
-    sound(tmp_path / "a.wav")
-    sound(tmp_path / "corpus" / "b.wav")
+    audio(tmp_path / "a.wav")
+    audio(tmp_path / "corpus" / "b.wav")
     clips, report = read_corpus(manifest(tmp_path / "corpus", [f"{path},1,sad", "b.wav,1,sad"]))
     assert [clip.id for clip in clips] == ["corpus/b"]
     assert report.counts == {"path outside the corpus": 1}
@@ -317,21 +317,21 @@ def test_a_path_that_leaves_the_corpus_is_a_problem_and_not_followed(tmp_path: P
 
 @pytest.mark.parametrize("path", ["", ".", "./"])
 def test_a_row_that_names_no_file_is_a_problem(tmp_path: Path, path: str) -> None:
-    sound(tmp_path / "b.wav")
+    audio(tmp_path / "b.wav")
     clips, report = read_corpus(manifest(tmp_path, [f"{path},1,sad", "b.wav,1,sad"]))
     assert len(clips) == 1
     assert report.counts == {"row without a path": 1}
 
 
 def test_labels_of_ones_own_are_known_when_they_are_named(tmp_path: Path) -> None:
-    sound(tmp_path / "b.wav")
+    audio(tmp_path / "b.wav")
     manifest(tmp_path, ["b.wav,1,hangry"])
     clips, report = read_corpus(tmp_path, labels=["hangry"])
     assert len(clips) == 1 and not report.problems
 
 
 def test_noise_without_labels_and_speakers_is_read_when_that_is_said(tmp_path: Path) -> None:
-    sound(tmp_path / "rain.wav")
+    audio(tmp_path / "rain.wav")
     manifest(tmp_path, ["rain.wav,,"])
     assert read_corpus(tmp_path)[1].counts == {"no label": 1}
     clips, report = read_corpus(tmp_path, labelled=False)
@@ -339,20 +339,20 @@ def test_noise_without_labels_and_speakers_is_read_when_that_is_said(tmp_path: P
 
 
 def test_an_unknown_emotion_letter_is_a_problem_not_a_class(tmp_path: Path) -> None:
-    sound(tmp_path / "wav" / "03a01Fa.wav")
-    sound(tmp_path / "wav" / "03a01Qa.wav")
-    sound(tmp_path / "wav" / "test.wav")
+    audio(tmp_path / "wav" / "03a01Fa.wav")
+    audio(tmp_path / "wav" / "03a01Qa.wav")
+    audio(tmp_path / "wav" / "test.wav")
     clips, report = read_corpus(tmp_path)
     assert len(clips) == 1
     assert report.counts == {"unknown label": 1, "foreign file name": 1}
 
 
 def test_listening_finds_unreadable_silent_and_repeated_files(tmp_path: Path) -> None:
-    sound(tmp_path / "a.wav", seed=1)
-    sound(tmp_path / "again.flac", seed=1)
-    sound(tmp_path / "b.wav", seed=2)
-    sound(tmp_path / "silent.wav", level=0.0)
-    sound(tmp_path / "faint.wav", level=0.003)
+    audio(tmp_path / "a.wav", seed=1)
+    audio(tmp_path / "again.flac", seed=1)
+    audio(tmp_path / "b.wav", seed=2)
+    audio(tmp_path / "silent.wav", level=0.0)
+    audio(tmp_path / "faint.wav", level=0.003)
     (tmp_path / "broken.wav").write_bytes(b"RIFF....")
     names = ("a.wav", "again.flac", "b.wav", "silent.wav", "faint.wav", "broken.wav")
     rows = [f"{name},1,{'sad' if name != 'again.flac' else 'angry'}" for name in names]
@@ -370,7 +370,7 @@ def test_listening_finds_unreadable_silent_and_repeated_files(tmp_path: Path) ->
 
 
 def test_quiet_speech_is_kept_where_the_threshold_says_so_and_named_where_not(tmp_path: Path) -> None:
-    sound(tmp_path / "faint.wav", level=0.003)  # -50 dBFS
+    audio(tmp_path / "faint.wav", level=0.003)  # -50 dBFS
     folder = manifest(tmp_path, ["faint.wav,1,sad"])
     (problem,) = read_corpus(folder, name="mine", check=AudioCheck())[1].problems
     assert "mine/faint" in str(problem) and "below quiet_dbfs -46" in str(problem)
@@ -378,12 +378,12 @@ def test_quiet_speech_is_kept_where_the_threshold_says_so_and_named_where_not(tm
 
 
 def test_a_check_remembers_what_it_read_until_the_file_changes(tmp_path: Path) -> None:
-    path = sound(tmp_path / "a.wav", seed=1)
+    path = audio(tmp_path / "a.wav", seed=1)
     clip = Clip(path, "mine", "mine/1", "sad")
     cache = tmp_path / "cache" / "heard.json"
     (first,), _ = check_audio([clip], AudioCheck(cache))
     stamp = path.stat().st_mtime_ns
-    sound(path, seed=2)
+    audio(path, seed=2)
     os.utime(path, ns=(stamp, stamp))  # same size, same time: the memory answers
     assert check_audio([clip], AudioCheck(cache))[0][0].digest == first.digest
     os.utime(path, ns=(stamp, stamp + 10**9))
@@ -391,7 +391,7 @@ def test_a_check_remembers_what_it_read_until_the_file_changes(tmp_path: Path) -
 
 
 def test_a_damaged_cache_costs_a_reading_and_nothing_else(tmp_path: Path) -> None:
-    clip = Clip(sound(tmp_path / "a.wav"), "mine", "mine/1", "sad")
+    clip = Clip(audio(tmp_path / "a.wav"), "mine", "mine/1", "sad")
     cache = tmp_path / "heard.json"
     cache.write_text('{"half')
     assert len(check_audio([clip], AudioCheck(cache))[0]) == 1
@@ -400,7 +400,7 @@ def test_a_damaged_cache_costs_a_reading_and_nothing_else(tmp_path: Path) -> Non
 
 def test_two_corpora_of_one_name_are_refused(tmp_path: Path) -> None:
     for parent in ("x", "y"):
-        sound(tmp_path / parent / "mine" / "a.wav")
+        audio(tmp_path / parent / "mine" / "a.wav")
         manifest(tmp_path / parent / "mine", ["a.wav,1,sad"])
     with pytest.raises(CorpusError, match="a second corpus called 'mine'"):
         read_corpora([tmp_path / "x" / "mine", tmp_path / "y" / "mine"])

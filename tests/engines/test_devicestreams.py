@@ -34,7 +34,7 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def sounds() -> list[Samples]:
+def recordings() -> list[Samples]:
     """One voice a stream, long enough for a window to fill and to slide."""
     voices = [
         babble(4.2, seed=1),
@@ -47,8 +47,8 @@ def sounds() -> list[Samples]:
     return voices
 
 
-def expected(engine: OnnxEngine, sound: Samples, frames: int, config: FeatureConfig) -> np.ndarray:  # type: ignore[type-arg]
-    newest = extract(sound, config)[max(0, frames - config.window_frames) : frames]
+def expected(engine: OnnxEngine, audio: Samples, frames: int, config: FeatureConfig) -> np.ndarray:  # type: ignore[type-arg]
+    newest = extract(audio, config)[max(0, frames - config.window_frames) : frames]
     return engine.run(cut_window(newest, 0, config)[None])[0][0]
 
 
@@ -62,10 +62,10 @@ def test_every_chunk_of_every_stream_equals_its_window_on_the_cpu(checkpoint: Bu
     scored = []
     for step in range(15):
         at = step * chunk * config.hop_samples
-        logits, embedding = many.step(slots, np.stack([sounds()[slot][at : at + size] for slot in slots]))
+        logits, embedding = many.step(slots, np.stack([recordings()[slot][at : at + size] for slot in slots]))
         assert embedding.shape == (STREAMS, 320)
         for slot, of_slot in zip(slots, logits, strict=True):
-            whole = expected(engine, sounds()[slot][: at + size], (step + 1) * chunk, config)
+            whole = expected(engine, recordings()[slot][: at + size], (step + 1) * chunk, config)
             np.testing.assert_allclose(of_slot, whole, atol=TOLERANCE)
         scored.append(logits)
     assert np.ptp(np.stack(scored), axis=(0, 1)).max() > 1.0  # or equality would mean little
@@ -74,11 +74,11 @@ def test_every_chunk_of_every_stream_equals_its_window_on_the_cpu(checkpoint: Bu
 def test_a_stream_begins_anew_and_the_others_go_on(checkpoint: Bundle, device: str) -> None:
     many = DeviceStreams(checkpoint, device, STREAMS, sizes=(4,))
     size = many.samples(many.chunks[1])
-    slots, sound = np.array([0, 1]), np.stack([babble(1.0, seed=seed)[:size] for seed in (1, 2)])
-    first, _ = many.step(slots, sound)
-    second, _ = many.step(slots, sound[::-1].copy())
+    slots, audio = np.array([0, 1]), np.stack([babble(1.0, seed=seed)[:size] for seed in (1, 2)])
+    first, _ = many.step(slots, audio)
+    second, _ = many.step(slots, audio[::-1].copy())
     many.begin(np.array([1]))
-    again, _ = many.step(slots, sound)
+    again, _ = many.step(slots, audio)
     np.testing.assert_allclose(again[1], first[1], atol=TOLERANCE)
     assert np.abs(again[0] - first[0]).max() > 10 * TOLERANCE
     assert np.abs(second - first).max() > 10 * TOLERANCE
@@ -95,7 +95,7 @@ def test_samples_of_16_bits_are_the_same_sound(checkpoint: Bundle, device: str) 
 
 def test_more_streams_than_a_step_takes_are_refused_at_launch(checkpoint: Bundle) -> None:
     many = DeviceStreams(checkpoint, "cpu", 4, sizes=(2,))
-    sound = np.zeros((3, many.samples(many.chunks[1])), np.float32)
+    audio = np.zeros((3, many.samples(many.chunks[1])), np.float32)
     with pytest.raises(ValueError, match="1 to 2 in one step, not 3"):
-        many.launch(np.arange(3), sound)
-    assert many.step(np.arange(3), sound)[0].shape == (3, 4)
+        many.launch(np.arange(3), audio)
+    assert many.step(np.arange(3), audio)[0].shape == (3, 4)

@@ -50,8 +50,8 @@ class Device:
 class EarDevice(Device):
     """The same, but it computes features itself."""
 
-    def run_audio(self, sounds: Sequence[Samples], shift: Frames | None = None) -> list[WindowScores]:
-        return [WindowScores(*self.run(np.zeros((1, 59, 64), np.float32)), True) for _ in sounds]
+    def run_audio(self, recordings: Sequence[Samples], shift: Frames | None = None) -> list[WindowScores]:
+        return [WindowScores(*self.run(np.zeros((1, 59, 64), np.float32)), True) for _ in recordings]
 
 
 def falling(first: Callable[[], Engine], bundle: Bundle) -> FallbackEngine:

@@ -68,39 +68,39 @@ def test_a_head_for_other_embeddings_than_the_nets_is_refused(tmp_path: Path) ->
 
 
 def test_the_answers_mix_by_the_weight_of_the_baseline(adaptive: Recognizer) -> None:
-    sound = babble(2.0, seed=4)
-    absolute = np.array(list(adaptive.predict(sound).scores.values()))
+    audio = babble(2.0, seed=4)
+    absolute = np.array(list(adaptive.predict(audio).scores.values()))
     total = np.full(64, 5.0)
     shares = []
     for weight in (0.0, 0.5, 1e9):
         baseline = Baseline(total if weight else np.zeros(64), weight, 1)
-        mixed = np.array(list(adaptive.predict(sound, baseline).scores.values()))
+        mixed = np.array(list(adaptive.predict(audio, baseline).scores.values()))
         shares.append(float(np.abs(mixed - absolute).max()))
         assert mixed.sum() == pytest.approx(1.0)
     assert shares[0] == 0.0 < shares[1]
     relative = adaptive.relative
     assert relative is not None
-    logits = relative.run(adaptive.embed(sound)[0], total, 0.5).astype(np.float64)
+    logits = relative.run(adaptive.embed(audio)[0], total, 0.5).astype(np.float64)
     odds = np.exp(logits - logits.max())
     half = 0.5 * absolute + 0.5 * odds / odds.sum()  # half is 0.5 in the tests' rule
-    found = adaptive.predict(sound, Baseline(total, 0.5, 1)).scores.values()
+    found = adaptive.predict(audio, Baseline(total, 0.5, 1)).scores.values()
     assert list(found) == pytest.approx(half, abs=1e-6)
 
 
 def test_one_baseline_or_one_for_each_sound(adaptive: Recognizer) -> None:
-    sounds = [babble(1.0, seed=seed) for seed in range(3)]
+    recordings = [babble(1.0, seed=seed) for seed in range(3)]
     one = Baseline(np.full(64, 5.0), 2.0, 2)
-    both = adaptive.predict(sounds, [one, None, one])
-    assert both[0] == adaptive.predict(sounds[0], one) != adaptive.predict(sounds[0])
-    assert both[1] == adaptive.predict(sounds[1])
-    assert adaptive.predict(sounds, one) == [adaptive.predict(sound, one) for sound in sounds]
+    both = adaptive.predict(recordings, [one, None, one])
+    assert both[0] == adaptive.predict(recordings[0], one) != adaptive.predict(recordings[0])
+    assert both[1] == adaptive.predict(recordings[1])
+    assert adaptive.predict(recordings, one) == [adaptive.predict(audio, one) for audio in recordings]
     with pytest.raises(ValueError, match=r"baseline\.total holds 64 values for adaptive, not \(63,\)"):
-        adaptive.predict(sounds[0], Baseline(np.zeros(63), 1.0, 1))
+        adaptive.predict(recordings[0], Baseline(np.zeros(63), 1.0, 1))
 
 
 def test_the_prior_of_neutral_holds_for_both_heads(tmp_path: Path) -> None:
     path = make_adaptive(tmp_path / "calm", calibration=Calibration()).path
-    sound, baseline = babble(2.0, seed=4), Baseline(np.full(64, 5.0), 1e12, 1)
-    plain = load(path, "cpu").predict(sound, baseline).scores["neutral"]
-    prior = load(path, "cpu", neutral_prior=0.7).predict(sound, baseline).scores["neutral"]
+    audio, baseline = babble(2.0, seed=4), Baseline(np.full(64, 5.0), 1e12, 1)
+    plain = load(path, "cpu").predict(audio, baseline).scores["neutral"]
+    prior = load(path, "cpu", neutral_prior=0.7).predict(audio, baseline).scores["neutral"]
     assert prior / (1 - prior) == pytest.approx(plain / (1 - plain) * 0.7 / 0.3 * 3, rel=1e-6)

@@ -182,8 +182,8 @@ def trained(request: pytest.FixtureRequest) -> OnnxEngine:
 
 def spoken(seconds: float, seed: int = 0) -> Samples:
     parts = [babble(1.3, seed=seed), noise(0.4, 0.01, seed), tone(300, 0.5), babble(1.1, seed=seed + 9, level=0.03)]
-    sound = np.concatenate(parts)
-    return np.resize(sound, round(seconds * SAMPLE_RATE))
+    audio = np.concatenate(parts)
+    return np.resize(audio, round(seconds * SAMPLE_RATE))
 
 
 def steps_of(engine: OnnxEngine) -> StepEngine:

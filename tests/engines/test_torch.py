@@ -36,7 +36,7 @@ FRONT_ENDS = {
     "narrow window, keep, middle": replace(HOUSE, window_samples=640, hop_samples=160, short="keep", long="middle"),
     "head": replace(HOUSE, long="head", length_s=1.0),
 }
-SOUNDS = [
+RECORDINGS = [
     babble(4.21, seed=1),
     tone(300.0, 0.83),
     noise(1.0, seed=3),
@@ -60,8 +60,8 @@ def engine(net_bundle: Bundle) -> TorchEngine:
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_features_and_net_on_the_device_give_what_numpy_and_onnx_give(tmp_path: Path, front_end: str) -> None:
     bundle = make_net_bundle(tmp_path / "net", "lightsernet", FRONT_ENDS[front_end])
-    expected = run_audio(OnnxEngine(bundle), SOUNDS, bundle.features)
-    found = TorchEngine(bundle, "cpu").run_audio(SOUNDS)
+    expected = run_audio(OnnxEngine(bundle), RECORDINGS, bundle.features)
+    found = TorchEngine(bundle, "cpu").run_audio(RECORDINGS)
     for wanted, got in zip(expected, found, strict=True):
         np.testing.assert_allclose(got.logits, wanted.logits, atol=1e-4)
         np.testing.assert_allclose(got.embedding, wanted.embedding, atol=1e-4, rtol=1e-4)
@@ -74,7 +74,9 @@ def test_features_and_net_on_the_device_give_what_numpy_and_onnx_give(tmp_path: 
 @pytest.mark.parametrize("variant", ["lightsernet", "sepconv"])
 def test_frames_give_the_same_scores_in_both_engines(tmp_path: Path, variant: str) -> None:
     bundle = make_net_bundle(tmp_path / "net", variant)
-    frames = np.stack([extract(sound[:40_000], bundle.features) for sound in (SOUNDS[0], SOUNDS[3], noise(2.5))])
+    frames = np.stack(
+        [extract(audio[:40_000], bundle.features) for audio in (RECORDINGS[0], RECORDINGS[3], noise(2.5))]
+    )
     wanted, got = OnnxEngine(bundle).run(frames), TorchEngine(bundle, "cpu").run(frames)
     np.testing.assert_allclose(got[0], wanted[0], atol=1e-4)
     np.testing.assert_allclose(got[1], wanted[1], atol=1e-4, rtol=1e-4)
@@ -86,24 +88,24 @@ def test_frames_give_the_same_scores_in_both_engines(tmp_path: Path, variant: st
 def test_both_recognizers_say_the_same(net_bundle: Bundle) -> None:
     on_torch, on_onnx = load(net_bundle.path, "cpu", engine="torch"), load(net_bundle.path, "cpu")
     assert (on_torch.metrics()["engine"], on_onnx.metrics()["engine"]) == ("torch", "onnx")
-    for got, wanted in zip(on_torch.predict(SOUNDS), on_onnx.predict(SOUNDS), strict=True):
+    for got, wanted in zip(on_torch.predict(RECORDINGS), on_onnx.predict(RECORDINGS), strict=True):
         assert (got.label, got.uncertain, got.windows) == (wanted.label, wanted.uncertain, wanted.windows)
         np.testing.assert_allclose(list(got.scores.values()), list(wanted.scores.values()), atol=1e-4)
-    np.testing.assert_allclose(on_torch.embed(SOUNDS), on_onnx.embed(SOUNDS), atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(on_torch.embed(RECORDINGS), on_onnx.embed(RECORDINGS), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [2, 8])
 def test_batches_filled_up_to_a_power_of_two_change_nothing(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    alone = engine.run_audio(SOUNDS)
-    frames = np.stack([extract(sound, HOUSE)[:100] for sound in (SOUNDS[0], SOUNDS[3], SOUNDS[5])])
+    alone = engine.run_audio(RECORDINGS)
+    frames = np.stack([extract(audio, HOUSE)[:100] for audio in (RECORDINGS[0], RECORDINGS[3], RECORDINGS[5])])
     logits, embedding = engine.run(frames)
     sizes: list[int] = []
     forward = engine._net.forward
     monkeypatch.setattr(engine._net, "forward", lambda x: (sizes.append(len(x)), forward(x))[1])
     monkeypatch.setattr(engine, "_max_batch", batch)
-    for one, among in zip(alone, engine.run_audio(SOUNDS), strict=True):
+    for one, among in zip(alone, engine.run_audio(RECORDINGS), strict=True):
         np.testing.assert_allclose(among.logits, one.logits, atol=1e-4)
         assert among.audible == one.audible
     np.testing.assert_allclose(engine.run(frames)[0], logits, atol=1e-4)
@@ -120,16 +122,16 @@ def test_no_window_gives_no_scores(engine: TorchEngine) -> None:
 
 def test_the_engine_leaves_torch_as_it_found_it(net_bundle: Bundle) -> None:
     before = (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
-    TorchEngine(net_bundle).run_audio(SOUNDS[:2])
+    TorchEngine(net_bundle).run_audio(RECORDINGS[:2])
     assert (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == before
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
 
 
 def test_many_threads_get_the_answers_of_one(engine: TorchEngine) -> None:
-    expected = engine.run_audio(SOUNDS[:3])
+    expected = engine.run_audio(RECORDINGS[:3])
     with ThreadPoolExecutor(4) as threads:
-        for answers in threads.map(lambda _: engine.run_audio(SOUNDS[:3]), range(8)):
+        for answers in threads.map(lambda _: engine.run_audio(RECORDINGS[:3]), range(8)):
             for got, wanted in zip(answers, expected, strict=True):
                 np.testing.assert_array_equal(got.logits, wanted.logits)
 
@@ -210,11 +212,11 @@ def test_a_cuda_failure_in_the_middle_is_an_engine_error_that_falls_back(
     monkeypatch.setattr(engine._net, "forward", out_of_memory)
     fallback = FallbackEngine(lambda: engine, lambda: OnnxEngine(net_bundle), net_bundle.features)
     with caplog.at_level(logging.WARNING):
-        answers = [fallback.run_audio(SOUNDS[:2]) for _ in range(3)]
+        answers = [fallback.run_audio(RECORDINGS[:2]) for _ in range(3)]
     assert [record.getMessage() for record in caplog.records] == [
         "cuda:0: CUDA out of memory. Tried to allocate 2.00 GiB.; from here on the onnx engine computes on the cpu"
     ]
-    expected = run_audio(OnnxEngine(net_bundle), SOUNDS[:2], HOUSE)
+    expected = run_audio(OnnxEngine(net_bundle), RECORDINGS[:2], HOUSE)
     np.testing.assert_array_equal(answers[-1][0].logits, expected[0].logits)
 
 
@@ -228,15 +230,15 @@ def test_a_failure_on_the_cpu_is_not_taken_for_a_device_failure(
 
     monkeypatch.setattr(engine._net, "forward", broken)
     with pytest.raises(RuntimeError, match="a slip in the net"):
-        engine.run_audio(SOUNDS[:1])
+        engine.run_audio(RECORDINGS[:1])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_cuda_gives_the_scores_of_the_cpu(net_bundle: Bundle) -> None:
     on_cuda = load(net_bundle.path, "cuda")
     assert on_cuda.metrics()["device"].startswith("cuda:")
-    expected = run_audio(OnnxEngine(net_bundle), SOUNDS, HOUSE)
-    for got, wanted in zip(run_audio(on_cuda.engine, SOUNDS, HOUSE), expected, strict=True):
+    expected = run_audio(OnnxEngine(net_bundle), RECORDINGS, HOUSE)
+    for got, wanted in zip(run_audio(on_cuda.engine, RECORDINGS, HOUSE), expected, strict=True):
         np.testing.assert_allclose(got.logits, wanted.logits, atol=1e-4)
         assert got.audible == wanted.audible
     assert load(net_bundle.path).metrics()["device"] == "cuda:0"

@@ -56,8 +56,8 @@ def test_a_pause_does_not_make_the_speech_quieter() -> None:
 
 
 def test_pink_noise_falls_by_three_db_an_octave() -> None:
-    sound = pink_noise(160_000, np.random.default_rng(0))
-    low, high = band_power(sound, 200, 400), band_power(sound, 1600, 3200)
+    audio = pink_noise(160_000, np.random.default_rng(0))
+    low, high = band_power(audio, 200, 400), band_power(audio, 1600, 3200)
     assert 10 * np.log10(low / high) == pytest.approx(0.0, abs=0.5)  # equal power in every octave
 
 

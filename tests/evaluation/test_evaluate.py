@@ -36,8 +36,8 @@ def make_corpus(folder: Path, speakers: int = 3, clips: int = 2, seed: int = 0) 
             for k, emotion in enumerate(EMOTIONS):
                 for i in range(clips):
                     name = f"audio/s{s}_{emotion}_{i}.wav"
-                    sound = tone(200 * 2**k, 0.5, 0.02 * 3 ** (s + 1)) + noise(0.5, 0.003, seed + 100 * s + 10 * k + i)
-                    soundfile.write(folder / name, sound, 16_000)
+                    audio = tone(200 * 2**k, 0.5, 0.02 * 3 ** (s + 1)) + noise(0.5, 0.003, seed + 100 * s + 10 * k + i)
+                    soundfile.write(folder / name, audio, 16_000)
                     rows.writerow([name, f"s{s}", emotion])
     return folder
 
@@ -64,8 +64,8 @@ def quick(**changes: object) -> EvaluationConfig:
 
 def test_answers_are_those_of_the_recognizer(recognizer: Recognizer, clips: list[Clip]) -> None:
     answers = answer(recognizer, clips)
-    sound, _ = soundfile.read(clips[3].path, dtype="float32")
-    alone = recognizer.predict(sound)
+    audio, _ = soundfile.read(clips[3].path, dtype="float32")
+    alone = recognizer.predict(audio)
     assert answers.probabilities[3] == pytest.approx(list(alone.scores.values()), abs=1e-5)
     assert answers.uncertain[3] == alone.uncertain
     assert len(set(answers.predicted.tolist())) > 1  # else the tests below compare nothing
@@ -160,12 +160,12 @@ def test_an_unknown_way_to_spoil_is_refused_with_the_known_ones() -> None:
 def test_sounds_without_speech_are_told_apart_by_kind(
     recognizer: Recognizer, clips: list[Clip], tmp_path: Path
 ) -> None:
-    sounds = []
+    recordings = []
     for kind in ("rain", "dog"):
         path = tmp_path / f"{kind}.wav"
         soundfile.write(path, noise(0.5) if kind == "rain" else np.zeros(8000, np.float32), 16_000)
-        sounds.append(Clip(path, "noises", "", "", text_id=kind))
-    result = evaluate(recognizer, clips, quick(), noise=sounds)
+        recordings.append(Clip(path, "noises", "", "", text_id=kind))
+    result = evaluate(recognizer, clips, quick(), noise=recordings)
     rows = {row.kind: row for row in result.noise}
     assert set(rows) == {"rain", "dog", "all"}
     assert rows["dog"].abstained == 1.0  # digital silence is always uncertain
@@ -175,11 +175,11 @@ def test_sounds_without_speech_are_told_apart_by_kind(
 def test_noise_that_was_mixed_into_the_training_is_said_to_be_known(tmp_path: Path, clips: list[Clip]) -> None:
     path = tmp_path / "rain.wav"
     soundfile.write(path, noise(0.5), 16_000)
-    sounds = [Clip(path, "noises", "", "", text_id="rain")]
+    recordings = [Clip(path, "noises", "", "", text_id="rain")]
     recipe = {"augment": {"noise_folders": ["noises"]}, "outliers": {"folder": "CORPORA/honks"}}
     bundle = make_bundle(tmp_path / "tiny", provenance={"recipe": recipe})
     assert training_noises(bundle) == {"noises", "honks"}
-    result = evaluate(load(bundle.path, "cpu"), clips, quick(), noise=sounds)
+    result = evaluate(load(bundle.path, "cpu"), clips, quick(), noise=recordings)
     assert result.noise_seen == ("noises",)
     assert "noises was mixed into the training" in markdown(result)
 
@@ -268,12 +268,12 @@ def test_a_corpus_without_one_label_of_the_model_is_said(
 
 def test_voices_louder_than_the_map_can_show_do_not_stop_it(recognizer: Recognizer, tmp_path: Path) -> None:
     """t-SNE of embeddings with a constant dimension, which has no spread to divide by."""
-    sounds = []
+    recordings = []
     for i in range(12):
         path = tmp_path / f"{i}.wav"
         soundfile.write(path, babble(0.4, seed=i % 3), 16_000)
-        sounds.append(Clip(path, "x", f"x/{i % 3}", LABELS[i % 4]))
-    result = evaluate(recognizer, sounds, quick(embed=True))
+        recordings.append(Clip(path, "x", f"x/{i % 3}", LABELS[i % 4]))
+    result = evaluate(recognizer, recordings, quick(embed=True))
     assert result.embedding is not None
     assert result.embedding.points.shape == (12, 2) and np.isfinite(result.embedding.points).all()
 

@@ -58,9 +58,9 @@ def test_the_assistant_loop_answers_each_utterance(recognizer: Recognizer, bundl
     assert received == [f"heard {shown(event)} ({event.confidence:.0%})" for event in finals(recognizer, talk)]
 
 
-def test_pushed_sound_says_one_line_for_each_utterance(recognizer: Recognizer, bundle: Bundle, talk: Path) -> None:
+def test_pushed_audio_says_one_line_for_each_utterance(recognizer: Recognizer, bundle: Bundle, talk: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "pushed_sound.py"), "--model", str(bundle.path)],
+        [sys.executable, str(EXAMPLES / "pushed_audio.py"), "--model", str(bundle.path)],
         input=soundfile.read(talk, dtype="int16")[0].tobytes(),
         capture_output=True,
         timeout=RUN_S,

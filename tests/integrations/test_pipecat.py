@@ -51,9 +51,9 @@ pytestmark = pytest.mark.filterwarnings("default")
 START_S = 30.0  # a busy machine
 
 
-def sound_frames(sound: Any, rate: int = 16_000, channels: int = 1) -> list[Frame]:
+def audio_frames(audio: Any, rate: int = 16_000, channels: int = 1) -> list[Frame]:
     """20 ms each, as a transport gives them."""
-    values = np.round(resample(sound, 16_000, rate) * 32767).astype("<i2")
+    values = np.round(resample(audio, 16_000, rate) * 32767).astype("<i2")
     size = rate // 50
     return [
         InputAudioRawFrame(np.repeat(values[at : at + size, None], channels, axis=1).tobytes(), rate, channels)
@@ -88,9 +88,9 @@ SPOKEN = np.concatenate([silence(0.4), babble(1.2), silence(0.8)])
 async def test_the_words_carry_the_emotion_of_the_utterance_just_heard(
     recognizer: Recognizer, rate: int, channels: int
 ) -> None:
-    sound = sound_frames(SPOKEN, rate, channels)
-    down, _ = await through(EmotionProcessor(recognizer, wait_s=10.0), [*sound, words()])
-    (event,) = expected(recognizer, sound)
+    audio = audio_frames(SPOKEN, rate, channels)
+    down, _ = await through(EmotionProcessor(recognizer, wait_s=10.0), [*audio, words()])
+    (event,) = expected(recognizer, audio)
     (frame,) = of(TranscriptionFrame, down)
     wanted = {"emotion": event.label, "confidence": round(event.confidence, 4), "uncertain": event.uncertain}
     assert frame.metadata["emotion"] == wanted
@@ -99,9 +99,9 @@ async def test_the_words_carry_the_emotion_of_the_utterance_just_heard(
 
 
 async def test_words_that_come_while_the_user_still_speaks_carry_what_is_known_so_far(recognizer: Recognizer) -> None:
-    sound = sound_frames(SPOKEN)
+    audio = audio_frames(SPOKEN)
     down, _ = await through(
-        EmotionProcessor(recognizer, wait_s=10.0), [*sound[:70], words(), SleepFrame(), *sound[70:]]
+        EmotionProcessor(recognizer, wait_s=10.0), [*audio[:70], words(), SleepFrame(), *audio[70:]]
     )
     (frame,) = of(TranscriptionFrame, down)
     assert set(frame.metadata["emotion"]) == {"emotion", "confidence", "uncertain"}
@@ -109,20 +109,20 @@ async def test_words_that_come_while_the_user_still_speaks_carry_what_is_known_s
 
 
 async def test_words_without_a_voice_carry_no_emotion(recognizer: Recognizer) -> None:
-    down, _ = await through(EmotionProcessor(recognizer), [*sound_frames(silence(1.0)), words()])
+    down, _ = await through(EmotionProcessor(recognizer), [*audio_frames(silence(1.0)), words()])
     assert "emotion" not in of(TranscriptionFrame, down)[0].metadata
 
 
 async def test_words_long_after_an_utterance_carry_no_emotion_of_it(recognizer: Recognizer) -> None:
-    sound = sound_frames(np.concatenate([SPOKEN, silence(4.0)]))
-    down, _ = await through(EmotionProcessor(recognizer, wait_s=10.0, max_age_s=2.0), [*sound, words()])
+    audio = audio_frames(np.concatenate([SPOKEN, silence(4.0)]))
+    down, _ = await through(EmotionProcessor(recognizer, wait_s=10.0, max_age_s=2.0), [*audio, words()])
     assert len(of(EmotionFrame, down)) == 1
     assert "emotion" not in of(TranscriptionFrame, down)[0].metadata
 
 
 async def test_every_frame_passes_in_both_directions(recognizer: Recognizer) -> None:
     frames: list[Frame] = [
-        *sound_frames(SPOKEN),
+        *audio_frames(SPOKEN),
         UserStartedSpeakingFrame(),
         TextFrame("text"),
         words(),
@@ -136,7 +136,7 @@ async def test_every_frame_passes_in_both_directions(recognizer: Recognizer) -> 
     assert {frame.id for frame in sent} == {frame.id for frame in down if not isinstance(frame, EmotionFrame)}
     assert up == []
 
-    sent = [UserStartedSpeakingFrame(), *sound_frames(SPOKEN), words("from behind"), UserStoppedSpeakingFrame()]
+    sent = [UserStartedSpeakingFrame(), *audio_frames(SPOKEN), words("from behind"), UserStoppedSpeakingFrame()]
     down, up = await through(EmotionProcessor(recognizer), sent, frames_to_send_direction=FrameDirection.UPSTREAM)
     assert {frame.id for frame in sent} == {frame.id for frame in up}
     assert down == [], "sound that goes upstream is not the user's"
@@ -145,15 +145,15 @@ async def test_every_frame_passes_in_both_directions(recognizer: Recognizer) -> 
 async def test_the_end_of_the_pipeline_gives_the_open_utterance_its_final_before_it_ends(
     recognizer: Recognizer,
 ) -> None:
-    sound = sound_frames(SPOKEN[: round(1.5 * 16_000)])  # stops in the middle of speech
-    down, _ = await through(EmotionProcessor(recognizer), sound, send_end_frame=True)
-    (event,) = expected(recognizer, sound)
+    audio = audio_frames(SPOKEN[: round(1.5 * 16_000)])  # stops in the middle of speech
+    down, _ = await through(EmotionProcessor(recognizer), audio, send_end_frame=True)
+    (event,) = expected(recognizer, audio)
     assert [frame.event.scores for frame in of(EmotionFrame, down)] == [event.scores]
 
 
 async def test_a_cancelled_pipeline_ends_at_once_and_leaves_no_task(recognizer: Recognizer) -> None:
     processor = EmotionProcessor(recognizer)
-    down, _ = await through(processor, [*sound_frames(SPOKEN), CancelFrame()], send_end_frame=False)
+    down, _ = await through(processor, [*audio_frames(SPOKEN), CancelFrame()], send_end_frame=False)
     assert isinstance(down[-1], CancelFrame)
     assert processor._task is None
 
@@ -163,8 +163,8 @@ async def test_the_llm_is_told_once_before_the_words_and_only_where_that_was_ask
     recognizer: Recognizer, tell_llm: bool
 ) -> None:
     processor = EmotionProcessor(recognizer, tell_llm=tell_llm, wait_s=10.0)
-    down, _ = await through(processor, [*sound_frames(SPOKEN), words("one"), words("two")])
-    (event,) = expected(recognizer, sound_frames(SPOKEN))
+    down, _ = await through(processor, [*audio_frames(SPOKEN), words("one"), words("two")])
+    (event,) = expected(recognizer, audio_frames(SPOKEN))
     assert not event.uncertain
     appended = of(LLMMessagesAppendFrame, down)
     assert len(appended) == (1 if tell_llm else 0)
@@ -213,7 +213,7 @@ async def test_slow_inference_holds_up_neither_the_loop_nor_the_frames(recognize
     )
 
     async def send() -> None:
-        for frame in sound_frames(SPOKEN):
+        for frame in audio_frames(SPOKEN):
             await worker.queue_frame(frame)
         assert await asyncio.to_thread(slow.asked.wait, START_S)
         await worker.queue_frame(BotStartedSpeakingFrame())
@@ -234,9 +234,9 @@ async def test_a_failing_recognizer_is_reported_and_the_conversation_goes_on(rec
             return getattr(self._recognizer, name)
 
     failing: Any = Failing(recognizer)
-    down, up = await through(EmotionProcessor(failing, wait_s=0.2), [*sound_frames(SPOKEN), SleepFrame(), words()])
+    down, up = await through(EmotionProcessor(failing, wait_s=0.2), [*audio_frames(SPOKEN), SleepFrame(), words()])
     assert "the engine is broken" in of(ErrorFrame, up)[0].error
-    assert len(of(InputAudioRawFrame, down)) == len(sound_frames(SPOKEN))
+    assert len(of(InputAudioRawFrame, down)) == len(audio_frames(SPOKEN))
     assert "emotion" not in of(TranscriptionFrame, down)[0].metadata
 
 
@@ -248,7 +248,7 @@ async def test_sound_that_finds_no_room_is_counted_as_lost_and_time_goes_on(
     monkeypatch.setattr(emotion_processor, "_WAITING_FRAMES", 150)
     slow: Any = SlowRecognizer(recognizer)
     processor = EmotionProcessor(slow)
-    sound = sound_frames(np.concatenate([SPOKEN, silence(8.0)]))
+    audio = audio_frames(np.concatenate([SPOKEN, silence(8.0)]))
 
     async def let() -> None:
         assert await asyncio.to_thread(slow.asked.wait, START_S)
@@ -257,6 +257,6 @@ async def test_sound_that_finds_no_room_is_counted_as_lost_and_time_goes_on(
             await asyncio.sleep(0.01)
         slow.let.set()
 
-    await asyncio.gather(through(processor, sound), let())
+    await asyncio.gather(through(processor, audio), let())
     assert processor._stream.tally.lost_ms > 0
-    assert processor._stream.position == sum(frame.num_frames for frame in of(InputAudioRawFrame, sound))
+    assert processor._stream.position == sum(frame.num_frames for frame in of(InputAudioRawFrame, audio))

@@ -55,8 +55,8 @@ def talk(seed: int = 0) -> Samples:
     return np.concatenate([silence(0.4), babble(1.2, seed), silence(0.8), babble(1.0, seed + 50), silence(0.6)])
 
 
-def pcm(sound: Samples, rate: int = 16_000, channels: int = 1) -> bytes:
-    values = np.round(resample(sound, 16_000, rate) * 32767).astype("<i2")
+def pcm(audio: Samples, rate: int = 16_000, channels: int = 1) -> bytes:
+    values = np.round(resample(audio, 16_000, rate) * 32767).astype("<i2")
     return np.repeat(values[:, None], channels, axis=1).tobytes()
 
 
@@ -118,12 +118,12 @@ async def test_the_client_in_the_docs_prints_the_emotions(
     page = (Path(__file__).parents[2] / "docs" / "assistants.md").read_text(encoding="utf-8")
     (block,) = [text for text in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "AsyncClient" in text]
     block = block.replace("tcp://127.0.0.1:10400", str(server.address))
-    sound = pcm(talk())
-    names = {"your_audio": [chunk.audio for chunk in chunks(sound, 16_000, 1)]}
+    audio = pcm(talk())
+    names = {"your_audio": [chunk.audio for chunk in chunks(audio, 16_000, 1)]}
     exec("async def example():\n" + textwrap.indent(block, "    "), names)
     await names["example"]()  # type: ignore[operator]
     printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert printed == [event["label"] for event in expected(server.recognizer, sound, 16_000, 1)] and printed
+    assert printed == [event["label"] for event in expected(server.recognizer, audio, 16_000, 1)] and printed
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2), (44_100, 1)])

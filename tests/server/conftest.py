@@ -45,9 +45,9 @@ def sure_recognizer(sure: Bundle) -> Recognizer:
 def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two utterances of two answers, as the 48 kHz stereo that the fake microphone of the browser wants."""
     parts = [silence(1.2), coloured(bright=True), silence(1.2), coloured(bright=False), silence(1.5)]
-    sound = resample(np.concatenate(parts), SAMPLE_RATE, 48_000)
+    audio = resample(np.concatenate(parts), SAMPLE_RATE, 48_000)
     path = tmp_path_factory.mktemp("sound") / "talk.wav"
-    soundfile.write(path, np.stack([sound, sound], axis=1), 48_000, subtype="PCM_16")
+    soundfile.write(path, np.stack([audio, audio], axis=1), 48_000, subtype="PCM_16")
     return path
 
 

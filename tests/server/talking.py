@@ -47,20 +47,20 @@ def two_utterances(seed: int = 0) -> Samples:
     return np.concatenate(parts)
 
 
-def quantized(sound: Samples) -> NDArray[np.int16]:
+def quantized(audio: Samples) -> NDArray[np.int16]:
     """The sound in 16-bit values, as every client sends it."""
-    return (np.clip(sound, -1, 32767 / 32768) * 32768).round().astype("<i2")
+    return (np.clip(audio, -1, 32767 / 32768) * 32768).round().astype("<i2")
 
 
-def pcm(sound: Samples) -> bytes:
+def pcm(audio: Samples) -> bytes:
     """s16le."""
-    return quantized(sound).tobytes()
+    return quantized(audio).tobytes()
 
 
-def wav(sound: Samples, rate: int = SAMPLE_RATE, file_format: str = "WAV") -> bytes:
+def wav(audio: Samples, rate: int = SAMPLE_RATE, file_format: str = "WAV") -> bytes:
     """A file's bytes."""
     file = io.BytesIO()
-    soundfile.write(file, quantized(sound), rate, format=file_format)
+    soundfile.write(file, quantized(audio), rate, format=file_format)
     return file.getvalue()
 
 

@@ -45,8 +45,8 @@ def test_an_utterance_is_played_from_the_pages_memory_once_or_in_a_loop(
         )
         assert shown == "Stop"
         assert length_s == pytest.approx(end - start, abs=0.01)
-        sound = read_audio(talk)
-        assert peak == pytest.approx(sound[int(16000 * start) : int(16000 * end)].max(), abs=0.05)
+        audio = read_audio(talk)
+        assert peak == pytest.approx(audio[int(16000 * start) : int(16000 * end)].max(), abs=0.05)
         page.until(lambda: page.text("#hear") == "Play utterance")  # it ends by itself
         page.press("l")
         page.press("h")
@@ -108,7 +108,10 @@ def test_corrections_become_a_corpus_that_the_trainer_reads(serve: Running, talk
         assert not page.find("#export-corpus").is_enabled()
         happy, neutral = (f"{1 + ['angry', 'happy', 'neutral', 'sad'].index(word)}" for word in ("happy", "neutral"))
         page.press(happy)  # without a selection the last utterance, which is neutral
-        assert [row.text for row in page.driver.find_elements("css selector", "td.correction")] == ["corrected to happy", ""]
+        assert [row.text for row in page.driver.find_elements("css selector", "td.correction")] == [
+            "corrected to happy",
+            "",
+        ]
         page.press("k")
         page.press("j")
         page.press(neutral)

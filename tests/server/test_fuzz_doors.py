@@ -46,9 +46,9 @@ CONFIGS = [
 
 @examples(200)
 @given(TEXT | HELLO.map(json.dumps) | HELLO.map(lambda words: json.dumps({"type": "hello", **words})), st.booleans())
-def test_a_first_message_is_a_hello_or_is_refused(text: str, sound: bool) -> None:
+def test_a_first_message_is_a_hello_or_is_refused(text: str, audio: bool) -> None:
     try:
-        hello = parse_hello(text, sound=sound)
+        hello = parse_hello(text, audio=audio)
     except Refusal as refusal:
         assert refusal.code and 1000 <= refusal.close_code < 5000
         json.dumps(refusal.to_dict()).encode()

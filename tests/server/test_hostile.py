@@ -94,10 +94,10 @@ async def test_a_client_that_names_itself_like_an_unnamed_one_gets_nobody_elses_
 
 
 async def test_a_damaged_upload_gives_its_name_back(server: Server) -> None:
-    sound = two_utterances()
-    sound[20_000] = np.nan
+    audio = two_utterances()
+    audio[20_000] = np.nan
     file = io.BytesIO()
-    soundfile.write(file, sound, 16000, format="WAV", subtype="FLOAT")
+    soundfile.write(file, audio, 16000, format="WAV", subtype="FLOAT")
     for _ in range(2):
         assert (await post(server, file.getvalue(), "?stream=broken"))[0] == 422
     _, answer = await post(server, wav(two_utterances()), "?stream=broken")
@@ -277,6 +277,6 @@ async def test_a_small_file_of_very_many_channels_is_refused(server: Server, fil
 
 
 async def test_the_most_channels_that_are_allowed_are_heard(server: Server) -> None:
-    sound = np.repeat(np.concatenate([silence(0.3), babble(1.0), silence(0.6)])[:, None], 32, axis=1)
-    status, answer = await post(server, io.BytesIO(wav(sound)))
+    audio = np.repeat(np.concatenate([silence(0.3), babble(1.0), silence(0.6)])[:, None], 32, axis=1)
+    status, answer = await post(server, io.BytesIO(wav(audio)))
     assert (status, len(answer["segments"])) == (200, 1)

@@ -25,10 +25,10 @@ async def post(server: Server, body: Any, query: str = "", **options: Any) -> tu
 async def test_a_file_gets_the_very_events_that_the_same_sound_gets_without_a_server(
     server: Server, recognizer: Recognizer
 ) -> None:
-    sound = two_utterances()
-    status, answer = await post(server, wav(sound), "?partials=true&stream=talk.wav")
+    audio = two_utterances()
+    status, answer = await post(server, wav(audio), "?partials=true&stream=talk.wav")
     assert status == 200
-    assert plain(answer["events"]) == truth(recognizer, pcm(sound))
+    assert plain(answer["events"]) == truth(recognizer, pcm(audio))
     for event in answer["events"]:
         VALIDATOR.validate(event)
         assert event["stream"] == "talk.wav"
@@ -56,8 +56,8 @@ async def test_a_form_with_a_file_does_as_well(server: Server) -> None:
 @pytest.mark.parametrize("file_format", ["FLAC", "OGG", "WAV"])
 @pytest.mark.parametrize("rate", [8000, 44100])
 async def test_other_formats_and_rates_are_heard_too(server: Server, file_format: str, rate: int) -> None:
-    sound = resample(two_utterances(), 16000, rate)
-    stereo = np.stack([sound, sound], axis=1)
+    audio = resample(two_utterances(), 16000, rate)
+    stereo = np.stack([audio, audio], axis=1)
     status, answer = await post(server, wav(stereo, rate, file_format))
     assert (status, len(answer["segments"])) == (200, 2)
 
@@ -122,10 +122,10 @@ async def test_not_a_number_in_a_file_is_refused_and_the_next_file_is_judged(ser
 
     import soundfile
 
-    sound = two_utterances()
-    sound[20_000] = np.nan
+    audio = two_utterances()
+    audio[20_000] = np.nan
     file = io.BytesIO()
-    soundfile.write(file, sound, 16000, format="WAV", subtype="FLOAT")
+    soundfile.write(file, audio, 16000, format="WAV", subtype="FLOAT")
     status, answer = await post(server, file.getvalue())
     assert (status, answer["error"]["code"]) == (422, "damaged")
     assert (await post(server, wav(two_utterances())))[0] == 200
@@ -145,7 +145,7 @@ async def test_a_body_over_the_limit_is_refused_whether_or_not_it_says_its_lengt
 
 
 async def test_a_small_file_that_unpacks_into_hours_is_refused(recognizer: Recognizer) -> None:
-    async with serving(recognizer, max_sound_s=20) as server:
+    async with serving(recognizer, max_audio_s=20) as server:
         bomb = wav(silence(600.0), file_format="FLAC")
         assert len(bomb) < 30_000
         status, answer = await post(server, bomb)
@@ -162,7 +162,7 @@ async def test_a_header_that_lies_about_the_length_gets_past_no_limit(
         file[18:26] = (low | samples_in_header).to_bytes(8, "big")
         return bytes(file)
 
-    async with serving(recognizer, max_sound_s=20) as server:
+    async with serving(recognizer, max_audio_s=20) as server:
         status, answer = await post(server, flac(60.0))
         assert (status, answer["error"]["code"]) == (413, "too_long")
         status, answer = await post(server, flac(6.0))

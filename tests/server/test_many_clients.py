@@ -34,11 +34,11 @@ async def client(server: Server, seed: int, data: bytes) -> list[Message]:
 
 @pytest.mark.slow
 async def test_thirty_two_clients_at_once_each_get_all_of_their_own_finals(recognizer: Recognizer) -> None:
-    sounds = [pcm(two_utterances(seed)) for seed in range(CLIENTS)]
-    expected = [plain(finals(truth(recognizer, data))) for data in sounds]
+    recordings = [pcm(two_utterances(seed)) for seed in range(CLIENTS)]
+    expected = [plain(finals(truth(recognizer, data))) for data in recordings]
     assert len({str(one) for one in expected}) == CLIENTS, "the sounds must differ, or a mix-up would not be seen"
     async with serving(recognizer) as server:
-        received = await asyncio.gather(*(client(server, seed, data) for seed, data in enumerate(sounds)))
+        received = await asyncio.gather(*(client(server, seed, data) for seed, data in enumerate(recordings)))
     for seed, (messages, own) in enumerate(zip(received, expected, strict=True)):
         assert plain(finals(messages)) == own
         assert {message["stream"] for message in messages} == {f"mic-{seed}"}

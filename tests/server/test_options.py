@@ -23,7 +23,7 @@ GOOD_TOKEN = "0123456789abcdef"
         ("allowed_origins", ("https://example.org/path",)),
         ("max_clients", 0),
         ("max_body_mb", 0),
-        ("max_sound_s", 0),
+        ("max_audio_s", 0),
         ("max_message_kb", 0.5),
         ("client_queue", 1),
         ("idle_timeout_s", 0),

@@ -85,7 +85,7 @@ def test_a_hello_of_a_megabyte_is_not_even_parsed() -> None:
 def test_a_hello_must_say_the_rate_of_the_sound_unless_none_will_come() -> None:
     with pytest.raises(Refusal, match="sample_rate"):
         parse_hello('{"type": "hello"}')
-    assert parse_hello('{"type": "hello", "token": "abc"}', sound=False) == Hello(token="abc")
+    assert parse_hello('{"type": "hello", "token": "abc"}', audio=False) == Hello(token="abc")
 
 
 def test_later_words_are_the_end_or_a_loss() -> None:

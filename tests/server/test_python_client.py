@@ -29,8 +29,8 @@ async def test_a_file_is_labelled_as_without_a_server(server: Server, recognizer
     path = tmp_path / "talk.wav"
     path.write_bytes(wav(two_utterances()))
     client = streamser.AsyncClient(server.url)
-    for sound in (path, path.read_bytes()):
-        labelled = await client.label(sound, partials=True)
+    for audio in (path, path.read_bytes()):
+        labelled = await client.label(audio, partials=True)
         assert plain([event.to_dict() for event in labelled.events]) == truth(recognizer, pcm(two_utterances()))
         assert len(labelled.finals) == 2
         assert labelled.labels == recognizer.labels
@@ -43,8 +43,8 @@ async def test_a_file_is_labelled_as_without_a_server(server: Server, recognizer
 async def test_pushed_sound_gives_the_same_events_and_the_last_final(
     server: Server, recognizer: Recognizer, kind: str
 ) -> None:
-    sound = quantized(two_utterances())
-    whole = {"bytes": sound, "int16": sound, "float32": (sound / 32768).astype(np.float32)}[kind]
+    audio = quantized(two_utterances())
+    whole = {"bytes": audio, "int16": audio, "float32": (audio / 32768).astype(np.float32)}[kind]
     events = []
     async with streamser.AsyncClient(server.url).stream(name="kitchen", lossless=True) as stream:
         assert stream.ready["stream"] == "kitchen"
@@ -58,19 +58,19 @@ async def test_pushed_sound_gives_the_same_events_and_the_last_final(
 
 
 async def test_a_new_speaker_is_told_by_both_clients(adaptive: Recognizer) -> None:
-    sound = np.concatenate([two_utterances(), np.zeros(8_000, np.float32)])
+    audio = np.concatenate([two_utterances(), np.zeros(8_000, np.float32)])
 
     def blocking(url: str) -> list[streamser.Event]:
         with streamser.Client(url).stream(lossless=True) as stream:
-            events = list(stream.push(sound))
+            events = list(stream.push(audio))
             stream.new_speaker()
-            return [*events, *stream.push(sound), *stream.finish()]
+            return [*events, *stream.push(audio), *stream.finish()]
 
     async with serving(adaptive) as server:
         async with streamser.AsyncClient(server.url).stream(lossless=True) as stream:
-            events = await stream.push(sound)
+            events = await stream.push(audio)
             await stream.new_speaker()
-            events += [*await stream.push(sound), *await stream.finish()]
+            events += [*await stream.push(audio), *await stream.finish()]
         again = await asyncio.to_thread(blocking, server.url)
     for message in (events, again):
         finals = [event for event in message if event.type == "emotion" and event.final]

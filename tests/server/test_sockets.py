@@ -54,8 +54,8 @@ async def test_the_size_of_the_messages_changes_nothing(server: Server, recogniz
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (44100, 2), (48000, 1), (96000, 6)])
 async def test_any_rate_and_channel_count_is_heard(server: Server, rate: int, channels: int) -> None:
-    sound = resample(two_utterances(), SAMPLE_RATE, rate)
-    data = pcm(sound.repeat(channels))
+    audio = resample(two_utterances(), SAMPLE_RATE, rate)
+    data = pcm(audio.repeat(channels))
     async with talking(server, sample_rate=rate, channels=channels, format="s16le") as talker:
         await talker.say(data, 20 * rate // 1000 * 2 * channels)
         assert len(finals(await talker.end())) == 2
@@ -338,10 +338,10 @@ class Failing(Recognizer):
 
     fails = False
 
-    def predict(self, sound: Any) -> Any:
+    def predict(self, audio: Any) -> Any:
         if self.fails:
             raise EngineError("the engine caught fire")
-        return super().predict(sound)
+        return super().predict(audio)
 
 
 async def test_a_fault_of_the_engine_is_told_to_its_client_and_the_server_goes_on(recognizer: Recognizer) -> None:
@@ -440,6 +440,6 @@ async def test_sound_is_written_only_where_the_operator_asked_and_every_client_i
         async with aiohttp.ClientSession() as session:
             assert (await (await session.get(server.url + "healthz")).json())["recording"] is True
     (file,) = (tmp_path / "sound").glob("*kitchen*.wav")
-    sound, rate = soundfile.read(file, dtype="int16")
+    audio, rate = soundfile.read(file, dtype="int16")
     assert rate == SAMPLE_RATE
-    assert sound.tobytes() == DATA
+    assert audio.tobytes() == DATA

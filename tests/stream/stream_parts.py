@@ -74,16 +74,16 @@ class ListSource:
         self._closed = True
 
 
-def in_blocks(sound: Samples, length: int = 320) -> list[AudioBlock]:
-    return [AudioBlock(sound[first : first + length], first, 0.0) for first in range(0, len(sound), length)]
+def in_blocks(audio: Samples, length: int = 320) -> list[AudioBlock]:
+    return [AudioBlock(audio[first : first + length], first, 0.0) for first in range(0, len(audio), length)]
 
 
 class WrappedEngine:
     """An engine that does something before each call."""
 
-    def __init__(self, engine: Engine, before: Callable[[], Any], device: str = "cpu") -> None:
+    def __init__(self, engine: Engine, before: Callable[[], Any], compute: str = "cpu") -> None:
         self.name = engine.name
-        self.device = device
+        self.compute = compute
         self.batches: list[int] = []
         self._engine = engine
         self._before = before
@@ -98,8 +98,8 @@ class WrappedEngine:
 
 
 def with_engine(
-    recognizer: Recognizer, before: Callable[[], Any], device: str = "cpu"
+    recognizer: Recognizer, before: Callable[[], Any], compute: str = "cpu"
 ) -> tuple[Recognizer, WrappedEngine]:
     """The same recognizer on an engine that does something before each call."""
-    engine = WrappedEngine(recognizer.engine, before, device)
+    engine = WrappedEngine(recognizer.engine, before, compute)
     return Recognizer(recognizer.bundle, engine), engine

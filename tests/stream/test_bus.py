@@ -9,7 +9,7 @@ import pytest
 from stream_parts import until
 
 from streamser.events import EmotionEvent, Event, SpeechEnded, StreamEnded
-from streamser.stream.bus import Bus, SoundQueue, Subscription
+from streamser.stream.bus import AudioQueue, Bus, Subscription
 
 
 def emotion(seq: int, *, final: bool = False) -> EmotionEvent:
@@ -32,24 +32,24 @@ def in_thread(work: Any, *args: Any) -> threading.Thread:
     return thread
 
 
-# --- SoundQueue
+# --- AudioQueue
 
 
 def test_a_full_queue_that_drops_loses_the_oldest_and_says_how_much_just_before_the_next() -> None:
-    queue = SoundQueue[str](capacity=100, drops=True)
+    queue = AudioQueue[str](capacity=100, drops=True)
     for name in "abcdefgh":
         queue.put(name, 30)
     assert [queue.take() for _ in range(4)] == [(150, "f"), (0, "g"), (0, "h"), None]
 
 
 def test_a_queue_keeps_a_piece_that_is_longer_than_itself() -> None:
-    queue = SoundQueue[str](capacity=10, drops=True)
+    queue = AudioQueue[str](capacity=10, drops=True)
     queue.put("long", 50)
     assert queue.take() == (0, "long")
 
 
 def test_a_full_queue_that_does_not_drop_makes_the_giver_wait_until_there_is_room() -> None:
-    queue = SoundQueue[int](capacity=2, drops=False)
+    queue = AudioQueue[int](capacity=2, drops=False)
     giver = in_thread(lambda: [queue.put(number, 1) for number in range(5)])
     taken: list[int] = []
 
@@ -64,7 +64,7 @@ def test_a_full_queue_that_does_not_drop_makes_the_giver_wait_until_there_is_roo
 
 
 def test_closing_a_queue_lets_a_waiting_giver_and_a_waiting_taker_go() -> None:
-    full, empty = SoundQueue[int](capacity=1, drops=False), SoundQueue[int](capacity=1, drops=False)
+    full, empty = AudioQueue[int](capacity=1, drops=False), AudioQueue[int](capacity=1, drops=False)
     full.put(0, 1)
     threads = [in_thread(full.put, 1, 1), in_thread(empty.take, 60.0)]
     full.close()
@@ -158,7 +158,7 @@ def _rest(subscription: Subscription) -> list[EmotionEvent]:
 
 
 def test_a_taker_that_waits_for_more_is_woken_once_and_then_gets_all_of_it() -> None:
-    queue = SoundQueue[int](capacity=100, drops=True)
+    queue = AudioQueue[int](capacity=100, drops=True)
     taken: list[int] = []
     waits = threading.Event()
 
@@ -182,14 +182,14 @@ def test_a_taker_that_waits_for_more_is_woken_once_and_then_gets_all_of_it() -> 
 
 
 def test_what_is_there_when_the_time_is_up_is_given_although_it_is_too_little() -> None:
-    queue = SoundQueue[str](capacity=100, drops=True)
+    queue = AudioQueue[str](capacity=100, drops=True)
     queue.put("little", 10)
     assert queue.take(0.01, enough=50) == (0, "little")
     assert queue.take(0.01, enough=50) is None
 
 
 def test_a_full_queue_wakes_its_taker_whatever_it_waits_for() -> None:
-    queue = SoundQueue[int](capacity=10, drops=False)
+    queue = AudioQueue[int](capacity=10, drops=False)
     putter = threading.Thread(target=lambda: [queue.put(number, 10) for number in range(3)])
     putter.start()
     assert [queue.take(5.0, enough=1000) for _ in range(3)] == [(0, 0), (0, 1), (0, 2)]

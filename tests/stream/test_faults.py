@@ -194,8 +194,8 @@ def test_a_source_that_leaves_by_sys_exit_ends_the_wait(recognizer: Recognizer) 
 
 def test_a_consumer_that_never_reads_costs_partials_but_no_final(recognizer: Recognizer) -> None:
     config = StreamConfig(pipeline=PipelineConfig(waiting_events=16))
-    sound = np.concatenate([two_utterances()] * 2)
-    listener = Listener(ListSource(in_blocks(sound), live=True), recognizer, config)
+    audio = np.concatenate([two_utterances()] * 2)
+    listener = Listener(ListSource(in_blocks(audio), live=True), recognizer, config)
     with listener:
         assert listener.wait(20)
         events = list(listener._events)

@@ -109,8 +109,8 @@ def test_it_is_as_good_after_minutes_as_after_seconds() -> None:
 
 @pytest.mark.parametrize("frame", [160, 320, 480])
 def test_frames_in_any_batches_give_the_same_flags_and_floors(frame: int) -> None:
-    sound = fan(6) * np.float32(0.1) + np.concatenate([silence(2), babble(2), silence(2)])
-    frames = sound[: len(sound) // frame * frame].reshape(-1, frame)
+    audio = fan(6) * np.float32(0.1) + np.concatenate([silence(2), babble(2), silence(2)])
+    frames = audio[: len(audio) // frame * frame].reshape(-1, frame)
     alone, several = NoiseGate(frame), NoiseGate(frame)
     expected = [(alone.open(one), alone.floor_power) for one in frames]
     given: list[tuple[bool, float]] = []
@@ -133,8 +133,8 @@ def test_batches_of_any_size_give_the_bits_of_the_plain_gate(seed: int) -> None:
         lambda s: fan(s, seed) * np.float32(rng.uniform(0.001, 0.3)),
     )
     parts = [makers[int(rng.integers(4))](float(rng.uniform(0.2, 2.5))) for _ in range(8)]
-    sound = np.concatenate(parts) * np.float32(10 ** rng.uniform(-2, 0))
-    frames = (sound + noise(len(sound) / SAMPLE_RATE, 1e-4 * (seed % 2))[: len(sound)]).astype(np.float32)
+    audio = np.concatenate(parts) * np.float32(10 ** rng.uniform(-2, 0))
+    frames = (audio + noise(len(audio) / SAMPLE_RATE, 1e-4 * (seed % 2))[: len(audio)]).astype(np.float32)
     frames = frames[: len(frames) // frame * frame].reshape(-1, frame)
     plain, batched = PlainGate(frame), NoiseGate(frame)
     expected = [plain.open(one) for one in frames]

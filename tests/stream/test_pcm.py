@@ -23,12 +23,12 @@ NO_RATES = [math.nan, math.inf, 1e308, 5e-324, 0, -1, 999, 16_000.5, "16000", Tr
 @pytest.mark.parametrize("rate", NO_RATES, ids=str)
 def test_a_rate_that_is_none_is_refused_and_changes_nothing(recognizer: Recognizer, rate: Any) -> None:
     stream, plain = Stream(recognizer), Stream(recognizer)
-    sound = two_utterances()
-    events, expected = stream.push(sound[:30_000]), plain.push(sound[:30_000])
+    audio = two_utterances()
+    events, expected = stream.push(audio[:30_000]), plain.push(audio[:30_000])
     with pytest.raises(ValueError, match="sample_rate: a whole number"):
-        stream.push(sound, sample_rate=rate)
-    events += [*stream.push(sound[30_000:]), *stream.close()]
-    assert events == [*expected, *plain.push(sound[30_000:]), *plain.close()]
+        stream.push(audio, sample_rate=rate)
+    events += [*stream.push(audio[30_000:]), *stream.close()]
+    assert events == [*expected, *plain.push(audio[30_000:]), *plain.close()]
     with pytest.raises(ValueError, match="sample_rate: a whole number"):
         PushSource(sample_rate=rate)
 
@@ -55,8 +55,8 @@ def test_a_loss_that_is_no_number_of_samples_is_refused(recognizer: Recognizer, 
 def test_a_bad_sample_is_silenced_with_one_warning_and_the_stream_goes_on(
     recognizer: Recognizer, value: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sound = two_utterances()
-    hurt, mended = sound.copy(), sound.copy()
+    audio = two_utterances()
+    hurt, mended = audio.copy(), audio.copy()
     hurt[20_000:20_003], mended[20_000:20_003] = value, 0.0
     stream, expected = Stream(recognizer), Stream(recognizer)
     with caplog.at_level(logging.WARNING):
@@ -69,12 +69,12 @@ def test_a_bad_sample_is_silenced_with_one_warning_and_the_stream_goes_on(
 
 
 def test_a_bad_sample_does_not_end_a_live_listener(recognizer: Recognizer) -> None:
-    sound = two_utterances()
-    sound[20_000] = np.nan
+    audio = two_utterances()
+    audio[20_000] = np.nan
     source = PushSource(live=True, config=SourceConfig(queue_s=60))
     with Listener(source, recognizer) as events:
-        source.push(sound[:25_000])
-        source.push(sound[25_000:])
+        source.push(audio[:25_000])
+        source.push(audio[25_000:])
         source.close()
         assert len(finals(events)) == 2
 

@@ -51,9 +51,9 @@ def spoken(tmp_path: Path) -> Path:
     return path
 
 
-def pushed(recognizer: Recognizer, sound: Samples, settings: StreamConfig | None = None) -> list[Event]:
+def pushed(recognizer: Recognizer, audio: Samples, settings: StreamConfig | None = None) -> list[Event]:
     stream = Stream(recognizer, settings or config())
-    return [*stream.push(sound), *stream.close()]
+    return [*stream.push(audio), *stream.close()]
 
 
 # --- Stream
@@ -73,9 +73,9 @@ def test_an_utterance_is_started_judged_in_parts_judged_whole_and_ended(recogniz
 
 
 def test_a_final_is_what_the_recognizer_says_of_the_whole_utterance(recognizer: Recognizer) -> None:
-    sound = two_utterances()
-    for event in finals(pushed(recognizer, sound)):
-        prediction = recognizer.predict(sound[event.start : event.end])
+    audio = two_utterances()
+    for event in finals(pushed(recognizer, audio)):
+        prediction = recognizer.predict(audio[event.start : event.end])
         assert (event.label, dict(event.scores), event.uncertain) == (
             prediction.label,
             dict(prediction.scores),
@@ -84,18 +84,18 @@ def test_a_final_is_what_the_recognizer_says_of_the_whole_utterance(recognizer: 
 
 
 def test_a_partial_is_what_the_recognizer_says_of_its_window(recognizer: Recognizer) -> None:
-    sound = two_utterances()
-    unsmoothed = pushed(recognizer, sound, config(pipeline=PipelineConfig(smoothing=0.0)))
+    audio = two_utterances()
+    unsmoothed = pushed(recognizer, audio, config(pipeline=PipelineConfig(smoothing=0.0)))
     assert len(partials(unsmoothed)) > 6
     for event in partials(unsmoothed):
-        prediction = recognizer.predict(sound[event.start : event.end])
+        prediction = recognizer.predict(audio[event.start : event.end])
         np.testing.assert_allclose(list(event.scores.values()), list(prediction.scores.values()), atol=1e-5)
 
 
 def test_smoothing_blends_each_partial_with_those_before_and_leaves_finals_alone(recognizer: Recognizer) -> None:
-    sound = two_utterances()
-    plain = pushed(recognizer, sound, config(pipeline=PipelineConfig(smoothing=0.0)))
-    smooth = pushed(recognizer, sound, config(pipeline=PipelineConfig(smoothing=0.6)))
+    audio = two_utterances()
+    plain = pushed(recognizer, audio, config(pipeline=PipelineConfig(smoothing=0.0)))
+    smooth = pushed(recognizer, audio, config(pipeline=PipelineConfig(smoothing=0.6)))
     assert finals(plain) == finals(smooth)
     expected: dict[int, np.ndarray[Any, Any]] = {}
     for raw, blended in zip(partials(plain), partials(smooth), strict=True):
@@ -116,8 +116,8 @@ def test_a_smoothed_partial_below_the_threshold_is_uncertain(recognizer: Recogni
 def test_a_final_is_computed_at_the_first_silence_and_only_said_at_its_end(recognizer: Recognizer) -> None:
     counted, engine = with_engine(recognizer, lambda: None)
     stream = Stream(counted, config(segmenter=SegmenterConfig(hop_ms=0)))
-    sound = np.concatenate([silence(0.5), babble(1.4, seed=1), silence(0.3)])
-    assert not finals(stream.push(sound))
+    audio = np.concatenate([silence(0.5), babble(1.4, seed=1), silence(0.3)])
+    assert not finals(stream.push(audio))
     ahead = len(engine.batches)
     assert ahead >= 1
     assert len(finals(stream.push(silence(0.5)))) == 1
@@ -208,18 +208,18 @@ def test_while_the_worker_is_busy_partials_give_way_to_newer_ones_and_finals_kee
 def test_a_partial_after_skipped_ones_sees_all_the_sound(recognizer: Recognizer) -> None:
     gate, events = Gate(), []
     gated, _ = with_engine(recognizer, gate)
-    sound = np.concatenate([silence(0.5), babble(2.4, seed=1)])
+    audio = np.concatenate([silence(0.5), babble(2.4, seed=1)])
     plain = config(pipeline=PipelineConfig(smoothing=0.0))
     with InferenceWorker(gated, plain.pipeline) as worker:
         stream = WorkerStream(worker, events.append, plain)
-        for block in in_blocks(sound):
+        for block in in_blocks(audio):
             stream.feed(block)
             if not gate.reached.is_set():
                 gate.reached.wait(0.2 if stream.waiting else 0)
         gate.open.set()
         until(lambda: not stream.waiting)
         until(lambda: len(partials(events)) == 2)
-    complete = {event.seq: event for event in partials(pushed(recognizer, sound, plain))}
+    complete = {event.seq: event for event in partials(pushed(recognizer, audio, plain))}
     first, last = partials(events)
     assert (first.seq, last.seq) == (0, max(complete)) and last.seq > 2
     assert as_json([first, last]) == as_json([complete[0], complete[last.seq]])
@@ -304,7 +304,7 @@ def test_a_stream_that_is_given_up_delivers_nothing_more_and_frees_its_place(rec
 
 def test_on_a_gpu_all_that_waits_is_one_call(recognizer: Recognizer) -> None:
     gate = Gate()
-    gated, engine = with_engine(recognizer, gate, device="cuda:0")
+    gated, engine = with_engine(recognizer, gate, compute="cuda:0")
     received: list[Event] = []
     with InferenceWorker(gated) as worker:
         streams = [WorkerStream(worker, received.append, config(), f"client {number}") for number in range(6)]
@@ -338,7 +338,7 @@ def test_a_stream_with_broken_sound_ends_alone_and_the_others_go_on(recognizer: 
 
 def test_a_batch_with_one_broken_sound_is_asked_again_one_by_one(recognizer: Recognizer) -> None:
     gate = Gate()
-    gated, _ = with_engine(recognizer, gate, device="cuda:0")
+    gated, _ = with_engine(recognizer, gate, compute="cuda:0")
     received: list[Event] = []
     with InferenceWorker(gated) as worker:
         first = WorkerStream(worker, received.append, config(), "first")
@@ -530,9 +530,9 @@ def test_stopping_lets_a_reader_hear_the_end(recognizer: Recognizer) -> None:
 
 
 def test_closing_a_replay_that_nobody_reads_ends_within_a_second(recognizer: Recognizer) -> None:
-    sound = np.tile(two_utterances(), 20)
+    audio = np.tile(two_utterances(), 20)
     settings = config(pipeline=PipelineConfig(waiting_events=16))
-    with Listener(ListSource(in_blocks(sound)), recognizer, settings) as listener:
+    with Listener(ListSource(in_blocks(audio)), recognizer, settings) as listener:
         until(lambda: len(listener._events._events) == 16)
         began = time.monotonic()
     assert time.monotonic() - began < 1
@@ -588,9 +588,9 @@ async def test_stopping_a_wedged_device_ends_an_async_reader_too(recognizer: Rec
 
 
 def test_waiting_for_a_replay_that_nobody_reads_ends(recognizer: Recognizer) -> None:
-    sound = np.tile(two_utterances(), 10)
+    audio = np.tile(two_utterances(), 10)
     settings = config(pipeline=PipelineConfig(waiting_events=16))
-    with Listener(ListSource(in_blocks(sound)), recognizer, settings) as listener:
+    with Listener(ListSource(in_blocks(audio)), recognizer, settings) as listener:
         assert listener.wait(20)
         assert listener.status().finals == 20
 
@@ -650,18 +650,18 @@ def test_news_of_the_source_pass_through_in_their_place(recognizer: Recognizer) 
 def test_a_recognizer_ten_times_too_slow_costs_partials_and_never_a_final(recognizer: Recognizer) -> None:
     """Sound comes at 20 times real time with a hop every 13 ms; the recognizer takes 130."""
     slow, _ = with_engine(recognizer, lambda: time.sleep(0.13))
-    sound = np.tile(two_utterances(), 6)
+    audio = np.tile(two_utterances(), 6)
 
     def paced() -> Iterator[SourceItem]:
         began, ticks = time.monotonic(), threading.Event()
-        for received in in_blocks(sound, 3_200):
+        for received in in_blocks(audio, 3_200):
             ticks.wait(max(0.0, began + received.end / SAMPLE_RATE / 20 - time.monotonic()))
             yield received
 
     with Listener(ListSource(paced(), live=True), slow, config()) as listener:
         events = list(listener)
         status = listener.status()
-    complete = pushed(recognizer, sound)
+    complete = pushed(recognizer, audio)
     assert as_json(finals(events)) == as_json(finals(complete))
     assert status.finals == 12 and status.partials_dropped >= len(partials(complete)) / 2
     assert status.partials + status.partials_dropped == len(partials(complete))

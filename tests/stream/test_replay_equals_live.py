@@ -82,13 +82,13 @@ def test_blocks_of_any_length_are_the_same(
 def test_crumbs_of_random_size_pushed_into_a_source_are_the_same(
     recognizer: Recognizer, expected: list[str], seed: int
 ) -> None:
-    source, sound, rng = PushSource(), two_utterances(), np.random.default_rng(seed)
+    source, audio, rng = PushSource(), two_utterances(), np.random.default_rng(seed)
 
     def push() -> None:
         place = 0
-        while place < len(sound):
+        while place < len(audio):
             size = int(rng.integers(1, 3_000))
-            source.push(sound[place : place + size])
+            source.push(audio[place : place + size])
             place += size
         source.close()
 
@@ -101,21 +101,21 @@ def test_crumbs_of_random_size_pushed_into_a_source_are_the_same(
 
 @pytest.mark.parametrize("size", [1, 160, 7_777])
 def test_crumbs_pushed_into_a_bare_stream_are_the_same(recognizer: Recognizer, expected: list[str], size: int) -> None:
-    sound = two_utterances() if size > 1 else two_utterances()[:24_000]
+    audio = two_utterances() if size > 1 else two_utterances()[:24_000]
     stream = Stream(recognizer)
-    events = [event for i in range(0, len(sound), size) for event in stream.push(sound[i : i + size])]
+    events = [event for i in range(0, len(audio), size) for event in stream.push(audio[i : i + size])]
     if size > 1:
         assert as_json([*events, *stream.close()]) == expected
     else:
         whole_stream = Stream(recognizer)
-        assert as_json([*events, *stream.close()]) == as_json([*whole_stream.push(sound), *whole_stream.close()])
+        assert as_json([*events, *stream.close()]) == as_json([*whole_stream.push(audio), *whole_stream.close()])
 
 
 def test_another_sample_rate_in_crumbs_is_the_same_as_in_one(recognizer: Recognizer) -> None:
-    sound = (resample(two_utterances(), 16_000, 44_100) * 32767).astype("<i2").tobytes()
+    audio = (resample(two_utterances(), 16_000, 44_100) * 32767).astype("<i2").tobytes()
     once, often = Stream(recognizer), Stream(recognizer)
-    crumbs = [event for i in range(0, len(sound), 777) for event in often.push(sound[i : i + 777], 44_100)]
-    assert as_json([*crumbs, *often.close()]) == as_json([*once.push(sound, 44_100), *once.close()])
+    crumbs = [event for i in range(0, len(audio), 777) for event in often.push(audio[i : i + 777], 44_100)]
+    assert as_json([*crumbs, *often.close()]) == as_json([*once.push(audio, 44_100), *once.close()])
 
 
 def test_answers_computed_ahead_change_nothing_but_the_waiting(recognizer: Recognizer, expected: list[str]) -> None:

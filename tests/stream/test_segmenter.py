@@ -36,7 +36,7 @@ class LoudVad:
         self.resets += 1
 
 
-def sound(*parts: tuple[float, float], seed: int = 0) -> Samples:
+def audio(*parts: tuple[float, float], seed: int = 0) -> Samples:
     """Noise of each level for each number of milliseconds; above 0.1 it is speech to LoudVad."""
     rng = np.random.default_rng(seed)
     pieces = [level * np.sign(rng.standard_normal(round(ms * MS))) for level, ms in parts]
@@ -78,7 +78,7 @@ def described(items: Sequence[Item]) -> list[Any]:
 
 
 def test_an_utterance_begins_before_its_first_speech_and_ends_after_its_last() -> None:
-    stream = sound((0.01, 1000), (0.5, 800), (0.01, 1000))
+    stream = audio((0.01, 1000), (0.5, 800), (0.01, 1000))
     items = segmented(stream)
     (final,) = segments(items, "final")
     assert (final.start, final.end) == (700 * MS, 1900 * MS)  # 300 ms before, 100 ms after
@@ -90,44 +90,44 @@ def test_an_utterance_begins_before_its_first_speech_and_ends_after_its_last() -
 
 
 def test_pre_roll_reaches_neither_before_the_stream_nor_into_the_last_utterance() -> None:
-    items = segmented(sound((0.01, 100), (0.5, 500), (0.01, 420), (0.5, 500), (0.01, 600)), pre_roll_ms=1000)
+    items = segmented(audio((0.01, 100), (0.5, 500), (0.01, 420), (0.5, 500), (0.01, 600)), pre_roll_ms=1000)
     first, second = segments(items, "final")
     assert (first.start, second.start) == (0, first.end)
 
 
 def test_a_pause_shorter_than_end_silence_ms_does_not_split_the_utterance() -> None:
-    assert len(ended(segmented(sound((0.5, 500), (0.01, 380), (0.5, 500), (0.01, 600))))) == 1
-    assert len(ended(segmented(sound((0.5, 500), (0.01, 400), (0.5, 500), (0.01, 600))))) == 2
+    assert len(ended(segmented(audio((0.5, 500), (0.01, 380), (0.5, 500), (0.01, 600))))) == 1
+    assert len(ended(segmented(audio((0.5, 500), (0.01, 400), (0.5, 500), (0.01, 600))))) == 2
 
 
 def test_speech_shorter_than_min_speech_ms_gives_nothing_at_all() -> None:
-    assert segmented(sound((0.01, 500), (0.5, 180), (0.01, 1000))) == []
-    assert len(started(segmented(sound((0.01, 500), (0.5, 200), (0.01, 1000))))) == 1
+    assert segmented(audio((0.01, 500), (0.5, 180), (0.01, 1000))) == []
+    assert len(started(segmented(audio((0.01, 500), (0.5, 200), (0.01, 1000))))) == 1
 
 
 def test_a_stream_that_ends_in_too_little_speech_says_nothing_of_it() -> None:
-    assert segmented(sound((0.01, 500), (0.5, 180))) == []
+    assert segmented(audio((0.01, 500), (0.5, 180))) == []
 
 
 def test_short_dips_do_not_start_the_count_of_speech_over_but_silence_does() -> None:
-    assert len(started(segmented(sound((0.5, 120), (0.01, 80), (0.5, 120), (0.01, 500))))) == 1
-    assert not started(segmented(sound((0.5, 120), (0.01, 120), (0.5, 120), (0.01, 500))))
+    assert len(started(segmented(audio((0.5, 120), (0.01, 80), (0.5, 120), (0.01, 500))))) == 1
+    assert not started(segmented(audio((0.5, 120), (0.01, 120), (0.5, 120), (0.01, 500))))
 
 
 def test_speech_so_thin_that_it_never_adds_up_is_dropped_and_does_not_outgrow_the_ring() -> None:
-    thin = sound(*[(0.5, 20), (0.01, 980)] * 30)
+    thin = audio(*[(0.5, 20), (0.01, 980)] * 30)
     assert segmented(thin, min_speech_ms=1000, dip_ms=2000, max_utterance_s=5) == []
 
 
 def test_a_click_in_a_pause_neither_prolongs_the_utterance_nor_splits_it() -> None:
-    items = segmented(sound((0.5, 500), (0.01, 200), (0.5, 20), (0.01, 800)))
+    items = segmented(audio((0.5, 500), (0.01, 200), (0.5, 20), (0.01, 800)))
     assert [end.end for end in ended(items)] == [600 * MS]
-    longer = segmented(sound((0.5, 500), (0.01, 200), (0.5, 40), (0.01, 800)))
+    longer = segmented(audio((0.5, 500), (0.01, 200), (0.5, 40), (0.01, 800)))
     assert [end.end for end in ended(longer)] == [840 * MS]
 
 
 def test_the_four_states_follow_each_other() -> None:
-    stream = sound((0.01, 100), (0.5, 500), (0.01, 200), (0.5, 100), (0.01, 500))
+    stream = audio((0.01, 100), (0.5, 500), (0.01, 200), (0.5, 100), (0.01, 500))
     segmenter, states = make_segmenter(), []
     for start in range(0, len(stream), 320):
         segmenter._due = 0  # judge every frame as soon as it is there
@@ -138,7 +138,7 @@ def test_the_four_states_follow_each_other() -> None:
 
 
 def test_partials_lie_on_the_models_grid_every_hop() -> None:
-    stream = sound((0.01, 500), (0.5, 6000), (0.01, 600))
+    stream = audio((0.01, 500), (0.5, 6000), (0.01, 600))
     parts = segments(segmented(stream), "partial")
     (onset,) = {part.onset for part in parts}
     assert onset == 200 * MS
@@ -155,7 +155,7 @@ def test_partials_lie_on_the_models_grid_every_hop() -> None:
 @pytest.mark.parametrize("changes", [{"center": True}, {"sample_rate": 22_050}, {"hop_samples": 160, "length_s": 1.0}])
 def test_partials_of_other_front_ends_hold_a_whole_window(changes: dict[str, Any]) -> None:
     features = FeatureConfig(**changes)
-    stream = sound((0.5, 5000), (0.01, 600))
+    stream = audio((0.5, 5000), (0.01, 600))
     segmenter = make_segmenter(features=features)
     items = segmenter.feed(AudioBlock(stream, 0)) + segmenter.flush()
     full = [part for part in segments(items, "partial") if part.start > 0]
@@ -164,7 +164,7 @@ def test_partials_of_other_front_ends_hold_a_whole_window(changes: dict[str, Any
 
 
 def test_no_partial_before_there_is_enough_to_judge_nor_in_a_pause() -> None:
-    stream = sound((0.01, 500), (0.5, 1500), (0.01, 380), (0.5, 800), (0.01, 600))
+    stream = audio((0.01, 500), (0.5, 1500), (0.01, 380), (0.5, 800), (0.01, 600))
     parts = segments(segmented(stream, first_partial_ms=1000), "partial")
     assert parts[0].end >= 1500 * MS
     assert not [part for part in parts if 2100 * MS < part.end < 2380 * MS]
@@ -172,11 +172,11 @@ def test_no_partial_before_there_is_enough_to_judge_nor_in_a_pause() -> None:
 
 
 def test_without_a_hop_there_are_finals_only() -> None:
-    assert not segments(segmented(sound((0.5, 3000), (0.01, 600)), hop_ms=0), "partial")
+    assert not segments(segmented(audio((0.5, 3000), (0.01, 600)), hop_ms=0), "partial")
 
 
 def test_the_final_is_given_ahead_in_the_first_silence_sample_for_sample() -> None:
-    stream = sound((0.01, 500), (0.5, 1500), (0.01, 1000))
+    stream = audio((0.01, 500), (0.5, 1500), (0.01, 1000))
     segmenter, ahead_at, final_at = make_segmenter(), 0, 0
     for start in range(0, len(stream), 160):
         for item in segmenter.feed(AudioBlock(stream[start : start + 160], start)):
@@ -192,21 +192,21 @@ def test_the_final_is_given_ahead_in_the_first_silence_sample_for_sample() -> No
 
 
 def test_each_pause_gives_the_final_anew_and_the_last_one_holds() -> None:
-    items = segmented(sound((0.5, 500), (0.01, 300), (0.5, 500), (0.01, 300), (0.5, 500), (0.01, 700)))
+    items = segmented(audio((0.5, 500), (0.01, 300), (0.5, 500), (0.01, 300), (0.5, 500), (0.01, 700)))
     aheads, (final,) = segments(items, "ahead"), segments(items, "final")
     assert [ahead.end for ahead in aheads] == [600 * MS, 1400 * MS, 2200 * MS]
     assert final.samples is aheads[-1].samples
 
 
 def test_without_speculation_all_else_is_the_same() -> None:
-    stream = sound((0.5, 2500), (0.01, 300), (0.5, 500), (0.01, 700))
+    stream = audio((0.5, 2500), (0.01, 300), (0.5, 500), (0.01, 700))
     ahead = [item for item in segmented(stream) if not (isinstance(item, Segment) and item.speculative)]
     assert described(ahead) == described(segmented(stream, speculate_ms=0))
 
 
 def test_the_end_of_the_stream_closes_the_utterance_once() -> None:
     segmenter = make_segmenter()
-    segmenter.feed(AudioBlock(sound((0.01, 500), (0.5, 1010)), 0))
+    segmenter.feed(AudioBlock(audio((0.01, 500), (0.5, 1010)), 0))
     final, end = segmenter.flush()
     assert isinstance(final, Segment)
     assert isinstance(end, SpeechEnded)
@@ -216,7 +216,7 @@ def test_the_end_of_the_stream_closes_the_utterance_once() -> None:
 
 
 def test_a_monologue_is_cut_at_its_quietest_places_and_nothing_is_lost() -> None:
-    stream = sound((0.01, 300), *[(0.5, 1400), (0.2, 100), (0.5, 700)] * 14, (0.01, 700))  # 31 s without a pause
+    stream = audio((0.01, 300), *[(0.5, 1400), (0.2, 100), (0.5, 700)] * 14, (0.01, 700))  # 31 s without a pause
     items = segmented(stream, max_utterance_s=8)
     finals = segments(items, "final")
     assert [final.continues for final in finals] == [False, *[True] * (len(finals) - 1)]
@@ -231,19 +231,19 @@ def test_a_monologue_is_cut_at_its_quietest_places_and_nothing_is_lost() -> None
 
 
 def test_a_silence_at_the_limit_ends_the_utterance_and_leaves_no_silent_piece() -> None:
-    items = segmented(sound((0.5, 7900), (0.01, 1000)), max_utterance_s=8)
+    items = segmented(audio((0.5, 7900), (0.01, 1000)), max_utterance_s=8)
     assert [(end.end, end.reason) for end in ended(items)] == [(8000 * MS, "silence")]
 
 
 def test_every_piece_of_a_monologue_holds_min_speech_ms() -> None:
-    stream = sound((0.5, 7700), (0.01, 340), (0.5, 120), (0.01, 1000))
+    stream = audio((0.5, 7700), (0.01, 340), (0.5, 120), (0.01, 1000))
     first, second = segments(segmented(stream, max_utterance_s=8), "final")
     assert first.end == second.start < 7600 * MS
     assert second.end == 8260 * MS
 
 
 def test_a_short_gap_is_silence_inside_the_utterance() -> None:
-    segmenter, stream = make_segmenter(), sound((0.5, 1000))
+    segmenter, stream = make_segmenter(), audio((0.5, 1000))
     items = segmenter.feed(AudioBlock(stream, 0)) + segmenter.gap(1000 * MS, 150 * MS)
     items += segmenter.feed(AudioBlock(stream, 1150 * MS)) + segmenter.flush()
     (final,) = segments(items, "final")
@@ -251,7 +251,7 @@ def test_a_short_gap_is_silence_inside_the_utterance() -> None:
 
 
 def test_a_long_gap_ends_the_utterance_and_shifts_no_time() -> None:
-    segmenter, stream = make_segmenter(), sound((0.5, 1000))
+    segmenter, stream = make_segmenter(), audio((0.5, 1000))
     items = segmenter.feed(AudioBlock(stream, 0)) + segmenter.gap(1000 * MS, 300 * MS)
     assert (ended(items)[0].end, ended(items)[0].reason, segmenter.state) == (1000 * MS, "gap", "quiet")
     assert segmenter.position == 1300 * MS
@@ -263,13 +263,13 @@ def test_a_long_gap_ends_the_utterance_and_shifts_no_time() -> None:
 
 def test_a_gap_in_a_pause_counts_as_pause() -> None:
     segmenter = make_segmenter()
-    segmenter.feed(AudioBlock(sound((0.5, 1000), (0.01, 260)), 0))
+    segmenter.feed(AudioBlock(audio((0.5, 1000), (0.01, 260)), 0))
     assert segmenter.state == "stopping"
     assert [end.end for end in ended(segmenter.gap(1260 * MS, 150 * MS))] == [1100 * MS]
 
 
 def test_half_a_frame_before_a_gap_is_kept_and_frames_begin_anew_behind_it() -> None:
-    segmenter, stream = make_segmenter(), sound((0.5, 1007))
+    segmenter, stream = make_segmenter(), audio((0.5, 1007))
     segmenter.feed(AudioBlock(stream, 0))
     segmenter.gap(1007 * MS, 100 * MS)
     segmenter.feed(AudioBlock(stream, 1107 * MS))
@@ -298,7 +298,7 @@ def test_lost_sound_anywhere_breaks_no_rule(seed: int) -> None:
             items += segmenter.gap(len(truth), length)
             truth = np.concatenate([truth, np.zeros(length, np.float32)])
         else:
-            block = sound((float(rng.choice([0.01, 0.5])), float(rng.integers(5, 900))), seed=int(rng.integers(99)))
+            block = audio((float(rng.choice([0.01, 0.5])), float(rng.integers(5, 900))), seed=int(rng.integers(99)))
             items += segmenter.feed(AudioBlock(block, len(truth)))
             truth = np.concatenate([truth, block])
     items += segmenter.flush()
@@ -314,16 +314,16 @@ def test_lost_sound_anywhere_breaks_no_rule(seed: int) -> None:
 
 def test_a_block_that_does_not_follow_is_refused() -> None:
     segmenter = make_segmenter()
-    segmenter.feed(AudioBlock(sound((0.01, 100)), 0))
+    segmenter.feed(AudioBlock(audio((0.01, 100)), 0))
     with pytest.raises(ValueError, match=r"block: starts at 3200, not at 1600; report lost sound with gap\(\)"):
-        segmenter.feed(AudioBlock(sound((0.01, 100)), 3200))
+        segmenter.feed(AudioBlock(audio((0.01, 100)), 3200))
     with pytest.raises(ValueError, match="gap: starts at 1600"):
         segmenter.gap(0, 100)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_broken_samples_are_an_error_not_silence(bad: float) -> None:
-    stream = sound((0.01, 1000))
+    stream = audio((0.01, 1000))
     stream[9000] = bad
     with pytest.raises(AudioError, match=r"sound at 0\.56 s: NaN or infinite"):
         segmented(stream)
@@ -335,15 +335,15 @@ def test_a_detectors_failure_is_raised() -> None:
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        make_segmenter(Broken()).feed(AudioBlock(sound((0.01, 100)), 0))
+        make_segmenter(Broken()).feed(AudioBlock(audio((0.01, 100)), 0))
 
 
 def test_the_level_meter_shows_decibels_of_full_scale() -> None:
     segmenter = make_segmenter()
     assert segmenter.level_db == -120
-    segmenter.feed(AudioBlock(sound((0.1, 500)), 0))
+    segmenter.feed(AudioBlock(audio((0.1, 500)), 0))
     assert segmenter.level_db == pytest.approx(-20, abs=0.1)
-    segmenter.feed(AudioBlock(sound((0.001, 2000)), 500 * MS))
+    segmenter.feed(AudioBlock(audio((0.001, 2000)), 500 * MS))
     assert segmenter.level_db == pytest.approx(-60, abs=0.1)
 
 
@@ -395,7 +395,7 @@ def test_a_voice_in_a_noisy_room_gives_one_utterance_each_time_it_speaks() -> No
 
 
 def test_a_long_stream_uses_no_more_memory_and_little_time() -> None:
-    minute = sound(*[(0.5, 2500), (0.01, 500)] * 20)
+    minute = audio(*[(0.5, 2500), (0.01, 500)] * 20)
     segmenter = make_segmenter()
 
     def listen(minutes: int) -> int:
@@ -449,7 +449,7 @@ def test_frames_are_judged_several_at_a_time_and_events_come_no_later(block: int
             CountingVad.calls += 1
             return [self.speech(frame) for frame in frames]
 
-    stream = sound((0.3, 700), (0.01, 900), (0.3, 2400), (0.01, 250), (0.3, 100), (0.01, 900))
+    stream = audio((0.3, 700), (0.01, 900), (0.3, 2400), (0.01, 250), (0.3, 100), (0.01, 900))
     plain, counting = make_segmenter(), make_segmenter(CountingVad())
     expected: list[tuple[int, Any]] = []
     given: list[tuple[int, Any]] = []

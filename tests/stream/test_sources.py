@@ -82,8 +82,8 @@ def test_an_array_with_other_channels_than_said_is_refused() -> None:
 # --- WavSource
 
 
-def write(path: Path, sound: Samples, rate: int = SAMPLE_RATE) -> Path:
-    soundfile.write(path, sound, rate, subtype="FLOAT" if path.suffix == ".wav" else None)
+def write(path: Path, audio: Samples, rate: int = SAMPLE_RATE) -> Path:
+    soundfile.write(path, audio, rate, subtype="FLOAT" if path.suffix == ".wav" else None)
     return path
 
 
@@ -98,9 +98,9 @@ def test_a_file_is_heard_as_read_audio_reads_it_in_blocks_of_one_length(tmp_path
 def test_files_are_one_stream_with_a_silence_in_between_and_places_to_find_them_by(tmp_path: Path) -> None:
     files = [write(tmp_path / name, tone(hz, 0.3)) for name, hz in (("b.wav", 300), ("a.flac", 500))]
     source = WavSource(files, config=SourceConfig(between_files_ms=500))
-    sound = samples_of(list(source))
-    assert source.duration_s == pytest.approx(len(sound) / SAMPLE_RATE) == 1.1
-    assert not sound[4800:12800].any() and sound[12800:].any()
+    audio = samples_of(list(source))
+    assert source.duration_s == pytest.approx(len(audio) / SAMPLE_RATE) == 1.1
+    assert not audio[4800:12800].any() and audio[12800:].any()
     assert [(place.path.name, place.start) for place in source.places] == [("b.wav", 0), ("a.flac", 12_800)]
     found = [source.file_at(index) for index in (0, 12_799, 12_800)]
     assert [place.path.name for place in found if place] == ["b.wav", "b.wav", "a.flac"]
@@ -162,10 +162,10 @@ def test_a_file_without_samples_a_folder_without_files_and_no_file_at_all_are_re
 
 
 def test_a_file_with_nan_stops_with_its_name(tmp_path: Path) -> None:
-    sound = tone()
-    sound[9000] = np.nan
+    audio = tone()
+    audio[9000] = np.nan
     with pytest.raises(AudioError, match=r"a\.wav: 1 of .* NaN"):
-        list(WavSource(write(tmp_path / "a.wav", sound)))
+        list(WavSource(write(tmp_path / "a.wav", audio)))
 
 
 @pytest.mark.parametrize("speed", [0, -1, float("inf"), "fast"])
@@ -306,11 +306,11 @@ class Opener:
         return line
 
 
-def chunks(sound: Samples, at_s: float, *, rate: int = 16_000, channels: int = 1) -> list[Chunk]:
+def chunks(audio: Samples, at_s: float, *, rate: int = 16_000, channels: int = 1) -> list[Chunk]:
     """Sound in chunks of 20 ms whose last sample comes in now and then."""
     size = rate // 50
-    starts = range(0, len(sound), size)
-    columns = np.repeat(sound[:, None], channels, axis=1)
+    starts = range(0, len(audio), size)
+    columns = np.repeat(audio[:, None], channels, axis=1)
     return [Chunk(columns[i : i + size], at_s + (i + size) / rate, False) for i in starts]
 
 
@@ -332,9 +332,9 @@ def played(source: MicSource, opener: Opener) -> list[SourceItem]:
 
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 1), (48_000, 2)])
 def test_a_microphone_of_any_rate_and_channels_is_heard_as_16_khz_mono(rate: int, channels: int) -> None:
-    sound = tone(440, 0.5) if rate == 16_000 else resample(tone(440, 0.5), 16_000, rate)
-    source, opener = microphone(ScriptedLine(chunks(sound, 100.0, rate=rate, channels=channels), rate=rate))
-    expected = sound if rate == 16_000 else resample(sound, rate)
+    audio = tone(440, 0.5) if rate == 16_000 else resample(tone(440, 0.5), 16_000, rate)
+    source, opener = microphone(ScriptedLine(chunks(audio, 100.0, rate=rate, channels=channels), rate=rate))
+    expected = audio if rate == 16_000 else resample(audio, rate)
     np.testing.assert_allclose(samples_of(played(source, opener))[: len(expected)], expected, atol=1e-6)
 
 

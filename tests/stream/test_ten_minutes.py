@@ -36,13 +36,13 @@ def utterances(seed: int = 0) -> list[NDArray[np.float32]]:
 
 
 def fed_in_crumbs(
-    recognizer: Recognizer, sound: NDArray[np.float32], rng: np.random.Generator
+    recognizer: Recognizer, audio: NDArray[np.float32], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     assert recognizer.steps is not None
     track, front_end, at = recognizer.steps.track(), FrontEnd(recognizer.features), 0
-    while at < len(sound):
+    while at < len(audio):
         size = int(rng.integers(1, 8_000))
-        track.feed(front_end.feed(sound[at : at + size]))
+        track.feed(front_end.feed(audio[at : at + size]))
         at += size
     scores = track.final(slice(0, track.fed))
     return scores.logits, scores.embedding
@@ -52,10 +52,10 @@ def fed_in_crumbs(
 def test_ten_minutes_of_speech_fed_in_crumbs_give_the_numbers_of_whole_utterances(recognizer: Recognizer) -> None:
     rng = np.random.default_rng(1)
     worst, spread = 0.0, []
-    for sound in utterances():
-        frames = extract(sound, recognizer.features)
+    for audio in utterances():
+        frames = extract(audio, recognizer.features)
         logits, embedding = recognizer.engine.run(frames[None])
-        crumbs, crumbs_embedding = fed_in_crumbs(recognizer, sound, rng)
+        crumbs, crumbs_embedding = fed_in_crumbs(recognizer, audio, rng)
         worst = max(worst, float(np.abs(crumbs - logits).max()), float(np.abs(crumbs_embedding - embedding).max()))
         spread.append(logits[0])
     assert np.std(spread, axis=0).max() > 0.3, "constant answers would make this test pass"
@@ -65,8 +65,8 @@ def test_ten_minutes_of_speech_fed_in_crumbs_give_the_numbers_of_whole_utterance
 def test_the_comparison_notices_where_chunks_begin(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control that must fail."""
     assert isinstance(recognizer.steps, ChunkSteps)
-    sound = utterances()[0]
-    logits, _ = recognizer.engine.run(extract(sound, recognizer.features)[None])
+    audio = utterances()[0]
+    logits, _ = recognizer.engine.run(extract(audio, recognizer.features)[None])
     monkeypatch.setattr(recognizer.steps, "first", 50)
-    crumbs, _ = fed_in_crumbs(recognizer, sound, np.random.default_rng(1))
+    crumbs, _ = fed_in_crumbs(recognizer, audio, np.random.default_rng(1))
     assert np.abs(crumbs - logits).max() > 10 * TOLERANCE

@@ -42,9 +42,9 @@ class WholeWindows:
         return getattr(self._engine, name)
 
 
-def events_of(recognizer: Recognizer, sound: Samples, config: StreamConfig | None = None) -> list[Event]:
+def events_of(recognizer: Recognizer, audio: Samples, config: StreamConfig | None = None) -> list[Event]:
     stream = Stream(recognizer, config)
-    return [*stream.push(sound), *stream.close()]
+    return [*stream.push(audio), *stream.close()]
 
 
 def long_and_short() -> Samples:
@@ -69,17 +69,17 @@ def test_the_events_are_those_of_whole_windows(stepping: Recognizer) -> None:
 
 
 def test_a_final_is_what_the_recognizer_says_of_its_sound(stepping: Recognizer) -> None:
-    sound = long_and_short()
-    for event in finals(events_of(stepping, sound)):
-        alone = stepping.predict(sound[event.start : event.end])
+    audio = long_and_short()
+    for event in finals(events_of(stepping, audio)):
+        alone = stepping.predict(audio[event.start : event.end])
         np.testing.assert_allclose(list(event.scores.values()), list(alone.scores.values()), atol=1e-5)
 
 
 def test_crumbs_give_the_same_events_as_the_whole(stepping: Recognizer) -> None:
-    sound = long_and_short()
+    audio = long_and_short()
     stream = Stream(stepping)
-    crumbs = [event for first in range(0, len(sound), 777) for event in stream.push(sound[first : first + 777])]
-    assert as_json([*crumbs, *stream.close()]) == as_json(events_of(stepping, sound))
+    crumbs = [event for first in range(0, len(audio), 777) for event in stream.push(audio[first : first + 777])]
+    assert as_json([*crumbs, *stream.close()]) == as_json(events_of(stepping, audio))
 
 
 @pytest.mark.slow
@@ -97,15 +97,15 @@ def test_every_hop_of_ten_minutes_of_speech_equals_its_whole_window(stepping: Re
         parts += [read_audio(clips[turn // 3 % len(clips)]), rng.normal(0, 3e-4, rng.integers(9_600, 25_600))]
         if sum(map(len, parts)) > 600 * SAMPLE_RATE:
             break
-    sound = np.concatenate(parts)[: 600 * SAMPLE_RATE].astype(np.float32)
-    assert len(sound) == 600 * SAMPLE_RATE
+    audio = np.concatenate(parts)[: 600 * SAMPLE_RATE].astype(np.float32)
+    assert len(audio) == 600 * SAMPLE_RATE
     assert stepping.steps is not None
     config, novelty, steps = stepping.features, Novelty(), StepTrack(stepping.steps, stepping.features)
     segmenter = Segmenter(SegmenterConfig(), make_vad(VadConfig()), config)
     items = [
         item
-        for first in range(0, len(sound), 320)
-        for item in segmenter.feed(AudioBlock(sound[first : first + 320], first))
+        for first in range(0, len(audio), 320)
+        for item in segmenter.feed(AudioBlock(audio[first : first + 320], first))
     ]
     worst, hops, finals, logits = 0.0, 0, 0, []
     for segment in items:

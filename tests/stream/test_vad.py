@@ -156,18 +156,18 @@ def test_a_detector_is_added_from_outside_by_one_row(monkeypatch: pytest.MonkeyP
 
 
 def test_streams_take_a_detector_of_ones_own(recognizer: Recognizer) -> None:
-    sound, own = babble(4.5), EverySecond()
+    audio, own = babble(4.5), EverySecond()
     for choice in (own, EverySecond, lambda: EverySecond()):
         config = StreamConfig(vad=choice, segmenter=SegmenterConfig(pre_roll_ms=0, post_roll_ms=0))
         stream = Stream(recognizer, config)
-        ends = [event for event in [*stream.push(sound), *stream.close()] if event.type == "speech_ended"]
+        ends = [event for event in [*stream.push(audio), *stream.close()] if event.type == "speech_ended"]
         assert [event.start_s for event in ends] == pytest.approx([1.0, 3.0], abs=0.05)
     source = PushSource()
     with Listener(source, recognizer, StreamConfig(vad=own)) as events:
-        source.push(sound)
+        source.push(audio)
         source.close()
         assert sum(event.type == "speech_ended" for event in events) == 2
-    assert own.frames == len(sound) // 320
+    assert own.frames == len(audio) // 320
 
 
 def test_a_server_needs_a_detector_for_each_stream(recognizer: Recognizer) -> None:

@@ -34,8 +34,8 @@ def mic(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualMic]:
         yield device
 
 
-def write(path: Path, sound: Samples) -> Path:
-    soundfile.write(path, sound, SAMPLE_RATE, subtype="PCM_16")
+def write(path: Path, audio: Samples) -> Path:
+    soundfile.write(path, audio, SAMPLE_RATE, subtype="PCM_16")
     return path
 
 
@@ -60,7 +60,7 @@ def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
     lead = 3 * SAMPLE_RATE
     voice = np.concatenate([silence(3.0), two_utterances()])
     voice += noise(len(voice) / SAMPLE_RATE, level=0.002)
-    sounds = {
+    recordings = {
         "vmic": (voice, "stereo", SourceConfig(device="vmic", sample_rate=48_000, channels=2)),
         "monomic": (
             np.roll(voice[::-1], lead),
@@ -68,20 +68,20 @@ def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
             SourceConfig(device="monomic", sample_rate=16_000, channels=1),
         ),
     }
-    events: dict[str, list[Event]] = {name: [] for name in sounds}
+    events: dict[str, list[Event]] = {name: [] for name in recordings}
     listeners = []
-    for name, (_, _, settings) in sounds.items():
+    for name, (_, _, settings) in recordings.items():
         listeners.append(heard_device(settings, recognizer, tmp_path / name, events[name]).start())
     until(lambda: all(listener.status().source_state == "open" for listener in listeners))
     assert "48000 Hz, 2 channels" in listeners[0].status().device and "16000 Hz" in listeners[1].status().device
-    for name, (sound, sink, _) in sounds.items():
-        mic.play(write(tmp_path / f"{name}.wav", sound), sink)
+    for name, (audio, sink, _) in recordings.items():
+        mic.play(write(tmp_path / f"{name}.wav", audio), sink)
     until(lambda: not mic.playing, deadline_s=20)
     ends = [listener.status().position_s + 1.0 for listener in listeners]
     until(lambda: all(listener.status().position_s > end for listener, end in zip(listeners, ends, strict=True)))
     for listener in listeners:
         listener.close()
-    for name in sounds:
+    for name in recordings:
         wav = next((tmp_path / name).glob("*.wav"))
         offset = place_of(read_audio(tmp_path / f"{name}.wav"), read_audio(wav))
         expected = finals(list(replay(tmp_path / f"{name}.wav", model=recognizer)))

@@ -38,9 +38,9 @@ def talk(seeds: Sequence[int] = range(1, 6)) -> Samples:
     return np.concatenate([silence(0.5), *spoken])
 
 
-def streamed(recognizer: Recognizer, sound: Samples | None = None, config: StreamConfig = CONFIG) -> list[Event]:
+def streamed(recognizer: Recognizer, audio: Samples | None = None, config: StreamConfig = CONFIG) -> list[Event]:
     stream = Stream(recognizer, config)
-    return [*stream.push(talk() if sound is None else sound), *stream.close()]
+    return [*stream.push(talk() if audio is None else audio), *stream.close()]
 
 
 def emotions(events: Sequence[Event]) -> list[EmotionEvent]:
@@ -68,9 +68,9 @@ def test_each_utterance_stands_on_the_finals_before_it(adaptive: Recognizer) -> 
     absolute: list[tuple[Segment, EmotionEvent]] = []
     baseline = Baseline.empty(adaptive.relative.size)
     config = replace(CONFIG, segmenter=replace(CONFIG.segmenter, hop_ms=0))
-    sound = talk()
-    for event in finals(streamed(adaptive, sound, config)):
-        samples = sound[event.start : event.end]
+    audio = talk()
+    for event in finals(streamed(adaptive, audio, config)):
+        samples = audio[event.start : event.end]
         alone = adaptive.predict(samples)
         assert event.scores == pytest.approx(adaptive.predict(samples, baseline).scores, abs=1e-6)
         assert alone.embedding is not None
@@ -88,8 +88,8 @@ def test_a_replay_is_the_same_each_time_and_in_crumbs(adaptive: Recognizer, tmp_
     for _ in range(2):
         assert as_json(Listener(WavSource(path), adaptive, config)) == expected
     for size in (333, 5_000):
-        stream, sound = Stream(adaptive, config), talk()
-        crumbs = [event for i in range(0, len(sound), size) for event in stream.push(sound[i : i + size])]
+        stream, audio = Stream(adaptive, config), talk()
+        crumbs = [event for i in range(0, len(audio), size) for event in stream.push(audio[i : i + size])]
         assert as_json([*crumbs, *stream.close()]) == expected
     assert as_json(streamed(adaptive, config=adapting(False, 0.4))) != expected  # the control that must fail
 
@@ -97,11 +97,11 @@ def test_a_replay_is_the_same_each_time_and_in_crumbs(adaptive: Recognizer, tmp_
 @pytest.mark.parametrize("cut_s", [4.4, 5.2])
 def test_after_a_new_speaker_a_stream_is_as_a_fresh_one(adaptive: Recognizer, cut_s: float) -> None:
     """4.4 s is in the pause after the second utterance; 5.2 s is in the third, still of the earlier speaker."""
-    sound, cut = talk(), round(cut_s * SAMPLE_RATE)
+    audio, cut = talk(), round(cut_s * SAMPLE_RATE)
     stream = Stream(adaptive, CONFIG)
-    events = stream.push(sound[:cut])
+    events = stream.push(audio[:cut])
     stream.new_speaker()
-    events = emotions([*events, *stream.push(sound[cut:]), *stream.close()])
+    events = emotions([*events, *stream.push(audio[cut:]), *stream.close()])
     kept = emotions(streamed(adaptive))
     first = {4.4: 2, 5.2: 3}[cut_s]
     earlier = [event for event in events if event.utterance < first]
@@ -128,17 +128,17 @@ def test_a_new_speaker_of_a_profile_begins_with_the_profile(adaptive: Recognizer
 
 
 def test_streams_on_one_worker_know_nothing_of_each_other(adaptive: Recognizer) -> None:
-    sounds = [talk(range(first, first + 5)) for first in (1, 11, 21)]
+    recordings = [talk(range(first, first + 5)) for first in (1, 11, 21)]
     received: list[list[Event]] = [[], [], []]
     with InferenceWorker(adaptive, CONFIG.pipeline) as worker:
         streams = [WorkerStream(worker, Delivery(events.append, lossless=True), CONFIG) for events in received]
-        for i in range(0, len(sounds[0]), 4_000):
-            for stream, sound in zip(streams, sounds, strict=True):
-                stream.push(sound[i : i + 4_000])
+        for i in range(0, len(recordings[0]), 4_000):
+            for stream, audio in zip(streams, recordings, strict=True):
+                stream.push(audio[i : i + 4_000])
         for stream in streams:
             stream.close()
-    for events, sound in zip(received, sounds, strict=True):
-        assert as_json(events) == as_json(streamed(adaptive, sound))
+    for events, audio in zip(received, recordings, strict=True):
+        assert as_json(events) == as_json(streamed(adaptive, audio))
 
 
 def test_a_worker_that_leaves_partials_out_gives_the_same_finals(adaptive: Recognizer) -> None:
@@ -155,10 +155,10 @@ def test_a_new_speaker_takes_its_place_in_the_workers_queue(adaptive: Recognizer
     received: list[Event] = []
     worker = InferenceWorker(adaptive, CONFIG.pipeline)
     stream = WorkerStream(worker, received.append, CONFIG)
-    sound, cut = talk(), round(4.4 * SAMPLE_RATE)
-    stream.push(sound[:cut])
+    audio, cut = talk(), round(4.4 * SAMPLE_RATE)
+    stream.push(audio[:cut])
     stream.new_speaker()
-    stream.push(sound[cut:])
+    stream.push(audio[cut:])
     stream.close()
     with worker:
         pass
@@ -166,8 +166,8 @@ def test_a_new_speaker_takes_its_place_in_the_workers_queue(adaptive: Recognizer
 
 
 def test_a_listener_is_told_of_a_new_speaker_from_another_thread(adaptive: Recognizer) -> None:
-    gate, sound = threading.Event(), talk()
-    blocks = in_blocks(sound)
+    gate, audio = threading.Event(), talk()
+    blocks = in_blocks(audio)
 
     class Gated(ListSource):
         def __iter__(self):  # type: ignore[no-untyped-def]

@@ -32,15 +32,15 @@ for number in range(10**9):
 
 
 def test_16_bit_sound_is_written_bit_for_bit_with_silence_where_it_was_lost(tmp_path: Path) -> None:
-    sound = (np.arange(-20_000, 20_000, dtype=np.int16)).astype(np.float32) / 32768
+    audio = (np.arange(-20_000, 20_000, dtype=np.int16)).astype(np.float32) / 32768
     writer = WavWriter(tmp_path / NAME)
-    writer.write(sound[:7])
+    writer.write(audio[:7])
     writer.skip(40_001)
-    writer.write(sound[7:])
+    writer.write(audio[7:])
     writer.close()
     values, rate = soundfile.read(tmp_path / NAME, dtype="int16")
     assert rate == 16000
-    expected = np.concatenate([sound[:7], np.zeros(40_001, np.float32), sound[7:]])
+    expected = np.concatenate([audio[:7], np.zeros(40_001, np.float32), audio[7:]])
     assert np.array_equal(values, (expected * 32768).astype(np.int16))
 
 
@@ -80,9 +80,9 @@ def test_a_killed_programs_recording_can_be_read_and_is_repaired_to_the_last_sam
     before = len(soundfile.read(path)[0])
     assert before >= 9 * 16000
     assert repair_recordings(tmp_path) == [path]
-    sound, _ = soundfile.read(path)
-    assert before <= len(sound) == (path.stat().st_size - 44) // 2
-    assert np.all(sound == 0.25)
+    audio, _ = soundfile.read(path)
+    assert before <= len(audio) == (path.stat().st_size - 44) // 2
+    assert np.all(audio == 0.25)
     assert repair_recordings(tmp_path) == []
 
 

@@ -60,7 +60,7 @@ def level_at(samples: Samples, low_hz: float, high_hz: float) -> float:
 
 
 @pytest.fixture
-def sounds(tmp_path: Path) -> Path:
+def recordings(tmp_path: Path) -> Path:
     """A folder with a hum in one file and a click (a room without reverberation) in another."""
     soundfile.write(tmp_path / "click.wav", np.eye(1, 4000, 10)[0], SAMPLE_RATE)
     soundfile.write(tmp_path / "hum.wav", sine(1000.0, 0.5), SAMPLE_RATE)
@@ -86,8 +86,8 @@ def test_coloured_noise_falls_with_the_octaves(colour: str, slope_db: float) -> 
     assert np.mean(slopes) == pytest.approx(slope_db, abs=0.5)
 
 
-def test_noise_comes_from_the_folder_when_there_is_one(sounds: Path) -> None:
-    noise = Noise((0.0, 0.0), (str(sounds),), colour_share=0.0)
+def test_noise_comes_from_the_folder_when_there_is_one(recordings: Path) -> None:
+    noise = Noise((0.0, 0.0), (str(recordings),), colour_share=0.0)
     drawn = noise.draw(np.random.default_rng(0))._replace(file=0.9)  # the second file: the hum
     changed = noise.apply(sine(220.0), drawn)
     assert db(level_at(changed, 990, 1010) / level_at(changed, 210, 230)) == pytest.approx(0.0, abs=0.5)
@@ -110,8 +110,8 @@ def test_a_folder_that_is_not_there_is_told_when_the_augmenter_is_made(tmp_path:
 # ---- rooms
 
 
-def test_a_room_of_one_click_changes_nothing(sounds: Path) -> None:
-    room = Room(str(sounds), synthetic_share=0.0)
+def test_a_room_of_one_click_changes_nothing(recordings: Path) -> None:
+    room = Room(str(recordings), synthetic_share=0.0)
     drawn = room.draw(np.random.default_rng(0))._replace(file=0.0)  # the first file: the click
     assert np.allclose(room.apply(sine(), drawn), sine(), atol=1e-4)
 

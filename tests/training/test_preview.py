@@ -25,9 +25,9 @@ WINDOW_S = 2.0
 
 @pytest.fixture
 def clips(tmp_path: Path) -> list[Clip]:
-    sounds = [np.concatenate([silence(0.4), babble(1.2, seed=seed), silence(0.4)]) for seed in (1, 2)]
-    for number, sound in enumerate(sounds):
-        soundfile.write(tmp_path / f"{number}.wav", sound, SAMPLE_RATE)
+    recordings = [np.concatenate([silence(0.4), babble(1.2, seed=seed), silence(0.4)]) for seed in (1, 2)]
+    for number, audio in enumerate(recordings):
+        soundfile.write(tmp_path / f"{number}.wav", audio, SAMPLE_RATE)
     return [Clip(tmp_path / f"{number}.wav", "c", f"c/{number}", "sad") for number in (0, 1)]
 
 
@@ -46,8 +46,8 @@ def previewed(
     return {file.stem[3:]: read_audio(file) for file in files if file.name.startswith("00-")}
 
 
-def levels(sound: Samples, features: FeatureConfig = FEATURES) -> np.ndarray:
-    return np.asarray(extract(sound, level_config(features)))
+def levels(audio: Samples, features: FeatureConfig = FEATURES) -> np.ndarray:
+    return np.asarray(extract(audio, level_config(features)))
 
 
 def frames(begin_s: float, end_s: float) -> slice:
@@ -57,20 +57,20 @@ def frames(begin_s: float, end_s: float) -> slice:
 def test_each_change_of_a_recipe_is_played_alone_and_then_all_together(clips: list[Clip], tmp_path: Path) -> None:
     augment = AugmentConfig(gain_probability=0.2, noise_probability=0.1)
     drawn = FeatureAugment(mask_mels=8, room_probability=0.3, mixup=0.2, crop_probability=0.5)
-    sounds = previewed(clips, tmp_path / "out", augment, drawn)
-    assert sorted(sounds) == ["crop", "drawn-room", "gain", "mixup", "noise", "original", "specaugment", "together"]
-    assert np.allclose(sounds["original"], read_audio(clips[0].path), atol=1e-4)
+    recordings = previewed(clips, tmp_path / "out", augment, drawn)
+    assert sorted(recordings) == ["crop", "drawn-room", "gain", "mixup", "noise", "original", "specaugment", "together"]
+    assert np.allclose(recordings["original"], read_audio(clips[0].path), atol=1e-4)
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "noise: snr_db" in text and "gain: gain_db" in text and "mask_mels 8" in text and "room_rt60_s" in text
     for name in ("drawn-room", "specaugment", "mixup", "together"):
-        assert len(sounds[name]) == WINDOW_S * SAMPLE_RATE
-        assert np.isfinite(sounds[name]).all() and np.abs(sounds[name]).max() > 0.01
+        assert len(recordings[name]) == WINDOW_S * SAMPLE_RATE
+        assert np.isfinite(recordings[name]).all() and np.abs(recordings[name]).max() > 0.01
 
 
 def test_all_are_heard_when_none_is_switched_on(clips: list[Clip], tmp_path: Path) -> None:
-    sounds = previewed(clips, tmp_path / "out")
+    recordings = previewed(clips, tmp_path / "out")
     line = ["band", "gain", "noise", "pitch", "room", "speed", "telephone"]
-    assert sorted(sounds) == sorted([*line, "specaugment", "mixup", "original", "together"])
+    assert sorted(recordings) == sorted([*line, "specaugment", "mixup", "original", "together"])
     assert SHOWN.mask_mels and SHOWN.mixup
 
 
@@ -81,9 +81,9 @@ def test_a_drawn_level_is_the_level_that_is_heard(clips: list[Clip], tmp_path: P
 
 
 def test_a_masked_band_goes_to_the_mean_and_the_others_stay_as_they_are(clips: list[Clip], tmp_path: Path) -> None:
-    sounds = previewed(clips, tmp_path / "out", drawn=FeatureAugment(mask_mels=30), seed=0)
-    before = levels(np.resize(sounds["original"], int(WINDOW_S * SAMPLE_RATE)))
-    after = levels(sounds["specaugment"])
+    recordings = previewed(clips, tmp_path / "out", drawn=FeatureAugment(mask_mels=30), seed=0)
+    before = levels(np.resize(recordings["original"], int(WINDOW_S * SAMPLE_RATE)))
+    after = levels(recordings["specaugment"])
     spoken = frames(0.5, 1.5)
     sounding = before[spoken].mean(axis=0) > before[spoken].mean(axis=0).max() - 30  # others hear what leaks from these
     change = np.abs(after - before)[spoken].mean(axis=0)[sounding]
@@ -98,9 +98,9 @@ def test_noise_and_rooms_fill_the_pause_and_leave_the_words(clips: list[Clip], t
     ringing = FeatureAugment(room_probability=1.0, room_rt60_s=(0.8, 0.8), room_direct_db=(-3.0, -3.0))
     soundfile.write(clips[0].path, np.concatenate([0.3 * babble(1.0, seed=3), 1e-3 * babble(0.8, seed=4)]), SAMPLE_RATE)
     for name, drawn in (("drawn-noise", loud), ("drawn-room", ringing)):
-        sounds = previewed(clips, tmp_path / name, drawn=drawn)
-        before = levels(np.resize(sounds["original"], int(WINDOW_S * SAMPLE_RATE)))
-        rise = levels(sounds[name]) - before
+        recordings = previewed(clips, tmp_path / name, drawn=drawn)
+        before = levels(np.resize(recordings["original"], int(WINDOW_S * SAMPLE_RATE)))
+        rise = levels(recordings[name]) - before
         loudest = np.argsort(before[frames(0.2, 0.8)].mean(axis=0))[-10:]
         pause = np.median(rise[frames(1.1, 1.5), loudest])
         words = np.median(rise[frames(0.2, 0.8), loudest])
@@ -130,13 +130,13 @@ def test_a_crop_is_a_shorter_piece_of_the_clip(clips: list[Clip], tmp_path: Path
 @pytest.mark.parametrize("center", [False, True])
 def test_a_gain_is_heard_when_its_frames_are(center: bool) -> None:
     features = make_features(center=center)
-    sound = tone(1000.0, 2.0, level=0.1)
-    gains = np.zeros(levels(sound, features).shape, np.float32)
+    audio = tone(1000.0, 2.0, level=0.1)
+    gains = np.zeros(levels(audio, features).shape, np.float32)
     middles_s = np.arange(len(gains)) * features.hop_s + (
         0.0 if center else features.window_samples / 2 / features.sample_rate
     )
     gains[middles_s >= 1.0] = 20.0
-    loud = np.abs(with_gains(sound, gains, features))
+    loud = np.abs(with_gains(audio, gains, features))
     at_s = np.flatnonzero(loud > 0.4)[0] / SAMPLE_RATE  # half-way up, from 0.1 to 1.0
     assert at_s == pytest.approx(1.0, abs=0.015)
 

@@ -120,11 +120,11 @@ def test_the_checkpoint_carries_the_head_and_a_baseline_changes_its_answers(fini
     trainer = finished.trainer
     recognizer = load(publish(tmp_path / "bundle", trainer.setup, finished.trained).path, "cpu")
     clips = trainer.material.clips[:6]
-    sounds = [read_audio(clip.path) for clip in clips]
-    alone = recognizer.predict(sounds)
-    neutral = recognizer.embed(sounds)[[clip.label == "neutral" for clip in clips]]
+    recordings = [read_audio(clip.path) for clip in clips]
+    alone = recognizer.predict(recordings)
+    neutral = recognizer.embed(recordings)[[clip.label == "neutral" for clip in clips]]
     baseline = Baseline(neutral.sum(axis=0).astype(np.float64), float(len(neutral)), len(neutral))
-    known = recognizer.predict(sounds, baseline)
+    known = recognizer.predict(recordings, baseline)
     assert max(abs(a.scores["angry"] - b.scores["angry"]) for a, b in zip(alone, known, strict=True)) > 1e-3
 
 

@@ -343,8 +343,8 @@ def test_two_processes_train_the_net_of_one(corpora: Path, tmp_path: Path) -> No
     losses = {name: [row["val_loss"] for row in of] for name, of in rows.items()}
     assert losses["two"] == pytest.approx(losses["one"], abs=1e-5)
     assert abs(losses["one"][1] - losses["one"][0]) > 1e-3  # it learned in between
-    sound = tone(300.0, 1.0)
-    one, two = (load(tmp_path / name / "tiny").predict(sound).scores for name in ("one", "two"))
+    audio = tone(300.0, 1.0)
+    one, two = (load(tmp_path / name / "tiny").predict(audio).scores for name in ("one", "two"))
     assert two == pytest.approx(one, abs=1e-4)
 
 
@@ -381,8 +381,8 @@ def test_what_learns_on_what_was_heard_judges_as_the_whole_net_does(
     split = one.splits(0)[0]
     fitted, features, received = one.fit(split, 0)
     rows = one.part(split.test).rows
-    sounds = build_store(material.clips, features, Copies(recipe.augment, 1), cache=cache)
-    whole = clip_logits(fitted.net, BatchMaker(sounds, features, FeatureAugment()), rows, torch.device("cpu"))
+    recordings = build_store(material.clips, features, Copies(recipe.augment, 1), cache=cache)
+    whole = clip_logits(fitted.net, BatchMaker(recordings, features, FeatureAugment()), rows, torch.device("cpu"))
     np.testing.assert_allclose(
         clip_logits(fitted.net.trained(), received, rows, torch.device("cpu")), whole, atol=2e-3, rtol=1e-3
     )

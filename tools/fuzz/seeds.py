@@ -24,9 +24,9 @@ from streamser.features import FeatureConfig  # noqa: E402
 HEADER = "stream,utterance,start_s,end_s,label,uncertain,likeliest,confidence,p_angry,p_happy,p_sad"
 
 
-def sounds() -> dict[str, bytes]:
+def recordings() -> dict[str, bytes]:
     found = {}
-    sound = babble(0.1)
+    audio = babble(0.1)
     for kind, subtype, rate in (
         ("WAV", "PCM_16", 16_000), ("WAV", "PCM_U8", 8_000), ("WAV", "FLOAT", 8_000), ("WAV", "GSM610", 8_000),
         ("WAV", "ULAW", 8_000), ("WAV", "IMA_ADPCM", 8_000), ("WAV", "MS_ADPCM", 8_000), ("WAV", "NMS_ADPCM_32", 8_000),
@@ -35,7 +35,7 @@ def sounds() -> dict[str, bytes]:
         ("CAF", "ALAC_16", 8_000), ("XI", "DPCM_16", 44_100), ("W64", "PCM_16", 8_000), ("RF64", "PCM_16", 8_000),
     ):  # fmt: skip
         file = io.BytesIO()
-        soundfile.write(file, sound[:800], rate, format=kind, subtype=subtype)
+        soundfile.write(file, audio[:800], rate, format=kind, subtype=subtype)
         found[f"{kind}-{subtype}".lower()] = file.getvalue()
     flac = bytearray(found["flac-pcm_16"])
     flac[18:26] = (int.from_bytes(flac[18:26], "big") | (1 << 36) - 1).to_bytes(8, "big")
@@ -92,7 +92,7 @@ def all_seeds() -> dict[str, dict[str, bytes]]:
     chunk = json.dumps({"type": "audio-chunk", "data": {"rate": 16000, "width": 2, "channels": 1}, "payload_length": 4})
     row = '{"file": "a.wav", "duration_s": 1.0, "label": "sad", "scores": {}, "model": "tiny"}\n'
     return {
-        "sound_file": sounds(),
+        "audio_file": recordings(),
         "config_yaml": {"shipped": shipped_config().read_bytes(), **bombs()},
         "config_override": texts(
             "vad.mode=3", "source.device=[1]", "vad.mode=!!int x", "server.token=a", "x", "vad.mode="),

@@ -29,7 +29,7 @@ from makers import make_bundle
 
 from streamser import bundle as bundles
 from streamser import manifest
-from streamser.audio import mono_pieces, open_sound
+from streamser.audio import mono_pieces, open_audio
 from streamser.bundle import Bundle, load_bundle
 from streamser.cli.labeltable import open_table
 from streamser.config import load_config
@@ -93,10 +93,10 @@ def written(name: str, data: bytes) -> Path:
 
 
 @target
-def sound_file(data: bytes) -> None:
-    with suppress(AudioError), open_sound(io.BytesIO(data), "fuzz") as sound:
+def audio_file(data: bytes) -> None:
+    with suppress(AudioError), open_audio(io.BytesIO(data), "fuzz") as audio:
         length = 0
-        for piece in mono_pieces(sound, "fuzz"):
+        for piece in mono_pieces(audio, "fuzz"):
             assert piece.dtype == np.float32 and piece.ndim == 1 and np.isfinite(piece).all()
             length += len(piece)
             if length > _MOST_SAMPLES:

@@ -132,9 +132,9 @@ async def run(path: str, model: str | None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sound", help="a sound file")
+    parser.add_argument("audio", help="an audio file")
     parser.add_argument("--model", help="a streamser checkpoint: its name or its folder")
     arguments = parser.parse_args()
     logger.remove()
     logger.add(sys.stderr, level="WARNING")
-    asyncio.run(run(arguments.sound, arguments.model))
+    asyncio.run(run(arguments.audio, arguments.model))

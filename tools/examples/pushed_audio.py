@@ -1,6 +1,6 @@
 """Emotions for a program that has its own audio loop: push PCM as it comes, no threads, no microphone.
 
-ffmpeg -loglevel error -i talk.mp3 -f s16le -ar 48000 -ac 2 - | python pushed_sound.py --rate 48000 --channels 2
+ffmpeg -loglevel error -i talk.mp3 -f s16le -ar 48000 -ac 2 - | python pushed_audio.py --rate 48000 --channels 2
 """
 
 from __future__ import annotations

@@ -54,15 +54,15 @@ def compose(rng: random.Random, clips: Sequence[Samples]) -> Samples:
         elif kind == "noise before":
             parts.append(0.02 * noise.standard_normal(rng.randint(8_000, 24_000)).astype(np.float32))
         parts += [clip, np.zeros(rng.randint(11_000, 24_000), np.float32)]
-    sound = np.concatenate(parts)
-    return sound + 0.0003 * noise.standard_normal(len(sound)).astype(np.float32)
+    audio = np.concatenate(parts)
+    return audio + 0.0003 * noise.standard_normal(len(audio)).astype(np.float32)
 
 
 def write_script(rng: random.Random, clips: Sequence[Samples], recognizer: streamser.Recognizer) -> Script:
     """A composed piece at a random rate, and its finals as a stream without any server gives them."""
     rate, channels = rng.choice(_RATES_HZ), rng.choice([1, 1, 2])
-    sound = resample(compose(rng, clips), 16_000, rate)
-    values = (np.clip(sound, -1, 32767 / 32768) * 32768).round().astype("<i2")
+    audio = resample(compose(rng, clips), 16_000, rate)
+    values = (np.clip(audio, -1, 32767 / 32768) * 32768).round().astype("<i2")
     pcm = np.repeat(values[:, None], channels, axis=1).tobytes()
     stream = streamser.Stream(recognizer)
     events = [event.to_dict() for event in [*stream.push(pcm, rate, channels), *stream.close()]]

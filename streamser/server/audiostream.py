@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 
-from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, cut_off, mono_pieces, open_sound
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, cut_off, mono_pieces, open_audio
 from streamser.events import Gap
 from streamser.stream.channel import WorkerStream
 from streamser.stream.pcm import Pcm, PcmConverter
@@ -13,7 +13,7 @@ from streamser.stream.status import StreamStatus
 from streamser.stream.wavfile import WavWriter
 
 
-class SoundStream:
+class AudioStream:
     """Resample, segment and submit; its methods are called one after another, from any thread."""
 
     def __init__(
@@ -78,11 +78,11 @@ class SoundStream:
             self._stream.feed(AudioBlock(samples, self._stream.position, arrived_s))
 
 
-class SoundFile:
+class AudioFile:
     """A file that was sent whole, decoded from memory piece by piece: nothing is written to disk."""
 
     def __init__(self, body: bytes) -> None:
-        self._file = open_sound(io.BytesIO(body), "the file")
+        self._file = open_audio(io.BytesIO(body), "the file")
         self.sample_rate = int(self._file.samplerate)
         self.channels = int(self._file.channels)
         self.duration_s = len(self._file) / self.sample_rate

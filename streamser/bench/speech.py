@@ -30,5 +30,5 @@ def compose(minutes: float, file: Path | None = None, seed: int = 0) -> Samples:
                 parts.append(np.zeros(round(_INSIDE_S * SAMPLE_RATE), np.float32))
             parts.append(sentences[int(rng.integers(len(sentences)))])
         parts.append(np.zeros(round(rng.uniform(*_PAUSE_S) * SAMPLE_RATE), np.float32))
-    sound = np.concatenate(parts)[:length]
-    return (sound + rng.normal(0.0, _NOISE, length)).astype(np.float32)
+    audio = np.concatenate(parts)[:length]
+    return (audio + rng.normal(0.0, _NOISE, length)).astype(np.float32)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamser.audio import Resampler, Samples, cut_off, mono_pieces, open_sound
+from streamser.audio import Resampler, Samples, cut_off, mono_pieces, open_audio
 from streamser.errors import AudioError
 from streamser.media import MEDIA_SUFFIXES, WAY_OUT, MediaFile, find_ffmpeg
 
@@ -40,7 +40,7 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".a
 class Folder:
     """The files of a folder and its folders, by name; hidden ones are left out."""
 
-    sound: tuple[Path, ...]
+    audio: tuple[Path, ...]
     """Those that can be read."""
     needs_ffmpeg: tuple[Path, ...]
     """Those that could be read if ffmpeg were installed."""
@@ -50,7 +50,7 @@ class Folder:
 
 def search_folder(folder: Path) -> Folder:
     """What a folder holds, judged by the names of its files."""
-    sound: list[Path] = []
+    audio: list[Path] = []
     media: list[Path] = []
     others = Counter[str]()
     for path in sorted(folder.rglob("*")):
@@ -58,12 +58,12 @@ def search_folder(folder: Path) -> Folder:
             continue
         suffix = path.suffix.lower()
         if suffix in AUDIO_SUFFIXES + MEDIA_SUFFIXES:
-            (sound if suffix in AUDIO_SUFFIXES else media).append(path)
+            (audio if suffix in AUDIO_SUFFIXES else media).append(path)
         else:
             others[suffix or "no suffix"] += 1
     if media and find_ffmpeg() is not None:
-        sound, media = sorted(sound + media), []
-    return Folder(tuple(sound), tuple(media), others)
+        audio, media = sorted(audio + media), []
+    return Folder(tuple(audio), tuple(media), others)
 
 
 def ffmpeg_notice(files: Sequence[Path]) -> str:
@@ -74,7 +74,7 @@ def ffmpeg_notice(files: Sequence[Path]) -> str:
 
 def find_audio(folder: Path) -> list[Path]:
     """All sound files in a folder and its folders that can be read, by name; hidden ones are left out."""
-    return list(search_folder(folder).sound)
+    return list(search_folder(folder).audio)
 
 
 def expand(path: Path) -> list[Path]:
@@ -82,15 +82,15 @@ def expand(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = search_folder(path)
-    if not found.sound:
+    if not found.audio:
         why = ffmpeg_notice(found.needs_ffmpeg) if found.needs_ffmpeg else ", ".join(AUDIO_SUFFIXES + MEDIA_SUFFIXES)
         raise AudioError(f"{path}: the folder holds no sound file that can be read ({why})")
-    return list(found.sound)
+    return list(found.audio)
 
 
 def duration_s(path: Path) -> float:
-    with _opened(path) as sound:
-        return float(len(sound)) / float(sound.samplerate)
+    with _opened(path) as audio:
+        return float(len(audio)) / float(audio.samplerate)
 
 
 def _opened(path: Path) -> soundfile.SoundFile | MediaFile:
@@ -98,22 +98,22 @@ def _opened(path: Path) -> soundfile.SoundFile | MediaFile:
         raise AudioError(f"{path}: " + ("is not a file" if path.exists() else "no such file"))
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: the file is empty (0 bytes)")
-    sound = open_sound(path, str(path))
-    if not len(sound):
-        sound.close()
+    audio = open_audio(path, str(path))
+    if not len(audio):
+        audio.close()
         raise AudioError(f"{path}: the file holds no samples")
-    return sound
+    return audio
 
 
 def read_pieces(path: Path) -> Iterator[Samples]:
     """A file's sound as 16 kHz mono, piece by piece; a file that is cut off gives a warning in the log."""
-    with _opened(path) as sound:
-        resampler, frames = Resampler(sound.samplerate), 0
-        for piece in mono_pieces(sound, str(path)):
+    with _opened(path) as audio:
+        resampler, frames = Resampler(audio.samplerate), 0
+        for piece in mono_pieces(audio, str(path)):
             frames += len(piece)
             yield resampler.feed(piece)
         yield resampler.flush()
-        if (missing := cut_off(sound, frames)) is not None:
+        if (missing := cut_off(audio, frames)) is not None:
             logger.warning("%s: %s", path, missing)
 
 
