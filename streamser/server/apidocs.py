@@ -317,7 +317,7 @@ def asyncapi_document(version: str) -> Json:
         "channels": {
             "stream": {
                 "address": "/ws/stream",
-                "description": "Send hello, then audio; receive ready, then events. Send end, and read until the close.",
+                "description": "Send hello, then audio; receive ready and events. Send end, then read until the close.",
                 "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in stream},
             },
             "microphone": {

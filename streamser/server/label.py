@@ -13,7 +13,7 @@ from aiohttp import web
 from streamser.audio import Samples
 from streamser.errors import AudioError
 from streamser.events import EmotionEvent, Event, StreamEnded
-from streamser.server.audio import AudioStream, SoundFile
+from streamser.server.audiostream import AudioFile, AudioStream
 from streamser.server.bodies import Bodies
 from streamser.server.client import wait_for_room
 from streamser.server.forms import FormError, file_of_form
@@ -107,9 +107,9 @@ class Labeller:
             "events": listed,
         }
 
-    def _open(self, body: bytes) -> SoundFile:
+    def _open(self, body: bytes) -> AudioFile:
         try:
-            file = SoundFile(body)
+            file = AudioFile(body)
         except AudioError as error:
             raise HttpRefusal(415, "not_sound", str(error).removeprefix("the file: ")) from error
         low, high = SAMPLE_RATES_HZ

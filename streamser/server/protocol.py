@@ -72,7 +72,7 @@ class Hello:
     partials: bool = True
     """Send results of utterances that have not ended."""
     lossless: bool = False
-    """For files: compute every partial result, and accept audio only as fast as this allows. Live audio skips old ones."""
+    """For files: compute every partial result, and accept audio only as fast as this allows."""
     status_ms: int = 1000
     """Shortest time between two status messages; 0 sends none."""
     model: str | None = None
