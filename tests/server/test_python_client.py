@@ -129,7 +129,7 @@ def test_the_blocking_client_does_the_same_without_a_thread(process: Running, re
         events += stream.finish()
     assert plain([event.to_dict() for event in events]) == truth(recognizer, data)
     assert sum(isinstance(event, EmotionEvent) and event.final for event in events) == 2
-    with pytest.raises(ServerError, match="no microphone"):
+    with pytest.raises(ServerError, match="does not use its microphone"):
         list(client.microphone())
 
 
