@@ -1,4 +1,4 @@
-"""Sound inside streamser: 16 kHz mono float32, read from files or resampled from streams."""
+"""Audio inside streamser: 16 kHz mono float32, read from files or resampled from streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from streamser.errors import AudioError
 from streamser.media import MediaFile, is_media
 
-# soundfile and soxr are imported where they are needed: a stream of 16 kHz sound starts without them.
+# soundfile and soxr are imported where they are needed: a stream of 16 kHz audio starts without them.
 if TYPE_CHECKING:
     import soundfile
 
@@ -27,13 +27,13 @@ SAMPLE_RATE = 16_000
 """Samples a second, everywhere inside streamser."""
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
-"""Sample rates of sound that streamser takes, in Hz; beyond them the resampler hangs, crashes or fills the memory."""
+"""Sample rates of audio that streamser takes, in Hz; beyond them the resampler hangs, crashes or fills the memory."""
 
 LONGEST_S = 4 * 3600.0
-"""The most sound that is read into one array; a small file may hold years of silence."""
+"""The most audio that is read into one array; a small file may hold years of silence."""
 
 LOUDEST = 100.0
-"""Float sound lies within [-1, 1], with some headroom for a hot recording; beyond this it was never scaled."""
+"""Float audio lies within [-1, 1], with some headroom for a hot recording; beyond this it was never scaled."""
 
 Samples = NDArray[np.float32]
 
@@ -56,7 +56,7 @@ _PIECE_VALUES = 400_000  # a second of two channels at 192 kHz; more channels co
 
 
 class _Placed:
-    """Sound with a place in its stream."""
+    """Audio with a place in its stream."""
 
     __slots__ = ()
     samples: Samples
@@ -75,7 +75,7 @@ class _Placed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AudioBlock(_Placed):
-    """A run of sound with its place in the stream."""
+    """A run of audio with its place in the stream."""
 
     samples: Samples
     """Mono float32 at 16 kHz, nominally within [-1, 1]."""
@@ -163,7 +163,7 @@ def resample(samples: Samples, from_rate: int, to_rate: int = SAMPLE_RATE) -> Sa
 
 
 def to_pcm16(samples: NDArray[np.floating[Any]]) -> NDArray[np.int16]:
-    """Float sound as little-endian 16-bit integers; what lies outside [-1, 1] is clipped.
+    """Float audio as little-endian 16-bit integers; what lies outside [-1, 1] is clipped.
 
     >>> to_pcm16(np.array([0.25, -2.0, 1.0])).tolist()
     [8192, -32768, 32767]
@@ -230,7 +230,7 @@ def decoder_words(error: Exception) -> str:
 
 @cache
 def _sequential_file() -> Any:
-    """A class of sound files that are only read from beginning to end, without seeking.
+    """A class of audio files that are only read from beginning to end, without seeking.
 
     soundfile seeks after every read of a seekable file. That fails for streamed FLAC, whose header does not
     know its length, and for some telephone codecs.
@@ -262,7 +262,7 @@ def made_finite(samples: Samples) -> tuple[Samples, int]:
 
 
 def open_audio(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.SoundFile | MediaFile:
-    """A sound file that is open for reading; AudioError, with `name`, when it is none or its sample rate is absurd.
+    """An audio file that is open for reading; AudioError, with `name`, when it is none or its sample rate is absurd.
 
     A file with the suffix m4a, mp4, webm and the like is decoded by ffmpeg.
     """
@@ -282,7 +282,7 @@ def open_audio(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.Sou
 
 
 def mono_pieces(audio: soundfile.SoundFile | MediaFile, name: str) -> Iterator[Samples]:
-    """A file's sound at its own rate, mono, a second at a time.
+    """A file's audio at its own rate, mono, a second at a time.
 
     The header's length is not relied on: it may be wrong by terabytes, and telephone codecs cannot seek.
     """
@@ -318,13 +318,13 @@ def cut_off(audio: soundfile.SoundFile | MediaFile, frames: int) -> str | None:
 
 
 def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Samples:
-    """Read a sound file of any rate, channel count and sample type as mono float32.
+    """Read an audio file of any rate, channel count and sample type as mono float32.
 
     WAV, FLAC, Ogg and MP3 are read by libsndfile; m4a, mp4, webm and the like by ffmpeg, where it is installed.
 
     A file that is cut off is read as far as it goes, with a warning in the log.
 
-    Raises AudioError, naming the file and the rule, when it holds no usable sound, or more than `LONGEST_S`.
+    Raises AudioError, naming the file and the rule, when it holds no usable audio, or more than `LONGEST_S`.
     """
     name = fspath(path)
     if not Path(name).is_file():

@@ -49,7 +49,7 @@ CARD = "README.md"
 
 _OPTIONAL = {STEP, RELATIVE, INT8_GRAPH, INT8_STEP}
 
-_WINDOW_VALUES = 1 << 24  # frames x bins of one window; 64 MiB is far above any published net's
+_WINDOW_VALUES = 1 << 24  # frames x bins of one window; 64 MiB is far above any published network's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +57,10 @@ class BundleValues:
     """The values in bundle.yaml, without the hashes of the files."""
 
     labels: tuple[str, ...]
-    """In the order of the net's outputs."""
+    """In the order of the network's outputs."""
     features: FeatureConfig
     variant: str
-    """Name of the row in the zoo that built the net."""
+    """Name of the row in the zoo that built the network."""
     calibration: Calibration
     provenance: Mapping[str, Any]
     """Corpora, speakers, recipe, versions: where the weights come from."""
@@ -200,7 +200,7 @@ class Bundle(BundleValues):
         return graph
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """The net's parameters and statistics by name; needs the extra 'torch' (safetensors)."""
+        """The network's parameters and statistics by name; needs the extra 'torch' (safetensors)."""
         try:
             from safetensors import SafetensorError
             from safetensors.numpy import load

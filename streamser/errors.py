@@ -1,7 +1,7 @@
 """The errors that streamser raises for faults outside the code: a device, a file, a checkpoint, a setting.
 
     StreamserError
-    ├── AudioError          a file or an array that is no usable sound
+    ├── AudioError          a file or an array that is no usable audio
     ├── DeviceError         a microphone, or PortAudio itself, that cannot be had
     ├── BundleError         a checkpoint that is damaged, altered, foreign or too new
     ├── EngineError         a compute device that was asked for by name and is not there
@@ -21,7 +21,7 @@ class StreamserError(Exception):
 
 
 class AudioError(StreamserError):
-    """A file or an array that is no usable sound."""
+    """A file or an array that is no usable audio."""
 
 
 class DeviceError(StreamserError):

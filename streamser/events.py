@@ -2,7 +2,7 @@
 
 Every event carries `v` (the format's version), `type` and `stream`. Times are seconds since the stream
 began, derived from sample indexes and never from a clock; `latency_ms` alone is wall time and alone may
-differ between two replays of the same sound.
+differ between two replays of the same audio.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class EmotionEvent(EventBase):
     seq: int
     """Counts the emotion events of this utterance from 0."""
     start: int
-    """Sample index of the first sample judged."""
+    """Sample index of the first sample scored."""
     end: int
-    """Sample index one past the last sample judged."""
+    """Sample index one past the last sample scored."""
     final: bool
     label: str
     """The likeliest class, also when `uncertain`; show it only when not."""
@@ -93,7 +93,7 @@ class EmotionEvent(EventBase):
     baseline_utterances: int = 0
     """How many utterances that baseline is made of."""
     latency_ms: float = field(default=0.0, compare=False)
-    """Wall time from the arrival of the last sample judged to this event."""
+    """Wall time from the arrival of the last sample scored to this event."""
 
     @property
     def start_s(self) -> float:
@@ -156,7 +156,7 @@ class SpeechEnded(EventBase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap(EventBase):
-    """Sound that was lost; the timeline counts it, so nothing after it shifts."""
+    """Audio that was lost; the timeline counts it, so nothing after it shifts."""
 
     type: ClassVar[Literal["gap"]] = "gap"
 

@@ -1,6 +1,6 @@
 """Log-mel, MFCC or plain samples as frames, in NumPy, whole or incremental: the reference for all other code.
 
-One `FeatureConfig` travels inside a bundle and decides everything between 16 kHz samples and the net's
+One `FeatureConfig` travels inside a bundle and decides everything between 16 kHz samples and the network's
 input. A frame depends on its own samples and on constants only, never on the window around it, so a frame
 computed once is right in every window it later appears in.
 """
@@ -25,12 +25,12 @@ Frames = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureConfig:
-    """Everything between samples and a net's input; the five papers' front ends are five values of it."""
+    """Everything between samples and a network's input; the five papers' front ends are five values of it."""
 
     kind: Literal["mel", "samples"] = "mel"
-    """`samples`: a frame is the next `hop_samples` samples unchanged, for a network that takes raw sound."""
+    """`samples`: a frame is the next `hop_samples` samples unchanged, for a network that takes raw audio."""
     sample_rate: int = SAMPLE_RATE
-    """Hz; 16 kHz sound is resampled where a paper asks for another rate."""
+    """Hz; 16 kHz audio is resampled where a paper asks for another rate."""
     window: Literal["hann", "hamming"] = "hann"
     """Periodic, as in librosa and torch.stft."""
     window_samples: int = 1024
@@ -60,17 +60,17 @@ class FeatureConfig:
     std: tuple[float, ...] = ()
     """Constants of the training set, one a bin, for `standard`."""
     length_s: float = 3.0
-    """The net's window."""
+    """The network's window."""
     short: Literal["zero", "tile", "keep"] = "tile"
-    """Sound shorter than the window: add silent frames, repeat its own frames, or leave it short."""
+    """Audio shorter than the window: add silent frames, repeat its own frames, or leave it short."""
     long: Literal["head", "middle", "windows", "pieces"] = "windows"
-    """Sound longer than the window: its beginning, its middle, or all of it in overlapping windows; `pieces` leaves out
+    """Audio longer than the window: its beginning, its middle, or all of it in overlapping windows; `pieces` leaves out
     a rest that is shorter than a window, and each piece is an example of its own in training."""
     stride_s: float = 1.0
-    """Step between those windows; the last one always ends with the sound."""
+    """Step between those windows; the last one always ends with the audio."""
     peak: bool = False
-    """Scale a whole sound so that its largest sample is 1. A stream's segments are scaled one by one, and only where
-    they are judged as whole sounds."""
+    """Scale a whole recording so that its largest sample is 1. A stream's segments are scaled one by one, and only where
+    they are scored as whole recordings."""
     trim_db: float = 0.0
     """Trim leading and trailing parts that are this many dB quieter than the loud parts; 0 keeps everything.
     A stream's segmenter cuts there anyway, but corpora differ in it, and networks learn to recognize a corpus by it."""
@@ -119,7 +119,7 @@ class FeatureConfig:
 
     @property
     def window_frames(self) -> int:
-        """Frames in the net's window of `length_s`."""
+        """Frames in the network's window of `length_s`."""
         return max(1, self.frames_in(round(self.length_s * self.sample_rate)))
 
     @property
@@ -319,7 +319,7 @@ class FrontEnd:
         return self._advance(self._resampler.feed(samples))
 
     def flush(self) -> Frames:
-        """The frames that only the end of the sound completes."""
+        """The frames that only the end of the audio completes."""
         frames = [self._advance(self._resampler.flush())]
         missing = self.config.frames_in(self._received) - self._given
         if missing > 0:  # frames that reach past the end, over silence: centred ones, or the FFT's dead margin
@@ -355,19 +355,19 @@ def extract(samples: Samples, config: FeatureConfig) -> Frames:
 
 _PIECE = 256  # samples; 16 ms
 _BESIDE = 12  # pieces kept on either side of the speech, about what a stream's segmenter leaves
-_SILENT_PEAK = 1e-4  # -80 dBFS: the sound is silent
+_SILENT_PEAK = 1e-4  # -80 dBFS: the audio is silent
 TRIM_BESIDE_S = _BESIDE * _PIECE / SAMPLE_RATE
 """Silence that is kept on either side of trimmed speech."""
 
 
 def at_peak(samples: Samples, config: FeatureConfig) -> Samples:
-    """Scale a whole sound to a peak of 1 (absolute value) if `config.peak`, unless its peak is below -80 dBFS."""
+    """Scale a whole recording to a peak of 1 (absolute value) if `config.peak`, unless its peak is below -80 dBFS."""
     peak = float(np.abs(samples).max(initial=0.0)) if config.peak else 0.0
     return samples if peak < _SILENT_PEAK else np.asarray(samples / np.float32(peak), np.float32)
 
 
 def trimmed(samples: Samples, config: FeatureConfig) -> Samples:
-    """A whole 16 kHz sound without the silence around its speech; all of it where the config does not trim.
+    """A whole 16 kHz recording without the silence around its speech; all of it where the config does not trim.
 
     >>> quiet, loud = np.zeros(16_000, np.float32), np.ones(8_000, np.float32)
     >>> len(trimmed(np.concatenate([quiet, loud, quiet]), FeatureConfig(trim_db=25.0))) / 256
@@ -402,7 +402,7 @@ def silent_frame(config: FeatureConfig) -> Frames:
 
 
 def window_starts(n_frames: int, config: FeatureConfig) -> list[int]:
-    """First frame of each window of a sound with this many frames; one window when it is short.
+    """First frame of each window of a recording with this many frames; one window when it is short.
 
     >>> window_starts(400, FeatureConfig())  # 184-frame windows, one second (62 frames) apart
     [0, 62, 124, 186, 216]
@@ -430,5 +430,5 @@ def cut_window(frames: Frames, start: int, config: FeatureConfig) -> Frames:
 
 
 def windows(frames: Frames, config: FeatureConfig) -> Frames:
-    """All windows that judge a sound, (windows, window_frames, bins)."""
+    """All windows that score a recording, (windows, window_frames, bins)."""
     return np.stack([cut_window(frames, start, config) for start in window_starts(len(frames), config)])

@@ -46,7 +46,7 @@ def find_ffmpeg() -> str | None:
 
 
 class MediaFile:
-    """A media file's first sound track, decoded by a process of its own; it has the part of SoundFile that we use."""
+    """A media file's first audio track, decoded by a process of its own; it has the part of SoundFile that we use."""
 
     def __init__(self, path: Path) -> None:
         ffmpeg = find_ffmpeg()

@@ -51,7 +51,7 @@ class _Ribbon:
 
 
 def check_plot(path: str | PathLike[str]) -> None:
-    """Check, before any sound, that a picture can be written: ConfigError or MissingExtraError if not."""
+    """Check, before any audio is read, that a picture can be written: ConfigError or MissingExtraError if not."""
     file = Path(fspath(path))
     if file.suffix.lower() not in _FORMATS:
         raise ConfigError(f"--plot {file}: the extension names the format; known are {', '.join(_FORMATS)}")
@@ -72,7 +72,7 @@ def save_timeline(
     width_inches: float | None = None,
     reference: Sequence[Mark] = (),
 ) -> None:
-    """Draw the events of one stream, over its sound when that is given, as .png (300 dpi), .svg or .pdf.
+    """Draw the events of one stream, over its audio when that is given, as .png (300 dpi), .svg or .pdf.
 
     A long stream is wrapped into rows of `width_inches` (default: 10). `reference` adds a lane with the true labels.
     """

@@ -1,6 +1,6 @@
 """Profiles: a baseline of one speaker's neutral speech in a small file, which streams go on from.
 
-`streamser calibrate` makes one with `streamser.enrolment`. The file holds sums of embeddings: no sound, no words.
+`streamser calibrate` makes one with `streamser.enrolment`. The file holds sums of embeddings: no audio, no words.
 docs/your-voice.md has what this brings.
 """
 
@@ -50,7 +50,7 @@ class Profile:
     model: str
     """The checkpoint's name."""
     fingerprint: str
-    """SHA-256 of the checkpoint's weights and front end: to another net these values mean nothing."""
+    """SHA-256 of the checkpoint's weights and front end: to another network these values mean nothing."""
     speech_s: float
     """Seconds of speech that it was made from."""
     utterances: int

@@ -1,8 +1,8 @@
-"""The Recognizer: sound in, a calibrated prediction out, or an honest "uncertain".
+"""The Recognizer: audio in, a calibrated prediction out, or an honest "uncertain".
 
-A sound longer than the net's window is judged in overlapping windows whose logits are averaged; the average is
+A recording longer than the network's window is scored in overlapping windows whose logits are averaged; the average is
 calibrated into probabilities; a best probability below the threshold makes the prediction `uncertain`. So does
-sound in which nothing rises above the features' floor, and sound shorter than one frame (it is padded to one).
+audio in which nothing rises above the features' floor, and audio shorter than one frame (it is padded to one).
 
 That is the absolute answer. Where a baseline of the speaker is known and the checkpoint has a relative head, the
 relative answer is mixed in: p = (1 - a) p_absolute + a p_relative, where a grows with the baseline's weight.
@@ -40,10 +40,10 @@ from streamser.features import FeatureConfig, Frames, at_peak, trimmed
 from streamser.profile import load_profile
 
 Audio = Samples | Segment
-"""What can be judged: 16 kHz mono samples, or a Segment of a stream."""
+"""What can be scored: 16 kHz mono samples, or a Segment of a stream."""
 
 Baselines: TypeAlias = Baseline | Sequence[Baseline | None] | None
-"""One baseline for all sounds, one for each, or none."""
+"""One baseline for all recordings, one for each, or none."""
 
 Probabilities: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -78,7 +78,7 @@ class RecognizerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The emotion of the voice in one sound."""
+    """The emotion of the voice in one recording."""
 
     label: str
     """The likeliest class, also when `uncertain`; act on it only when not."""
@@ -90,16 +90,16 @@ class Prediction:
     windows: int
     """How many windows were averaged."""
     audible: bool = True
-    """False for sound too short to be judged or without anything in it: `uncertain`, whatever its scores."""
+    """False for audio too short to be scored or without anything in it: `uncertain`, whatever its scores."""
     threshold: float = field(default=0.0, repr=False)
     """Confidence below which this answer is `uncertain`."""
     neutrality: float = field(default=0.0, repr=False)
-    """The absolute answer's probability of neutral, which weighs the sound for a baseline; 0 without such a class."""
+    """The absolute answer's probability of neutral, which weighs the audio for a baseline; 0 without such a class."""
     embedding: Frames | None = field(default=None, repr=False, compare=False)
     """(dimensions,), the vector from which baselines are computed."""
 
     def with_scores(self, scores: Mapping[str, float], threshold: float | None = None) -> Prediction:
-        """The same sound's prediction with other scores, and the label, confidence and `uncertain` that follow."""
+        """The same recording's prediction with other scores, and the label, confidence and `uncertain` that follow."""
         threshold = self.threshold if threshold is None else threshold
         best = max(scores, key=scores.__getitem__)
         uncertain = not (self.audible and scores[best] >= threshold)  # a confidence that is NaN is uncertain too
@@ -174,7 +174,7 @@ class Recognizer:
     @overload
     def predict(self, audio: Sequence[Audio], baseline: Baselines = None) -> list[Prediction]: ...
     def predict(self, audio: Audio | Sequence[Audio], baseline: Baselines = None) -> Prediction | list[Prediction]:
-        """Judge one sound, or several in one batch; AudioError for sound that is empty, NaN or infinite.
+        """Score one recording, or several in one batch; AudioError for audio that is empty, NaN or infinite.
 
         Without `baseline` the recognizer's own is used, if it has one.
         """
@@ -184,7 +184,7 @@ class Recognizer:
         return predictions[0] if isinstance(audio, np.ndarray | Segment) else predictions
 
     def check(self, audio: Audio) -> None:
-        """AudioError or ValueError for sound that can't be judged: empty, NaN, infinite, or never scaled."""
+        """AudioError or ValueError for audio that can't be scored: empty, NaN, infinite, or never scaled."""
         _samples(audio, "sound")
 
     def check_embedding(self, embedding: Frames) -> None:
@@ -196,7 +196,7 @@ class Recognizer:
             )
 
     def predict_frames(self, utterances: Sequence[Frames], baseline: Baselines = None) -> list[Prediction]:
-        """Judge whole utterances whose features, (frames, bins) each, were computed as the sound came in."""
+        """Score whole utterances whose features, (frames, bins) each, were computed as the audio came in."""
         for frames in utterances:
             if frames.ndim != 2 or frames.shape[1] != self.features.bins:
                 raise ValueError(f"frames have shape (time, {self.features.bins}), not {frames.shape}")
@@ -209,7 +209,7 @@ class Recognizer:
         return self._adapted([self._absolute(score, False) for score in self._finite(scores)], baseline)
 
     def adapted(self, prediction: Prediction, baseline: Baseline | None) -> Prediction:
-        """The absolute prediction of a sound, compared with its speaker's baseline."""
+        """The absolute prediction of a recording, compared with its speaker's baseline."""
         rule = self.bundle.baseline
         share = 0.0 if rule is None or baseline is None else rule.share_of(baseline.weight)
         if rule is None or baseline is None or self.relative is None or share == 0.0 or prediction.embedding is None:
@@ -225,17 +225,17 @@ class Recognizer:
         return prediction.with_scores(dict(zip(self.labels, mixed.tolist(), strict=True)), threshold)
 
     def logits_and_embeddings(self, audio: Audio | Sequence[Audio]) -> tuple[Frames, Frames]:
-        """The results of `logits` and `embed` for one sound or several, from one run of the network."""
+        """The results of `logits` and `embed` for one recording or several, from one run of the network."""
         _, scores = self._score(audio)
         return self._utterance_logits(scores), _embeddings(scores)
 
     def logits(self, audio: Audio | Sequence[Audio]) -> Frames:
-        """The net's answers before calibration, (sounds, classes): each the mean of its windows'."""
+        """The network's answers before calibration, (recordings, classes): each the mean of its windows'."""
         _, scores = self._score(audio)
         return self._utterance_logits(scores)
 
     def embed(self, audio: Audio | Sequence[Audio]) -> Frames:
-        """The network's last hidden layer, (sounds, dimensions): the mean over each sound's windows."""
+        """The network's last hidden layer, (recordings, dimensions): the mean over each recording's windows."""
         _, scores = self._score(audio)
         if not scores:
             _, embedding = self.engine.run(np.zeros((0, self.features.window_frames, self.features.bins), np.float32))
@@ -281,7 +281,7 @@ class Recognizer:
         return np.stack([score.logits.mean(axis=0) for score in scores])
 
     def _absolute(self, scores: WindowScores, too_short: bool) -> Prediction:
-        """The prediction for a sound without a baseline of its speaker."""
+        """The prediction for a recording without a baseline of its speaker."""
         probabilities = self.calibrate(scores.logits.mean(axis=0)[None])[0].tolist()
         by_label = dict(zip(self.labels, probabilities, strict=True))
         audio = Prediction(
@@ -327,7 +327,7 @@ class Recognizer:
 
 
 def load(name_or_path: str | PathLike[str] = DEFAULT_MODEL, compute: str | None = None, **options: Any) -> Recognizer:
-    """Load a checkpoint that is ready to judge. `options` are the other fields of RecognizerConfig.
+    """Load a checkpoint that is ready to score. `options` are the other fields of RecognizerConfig.
 
     `load()` takes the default checkpoint on the best device; `load("runs/mine", "cuda")` a folder on a GPU.
     """
@@ -348,7 +348,7 @@ def open_recognizer(config: RecognizerConfig) -> Recognizer:
 
 
 def _samples(audio: Audio, what: str) -> Samples:
-    """One sound's samples as float32, checked: usable sound, or an AudioError or ValueError with the reason."""
+    """One recording's samples as float32, checked: usable audio, or an AudioError or ValueError with the reason."""
     samples = audio.samples if isinstance(audio, Segment) else audio
     if not isinstance(samples, np.ndarray) or samples.ndim != 1:
         shape = f"an array of shape {samples.shape}" if isinstance(samples, np.ndarray) else repr(type(audio).__name__)
@@ -368,5 +368,5 @@ def _samples(audio: Audio, what: str) -> Samples:
 
 
 def _embeddings(scores: Sequence[WindowScores]) -> Frames:
-    """(sounds, dimensions)"""
+    """(recordings, dimensions)"""
     return np.stack([score.embedding.mean(axis=0) for score in scores])

@@ -71,7 +71,7 @@ class _Sheet:
 
     results: list[_SpanResult]
     false: list[tuple[Kind, TimedAnswer]]
-    """Finals without speech, by the sound that caused them."""
+    """Finals without speech, by the audio that caused them."""
     length: Counter[str]
     """Samples of each kind."""
     merged: int = 0
@@ -103,7 +103,7 @@ def _score(stream: Composed, timed: Sequence[TimedAnswer], sheet: _Sheet) -> Non
         sheet.merged += len(owned) > 1
         if speech <= _FALSE * (final.end - final.start):
             _, most = max(((n, s) for n, s in covered if s.kind != "speech"), key=lambda one: one[0])
-            # a burst of sound wakes the VAD, the quiet after it only rides along
+            # a burst of audio wakes the VAD, the quiet after it only rides along
             loud = [s for n, s in covered if s.kind in ("noise", "music") and n >= 0.2 * (final.end - final.start)]
             sheet.false.append(((loud[0] if loud else most).kind, events[-1]))
 

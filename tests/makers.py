@@ -1,4 +1,4 @@
-"""Small real objects for tests: a checkpoint made in a millisecond, and sounds."""
+"""Small real objects for tests: a checkpoint made in a millisecond, and recordings."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LABELS = ("angry", "happy", "neutral", "sad")
 
 
 def make_features(**changes: Any) -> FeatureConfig:
-    """The default front end with a window of one second: quick, and long sounds still have several windows."""
+    """The default front end with a window of one second: quick, and long recordings still have several windows."""
     return FeatureConfig(**{"length_s": 1.0, "stride_s": 0.5, **changes})
 
 
 def make_weights(features: FeatureConfig, classes: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """A linear net on the mean frame; scaled so that its logits vary by some units between sounds."""
+    """A linear network on the mean frame; scaled so that its logits vary by some units between recordings."""
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal((features.bins, classes)).astype(np.float32) / np.float32(8 * features.bins**0.5)
     # Centred half-way between silence and a loud tone, so that no class wins everywhere.
@@ -68,7 +68,7 @@ def make_bundle(
     calibration: Calibration | None = None,
     **changes: Any,
 ) -> Bundle:
-    """A checkpoint in `folder` whose answers depend on the sound; it is random, so it lives in tests only."""
+    """A checkpoint in `folder` whose answers depend on the audio; it is random, so it lives in tests only."""
     features = features or make_features()
     weights = make_weights(features, len(labels), seed)
     values: dict[str, Any] = {
@@ -155,7 +155,7 @@ def babble(duration_s: float = 1.0, seed: int = 0, level: float = 0.2) -> Sample
 
 
 def frames_of(audio: Samples, features: FeatureConfig) -> Frames:
-    """A sound's frames by the reference front end."""
+    """A recording's frames by the reference front end."""
     from streamser.features import extract
 
     return extract(audio, features)

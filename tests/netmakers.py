@@ -1,4 +1,4 @@
-"""A checkpoint with a true net from the zoo, its weights random but lively; needs torch."""
+"""A checkpoint with a true network from the zoo, its weights random but lively; needs torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamser.nets.layers import SerNet
 
 
 def make_net(variant: str, features: FeatureConfig, seed: int = 0, classes: int = len(LABELS)) -> SerNet:
-    """A net whose batch norms have seen sound and whose logits differ between sounds by some units."""
+    """A network whose batch norms have seen audio and whose logits differ between recordings by some units."""
     torch.manual_seed(seed)
     net = zoo.build(variant, classes)
     recordings = [
@@ -48,7 +48,7 @@ def _stack(recordings: list[Frames], features: FeatureConfig) -> Frames:
 
 
 def make_net_bundle(folder: Path, variant: str, features: FeatureConfig | None = None, seed: int = 0) -> Bundle:
-    """That net as a checkpoint, through the very export that training uses."""
+    """That network as a checkpoint, through the very export that training uses."""
     features = features or zoo.get(variant).features
     net = make_net(variant, features, seed)
     weights = {name: value.numpy() for name, value in net.state_dict().items()}

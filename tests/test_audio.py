@@ -1,4 +1,4 @@
-"""Every file gives sound or one clear sentence; a stream fed in crumbs gives the samples of the whole."""
+"""Every file gives audio or one clear sentence; a stream fed in crumbs gives the samples of the whole."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def crumbs(audio: Samples, seed: int) -> list[Samples]:
-    """The sound in pieces of 0 to 700 samples."""
+    """The audio in pieces of 0 to 700 samples."""
     rng = np.random.default_rng(seed)
     cuts = np.cumsum(rng.integers(0, 700, size=len(audio) // 200))
     return np.split(audio, cuts[cuts < len(audio)])
@@ -327,7 +327,7 @@ def test_a_telephone_or_sampler_file_is_read_like_any_other(
 
 
 def lying_flac(path: Path, samples: int) -> Path:
-    """A second of sound whose header claims another length."""
+    """A second of audio whose header claims another length."""
     soundfile.write(path, tone(), SAMPLE_RATE)
     content = bytearray(path.read_bytes())
     streaminfo = int.from_bytes(content[18:26], "big")  # its last 36 bits count the samples

@@ -1,4 +1,4 @@
-"""No command writes sound or talks to another machine unless its flag was given: seen at run time."""
+"""No command writes audio or talks to another machine unless its flag was given: seen at run time."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ RECORDINGS = [tone(300.0), babble(3.3, seed=1), noise(0.4), babble(1.0, seed=2),
 
 
 def expected_logits(audio: Samples) -> Frames:
-    """The tiny net's result for a sound, computed without the Recognizer."""
+    """The tiny network's result for a recording, computed without the Recognizer."""
     weights = make_weights(FEATURES, len(LABELS))
     frames = extract(audio, FEATURES)
     means = [cut_window(frames, start, FEATURES).mean(axis=0) for start in window_starts(len(frames), FEATURES)]
@@ -81,7 +81,7 @@ def test_the_end_of_a_long_sound_counts_in_its_own_window(recognizer: Recognizer
     changed[-800:] = noise(0.05, level=0.5)
     difference = np.abs(recognizer.logits(changed) - recognizer.logits(audio)).max()
     assert difference > 1e-3
-    assert recognizer.predict(changed).windows == 6  # five half-second steps, and the one that ends with the sound
+    assert recognizer.predict(changed).windows == 6  # five half-second steps, and the one that ends with the audio
 
 
 def test_the_embedding_is_the_mean_over_the_windows(recognizer: Recognizer) -> None:
@@ -198,7 +198,7 @@ def test_frames_of_another_checkpoint_are_the_callers_slip(recognizer: Recognize
 
 
 class NanEngine:
-    """A net whose weights were spoilt in a way that silence does not show."""
+    """A network whose weights were spoilt in a way that silence does not show."""
 
     name, compute = "onnx", "cpu"
 

@@ -35,7 +35,7 @@ needs_virtual_mic = pytest.mark.skipif(why_missing() is not None, reason=str(why
 
 
 class VirtualMic:
-    """A private sound daemon; its microphones record what is played into it."""
+    """A private sound server; its microphones record what is played into it."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vmic-"))  # short: a socket's path may have 107 letters

@@ -52,7 +52,7 @@ def held_out_clips(bundle: Bundle, corpora: Path, most: int) -> list[tuple[str, 
 
 
 def ways(bundle: Bundle, folder: Path) -> dict[str, Callable[[Frames], Frames]]:
-    """How clips' frames are judged: whole and in steps, with 32-bit and 8-bit weights; `folder` is for a trial copy."""
+    """How clips' frames are scored: whole and in steps, with 32-bit and 8-bit weights; `folder` is for a trial copy."""
     contents = bundle.contents()
     small = replace(
         contents, int8=quantized(contents.onnx), int8_step=None if contents.step is None else quantized(contents.step)
@@ -80,7 +80,7 @@ def _stepwise(steps: StepEngine, frames: Frames) -> Frames:
 
 
 def measure(bundle: Bundle, clips: list[tuple[str, Path, int]], folder: Path) -> dict[str, dict[str, Any]]:
-    """For each way its UA, CPU time a second of sound, and how it differs from 32 bits."""
+    """For each way its UA, CPU time a second of audio, and how it differs from 32 bits."""
     by = ways(bundle, folder)
     logits: dict[str, list[Frames]] = {way: [] for way in by}
     cpu_s, seconds = dict.fromkeys(by, 0.0), 0.0

@@ -110,7 +110,7 @@ def versions(check: Check) -> dict[str, Any]:
 
 
 def engines_agree(check: Check, name: str) -> dict[str, Any]:
-    """Logits of whole sounds: ONNX Runtime on the CPU against torch on the device."""
+    """Logits of whole recordings: ONNX Runtime on the CPU against torch on the device."""
     from streamser.recognizer import load
 
     cpu, device = load(name, "cpu", engine="onnx"), load(name, check.device, engine="torch")
@@ -192,7 +192,7 @@ def falls_back(check: Check) -> dict[str, Any]:
 
 
 def latency(check: Check, name: str) -> dict[str, Any]:
-    """Batch 1: a window of sound, and a chunk of a stream, on the device and on this machine's CPU."""
+    """Batch 1: a window of audio, and a chunk of a stream, on the device and on this machine's CPU."""
     from streamser.bundle import load_bundle
     from streamser.engines.devicestreams import DeviceStreams
     from streamser.recognizer import load

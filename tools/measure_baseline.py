@@ -3,7 +3,7 @@
     streamser train models/whisper/recipe.yaml --set protocol=leave-one-corpus-out --seeds 0,1,2 --out runs/left-out
     python tools/measure_baseline.py runs/left-out
 
-Every corpus is judged with a calibration and constants that the other corpora chose. A run with fewer than three
+Every corpus is scored with a calibration and constants that the other corpora chose. A run with fewer than three
 left-out corpora can choose none: `--rule whisper` takes those of a checkpoint, and the table is shorter.
 """
 

@@ -5,8 +5,8 @@
 
 A server and a Wyoming service run as processes of their own. Clients of every kind come and go: one WebSocket stream
 that never ends, others that end, leave or vanish, Wyoming satellites, uploads, paced replays, and a microphone. Their
-sound has speech, silence, noise, clipping, level jumps and many sample rates. Each final is compared with what the same
-sound gives without a server. The exit code is 1 when a promise is broken: a final that is missing, wrong or given
+audio has speech, silence, noise, clipping, level jumps and many sample rates. Each final is compared with what the same
+audio gives without a server. The exit code is 1 when a promise is broken: a final that is missing, wrong or given
 twice, memory that grows after the warm-up, a thread or a file handle that is left, a clock that drifts.
 """
 
@@ -67,7 +67,7 @@ class Record:
         """Count a stream's finals; a difference is a fault."""
         self.counts[f"{kind} streams"] += 1
         self.counts["finals"] += len(got)
-        if kind in ("websocket", "wyoming"):  # the others do not wait for sound to be spoken
+        if kind in ("websocket", "wyoming"):  # the others do not wait for audio to be spoken
             self.latencies_ms += [message["latency_ms"] for message in got]
         if [plain(message) for message in got] != list(expected):
             self.fault(f"{kind}: {len(got)} finals, not the {len(expected)} that the sound has")
@@ -129,7 +129,7 @@ async def visit(session: aiohttp.ClientSession, url: str, script: Script, rng: r
 async def stay(
     session: aiohttp.ClientSession, url: str, scripts: Sequence[Script], stop: asyncio.Event, record: Record
 ) -> None:
-    """One WebSocket client that stays to the end and now and then loses a little sound."""
+    """One WebSocket client that stays to the end and now and then loses a little audio."""
     rng, sent = random.Random(1), 0.0
     async with session.ws_connect(url + "ws/stream") as ws:
         messages: list[Message] = []
@@ -391,7 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mic", action="store_true", help="listen to a virtual microphone, too")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or its servers and its sound daemon would go on
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or its servers and its sound server would go on
     args.out.mkdir(parents=True, exist_ok=True)
     rng, recognizer = random.Random(args.seed), streamser.load(args.model)
     clips = [streamser.read_audio(sample.path) for sample in find_samples()]

@@ -1,4 +1,4 @@
-"""Sound for the soak: composed pieces, and the finals that each of them must bring."""
+"""Audio for the soak: composed pieces, and the finals that each of them must bring."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEYS = ("utterance", "start_s", "end_s", "label", "uncertain")
 
 @dataclass(frozen=True)
 class Script:
-    """A piece of sound and the finals that it must bring."""
+    """A piece of audio and the finals that it must bring."""
 
     pcm: bytes
     rate: int

@@ -46,7 +46,7 @@ log = logging.getLogger("students")
 KEPT = ("fold.json", "fold.npz", "relative.onnx", "log.jsonl", "recipe.json")
 """Files of a student's run that come back."""
 LAST_EPOCHS_S = 40.0
-"""No epoch begins in the last seconds: a fold that is trained is exported, judged and packed in them."""
+"""No epoch begins in the last seconds: a fold that is trained is exported, scored and packed in them."""
 RECIPES = Path("models/recipes")
 
 

@@ -55,7 +55,7 @@ def clips(corpus: str, half: str) -> list[tuple[str, Path]]:
 
 
 def level(samples: Samples, dbfs: float) -> Samples:
-    """The same sound at another RMS."""
+    """The same audio at another RMS."""
     gain = 10 ** (dbfs / 20) / max(1e-9, float(np.sqrt(np.mean(np.square(samples)))))
     return (samples * gain).astype(np.float32)
 
@@ -173,7 +173,7 @@ def music(rng: np.random.Generator, length: int) -> Samples:
 
 
 def esc10(rng: np.random.Generator, length: int) -> Samples:
-    """Clips of the ten ESC-10 sounds one after another, at equal level, as recorded."""
+    """Clips of the ten ESC-10 recordings one after another, at equal level, as recorded."""
     folder = corpora_folder() / "noise_esc10"
     paths = sorted((folder / "audio").iterdir())
     audio: list[Samples] = []
@@ -226,7 +226,7 @@ class Score:
     false_a_minute: float
     """Utterances without speech, for each minute without speech."""
     cost_us: float
-    """CPU time of the detector for 20 ms of sound."""
+    """CPU time of the detector for 20 ms of audio."""
 
     @property
     def frames(self) -> str:
@@ -246,7 +246,7 @@ def _share(part: Flags, whole: Flags) -> float:
 
 
 def decide(vad: Vad, samples: Samples) -> tuple[Flags, float]:
-    """Decisions every 10 ms, and microseconds for 20 ms of sound."""
+    """Decisions every 10 ms, and microseconds for 20 ms of audio."""
     size = vad.frame_samples
     frames = samples[: len(samples) // size * size].reshape(-1, size)
     began = time.process_time()

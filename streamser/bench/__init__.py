@@ -1,1 +1,1 @@
-"""Measure streamser, and what else is installed, on one sound in one run: `streamser bench` shows the results."""
+"""Measure streamser, and what else is installed, on one recording in one run: `streamser bench` shows the results."""

@@ -34,7 +34,7 @@ class Trial:
     slowest_final_ms: float
     """From the end of an utterance's closing silence to its final."""
     behind_ms: float
-    """How late the slowest push of sound was."""
+    """How late the slowest push of audio was."""
     cpu_cores: float
     """CPU seconds a second, all threads."""
 
@@ -44,7 +44,7 @@ class Trial:
 
 
 def try_streams(recognizer: Recognizer, audio: Samples, streams: int, seconds: float) -> Trial:
-    """Push this number of streams in real time, each from another place of the sound."""
+    """Push this number of streams in real time, each from another place of the audio."""
     config = StreamConfig()
     closing_ms = config.segmenter.end_silence_ms - config.segmenter.post_roll_ms
     partials: list[float] = []

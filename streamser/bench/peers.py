@@ -1,4 +1,4 @@
-"""What other ways of judging the same windows cost: each peer takes one window of samples at a time."""
+"""What other ways of scoring the same windows cost: each peer takes one window of samples at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Peer(NamedTuple):
 
 
 def _net(model: str) -> tuple[Callable[[Frames], Frames], FeatureConfig]:
-    """The checkpoint's net in torch, eager, one window at a time."""
+    """The checkpoint's network in torch, eager, one window at a time."""
     import torch
 
     from streamser.nets.zoo import restore

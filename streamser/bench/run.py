@@ -48,7 +48,7 @@ def measure(
     peer_seconds: float = 10.0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Figures of each contender over the sound of each round, with its `title`; a peer that fails has an `error`."""
+    """Figures of each contender over the audio of each round, with its `title`; a peer that fails has an `error`."""
     found: list[list[dict[str, Any]]] = [[] for _ in contenders]
     with tempfile.TemporaryDirectory(prefix="streamser-bench-") as folder:
         for turn, audio in enumerate(rounds):
@@ -65,7 +65,7 @@ def measure(
                     request |= {"threads": threads}
                 results.append(_run(request, may_fail=bool(contender.peer)))
                 scored = results[-1].pop("windows", None)
-                if scored and not windows.exists():  # peers judge the windows of the first stream
+                if scored and not windows.exists():  # peers score the windows of the first stream
                     windows.write_text(json.dumps(scored), encoding="utf-8")
                     results[-1]["judged"] = len(scored)
     rows = []

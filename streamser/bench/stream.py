@@ -51,7 +51,7 @@ def measure_stream(model: str, engine: str, compute: str, threads: int, audio: P
 
 
 def _first_score(recognizer: Recognizer, audio: Path) -> None:
-    """Push sound until the first result."""
+    """Push audio until the first result."""
     stream = Stream(recognizer)
     for block in _blocks(audio):
         if any(isinstance(event, EmotionEvent) for event in stream.push(block)):
@@ -87,7 +87,7 @@ class _Blocks:
 
 
 def _live(recognizer: Recognizer, audio: Path) -> list[tuple[int, int]]:
-    """Run the threads of a live stream, as fast as they can; the windows that were judged."""
+    """Run the threads of a live stream, as fast as they can; the windows that were scored."""
     with Listener(_Blocks(audio), recognizer) as events:
         return [(event.start, event.end) for event in events if isinstance(event, EmotionEvent)]
 

@@ -1,4 +1,4 @@
-"""A client of `streamser serve`: label files, stream sound, follow its microphone; blocking or with asyncio.
+"""A client of `streamser serve`: label files, stream audio, follow its microphone; blocking or with asyncio.
 
     client = streamser.Client("http://127.0.0.1:8765")
     print([event.label for event in client.label("talk.wav").finals])
@@ -58,7 +58,7 @@ class Labelled:
 
 
 class StreamOptions(TypedDict, total=False):
-    """What a stream of pushed sound may be opened with."""
+    """What a stream of pushed audio may be opened with."""
 
     sample_rate: int
     """Hz; 16000 unless it is given."""
@@ -98,7 +98,7 @@ def _hello(
 class AsyncClient:
     """A server at an address; a connection is opened for each call, so that nothing needs to be closed.
 
-    A stream of pushed sound whose connection is lost connects again, for up to `reconnect_s`, and goes on.
+    A stream of pushed audio whose connection is lost connects again, for up to `reconnect_s`, and goes on.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class AsyncClient:
     async def label(
         self, audio: str | PathLike[str] | bytes, *, partials: bool = False, model: str | None = None
     ) -> Labelled:
-        """Recognize a sound file, given by its path or as its bytes."""
+        """Recognize an audio file, given by its path or as its bytes."""
         if isinstance(audio, bytes):
             name, body = "file", audio
         else:
@@ -142,7 +142,7 @@ class AsyncClient:
         return await self._ask("POST", "/v1/export", params={"format": form}, data=body)
 
     def stream(self, **options: Unpack[StreamOptions]) -> AsyncStream:
-        """A stream of pushed sound, to be used in an `async with`."""
+        """A stream of pushed audio, to be used in an `async with`."""
         url = self._socket_url("/ws/stream")
         return AsyncStream(url, self._headers, _hello(**options), reconnect_s=self._reconnect_s)
 
@@ -190,7 +190,7 @@ class Client:
     def label(
         self, audio: str | PathLike[str] | bytes, *, partials: bool = False, model: str | None = None
     ) -> Labelled:
-        """Recognize a sound file, given by its path or as its bytes."""
+        """Recognize an audio file, given by its path or as its bytes."""
         return asyncio.run(self._client.label(audio, partials=partials, model=model))
 
     def export(self, events: Iterable[Event], form: str) -> bytes:
@@ -198,7 +198,7 @@ class Client:
         return asyncio.run(self._client.export(events, form))
 
     def stream(self, **options: Unpack[StreamOptions]) -> ClientStream:
-        """A stream of pushed sound, to be used in a `with`."""
+        """A stream of pushed audio, to be used in a `with`."""
         return ClientStream(lambda: self._client.stream(**options))
 
     def microphone(self) -> Iterator[Event]:
@@ -253,7 +253,7 @@ class ClientStream:
         return self._stream.reconnections
 
     def push(self, pcm: Pcm) -> list[Event]:
-        """Send sound; returns the events that have come by now."""
+        """Send audio; returns the events that have come by now."""
         return self._run(self._stream.push(pcm))
 
     def lose(self, samples: int) -> None:

@@ -1,4 +1,4 @@
-"""Go on with a stream over a new connection: which sound to send again, and how its events fit the whole stream."""
+"""Go on with a stream over a new connection: which audio to send again, and how its events fit the whole stream."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Continuity:
     """Fed with what was sent and with the events that came; the first connection's timeline never ends.
 
     A server's stream begins at zero, so events of a later connection are shifted by the place where it began: the end
-    of the last utterance that has its final. The sound after it is sent again, and the utterance that was open is
-    judged again, under the number that it had.
+    of the last utterance that has its final. The audio after it is sent again, and the utterance that was open is
+    scored again, under the number that it had.
 
     >>> continuity = Continuity(sample_rate=16_000, channels=1)
     >>> continuity.send(bytes(64_000))
@@ -72,7 +72,7 @@ class Continuity:
         self._forget()
 
     def status(self, position_s: float, silent: bool) -> None:
-        """Take a status of the server: in silence, sound before the last status need not be sent again."""
+        """Take a status of the server: in silence, audio before the last status need not be sent again."""
         if silent and self._started < self._next:
             if self._silent is not None:
                 self._settle(self._silent)

@@ -1,4 +1,4 @@
-"""One stream over WebSockets: push sound, take events, and go on over a new connection when one is lost."""
+"""One stream over WebSockets: push audio, take events, and go on over a new connection when one is lost."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _AGAIN_STATUS = frozenset({0, 429, 502, 503, 504, 1001, 1006, 1012, 1013})
 
 
 class AsyncStream:
-    """One stream: `push` sound and take the events that have come, `finish` for the rest, or iterate.
+    """One stream: `push` audio and take the events that have come, `finish` for the rest, or iterate.
 
     When its connection is lost, because the network or the server failed or the server was stopped, it connects again
-    and sends the sound again that has no final yet. Events go on in one timeline, and each utterance has one final, but
+    and sends the audio again that has no final yet. Events go on in one timeline, and each utterance has one final, but
     what the server had learned of the voice is lost with the connection.
     """
 
@@ -53,7 +53,7 @@ class AsyncStream:
         self._continuity = (
             Continuity(sample_rate=hello["sample_rate"], channels=hello["channels"]) if reconnect_s else None
         )
-        self._turn = asyncio.Lock()  # one sender at a time; held while sound is sent again
+        self._turn = asyncio.Lock()  # one sender at a time; held while audio is sent again
         self._connected = asyncio.Event()
         self._ending = False
         self._last: StreamEnded | None = None
@@ -84,7 +84,7 @@ class AsyncStream:
         await self._session.close()
 
     async def push(self, pcm: Pcm) -> list[Event]:
-        """Send sound; returns the events that have come by now."""
+        """Send audio; returns the events that have come by now."""
         data = _to_bytes(pcm)
         for first in range(0, len(data), _MOST_BYTES):
             await self._send(data[first : first + _MOST_BYTES])
@@ -250,7 +250,7 @@ class AsyncStream:
         return True
 
     async def _catch_up(self, socket: Any) -> None:
-        """Send again what has no final; the reader reads meanwhile, and new sound waits."""
+        """Send again what has no final; the reader reads meanwhile, and new audio waits."""
         assert self._continuity is not None
         async with self._turn:
             if socket is not self._socket:

@@ -16,7 +16,7 @@ ALL_LABELS = ("all",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """Clips of one corpus under the labels that a paper judged them by."""
+    """Clips of one corpus under the labels that a paper scored them by."""
 
     name: str
     """What a user types."""

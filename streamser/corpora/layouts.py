@@ -102,13 +102,13 @@ def _manifest_row(folder: Path, corpus: str, row: dict[str, str], label_column: 
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """Every sound file below a folder, in order; the hidden files that macOS leaves in archives are none."""
+    """Every recording file below a folder, in order; the hidden files that macOS leaves in archives are none."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in CLIP_SUFFIXES and path.name[0] != ".")
     return sorted(found)
 
 
 def _any_named(pattern: re.Pattern[str], *folders: str) -> Callable[[Path], bool]:
-    """Whether a sound file with such a name lies in the corpus folder or in one of the (globbed) folders below it."""
+    """Whether an audio file with such a name lies in the corpus folder or in one of the (globbed) folders below it."""
 
     def matches(root: Path) -> bool:
         places = [root, *(place for folder in folders for place in sorted(root.glob(folder)) if place.is_dir())]
@@ -123,7 +123,7 @@ def _any_named(pattern: re.Pattern[str], *folders: str) -> Callable[[Path], bool
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What the name of a sound file says; each as in `Clip`."""
+    """What the name of an audio file says; each as in `Clip`."""
 
     speaker: str
     """Within the corpus."""
@@ -313,7 +313,7 @@ def _savee_file(path: Path, match: re.Match[str]) -> _Named | _Unusable:
     )
 
 
-# ---- IEMOCAP: labels, times and votes stand in text files beside the sound
+# ---- IEMOCAP: labels, times and votes stand in text files beside the audio
 
 IEMOCAP_EMOTIONS = {
     "ang": "angry",

@@ -43,7 +43,7 @@ DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 class WindowScores(NamedTuple):
-    """The network's output for one sound, one row for each window."""
+    """The network's output for one recording, one row for each window."""
 
     logits: Frames
     """(windows, classes), not calibrated."""
@@ -76,7 +76,7 @@ class AudioEngine(Protocol):
     """An engine that also computes the features on its processor, in one pass with the network."""
 
     def run_audio(self, recordings: Sequence[Samples]) -> list[WindowScores]:
-        """16 kHz sounds, each whole, to the scores of their windows."""
+        """16 kHz recordings, each whole, to the scores of their windows."""
 
 
 def steps_of(engine: Engine) -> StepEngine | None:
@@ -86,7 +86,7 @@ def steps_of(engine: Engine) -> StepEngine | None:
 
 
 def run_audio(engine: Engine, recordings: Sequence[Samples], config: FeatureConfig) -> list[WindowScores]:
-    """Scores of sounds; features are computed by the engine if it can, else in NumPy."""
+    """Scores of recordings; features are computed by the engine if it can, else in NumPy."""
     if isinstance(engine, AudioEngine):
         return engine.run_audio(recordings)
     return run_frames(engine, [extract(samples, config) for samples in recordings], config)
@@ -140,7 +140,7 @@ def check_frames(frames: Frames, bundle: Bundle) -> None:
 
 
 def check_length(n_frames: int, bundle: Bundle, error: Exception) -> None:
-    """AudioError when what went wrong was a window shorter than the net can take; only `short: keep` makes such."""
+    """AudioError when what went wrong was a window shorter than the network can take; only `short: keep` makes such."""
     if n_frames < bundle.features.window_frames:
         seconds = n_frames * bundle.features.hop_s
         raise AudioError(f"{seconds:.3f} s of sound ({n_frames} frames) is too little for {bundle.name}") from error

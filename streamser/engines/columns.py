@@ -57,7 +57,7 @@ class Level(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The frames from `start` on, `frames` of them, repeated until they fill the net's window."""
+    """The frames from `start` on, `frames` of them, repeated until they fill the network's window."""
 
     start: int
     frames: int

@@ -1,7 +1,7 @@
 """Many streams on one torch device: their states stay there, and one batched step serves all that have a chunk.
 
 On CUDA a step of each batch size is captured once as a graph: upload from pinned memory, features, gather of the
-states, the net, scatter of the states, download. A batch is filled up to the next captured size with a slot that no
+states, the network, scatter of the states, download. A batch is filled up to the next captured size with a slot that no
 stream owns.
 """
 
@@ -109,7 +109,7 @@ class DeviceStreams:
                 state.index_copy_(axis, index, fresh.expand(shape).contiguous())
 
     def launch(self, slots: NDArray[np.int64], audio: NDArray[Any]) -> Pending:
-        """Judge the next chunk of these streams: (n, samples) for n slots, n at most the largest size; don't wait.
+        """Score the next chunk of these streams: (n, samples) for n slots, n at most the largest size; don't wait.
 
         At most two launches of a size may be pending: their buffers take turns.
         """
@@ -136,7 +136,7 @@ class DeviceStreams:
         return Pending(host, count, done)
 
     def step(self, slots: NDArray[np.int64], audio: NDArray[Any]) -> tuple[Frames, Frames]:
-        """Judge the next chunk of any number of these streams, and wait."""
+        """Score the next chunk of any number of these streams, and wait."""
         most = self._sizes[-1]
         results = [
             self.launch(slots[first : first + most], audio[first : first + most]).result()

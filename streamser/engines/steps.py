@@ -86,7 +86,7 @@ def open_steps(bundle: Bundle, name: str, open_session: Callable[[bytes], Any], 
 
 
 def check_features(config: FeatureConfig) -> None:
-    """ValueError unless every frame is complete as soon as its samples are: the end of the sound adds none."""
+    """ValueError unless every frame is complete as soon as its samples are: the end of the audio adds none."""
     if config.center or config.fft_size != config.window_samples or config.sample_rate != 16_000:
         raise ValueError("a step graph needs features at 16 kHz, not centred, with window_samples equal to fft_size")
 
@@ -180,7 +180,7 @@ def _write(ring: Frames, new: Frames, written: int) -> None:
 
 
 class ChunkTrack:
-    """An utterance in a `ChunkSteps`: whole chunks change the states, what is left over is judged without that."""
+    """An utterance in a `ChunkSteps`: whole chunks change the states, what is left over is scored without that."""
 
     def __init__(self, steps: ChunkSteps, states: States) -> None:
         self.states = states

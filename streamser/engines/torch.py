@@ -1,6 +1,6 @@
-"""torch on CUDA or CPU: features and net in one pass on the device, in batches of few fixed shapes.
+"""torch on CUDA or CPU: features and network in one pass on the device, in batches of few fixed shapes.
 
-A batch is filled up to a power of two, and every window is cut from a piece of sound of one length, so that the
+A batch is filled up to a power of two, and every window is cut from a piece of audio of one length, so that the
 device sees the same handful of shapes forever. On the CPU windows run one at a time, as in the ONNX engine.
 torch's thread count belongs to the host process and is not changed.
 """
@@ -29,11 +29,11 @@ from streamser.nets.frontend import TorchFrontEnd
 from streamser.nets.zoo import restore
 
 _CUDA_BATCH = 128  # windows at once: some 100 MB of a ResNet's activations
-_SILENT = -1  # in a piece's order of frames: not a frame of the sound, but silence
+_SILENT = -1  # in a piece's order of frames: not a frame of the audio, but silence
 
 
 class _Piece(NamedTuple):
-    """The sound under one window, and which of its frames the window shows in which order."""
+    """The audio under one window, and which of its frames the window shows in which order."""
 
     samples: Samples
     """At the config's rate, filled up with silence to the length of a whole window."""
@@ -57,7 +57,7 @@ class TorchEngine(OldNames):
         net = restore(bundle)
         with self._computing():
             self._net = net.to(self._device)
-            # Pieces bring their own silence around the sound, so that one in its middle is framed as the whole was.
+            # Pieces bring their own silence around the audio, so that one in its middle is framed as the whole was.
             self._front_end = TorchFrontEnd(replace(bundle.features, center=False)).to(self._device)
             self._silence = torch.from_numpy(silent_frame(bundle.features).copy()).to(self._device)
         self._warm_up()
@@ -80,7 +80,7 @@ class TorchEngine(OldNames):
         )
 
     def run_audio(self, recordings: Sequence[Samples]) -> list[WindowScores]:
-        """Compute features and scores of all windows of whole 16 kHz sounds."""
+        """Compute features and scores of all windows of whole 16 kHz recordings."""
         started = time.perf_counter()
         pieces = [_cut(samples, self._bundle.features) for samples in recordings]
         scores = list(self._run_pieces(itertools.chain.from_iterable(pieces)))
@@ -142,7 +142,7 @@ class TorchEngine(OldNames):
                 raise EngineError(f"{self.compute}: {reason}") from error
 
     def _warm_up(self) -> None:
-        """Run silence in the most likely batch sizes, so that memory and kernels are ready for the first sound."""
+        """Run silence in the most likely batch sizes, so that memory and kernels are ready for the first audio."""
         features, labels = self._bundle.features, self._bundle.labels
         second = np.zeros(round(features.length_s * SAMPLE_RATE), np.float32)
         for batch in (1, 8) if self._device.type == "cuda" else (1,):
@@ -159,7 +159,7 @@ class TorchEngine(OldNames):
 
 
 def _stacked(windows: list[WindowScores]) -> WindowScores:
-    """One sound's windows as one."""
+    """One recording's windows as one."""
     return WindowScores(
         np.stack([window.logits for window in windows]),
         np.stack([window.embedding for window in windows]),
@@ -168,10 +168,10 @@ def _stacked(windows: list[WindowScores]) -> WindowScores:
 
 
 def _cut(samples: Samples, config: FeatureConfig) -> list[_Piece]:
-    """A whole 16 kHz sound as the pieces under its windows: the rules of `features.cut_window`, in samples."""
+    """A whole 16 kHz recording as the pieces under its windows: the rules of `features.cut_window`, in samples."""
     audio = resample(samples, SAMPLE_RATE, config.sample_rate)
     n_frames = config.frames_in(len(audio))
-    # Centred frames reach half an FFT before the sound; the front end itself adds the FFT's dead margin only.
+    # Centred frames reach half an FFT before the audio; the front end itself adds the FFT's dead margin only.
     margin = (config.fft_size - config.window_samples) // 2
     audio = np.pad(audio, (config.fft_size // 2 - margin if config.center else 0, 0))
     size = config.samples_in(config.window_frames)

@@ -1,1 +1,1 @@
-"""Measure checkpoints: metrics, calibration, folds, degraded sound and reports (needs no torch)."""
+"""Measure checkpoints: metrics, calibration, folds, degraded audio and reports (needs no torch)."""

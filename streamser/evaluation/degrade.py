@@ -74,7 +74,7 @@ def room_response(rng: np.random.Generator, rt60_s: float = 0.6, direct_db: floa
 
 
 def convolve(samples: Samples, response: Samples) -> Samples:
-    """Sound through a room, as long as it was, at the level it had."""
+    """Audio through a room, as long as it was, at the level it had."""
     n = len(samples) + len(response) - 1
     size = 1 << (n - 1).bit_length()
     wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(response, size), size)[: len(samples)]

@@ -21,7 +21,7 @@ from streamser.evaluation.independence import Independence, part_of, training_no
 from streamser.evaluation.metricset import MetricSet, compute_metrics, plain
 from streamser.recognizer import Recognizer
 
-_BATCH = 8  # sounds judged at once: enough for a GPU to be worth it, few enough for the progress bar to move
+_BATCH = 8  # recordings scored at once: enough for a GPU to be worth it, few enough for the progress bar to move
 _MAP_CLIPS = 1500  # t-SNE takes half a minute for this many; more points only hide each other
 
 
@@ -123,17 +123,17 @@ def label_mapping(labels: Collection[str], extra: Mapping[str, str] | None = Non
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationConfig:
-    """What to do beside judging the clips as they are."""
+    """What to do beside scoring the clips as they are."""
 
     degrade: tuple[str, ...] = tuple(DEGRADATIONS)
     degrade_clips: int = 400
     """Clips of each corpus that are spoilt, evenly over labels and speakers; 0 takes all."""
     clips: int = 0
-    """Clips of each corpus that are judged at all; 0 takes all."""
+    """Clips of each corpus that are scored at all; 0 takes all."""
     embed: bool = True
     """Compute the map of the embedding (t-SNE)."""
     seen: bool = False
-    """Judge the speakers that were seen in training too, in a table of their own."""
+    """Score the speakers that were seen in training too, in a table of their own."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -172,7 +172,7 @@ class DegradedRow:
 
 @dataclass(frozen=True, slots=True)
 class NoiseRow:
-    """A checkpoint's answers for one kind of sound without speech."""
+    """A checkpoint's answers for one kind of audio without speech."""
 
     kind: str
     clips: int
@@ -362,7 +362,7 @@ def _degraded(
 def _noise_rows(
     recognizer: Recognizer, noise: Sequence[Clip], progress: Callable[[str, int, int], None] | None
 ) -> tuple[NoiseRow, ...]:
-    """Each kind of sound by itself, then all: one that is called happy is not hidden behind ten that are not."""
+    """Each kind of audio by itself, then all: one that is called happy is not hidden behind ten that are not."""
     if not noise:
         return ()
     classified = answer(recognizer, noise, progress=_steps(progress, "sounds without speech", len(noise)))

@@ -55,7 +55,7 @@ def left_out_metrics(folds: Sequence[FoldResult]) -> dict[str, Any]:
         predicted = fold.logits.argmax(axis=1)
         name = fold.fold.removeprefix("without-")
         of_corpus.setdefault(name, []).append(100 * unweighted_accuracy(fold.targets, predicted, len(fold.labels)))
-        # what this fold is judged with was fitted on the other corpora's folds only
+        # what this fold is scored with was fitted on the other corpora's folds only
         if others := beside(fold, folds):
             probabilities = softmax(fold.logits, calibration_of(others))
             answers.append((probabilities, fold.targets))

@@ -66,7 +66,7 @@ def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Ind
 
 
 def training_noises(bundle: Bundle) -> set[str]:
-    """Names of the sound collections that the checkpoint's recipe used as noise or as outliers."""
+    """Names of the audio collections that the checkpoint's recipe used as noise or as outliers."""
     recipe = bundle.provenance.get("recipe") or {}
     folders = [*((recipe.get("augment") or {}).get("noise_folders") or ())]
     folders.append((recipe.get("outliers") or {}).get("folder") or "")

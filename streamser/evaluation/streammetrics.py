@@ -1,6 +1,6 @@
 """Metrics of composed streams and of plain speech, for a run that left corpora out.
 
-Nested: what judges a corpus (calibration, threshold, the baseline's constants) was chosen on the others. Intervals are
+Nested: what scores a corpus (calibration, threshold, the baseline's constants) was chosen on the others. Intervals are
 over redrawn sets of speakers, since answers to one speaker's clips are correlated.
 """
 

@@ -31,9 +31,9 @@ MEMORY = 60
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
 HALVES = (0.0, 0.5, 1.0, 2.0)
 MOST_CLIPS = 600
-"""Clips of a corpus that are judged, drawn once; their speakers' other clips may come before them."""
+"""Clips of a corpus that are scored, drawn once; their speakers' other clips may come before them."""
 _ONE_MOOD_COST = 1.0
-"""Points of UA that a stream of one mood may lose, when the constants are chosen."""
+"""Points of UA that a stream of one emotion may lose, when the constants are chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Scenario:
 
     name: str
     kind: str
-    """natural, mixed, one-mood, enrolled (neutral utterances of the speaker, each with full weight), other-speaker, or
+    """natural, mixed, one-emotion, enrolled (neutral utterances of the speaker, each with full weight), other-speaker, or
     all: every other clip of the speaker, as `label --two-passes` takes them."""
     before: int
     """Number of utterances."""
@@ -63,10 +63,10 @@ _CHOSEN_ON, _GUARDED = "natural_10", "one_mood_10"
 
 
 class LeftOutCorpus:
-    """The clips of a corpus that was left out, as one fold's net judges them in every kind of stream."""
+    """The clips of a corpus that was left out, as one fold's network scores them in every kind of stream."""
 
     def __init__(self, fold: FoldResult, relative: Relative, most: int = MOST_CLIPS) -> None:
-        """At most `most` clips are judged."""
+        """At most `most` clips are scored."""
         if fold.embeddings is None:
             raise ValueError(f"fold {fold.fold}: holds no embeddings; train it again with `baseline: {{train: true}}`")
         self.fold, self.relative = fold, relative
@@ -79,11 +79,11 @@ class LeftOutCorpus:
 
     @cached_property
     def histories(self) -> dict[str, list[NDArray[np.int64]]]:
-        """For each scenario and judged clip, the clips that came before it."""
+        """For each scenario and scored clip, the clips that came before it."""
         return {scenario.name: self._drawn(scenario) for scenario in SCENARIOS}
 
     def own(self, calibration: Calibration) -> Values:
-        """The absolute head's logits for the judged clips, (N, classes)."""
+        """The absolute head's logits for the scored clips, (N, classes)."""
         return softmax(self.fold.logits[self.scored], calibration)
 
     def compared(self, scenario: str, exponent: float, calibration: Calibration) -> tuple[Values, Values]:
@@ -138,7 +138,7 @@ def blend(own: Values, compared: Values, weight: Values, rule: BaselineRule) -> 
 
 
 def choose_rule(corpora: Sequence[LeftOutCorpus], absolute: Calibration, risk: float) -> BaselineRule:
-    """The constants that are best in natural streams of these corpora and lose little UA in streams of one mood."""
+    """The constants that are best in natural streams of these corpora and lose little UA in streams of one emotion."""
     found = []
     for exponent in EXPONENTS:
         answers = {

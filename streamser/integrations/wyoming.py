@@ -3,7 +3,7 @@
     client -> describe                                  <- info (with a program under "emotion")
     client -> audio-start, audio-chunk ..., audio-stop  <- emotion (one for each utterance's final)
                                                         <- emotion-end (after audio-stop: that was all)
-    client -> what cannot be sound, or no message       <- error (code bad-audio or bad-message)
+    client -> what cannot be audio, or no message       <- error (code bad-audio or bad-message)
 
 An `emotion` event's data is streamser's own event: label, scores, confidence, uncertain, start_s, end_s.
 Wyoming has no service type for emotion yet, so Home Assistant shows nothing of it by itself; see the MQTT publisher.
@@ -51,21 +51,21 @@ __all__ = ["WyomingAddress", "WyomingServer"]
 logger = logging.getLogger(__name__)
 
 MAX_CLIENTS = 64
-"""One more takes the place of the one that has been silent longest, or is refused where all are sending sound."""
+"""One more takes the place of the one that has been silent longest, or is refused where all are sending audio."""
 AUDIO_S = 60.0
-"""After this time without sound or audio-stop, a client gets its results and the connection is closed."""
+"""After this time without audio or audio-stop, a client gets its results and the connection is closed."""
 IDLE_S = 600.0
 """Longest silence of a client between two streams."""
 SEND_S = 10.0
 """A client that reads no result for this time is disconnected."""
 DRAIN_S = 5.0
-"""When the service stops, clients have this time to get the results of the sound they have sent."""
+"""When the service stops, clients have this time to get the results of the audio they have sent."""
 
 _LINGER_S = 1.0  # a refused client may still be sending; hung up on at once, it would lose the reason
 _MOST_LINGERING = 8
-_TURN_S = 1.0  # sound that one turn on a thread takes, so that no client holds a thread for long
+_TURN_S = 1.0  # audio that one turn on a thread takes, so that no client holds a thread for long
 _AUDIO_THREADS = 4
-_WAITING_LIVE = 16  # results of one stream that may wait for the worker before more of its sound is taken
+_WAITING_LIVE = 16  # results of one stream that may wait for the worker before more of its audio is taken
 _WAITING_ALL = 4  # the same where every partial result is kept
 _MOST_UNSENT = 1024  # results that may wait for a client that does not read
 _WAKE_S = 0.1
@@ -322,7 +322,7 @@ class Conversation:
         await self._unsent.join()
 
     async def _take(self, event: Event) -> None:
-        """Hand a chunk's sound to the stream, a second at a time, as fast as the worker keeps up."""
+        """Hand a chunk's audio to the stream, a second at a time, as fast as the worker keeps up."""
         try:
             chunk = checked_chunk(event)
         except ValueError as error:

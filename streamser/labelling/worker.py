@@ -18,7 +18,7 @@ from streamser.stream.pipeline import Stream
 __all__ = ["Labelled", "Mode", "Worker"]
 
 _SHORT_S = 0.1
-"""A sound that could not be judged and is shorter than this was too short; a longer one is silent."""
+"""A recording that could not be scored and is shorter than this was too short; a longer one is silent."""
 
 Mode: TypeAlias = Literal["whole", "utterances", "score"]
 """One row a file, one row an utterance, or no rows yet: the first of two passes."""
@@ -35,7 +35,7 @@ class Labelled:
     """Instead of rows: what the first of two passes found."""
     error: str | None = None
     audio_s: float = 0.0
-    """Duration of its sound."""
+    """Duration of its audio."""
 
 
 class Worker:
@@ -62,7 +62,7 @@ class Worker:
             return Labelled(file, error=f"{self._folder / file}: needs more memory than there is; split the file")
 
     def second_pass(self, scored: Sequence[ScoredFile], speakers: Mapping[str, str] | None) -> Iterator[dict[str, Any]]:
-        """The rows of files that were judged in a first pass."""
+        """The rows of files that were scored in a first pass."""
         predictions = adapt_to_voices(self._recognizer, scored, speakers) if scored else []
         for one, prediction in zip(scored, predictions, strict=True):
             yield self._row(replace(one, prediction=prediction))

@@ -1,4 +1,4 @@
-"""A trained net as an ONNX graph with free batch and time axes, checked against torch before it is handed out."""
+"""A trained network as an ONNX graph with free batch and time axes, checked against torch before it is handed out."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class _Served(nn.Module):
 
 
 def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
-    """The net in evaluation mode as ONNX: frames (batch, time, bins) -> logits, embedding.
+    """The network in evaluation mode as ONNX: frames (batch, time, bins) -> logits, embedding.
 
     The graph's numbers are compared with torch's at several lengths and batch sizes; a graph that differs by
-    more than `TOLERANCE` raises BundleError, one that the runtime would refuse raises ValueError. The net's own mode,
+    more than `TOLERANCE` raises BundleError, one that the runtime would refuse raises ValueError. The network's own mode,
     device and memory layout are left as they are.
     """
     if net.n_classes != n_classes or net.bins != features.bins:
@@ -94,7 +94,7 @@ def narrowed(graph: bytes) -> bytes:
 
 
 def frozen_copy(net: SerNet) -> SerNet:
-    """The same net in float32 evaluation mode on the CPU, sharing nothing with the original."""
+    """The same network in float32 evaluation mode on the CPU, sharing nothing with the original."""
     twin = copy.deepcopy(net).to(torch.device("cpu"), torch.float32).eval().requires_grad_(False)
     for values in (*twin.parameters(), *twin.buffers()):  # out of channels_last, which the graph does not know
         values.data = values.data.contiguous()
@@ -102,7 +102,7 @@ def frozen_copy(net: SerNet) -> SerNet:
 
 
 def check_onnx(net: SerNet, features: FeatureConfig, graph: bytes) -> float:
-    """Largest difference between the graph's outputs and the net's; BundleError beyond `TOLERANCE`."""
+    """Largest difference between the graph's outputs and the network's; BundleError beyond `TOLERANCE`."""
     session = open_session(graph)
     worst = 0.0
     for batch, frames in probe_shapes(net, features):

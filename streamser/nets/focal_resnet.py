@@ -3,7 +3,7 @@
 S. Tripathi, A. Kumar, A. Ramesh, C. Singh, P. Yenigalla, "Focal loss based residual convolutional neural network
 for speech emotion recognition", 2019, tables 1 and 4.
 
-The 18-layer net of He et al. 2015 with one input channel: 11.17 M parameters. The paper scales its spectrogram by
+The 18-layer network of He et al. 2015 with one input channel: 11.17 M parameters. The paper scales its spectrogram by
 librosa, whose reference is each clip's own maximum; ours is fixed, and the first batch norm compensates the difference.
 """
 

@@ -14,7 +14,7 @@ from streamser.features import FeatureConfig, dct_matrix, mel_matrix, window_val
 class TorchFrontEnd(nn.Module):
     """Samples (B, n) at `config.sample_rate` to frames (B, T, bins), the values of `features.extract`.
 
-    It does not resample: sound for a config of another rate than 16 kHz goes through `audio.resample` first.
+    It does not resample: audio for a config of another rate than 16 kHz goes through `audio.resample` first.
     Everything is float64 until the last line, as a float32 FFT would drown the floor beside a full-scale tone.
     """
 

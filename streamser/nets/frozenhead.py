@@ -36,7 +36,7 @@ class Standard(nn.Module):
 
 
 class FrozenHead(SerNet):
-    """(B, 1, size) of an encoder's statistics to logits, built from the modules of the net that it is a part of."""
+    """(B, 1, size) of an encoder's statistics to logits, built from the modules of the network that it is a part of."""
 
     def __init__(self, n_classes: int, standard: Standard, hidden: nn.Linear, head: nn.Module, dropout: nn.Dropout):
         super().__init__(

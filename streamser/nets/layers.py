@@ -50,7 +50,7 @@ class SerNet(nn.Module):
         self.head: nn.Module = nn.Linear(embedding_dim, n_classes)
 
     def forward(self, frames: Tensor) -> NetOutput:
-        """Judge windows of frames, (B, T, F)."""
+        """Score windows of frames, (B, T, F)."""
         self.check(frames)
         embedding = self.embed(frames)
         return NetOutput(self.head(self.dropout(embedding)), embedding)
@@ -69,18 +69,18 @@ class SerNet(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no frozen encoder")
 
     def trained(self) -> SerNet:
-        """The part that learns, under the same names: the net itself, or its head if the encoder is frozen."""
+        """The part that learns, under the same names: the network itself, or its head if the encoder is frozen."""
         return self
 
     def step_graph(self, features: FeatureConfig) -> Traceable | None:
-        """The module that a stream runs for new frames only, if the net has one for these features.
+        """The module that a stream runs for new frames only, if the network has one for these features.
 
         Its metadata `streamser.step` is `window` or `chunks`, and says how `streamser.engines` runs the graph.
         """
         return None
 
     def check(self, frames: Tensor) -> None:
-        """ValueError unless the frames are of a shape that this net can judge."""
+        """ValueError unless the frames are of a shape that this network can score."""
         if torch.onnx.is_in_onnx_export():  # a traced comparison would freeze the export's shape into the graph
             return
         if frames.ndim != 3 or frames.shape[2] != self.bins or frames.shape[1] < self.min_frames:

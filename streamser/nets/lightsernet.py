@@ -53,7 +53,7 @@ class _Path(nn.Module):
 
 
 def _block(inputs: int, filters: int, kernel: int, pool: tuple[int, int] | None, prelu: bool) -> nn.Sequential:
-    """A local feature learning block; the last one's pool is the mean over everything, taken by the net."""
+    """A local feature learning block; the last one's pool is the mean over everything, taken by the network."""
     layers = [
         nn.Conv2d(inputs, filters, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(filters),

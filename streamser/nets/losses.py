@@ -40,7 +40,7 @@ class LossSpec:
     gamma_by_difficulty: tuple[float, ...] = (0.0, 1.0, 2.0)
     """`difficulty_focal`: gamma where all annotators agree, where most do, where few do (Zhong et al. 2020)."""
     scale: float = 10.0
-    """`am_softmax`: what the net's cosine head multiplies by."""
+    """`am_softmax`: what the network's cosine head multiplies by."""
     margin: float = 0.4
     """`am_softmax`: by how much the true class's cosine must lead."""
     q: float = 0.7
@@ -48,7 +48,7 @@ class LossSpec:
     centre: float = 0.0
     """Weight of half the squared distance between an embedding and its class's learned centre."""
     reconstruction: float = 0.0
-    """Weight of the mean squared error between the net's reconstruction and its input frames."""
+    """Weight of the mean squared error between the network's reconstruction and its input frames."""
 
     def __post_init__(self) -> None:
         rules = {

@@ -1,4 +1,4 @@
-"""Separable convolutions in inverted residuals, a BiGRU and attention, for sound of any length.
+"""Separable convolutions in inverted residuals, a BiGRU and attention, for audio of any length.
 
 Y. Zhong, Y. Hu, H. Huang, W. Silamu, "A lightweight model based on separable convolution for speech emotion
 recognition", Interspeech 2020, tables 2 to 5.
@@ -6,7 +6,7 @@ recognition", Interspeech 2020, tables 2 to 5.
 860,166 + 17,728 N parameters for four classes and N inverted residuals. That is table 4 to the digit in units
 of 2^20, and is had only so: both directions of the GRU share their weights, with one bias; the first block's
 depthwise convolution has a bias and the residuals' have none; PReLU has one slope; attention has a bias.
-Untied directions would give 1.78 M. Weights begin as TensorFlow's did, Glorot and zero: a net without norms learns
+Untied directions would give 1.78 M. Weights begin as TensorFlow's did, Glorot and zero: a network without norms learns
 several times slower from torch's. "No attention" is published without its substitute: we take the GRU's
 last step of each direction. Where the figure is missing we put the activations that the text names.
 """
@@ -87,7 +87,7 @@ class SepConv(SerNet):
         self.apply(_begin)
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> NetOutput:
-        """Judge windows of frames, (B, T, F); with `lengths`, (B,), only the first frames of each."""
+        """Score windows of frames, (B, T, F); with `lengths`, (B,), only the first frames of each."""
         self.check(frames)
         embedding = self.embed(frames, lengths)
         return NetOutput(self.head(self.dropout(embedding)), embedding)

@@ -59,7 +59,7 @@ class WindowNet(nn.Module):
 
 
 def stream_net(net: SerNet, features: FeatureConfig) -> StreamNet:
-    """The net itself where it takes chunks, else the net on whole windows."""
+    """The network itself where it takes chunks, else the network on whole windows."""
     chunked: Any = net
     if isinstance(chunked, StreamNet):
         return chunked

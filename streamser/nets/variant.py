@@ -49,7 +49,7 @@ class Variant:
     """Where in the paper the row stands."""
     features: FeatureConfig
     build: Callable[[int], SerNet]
-    """Number of classes -> a fresh net."""
+    """Number of classes -> a fresh network."""
     loss: LossSpec
     recipe: PublishedRecipe
     published: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: MappingProxyType({}))

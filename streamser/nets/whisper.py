@@ -3,7 +3,7 @@
 A. Radford, J. W. Kim, T. Xu, G. Brockman, C. McLeavey, I. Sutskever, "Robust speech recognition via large-scale weak
 supervision", 2022; the weights are those of tiny.en (MIT licence). Where we differ, and why: a stream computes each
 token once, so attention is bidirectional inside a chunk and causal between chunks, it looks back a bounded number of
-tokens, and the level and the log-mel clamp are those of the sound so far instead of the whole 30 s window. The
+tokens, and the level and the log-mel clamp are those of the audio so far instead of the whole 30 s window. The
 convolutions look back only, which moves every token by 10 ms.
 
 `forward` takes whole utterances. `step` takes the next frames and a `State`. Both give the same numbers.

@@ -23,7 +23,7 @@ from streamser.nets.whisper import Whisper
 
 
 def _own() -> Iterator[Variant]:
-    """The shipped checkpoints: the papers' nets with a front end and a recipe that suit new speakers better."""
+    """The shipped checkpoints: the papers' networks with a front end and a recipe that suit new speakers better."""
     features = FeatureConfig(
         n_mels=128,
         mel_min_hz=80.0,
@@ -47,7 +47,7 @@ def _own() -> Iterator[Variant]:
         ),
     )
     yield row
-    # Ideas of papers 1 to 3 on this net, each alone, so that they can be compared.
+    # Ideas of papers 1 to 3 on this network, each alone, so that they can be compared.
     idea = partial(LightSerNetVariant, bins=40)
     margin = LossSpec(kind="am_softmax", scale=10.0, margin=0.4)
     rebuild = LossSpec(reconstruction=1.0)
@@ -63,7 +63,7 @@ def _own() -> Iterator[Variant]:
         row,
         name="sepconv",
         paper="Zhong et al. 2020",
-        # Half the published bins, dropout, and values in [0, 1] for a net without norms.
+        # Half the published bins, dropout, and values in [0, 1] for a network without norms.
         features=replace(features, n_mels=64, mfcc=0, log="db", clip=(-80.0, 20.0), scale="unit"),
         build=partial(SepConv, bins=64, blocks=4, dropout=0.3),
     )
@@ -115,12 +115,12 @@ def get(name: str) -> Variant:
 
 
 def build(name: str, n_classes: int) -> SerNet:
-    """A fresh net of that variant."""
+    """A fresh network of that variant."""
     return get(name).build(n_classes)
 
 
 def restore(bundle: Bundle) -> SerNet:
-    """The net of a checkpoint's variant with the checkpoint's weights, ready to judge."""
+    """The network of a checkpoint's variant with the checkpoint's weights, ready to score."""
     try:
         net = build(bundle.variant, len(bundle.labels))
     except ConfigError as error:

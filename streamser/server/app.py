@@ -268,7 +268,7 @@ class Server:
         return web.json_response({"v": EVENT_VERSION, "current": current, "models": await asyncio.to_thread(catalogue)})
 
     async def _health(self, _: web.Request) -> web.Response:
-        """Whether the server can do its work, status 503 where it cannot; and whether sound is stored."""
+        """Whether the server can do its work, status 503 where it cannot; and whether audio is stored."""
         microphone, problems = self._microphone, self._problems()
         status = "failing" if problems else "draining" if self._hub.draining else "ok"
         return web.json_response(

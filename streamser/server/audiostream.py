@@ -1,4 +1,4 @@
-"""A client's sound on its way to the worker: the half of a stream that works on a thread, never on the event loop."""
+"""A client's audio on its way to the worker: the half of a stream that works on a thread, never on the event loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class AudioStream:
 
     @property
     def position_s(self) -> float:
-        """Seconds of sound so far."""
+        """Seconds of audio so far."""
         return self._stream.position / SAMPLE_RATE
 
     def status(self) -> StreamStatus:
@@ -44,11 +44,11 @@ class AudioStream:
         return self._stream.status()
 
     def feed(self, pcm: Pcm, arrived_s: float | None = None) -> None:
-        """Take sound at the client's own rate; `arrived_s` is when it came in, on time.monotonic."""
+        """Take audio at the client's own rate; `arrived_s` is when it came in, on time.monotonic."""
         self._feed(self._converter.feed(pcm), arrived_s)
 
     def skip(self, samples: int) -> None:
-        """Report samples (at the client's rate) that the client lost; sound sent before them is processed first."""
+        """Report samples (at the client's rate) that the client lost; audio sent before them is processed first."""
         self._feed(self._converter.flush())
         self._converter = PcmConverter(self.sample_rate, self._converter.channels)
         length = round(samples * SAMPLE_RATE / self.sample_rate)
@@ -62,7 +62,7 @@ class AudioStream:
         self._stream.new_speaker()
 
     def end(self, error: str | None = None) -> None:
-        """No more sound will come; the last results follow, and StreamEnded behind them."""
+        """No more audio will come; the last results follow, and StreamEnded behind them."""
         try:
             if error is None:
                 self._feed(self._converter.flush())

@@ -1,4 +1,4 @@
-"""One client that sends sound: receive its messages, process them on a thread, and send its results."""
+"""One client that sends audio: receive its messages, process them on a thread, and send its results."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from streamser.stream.worker import InferenceWorker
 
 logger = logging.getLogger(__name__)
 
-# Results of one stream that may wait for the worker before more of its sound is taken: a file can wait, and must not
+# Results of one stream that may wait for the worker before more of its audio is taken: a file can wait, and must not
 # keep those who are speaking waiting.
 _WAITING_LIVE = 16
 _WAITING_FILE = 4
 _WAKE_S = 0.1
-_TURN_S = 1.0  # sound that one turn on a worker thread takes, so that no client holds one for long
+_TURN_S = 1.0  # audio that one turn on a worker thread takes, so that no client holds one for long
 _MAX_LOST_S = 3600
 
 
@@ -108,7 +108,7 @@ class StreamClient:
             self._sender.refuse(self._refusal)
         else:
             self._sender.finish()
-        # Its windows of sound are megabytes: they go now, and do not wait for the collector of reference cycles.
+        # Its windows of audio are megabytes: they go now, and do not wait for the collector of reference cycles.
         self._sender.on_refuse = lambda: None
         del self._stream
 
@@ -170,7 +170,7 @@ class StreamClient:
         )
 
     async def _feed(self) -> None:
-        """Segment incoming sound on a thread, no faster than the inference worker; close the stream at the end."""
+        """Segment incoming audio on a thread, no faster than the inference worker; close the stream at the end."""
         turn_bytes = round(_TURN_S * self._hello.sample_rate) * 2 * self._hello.channels
         error: str | None = None
         try:

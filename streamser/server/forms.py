@@ -7,7 +7,7 @@ from email.message import Message
 
 __all__ = ["FormError", "file_of_form"]
 
-_MOST_PARTS = 64  # a form that sends a sound file has one to a handful
+_MOST_PARTS = 64  # a form that sends an audio file has one to a handful
 _MOST_HEADER_BYTES = 8192
 _DISPOSITION = re.compile(rb"^content-disposition:[ \t]*form-data[ \t]*(;.*)$", re.IGNORECASE | re.MULTILINE)
 _HAS_FILE_NAME = re.compile(rb';[ \t]*filename\*?=[ \t]*(?!"")[^;\s]', re.IGNORECASE)

@@ -65,7 +65,7 @@ class Hub:
         self.draining = False
         """True once the server accepts no new clients and only finishes its streams."""
         self.end_soon: dict[Sender, Callable[[], object]] = {}
-        """For each client that sends sound: ends its stream as if the client had."""
+        """For each client that sends audio: ends its stream as if the client had."""
         self.files = 0
         """Requests to label a file that are being answered."""
         self._names: set[str] = set()
@@ -188,7 +188,7 @@ class Hub:
             end()
 
     def end_connections(self, *, spare_streams: bool = False) -> None:
-        """Tell clients that the server is being stopped; those that send sound may be spared for their last results."""
+        """Tell clients that the server is being stopped; those that send audio may be spared for their last results."""
         for sender in list(self.senders):
             if not (spare_streams and sender in self.end_soon):
                 sender.refuse(going_away())

@@ -16,7 +16,7 @@ _STATUS_S = 0.1
 
 
 class Microphone:
-    """Passes events and levels on, never sound."""
+    """Passes events and levels on, never audio."""
 
     def __init__(self, listener: Listener, hub: Hub) -> None:
         self.listener = listener

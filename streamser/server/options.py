@@ -36,7 +36,7 @@ class ServerConfig:
     max_body_mb: float = 32.0
     """Largest file that POST /v1/label takes."""
     max_audio_s: float = 3600.0
-    """Longest sound that POST /v1/label takes, once decoded."""
+    """Longest audio that POST /v1/label takes, once decoded."""
     max_message_kb: float = 256.0
     """Largest WebSocket message; 20 ms of 48 kHz mono is 2 KB."""
     max_messages_per_s: float = 1000.0
@@ -46,7 +46,7 @@ class ServerConfig:
     client_queue: int = 256
     """Messages that may wait for one client; then partials are dropped, and at last the client."""
     idle_timeout_s: float = 60.0
-    """After this time without sound a client gets its results and is disconnected."""
+    """After this time without audio a client gets its results and is disconnected."""
     send_timeout_s: float = 10.0
     """A client that reads no message for this time is disconnected."""
     drain_s: float = 5.0
@@ -54,7 +54,7 @@ class ServerConfig:
     microphone: bool = False
     """Also listen to this machine's microphone, for /ws/events."""
     record: str | None = None
-    """Folder for the sound that clients send, one WAV a stream; None writes no sound."""
+    """Folder for the audio that clients send, one WAV a stream; None writes no audio."""
 
     def __post_init__(self) -> None:
         rules = {

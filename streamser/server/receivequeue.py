@@ -1,4 +1,4 @@
-"""One client's sound that waits for a worker thread: bounded, and joined into larger pieces when it piles up."""
+"""One client's audio that waits for a worker thread: bounded, and joined into larger pieces when it piles up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from streamser.server.protocol import Lost
 
 Message: TypeAlias = bytes | Lost | Literal["new_speaker"]
-"""Sound, or a message with a position between sounds."""
+"""Audio, or a message with a position between pieces of audio."""
 
 
 class ReceiveQueue:

@@ -1,4 +1,4 @@
-"""Record the sound of a server's clients into a folder, only if the operator asked for it; clients are informed."""
+"""Record the audio of a server's clients into a folder, only if the operator asked for it; clients are informed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class RecordingFolder:
         self._failure = error.reason
 
     def problem(self) -> str | None:
-        """Why no sound can be stored now, without any path; None when it can."""
+        """Why no audio can be stored now, without any path; None when it can."""
         if not self.path.is_dir():
             return "the folder for recordings does not exist any more"
         if not os.access(self.path, os.W_OK | os.X_OK):

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from streamser.errors import ConfigError
 from streamser.server.options import MIN_TOKEN_CHARACTERS, ServerConfig
 
-# The page needs its own files, its own server, and the sound of a dropped file (a blob); nothing else in the world.
+# The page needs its own files, its own server, and the audio of a dropped file (a blob); nothing else in the world.
 PAGE_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

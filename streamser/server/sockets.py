@@ -1,4 +1,4 @@
-"""The two WebSockets: /ws/stream takes a client's sound, /ws/events sends the events of the server's microphone."""
+"""The two WebSockets: /ws/stream takes a client's audio, /ws/events sends the events of the server's microphone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sockets:
         self._microphone = microphone
 
     async def stream(self, request: web.Request) -> web.WebSocketResponse:
-        """A client sends sound and gets its own events back."""
+        """A client sends audio and gets its own events back."""
         ws, sender = await self._let_in(request)
         sending = asyncio.create_task(sender.run())
         try:

@@ -1,1 +1,1 @@
-"""From blocks of sound to emotion events: ring, voice activity, segments, threads."""
+"""From blocks of audio to emotion events: ring, voice activity, segments, threads."""

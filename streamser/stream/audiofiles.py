@@ -1,4 +1,4 @@
-"""Read sound files block by block, so that memory does not grow with their length."""
+"""Read audio files block by block, so that memory does not grow with their length."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Folder:
 
 
 def search_folder(folder: Path) -> Folder:
-    """What a folder holds, judged by the names of its files."""
+    """What a folder contains, by the names of its files."""
     audio: list[Path] = []
     media: list[Path] = []
     others = Counter[str]()
@@ -73,12 +73,12 @@ def ffmpeg_notice(files: Sequence[Path]) -> str:
 
 
 def find_audio(folder: Path) -> list[Path]:
-    """All sound files in a folder and its folders that can be read, by name; hidden ones are left out."""
+    """All audio files in a folder and its folders that can be read, by name; hidden ones are left out."""
     return list(search_folder(folder).audio)
 
 
 def expand(path: Path) -> list[Path]:
-    """A folder's sound files, or the file itself."""
+    """A folder's audio files, or the file itself."""
     if not path.is_dir():
         return [path]
     found = search_folder(path)
@@ -106,7 +106,7 @@ def _opened(path: Path) -> soundfile.SoundFile | MediaFile:
 
 
 def read_pieces(path: Path) -> Iterator[Samples]:
-    """A file's sound as 16 kHz mono, piece by piece; a file that is cut off gives a warning in the log."""
+    """A file's audio as 16 kHz mono, piece by piece; a file that is cut off gives a warning in the log."""
     with _opened(path) as audio:
         resampler, frames = Resampler(audio.samplerate), 0
         for piece in mono_pieces(audio, str(path)):
@@ -118,7 +118,7 @@ def read_pieces(path: Path) -> Iterator[Samples]:
 
 
 def blocks(pieces: Iterator[Samples], length: int) -> Iterator[Samples]:
-    """The same sound in blocks of one length, the last one shorter."""
+    """The same audio in blocks of one length, the last one shorter."""
     waiting: Samples = np.zeros(0, np.float32)
     for piece in pieces:
         waiting = np.concatenate([waiting, piece])

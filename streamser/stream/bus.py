@@ -1,4 +1,4 @@
-"""Bounded queues between threads: for incoming sound and for outgoing events."""
+"""Bounded queues between threads: for incoming audio and for outgoing events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WAKE_S = 0.25  # no wait is longer: on Windows a waiting main thread sees Ctrl-
 
 
 class AudioQueue(Generic[T]):
-    """Pieces of sound, bounded by their total length; when it is full the oldest are lost and counted, or `put` waits.
+    """Pieces of audio, bounded by their total length; when it is full the oldest are lost and counted, or `put` waits.
 
     >>> queue = AudioQueue[str](capacity=10, drops=True)
     >>> for piece in ("first", "second", "third"):
@@ -37,7 +37,7 @@ class AudioQueue(Generic[T]):
         self._length = 0
         self._lost = 0
         self._closed = False
-        self._enough = 0  # `take` is woken when this much sound waits
+        self._enough = 0  # `take` is woken when this much audio waits
         self._ripe = False  # so much has come, and not all of it is taken
         self._changed = threading.Condition()
 

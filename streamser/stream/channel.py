@@ -1,4 +1,4 @@
-"""One stream of pushed sound: events computed in the caller's thread (`Stream`) or by a shared worker."""
+"""One stream of pushed audio: events computed in the caller's thread (`Stream`) or by a shared worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Delivery", "Stream", "StreamConfig", "WorkerStream"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig:
-    """All settings between sound and events."""
+    """All settings between audio and events."""
 
     source: SourceConfig = field(default_factory=SourceConfig)
     vad: VadChoice = field(default_factory=VadConfig)
@@ -50,7 +50,7 @@ class Delivery:
 
 
 class _Channel:
-    """One stream of sound on its way to a recognizer: what Stream and WorkerStream share."""
+    """One stream of audio on its way to a recognizer: what Stream and WorkerStream share."""
 
     def __init__(self, recognizer: Recognizer, config: StreamConfig | None, name: str) -> None:
         self.recognizer = recognizer
@@ -116,7 +116,7 @@ class _Channel:
         return self._segmenter.feed(AudioBlock(samples, self.position, time.monotonic()))
 
     def _note(self, event: Gap | SourceChanged) -> list[Item | Event]:
-        """Lost sound, which may end an utterance, or news of the source; then the event itself."""
+        """Lost audio, which may end an utterance, or news of the source; then the event itself."""
         items = self._segmenter.gap(event.start, event.length) if isinstance(event, Gap) else []
         return [*items, replace(event, stream=self.name)]
 
@@ -129,7 +129,7 @@ class _Channel:
 
 
 class Stream(_Channel):
-    """Push sound, get events: no thread, no queue, no clock, for hosts that bring their own loop.
+    """Push audio, get events: no thread, no queue, no clock, for hosts that bring their own loop.
 
     >>> stream = Stream(recognizer)  # recognizer = streamser.load()
     >>> events = [event for pcm in spoken_pcm for event in stream.push(pcm, sample_rate=48_000)]
@@ -151,7 +151,7 @@ class Stream(_Channel):
         self._novelty = Novelty()
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> list[Event]:
-        """The events that this sound brings: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
+        """The events of this audio: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
         return self._events_of(self._segment(pcm, sample_rate, channels))
 
     def lose(self, samples: int, reason: Literal["client", "overflow"] = "client") -> list[Event]:
@@ -208,16 +208,16 @@ class WorkerStream(_Channel):
         )
 
     def due_s(self) -> float:
-        """Seconds of sound that need not be fed yet: no event can come of them."""
+        """Seconds of audio that need not be fed yet: no event can come of them."""
         return max(0.0, (self._segmenter.due - self.position) / SAMPLE_RATE)
 
     @property
     def waiting(self) -> int:
-        """How many things wait for the worker; take no more sound in while there are too many."""
+        """How many things wait for the worker; take no more audio in while there are too many."""
         return self._handle.waiting
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> None:
-        """Add sound: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
+        """Add audio: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
         self._submit(self._segment(pcm, sample_rate, channels))
 
     def feed(self, block: AudioBlock) -> None:
@@ -227,7 +227,7 @@ class WorkerStream(_Channel):
         self._submit(self._segmenter.feed(block))
 
     def note(self, event: Gap | SourceChanged) -> None:
-        """Sound was lost, or the source has news; another microphone is taken for another speaker's."""
+        """Audio was lost, or the source has news; another microphone is taken for another speaker's."""
         self._submit(self._note(event))
         if isinstance(event, SourceChanged) and event.another:
             self.new_speaker()

@@ -9,8 +9,8 @@ from streamser.audio import SAMPLE_RATE, Resampler, Samples
 __all__ = ["LaggingResampler", "SampleClock"]
 
 _WINDOW_S = 1.0  # use the smallest lateness in this time, since chunks that arrive late in a burst are not lost
-_LOSS_S = 0.1  # more lateness than this is lost sound; less may be a busy machine
-_FLAGGED_LOSS_S = 0.01  # enough when the device itself reports lost sound
+_LOSS_S = 0.1  # more lateness than this is lost audio; less may be a busy machine
+_FLAGGED_LOSS_S = 0.01  # enough when the device itself reports lost audio
 _DRIFT = 500e-6  # the most by which two healthy clocks differ
 
 

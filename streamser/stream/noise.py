@@ -1,4 +1,4 @@
-"""Track a room's noise level, and detect sound that rises above it, in decibels and on the sample clock."""
+"""Track a room's noise level, and detect audio that rises above it, in decibels and on the sample clock."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _LEAVE = 0.8  # an open gate closes at this share of the decibels that open it
 _WINDOW_SAMPLES = 512  # 32 ms, whatever the frames: two periods of a mains hum
 _BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # where speech is; below lies a fan's rumble
 _DROP = 4.0  # smoothing never holds the level more than 6 dB above the frame's own: words end when they end
-_DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no sound: a muted device, an edited file
-_QUIET_ROOM = 10**-6.0  # and counts as a room of -60 dBFS: later sound is not compared with digital silence
+_DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no audio: a muted device, an edited file
+_QUIET_ROOM = 10**-6.0  # and counts as a room of -60 dBFS: later audio is not compared with digital silence
 _SILENCE = np.full(_BANDS, _QUIET_ROOM)
 _NO_FLOOR = np.full(_BANDS, np.inf)
 
@@ -44,7 +44,7 @@ _WINDOW = np.hanning(_WINDOW_SAMPLES) / np.sqrt(np.sum(np.square(np.hanning(_WIN
 
 
 class NoiseGate:
-    """Open while sound stands out from the room's noise, whatever the level of either.
+    """Open while audio stands out from the room's noise, whatever the level of either.
 
     Two questions are asked of each frame. Does it rise `rise_db` above the floor, the least power of each band
     in the last four seconds? This separates speech from steady noise down to 0 dB. And is it louder than the

@@ -1,4 +1,4 @@
-"""From sound to events: a Stream works in the caller's thread, a Listener has threads of its own.
+"""From audio to events: a Stream works in the caller's thread, a Listener has threads of its own.
 
     source -> segmenter thread (segments) -> queue -> worker thread (features, inference) -> bus -> you
 
@@ -176,7 +176,7 @@ class Listener:
         return True
 
     def pause(self) -> None:
-        """Pause. A microphone's time goes on and the missed sound is reported as a Gap; a file waits."""
+        """Pause. A microphone's time goes on and the missed audio is reported as a Gap; a file waits."""
         with self._changed:
             self._paused = True
 
@@ -364,7 +364,7 @@ class Listener:
             self._stream.note(item)
 
     def _skip(self, item: AudioBlock | Gap) -> None:
-        """Sound that came while paused: reported as a gap once long enough to end the utterance, the rest later."""
+        """Audio that came while paused: reported as a gap once long enough to end the utterance, the rest later."""
         self._skipped += len(item.samples) if isinstance(item, AudioBlock) else item.length
         if not self._pause_reported and self._skipped * 1000 > self.config.segmenter.bridge_gap_ms * SAMPLE_RATE:
             self._report_skipped()
@@ -412,7 +412,7 @@ def replay(
     config: StreamConfig | None = None,
     **callbacks: Unpack[Callbacks],
 ) -> Listener:
-    """Play sound files, or a folder of them, through the very pipeline that a microphone uses.
+    """Play audio files, or a folder of them, through the very pipeline that a microphone uses.
 
     `speed` 1.0 is paced as a microphone would be, "max" as fast as possible; the events are the same.
 

@@ -41,7 +41,7 @@ _LET_GO_S = 0.5  # how long we wait for a stream to end
 _INSIDE: set[int] = set()  # threads that are inside a call which a wedged sound server would not answer
 
 _BAD_RATE, _BAD_CHANNELS = -9997, -9998  # paInvalidSampleRate, paInvalidChannelCount
-_AHEAD_S = 0.15  # silence written ahead: the resampler gives sound in bursts of 50 ms
+_AHEAD_S = 0.15  # silence written ahead: the resampler gives audio in bursts of 50 ms
 _USUAL_RATES = (48_000, 44_100, 16_000)
 
 
@@ -53,7 +53,7 @@ class InputDevice:
     """Its place in the list, which changes when devices come and go."""
     name: str
     host: str
-    """The sound system that offers it: ALSA, Core Audio, Windows WASAPI and so on."""
+    """The audio system that offers it: ALSA, Core Audio, Windows WASAPI and so on."""
     channels: int
     sample_rate: int
     """Hz it prefers."""
@@ -71,7 +71,7 @@ class Chunk(NamedTuple):
     arrived_s: float
     """time.monotonic in the callback."""
     overflowed: bool
-    """True when PortAudio reports that sound before it was lost."""
+    """True when PortAudio reports that audio before it was lost."""
 
 
 class Line(Protocol):
@@ -98,7 +98,7 @@ class Line(Protocol):
 
 @runtime_checkable
 class PatientLine(Protocol):
-    """A line whose `take` waits until enough sound is there."""
+    """A line whose `take` waits until enough audio is there."""
 
     enough_s: float
     """Seconds of it; what is there is given at the latest when the time of `take` is up."""
@@ -153,7 +153,7 @@ def find_device(wanted: str | int | None) -> InputDevice:
         name = wanted.casefold()
         found = [device for device in devices if device.name.casefold() == name]
         found = found or [device for device in devices if name in str(device).casefold()]
-        # Windows lists a microphone once per sound system: the default's system comes first.
+        # Windows lists a microphone once per audio system: the default's system comes first.
         host = next((device.host for device in devices if device.is_default), devices[0].host)
         found.sort(key=lambda device: device.host != host)
     if not found:
@@ -270,7 +270,7 @@ class Speaker:
         self._waiting: Samples = np.zeros(round(_AHEAD_S * rate), np.float32)
 
     def play(self, samples: Samples) -> None:
-        """Queue 16 kHz sound without waiting; at most a second is queued, and the oldest of more is dropped."""
+        """Queue 16 kHz audio without waiting; at most a second is queued, and the oldest of more is dropped."""
         self._waiting = np.concatenate([self._waiting, self._resampler.feed(samples)])[-self._most :]
         ready = min(len(self._waiting), self._stream.write_available)
         if ready:
@@ -300,7 +300,7 @@ def _sounddevice() -> Any:
 
 
 def _let_exit() -> None:
-    """Let the program end although a sound server is wedged: sounddevice would wait in Pa_Terminate forever."""
+    """Let the program end although a sound server hangs: sounddevice would wait in Pa_Terminate forever."""
     if _INSIDE:
         _sounddevice()._initialized = 0
 

@@ -1,4 +1,4 @@
-"""Write a stream's sound to a WAV file, only ever because the user asked for it."""
+"""Write a stream's audio to a WAV file, only ever because the user asked for it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class RecordingSource(WrappedSource):
-    """A source that also writes what it gives to a new file in `folder`; lost sound is silence, so times agree.
+    """A source that also writes what it gives to a new file in `folder`; lost audio is silence, so times agree.
 
     What it gives on is rounded to the 16 bits that are written, so a replay of the recording gives the same events.
-    Sound that arrives while a Listener is paused is written too; `recording` names the file all that time.
+    Audio that arrives while a Listener is paused is written too; `recording` names the file all that time.
     """
 
     def __init__(self, source: Source, folder: Path) -> None:

@@ -54,7 +54,7 @@ class Voice:
         return 0 if self.baseline is None else self.baseline.utterances
 
     def adapted(self, prediction: Prediction) -> Prediction:
-        """The absolute prediction of a sound, compared with the baseline."""
+        """The absolute prediction of a recording, compared with the baseline."""
         return self._recognizer.adapted(prediction, self.baseline)
 
     def add(self, prediction: Prediction, duration_s: float) -> None:
@@ -95,7 +95,7 @@ class Scorer:
         self.voice = voice or Voice(recognizer)
         self._new_speaker: int | None = None  # the first utterance of another speaker
         self._features = FeatureTrack(recognizer.features)
-        # Opened now, before the first sound; an engine that falls back to another one has no step graph.
+        # Opened now, before the first audio; an engine that falls back to another one has no step graph.
         self._steps = None if recognizer.steps is None else StepTrack(recognizer.steps, recognizer.features)
         self._ahead: tuple[Segment, Prediction] | None = None
         self._smooth: tuple[Segment, np.ndarray[tuple[int], np.dtype[np.float64]]] | None = None
@@ -103,7 +103,7 @@ class Scorer:
     def question(self, segment: Segment, pieces: Sequence[Piece]) -> Question | None:
         """What to compute for this segment; None when the answer was computed ahead.
 
-        It feeds `pieces` to the stream's features: the sound that is new in this partial window, and in the windows
+        It feeds `pieces` to the stream's features: the audio that is new in this partial window, and in the windows
         that were skipped since the last question.
         """
         if segment.final or segment.speculative:
@@ -112,7 +112,7 @@ class Scorer:
             self.recognizer.check(segment)
             return (self._steps.whole(segment) if self._steps is not None else None) or segment
         if computes_on_cuda(self.recognizer):
-            return segment  # features are computed on the GPU, with the net
+            return segment  # features are computed on the GPU, with the network
         if self._steps is not None:
             return self._steps.partial(segment, pieces)
         for piece in pieces:
@@ -160,7 +160,7 @@ class Scorer:
         self._new_speaker = utterance
 
     def restart(self) -> None:
-        """Discard incomplete state after an error; the utterance's next segment is computed from its own sound."""
+        """Discard incomplete state after an error; the utterance's next segment is computed from its own audio."""
         if self._steps is not None:
             self._steps.restart()
 

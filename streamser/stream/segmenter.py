@@ -29,18 +29,18 @@ _Reason = Literal["silence", "max_length", "stream_end", "gap"]
 _REMEMBERED_BLOCKS = 4096  # 80 s of 20 ms blocks: longer than any utterance may wait for its cut
 _SLICE_SAMPLES = SAMPLE_RATE  # a block of any length passes through the ring in slices of a second
 _RESET_GAP_SAMPLES = 5 * SAMPLE_RATE  # after a gap of this length it may be another microphone in another room
-_MOST_WAIT = 4096  # 256 ms, a usual hop: sound that may wait for the detector when no event can be due
+_MOST_WAIT = 4096  # 256 ms, a usual hop: audio that may wait for the detector when no event can be due
 _METER_SAMPLES = SAMPLE_RATE // 12  # 80 ms: the level meter follows syllables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmenterConfig:
-    """What counts as an utterance, and how often one is judged while it lasts."""
+    """What counts as an utterance, and how often one is scored while it lasts."""
 
     pre_roll_ms: float = 300.0
     """An utterance begins this much before its first speech frame: soft onsets stay in."""
     min_speech_ms: float = 200.0
-    """Sound with less speech than this is not an utterance and gives no events."""
+    """Audio with less speech than this is not an utterance and gives no events."""
     dip_ms: float = 100.0
     """So much silence before min_speech_ms is reached starts the count over."""
     end_silence_ms: float = 400.0
@@ -58,9 +58,9 @@ class SegmenterConfig:
     hop_ms: float = 256.0
     """Time between partial results, rounded to the model's frames; 0 = finals only."""
     first_partial_ms: float = 500.0
-    """The first partial comes after this much sound since the first speech frame."""
+    """The first partial comes after this much audio since the first speech frame."""
     bridge_gap_ms: float = 200.0
-    """Lost sound up to this length is silence inside an utterance; a longer gap ends it."""
+    """Lost audio up to this length is silence inside an utterance; a longer gap ends it."""
 
     def __post_init__(self) -> None:
         ranges = {
@@ -122,13 +122,13 @@ class _Grid:
     def of(cls, features: FeatureConfig, hop_ms: float) -> _Grid:
         frame = features.hop_samples * SAMPLE_RATE / features.sample_rate
         hop = frame * max(1, round(hop_ms * SAMPLE_RATE / 1000 / frame))
-        # Exactly the samples of the net's window: half an FFT of padding replaces the last frame's when it centres.
+        # Exactly the samples of the network's window: half an FFT of padding replaces the last frame's when it centres.
         steps = features.window_frames - 1
         whole = max(1, steps) * features.hop_samples if features.center else features.samples_in(steps + 1)
         return cls(frame, hop, math.ceil(whole * SAMPLE_RATE / features.sample_rate))
 
     def span(self, tick: int) -> tuple[int, int]:
-        """Start and end of the tick's window: on the grid, and no longer than the net's."""
+        """Start and end of the tick's window: on the grid, and no longer than the network's."""
         received = round(tick * self.hop)
         if received <= self.window:
             return 0, received
@@ -137,7 +137,7 @@ class _Grid:
 
 
 class Segmenter:
-    """Takes blocks; returns events when speech begins and ends, and the sound to classify.
+    """Takes blocks; returns events when speech begins and ends, and the audio to classify.
 
     An utterance is announced once it has `min_speech_ms` of speech, given as partial Segments on the
     grid of the model's frames, once more whole and speculative at the first silence, and as exactly one final,
@@ -172,7 +172,7 @@ class Segmenter:
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED_BLOCKS)  # block's end, time of its arrival
         self._due = 0  # no event can come of the samples before this index
         self._detected = 0  # the VAD has processed all samples before this index
-        self._barrier = 0  # no pre-roll reaches back past this: another utterance's end, or lost sound
+        self._barrier = 0  # no pre-roll reaches back past this: another utterance's end, or lost audio
         self._open: _Utterance | None = None
         self._count = 0
 
@@ -188,7 +188,7 @@ class Segmenter:
 
     @property
     def due(self) -> int:
-        """The earliest sample index that can bring an event: until then, sound may wait before it is fed."""
+        """The earliest sample index that can bring an event: until then, audio may wait before it is fed."""
         return self._due
 
     @property
@@ -219,7 +219,7 @@ class Segmenter:
         return items
 
     def gap(self, start: int, length: int) -> list[Item]:
-        """Sound was lost here: up to `bridge_gap_ms` it is silence, and more of it ends the open utterance.
+        """Audio was lost here: up to `bridge_gap_ms` it is silence, and more of it ends the open utterance.
 
         Time goes on either way: the next block starts behind the gap.
         """
@@ -277,7 +277,7 @@ class Segmenter:
         return items
 
     def _next_due(self) -> int:
-        """The earliest sample that can bring an event, whatever sound comes before it; at most `_MOST_WAIT` away."""
+        """The earliest sample that can bring an event, whatever audio comes before it; at most `_MOST_WAIT` away."""
         utterance = self._open
         soon = self._detected + _MOST_WAIT
         if utterance is None:

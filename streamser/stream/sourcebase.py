@@ -1,4 +1,4 @@
-"""The interface of a sound source: its settings, its output, and the attributes that a Listener uses."""
+"""The interface of a audio source: its settings, its output, and the attributes that a Listener uses."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class SourceConfig:
     channels: int | None = None
     """Channels to open; None takes one or two, as the device has them. They are averaged."""
     block_ms: float = 20.0
-    """Length of one block of sound."""
+    """Length of one block of audio."""
     queue_s: float = 2.0
-    """Sound that may wait to be segmented; then a live source drops the oldest and reports a Gap."""
+    """Audio that may wait to be segmented; then a live source drops the oldest and reports a Gap."""
     stall_ms: float = 500.0
     """A microphone that delivers no samples for this long counts as lost."""
     retry_first_ms: float = 250.0
@@ -61,7 +61,7 @@ SourceItem = AudioBlock | Gap | SourceChanged
 
 
 def no_wait() -> float:
-    """Seconds of sound that a source may keep before it wakes its reader: none."""
+    """Seconds of audio that a source may keep before it wakes its reader: none."""
     return 0.0
 
 
@@ -70,7 +70,7 @@ class PatientSource(Protocol):
     """A source that wakes its reader only when there is enough to do."""
 
     due_s: Callable[[], float]
-    """Seconds of sound that it may keep; the reader sets it."""
+    """Seconds of audio that it may keep; the reader sets it."""
 
 
 class Source(Protocol):
@@ -78,11 +78,11 @@ class Source(Protocol):
 
     @property
     def live(self) -> bool:
-        """True when sound comes whether or not it is taken: then overload costs partials, and pausing loses sound."""
+        """True when audio comes whether or not it is taken: then overload costs partials, and pausing loses audio."""
 
     @property
     def description(self) -> str:
-        """Where the sound comes from, for people."""
+        """Where the audio comes from, for people."""
 
     @property
     def state(self) -> SourceState:
@@ -90,10 +90,10 @@ class Source(Protocol):
 
     @property
     def overflows(self) -> int:
-        """How often the sound system reported lost sound."""
+        """How often the audio system reported lost audio."""
 
     def __iter__(self) -> Iterator[SourceItem]:
-        """Blocks and events until the sound ends or `close` is called."""
+        """Blocks and events until the audio ends or `close` is called."""
 
     def close(self) -> None:
         """End the iteration soon, from any thread."""

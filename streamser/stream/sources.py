@@ -1,6 +1,6 @@
-"""Where sound comes from: a microphone, files, or a host that pushes; each gives blocks on one sample clock.
+"""Where audio comes from: a microphone, files, or a host that pushes; each gives blocks on one sample clock.
 
-Iterate a source, on one thread, for blocks and for the events that only a source can know: a Gap where sound was
+Iterate a source, on one thread, for blocks and for the events that only a source can know: a Gap where audio was
 lost, SourceChanged when a microphone goes or comes back. Indexes never jump without a Gap.
 """
 
@@ -50,7 +50,7 @@ _HELD_UP_S = 0.5  # a replay that lags more than this does not hurry to catch up
 
 
 class PushSource:
-    """Sound that a host pushes, from any thread, in any chunk size, rate and type.
+    """Audio that a host pushes, from any thread, in any chunk size, rate and type.
 
     With `live` a push never waits, and what is not taken in time is lost with a Gap; without, it waits for room.
 
@@ -85,14 +85,14 @@ class PushSource:
         self._pushing = threading.Lock()
 
     def push(self, pcm: Pcm) -> None:
-        """Add sound: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
+        """Add audio: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
         with self._pushing:
             if self._queue.closed:
                 raise ValueError("push: the source is closed")
             self._put(self._converter.feed(pcm))
 
     def close(self) -> None:
-        """End the sound; what was pushed is still processed."""
+        """End the audio; what was pushed is still processed."""
         if self._pushing.acquire(timeout=_CLOSE_WAITS_S):  # else a push waits for room, and its end is not yet known
             try:
                 if not self._queue.closed:
@@ -130,7 +130,7 @@ class FilePlace(NamedTuple):
 
 
 class WavSource:
-    """Sound files as a stream: paced as a microphone would be (`speed` 1.0), or as fast as possible ("max").
+    """Audio files as a stream: paced as a microphone would be (`speed` 1.0), or as fast as possible ("max").
 
     Several files, and all files of a folder in the order of their names, are one stream with a silence of
     `between_files_ms` between them. Any format that libsndfile reads, at any rate; an hour of it takes no more
@@ -173,7 +173,7 @@ class WavSource:
         return self.files[0].name + others
 
     def file_at(self, position: int) -> FilePlace | None:
-        """The file that sounds at a sample index; None before the first has begun."""
+        """The file that is played at a sample index; None before the first has begun."""
         return next((place for place in reversed(self.places) if place.start <= position), None)
 
     def close(self) -> None:
@@ -217,7 +217,7 @@ Loss = Literal["unplugged", "stalled"]
 class MicSource:
     """A microphone, at any rate and channel count, on a sample clock that goes on while it is away.
 
-    Sound lost by an overflow, a stall, a full queue or a pulled cable becomes a Gap of that length. A microphone that
+    Audio lost by an overflow, a stall, a full queue or a pulled cable becomes a Gap of that length. A microphone that
     is lost is announced, waited for with growing pauses, and opened again when it is back.
     """
 
@@ -232,7 +232,7 @@ class MicSource:
         self._opener = opener or open_line
         self._closed = threading.Event()
         self._position = 0
-        self._reported_s = 0.0  # the time up to which sound was given, or reported as lost
+        self._reported_s = 0.0  # the time up to which audio was given, or reported as lost
         self._loss: Loss = "unplugged"
         self._loss_reported = False
         self._pause_s = 0.0
@@ -295,7 +295,7 @@ class MicSource:
         return None
 
     def _greet(self, line: Line, chunk: Chunk) -> Iterator[SourceItem]:
-        """The first sound of a line: what was missed before it, if it is not the first line."""
+        """The first audio of a line: what was missed before it, if it is not the first line."""
         another = line.description != self.description
         self.description = line.description
         if self.state == "lost":

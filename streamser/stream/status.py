@@ -1,4 +1,4 @@
-"""A stream's status: seconds of sound, events, drops, gaps and latencies."""
+"""A stream's status: seconds of audio, events, drops, gaps and latencies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamser.stream.segmenter import State
 __all__ = ["SourceState", "StreamStatus", "Tally", "percentile"]
 
 SourceState = Literal["waiting", "open", "lost", "ended"]
-"""State of the source: no sound yet, running, lost or stalled, ended."""
+"""State of the source: no audio yet, running, lost or stalled, ended."""
 
 _REMEMBERED = 256  # number of latencies kept: about a minute of partials, so that the figures follow the machine's load
 
@@ -24,13 +24,13 @@ class StreamStatus:
 
     stream: str
     position_s: float
-    """Seconds of sound since the stream began, lost sound included."""
+    """Seconds of audio since the stream began, lost audio included."""
     level_db: float
     """Loudness now, RMS in dB of full scale."""
     vad_state: State
     source_state: SourceState
     device: str
-    """Where the sound comes from, for people."""
+    """Where the audio comes from, for people."""
     model: str
     engine: str
     """What computes, as "onnx on cpu"."""
@@ -46,14 +46,14 @@ class StreamStatus:
     final_latency_p50_ms: float
     """From an utterance's last sample to its final: the end silence, waiting and computing."""
     gaps: int
-    """Gaps in the sound, without those that the user made by pausing."""
+    """Gaps in the audio, without those that the user made by pausing."""
     lost_ms: float
-    """Sound lost in those gaps."""
+    """Audio lost in those gaps."""
     overflows: int
-    """How often the sound system reported lost sound."""
+    """How often the audio system reported lost audio."""
     paused: bool
     recording: str | None
-    """File that the sound is written to, if the user asked for it."""
+    """File that the audio is written to, if the user asked for it."""
 
 
 class Tally:

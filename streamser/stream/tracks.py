@@ -19,11 +19,11 @@ class Piece(NamedTuple):
 
     samples: Samples
     afresh: bool
-    """True when it continues nothing: another utterance, or sound is missing in between."""
+    """True when it continues nothing: another utterance, or audio is missing in between."""
 
 
 class Novelty:
-    """Finds the new sound in each partial window; sound of a skipped window is added to the next one."""
+    """Finds the new audio in each partial window; audio of a skipped window is added to the next one."""
 
     def __init__(self) -> None:
         self._utterance = -1
@@ -40,7 +40,7 @@ class Novelty:
 class FeatureTrack:
     """The frames of an utterance that goes on, for an engine without a step graph.
 
-    A frame's bits do not depend on the pieces in which its sound comes, so that a replay equals the live stream.
+    A frame's bits do not depend on the pieces in which its audio comes, so that a replay equals the live stream.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
@@ -49,12 +49,12 @@ class FeatureTrack:
         self._frames: Frames = np.zeros((0, config.bins), np.float32)
 
     def feed(self, samples: Samples) -> None:
-        """Compute the frames that this sound completes."""
+        """Compute the frames that this audio completes."""
         self._frames = np.concatenate([self._frames, self._front_end.feed(samples)])[-self._keep :]
 
     @property
     def window(self) -> Frames:
-        """The newest frames, at most one window of the net, (frames, bins)."""
+        """The newest frames, at most one window of the network, (frames, bins)."""
         return self._frames
 
 
@@ -94,7 +94,7 @@ class StepTrack:
         return self._question(None)
 
     def whole(self, segment: Segment) -> TrackQuestion | None:
-        """The question for a final, once the rest of its sound is fed; None where no frame of it is left to judge."""
+        """The question for a final, once the rest of its audio is fed; None where no frame of it is left to score."""
         first, end = speech_range(segment.samples, self._config)
         frames = self._config.frames_in(end - first)
         if not frames:

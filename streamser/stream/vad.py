@@ -144,7 +144,7 @@ class WebRtcVad:
         self._peak = 0.0
 
     def _gain(self, frame: Samples, outstanding: bool, floor_power: float) -> float:
-        """Amplifies a quiet microphone to the level webrtcvad was made for; loud sound is unchanged."""
+        """Amplifies a quiet microphone to the level webrtcvad was made for; loud audio is unchanged."""
         self._peak *= self._decay
         if outstanding:
             self._peak = max(self._peak, float(np.dot(frame, frame)) / self.frame_samples)
@@ -153,7 +153,7 @@ class WebRtcVad:
 
 
 class SileroVad:
-    """Silero's recurrent net, run by ONNX Runtime; torch is not imported."""
+    """Silero's recurrent network, run by ONNX Runtime; torch is not imported."""
 
     frame_samples = 512
     _CONTEXT_SAMPLES = 64  # each input begins with the last samples of the previous frame
@@ -201,7 +201,7 @@ VADS: dict[str, Callable[[VadConfig], Vad]] = {"webrtc": WebRtcVad, "silero": Si
 VadChoice = VadConfig | Callable[[], Vad] | Vad
 """What a stream takes as its detector: settings, a class or function that makes one, or one of your own.
 
-A detector remembers the sound of its stream, so an object serves one stream; a server needs a class or a function.
+A detector remembers the audio of its stream, so an object serves one stream; a server needs a class or a function.
 """
 
 

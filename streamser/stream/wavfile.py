@@ -51,7 +51,7 @@ def as_recorded(samples: Samples) -> Samples:
 class WavWriter:
     """A new WAV file, 16 kHz, mono, 16 bit, that only its owner can read.
 
-    The header is brought up to date every second of sound, so that a program that is killed loses at most that second,
+    The header is brought up to date every second of audio, so that a program that is killed loses at most that second,
     and `repair_recordings` brings even that back. A recording that grows too long goes on in a second file.
     """
 
@@ -64,7 +64,7 @@ class WavWriter:
         self._open(path)
 
     def write(self, samples: Samples) -> None:
-        """Append sound; RecordingError when it cannot be stored."""
+        """Append audio; RecordingError when it cannot be stored."""
         self._append(to_pcm16(samples).tobytes())
 
     def skip(self, samples: int) -> None:

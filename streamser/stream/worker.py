@@ -1,7 +1,7 @@
 """The one inference worker: segments of many streams in, their events out, each stream in its own order.
 
 The queue between a stream and the worker is bounded. A waiting partial is replaced by a newer one of its stream, or by
-the final; a final is never dropped. While `waiting_finals` finals wait, `submit` blocks: a live source then loses sound
+the final; a final is never dropped. While `waiting_finals` finals wait, `submit` blocks: a live source then loses audio
 and reports a Gap, and a replay takes longer.
 """
 
@@ -57,7 +57,7 @@ class PipelineConfig:
     waiting_finals: int = 32
     """Finals of one stream that may wait for the recognizer; then its source waits."""
     batch: int = 64
-    """Segments of all streams that are judged in one call on a GPU; a CPU takes them one by one."""
+    """Segments of all streams that are scored in one call on a GPU; a CPU takes them one by one."""
     waiting_events: int = 1024
     """Events that may wait for the program that reads them; a live stream then drops partial results."""
 
@@ -89,13 +89,13 @@ class _StreamState:
     ahead: _Job | None = None  # the speculative one that waits
     finals: int = 0  # that wait
     waiting: int = 0  # jobs of any kind
-    end: int = 0  # sample index up to which the stream was judged
+    end: int = 0  # sample index up to which the stream was scored
     over: bool = False  # ended, failed or given up: nothing more is delivered
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One item of a stream: a ready event, a segment to be judged, or word of a new speaker."""
+    """One item of a stream: a ready event, a segment to be scored, or word of a new speaker."""
 
     state: _StreamState
     item: Segment | Event | NewSpeaker
@@ -116,7 +116,7 @@ class StreamHandle:
 
     @property
     def waiting(self) -> int:
-        """Items of this stream that wait; a host on an event loop checks this before it accepts more sound."""
+        """Items of this stream that wait; a host on an event loop checks this before it accepts more audio."""
         return self._state.waiting
 
     def submit(self, item: Segment | Event | NewSpeaker) -> None:
@@ -136,7 +136,7 @@ class StreamHandle:
 
 
 class InferenceWorker:
-    """Judges the segments of any number of streams on one thread; `open` adds a stream."""
+    """Scores the segments of any number of streams on one thread; `open` adds a stream."""
 
     def __init__(self, recognizer: Recognizer, config: PipelineConfig | None = None) -> None:
         self.recognizer = recognizer
@@ -182,7 +182,7 @@ class InferenceWorker:
     ) -> StreamHandle:
         """Add a stream; `name` only labels its events, so two streams may have the same.
 
-        `lossless` keeps every partial and waits for room instead. An error in judging or delivering goes to `on_error`
+        `lossless` keeps every partial and waits for room instead. An error in scoring or delivering goes to `on_error`
         and is delivered as StreamEnded; the stream is then over and the others go on. `voice` goes on from an
         earlier stream of the same speaker. The worker's time is shared fairly between the streams that wait for it.
         """
@@ -292,7 +292,7 @@ class InferenceWorker:
         return (state.waiting if state.lossless else state.finals) >= self.config.waiting_finals
 
     def _work(self) -> None:
-        """The thread: take what waits, judge it, deliver it."""
+        """The thread: take what waits, score it, deliver it."""
         while jobs := self._take():
             started = time.perf_counter()
             self._serve(jobs)
@@ -356,7 +356,7 @@ class InferenceWorker:
         """Try again after an error; None if there is no answer.
 
         An engine may fail once, or a GPU may be full for a moment: a partial result is then left out, and a final is
-        judged once more, from its whole sound. When that fails too, or the sound itself is to blame, the stream ends.
+        scored once more, from its whole recording. When that fails too, or the audio itself is to blame, the stream ends.
         """
         state, segment = job.state, job.item
         assert isinstance(segment, Segment)

@@ -54,7 +54,7 @@ def coloured_noise(length: int, colour: Colour, seed: int) -> Samples:
 
 
 def reverberate(samples: Samples, response: Samples) -> Samples:
-    """Convolve the sound with a room's response; the direct path is not delayed and the active level is kept."""
+    """Convolve the audio with a room's response; the direct path is not delayed and the active level is kept."""
     if not len(samples) or not np.any(response):
         return samples
     direct = int(np.argmax(np.abs(response)))
@@ -77,7 +77,7 @@ def room_response(rt60_s: float, direct_db: float, seed: int) -> Samples:
 
 
 def band_limit(samples: Samples, low_hz: float, high_hz: float) -> Samples:
-    """Band-pass the sound between two frequencies; the slopes are a sixth of an octave wide."""
+    """Band-pass the audio between two frequencies; the slopes are a sixth of an octave wide."""
     size = _fast_size(len(samples) + SAMPLE_RATE // 10)  # room for the filter's ringing, so that no end meets the other
     hz = np.maximum(np.fft.rfftfreq(size, 1.0 / SAMPLE_RATE), 1e-3)
     slope = 1.0 / 6.0

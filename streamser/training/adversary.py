@@ -36,7 +36,7 @@ class _Reversed(torch.autograd.Function):
 
 
 class Adversary(nn.Module):
-    """A small classifier of corpora or speakers; its loss is added to the net's."""
+    """A small classifier of corpora or speakers; its loss is added to the network's."""
 
     steps: Tensor
 

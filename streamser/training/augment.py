@@ -1,4 +1,4 @@
-"""Change sound as rooms, microphones, lines and voices do: each change is drawn first and applied second.
+"""Change audio as rooms, microphones, lines and voices do: each change is drawn first and applied second.
 
 `draw(rng)` gives plain parameters, `apply(samples, drawn)` has no chance left in it. Nothing clips: only a result that
 would pass full scale is turned down, to full scale.
@@ -36,7 +36,7 @@ Range = tuple[float, float]
 
 
 class Augmentation(Protocol):
-    """One way to change sound."""
+    """One way to change audio."""
 
     @property
     def name(self) -> str: ...
@@ -45,14 +45,14 @@ class Augmentation(Protocol):
         """Draw all random parameters."""
 
     def apply(self, samples: Samples, drawn: Any) -> Samples:
-        """The sound changed as drawn."""
+        """The audio changed as drawn."""
 
 
-# ---- sounds to draw from
+# ---- recordings to draw from
 
 
 class AudioBank:
-    """The sound files of a folder, each read once and kept as 16 bits."""
+    """The audio files of a folder, each read once and kept as 16 bits."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = audio_files(folder)
@@ -299,7 +299,7 @@ class AugmentConfig:
             )
 
     def steps(self) -> list[tuple[float, Augmentation]]:
-        """(probability, augmentation) in the order in which sound meets them: voice, room, noise, line, level."""
+        """(probability, augmentation) in the order in which audio meets them: voice, room, noise, line, level."""
         return [
             (self.speed_probability, Speed(self.speed)),
             (self.pitch_probability, Pitch(self.pitch_semitones)),

@@ -25,7 +25,7 @@ _SPOKEN_DB = 35.0
 
 
 class BatchMaker:
-    """Windows of chosen clips as the net's input, augmented when a Generator is given."""
+    """Windows of chosen clips as the network's input, augmented when a Generator is given."""
 
     def __init__(
         self, store: LevelStore, features: FeatureConfig, augment: FeatureAugment, train_frames: int | None = None
@@ -61,7 +61,7 @@ class BatchMaker:
         )  # fmt: skip
 
     def starts_of(self, clip: int) -> list[int]:
-        """First frame of each window that judges the clean clip."""
+        """First frame of each window that scores the clean clip."""
         return window_starts(int(self.store.lengths[0, clip]), self.features)
 
     def window(self, clip: int, *, own_length: bool, start: int | None = None) -> Tensor:
@@ -130,7 +130,7 @@ class BatchMaker:
         return np.concatenate([around[:before], piece, around[before:]])
 
     def _fit(self, frames: Levels, length: int) -> Frames:
-        """The serving rule for short sound (`cut_window`), applied to log-mel."""
+        """The serving rule for short recordings (`cut_window`), applied to log-mel."""
         values = frames.astype(np.float32)
         if len(values) >= length or self.features.short == "keep":
             return values[:length]

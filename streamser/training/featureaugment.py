@@ -21,14 +21,14 @@ class FeatureAugment:
     no cue: in acted corpora an angry clip is 20 dB above a neutral one. (0, 0) keeps it."""
     channel_swap: float = 0.0
     """Share of clips whose long-term spectrum is replaced by another clip's of the batch, half-way or more, so
-    that the sound of a microphone or a room is no cue."""
+    that the audio of a microphone or a room is no cue."""
     tilt_db: float = 0.0
     """Random smooth colouring (microphone, distance): up to this much at the band's edges and middle."""
     room_probability: float = 0.0
     """Share of clips whose power rings on as in a room, each band decaying exponentially. Corpora differ in how dry
     they are, and a network trained without reverberation tends to classify dry voices as angry."""
     room_rt60_s: tuple[float, float] = (0.1, 0.8)
-    """Time in which the sound dies away by 60 dB; up to half as long in the highest band."""
+    """Time in which the audio dies away by 60 dB; up to half as long in the highest band."""
     room_direct_db: tuple[float, float] = (-3.0, 12.0)
     """Level of the direct sound relative to the reverberation."""
     noise_probability: float = 0.0

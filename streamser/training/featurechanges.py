@@ -155,7 +155,7 @@ class Room:
         for frame in power.unbind(dim=1):
             tails.append(tail)
             tail = decay * tail + share * frame
-        whole = power + torch.stack(tails, dim=1)  # the tail is `direct_db` weaker than the sound itself
+        whole = power + torch.stack(tails, dim=1)  # the tail is `direct_db` weaker than the audio itself
         ringing = torch.log(whole.clamp_min(1e-30)) * (scale.per_db / NEPER_PER_DB)
         return torch.where(drawn.chosen[:, None, None], ringing, levels)
 

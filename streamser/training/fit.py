@@ -197,7 +197,7 @@ class Fit:
         return not any(isinstance(module, (nn.GRU, nn.LSTM)) for module in net.modules())
 
     def run(self) -> Fitted:
-        """Train until the last epoch or until patience ends; the net returned is the best one."""
+        """Train until the last epoch or until patience ends; the network returned is the best one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
         with (self.folder / "log.jsonl").open("w", encoding="utf-8") if self.rank == 0 else nullcontext() as lines:
@@ -312,7 +312,7 @@ class Fit:
         return torch.from_numpy(index).to(self.device)
 
     def _with_outliers(self, frames: Tensor) -> Tensor:
-        """The batch, with outliers (sounds without speech) appended."""
+        """The batch, with outliers (recordings without speech) appended."""
         if self.outliers is None:
             return frames
         count = max(1, round(self.recipe.outliers.share * len(frames)))

@@ -33,7 +33,7 @@ _net: SerNet  # of a worker process
 
 
 def frozen_features(size: int, sample_rate: int) -> FeatureConfig:
-    """A front end whose windows are single frames of `size` values: the encoder's output for one window of sound."""
+    """A front end whose windows are single frames of `size` values: the encoder's output for one window of audio."""
     return FeatureConfig(
         kind="samples", sample_rate=sample_rate, window_samples=size, hop_samples=size, fft_size=size,
         length_s=size / sample_rate, stride_s=size / sample_rate, short="keep",
@@ -115,7 +115,7 @@ def _encode_all(
     # spawn: the same on every system, and no fork of a process that already runs torch's threads
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (net,)) as pool:
         waiting: deque[Future[list[Frames]]] = deque()
-        for job in jobs:  # submit only a few jobs ahead: submitting all would load all sound into memory
+        for job in jobs:  # submit only a few jobs ahead: submitting all would load all audio into memory
             waiting.append(pool.submit(_encode_in_worker, [windows.numpy() for windows in job], precision))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()

@@ -175,7 +175,7 @@ def _without(split: Split, corpora: Sequence[str]) -> Split:
 def _with_unlabelled(split: Split, recipe: Recipe, clips: Sequence[Clip]) -> Split:
     """The split with the unlabelled clips in its training part, but for those of its other parts' speakers.
 
-    A corpus that is left out whole stays out, and one that only judges.
+    A corpus that is left out whole stays out, and one that only scores.
     """
     if not clips:
         return split

@@ -1,7 +1,7 @@
-"""Render a recipe's augmentations as sound: each change alone, then all together, on an HTML page with players.
+"""Render a recipe's augmentations as audio: each change alone, then all together, on an HTML page with players.
 
 Log-mel augmentations are drawn by the code that training uses; the change of each band in each frame then becomes a
-gain on the sound's spectrum, whose phases stay. Mixup mixes waveforms here; in training it mixes features (or the
+gain on the recording's spectrum, whose phases stay. Mixup mixes waveforms here; in training it mixes features (or the
 embeddings of a frozen encoder).
 """
 
@@ -32,7 +32,7 @@ SHOWN = FeatureAugment(mask_mels=24, mask_frames=30, mixup=0.4)
 
 _GRAIN = SAMPLE_RATE // 100  # samples of a frame where only time is cut
 _PIECE = 1024  # samples of one piece of a spectrum
-_LOUDEST_DB = 40.0  # of a gain: a band at the floor has no sound that could be raised further
+_LOUDEST_DB = 40.0  # of a gain: a band at the floor has no audio that could be raised further
 
 Recordings = list[Samples]
 
@@ -50,7 +50,7 @@ def preview_augment(
     """Write each clip unchanged, changed by each augmentation alone, and by all together; returns the page.
 
     The augmentations are those that a recipe uses, or all when it uses none. `augment` changes a clip once, before the
-    features; `drawn` changes windows of `window_s` (the net's own without it) separately for every batch.
+    features; `drawn` changes windows of `window_s` (the network's own without it) separately for every batch.
     """
     augment, drawn = augment or AugmentConfig(), drawn or FeatureAugment()
     drawn.check(features)
@@ -134,7 +134,7 @@ def _alone(drawn: FeatureAugment) -> dict[str, tuple[FeatureAugment, str]]:
 def _changed(
     recordings: Recordings, augment: FeatureAugment, features: FeatureConfig, length_s: float, rng: np.random.Generator
 ) -> Recordings:
-    """One window of each sound, as in a training batch of these sounds."""
+    """One window of each recording, as in a training batch of these recordings."""
     windows = [_in_time(audio, augment, features, length_s, rng) for audio in recordings]
     if features.kind == "mel":
         windows = _in_bands(windows, augment, features, rng)
@@ -163,7 +163,7 @@ def _in_time(
 def _in_bands(
     windows: Recordings, augment: FeatureAugment, features: FeatureConfig, rng: np.random.Generator
 ) -> Recordings:
-    """What is drawn on log-mel, as gains on the sounds' own spectra."""
+    """What is drawn on log-mel, as gains on the recordings' own spectra."""
     plain = level_config(features)
     levels = np.stack([extract(window, plain) for window in windows])
     empty = np.zeros((1, 0), np.int64)
@@ -183,7 +183,7 @@ def _loudest_near(levels: Frames, features: FeatureConfig) -> Frames:
 
 
 def with_gains(samples: Samples, gains_db: Frames, features: FeatureConfig) -> Samples:
-    """Apply gains in decibels, (frames, bands), to each band of each frame of the sound."""
+    """Apply gains in decibels, (frames, bands), to each band of each frame of the audio."""
     size, hop = _PIECE, _PIECE // 4
     padded = np.pad(samples, (size, 2 * size))
     window = np.hanning(size + 1)[:-1].astype(np.float32)

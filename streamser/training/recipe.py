@@ -37,12 +37,12 @@ class AdversaryConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutlierConfig:
-    """Sounds without speech, trained towards equal probabilities for all classes (Hendrycks et al., ICLR 2019)."""
+    """Recordings without speech, trained towards equal probabilities for all classes (Hendrycks et al., ICLR 2019)."""
 
     folder: str = ""
-    """A folder of sounds, or a corpus's name; empty for none."""
+    """A folder of recordings, or a corpus's name; empty for none."""
     names: tuple[str, ...] = ("*",)
-    """Patterns of the file names to train on; keep other kinds of sound for testing."""
+    """Patterns of the file names to train on; keep other kinds of audio for testing."""
     share: float = 0.1
     """Number of outliers in a batch, relative to its clips."""
     weight: float = 0.5
@@ -134,7 +134,7 @@ class Recipe:
     variant: str
     """A row of the zoo: the network, its front end and its loss."""
     start: str = ""
-    """Weights to begin with: a checkpoint's name or folder, or a .safetensors file. Every tensor that the net has under
+    """Weights to begin with: a checkpoint's name or folder, or a .safetensors file. Every tensor that the network has under
     the same name and shape is taken from there, but for the head; empty begins at random."""
     corpora: tuple[str, ...] = ()
     """Corpus folders, below the corpora root."""
@@ -176,7 +176,7 @@ class Recipe:
     """Clips drawn in an epoch; 0 draws as many as there are."""
     batch: int = 32
     train_window_s: float = 0.0
-    """Train on pieces of this length (a net that pools over time may be served longer ones); 0: the net's window."""
+    """Train on pieces of this length (a network that pools over time may be served longer ones); 0: the network's window."""
     optimizer: str = "adamw"
     """A name in `streamser.training.optimizers.OPTIMIZERS`: adam, adamw, adadelta or sgd."""
     lr: float = 2e-3

@@ -1,4 +1,4 @@
-"""Build and check a run's front end, loss and network before any sound is read."""
+"""Build and check a run's front end, loss and network before any recording is read."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RunSetup:
 
 
 def set_up(recipe: Recipe) -> RunSetup:
-    """Build what the recipe names; raises ConfigError for anything that cannot be built, before any sound is read."""
+    """Build what the recipe names; raises ConfigError for anything that cannot be built, before any recording is read."""
     variant = zoo.get(recipe.variant)
     features = features_of(variant, recipe)
     try:
@@ -76,7 +76,7 @@ def set_up(recipe: Recipe) -> RunSetup:
 
 
 def _begin_with(net: SerNet, start: str) -> None:
-    """Take over every tensor of `start` that fits the net; ConfigError when none does."""
+    """Take over every tensor of `start` that fits the network; ConfigError when none does."""
     if start.endswith(".safetensors"):
         if not Path(start).is_file():
             raise ConfigError(f"start: {start}: no such file")

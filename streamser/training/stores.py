@@ -1,4 +1,4 @@
-"""Read the sound of a run once: log-mel of all clips and of the outliers, or a frozen encoder's output for them."""
+"""Read the audio of a run once: log-mel of all clips and of the outliers, or a frozen encoder's output for them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Stores:
 
     clips: LevelStore
     outliers: LevelStore | None
-    """Sounds that are no speech, where the recipe names some."""
+    """Recordings that are no speech, where the recipe names some."""
     frozen: FeatureConfig | None
-    """The front end of the frozen encoder's output; None where the whole net learns."""
+    """The front end of the frozen encoder's output; None where the whole network learns."""
     row: Mapping[str, int]
     """Index of each clip in the store, by its id."""
 
@@ -56,7 +56,7 @@ class Stores:
 
 
 def read_stores(setup: RunSetup, material: Material, options: RunOptions) -> Stores:
-    """Read all sound of a run, from the cache where it was read before."""
+    """Read all audio of a run, from the cache where it was read before."""
     recipe, levels = setup.recipe, level_config(setup.features)
     copies = Copies(recipe.augment, recipe.copies, recipe.augment_by == "speaker", material.root)
 
@@ -80,7 +80,7 @@ def read_stores(setup: RunSetup, material: Material, options: RunOptions) -> Sto
 
 
 def _outliers(setup: RunSetup, root: Path | None) -> list[Clip]:
-    """The recipe's sounds that are no speech; none where it names no folder."""
+    """The recipe's recordings that are no speech; none where it names no folder."""
     wanted = setup.recipe.outliers
     if not wanted.folder:
         return []

@@ -172,7 +172,7 @@ def _trainer(job: Job) -> Trainer:
 
 
 def _free_device() -> None:
-    """Give a GPU's memory back between jobs: other processes may need what the largest net of this one took."""
+    """Give a GPU's memory back between jobs: other processes may need what the largest network of this one took."""
     if str(_shared["device"]).startswith("cuda"):
         gc.collect()
         torch.cuda.empty_cache()
@@ -184,7 +184,7 @@ def _check_time() -> None:
 
 
 def processes_for(device: str) -> int:
-    """Processes that keep a machine busy: small nets leave most of a GPU idle, and each has a core of the CPU."""
+    """Processes that keep a machine busy: small networks leave most of a GPU idle, and each has a core of the CPU."""
     cores = os.cpu_count() or 1
     return max(1, cores - 1) if device.startswith("cuda") else cores
 

@@ -1,6 +1,6 @@
 """Teachers of a run: choose each fold's checkpoint, refuse one that was trained on the test part, keep the answers.
 
-A teacher answers each clip once, on the clean sound. The answers are kept in the cache folder. Folds of a run on one
+A teacher answers each clip once, on the clean audio. The answers are kept in the cache folder. Folds of a run on one
 frozen encoder share the encoder's output, so that only their heads are computed separately.
 """
 

@@ -16,7 +16,7 @@ Batch = tuple[Tensor, ...]
 """A network's arguments: (B, T, bins), and the true lengths (B,) where rows are padded."""
 
 _WINDOWS_AT_ONCE = 64
-"""Windows that are judged at a time."""
+"""Windows that are scored at a time."""
 _KEPT_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
 """Memory for windows kept on a device; if they need more, they are computed again each time."""
 
@@ -111,7 +111,7 @@ class ServedWindows:
             yield self._joined(waiting), owners
 
     def _windows(self) -> Iterable[tuple[int, Tensor]]:
-        """Every window with its clip; those of one length together, where the net takes no lengths."""
+        """Every window with its clip; those of one length together, where the network takes no lengths."""
         found = ((order, window) for order, row in enumerate(self.rows) for window in self.batches.whole(int(row)))
         return sorted(found, key=lambda one: len(one[1])) if self.batches.features.short == "keep" else found
 
@@ -143,7 +143,7 @@ def clip_logits(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], devic
 
 
 def reconstruction_mse(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], device: torch.device) -> float:
-    """Mean squared error between the windows of these clips and what the net's decoder makes of them."""
+    """Mean squared error between the windows of these clips and what the network's decoder makes of them."""
     net.eval()
     total, values = 0.0, 0
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The other ways judge the same windows alike, or their time would mean nothing."""
+"""The other ways score the same windows alike, or their time would mean nothing."""
 
 from __future__ import annotations
 

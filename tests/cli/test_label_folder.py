@@ -1,4 +1,4 @@
-"""`streamser label`: a folder of sound becomes one table; an interrupted run can be resumed."""
+"""`streamser label`: a folder of audio becomes one table; an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from streamser.recognizer import Recognizer
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three files that are sound, one that is not, and one that is something else."""
+    """Three files that are audio, one that is not, and one that is something else."""
     for seed, name in enumerate(("a.wav", "deep/er/b.flac", 'ü, "c".wav')):
         path = tmp_path / "talks" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Forty sound files and one that is none."""
+    """Forty audio files and one that is none."""
     path = tmp_path / "talks"
     path.mkdir()
     for seed in range(40):

@@ -45,7 +45,7 @@ def url_of(process: subprocess.Popen[str], log: Path) -> str:
 
 
 async def speak(url: str, audio: bytes, seconds_each: float) -> tuple[list[Event], int]:
-    """Send the sound in pieces of 200 ms with pauses; the events and how often the connection was replaced."""
+    """Send the audio in pieces of 200 ms with pauses; the events and how often the connection was replaced."""
     client = streamser.AsyncClient(url, token=TOKEN, reconnect_s=60)
     async with client.stream(lossless=True) as stream:
         events: list[Event] = []

@@ -22,7 +22,7 @@ from streamser.errors import BundleError
 from streamser.features import FeatureConfig, Frames, cut_window, extract
 
 FEATURES = FeatureConfig(window_samples=400, hop_samples=160, fft_size=400, n_mels=8)
-TOLERANCE = 1e-4  # what an exported graph may differ from its net
+TOLERANCE = 1e-4  # what an exported graph may differ from its network
 
 
 def running_mean(first: int = 6, chunk: int = 4, multiple: int = 2) -> bytes:
@@ -106,7 +106,7 @@ def test_opening_a_step_graph_runs_it_twice_however_long_the_window_is(tmp_path:
 
 
 def test_streams_open_no_graph_but_the_step_graph(tmp_path: Path) -> None:
-    """A file that is judged whole opens the other one, once."""
+    """A file that is scored whole opens the other one, once."""
     bundle = make_bundle(tmp_path / "mean", features=FEATURES, step=running_mean())
     engine = OnnxEngine(bundle)
     bundle.onnx_path.write_bytes(b"altered")

@@ -1,4 +1,4 @@
-"""The torch engine gives the scores of the ONNX engine, from frames and from sound; CUDA where there is one."""
+"""The torch engine gives the scores of the ONNX engine, from frames and from audio; CUDA where there is one."""
 
 from __future__ import annotations
 

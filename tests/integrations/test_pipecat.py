@@ -66,7 +66,7 @@ def words(text: str = "hello") -> TranscriptionFrame:
 
 
 def expected(recognizer: Recognizer, frames: list[Any]) -> list[EmotionEvent]:
-    """The finals that a stream gives for the same sound."""
+    """The finals that a stream gives for the same audio."""
     stream = Stream(recognizer)
     events = [event for frame in frames for event in stream.push(frame.audio, frame.sample_rate, frame.num_channels)]
     return [event for event in events + stream.close() if isinstance(event, EmotionEvent) and event.final]
@@ -176,7 +176,7 @@ async def test_the_llm_is_told_once_before_the_words_and_only_where_that_was_ask
 
 
 class SlowRecognizer:
-    """Judges when it is let; everything else is the real one's."""
+    """Scores when it is let; everything else is the real one's."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         self._recognizer = recognizer
@@ -205,7 +205,7 @@ async def test_slow_inference_holds_up_neither_the_loop_nor_the_frames(recognize
             await super().process_frame(frame, direction)
             arrived[type(frame).__name__] = time.monotonic()
             if isinstance(frame, TranscriptionFrame):
-                slow.let.set()  # only now may the judgement end: what came before did not wait for it
+                slow.let.set()  # only now may the prediction end: what came before did not wait for it
             await self.push_frame(frame, direction)
 
     worker = PipelineWorker(

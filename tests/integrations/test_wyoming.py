@@ -70,7 +70,7 @@ def client_of(server: WyomingServer) -> AsyncClient:
 
 
 async def say(client: AsyncClient, data: bytes, rate: int = 16_000, channels: int = 1) -> list[dict[str, Any]]:
-    """Send sound from start to stop; the emotions that come back."""
+    """Send audio from start to stop; the emotions that come back."""
     await client.write_event(AudioStart(rate, 2, channels).event())
     for chunk in chunks(data, rate, channels):
         await client.write_event(chunk.event())

@@ -1,4 +1,4 @@
-"""`streamser export`, and a net rebuilt from a checkpoint's weights."""
+"""`streamser export`, and a network rebuilt from a checkpoint's weights."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from streamser.nets.parallel_cnn import ParallelCnn, _quarters
 from streamser.nets.sepconv import SepConv
 from streamser.nets.zoo import build, get
 
-LEAST: dict[str, tuple[Callable[..., SerNet], int, int]] = {  # net, fewest frames, fewest bins
+LEAST: dict[str, tuple[Callable[..., SerNet], int, int]] = {  # network, fewest frames, fewest bins
     "focal-resnet": (FocalResNet, 1, 1),
     "parallel-cnn": (ParallelCnn, 13, 11),
     "cnn-blstm": (CnnBlstm, 32, 32),

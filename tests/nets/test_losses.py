@@ -21,7 +21,7 @@ SHARES = np.array([[1, 0, 0], [0.5, 0.5, 0], [0, 0.25, 0.75], [0, 0, 1], [0.2, 0
 
 
 class Batch:
-    """A net's output on six clips, and what goes with it, in float64."""
+    """A network's output on six clips, and what goes with it, in float64."""
 
     def __init__(self, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""A graph gives what the net gives, at every length and batch size, on inputs that make the logits vary."""
+"""A graph gives what the network gives, at every length and batch size, on inputs that make the logits vary."""
 
 from __future__ import annotations
 

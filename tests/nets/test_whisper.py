@@ -87,7 +87,7 @@ def test_a_constant_gain_changes_nothing(net: Whisper) -> None:
 
 
 def steps_of(net: Whisper, changed: Callable[[bytes], bytes | None] = lambda graph: graph) -> ChunkSteps:
-    """The net's step graph, opened as an engine opens it."""
+    """The network's step graph, opened as an engine opens it."""
     features = zoo.get("whisper").features
     graph = changed(export_step(net, features) or b"")
     assert graph is not None

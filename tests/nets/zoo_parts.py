@@ -1,4 +1,4 @@
-"""Each architecture of the zoo, trained once for all tests that want a net whose logits vary."""
+"""Each architecture of the zoo, trained once for all tests that want a network whose logits vary."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ARCHITECTURES = {architecture(variant): variant for variant in ROWS.values()}
 
 @dataclass(frozen=True)
 class Overfitted:
-    """A net that is overfitted to eight clips."""
+    """A network that is overfitted to eight clips."""
 
     variant: Variant
     net: SerNet

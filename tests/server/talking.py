@@ -48,7 +48,7 @@ def two_utterances(seed: int = 0) -> Samples:
 
 
 def quantized(audio: Samples) -> NDArray[np.int16]:
-    """The sound in 16-bit values, as every client sends it."""
+    """The audio in 16-bit values, as every client sends it."""
     return (np.clip(audio, -1, 32767 / 32768) * 32768).round().astype("<i2")
 
 
@@ -65,13 +65,13 @@ def wav(audio: Samples, rate: int = SAMPLE_RATE, file_format: str = "WAV") -> by
 
 
 def truth(recognizer: Recognizer, data: bytes, config: StreamConfig | None = None) -> list[Message]:
-    """The events of this sound, computed without any server, as plain values without latency and stream."""
+    """The events of this recording, computed without any server, as plain values without latency and stream."""
     stream = Stream(recognizer, config)
     return plain([event.to_dict() for event in [*stream.push(data), *stream.close()]])
 
 
 def plain(messages: Sequence[Message]) -> list[Message]:
-    """The events among the messages, without what differs between two runs of the same sound."""
+    """The events among the messages, without what differs between two runs of the same audio."""
     skipped = ("ready", "status", "error")
     events = [message for message in messages if message["type"] not in skipped]
     return [{key: value for key, value in event.items() if key not in ("latency_ms", "stream")} for event in events]
@@ -112,7 +112,7 @@ class Talker:
                 return
 
     async def say(self, data: bytes, block: int = BLOCK_BYTES) -> None:
-        """Send sound in messages of 20 ms."""
+        """Send audio in messages of 20 ms."""
         for first in range(0, len(data), block):
             await self.ws.send_bytes(data[first : first + block])
 

@@ -1,4 +1,4 @@
-"""Clients choose among the installed checkpoints, and a second one answers the same sound side by side."""
+"""Clients choose among the installed checkpoints, and a second one answers the same audio side by side."""
 
 from __future__ import annotations
 

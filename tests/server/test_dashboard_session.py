@@ -76,7 +76,7 @@ def test_the_microphones_last_ten_minutes_are_kept_and_no_more(serve: Running, t
 
 
 def train_on(root: Path, corrected: str) -> None:
-    """Train a net on a corpus and on the corrected clips, which must be among those that it learned from."""
+    """Train a network on a corpus and on the corrected clips, which must be among those that it learned from."""
     pytest.importorskip("torch")
     from corpus_maker import make_corpus
 

@@ -289,7 +289,7 @@ class NeverReads:
         self._socket.sendall(struct.pack("!BBH4x", 0x80 | opcode, 0x80 | 126, len(payload)) + payload)
 
     def complain(self, times: int) -> None:
-        """Report lost sound, which is answered by an event each time, until the server reads no more."""
+        """Report lost audio, which is answered by an event each time, until the server reads no more."""
         with contextlib.suppress(ConnectionError, TimeoutError):
             for _ in range(times):
                 self._send(1, b'{"type": "gap", "samples": 160}')

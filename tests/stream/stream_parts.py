@@ -1,4 +1,4 @@
-"""Small real objects for tests of streams: sounds, and sources and engines of about ten lines."""
+"""Small real objects for tests of streams: recordings, and sources and engines of about ten lines."""
 
 from __future__ import annotations
 

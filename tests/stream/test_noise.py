@@ -1,4 +1,4 @@
-"""The gate adapts to background noise within seconds and passes louder sound."""
+"""The gate adapts to background noise within seconds and passes louder audio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Count the files and the types that a block of sound passes, from the microphone's queue to the event."""
+"""Count the files and the types that a block of audio passes, from the microphone's queue to the event."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from streamser.stream.worker import _Job
 
 PACKAGE = Path(streamser.__file__).parent
 CARRIERS = (Chunk, AudioBlock, Segment, _Job, Prediction, EmotionEvent)
-"""What holds the sound, or what was computed from it, on its way."""
+"""What holds the audio, or what was computed from it, on its way."""
 FIRST = "stream/portaudio.py"
 """Its callback runs on PortAudio's own thread; here a list stands for it."""
 

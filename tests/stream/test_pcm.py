@@ -1,4 +1,4 @@
-"""Whatever a host pushes gives sound or a ValueError, and one bad sample does not end a stream."""
+"""Whatever a host pushes gives audio or a ValueError, and one bad sample does not end a stream."""
 
 from __future__ import annotations
 

@@ -648,7 +648,7 @@ def test_news_of_the_source_pass_through_in_their_place(recognizer: Recognizer) 
 
 
 def test_a_recognizer_ten_times_too_slow_costs_partials_and_never_a_final(recognizer: Recognizer) -> None:
-    """Sound comes at 20 times real time with a hop every 13 ms; the recognizer takes 130."""
+    """Audio comes at 20 times real time with a hop every 13 ms; the recognizer takes 130."""
     slow, _ = with_engine(recognizer, lambda: time.sleep(0.13))
     audio = np.tile(two_utterances(), 6)
 

@@ -1,4 +1,4 @@
-"""One pipeline on one sample clock: the same sound gives the same events, byte for byte, whichever way it comes."""
+"""One pipeline on one sample clock: the same audio gives the same events, byte for byte, whichever way it comes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def spoken(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def expected(recognizer: Recognizer) -> list[str]:
-    """The events of a bare stream that gets the whole sound at once."""
+    """The events of a bare stream that gets the whole recording at once."""
     events = whole(recognizer)
     assert len(finals(events)) == 2 and len(partials(events)) > 6
     assert len({event.confidence for event in finals(events) + partials(events)}) > 6  # or equality would mean little

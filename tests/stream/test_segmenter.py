@@ -130,7 +130,7 @@ def test_the_four_states_follow_each_other() -> None:
     stream = audio((0.01, 100), (0.5, 500), (0.01, 200), (0.5, 100), (0.01, 500))
     segmenter, states = make_segmenter(), []
     for start in range(0, len(stream), 320):
-        segmenter._due = 0  # judge every frame as soon as it is there
+        segmenter._due = 0  # process every frame as soon as it arrives
         segmenter.feed(AudioBlock(stream[start : start + 320], start))
         if not states or states[-1] != segmenter.state:
             states.append(segmenter.state)
@@ -455,7 +455,7 @@ def test_frames_are_judged_several_at_a_time_and_events_come_no_later(block: int
     given: list[tuple[int, Any]] = []
     for first in range(0, len(stream), block):
         piece = AudioBlock(stream[first : first + block], first)
-        plain._due = 0  # judge every frame as soon as it is there
+        plain._due = 0  # process every frame as soon as it arrives
         expected += [(first, event) for event in described(plain.feed(piece))]
         given += [(first, event) for event in described(counting.feed(piece))]
     assert [item for _, item in given] == [item for _, item in expected] and len(given) > 10

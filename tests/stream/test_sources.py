@@ -1,4 +1,4 @@
-"""Microphones, files and pushed sound: one timeline, nothing lost without a Gap."""
+"""Microphones, files and pushed audio: one timeline, nothing lost without a Gap."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from streamser.stream.sources import (
 
 
 def samples_of(items: list[SourceItem]) -> Samples:
-    """All the sound, after checking that indexes jump only over gaps."""
+    """All the audio, after checking that indexes jump only over gaps."""
     for before, after in pairwise(items):
         assert _end(before) == _start(after)
     return np.concatenate([np.zeros(0, np.float32), *(item.samples for item in items if isinstance(item, AudioBlock))])
@@ -307,7 +307,7 @@ class Opener:
 
 
 def chunks(audio: Samples, at_s: float, *, rate: int = 16_000, channels: int = 1) -> list[Chunk]:
-    """Sound in chunks of 20 ms whose last sample comes in now and then."""
+    """Audio in chunks of 20 ms whose last sample comes in now and then."""
     size = rate // 50
     starts = range(0, len(audio), size)
     columns = np.repeat(audio[:, None], channels, axis=1)

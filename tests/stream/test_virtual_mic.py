@@ -23,7 +23,7 @@ from streamser.stream.portaudio import _streams_in_use
 from streamser.stream.recorder import RecordingSource
 from streamser.stream.sources import MicSource, SourceConfig
 
-# A sound daemon and a device keep real time: where others take the processor for seconds, they starve, and that is no
+# A sound server and a device keep real time: where others take the processor for seconds, they starve, and that is no
 # fault of ours. A true fault fails three times in a row.
 pytestmark = [needs_virtual_mic, pytest.mark.flaky(reruns=2, reruns_delay=2)]
 

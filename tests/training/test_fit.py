@@ -71,7 +71,7 @@ def fit_of(net: SerNet, folder: Path, clips: int = 11, loss: nn.Module | None = 
 
 
 class Counting(SerNet):
-    """A linear net that remembers how many clips each training batch had."""
+    """A linear network that remembers how many clips each training batch had."""
 
     def __init__(self) -> None:
         super().__init__(2, bins=BINS, embedding_dim=BINS, min_frames=1, min_bins=1)
@@ -143,7 +143,7 @@ def test_patience_counts_the_epochs_since_the_best(tmp_path: Path) -> None:
 
 
 def test_norms_are_estimated_of_the_weights_as_they_are(tmp_path: Path) -> None:
-    """With Adadelta at 1.0, as paper 2 trains, running averages lag so far behind that the net judges at chance."""
+    """With Adadelta at 1.0, as paper 2 trains, running averages lag so far behind that the network predicts at chance."""
     reached = {}
     for clips in (0, 40):
         net = ParallelCnn(2, bins=BINS)

@@ -92,7 +92,7 @@ def test_it_learns_and_every_score_comes_from_unheard_speakers(material: Materia
 
 @pytest.fixture(scope="module")
 def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sounds that are no speech."""
+    """Recordings that are no speech."""
     folder = tmp_path_factory.mktemp("noises")
     for seed in range(8):
         soundfile.write(folder / f"hiss-{seed}.wav", noise(1.0, seed=seed), SAMPLE_RATE)
@@ -188,7 +188,7 @@ def test_only_clips_of_the_styles_that_were_asked_for_are_taken(corpora: Path, c
 def test_of_sounds_that_are_no_speech_it_learns_to_know_nothing(
     material: Material, tmp_path: Path, cache: Path, noises: Path
 ) -> None:
-    """Also for kinds of sound not used in training: whistles are left out, and new hisses are tested."""
+    """Also for kinds of audio not used in training: whistles are left out, and new hisses are tested."""
     apart = {}
     outlier_settings = {"folder": str(noises), "names": ["hiss*"], "share": 1.0, "weight": 2.0}
     for name, outliers in {"without": {}, "with": outlier_settings}.items():

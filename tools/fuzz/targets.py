@@ -219,7 +219,7 @@ def label_table(data: bytes) -> None:
 
 @target
 def websocket(data: bytes) -> None:
-    """A hello, then words and sound, separated by zero bytes."""
+    """A hello, then words and audio, separated by zero bytes."""
     first, *rest = data.split(b"\0")
     with suppress(Refusal):
         hello = parse_hello(first.decode("utf-8", "replace"))
@@ -320,7 +320,7 @@ def pushed_array(data: bytes) -> None:
 
 @target
 def pushed_stream(data: bytes) -> None:
-    """The same into a whole stream, in two pieces, beside valid sound."""
+    """The same into a whole stream, in two pieces, beside valid audio."""
     pcm, rate, channels = array_from(data)
     stream = Stream(recognizer())
     with np.errstate(all="ignore"):

@@ -30,7 +30,7 @@ from streamser.stream.channel import StreamConfig
 
 __all__ = ["EmotionFrame", "EmotionProcessor"]
 
-# Sound that may wait to be judged: ten seconds in pipecat's usual 20 ms. Past that the machine is too slow for now;
+# Audio that may wait to be scored: ten seconds in pipecat's usual 20 ms. Past that the machine is too slow for now;
 # what does not fit is reported to the stream as lost, so that its times stay right.
 _WAITING_FRAMES = 500
 _FINISH_S = 5.0
@@ -50,7 +50,7 @@ class EmotionFrame(SystemFrame):
 class EmotionProcessor(FrameProcessor):
     """Passes every frame on, and attaches `{"emotion", "confidence", "uncertain"}` to each transcription's metadata.
 
-    An EmotionFrame follows the end of each utterance. The sound of one speaker is judged by a thread, in order; the
+    An EmotionFrame follows the end of each utterance. The audio of one speaker is scored by a thread, in order; the
     event loop never waits for it. A recognizer may be shared by many pipelines; a processor belongs to one.
     """
 
@@ -66,8 +66,8 @@ class EmotionProcessor(FrameProcessor):
     ) -> None:
         """`tell_llm` adds a developer message to the context, where the emotion is certain.
 
-        A transcription waits up to `wait_s` for the sound before it to be judged, and for the first judgement of an
-        utterance that is open; a judgement of sound older than `max_age_s` belongs to other words.
+        A transcription waits up to `wait_s` for the audio before it to be scored, and for the first prediction of an
+        utterance that is open; a prediction of audio older than `max_age_s` belongs to other words.
         """
         super().__init__(**kwargs)
         self._recognizer, self._config = recognizer, config
@@ -98,7 +98,7 @@ class EmotionProcessor(FrameProcessor):
     # --- the user's words
 
     async def _attach(self, frame: TranscriptionFrame) -> None:
-        """Attach the newest result to the words; waiting for it here delays neither sound nor system frames."""
+        """Attach the newest result to the words; waiting for it here delays neither audio nor system frames."""
         taken = self._taken
         await self._until(lambda: self._scored >= taken and self._open in (None, self._scored_utterance))
         event = self._newest
@@ -129,9 +129,9 @@ class EmotionProcessor(FrameProcessor):
         self._stream = await asyncio.to_thread(Stream, self._recognizer, self._config, self.name)
         self._waiting: asyncio.Queue[tuple[int, InputAudioRawFrame | None]] = asyncio.Queue(_WAITING_FRAMES)
         self._progress = asyncio.Condition()
-        self._taken = self._scored = 0  # frames of sound
+        self._taken = self._scored = 0  # frames of audio
         self._lost = 0  # samples that did not fit, not yet reported to the stream
-        self._position = 0  # samples judged
+        self._position = 0  # samples scored
         self._open: int | None = None  # the utterance that goes on
         self._newest: EmotionEvent | None = None
         self._last_told = -1  # the last utterance that the LLM was informed of
@@ -151,7 +151,7 @@ class EmotionProcessor(FrameProcessor):
             self._taken += 1
 
     async def _score(self) -> None:
-        """The task: classify all waiting sound on a thread and push the events; None ends it."""
+        """The task: classify all waiting audio on a thread and push the events; None ends it."""
         ended = False
         while not ended:
             batch = [await self._waiting.get()]
@@ -190,7 +190,7 @@ class EmotionProcessor(FrameProcessor):
                     await self.push_frame(EmotionFrame(event.label, event.confidence, event.uncertain, event))
 
     async def _finish(self) -> None:
-        """The sound is over: what still waits is judged, and the open utterance gets its final."""
+        """The audio is over: what still waits is scored, and the open utterance gets its final."""
         if self._task is not None:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._end(self._task), _FINISH_S)

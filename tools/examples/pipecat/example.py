@@ -1,4 +1,4 @@
-"""A complete pipecat assistant on a sound file: real turns and context, simple replacements for STT and LLM.
+"""A complete pipecat assistant on an audio file: real turns and context, simple replacements for STT and LLM.
 
     python example.py talk.wav
 

@@ -1,6 +1,6 @@
-"""The emotion of a user's turn, beside any speech-to-text: push the same sound, then ask when the words have come.
+"""The emotion of a user's turn, beside any speech-to-text: push the same audio, then ask when the words have come.
 
-The words are never held up: judging happens on a thread of its own, and a push never waits.
+The words are never held up: scoring happens on a thread of its own, and a push never waits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Emotion(TypedDict):
 
 
 class TurnEmotion:
-    """Judges one speaker's sound, if and only if that person has agreed to it."""
+    """Scores one speaker's audio, if and only if that person has agreed to it."""
 
     def __init__(
         self,
@@ -35,9 +35,9 @@ class TurnEmotion:
         consent: bool = False,
         on_final: Callable[[streamser.EmotionEvent], None] | None = None,
     ) -> None:
-        """`on_final` is called, on the judging thread, with the final of each utterance."""
+        """`on_final` is called, on the scoring thread, with the final of each utterance."""
         self.consent = consent
-        """Sound that is pushed while this is False is not judged, kept or counted."""
+        """Audio that is pushed while this is False is not scored, kept or counted."""
         self._recognizer = recognizer
         self._on_final = on_final
         self._source: streamser.PushSource | None = None
@@ -48,7 +48,7 @@ class TurnEmotion:
         self._open = False
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> None:
-        """Give it sound: 16-bit bytes or an array; the first push decides the rate and the channels."""
+        """Give it audio: 16-bit bytes or an array; the first push decides the rate and the channels."""
         if not self.consent:
             return
         if self._source is None:
@@ -58,14 +58,14 @@ class TurnEmotion:
         self._source.push(pcm)
 
     def turn(self, wait_s: float = 0.0) -> Emotion | None:
-        """The emotion since the last call, None where nothing was judged; waits for an open utterance's final."""
+        """The emotion since the last call, None where nothing was scored; waits for an open utterance's final."""
         with self._changed:
             self._changed.wait_for(lambda: not self._open, wait_s)
             results, self._results = self._results, {}
         return merge(results.values()) if self.consent else None
 
     def close(self) -> None:
-        """No more sound will come; an open utterance still gets its final."""
+        """No more audio will come; an open utterance still gets its final."""
         if self._source is not None and self._listener is not None:
             self._source.close()
             self._listener.wait(5.0)

@@ -24,7 +24,7 @@ _WAIT_S = 0.5  # for the final of an utterance that the turn's end cut short; it
 
 
 class EmotionAgent(Agent):
-    """Judges the sound on its way to the speech-to-text, which gets every frame at once."""
+    """Scores the audio on its way to the speech-to-text, which gets every frame at once."""
 
     def __init__(
         self, recognizer: streamser.Recognizer, *, consent: bool, tell_llm: bool = False, **settings: Any

@@ -15,7 +15,7 @@ import streamser
 
 
 def make_recorder(voice: TurnEmotion, **settings: Any) -> AudioToTextRecorder:
-    """A recorder whose microphone streamser judges too; `settings` are RealtimeSTT's own."""
+    """A recorder whose microphone streamser scores too; `settings` are RealtimeSTT's own."""
     return AudioToTextRecorder(on_recorded_chunk=voice.push, **settings)  # 16 kHz, mono, 16-bit
 
 
