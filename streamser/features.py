@@ -69,8 +69,9 @@ class FeatureConfig:
     stride_s: float = 1.0
     """Step between those windows; the last one always ends with the audio."""
     peak: bool = False
-    """Scale a whole recording so that its largest sample is 1. A stream's segments are scaled one by one, and only where
-    they are scored as whole recordings."""
+    """Scale a whole recording so that its largest sample is 1. A stream's segments are scaled one by one, and only
+    where they are scored as whole recordings.
+    """
     trim_db: float = 0.0
     """Trim leading and trailing parts that are this many dB quieter than the loud parts; 0 keeps everything.
     A stream's segmenter cuts there anyway, but corpora differ in it, and networks learn to recognize a corpus by it."""

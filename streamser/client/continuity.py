@@ -35,7 +35,7 @@ class Continuity:
 
     A server's stream begins at zero, so events of a later connection are shifted by the place where it began: the end
     of the last utterance that has its final. The audio after it is sent again, and the utterance that was open is
-    scored again, under the number that it had.
+    computed again, under the number that it had.
 
     >>> continuity = Continuity(sample_rate=16_000, channels=1)
     >>> continuity.send(bytes(64_000))

@@ -20,7 +20,7 @@ from streamser.ort import onnxruntime
 logger = logging.getLogger(__name__)
 
 _MEMORY_BYTES = 4 << 30
-"""What all graphs of a process may have in use at once; the largest published network needs some 100 MB for a window."""
+"""Memory that all graphs of a process may use at once; the largest published network takes about 100 MB a window."""
 
 _FATAL_ONLY = 4  # onnxruntime's log level: errors arrive as exceptions anyway
 

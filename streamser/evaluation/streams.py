@@ -42,8 +42,9 @@ class Scenario:
 
     name: str
     kind: str
-    """natural, mixed, one-emotion, enrolled (neutral utterances of the speaker, each with full weight), other-speaker, or
-    all: every other clip of the speaker, as `label --two-passes` takes them."""
+    """natural, mixed, one-emotion, enrolled (neutral utterances of the speaker, each with full weight), other-speaker,
+    or all: every other clip of the speaker, as `label --two-passes` takes them.
+    """
     before: int
     """Number of utterances."""
 

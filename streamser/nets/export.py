@@ -40,9 +40,9 @@ class _Served(nn.Module):
 def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
     """The network in evaluation mode as ONNX: frames (batch, time, bins) -> logits, embedding.
 
-    The graph's numbers are compared with torch's at several lengths and batch sizes; a graph that differs by
-    more than `TOLERANCE` raises BundleError, one that the runtime would refuse raises ValueError. The network's own mode,
-    device and memory layout are left as they are.
+    The graph's numbers are compared with torch's at several lengths and batch sizes; a graph that differs by more than
+    `TOLERANCE` raises BundleError, one that the runtime would refuse raises ValueError. The network's own mode, device
+    and memory layout are left as they are.
     """
     if net.n_classes != n_classes or net.bins != features.bins:
         raise ValueError(

@@ -1,8 +1,8 @@
 """LightSERNet with one idea of papers 1 to 3 at a time, so that their claims can be compared on one network.
 
-Their losses need no network of their own, but for the additive margin's normalised head and the reconstruction's decoder.
-Pooling: `spread` puts the standard deviation beside the mean, `attention` weighs every place of the last plane by a
-learned query, `combined` does both, as paper 3 pools its recurrent steps.
+Their losses need no network of their own, but for the additive margin's normalised head and the reconstruction's
+decoder. Pooling: `spread` puts the standard deviation beside the mean, `attention` weighs every place of the last plane
+by a learned query, `combined` does both, as paper 3 pools its recurrent steps.
 """
 
 from __future__ import annotations

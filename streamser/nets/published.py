@@ -1,7 +1,7 @@
 """The rows that the five papers published: one variant for each line of their tables, in each reading of the text.
 
-Scores are percent as printed, by benchmark: UA, the mean of the classes' recalls, WA, the share of clips classified correctly,
-and F1. They were measured by each paper's own protocol and are not comparable with each other, nor with
+Scores are percent as printed, by benchmark: UA, the mean of the classes' recalls, WA, the share of clips classified
+correctly, and F1. They were measured by each paper's own protocol and are not comparable with each other, nor with
 speaker-independent ones.
 """
 
@@ -362,8 +362,8 @@ def _lightsernet_reports(row: Variant) -> Iterator[Variant]:
     """Scardino et al.: PReLU, a residual connection over each path, Hamming, mel from 40 Hz, clips scaled to peak 1.
 
     Its schedule has two readings. As printed, "decreased each epoch with a rate of exp(-0.9)", all rates together are
-    worth 1.7 epochs at full rate: such a network learns next to nothing. On the parent's schedule (from epoch 50, every 20
-    epochs) it learns.
+    worth 1.7 epochs at full rate: such a network learns next to nothing. On the parent's schedule (from epoch 50, every
+    20 epochs) it learns.
     """
     features = replace(row.features, window="hamming", mel_min_hz=40.0, peak=True)
     build = partial(LightSerNet, bins=40, prelu=True, residual=True)

@@ -356,7 +356,8 @@ class InferenceWorker:
         """Try again after an error; None if there is no answer.
 
         An engine may fail once, or a GPU may be full for a moment: a partial result is then left out, and a final is
-        scored once more, from its whole recording. When that fails too, or the audio itself is to blame, the stream ends.
+        scored once more, from its whole recording. When that fails too, or the audio itself is to blame, the stream
+        ends.
         """
         state, segment = job.state, job.item
         assert isinstance(segment, Segment)

@@ -134,8 +134,9 @@ class Recipe:
     variant: str
     """A row of the zoo: the network, its front end and its loss."""
     start: str = ""
-    """Weights to begin with: a checkpoint's name or folder, or a .safetensors file. Every tensor that the network has under
-    the same name and shape is taken from there, but for the head; empty begins at random."""
+    """Weights to begin with: a checkpoint's name or folder, or a .safetensors file. Every tensor that the network has
+    under the same name and shape is taken from there, but for the head; empty begins at random.
+    """
     corpora: tuple[str, ...] = ()
     """Corpus folders, below the corpora root."""
     plain: PlainConfig = field(default_factory=PlainConfig)
@@ -176,7 +177,7 @@ class Recipe:
     """Clips drawn in an epoch; 0 draws as many as there are."""
     batch: int = 32
     train_window_s: float = 0.0
-    """Train on pieces of this length (a network that pools over time may be served longer ones); 0: the network's window."""
+    """Train on pieces of this length (serving may use longer ones if the network pools over time); 0: its window."""
     optimizer: str = "adamw"
     """A name in `streamser.training.optimizers.OPTIMIZERS`: adam, adamw, adadelta or sgd."""
     lr: float = 2e-3

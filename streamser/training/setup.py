@@ -53,7 +53,7 @@ class RunSetup:
 
 
 def set_up(recipe: Recipe) -> RunSetup:
-    """Build what the recipe names; raises ConfigError for anything that cannot be built, before any recording is read."""
+    """Build what the recipe names; raises ConfigError, before any audio is read, where that is impossible."""
     variant = zoo.get(recipe.variant)
     features = features_of(variant, recipe)
     try:

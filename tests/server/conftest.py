@@ -31,7 +31,7 @@ async def server(recognizer: Recognizer) -> AsyncIterator[Server]:
 
 @pytest.fixture(scope="module")
 def sure(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A checkpoint that is sure of itself: a hair's breadth between two ways of sending audio does not change its answer."""
+    """A checkpoint with confident scores: rounding differences between two ways of sending audio change no label."""
     folder = tmp_path_factory.mktemp("models") / "sure"
     return make_bundle(folder, calibration=Calibration(temperature=0.2, threshold=0.6))
 

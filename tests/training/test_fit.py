@@ -143,7 +143,7 @@ def test_patience_counts_the_epochs_since_the_best(tmp_path: Path) -> None:
 
 
 def test_norms_are_estimated_of_the_weights_as_they_are(tmp_path: Path) -> None:
-    """With Adadelta at 1.0, as paper 2 trains, running averages lag so far behind that the network predicts at chance."""
+    """With Adadelta at 1.0, as in paper 2, running averages lag so far behind that predictions are at chance level."""
     reached = {}
     for clips in (0, 40):
         net = ParallelCnn(2, bins=BINS)
