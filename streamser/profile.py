@@ -153,7 +153,7 @@ def _read(place: Path) -> dict[str, Any]:
         values = json.loads(place.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         known = ", ".join(find_profiles()) or "none"
-        raise ConfigError(f"{place}: no such profile; there are: {known}; `streamser calibrate` makes one") from error
+        raise ConfigError(f"{place}: no such profile; known: {known}; `streamser calibrate` makes one") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{place}: cannot be read as a profile ({error}); {_AGAIN}") from error
     if not isinstance(values, dict):

@@ -53,26 +53,26 @@ class RecognizerConfig:
     """How to open a recognizer: checkpoint, engine, processor, threads, threshold, prior of neutral and profile."""
 
     model: str = DEFAULT_MODEL
-    """A checkpoint's name, as `streamser models` lists them, or the path of its folder."""
+    """Name of a checkpoint, as `streamser models` lists them, or the path of its folder."""
     compute: str = "auto"
-    """Where the network runs: auto, cpu, cuda or cuda:N."""
+    """Processor that runs the network: auto, cpu, cuda or cuda:N."""
     engine: str = "auto"
-    """auto, onnx, onnx-int8 (8-bit weights, for checkpoints that have them) or torch."""
+    """auto, onnx, onnx-int8 (for checkpoints that also have 8-bit weights) or torch."""
     threads: int = 1
     """CPU threads for one window."""
     threshold: float | None = None
-    """Confidence below which the answer is `uncertain`; None takes the checkpoint's own."""
+    """Confidence below which a result is `uncertain`; None uses the checkpoint's own threshold."""
     neutral_prior: float | None = None
-    """How often speech is neutral where it runs, above 0 and below 1; None takes the checkpoint's own assumption."""
+    """Expected share of neutral speech, above 0 and below 1; None uses the checkpoint's own assumption."""
     profile: str | None = None
-    """A "your voice" profile to adapt to: its name or its file."""
+    """Profile of a voice to adapt to, made by `streamser calibrate`: its name or its file."""
 
     def __post_init__(self) -> None:
         check_choice(self.engine, self.compute)
         if not 1 <= self.threads <= MOST_THREADS:
-            raise ValueError(f"threads: 1 to {MOST_THREADS}, not {self.threads}")
+            raise ValueError(f"threads: must be 1 to {MOST_THREADS}, not {self.threads}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold: within 0..1, not {self.threshold}")
+            raise ValueError(f"threshold: must be 0 to 1, not {self.threshold}")
         check_prior("neutral_prior: is", self.neutral_prior)
 
 

@@ -184,7 +184,7 @@ def test_a_missing_profile_names_those_there_are(home: Path, adaptive: Recognize
     enrol(adaptive, VOICE, "anna").save(profile_path("anna"))
     assert find_profiles() == ["anna"]
     assert load_profile("anna").name == "anna"
-    with pytest.raises(ConfigError, match=r"bert\.json: no such profile; there are: anna"):
+    with pytest.raises(ConfigError, match=r"bert\.json: no such profile; known: anna"):
         load_profile("bert")
 
 
@@ -285,7 +285,7 @@ def test_calibrate_says_in_words_what_it_learnt(tmp_path: Path, capsys: pytest.C
     assert main(words) == 0
     message = capsys.readouterr().out
     assert "s of speech found in 34.0 s" in message
-    assert "Your neutral voice was taken for:" in message
+    assert "Your voice without the profile:" in message
     assert f"--profile {out}" in message
 
 
@@ -308,7 +308,7 @@ def test_calibrate_refuses_fewer_seconds_than_a_voice_needs_before_it_records(
 ) -> None:
     assert main(["calibrate", "--seconds", "12", "--out", str(tmp_path / "p.json"), "--device", "no such thing"]) == 1
     message = capsys.readouterr()
-    assert message.err == "streamser: --seconds: is at least 15, the least speech for a profile, not 12\n"
+    assert message.err == "streamser: --seconds: must be at least 15, the minimum for a profile, not 12\n"
 
 
 def test_the_least_seconds_are_enough_speech_when_the_microphone_is_closed(recognizer: Recognizer) -> None:
@@ -330,7 +330,7 @@ def test_calibrate_keeps_a_profile_that_is_there_unless_told_to_overwrite_it(
     capsys.readouterr()
     assert main(words) == 1
     message = capsys.readouterr().err
-    assert "me.json: exists" in message and "--overwrite" in message and "--name" in message
+    assert "me.json: already exists" in message and "--overwrite" in message and "--name" in message
     recording(voice, 20.0)
     assert main(words) == 1
     assert (home / "me.json").read_bytes() == before
@@ -344,12 +344,12 @@ def test_a_microphone_without_any_sound_is_named_while_it_lasts_and_at_the_end(r
             return True
 
     terminal = Terminal()
-    with pytest.raises(AudioError, match=r"a list gave no sound at all.*muted.*streamser devices --test"):
+    with pytest.raises(AudioError, match=r"a list gave no signal.*muted.*streamser devices --test"):
         collect(Microphone([silence(60.0)]), segmenter_for(recognizer, Config()), 5.0, terminal)
-    assert "NO SOUND" in terminal.getvalue()
+    assert "NO SIGNAL" in terminal.getvalue()
     quiet = Terminal()
     collect(Microphone([noise(60.0, level=0.0005)]), segmenter_for(recognizer, Config()), 5.0, quiet)
-    assert "NO SOUND" not in quiet.getvalue()
+    assert "NO SIGNAL" not in quiet.getvalue()
 
 
 def test_calibrate_refuses_a_checkpoint_without_a_relative_head_before_anybody_speaks(

@@ -185,7 +185,7 @@ async def test_past_utterances_gaps_and_health_are_listed() -> None:
         await until(pilot, lambda: "41%" in app.part("rows").plain_text)
         newest, gap, oldest = app.part("rows").plain_text.splitlines()
         assert newest.split() == ["00:05", "3.5s", "uncertain", "sad?", "41%"]
-        assert "sound lost (overflow)" in gap
+        assert "audio lost (overflow)" in gap
         assert oldest.split()[:3] == ["00:01", "2.0s", "happy"]
         assert oldest.endswith(" 86%")
         assert "p50   12 ms  p95   32 ms   dropped 3   ! gaps 1 (0.2 s)" in app.part("health").plain_text
@@ -228,7 +228,7 @@ async def test_p_pauses_and_goes_on_and_the_screen_says_so() -> None:
         await pilot.press("p")
         assert listener.state.paused
         assert "paused" in app.part("header").plain_text
-        assert app.active_bindings["p"].binding.description == "Go on"
+        assert app.active_bindings["p"].binding.description == "Resume"
         await pilot.press("space")
         assert not listener.state.paused
         assert "listening" in app.part("header").plain_text
@@ -266,11 +266,11 @@ async def test_n_tells_of_a_new_speaker_where_the_stream_adapts() -> None:
     listener = FakeListener([*TALK, known])
     app = TerminalApp(listener, title="test")
     async with running(listener, app) as pilot:
-        subtitle = "voice: known from 7 utterances"
+        subtitle = "voice: baseline of 7 utterances"
         await until(pilot, lambda: app.query_one("#list").border_subtitle == subtitle)
         await pilot.press("n")
         assert listener.new_speakers == 1
-        await until(pilot, lambda: app.query_one("#list").border_subtitle == "new speaker: the voice is forgotten")
+        await until(pilot, lambda: app.query_one("#list").border_subtitle == "new speaker: baseline reset")
         assert not app.query("Toast")  # it would cover the lines at the bottom
         assert "New speaker" in {active.binding.description for active in app.active_bindings.values()}
         listener.adapts = False
@@ -291,9 +291,9 @@ def test_a_new_speaker_in_mid_utterance_is_acknowledged_until_a_result_of_the_ne
     assert drawing.voice_words(session) == "new speaker from the next utterance"
     session.take(replace(open_partial, seq=2, final=True))
     session.take(SpeechEnded(utterance=1, start=4 * SECOND, end=5 * SECOND))
-    assert drawing.voice_words(session) == "new speaker: the voice is forgotten"
+    assert drawing.voice_words(session) == "new speaker: baseline reset"
     session.take(replace(open_partial, utterance=2))
-    assert drawing.voice_words(session) == "voice: known from 1 utterance"
+    assert drawing.voice_words(session) == "voice: baseline of 1 utterance"
 
 
 def test_the_voice_is_named_only_where_something_is_known() -> None:
@@ -301,8 +301,8 @@ def test_the_voice_is_named_only_where_something_is_known() -> None:
     assert drawing.voice_words(session) == ""
     for baseline, utterances, words in (
         ("none", 0, ""),
-        ("own", 1, "voice: known from 1 utterance"),
-        ("profile", 9, "voice: known from 9 utterances, with a profile"),
+        ("own", 1, "voice: baseline of 1 utterance"),
+        ("profile", 9, "voice: baseline of 9 utterances, with a profile"),
     ):
         session.take(replace(emotion(0, 0.0, 1.0), baseline=baseline, baseline_utterances=utterances))
         assert drawing.voice_words(session) == words
@@ -444,7 +444,7 @@ async def test_when_the_rest_cannot_be_saved_the_summary_says_how_far_the_file_g
         await pilot.press("ctrl+c")
         await until(pilot, lambda: app.return_value is not None)
     assert app.saved_paths == [f"{folder / 'out.jsonl'} up to 00:00:12"]
-    assert app.error is not None and app.error.startswith("what came last is not saved")
+    assert app.error is not None and app.error.startswith("the last events are not saved")
 
 
 async def test_a_save_that_fails_at_the_question_does_not_quit(tmp_path: Path) -> None:
@@ -480,12 +480,12 @@ def test_the_last_result_stays_dimmed_until_the_first_partial_of_the_next_uttera
     assert not session.before
     session.take(SpeechStarted(utterance=1, start=5 * SECOND))
     headline, bars = drawing.headline(session, 40), drawing.bars(session, 40, 8)
-    assert headline.plain.startswith("before: happy") and "86%" in headline.plain
+    assert headline.plain.startswith("previous: happy") and "86%" in headline.plain
     assert "86%" in bars.plain and drawing.now_titles(session) == ("now", "")
     assert {str(span.style) for text in (headline, bars) for span in text.spans} == {drawing.FAINT}
     session.take(emotion(1, 5.0, 6.0, "sad", final=False))
     assert drawing.headline(session, 40).plain.startswith("sad")
-    assert "before" not in drawing.headline(session, 40).plain
+    assert "previous" not in drawing.headline(session, 40).plain
 
 
 def test_a_summary_says_the_shares_of_time_the_gaps_and_where_it_was_saved() -> None:
@@ -499,7 +499,7 @@ def test_a_summary_says_the_shares_of_time_the_gaps_and_where_it_was_saved() -> 
     assert shares == {name: {"happy": 38, "sad": 50, "uncertain": 12}.get(name, 0) for name in (*LABELS, "uncertain")}
     (timeline,) = [line.split()[1] for line in lines if line.startswith("  timeline")]
     assert timeline == "h" * 12 + "." * 4 + "????" + "xxxx" + "s" * 16 + "." * 8
-    assert lines[-2:] == ["  gaps      1, 1.0 s of sound lost", "  saved     talk.csv"]
+    assert lines[-2:] == ["  gaps      1, 1.0 s of audio lost", "  saved     talk.csv"]
     assert "nothing; --out FILE" in summary.text(60)
 
 
@@ -569,7 +569,7 @@ async def test_what_matters_is_said_in_words_not_in_colour_alone() -> None:
         await until(pilot, lambda: "microphone lost" in app.part("rows").plain_text)
         for _ in range(30):  # three seconds of silence, not three pauses for breath
             app.tick()
-        for word in ("REC", "▲ microphone lost", "no sound", "quiet", "recording to talk.wav"):
+        for word in ("REC", "▲ microphone lost", "no audio", "quiet", "recording to talk.wav"):
             assert word in words(app)
         assert "·happ·" in app.part("ribbon").plain_text
         assert "???????" in app.part("ribbon").plain_text
@@ -657,7 +657,7 @@ def test_plain_lines_tell_each_final_once_when_piped() -> None:
         view.on_event(event)
     assert out.getvalue().splitlines() == [
         "00:00:01.00   2.00 s  happy      0.86",
-        "00:00:04.00   0.25 s  sound lost (overflow)",
+        "00:00:04.00   0.25 s  audio lost (overflow)",
         "00:00:05.00   3.50 s  uncertain  0.41  (sad?)",
         "00:00:09.00           microphone lost: USB mic",
         "00:00:12.00  end: 2 utterances, 1 of them uncertain",

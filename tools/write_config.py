@@ -31,11 +31,11 @@ HEAD = """\
 # This file is written by tools/write_config.py from the docstrings of the code.
 """
 TITLES = {
-    "source": "where sound comes from",
-    "vad": "what is speech",
-    "segmenter": "what is an utterance",
-    "recognizer": "what the voice carries",
-    "pipeline": "between segments and events",
+    "source": "the audio source",
+    "vad": "voice activity detection",
+    "segmenter": "how speech is split into utterances",
+    "recognizer": "the checkpoint and how it is used",
+    "pipeline": "from segments to events",
     "server": "streamser serve",
 }
 WIDTH = 120

@@ -25,15 +25,15 @@ from streamser.printable import guarded_output
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("streamser.cli.demo", "play recorded voices and show their emotions"),
     "live": ("streamser.cli.live", "recognize emotions from a microphone"),
-    "replay": ("streamser.cli.replay", "play sound files through the same pipeline as live"),
-    "label": ("streamser.cli.label", "label every sound file in a folder"),
-    "calibrate": ("streamser.cli.calibrate", "learn your neutral voice, for --profile"),
+    "replay": ("streamser.cli.replay", "process audio files with the same pipeline as live"),
+    "label": ("streamser.cli.label", "label every audio file in a folder"),
+    "calibrate": ("streamser.cli.calibrate", "make a profile of your neutral voice, for --profile"),
     "profiles": ("streamser.cli.profiles", "list your profiles, or delete one"),
     "devices": ("streamser.cli.devices", "list microphones, or test one with a level meter"),
-    "serve": ("streamser.cli.serve", "a page in the browser and a WebSocket for programs"),
-    "wyoming": ("streamser.cli.wyoming", "a Wyoming service for voice assistants"),
+    "serve": ("streamser.cli.serve", "run a server: a page for the browser and a WebSocket for programs"),
+    "wyoming": ("streamser.cli.wyoming", "run a Wyoming service for voice assistants"),
     "mqtt": ("streamser.cli.mqtt", "publish events to MQTT, with Home Assistant discovery"),
-    "models": ("streamser.cli.models", "list the checkpoints, or show one's card"),
+    "models": ("streamser.cli.models", "list the checkpoints, or show the card of one"),
     "train": ("streamser.cli.train", "train a checkpoint from a recipe"),
     "evaluate": ("streamser.cli.evaluate", "measure a checkpoint on corpora, or on composed streams"),
     "export": ("streamser.cli.export", "export a checkpoint's network to ONNX again"),
@@ -54,7 +54,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser with the arguments of `command` only, so that no other command's module is imported."""
     parser = Parser(
         prog="streamser",
-        description="Real-time speech emotion recognition: local, streaming, honest about what it does not know.",
+        description="Real-time speech emotion recognition on your own machine, with calibrated confidence.",
         epilog="streamser help COMMAND shows a command's options and examples. Start with: streamser demo.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")

@@ -1,4 +1,4 @@
-"""`streamser bench`: the cost of a live stream on this machine, also compared with other installed programs."""
+"""`streamser bench`: measure the cost of a live stream on this machine, also compared with other programs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from streamser.errors import ConfigError
 from streamser.recognizer import load
 
 _EPILOG = """examples:
-  streamser bench                          every installed checkpoint and engine
-  streamser bench lightsernet --vs         one checkpoint beside other ways to judge the same windows
+  streamser bench                          all installed checkpoints and engines
+  streamser bench lightsernet --vs         one checkpoint, compared with other programs on the same windows
   streamser bench whisper --streams      how many live streams one process serves
 
 The sound is speech composed of the recordings that come with streamser, or --sound. Each contender has a process of
@@ -41,24 +41,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", nargs="*", help="names or folders of checkpoints (default: all that are installed)")
+    parser.add_argument("model", nargs="*", help="names or folders of checkpoints (default: all installed ones)")
     parser.add_argument("--engine", choices=("all", "onnx", "onnx-int8", "torch", "cuda"), default="all")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the onnx engine (default: 1)")
-    parser.add_argument("--sound", type=Path, metavar="FILE", help="speech to measure on, repeated as needed")
-    parser.add_argument("--minutes", type=float, default=10.0, help="length of the sound (default: 10)")
-    parser.add_argument("--rounds", type=int, default=3, help="parts of the sound, each a round (default: 3)")
-    parser.add_argument("--vs", action="store_true", help="also measure the other programs that are installed")
+    parser.add_argument(
+        "--sound", type=Path, metavar="FILE", help="recording of speech to measure with, repeated as needed"
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of audio (default: 10)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; each uses a part of the audio (default: 3)")
+    parser.add_argument("--vs", action="store_true", help="also measure the other installed programs")
     parser.add_argument(
         "--streams", nargs="?", type=int, const=_MOST_STREAMS, metavar="MOST",
         help="instead, find how many streams one process serves in real time (at most MOST)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when everything that was asked for could be measured."""
+    """Exit code 0 if everything could be measured."""
     if args.rounds < 1 or not args.minutes > 0:
-        raise ConfigError(f"--rounds is at least 1 and --minutes above 0, not {args.rounds} and {args.minutes:g}")
+        raise ConfigError(f"--rounds must be at least 1 and --minutes above 0, not {args.rounds} and {args.minutes:g}")
     audio = compose(args.minutes, args.audio)
     if args.streams is not None:
         return _many(args, audio)
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _engines(choice: str, int8: bool = False) -> list[tuple[str, str]]:
-    """(engine, processor) pairs: the one asked for, or all that this machine and the checkpoint have."""
+    """(engine, processor) pairs: the chosen one, or all that this machine and the checkpoint have."""
     pairs = {
         "onnx": ("onnx", "cpu"),
         "onnx-int8": ("onnx-int8", "cpu"),
@@ -119,12 +121,12 @@ def _many_report(found: dict[str, Any]) -> str:
             )
             for trial in result["tried"]
         ]
-        header = ("streams", "partial p95", "left out", "slowest final", "sound behind", "cores busy")
+        header = ("streams", "partial p95", "skipped", "slowest final", "audio behind", "cores busy")
         parts.append(
             f"{model} on {result['compute']}: {result['streams']} live streams in one process\n\n"
             + table(header, rows, terminal_width())
         )
-    return "\n\n".join([*parts, f"In time means that nothing in a row but the counts exceeds {LATE_MS:.0f} ms."])
+    return "\n\n".join([*parts, f"A number of streams is in time if no time in its row exceeds {LATE_MS:.0f} ms."])
 
 
 def _machine() -> dict[str, Any]:
@@ -187,17 +189,19 @@ def _report(figures: dict[str, Any]) -> str:
         text += [
             "",
             table(
-                ("the same windows by", "ms a window", "CPU ms/s", f"times {first['title']}"), peers, terminal_width()
+                ("the same windows by", "ms per window", "CPU ms/s", f"relative to {first['title']}"),
+                peers,
+                terminal_width(),
             ),
         ]
     return "\n".join(
         [
             *text,
             "",
-            "CPU ms/s: CPU time of the whole process for a second of sound, everything included. partial, final: from",
-            "the last sound that is needed to the result; silence + final: from the end of speech. cold start: from",
-            "the process's start to a stream's first result. differ: largest difference of a score from that of its",
-            "whole window, computed at once. High load makes all times longer.",
+            "CPU ms/s: CPU time of the whole process per second of audio. partial, final: time from",
+            "the last audio that is needed to the result; silence + final: from the end of speech. cold start: from",
+            "the process's start to a stream's first result. differ: largest difference of a score from that of the",
+            "window computed as a whole. All times are longer under high load.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""`streamser calibrate`: half a minute of your neutral speech becomes a profile for --profile. No sound is kept."""
+"""`streamser calibrate`: make a profile for --profile from half a minute of your neutral speech. No audio is stored."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from streamser.stream.segmenter import Segmenter
 from streamser.stream.sources import MicSource, Source, WavSource
 from streamser.stream.vad import make_vad
 
-_LONGEST = 3.0  # a microphone is recorded for at most this many times the speech that is wanted
-_METER_DB = 60  # the meter's left end lies so far below full scale
+_LONGEST = 3.0  # a microphone is recorded for at most this many times the wanted seconds of speech
+_METER_DB = 60  # the left end of the meter, in dB below full scale
 _METER_WIDTH = 20
-_SILENT_DB = -80.0  # an open microphone in a quiet room is louder: below this it is muted or not connected
+_SILENT_DB = -80.0  # a microphone in a quiet room is louder than this; below it, it is muted or not connected
 _SILENT_S = 3.0
-_MARGIN_S = 1.0  # an utterance loses its silent end when it is closed
+_MARGIN_S = 1.0  # an utterance loses the silence at its end when it ends
 
-_TEXT = """Speak as you do when nothing is the matter: calmly, at your usual distance, in your language. For example:
+_TEXT = """Speak in your normal, calm voice, at your usual distance and in your language. For example:
 
     Tomorrow it will be cloudy in the north and dry in the south. The train to the coast leaves at ten past nine
     from platform four and arrives a little before noon. There is a bakery opposite the station, and next to it a
@@ -46,7 +46,7 @@ _EPILOG = """examples:
 """
 
 _DOUBTFUL = 0.25
-"""A recording whose utterances are less neutral than chance, on average, is questioned."""
+"""If the mean probability of neutral is below this, the user is asked to check the recording."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,14 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("files", nargs="*", type=Path, help="recordings of your neutral speech, instead of the microphone")
-    add("--name", default="me", help="what to call the profile (default: me)")
-    add("--out", type=Path, metavar="PATH", help="write it here instead of to your profiles")
-    add("--model", metavar="NAME", help=f"the checkpoint it is for (default: {DEFAULT_MODEL})")
+    add("--name", default="me", help="name of the profile (default: me)")
+    add("--out", type=Path, metavar="PATH", help="write the profile to this file instead of to your profiles")
+    add("--model", metavar="NAME", help=f"checkpoint that the profile is for (default: {DEFAULT_MODEL})")
     add("--device", metavar="MIC", help="microphone, by number or part of its name (see streamser devices)")
     add("--compute", metavar="PROCESSOR", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--seconds", type=float, default=ENOUGH_SPEECH_S, metavar="S", help="speech wanted (default: %(default).0f)")
+    add(
+        "--seconds",
+        type=float,
+        default=ENOUGH_SPEECH_S,
+        metavar="S",
+        help="seconds of speech to record (default: %(default).0f)",
+    )
     add("--list", action="store_true", help="list your profiles and exit")
-    add("--overwrite", action="store_true", help="replace a profile of that name")
+    add("--overwrite", action="store_true", help="replace an existing profile of that name")
     add("--json", action="store_true", help="print the result as JSON")
     add_config_arguments(parser)
 
@@ -87,19 +93,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, place: Path) -> None:
-    """ConfigError, before the recording starts, for options with which it could not be saved."""
+    """ConfigError, before the recording starts, for options with which the profile could not be saved."""
     if not args.seconds >= LEAST_SPEECH_S:
         raise ConfigError(
-            f"--seconds: is at least {LEAST_SPEECH_S:.0f}, the least speech for a profile, not {args.seconds:g}"
+            f"--seconds: must be at least {LEAST_SPEECH_S:.0f}, the minimum for a profile, not {args.seconds:g}"
         )
     if args.files and args.device is not None:
-        raise ConfigError("--device: recordings are given instead of a microphone; leave one of them out")
+        raise ConfigError("--device: cannot be used together with recordings; leave one of them out")
     try:
         check_name("name", args.name)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
     if place.exists() and not args.overwrite:
-        raise ConfigError(f"{place}: exists; replace it with --overwrite, or keep it and give another --name")
+        raise ConfigError(f"{place}: already exists; replace it with --overwrite, or give another --name")
 
 
 def _microphone(args: argparse.Namespace, config: Config) -> MicSource:
@@ -107,7 +113,7 @@ def _microphone(args: argparse.Namespace, config: Config) -> MicSource:
 
 
 def segmenter_for(recognizer: Recognizer, config: Config) -> Segmenter:
-    """The one that live speech goes through, without partial results."""
+    """The segmenter of live streams, without partial results."""
     finals_only = replace(config.segmenter, hop_ms=0, speculate_ms=0)
     return Segmenter(finals_only, make_vad(config.vad), recognizer.features)
 
@@ -115,7 +121,7 @@ def segmenter_for(recognizer: Recognizer, config: Config) -> Segmenter:
 def collect(
     source: Source, segmenter: Segmenter, wanted_s: float, file: TextIO | None = None
 ) -> tuple[list[Samples], float]:
-    """The utterances that were spoken, and the total duration of the recording.
+    """The utterances, and the total duration of the recording.
 
     A microphone is recorded until there is enough speech, but no longer than three times `wanted_s`.
     """
@@ -148,14 +154,14 @@ def collect(
     arrived_s = segmenter.position / SAMPLE_RATE
     if source.live and loudest_db < _SILENT_DB:
         raise AudioError(
-            f"{source.description} gave no sound at all in {arrived_s:.0f} s: is it muted, or is another one meant? "
+            f"{source.description} gave no signal in {arrived_s:.0f} s: is it muted, or did you mean another one? "
             "Try it with: streamser devices --test"
         )
     return found, arrived_s
 
 
 class _Meter:
-    """How loud it is, and how much speech there is; one line on a terminal."""
+    """Show the level and the amount of speech in one line on a terminal."""
 
     def __init__(self, file: TextIO, wanted_s: float) -> None:
         self._file, self._wanted_s = file, wanted_s
@@ -167,7 +173,7 @@ class _Meter:
             bar = "#" * full + "." * (_METER_WIDTH - full)
             self._file.write(
                 f"\r\x1b[Klevel [{bar}] {level_db:5.0f} dB   speech {speech_s:4.1f} of {self._wanted_s:.0f} s"
-                + ("   NO SOUND: muted?" if silent else "")
+                + ("   NO SIGNAL: muted?" if silent else "")
             )
             self._file.flush()
 
@@ -185,7 +191,7 @@ def _report(
     arrived_s: float,
     place: Path,
 ) -> None:
-    """The result: the answers for the neutral voice without and with the profile."""
+    """Print the result: the mean predictions for the voice without and with the profile."""
     before = _shares(recognizer, recordings)
     after = _shares(recognizer.with_baseline(profile.baseline(recognizer.bundle)), recordings)
     if args.json:
@@ -194,11 +200,11 @@ def _report(
         return
     print(f"{profile.speech_s:.1f} s of speech found in {arrived_s:.1f} s, {len(recordings)} utterances.")
     if profile.speech_s < min(args.seconds, ENOUGH_SPEECH_S):
-        print("That is little; with more the profile would be surer.")
-    print(f"Your neutral voice was taken for:  {_words(before)}")
-    print(f"With the profile it is taken for:  {_words(after)}")
+        print("This is little speech; more speech would make the profile more reliable.")
+    print(f"Your voice without the profile:  {_words(before)}")
+    print(f"Your voice with the profile:     {_words(after)}")
     if before["neutral"] < _DOUBTFUL or after["neutral"] < before["neutral"]:
-        print("This hardly sounds neutral to the checkpoint. If it was no calm, usual speech, record again.")
+        print("The checkpoint does not classify this as neutral. If it was not your normal, calm voice, record again.")
     print(f"Saved to {place}; use it with --profile {args.out or profile.name}")
 
 

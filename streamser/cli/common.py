@@ -45,8 +45,14 @@ __all__ = [
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """--config and --set."""
     add = parser.add_argument
-    add("--config", metavar="FILE", help=f"settings in YAML; all of them, explained, are in {shipped_config()}")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, as vad.mode=3; may be repeated")
+    add("--config", metavar="FILE", help=f"settings in YAML; {shipped_config()} explains them all")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one setting, for example vad.mode=3; may be repeated",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,28 +60,32 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", metavar="NAME", help=f"checkpoint: a name or the path of its folder (default: {DEFAULT_MODEL})")
     add("--compute", metavar="PROCESSOR", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--profile", metavar="NAME", help='your voice: a profile made by "streamser calibrate"')
-    add("--no-adapt", action="store_true", help="do not compare utterances with those before them in the stream")
+    add("--profile", metavar="NAME", help='a profile of your voice, made by "streamser calibrate"')
+    add(
+        "--no-adapt",
+        action="store_true",
+        help="do not adapt to the voice by comparing utterances with earlier ones",
+    )
     add_gone_option(parser, "--settle", "streams adapt to the voice by default now; --no-adapt turns it off")
     add_config_arguments(parser)
 
 
 def add_event_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where events go; see `Places`."""
+    """The options for outputs of events; see `Places`."""
     add = parser.add_argument
     add(
         "--out",
         action="append",
         default=[],
         metavar="FILE",
-        help=f"write the events to a {known_suffixes()} file; one that exists is continued; may be repeated",
+        help=f"write the results to a {known_suffixes()} file; an existing file is continued; may be repeated",
     )
     add(
         "--jsonl",
         nargs="?",
         const="-",
         metavar="FILE",
-        help="all events as JSON lines; a file that exists is continued; - is standard output",
+        help="write all events as JSON lines; an existing file is continued; - is standard output",
     )
     add(
         "--plot",
@@ -89,13 +99,13 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot-width",
         type=float,
         metavar="INCHES",
-        help="width of the picture (default: 10); long streams are wrapped",
+        help="width of the picture (default: 10); long streams are wrapped into rows",
     )
-    add("--plain", action="store_true", help="lines instead of the full-screen view")
+    add("--plain", action="store_true", help="print lines instead of the full-screen view")
 
 
 STREAM_SECTIONS = ("source", "vad", "segmenter", "pipeline")
-"""Sections of the configuration that steer a stream; sound that is judged whole has none."""
+"""Sections of the configuration that configure a stream; sound that is judged whole has none."""
 
 
 def load_run_config(args: argparse.Namespace, unused: Collection[str] = ("server",), way_out: str = "") -> Config:
@@ -130,7 +140,7 @@ def refuse_unused(args: argparse.Namespace, unused: Collection[str], way_out: st
 
 
 class Places:
-    """All outputs for events, opened before the first sound so that a mistake is reported at once."""
+    """All outputs for events, opened before any audio so that a mistake is reported at once."""
 
     def __init__(self, args: argparse.Namespace, recognizer: Recognizer, streams: int = 1) -> None:
         self.machine = args.jsonl == "-" or "-" in args.out
@@ -138,17 +148,17 @@ class Places:
         self._plots: list[Path] = args.plot
         self._plot_width_inches: float | None = args.plot_width
         if args.plot_width is not None and not (args.plot and 2 <= args.plot_width <= 100):
-            rule = "is 2 to 100 inches" if args.plot else "there is no picture; give --plot too"
+            rule = "must be 2 to 100 inches" if args.plot else "there is no picture; give --plot too"
             raise ConfigError(f"--plot-width {args.plot_width:g}: {rule}")
         self._drawn: list[Event] = []
         if self._plots and streams > 1:
-            raise ConfigError("--plot: a picture shows one file; replay the files one by one")
+            raise ConfigError("--plot: a picture shows one file; replay the files one at a time")
         for picture in self._plots:
             from streamser.plot import check_plot
 
             check_plot(picture)
         self.kept: list[str] = []
-        """The files that the events are written to, for the summary; one that is continued says after how much."""
+        """The files for the summary; for a continued file with the number of rows that it had."""
         self._stack = ExitStack()
         self._writers: list[Writer] = []
         for path in [*args.out, *([args.jsonl] if args.jsonl else [])]:
@@ -158,14 +168,14 @@ class Places:
                 self.kept.append(f"{path}{_continued(writer)}")
 
     def write(self, event: Event) -> None:
-        """Keep one event in every place."""
+        """Write one event to every output."""
         for writer in self._writers:
             writer.write(event)
         if self._plots:
             self._drawn.append(event)
 
     def draw(self, samples: Samples | None = None, title: str = "", reference: Sequence[Mark] = ()) -> None:
-        """Draw every timeline that was asked for, with a lane of reference labels where there are some."""
+        """Draw every requested timeline, with a lane for reference labels if there are any."""
         for picture in self._plots:
             from streamser.plot import save_timeline
 
@@ -187,7 +197,7 @@ class Places:
 
 
 def _continued(writer: Writer) -> str:
-    """As ' (continued after 12 rows)'; empty for a new file."""
+    """For example ' (continued after 12 rows)'; empty for a new file."""
     if not writer.before:
         return ""
     plural = "entries" if writer.entry == "entry" else f"{writer.entry}s"
@@ -203,7 +213,7 @@ def parse_speed(text: str) -> float | Literal["max"]:
     except ValueError:
         speed = 0.0
     if not 0 < speed < float("inf"):
-        raise argparse.ArgumentTypeError(f"is a number above 0, or max, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number above 0, or max, not {text!r}")
     return speed
 
 

@@ -1,4 +1,4 @@
-"""`streamser completion SHELL`: a script by which bash, zsh or fish completes commands, options and checkpoints."""
+"""`streamser completion SHELL`: print a script for bash, zsh or fish that completes commands and options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from streamser.bundle import find_models
 from streamser.cli.parsing import command_parsers, options_of
 
-_EPILOG = """to use it, now and in every new shell:
+_EPILOG = """to install it for every new shell:
   bash:  streamser completion bash > ~/.local/share/bash-completion/completions/streamser
   zsh:   streamser completion zsh > ~/.zfunc/_streamser    # with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc
   fish:  streamser completion fish > ~/.config/fish/completions/streamser.fish
@@ -25,7 +25,7 @@ class _Option:
     name: str
     help: str
     values: tuple[str, ...] | None
-    """What may follow: nothing when None, one of these, or anything (a file, say) when empty."""
+    """The values of the option: None for a flag, a list of choices, or empty for any value (such as a file)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,14 @@ class _Command:
     help: str
     options: tuple[_Option, ...]
     words: tuple[str, ...]
-    """What its first argument may be, besides files."""
+    """Choices for its first argument, besides files."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("shell", choices=tuple(_WRITERS), help="the shell that the script is for")
+    parser.add_argument("shell", choices=tuple(_WRITERS), help="shell for which to print the script")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -150,7 +150,7 @@ compdef _streamser streamser
 
 
 def _described(name: str, words: str) -> str:
-    """An entry of zsh's _describe: the name, a colon, and words."""
+    """An entry for zsh's _describe: the name, a colon, and the help text."""
     return _quoted(f"{name}:{words}")
 
 
@@ -178,7 +178,7 @@ def _all_options(commands: list[_Command]) -> Iterator[tuple[_Command, _Option]]
 
 
 def _quoted(text: str) -> str:
-    """In single quotes, as bash, zsh and fish read them alike."""
+    """In single quotes, which bash, zsh and fish read in the same way."""
     return "'" + text.replace("'", "'\"'\"'") + "'"
 
 

@@ -1,4 +1,4 @@
-"""`streamser demo`: plays twenty seconds of recorded voices and classifies them like a microphone's sound."""
+"""`streamser demo`: play twenty seconds of recorded voices, classified like the audio of a microphone."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ terms of the recordings, and lists the speakers that the checkpoint was trained 
 """
 
 _NEXT = (
-    ("streamser live", "your own voice, by the microphone"),
-    ("streamser replay talk.wav --out talk.csv", "a recording of yours, and its results as a table"),
-    ("streamser serve", "the same in the browser; first: pip install 'streamser[serve]'"),
+    ("streamser live", "recognize your own voice from the microphone"),
+    ("streamser replay talk.wav --out talk.csv", "process a recording and write the results to a table"),
+    ("streamser serve", "the same in the browser; install it first: pip install 'streamser[serve]'"),
 )
 
 
@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--mute", action="store_true", help="do not play the sound")
+    parser.add_argument("--mute", action="store_true", help="do not play the audio")
     parser.add_argument(
-        "--speed", type=parse_speed, default=1.0, metavar="S", help="2 is twice as fast, without sound (default: 1)"
+        "--speed", type=parse_speed, default=1.0, metavar="S", help="2 is twice as fast, without playback (default: 1)"
     )
     parser.add_argument("--plain", action="store_true", help="lines instead of the full-screen view")
     add_model_arguments(parser)
@@ -77,7 +77,7 @@ def _open_speaker() -> tuple[Speaker | None, str]:
     try:
         speaker = Speaker()
     except DeviceError as error:
-        return None, f"without sound ({error})"
+        return None, f"without playback ({error})"
     return speaker, f"played on {speaker.description}"
 
 
@@ -103,7 +103,7 @@ def _show(
 def comparison(
     samples: Sequence[Sample], starts: Sequence[int], finals: Sequence[EmotionEvent], width: int | None = None
 ) -> str:
-    """What each actor was asked to play beside what was recognized; `starts` are the samples' first sample indexes.
+    """A table of the played and the recognized emotions; `starts` are the samples' first sample indexes.
 
     Sentences are wrapped where the terminal's `width` is known and too small.
     """
@@ -123,7 +123,7 @@ def comparison(
 
 
 def _next_steps(width: int) -> str:
-    """Three commands, each with what it does beside it, or below it where the terminal is narrow."""
+    """Three commands, each with what it does next to it, or below it on a narrow terminal."""
     column = max(len(command) for command, _ in _NEXT) + 4
     beside = column + max(len(words) for _, words in _NEXT) <= width
     return "\n".join(f"  {c:{column - 2}}{w}" if beside else f"  {c}\n      {w}" for c, w in _NEXT)

@@ -1,4 +1,4 @@
-"""`streamser devices`: list microphones, mark the default one, test one with a level meter. No sound is kept."""
+"""`streamser devices`: list microphones, mark the default one, test one with a level meter. No audio is stored."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from streamser.stream.sources import MicSource, Source, list_devices
 
 _EPILOG = """examples:
   streamser devices                 # the list; * marks the default
-  streamser devices --test          # speak for five seconds into the default one
-  streamser devices --test USB      # or into another, by number or part of its name
+  streamser devices --test          # speak for five seconds into the default microphone
+  streamser devices --test USB      # test another one, by number or part of its name
 """
 
-_METER_DB = 60  # the meter's left end lies so far below full scale
+_METER_DB = 60  # the left end of the meter, in dB below full scale
 _METER_WIDTH = 30
 _SILENT_DB = -80.0  # below this a microphone is muted or not connected
 _FAINT_DB = -45.0
@@ -36,12 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--test", nargs="?", const="", metavar="MIC", help="show the level of a microphone (default: the default one)")
     add("--seconds", type=float, default=5.0, metavar="S", help="how long to test (default: %(default).0f)")
-    add("--json", action="store_true", help="the list, or the test's result, as JSON")
+    add("--json", action="store_true", help="print the list, or the test's result, as JSON")
     add_config_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, or 1 when there is no microphone or the tested one gives no sound; an error in the world is raised."""
+    """Exit code: 0, or 1 if there is no microphone or the tested one gives no signal. Errors of devices are raised."""
     refuse_unused(args, ("server", "vad", "segmenter", "pipeline", "recognizer"))
     with hushed(args.debug):
         if args.test is None:
@@ -66,7 +66,7 @@ def _list(as_json: bool) -> int:
 
 
 def measure(source: Source, seconds: float, as_json: bool) -> int:
-    """Listen for the given time, show the level, and judge whether it is good enough."""
+    """Listen for the given time, show the level, and report whether it is good enough."""
     shown = sys.stderr.isatty() and not as_json
     peak, received = 0.0, 0
     with stopping(source.close):
@@ -94,16 +94,16 @@ def measure(source: Source, seconds: float, as_json: bool) -> int:
 
 
 def verdict(peak: float) -> str:
-    """What the loudest sample of a test means for the user.
+    """Advice for the user from the loudest sample of a test.
 
     >>> verdict(0.3), verdict(0.0)
     ('good', 'no sound: is it muted, or is another one meant?')
     """
     if _db(peak) <= _SILENT_DB:
-        return "no sound: is it muted, or is another one meant?"
+        return "no signal: is it muted, or did you mean another microphone?"
     if _db(peak) < _FAINT_DB:
-        return "very quiet: turn its gain up, or come nearer"
-    return "too loud, it clips: turn its gain down" if peak >= _CLIPPED else "good"
+        return "very quiet: raise its gain, or move closer"
+    return "too loud, it clips: lower its gain" if peak >= _CLIPPED else "good"
 
 
 def _bar(level: float) -> str:

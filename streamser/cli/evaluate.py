@@ -1,4 +1,4 @@
-"""`streamser evaluate`: a checkpoint on corpora, on composed streams, or a training run's folds as a table."""
+"""`streamser evaluate`: measure a checkpoint on corpora or composed streams, or tabulate a training run's folds."""
 
 from __future__ import annotations
 
@@ -40,49 +40,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("model", nargs="?", help="a checkpoint's name or folder")
+    add("model", nargs="?", help="name or folder of a checkpoint")
     add("corpora", nargs="*", metavar="corpus", help="corpus folders (or names below $STREAMSER_CORPORA)")
-    add("--out", type=Path, metavar="DIR", help="where the report goes (default: evaluation/MODEL)")
+    add("--out", type=Path, metavar="DIR", help="folder for the report (default: evaluation/MODEL)")
     add(
         "--map",
         action="append",
         default=[],
         metavar="LABEL=MODEL_LABEL",
-        help="count a corpus label as a model's label",
+        help="count a label of the corpus as a label of the checkpoint",
     )
     add(
         "--degrade",
         default="all",
         metavar="LIST",
-        help=f"spoilt copies: all, none, or some of {','.join(DEGRADATIONS)}",
+        help=f"degraded copies: all, none, or some of {','.join(DEGRADATIONS)}",
     )
-    add("--noise", action="append", default=[], metavar="CORPUS", help="recordings without speech; should be uncertain")
-    add("--limit", type=int, default=0, metavar="N", help="at most this many clips of each corpus, evenly chosen")
-    add("--quick", action="store_true", help=f"{_QUICK_CLIPS} clips of each corpus, four spoilt copies, no t-SNE")
-    add("--seen", action="store_true", help="judge speakers seen in training too, in a row of their own")
-    add("--profile", metavar="NAME|PATH", help='apply a "your voice" profile made by streamser calibrate')
+    add(
+        "--noise",
+        action="append",
+        default=[],
+        metavar="CORPUS",
+        help="recordings without speech; their results should be uncertain",
+    )
+    add("--limit", type=int, default=0, metavar="N", help="largest number of clips per corpus, chosen evenly")
+    add("--quick", action="store_true", help=f"{_QUICK_CLIPS} clips of each corpus, four degraded copies, no t-SNE")
+    add("--seen", action="store_true", help="also report speakers seen in training, in a separate row")
+    add("--profile", metavar="NAME|PATH", help='a profile of the voice, made by "streamser calibrate"')
     add("--compute", metavar="PROCESSOR", help="auto, cpu, cuda or cuda:N (default: auto)")
     add_config_arguments(parser)
-    add("--seed", type=int, default=0, help="draws clips and composes streams; the same seed, the same report")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed for drawing clips and composing streams; the same seed gives the same report",
+    )
     add("--json", action="store_true", help="print the figures as JSON instead of the summary")
     stream = parser.add_argument_group("streams")
     stream.add_argument("--stream", action="store_true", help="compose streams and score the whole pipeline's events")
-    stream.add_argument("--minutes", type=float, default=20.0, metavar="M", help="how much stream to compose")
+    stream.add_argument("--minutes", type=float, default=20.0, metavar="M", help="minutes of audio to compose")
     add = parser.add_argument_group("training runs").add_argument
-    add("--leave-one-corpus-out", type=Path, metavar="RUN_DIR", dest="folds", help="tabulate a run's folds")
+    add("--leave-one-corpus-out", type=Path, metavar="RUN_DIR", dest="folds", help="tabulate the folds of a run")
     add(
-        "--beside", type=Path, metavar="RUN_DIR", action="append", default=[], help="another run's UA in the same table"
+        "--beside",
+        type=Path,
+        metavar="RUN_DIR",
+        action="append",
+        default=[],
+        help="show the UA of another run in the same table",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; an error in the world is raised."""
+    """Exit code 0. Errors of files or checkpoints are raised."""
     if args.folds is not None:
         return _run_folds(args)
     if args.model is None or not args.corpora:
         raise CorpusError("give a model and at least one corpus: streamser evaluate MODEL CORPUS... (see --help)")
     unused = ("server",) if args.stream else ("server", *STREAM_SECTIONS)
-    config = load_run_config(args, unused, "evaluate judges whole clips; add --stream")
+    config = load_run_config(args, unused, "evaluate classifies whole clips; add --stream")
     for notice in _missing_pictures(args):
         print(f"streamser: {notice}", file=sys.stderr)
     recognizer = open_recognizer(config.recognizer)
@@ -95,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         labels = ", ".join(dropped) or "none"
         raise CorpusError(
             f"no clip has a label of '{recognizer.bundle.name}' ({', '.join(recognizer.labels)}); "
-            f"the corpora's are {labels}; use --map to count one label as another"
+            f"the labels of the corpora are {labels}; use --map to count one label as another"
         )
     noise = [clip for folder in args.noise for clip in read_corpus(folder, labelled=False)[0]]
     with hushed(args.debug):
@@ -105,11 +121,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _missing_pictures(args: argparse.Namespace) -> list[str]:
-    """Warnings about parts that the report will lack because a library is missing, before minutes of computing."""
+    """Warnings about parts of the report that need a missing library, given before minutes of computing."""
     if find_spec("matplotlib") is None:
         return ["matplotlib is not installed, so the report has no pictures: pip install 'streamser[plot]'"]
     if _wants_map(args) and find_spec("sklearn") is None:
-        return ["sklearn is not installed, so the report has no map of the embedding: pip install 'streamser[torch]'"]
+        return ["sklearn is not installed, so the report has no map of the embeddings: pip install 'streamser[torch]'"]
     return []
 
 
@@ -120,7 +136,7 @@ def _wants_map(args: argparse.Namespace) -> bool:
 def _mapping(words: list[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
     if any(not (label and equals and target) for label, equals, target in pairs):
-        raise CorpusError(f"--map takes LABEL=MODEL_LABEL, for example calm=neutral, not {' '.join(words)}")
+        raise CorpusError(f"--map must be LABEL=MODEL_LABEL, for example calm=neutral, not {' '.join(words)}")
     return {label: target for label, _, target in pairs}
 
 
@@ -158,7 +174,7 @@ def _run_clips(
         _print_json(evaluation.to_dict())
     else:
         print(summary(evaluation) if not args.quick else markdown(evaluation))
-        print(f"\nThe whole report: {report}")
+        print(f"\nThe complete report: {report}")
     return 0
 
 

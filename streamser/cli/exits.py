@@ -1,4 +1,4 @@
-"""How a command ends on a signal, or when its output can no longer be written."""
+"""End a command correctly on a signal, or when its output can no longer be written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _READER_LEFT = (errno.EPIPE, errno.EIO)  # a closed pipe; a terminal that hung u
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP came: everything is closed as after Ctrl-C, and the exit code names the signal."""
+    """SIGTERM or SIGHUP arrived: everything is closed as after Ctrl-C, and the exit code is that of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -74,19 +74,19 @@ def interruptible() -> Iterator[None]:
 
 
 def reader_has_left(error: OSError) -> bool:
-    """Whether writing failed because the pipe or the terminal that we write to is gone."""
+    """Whether writing failed because the pipe or the terminal was closed."""
     return error.errno in _READER_LEFT and error.filename is None
 
 
 def explain_os_error(error: OSError) -> str:
     """One line for a file or an output that cannot be written or read."""
     what = f"{error.filename}: " if error.filename is not None else "the output cannot be written: "
-    advice = "; make room and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    advice = "; free some disk space and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
     return f"{what}{error.strerror or error}{advice}"
 
 
 def open_missing_streams() -> None:
-    """Open what the caller has closed of standard input, output and error, as /dev/null.
+    """Open standard input, output and error as /dev/null where the caller has closed them.
 
     Else the next file that is opened would take their number, and be written to by whatever prints.
     """
@@ -100,7 +100,7 @@ def open_missing_streams() -> None:
 
 
 def leave_output() -> None:
-    """Forget what is buffered for standard output: at its exit Python would fail on it once more."""
+    """Discard the buffer of standard output: Python would fail on it again at its exit."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -108,7 +108,7 @@ def leave_output() -> None:
 
 
 def end_with_parent() -> None:
-    """Let this worker process end as soon as its parent does, also when that was killed."""
+    """Let this worker process end as soon as its parent ends, also if the parent is killed."""
     parent = parent_process()
     if parent is not None:
         Thread(target=_wait_and_end, args=(parent,), name="streamser-parent", daemon=True).start()
@@ -116,4 +116,4 @@ def end_with_parent() -> None:
 
 def _wait_and_end(parent: BaseProcess) -> None:
     parent.join()
-    os._exit(1)  # the parent is gone, so a result, an exit code or a traceback has no receiver
+    os._exit(1)  # the parent has ended, so nobody receives a result, an exit code or a traceback

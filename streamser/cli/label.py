@@ -28,15 +28,15 @@ from streamser.recognizer import open_recognizer
 from streamser.stream.audiofiles import ffmpeg_notice
 
 _EPILOG = """examples:
-  streamser label recordings/                       # to labels.jsonl, one row a file
+  streamser label recordings/                       # to labels.jsonl, one row per file
   streamser label recordings/ --out labels.csv --jobs 4
-  streamser label files.txt                         # a list: one path a line
-  streamser label talks/ --utterances               # one row an utterance, with its times
-  streamser label anna/ --two-passes                # all files are Anna's: know her voice first
-  streamser label archive/ --ray                    # on a Ray cluster that is started here
-  streamser label archive/ --ray head:6379          # on a running one, see docs/scale.md
+  streamser label files.txt                         # a list with one path per line
+  streamser label talks/ --utterances               # one row per utterance, with its times
+  streamser label anna/ --two-passes                # all files are Anna's: adapt to her voice
+  streamser label archive/ --ray                    # on a new Ray cluster on this machine
+  streamser label archive/ --ray head:6379          # on a running cluster, see docs/scale.md
 
-Run it again with the same --out to go on where it stopped, to try files with an error again, or to add new files.
+Run the command again with the same --out to continue, to retry files that had an error, or to add new files.
 exit code: 0 all files labelled, 3 some could not be read, 130 stopped by Ctrl-C
 """
 
@@ -50,39 +50,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add(
-        "archive", type=Path, metavar="ARCHIVE", help="a folder, searched with all its folders; or a list, as files.txt"
+        "archive",
+        type=Path,
+        metavar="ARCHIVE",
+        help="a folder, including its subfolders; or a list, for example files.txt",
     )
     add("--out", type=Path, default=Path("labels.jsonl"), metavar="FILE", help=".jsonl or .csv (default: %(default)s)")
-    add("--jobs", type=int, metavar="N", help="processes (default: 1; with --ray: one for each of its CPUs)")
-    add("--utterances", action="store_true", help="cut each file into utterances, as a live stream would be")
-    add("--two-passes", action="store_true", help="first learn the voice from all files, which are one speaker's")
+    add("--jobs", type=int, metavar="N", help="processes (default: 1; with --ray: one for each CPU of the cluster)")
+    add("--utterances", action="store_true", help="split each file into utterances, as in a live stream")
+    add(
+        "--two-passes",
+        action="store_true",
+        help="classify again with a baseline from all files, which are of one speaker",
+    )
     add(
         "--speakers",
         type=Path,
         metavar="CSV",
         help="for files of several speakers: a table with the columns file and speaker",
     )
-    add("--overwrite", action="store_true", help="start again instead of going on")
+    add("--overwrite", action="store_true", help="start again instead of continuing")
     add(
         "--ray",
         nargs="?",
         const=LOCAL,
         metavar="ADDRESS",
-        help="work on a Ray cluster (extra 'ray'): the one at this address, or one that is started on this machine",
+        help="use a Ray cluster (extra 'ray'): the one at this address, or a new one on this machine",
     )
     add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when every file has its label, 3 when some have not; an error in the world is raised."""
+    """Exit code: 0 when every file has a label, 3 when some have none. Other errors are raised."""
     if args.ray is not None:
         from streamser.cluster.start import require_ray
 
         require_ray("streamser label --ray")
     unused = ("server",) if args.utterances else ("server", *STREAM_SECTIONS)
-    config = load_run_config(args, unused, "label judges whole files; add --utterances")
+    config = load_run_config(args, unused, "label classifies whole files; add --utterances")
     if args.no_adapt and not args.utterances:
-        raise ConfigError("--no-adapt: a file that is judged whole is no stream that adapts; add --utterances")
+        raise ConfigError("--no-adapt: without --utterances nothing adapts; add --utterances, or leave this out")
     _check_passes(args, config)
     if not args.archive.is_dir():
         open_archive(args.archive)  # a wrong name is reported first, but a folder may take long to search
@@ -97,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         todo = [file for file in files if file not in table.done]
         if args.two_passes and table.done:
             raise ConfigError(
-                f"--two-passes: {args.out} holds rows already, but all files are judged together; give another --out, "
+                f"--two-passes: {args.out} already has rows, but all files are processed together; give another --out, "
                 "or --overwrite"
             )
         table.drop_errors()
@@ -124,7 +131,7 @@ def _results(
 
 
 def _summarize(args: argparse.Namespace, archive: Archive, todo: int, collector: _Collector) -> None:
-    """What was done, for the reader of the screen."""
+    """Print a summary."""
     files, needing = len(archive.files), archive.needs_ffmpeg
     if needing:
         print(f"streamser: skipped: {ffmpeg_notice(needing)}", file=sys.stderr)
@@ -134,24 +141,24 @@ def _summarize(args: argparse.Namespace, archive: Archive, todo: int, collector:
     if archive.others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in archive.others.most_common(3))
         more = ", ..." if len(archive.others) > 3 else ""
-        words += f"; left out, for their names are not those of sound files: {kinds}{more}"
+        words += f"; left out, because their extensions are not those of audio files: {kinds}{more}"
     print(f"streamser: {words}")
 
 
 def _check_passes(args: argparse.Namespace, config: Config) -> None:
     """ConfigError for options that exclude each other."""
     if args.jobs is not None and args.jobs < 1:
-        raise ConfigError(f"--jobs: is at least 1, not {args.jobs}")
+        raise ConfigError(f"--jobs: must be at least 1, not {args.jobs}")
     if args.speakers and not args.two_passes:
-        raise ConfigError("--speakers: is for --two-passes; add it, or leave this out")
+        raise ConfigError("--speakers: needs --two-passes; add it, or leave --speakers out")
     if args.two_passes and args.utterances:
-        raise ConfigError("--two-passes: judges whole files; leave out --utterances, whose streams adapt by themselves")
+        raise ConfigError("--two-passes: cannot be used with --utterances; leave one of them out")
     if args.two_passes and config.recognizer.profile is not None:
-        raise ConfigError("--two-passes: learns the voice from the files themselves; leave the profile out")
+        raise ConfigError("--two-passes: builds the baseline from the files themselves; leave the profile out")
 
 
 class _Collector:
-    """Writes results into the table as they come, and shows how far they are and how fast."""
+    """Write results into the table as they arrive, and show the progress and the speed."""
 
     def __init__(self, table: LabelTable, of: int, before: int, *, report: bool) -> None:
         self._table = table
@@ -184,14 +191,14 @@ class _Collector:
         finally:
             progress.close()
             if (close := getattr(results, "close", None)) is not None:
-                close()  # ends its workers now, not when the garbage collector comes
+                close()  # ends its workers now, not when the garbage collector runs
         for row in worker.second_pass(scored, speakers):
             self._table.write(row["file"], (row,))
 
     def rate(self) -> str:
-        """How much sound was labelled in which time."""
+        """How much audio was labelled, in what time, and how fast."""
         return (
-            f"{self.audio_s / 60:.1f} minutes of sound in {time.monotonic() - self._began_s:.1f} s, "
+            f"{self.audio_s / 60:.1f} minutes of audio in {time.monotonic() - self._began_s:.1f} s, "
             f"{self._speed():.1f} times real time"
         )
 
@@ -223,7 +230,7 @@ def _work(file: str) -> Labelled:
 
 
 def _in_processes(jobs: int, settings: tuple[Path, Config, Mode], files: Sequence[str]) -> Iterator[Labelled]:
-    """Results in the order of the files; only a few files ahead of what was taken, however many there are."""
+    """Results in the order of the files; the workers are at most a few files ahead of the consumer."""
     others = set(active_children())
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=settings)
     waiting: deque[Future[Labelled]] = deque()
@@ -238,7 +245,7 @@ def _in_processes(jobs: int, settings: tuple[Path, Config, Mode], files: Sequenc
         finished = True
     except BrokenProcessPool as error:
         raise EngineError(
-            "a worker process died, perhaps for want of memory; run it again with fewer --jobs"
+            "a worker process died, perhaps because the memory was full; run it again with fewer --jobs"
         ) from error
     finally:
         if not finished:  # what the workers have begun is begun again next time

@@ -1,4 +1,4 @@
-"""The table that `streamser label` fills: JSON lines or CSV, whole rows only; an interrupted run can be resumed."""
+"""The table of `streamser label`: JSON lines or CSV with complete rows only; an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_table(path: Path, labels: Sequence[str], model: str, utterances: bool, 
     """Create the table at `path`, or continue it; ConfigError if the file is another table."""
     kind = {".jsonl": _Jsonl, ".csv": _Csv}.get(path.suffix.lower())
     if kind is None:
-        raise ConfigError(f"--out {path}: the extension names the format; known are .jsonl and .csv")
+        raise ConfigError(f"--out {path}: the extension selects the format; known extensions are .jsonl and .csv")
     try:
         return kind(path, labels, model, utterances, overwrite)
     except OSError as error:
@@ -29,7 +29,7 @@ def open_table(path: Path, labels: Sequence[str], model: str, utterances: bool, 
 
 
 class LabelTable:
-    """Rows of files; a file is written in one piece, so that after a crash it is there whole or not at all."""
+    """Rows of files; the rows of a file are written at once, so that after a crash they are all there or none is."""
 
     def __init__(self, path: Path, labels: Sequence[str], model: str, utterances: bool, overwrite: bool) -> None:
         places = ("utterance", "start_s", "end_s") if utterances else ("duration_s",)
@@ -48,7 +48,7 @@ class LabelTable:
             "error",
         )
         self.done: set[str] = set()
-        """Files that have their rows; those with an error are not among them."""
+        """Files that have their rows; files with an error are not included."""
         self._path, self._labels, self._model = path, tuple(labels), model
         self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
         try:
@@ -101,7 +101,7 @@ class LabelTable:
 
     def _busy(self) -> ConfigError:
         return ConfigError(
-            f"--out {self._path}: another streamser is writing it; wait for its end, or give another --out"
+            f"--out {self._path}: another streamser is writing it; wait until it ends, or give another --out"
         )
 
     def _put(self, text: str) -> None:
@@ -112,14 +112,14 @@ class LabelTable:
         except OSError as error:
             self._file.truncate(end)
             raise ConfigError(
-                f"--out {self._path}: cannot be written ({error.strerror}); make room, run it again"
+                f"--out {self._path}: cannot be written ({error.strerror}); free some disk space and run it again"
             ) from error
 
     def _whole_rows(self, content: bytes) -> bytes:
         return content[: content.rfind(b"\n") + 1]
 
     def _take_up(self, text: str) -> str | None:
-        """Read which files are done; ConfigError when the file has other content than our rows.
+        """Read which files are done; ConfigError if the file has other content than rows of labels.
 
         Returns the text without the rows of errors, or None where there are none.
         """
@@ -136,7 +136,7 @@ class LabelTable:
 
     def _check_model(self, model: object) -> None:
         if model != self._model:
-            raise self._refuse(f"holds labels of the model {model!r}, not {self._model!r}")
+            raise self._refuse(f"has labels of the model {model!r}, not {self._model!r}")
 
 
 class _Jsonl(LabelTable):
@@ -147,11 +147,11 @@ class _Jsonl(LabelTable):
             self.done = {row["file"] for row in rows if "error" not in row}
             models = {row["model"] for row in rows}
         except (ValueError, KeyError, TypeError) as error:
-            raise self._refuse("holds other lines than labels") from error
+            raise self._refuse("has lines that are not labels") from error
         if any("utterance" in self.columns and "duration_s" in row for row in rows) or any(
             "utterance" not in self.columns and "utterance" in row for row in rows
         ):
-            raise self._refuse("was made with --utterances" if "duration_s" in self.columns else "has a row a file")
+            raise self._refuse(f"was made with{'' if 'duration_s' in self.columns else 'out'} --utterances")
         for model in models:
             self._check_model(model)
         kept = [line for line, row in zip(lines, rows, strict=True) if "error" not in row]

@@ -1,4 +1,4 @@
-"""`streamser live`: a microphone in, emotion events out, until Ctrl-C. No sound is kept without --record."""
+"""`streamser live`: print emotion events of a microphone until Ctrl-C. No audio is stored without --record."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from streamser.stream.sources import MicSource, Source
 
 _EPILOG = """examples:
   streamser live                                # the default microphone
-  streamser live --device USB --profile anna    # one with USB in its name, adapted to a voice
-  streamser live --jsonl -                      # for programs: one JSON object a line
-  streamser live --out talk.vtt --plot talk.png # and a file, and a picture at the end
+  streamser live --device USB --profile anna    # a microphone with USB in its name, and a profile
+  streamser live --jsonl -                      # for programs: one JSON object per line
+  streamser live --out talk.vtt --plot talk.png # also write a file, and draw a picture at the end
 """
 
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser)
     add_event_arguments(parser)
-    parser.add_argument("--record", type=Path, metavar="DIR", help="also write the sound to a WAV file in this folder")
+    parser.add_argument("--record", type=Path, metavar="DIR", help="also write the audio to a WAV file in this folder")
 
 
 def run(args: argparse.Namespace) -> int:

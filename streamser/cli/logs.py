@@ -16,12 +16,12 @@ LEVELS = ("debug", "info", "warning", "error")
 def add_log_arguments(parser: argparse.ArgumentParser) -> None:
     """--log-level and --log-json."""
     add = parser.add_argument
-    add("--log-level", choices=LEVELS, help="least important log line that is written (default: warning)")
+    add("--log-level", choices=LEVELS, help="lowest level of log lines to write (default: warning)")
     add("--log-json", action="store_true", help="write each log line as one JSON object")
 
 
 def set_up_logging(args: argparse.Namespace) -> None:
-    """Send the log lines of this process to standard error; a host program's own set-up is left alone."""
+    """Send the log lines of this process to standard error; the log settings of a host program are not changed."""
     level = "debug" if args.debug and args.log_level is None else args.log_level or "warning"
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if args.log_json else PlainFormatter())
@@ -29,7 +29,7 @@ def set_up_logging(args: argparse.Namespace) -> None:
 
 
 def announce(text: str) -> None:
-    """Write a line that an operator must see whatever the log level is, in the form that the log has."""
+    """Write a line in the format of the log, whatever the log level is."""
     handlers = logging.getLogger().handlers
     if any(isinstance(handler.formatter, JsonFormatter) for handler in handlers):
         record = logging.LogRecord("streamser", logging.INFO, __file__, 0, "%s", (text,), None)
@@ -40,7 +40,7 @@ def announce(text: str) -> None:
 
 
 class PlainFormatter(logging.Formatter):
-    """`streamser: WARNING: message`, in which nothing moves the cursor or begins a line of its own."""
+    """`streamser: WARNING: message`, in which control characters are escaped."""
 
     def __init__(self) -> None:
         super().__init__("streamser: %(levelname)s: %(message)s")

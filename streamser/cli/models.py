@@ -1,4 +1,4 @@
-"""`streamser models`: list the checkpoints, or show one's card."""
+"""`streamser models`: list the checkpoints, or show the card of one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from streamser.errors import BundleError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
-    parser.add_argument("model", nargs="?", help="a checkpoint's name or folder: verify it and show its card")
-    parser.add_argument("--json", action="store_true", help="machine-readable: everything in bundle.yaml")
+    parser.add_argument("model", nargs="?", help="name or folder of a checkpoint: verify it and show its card")
+    parser.add_argument("--json", action="store_true", help="print everything in bundle.yaml as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, or 1 when a checkpoint in the list is damaged."""
+    """Exit code: 0, or 1 if a checkpoint in the list is damaged."""
     if args.model is not None:
         bundle = load_bundle(args.model)
         print(json.dumps(describe(bundle), indent=2, ensure_ascii=False) if args.json else bundle.card.rstrip())
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """A checkpoint's description in plain values."""
+    """The description of a checkpoint, ready for JSON."""
     calibration = bundle.calibration
     return {
         "name": bundle.name,
@@ -62,13 +62,13 @@ def _list(*, as_json: bool) -> int:
 
 
 def _load_all() -> tuple[list[Bundle], list[str]]:
-    """The checkpoints that are whole, and what is wrong with the others."""
+    """The valid checkpoints, and the errors of the others."""
     good: list[Bundle] = []
     bad: list[str] = []
     for path in find_models().values():
         try:
             good.append(load_bundle(path))
-        except BundleError as error:  # noqa: PERF203  # one that is damaged must not hide the others
+        except BundleError as error:  # noqa: PERF203  # a damaged checkpoint must not hide the others
             bad.append(str(error))
     return good, bad
 
@@ -90,7 +90,7 @@ _COUNTS = frozenset({"folds", "seeds"})
 
 
 def headline(scores: Mapping[str, Any]) -> str:
-    """The checkpoint's own choice of figures: the numbers at the top of its scores.
+    """The main figures of a checkpoint: the numbers at the top level of its scores.
 
     >>> headline({"ua": 0.612, "wa": 0.64, "ece": 0.031, "per corpus": {"ravdess": {"ua": 0.7}}})
     'ua 0.612, wa 0.640, ece 0.031'
@@ -98,7 +98,7 @@ def headline(scores: Mapping[str, Any]) -> str:
     numbers = {k: v for k, v in scores.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     numbers = {k: v for k, v in numbers.items() if k not in _COUNTS and not k.endswith("_spread")}
     left_out = {k: v for k, v in numbers.items() if not k.startswith("validation_")}
-    numbers = left_out or numbers  # figures on left-out corpora say more than those on validation speakers
+    numbers = left_out or numbers  # figures on left-out corpora are more meaningful than those on validation speakers
     return ", ".join(
         f"{k} {v:.{1 if v > 1 else 3}f}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items()
     )

@@ -1,4 +1,4 @@
-"""`streamser mqtt`: emotion events to an MQTT broker, where Home Assistant finds them as sensors."""
+"""`streamser mqtt`: publish emotion events to an MQTT broker; Home Assistant shows them as sensors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from streamser.stream.sources import MicSource, Source, WavSource
 
 PASSWORD_VARIABLE = "STREAMSER_MQTT_PASSWORD"
 
-_TLS_PORT = 8883  # where brokers listen for TLS by custom
+_TLS_PORT = 8883  # the usual port of brokers for TLS
 
 _EPILOG = f"""examples:
   streamser mqtt --host homeassistant.local --username streamser --topic home/desk --name "Desk voice"
   streamser mqtt talk.wav --speed 1             # a file instead of the microphone, in real time
-  mosquitto_sub -t 'streamser/#' -v             # to look on
+  mosquitto_sub -t 'streamser/#' -v             # watch the messages
 
-The password is best given in the variable {PASSWORD_VARIABLE}, where no list of processes shows it.
-Every reader of the topics can see the emotions of people: give the broker users and access rules.
+Give the password in the variable {PASSWORD_VARIABLE}, which a list of processes does not show.
+Everybody who reads the topics sees people's emotions: set up users and access rules in the broker.
 """
 
 
@@ -35,18 +35,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     default = MqttConfig()
     add = parser.add_argument
-    add("files", nargs="*", metavar="FILE", help="sound files to play instead of the microphone")
+    add("files", nargs="*", metavar="FILE", help="audio files to process instead of the microphone")
     add("--device", metavar="MIC", help="microphone: number or part of its name (see streamser devices)")
     add(
-        "--speed", type=float, default=1.0, metavar="S", help="of the files: 2 is twice as fast (default: 1, real time)"
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="speed for files: 2 is twice as fast (default: 1, real time)",
     )
-    add("--host", default=default.host, metavar="NAME", help=f"the broker (default: {default.host})")
-    add("--port", type=int, metavar="N", help=f"its port (default: {default.port}, with --tls {_TLS_PORT})")
-    add("--username", default="", metavar="NAME", help="user name at the broker")
-    add("--password", metavar="WORD", help=f"its password; better in {PASSWORD_VARIABLE}")
-    add("--tls", action="store_true", help="encrypted, the broker's certificate checked by this system's authorities")
+    add("--host", default=default.host, metavar="NAME", help=f"address of the broker (default: {default.host})")
+    add("--port", type=int, metavar="N", help=f"port of the broker (default: {default.port}, with --tls {_TLS_PORT})")
+    add("--username", default="", metavar="NAME", help="user name for the broker")
+    add("--password", metavar="WORD", help=f"password for the broker; better in {PASSWORD_VARIABLE}")
+    add(
+        "--tls",
+        action="store_true",
+        help="encrypt, and check the broker's certificate against this system's authorities",
+    )
     add("--topic", default=default.topic, metavar="T", help=f"root of all topics (default: {default.topic})")
-    add("--name", default=default.name, metavar="NAME", help="what Home Assistant calls the device")
+    add("--name", default=default.name, metavar="NAME", help="name of the device in Home Assistant")
     add(
         "--discovery-prefix",
         default=default.discovery_prefix,
@@ -61,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     broker = _broker(args)
     config = load_run_config(args)
     if args.device is not None and args.files:
-        raise ConfigError("--device: files are played, not a microphone; leave one of them out")
+        raise ConfigError("--device: cannot be used together with files; leave one of them out")
     if args.device is not None:
         config = replace(config, source=replace(config.source, device=args.device))
     with hushed(args.debug):

@@ -1,4 +1,4 @@
-"""Keep the old name of a renamed option for one release, and explain options that are gone."""
+"""Accept the old name of a renamed option for one release, and explain options that were removed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _OldOption(argparse.Action):
         values: str | Sequence[Any] | None,
         option: str | None = None,
     ) -> None:
-        print(f"streamser: {option} is now {self.new}; the old name will go with the next release", file=sys.stderr)
+        print(f"streamser: {option} is now {self.new}; the next release removes the old name", file=sys.stderr)
         setattr(namespace, self.dest, values)
 
 
@@ -47,9 +47,9 @@ class _GoneOption(argparse.Action):
         values: str | Sequence[Any] | None,
         option: str | None = None,
     ) -> None:
-        parser.error(f"{option} is gone: {self.instead}")
+        parser.error(f"{option} was removed: {self.instead}")
 
 
 def add_gone_option(parser: argparse.ArgumentParser, old: str, instead: str) -> None:
-    """Refuse `old` with a sentence that begins "--old is gone:"; it is not shown in the help."""
+    """Refuse `old` with a sentence that begins "--old was removed:"; it is not shown in the help."""
     parser.add_argument(old, action=_GoneOption, instead=instead)

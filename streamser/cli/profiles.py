@@ -1,4 +1,4 @@
-"""`streamser profiles`: list the voices that were enrolled on this machine, or delete one."""
+"""`streamser profiles`: list the profiles on this machine, or delete one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from streamser.errors import ConfigError
 from streamser.profile import find_profiles, load_profile, profile_folder, profile_path
 
 _EPILOG = """examples:
-  streamser profiles                  # what is kept, and where
-  streamser profiles --delete anna    # nothing of that voice stays
+  streamser profiles                  # the profiles, and where they are
+  streamser profiles --delete anna    # delete all data of that voice
 
-A profile describes a voice: it is personal data, readable by you alone.
+A profile describes a voice. It is personal data, and only you can read its file.
 """
 
 
@@ -36,18 +36,18 @@ def run(args: argparse.Namespace) -> int:
         return _list()
     for name in args.delete:
         delete(name)
-        print(f"profile '{name}' is deleted")
+        print(f"profile '{name}' deleted")
     return 0
 
 
 def delete(name: str) -> None:
-    """Delete one profile and what a crash may have left of it; ConfigError when it is none."""
+    """Delete one profile and the remains of an interrupted write; ConfigError if the file is not a profile."""
     place = profile_path(name)
     if not place.is_file():
         known = ", ".join(find_profiles()) or "none"
-        raise ConfigError(f"{place}: no such profile; there are: {known}")
-    if not _is_profile(place.read_bytes()):  # one that is torn, too old or too new may go too
-        raise ConfigError(f"{place}: is no streamser profile, and is left alone; delete it yourself")
+        raise ConfigError(f"{place}: no such profile; known: {known}")
+    if not _is_profile(place.read_bytes()):  # a truncated, too old or too new profile may be deleted too
+        raise ConfigError(f"{place}: not a streamser profile, so it is not deleted; delete it yourself")
     try:
         place.unlink()
         for part in place.parent.glob(f"{glob.escape(place.name)}*.part"):
@@ -66,7 +66,7 @@ def _list() -> int:
         try:
             profile = load_profile(name)
             print(f"{name}  for {profile.model}, {profile.speech_s:.0f} s of speech")
-        except ConfigError as error:  # noqa: PERF203  # one that is too old must not hide the others
+        except ConfigError as error:  # noqa: PERF203  # an old profile must not hide the others
             print(f"{name}  cannot be used: {error}")
     print(f"{len(names)} in {profile_folder()}")
     return 0

@@ -1,4 +1,4 @@
-"""One progress line on a terminal: stage, share done, time left; nothing when the output is not a terminal."""
+"""One progress line on a terminal: stage, progress and time left; nothing if the output is not a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`streamser replay FILE...`: sound files through the same pipeline as live, with the same events."""
+"""`streamser replay FILE...`: process audio files with the same pipeline as live, with the same events."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ if TYPE_CHECKING:
 
 _EPILOG = """examples:
   streamser replay talk.wav                     # as fast as possible
-  streamser replay talk.wav --speed 1           # at the pace of a microphone
-  streamser replay recordings/ --jsonl -        # every file of a folder, for programs
+  streamser replay talk.wav --speed 1           # at the speed of a microphone
+  streamser replay recordings/ --jsonl -        # all files of a folder, as JSON for programs
   streamser replay talk.wav --out talk.TextGrid --plot talk.png
 
-Each file is a stream of its own, named after the file. The events are the same at every speed. Of several files, those
+Each file is a separate stream, named after the file. The events are the same at every speed. Of several files, those
 that cannot be read are skipped.
-exit code: 0 all files played, 3 some could not be read, 130 stopped by Ctrl-C
+exit code: 0 all files processed, 3 some could not be read, 130 stopped by Ctrl-C
 """
 
-_LONG_S = 60.0  # a shorter file is done before a progress line could be read
+_LONG_S = 60.0  # a shorter file is done too soon for a progress line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("files", nargs="+", metavar="FILE", help="sound files, or folders of them")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio files, or folders of audio files")
     parser.add_argument(
         "--speed",
         type=parse_speed,
@@ -114,11 +114,11 @@ def _tell_skipped(error: AudioError) -> None:
 
 
 def _reference(args: argparse.Namespace, file: Path) -> list[Mark]:
-    """The labels of --reference, read before the first sound plays."""
+    """The labels of --reference, read before the first file is processed."""
     if args.reference is None:
         return []
     if not args.plot:
-        raise ConfigError("--reference: is drawn by --plot; give --plot too")
+        raise ConfigError("--reference: needs --plot; give --plot too")
     from streamser.reference import read_reference
 
     return read_reference(args.reference, file, duration_s(file))

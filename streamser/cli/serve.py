@@ -34,12 +34,12 @@ LOCAL = "local"
 
 _EPILOG = f"""examples:
   streamser serve                                  # the page at http://127.0.0.1:8765/
-  streamser serve --mic                            # and events of this machine's microphone at /ws/events
-  streamser serve --host 0.0.0.0 --token auto      # for other machines, behind a token that is printed
-  streamser serve --ray --replicas 1-4             # on up to four processes of a Ray cluster that is started here
+  streamser serve --mic                            # also events of this machine's microphone at /ws/events
+  streamser serve --host 0.0.0.0 --token auto      # for other machines, with a token that it prints
+  streamser serve --ray --replicas 1-4             # up to four processes of a new Ray cluster
   streamser serve --ray head:6379 --token auto     # on a running cluster, see docs/scale.md
 
-A token can also come from the variable {TOKEN_VARIABLE}, where no list of processes shows it.
+A token can also come from the variable {TOKEN_VARIABLE}, which a list of processes does not show.
 The protocol is described in docs/protocol.md.
 """
 
@@ -50,33 +50,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     default = ServerConfig()
     add = parser.add_argument
-    add("--host", metavar="ADDRESS", help=f"address to listen on (default: {default.host}); others need a token")
-    add("--port", type=int, metavar="N", help=f"port to listen on; 0 takes any free one (default: {default.port})")
-    add("--token", metavar="TOKEN", help="what clients must show; auto makes one and prints it")
-    add("--mic", action=argparse.BooleanOptionalAction, default=None, help="listen to this machine's microphone too")
+    add(
+        "--host",
+        metavar="ADDRESS",
+        help=f"address to listen on (default: {default.host}); any other needs a token",
+    )
+    add("--port", type=int, metavar="N", help=f"port to listen on; 0 selects a free one (default: {default.port})")
+    add("--token", metavar="TOKEN", help="token that clients must send; auto makes one and prints it")
+    add("--mic", action=argparse.BooleanOptionalAction, default=None, help="also listen to this machine's microphone")
     add("--device", metavar="MIC", help="microphone for --mic: number or part of its name (see streamser devices)")
     add("--allow-origin", action="append", metavar="URL", help="another web site that may connect; may be repeated")
-    add("--record", type=Path, metavar="DIR", help="write all sound that comes in to WAV files in this folder")
+    add(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="write all audio from clients and the microphone to WAV files in this folder",
+    )
     add(
         "--ray",
         nargs="?",
         const=LOCAL,
         metavar="ADDRESS",
-        help="serve from a Ray cluster (extra 'ray'): the one at this address, or one that is started on this machine",
+        help="use a Ray cluster (extra 'ray'): the one at this address, or a new one on this machine",
     )
     add(
         "--replicas",
         metavar="N",
-        help="with --ray: how many processes serve, as 4 or 1-8 (default: 1 to one for each CPU)",
+        help="with --ray: number of server processes, for example 4 or 1-8 (default: from 1 to the number of CPUs)",
     )
-    add(
-        "--streams-each", type=int, metavar="N", help="with --ray: connections that a process should have (default: 16)"
-    )
+    add("--streams-each", type=int, metavar="N", help="with --ray: connections for each process (default: 16)")
     add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, also after Ctrl-C, which is how it ends; an error in the world is raised."""
+    """Exit code 0, also after Ctrl-C, which ends the server. Errors are raised."""
     if args.ray is not None:
         from streamser.cluster.start import require_ray
 
@@ -88,11 +95,11 @@ def run(args: argparse.Namespace) -> int:
         config = replace(config, source=replace(config.source, device=args.device))
     config = replace(config, server=_server_config(config.server, args))
     if args.device is not None and not config.server.microphone:
-        raise ConfigError("--device: is the microphone of --mic; add --mic, or leave it out")
+        raise ConfigError("--device: needs --mic; add --mic, or leave --device out")
     if args.ray is not None:
         return _run_on_ray(args, config)
     if args.replicas is not None or args.streams_each is not None:
-        raise ConfigError("--replicas, --streams-each: are for --ray; add it, or leave them out")
+        raise ConfigError("--replicas, --streams-each: need --ray; add it, or leave them out")
     with ExitStack() as stack:
         listener = None
         stack.enter_context(hushed(args.debug))
@@ -114,7 +121,7 @@ def _run_on_ray(args: argparse.Namespace, config: Config) -> int:
 
     for option, given in (("--mic", config.server.microphone), ("--record", config.server.record is not None)):
         if given:
-            raise ConfigError(f"{option}: belongs to one machine; serve without --ray on that machine")
+            raise ConfigError(f"{option}: cannot be used with --ray; run serve without --ray on that machine")
     check_bind(config.server)
     replicas = _replicas(args)
     with hushed(args.debug):
@@ -127,7 +134,7 @@ def _run_on_ray(args: argparse.Namespace, config: Config) -> int:
 
             def greet() -> None:
                 _greet(gate, config, name, None, made_token=_given_token(args) == AUTO)
-                announce(f"up to {deployment.most} processes on {deployment.machines} machine(s) serve")
+                announce(f"up to {deployment.most} server processes on {deployment.machines} machine(s)")
 
             asyncio.run(_serve(gate, greet))
     return 0
@@ -147,7 +154,7 @@ def _replicas(args: argparse.Namespace) -> Replicas:
         option = "--streams-each"
         return Replicas(**given)
     except ValueError as error:
-        why = error if "not" in str(error) else f"is N, or FEWEST-MOST, not {args.replicas!r}"
+        why = error if "not" in str(error) else f"must be N, or FEWEST-MOST, not {args.replicas!r}"
         raise ConfigError(f"{option}: {why}") from error
 
 
@@ -197,12 +204,12 @@ def _greet(server: Server | Gate, config: Config, model: str, source: Source | N
     secret = f"#token={options.token}" if made_token else ""
     lines = [f"serving {model} at {server.url}{secret}; Ctrl-C ends"]
     if options.token and not made_token:
-        lines.append("clients need the token that was given; the page takes it after #token=")
+        lines.append("clients need the token that you gave; for the page, put #token=TOKEN at the end of the address")
     if not options.is_loopback:
-        lines.append("other machines can connect; sound and results travel unencrypted, so put it behind https")
+        lines.append("other machines can connect; audio and results are not encrypted, so put the server behind https")
     if source is not None:
         lines.append(f"listening to {source.description}")
     if options.record:
-        lines.append(f"RECORDING all sound that comes in to {options.record}")
+        lines.append(f"RECORDING all audio to {options.record}")
     for line in lines:
         announce(line)

@@ -15,13 +15,13 @@ _WIDEST_TEXT = 100  # longer lines are harder to read
 
 
 def terminal_width(stream: TextIO | None = None) -> int | None:
-    """Columns of the terminal that the stream (standard output) writes to; None when it writes elsewhere."""
+    """Width of the terminal that the stream writes to; None if it does not write to a terminal."""
     stream = sys.stdout if stream is None else stream
     return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
-    """Columns two spaces apart; where `width` is too small for them, one block for each row.
+    """Columns two spaces apart; if `width` is too small for them, one block for each row.
 
     >>> rows = [("a", "1 MB", "angry, happy"), ("longer", "12 MB", "calm")]
     >>> print(table(("name", "size", "labels"), rows))

@@ -1,4 +1,4 @@
-"""`streamser train`: from a recipe, or a row of the zoo, to checkpoints and scores."""
+"""`streamser train`: train checkpoints from a recipe or from a published variant, and report their scores."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 EPILOG = """\
 examples:
   streamser train models/lightsernet/recipe.yaml --corpora-root ~/corpora --out runs/mine
-  streamser train lightsernet-3s-ce --corpora ~/corpora/emodb           # a published row, on what it was published on
+  streamser train lightsernet-3s-ce --corpora ~/corpora/emodb           # a published variant, on its own corpus
   streamser train lightsernet-7s-ce --corpora ~/IEMOCAP --benchmark iemocap-improvised
-  streamser train --paper sepconv --corpora ~/IEMOCAP --jobs 8          # all rows of a paper; repeat it to go on
+  streamser train --paper sepconv --corpora ~/IEMOCAP --jobs 8          # all rows of a paper; repeat it to continue
   streamser train RECIPE --set protocol=leave-one-corpus-out --set epochs=10 --resume
-  streamser train RECIPE --preview-augment preview/   # write what the augmentation does as WAV; trains nothing
+  streamser train RECIPE --preview-augment preview/   # write augmented clips as WAV; train nothing
   python -m torch.distributed.run --nproc_per_node 2 -m streamser train RECIPE   # several processes
 """
 
@@ -43,26 +43,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     table = parser.add_argument_group("a paper's whole table")
     table.add_argument(
-        "--paper", metavar="NAME", help="train every row that was published on these corpora: sepconv, ..."
+        "--paper",
+        metavar="NAME",
+        help="train every row of this paper that was published on these corpora: sepconv, ...",
     )
-    table.add_argument("--rows", metavar="PATTERN", default="*", help="only rows of such names: 'sepconv-hop768-*'")
+    table.add_argument(
+        "--rows", metavar="PATTERN", default="*", help="only rows whose names match, for example 'sepconv-hop768-*'"
+    )
     table.add_argument("--jobs", type=int, default=1, metavar="N", help="folds trained at a time (default: 1)")
-    table.add_argument("--minutes", type=float, default=0.0, metavar="M", help="stop after that long; repeat to go on")
+    table.add_argument(
+        "--minutes", type=float, default=0.0, metavar="M", help="stop after this time; repeat the command to continue"
+    )
     parser.add_argument("--list", action="store_true", help="list the published variants and exit")
     parser.add_argument("--corpora", nargs="+", metavar="FOLDER", help="train on these corpora instead of the recipe's")
     parser.add_argument("--labels", help="comma-separated classes instead of the recipe's")
     parser.add_argument(
         "--benchmark", metavar="NAME",
-        help="a published row's classes and part of the corpus, where it has several figures (default: its first one)",
+        help="classes and part of the corpus, if a variant has several published figures (default: the first)",
     )  # fmt: skip
     parser.add_argument(
         "--corpora-root",
         type=Path,
         metavar="DIR",
-        help="folder that holds the corpora (default: $STREAMSER_CORPORA or .)",
+        help="folder with the corpora (default: $STREAMSER_CORPORA or .)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-PROTOCOL)")
-    parser.add_argument("--resume", action="store_true", help="go on with a run folder that exists")
+    parser.add_argument("--resume", action="store_true", help="continue an existing run")
     parser.add_argument("--folds", metavar="N,N", help="train only these folds, counted from 0")
     parser.add_argument("--seeds", metavar="N,N", help="seeds instead of the recipe's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
@@ -72,15 +78,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_old_option(parser, "--device", "--compute")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     parser.add_argument("--workers", type=int, default=0, help="processes that compute features (default: all cores)")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: runs/cache)")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder for computed features (default: runs/cache)")
     parser.add_argument(
-        "--calibrate-from", type=Path, metavar="RUN", help="ship: calibrate on this leave-one-corpus-out run's answers"
+        "--calibrate-from",
+        type=Path,
+        metavar="RUN",
+        help="ship: calibrate on the predictions of this leave-one-corpus-out run",
     )
     parser.add_argument(
         "--save", type=Path, metavar="DIR", help="ship: write the checkpoint here (default: in the run)"
     )
     parser.add_argument("--dry-run", action="store_true", help="read the corpora, check the splits, train nothing")
-    parser.add_argument("--preview-augment", type=Path, metavar="DIR", help="write each augmentation as WAV and stop")
+    parser.add_argument(
+        "--preview-augment", type=Path, metavar="DIR", help="write each augmentation as WAV files, and stop"
+    )
     add_old_option(parser, "--listen-augment", "--preview-augment", type=Path)
 
 
@@ -90,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.recipe and not args.list and not args.paper:
         raise ConfigError("give a recipe.yaml or the name of a variant; `streamser train --list` shows the variants")
     changes = _changes(args)
-    # A recipe is checked before torch is imported: a slip in it is answered at once, also where there is no torch.
+    # A recipe is checked before torch is imported: a mistake is reported at once, also without torch.
     recipe = load_recipe(Path(args.recipe), changes) if args.recipe and _is_file(args.recipe) else None
     try:
         import torch
@@ -125,7 +136,7 @@ def _is_file(recipe: str) -> bool:
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
-    """What the options change of the recipe: dotted key -> value."""
+    """The changes of the recipe by the options: dotted key -> value."""
     changes: dict[str, Any] = {}
     for pair in args.set:
         key, equals, value = pair.partition("=")
@@ -148,7 +159,7 @@ def _published(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
 
     variant = zoo.get(args.recipe)
     if not args.corpora:
-        raise ConfigError(f"{variant.name} is a row of the zoo: name the --corpora to train it on")
+        raise ConfigError(f"{variant.name} is a published variant: give the --corpora to train it on")
     benchmark = _benchmark(variant, args.corpora, args.benchmark)
     recipe = changed(recipe_of(variant, benchmark, args.corpora), changes)
     if benchmark.name and args.out is None:
@@ -157,11 +168,11 @@ def _published(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
 
 
 def _benchmark(variant: Variant, folders: Sequence[str], name: str | None) -> Benchmark:
-    """The benchmark of that name, or the first of the row's own that the folders' names fit, or four plain classes."""
+    """The benchmark of that name, or the variant's first one that fits the folders' names, or four basic classes."""
     from streamser.corpora.benchmarks import BENCHMARKS, FOUR_LABELS, Benchmark
 
     if name and name not in BENCHMARKS:
-        raise ConfigError(f"--benchmark {name}: there is no such one; known: {', '.join(BENCHMARKS)}")
+        raise ConfigError(f"--benchmark {name}: no such benchmark; known: {', '.join(BENCHMARKS)}")
     if name:
         return BENCHMARKS[name]
     for own in variant.published:
@@ -180,7 +191,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
     protocol = recipe.protocol.replace(":", "-")
     folder = args.out or Path("runs") / f"{recipe.name}-{protocol}"
     if (folder / "recipe.json").exists() and not args.resume and not args.dry_run:
-        raise ConfigError(f"{folder}: a run is already here; add --resume to go on with it, or give another --out")
+        raise ConfigError(f"{folder}: already holds a run; add --resume to continue it, or give another --out")
     cache = args.cache or Path("runs") / "cache"
     rank = int(os.environ.get("RANK", 0))
     device = _device(args.compute)
@@ -196,9 +207,9 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
         for report in material.reports:
             log.info("%s", report.text())
         if not args.dry_run and (count := write_left_out(material, folder)):
-            log.info("%d clips are left out; %s names each of them", count, folder / "left-out.csv")
+            log.info("%d clips are left out; %s names them", count, folder / "left-out.csv")
         for label, count in material.dropped.items():
-            log.info("%d clips labelled %s are not trained on", count, label)
+            log.info("%d clips labelled %s are not used for training", count, label)
     workers = args.workers or os.cpu_count() or 1
     options = RunOptions(cache=cache, device=device, workers=workers, on_epoch=bar.epoch, progress=bar.progress)
     trainer = Trainer(recipe, material, folder, options)
@@ -227,7 +238,7 @@ def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -
         for split in trainer.splits(seed)
         if wanted is None or split.fold in wanted
     ]
-    for seed, split in todo:  # before the first of them trains for hours
+    for seed, split in todo:  # checked before the first fold trains for hours
         trainer.check_teachers(split, seed)
     for seed, split in todo:
         bar.start(f"{split.name} seed {seed}", recipe.epochs)
@@ -259,7 +270,7 @@ def _preview(recipe: Recipe, root: Path, out: Path) -> int:
     variant = zoo.get(recipe.variant)
     features = features_of(variant, recipe)
     if variant.build(len(recipe.labels)).needs_start:
-        frozen_augment(recipe.feature_augment)  # refuses what such a net is never trained with
+        frozen_augment(recipe.feature_augment)  # refuses augmentations that such a network cannot use
     drawn, window_s = recipe.feature_augment, recipe.train_window_s
     augment = None if recipe.augment is None else recipe.augment.located(root)
     page = preview_augment(clips[::step][:4], out, features, augment, drawn, window_s=window_s, seed=recipe.seeds[0])
@@ -275,12 +286,12 @@ def _device(wanted: str) -> str:
     if wanted == "cuda" and "LOCAL_RANK" in os.environ:
         wanted = f"cuda:{os.environ['LOCAL_RANK']}"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--compute {wanted}: torch sees no CUDA device; use --compute cpu")
+        raise ConfigError(f"--compute {wanted}: torch finds no CUDA device; use --compute cpu")
     return wanted
 
 
 def _log_to(folder: Path, *, quiet: bool) -> None:
-    """Keep a log file in the run folder beside what the terminal shows."""
+    """Also write the log to a file in the run folder."""
     root = logging.getLogger("streamser")
     root.setLevel(logging.INFO)
     if quiet:

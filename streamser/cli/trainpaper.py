@@ -1,4 +1,4 @@
-"""`streamser train --paper NAME`: every row of a paper's tables, fold by fold, in one command that can be repeated."""
+"""`streamser train --paper NAME`: train every row of a paper's tables; repeat the command to continue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a paper's table: what is trained, and where its run stands."""
+    """One row of a paper's table: what is trained, and the folder of its run."""
 
     variant: Variant
     benchmark: Benchmark
@@ -40,7 +40,7 @@ class Row:
 
 
 def run_paper(args: argparse.Namespace, changes: Mapping[str, Any], root: Path) -> int:
-    """Train what is not trained yet; 0 when every fold is done, 2 when time or a failure left some."""
+    """Train the remaining folds. Exit code: 0 when every fold is done, 2 when some are left."""
     rows = _rows(args, changes)
     cache = args.cache or Path("runs") / "cache"
     cache.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def run_paper(args: argparse.Namespace, changes: Mapping[str, Any], root: Path) 
         _summarize(row, jobs[row.folder])
     undone = sum(not job.done for of_row in jobs.values() for job in of_row)
     if undone:
-        print(f"{undone} folds are left ({failed} failed); repeat the command to go on")
+        print(f"{undone} folds are left ({failed} failed); repeat the command to continue")
     else:
         print(f"all done; python tools/reproduction.py {' '.join(str(row.folder) for row in rows)}")
     return 2 if undone else 0
@@ -88,7 +88,7 @@ def _rows(args: argparse.Namespace, changes: Mapping[str, Any]) -> list[Row]:
             + f" Known: {', '.join(known)}"
         )
     if not args.corpora:
-        raise ConfigError(f"--paper {args.paper}: name the --corpora to train its rows on")
+        raise ConfigError(f"--paper {args.paper}: give the --corpora to train its rows on")
     found = []
     for variant in VARIANTS.values():
         if variant.recipe.protocol != protocol or not fnmatch(variant.name, args.rows):
@@ -136,7 +136,7 @@ def _print_plan(
         whole += guess.seconds
         print(f"{row.folder.name}: {left} of {len(of_row)} folds left, {row.recipe.epochs} epochs each, about {guess}")
     together = Estimate(whole / max(1, at_once))
-    print(f"In all about {together} with {max(1, at_once)} at a time, at most: patience ends some folds sooner.")
+    print(f"In total at most {together}, {max(1, at_once)} at a time; early stopping ends some folds sooner.")
 
 
 def _summarize(row: Row, jobs: list[Job]) -> None:

@@ -1,4 +1,4 @@
-"""`streamser wyoming`: a service for voice satellites that answers sound with emotion events."""
+"""`streamser wyoming`: a service for voice satellites: audio in, emotion events out."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DEFAULT_URI = "tcp://127.0.0.1:10400"
 
 _EPILOG = """examples:
   streamser wyoming                             # for programs on this machine
-  streamser wyoming --partials                  # results while an utterance still goes on, too
+  streamser wyoming --partials                  # also partial results
   streamser wyoming --uri tcp://0.0.0.0:10400 --public
 
-Wyoming has neither passwords nor encryption: anybody can use a public service, and sound is sent openly.
+Wyoming has neither passwords nor encryption: anybody can use a public service, and audio is sent unencrypted.
 """
 
 
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--uri", default=DEFAULT_URI, help=f"tcp://HOST:PORT or unix:///PATH (default: {DEFAULT_URI})")
-    add("--partials", action="store_true", help="send results of utterances that still go on")
-    add("--public", action="store_true", help="let other machines connect")
+    add("--partials", action="store_true", help="also send partial results")
+    add("--public", action="store_true", help="allow connections from other machines")
     add_model_arguments(parser)
 
 

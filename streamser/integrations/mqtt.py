@@ -108,7 +108,7 @@ def discovery(config: MqttConfig, labels: Sequence[str], model: str = "") -> dic
             "icon": "mdi:help-circle-outline",
         },
         ("sensor", "baseline"): {
-            "name": "Voice known from",
+            "name": "Voice baseline",
             "unit_of_measurement": "utterances",
             "state_topic": state,
             "value_template": "{{ value_json.baseline_utterances }}",

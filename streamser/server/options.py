@@ -20,41 +20,41 @@ class ServerConfig:
     """Address of the server, access to it, and limits for each client."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; anything but loopback needs a token."""
+    """Address to listen on; any address except loopback needs a token."""
     port: int = 8765
-    """0 takes any free port."""
+    """Port to listen on; 0 selects a free one."""
     token: str | None = None
-    """Token that a client must send; None needs no token and is allowed on loopback only."""
+    """Token that clients must send; None means no token, which is allowed on loopback only."""
     allowed_origins: tuple[str, ...] = ()
-    """Web sites besides our own page that may connect, as [https://name, http://name:8080]."""
+    """Other web sites that may connect, for example [https://name, http://name:8080]."""
     max_clients: int = 64
-    """Largest number of open WebSockets; one more is refused and may connect later."""
+    """Largest number of open WebSockets; further ones are refused and may try again later."""
     max_connections: int = 512
-    """Open connections of any kind, fewer where the process has few file handles; idle ones give way to new ones."""
+    """Largest number of connections of any kind, fewer if file handles are few; new ones replace idle ones."""
     header_timeout_s: float = 15.0
-    """A connection without a complete request header after this time is closed."""
+    """Time for a complete request header; then the connection is closed."""
     max_body_mb: float = 32.0
-    """Largest file that POST /v1/label takes."""
+    """Largest file that POST /v1/label accepts."""
     max_audio_s: float = 3600.0
-    """Longest audio that POST /v1/label takes, once decoded."""
+    """Longest decoded audio that POST /v1/label accepts."""
     max_message_kb: float = 256.0
     """Largest WebSocket message; 20 ms of 48 kHz mono is 2 KB."""
     max_messages_per_s: float = 1000.0
-    """Messages that are taken from one client, on average over four seconds; beyond, the client has to wait."""
+    """Messages per second from one client, averaged over four seconds; beyond this, the client has to wait."""
     max_stream_s: float | None = None
-    """Longest stream of a client: it then gets its results and is disconnected; null sets no limit."""
+    """Longest stream of a client; then the client gets its results and is disconnected. None sets no limit."""
     client_queue: int = 256
-    """Messages that may wait for one client; then partials are dropped, and at last the client."""
+    """Largest number of messages that wait for one client; beyond it, partials are dropped, then the client."""
     idle_timeout_s: float = 60.0
-    """After this time without audio a client gets its results and is disconnected."""
+    """After this time without audio, a client gets its results and is disconnected."""
     send_timeout_s: float = 10.0
     """A client that reads no message for this time is disconnected."""
     drain_s: float = 5.0
-    """When the server is stopped, it accepts no new client, and clients have this time to get their last results."""
+    """Time for clients to get their last results after the server is stopped; it then accepts no new client."""
     microphone: bool = False
     """Also listen to this machine's microphone, for /ws/events."""
     record: str | None = None
-    """Folder for the audio that clients send, one WAV a stream; None writes no audio."""
+    """Folder for the audio of clients, one WAV file per stream; None writes no audio."""
 
     def __post_init__(self) -> None:
         rules = {

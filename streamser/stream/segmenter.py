@@ -35,32 +35,32 @@ _METER_SAMPLES = SAMPLE_RATE // 12  # 80 ms: the level meter follows syllables
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmenterConfig:
-    """What counts as an utterance, and how often one is scored while it lasts."""
+    """What counts as an utterance, and how often partial results are computed."""
 
     pre_roll_ms: float = 300.0
-    """An utterance begins this much before its first speech frame: soft onsets stay in."""
+    """An utterance begins this long before its first speech frame, so that soft onsets are included."""
     min_speech_ms: float = 200.0
-    """Audio with less speech than this is not an utterance and gives no events."""
+    """Shorter speech is not an utterance and gives no events."""
     dip_ms: float = 100.0
-    """So much silence before min_speech_ms is reached starts the count over."""
+    """Silence of this length before min_speech_ms is reached restarts the count of speech."""
     end_silence_ms: float = 400.0
-    """So much silence ends an utterance; a shorter pause does not split it."""
+    """Silence of this length ends an utterance; a shorter pause does not split it."""
     resume_ms: float = 40.0
-    """Speech shorter than this inside a pause is a click: the silence counts on."""
+    """Shorter speech inside a pause counts as a click: the silence continues."""
     post_roll_ms: float = 100.0
-    """An utterance ends this much after its last speech frame: soft endings stay in."""
+    """An utterance ends this long after its last speech frame, so that soft endings are included."""
     speculate_ms: float = 100.0
-    """Least silence after which the final is computed ahead of its time; 0 = never."""
+    """Shortest silence after which the final is computed in advance; 0 = never."""
     max_utterance_s: float = 20.0
-    """A longer utterance is cut at the quietest place before this, into linked utterances."""
+    """A longer utterance is split at its quietest point before this limit, into linked utterances."""
     cut_search_s: float = 3.0
-    """That place is looked for in this stretch before the limit."""
+    """Time before that limit in which the quietest point is searched."""
     hop_ms: float = 256.0
     """Time between partial results, rounded to the model's frames; 0 = finals only."""
     first_partial_ms: float = 500.0
-    """The first partial comes after this much audio since the first speech frame."""
+    """The first partial result needs this much audio after the first speech frame."""
     bridge_gap_ms: float = 200.0
-    """Lost audio up to this length is silence inside an utterance; a longer gap ends it."""
+    """Lost audio up to this length counts as silence inside an utterance; a longer gap ends the utterance."""
 
     def __post_init__(self) -> None:
         ranges = {

@@ -1,4 +1,4 @@
-"""The interface of a audio source: its settings, its output, and the attributes that a Listener uses."""
+"""The interface of an audio source: its settings, its output, and the attributes that a Listener uses."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class SourceConfig:
     """Which microphone, and how long to wait when it stalls or is lost."""
 
     device: str | int | None = None
-    """Microphone: index or part of a name, as `streamser devices` lists them; None takes the system's default."""
+    """Microphone: number or part of the name, as `streamser devices` lists them; None uses the system's default."""
     sample_rate: int | None = None
-    """Hz to open the microphone at; None takes the device's own. It is resampled to 16 kHz either way."""
+    """Sample rate of the microphone in Hz; None uses the device's own. Audio is always resampled to 16 kHz."""
     channels: int | None = None
-    """Channels to open; None takes one or two, as the device has them. They are averaged."""
+    """Number of channels; None uses one or two, depending on the device. Channels are averaged."""
     block_ms: float = 20.0
     """Length of one block of audio."""
     queue_s: float = 2.0
-    """Audio that may wait to be segmented; then a live source drops the oldest and reports a Gap."""
+    """Longest audio that may wait to be segmented; beyond it, a live source drops the oldest and reports a Gap."""
     stall_ms: float = 500.0
     """A microphone that delivers no samples for this long counts as lost."""
     retry_first_ms: float = 250.0
-    """Pause before a lost microphone is tried again; it doubles each time."""
+    """Time before a lost microphone is opened again; it doubles with each attempt."""
     retry_max_ms: float = 2000.0
-    """The longest such pause."""
+    """Longest time between two attempts."""
     between_files_ms: float = 1000.0
-    """Silence put between the files of a replay, so that utterances do not merge."""
+    """Silence between the files of a replay, so that utterances do not merge."""
 
     def __post_init__(self) -> None:
         rules = {

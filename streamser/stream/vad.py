@@ -28,25 +28,25 @@ _SPEECH_OVER_FLOOR = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VadConfig:
-    """Which detector is used, and how strict it is; docs/vad.md has measurements of each."""
+    """The voice activity detector and its thresholds; docs/vad.md has measurements of each detector."""
 
     engine: str = "webrtc"
     """webrtc (small and fast), silero (best against music and clatter; needs streamser[silero]), energy (the noise gate
     alone), or a name that a program has added to VADS."""
     mode: int = 1
-    """webrtc: 0 (takes much for speech) to 3 (takes little)."""
+    """webrtc: from 0 (most frames count as speech) to 3 (fewest frames count as speech)."""
     noise_floor: bool = True
-    """webrtc: let nothing pass that does not rise above the room's own tracked noise."""
+    """webrtc: block frames that do not rise above the tracked noise floor of the room."""
     snr_db: float = 4.0
-    """webrtc and energy: how far above the noise floor speech must rise."""
+    """webrtc and energy: how far speech must rise above the noise floor."""
     min_level_dbfs: float = -85.0
-    """webrtc and energy: whatever is quieter is never speech."""
+    """webrtc and energy: quieter frames are never speech."""
     threshold: float = 0.5
-    """silero: probability from which a frame is speech."""
+    """silero: speech begins at a frame with at least this probability."""
     release: float = 0.35
-    """silero: probability below which it no longer is."""
+    """silero: speech ends at a frame with a probability below this."""
     frame_ms: int = 20
-    """webrtc and energy: 10, 20 or 30; silero always takes 32."""
+    """webrtc and energy: 10, 20 or 30; silero always uses 32."""
 
     def __post_init__(self) -> None:
         check_choice("engine", self.engine, VADS)
@@ -54,7 +54,7 @@ class VadConfig:
             f"mode: is 0, 1, 2 or 3, not {self.mode}": self.mode in (0, 1, 2, 3),
             f"snr_db: is 0 to 40, not {self.snr_db}": 0 <= self.snr_db <= 40,
             f"min_level_dbfs: is -120 to 0, not {self.min_level_dbfs}": -120 <= self.min_level_dbfs <= 0,
-            f"threshold: lies between 0 and 1, not {self.threshold}": 0 < self.threshold < 1,
+            f"threshold: must be between 0 and 1, not {self.threshold}": 0 < self.threshold < 1,
             f"release: is above 0 and at most threshold, not {self.release}": 0 < self.release <= self.threshold,
             f"frame_ms: is 10, 20 or 30, not {self.frame_ms}": self.frame_ms in (10, 20, 30),
         }

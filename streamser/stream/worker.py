@@ -51,15 +51,15 @@ class PipelineConfig:
     """Between segments and events."""
 
     smoothing: float = 0.4
-    """Weight of the previous partial results in each new one, 0 (none) to below 1; finals are never smoothed."""
+    """Weight of the previous partial results in each new one, from 0 (none) to below 1; finals are never smoothed."""
     adapt: bool = True
-    """Whether each stream compares utterances with those before them, where the checkpoint can; docs/your-voice.md."""
+    """Compare each utterance with the earlier ones of the stream, if the checkpoint can; see docs/your-voice.md."""
     waiting_finals: int = 32
-    """Finals of one stream that may wait for the recognizer; then its source waits."""
+    """Largest number of finals of one stream that wait for the recognizer; beyond it, the source waits."""
     batch: int = 64
-    """Segments of all streams that are scored in one call on a GPU; a CPU takes them one by one."""
+    """Largest number of segments, of all streams, that a GPU computes in one call; a CPU computes them one by one."""
     waiting_events: int = 1024
-    """Events that may wait for the program that reads them; a live stream then drops partial results."""
+    """Largest number of events that wait for the reading program; beyond it, a live stream drops partial results."""
 
     def voice(self, recognizer: Recognizer) -> Voice:
         """Baseline of a new stream, before its first utterance."""

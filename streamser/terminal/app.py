@@ -78,7 +78,7 @@ class TerminalApp(App[int]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause", key_display="p"),
-        Binding("p,space", "resume", "Go on", key_display="p"),
+        Binding("p,space", "resume", "Resume", key_display="p"),
         Binding("s", "save", "Save"),
         Binding("n", "new_speaker", "New speaker"),
         Binding("question_mark", "help", "Help", key_display="?"),
@@ -351,7 +351,7 @@ class TerminalApp(App[int]):
         try:
             self._save()
         except (OSError, StreamserError) as error:
-            self.error = self.error or f"what came last is not saved: {error}"
+            self.error = self.error or f"the last events are not saved: {error}"
             self.saved_paths = [f"{path} up to {self._saved_until}" for path in self.saved_paths]
 
     def action_leave(self) -> None:

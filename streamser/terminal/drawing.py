@@ -56,15 +56,15 @@ def spread(left: Text, right: Text, width: int) -> Text:
 
 
 def state_words(status: StreamStatus, session: Session) -> tuple[str, str]:
-    """What the stream does now, and in which style."""
+    """The state of the stream in words, and the style of the words."""
     if session.ended is not None:
         return ("▲ stopped: q quits", f"bold {ALARM}") if session.ended.error else ("■ finished: q quits", "bold")
     if status.paused:
-        return "‖ paused: p goes on", f"bold {ALARM}"
+        return "‖ paused: p resumes", f"bold {ALARM}"
     if status.source_state == "lost":
         return "▲ microphone lost", f"bold {ALARM}"
     if status.source_state == "waiting":
-        return "○ waiting for sound", FAINT
+        return "○ waiting for audio", FAINT
     return "● listening", "bold"
 
 
@@ -87,7 +87,7 @@ def level(db: float, shown_db: float, loudest_db: float, status: StreamStatus, w
     `loudest_db` is that of the last seconds: when even that is nothing, the microphone is muted. Both are empty while
     the stream is paused.
     """
-    hint = "too loud" if shown_db > _CLIPPING_DB else "no sound" if loudest_db < _SILENT_DB else ""
+    hint = "too loud" if shown_db > _CLIPPING_DB else "no audio" if loudest_db < _SILENT_DB else ""
     number = " -inf dB" if shown_db < -99 else f"{shown_db:5.0f} dB"
     right = Text.assemble(number, "  ", (f"{hint:8}", f"bold {ALARM}"), "  ", VAD_WORDS[status.vad_state])
     if status.paused:  # no sound comes, so the last level is no longer true
@@ -103,7 +103,7 @@ def headline(session: Session, width: int) -> Text:
     if event is None:
         return Text("…" if session.open else "no speech yet", FAINT)
     if session.before:
-        words = f"before: {f'{UNCERTAIN}, ' if event.uncertain else ''}{event.label}{'?' if event.uncertain else ''}"
+        words = f"previous: {f'{UNCERTAIN}, ' if event.uncertain else ''}{event.label}{'?' if event.uncertain else ''}"
         return spread(Text(words, FAINT), Text(percent(event.confidence), FAINT), width)
     if event.uncertain:
         guess = Text.assemble((f"{event.label}? ", FAINT), f"{percent(event.confidence)}")
@@ -126,11 +126,11 @@ def now_titles(session: Session) -> tuple[str, str]:
 def voice_words(session: Session) -> str:
     """The baseline of the newest result; empty without a baseline."""
     if session.forgotten:
-        return f"new speaker{' from the next utterance' if session.open else ': the voice is forgotten'}"
+        return f"new speaker{' from the next utterance' if session.open else ': baseline reset'}"
     event = session.voice
     if event is None or event.baseline == "none":
         return ""
-    known = f"voice: known from {event.baseline_utterances} utterance{'s' * (event.baseline_utterances != 1)}"
+    known = f"voice: baseline of {event.baseline_utterances} utterance{'s' * (event.baseline_utterances != 1)}"
     return f"{known}, with a profile" if event.baseline == "profile" else known
 
 
@@ -201,7 +201,7 @@ def utterance_row(row: Row, width: int, hours: bool = True) -> Text:
 
 
 def _gap_words(gap: Gap) -> str:
-    return "paused" if gap.reason == "paused" else f"sound lost ({gap.reason.replace('_', ' ')})"
+    return "paused" if gap.reason == "paused" else f"audio lost ({gap.reason.replace('_', ' ')})"
 
 
 def utterances(session: Session, width: int, height: int, skip: int) -> Text:

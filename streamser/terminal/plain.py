@@ -1,4 +1,4 @@
-"""Events as plain lines, for pipes, logs and terminals that can do no more."""
+"""Print events as plain lines, for pipes, logs and simple terminals."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PlainView:
         elif isinstance(event, SpeechEnded):
             self._show("")
         elif isinstance(event, Gap):
-            what = "paused" if event.reason == "paused" else f"sound lost ({event.reason.replace('_', ' ')})"
+            what = "paused" if event.reason == "paused" else f"audio lost ({event.reason.replace('_', ' ')})"
             self._line(f"{clock(event.start, 2)}  {event.length / SAMPLE_RATE:5.2f} s  {what}")
         elif isinstance(event, SourceChanged):
             what = "microphone lost" if event.state == "lost" else "microphone back"

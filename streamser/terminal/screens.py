@@ -10,34 +10,34 @@ from textual.widgets import Static
 
 _HELP = """\
 [b]Keys[/b]
-  p, space   pause, and go on
-  s          save the events as JSON lines; those that follow are added at the end
-  n          another person speaks: what was learned of the voice is forgotten
-  ↑ ↓        look at earlier utterances; home: the newest
-  ?          this page; any key leaves it
-  q          quit; asks first when results would be lost
+p, space   pause and resume
+s          save the events as JSON lines; later events are added at the end
+n          another person speaks: reset the baseline of the voice
+↑ ↓        scroll through earlier utterances; home: the newest
+?          this page; any key closes it
+q          quit; asks first if results would be lost
   Ctrl-C     quit at once
 
 [b]Words[/b]
-  so far     a guess about an utterance that goes on
-  final      the word on the whole of it
-  percent    calibrated: of all that is called with 80%, some 80% is right
-  uncertain  the recognizer does not know; the name with a ? is a guess
-  voice      how many utterances an answer was compared with
+so far     a partial result: the utterance has not ended
+final      the result for the whole utterance
+percent    calibrated: of the results with 80%, about 80% are right
+uncertain  the confidence is too low; the name with a ? is a guess
+voice      number of earlier utterances that a result was compared with
   latency    from a segment's end to its result; p95: 19 of 20 are faster
-  dropped    partial results left out for lack of time; never a final
-  gaps       sound that never arrived: unplugged, overflowed, paused
+dropped    partial results that were skipped to save time; never a final
+gaps       audio that is missing: unplugged, overflow, paused
 
 [b]Timeline[/b]
   ~ and ·    speech without a final result yet; no speech
-  ‖ and ✕    paused; sound lost
+‖ and ✕    paused; audio lost
 
 What a voice sounds like is not what a person feels.
 """
 
 
 class HelpScreen(ModalScreen[None]):
-    """Keys and words, over the view."""
+    """The page with the keys and words, over the view."""
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help"):
@@ -50,12 +50,12 @@ class HelpScreen(ModalScreen[None]):
 
 
 class QuitScreen(ModalScreen[str]):
-    """Asked before results are lost; ends with "save", "quit" or "stay"."""
+    """The question before results are lost; returns "save", "quit" or "stay"."""
 
     def __init__(self, utterances: int) -> None:
         super().__init__()
         number = f"{utterances} utterance{'s are' if utterances != 1 else ' is'}"
-        self._words = f"{number} not saved.\n\n  s  save and quit\n  q  quit without saving\n  any other key: go on\n"
+        self._words = f"{number} not saved.\n\n  s  save and quit\n  q  quit without saving\n  any other key: continue\n"
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="ask"):

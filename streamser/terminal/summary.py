@@ -1,4 +1,4 @@
-"""A session's summary: share of each emotion, timeline, lost sound, and saved files."""
+"""A session's summary: share of each emotion, timeline, lost audio, and saved files."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Summary:
         return "\n".join([*lines, f"  {'saved':{_MARGIN - 2}}{saved}"])
 
     def _gap_words(self) -> str:
-        lost = f"{self._gaps}, {self._lost / SAMPLE_RATE:.1f} s of sound lost" if self._gaps else "none"
+        lost = f"{self._gaps}, {self._lost / SAMPLE_RATE:.1f} s of audio lost" if self._gaps else "none"
         return lost + (f"; {self._paused / SAMPLE_RATE:.1f} s paused" if self._paused else "")
 
     def _timeline(self, letters: dict[str, str], width: int) -> str:

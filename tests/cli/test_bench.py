@@ -48,4 +48,4 @@ def test_peers_judge_the_windows_of_the_stream(
 
 def test_an_impossible_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--rounds", "0"]) != 0
-    assert "--rounds is at least 1" in capsys.readouterr().err
+    assert "--rounds must be at least 1" in capsys.readouterr().err

@@ -15,20 +15,20 @@ from streamser.cli import main
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["label", "{folder}", "--set", "vad.mode=3"], "--set vad.mode=3: label judges whole files; add --utterances"),
+        (["label", "{folder}", "--set", "vad.mode=3"], "--set vad.mode=3: label classifies whole files; add --utterances"),
         (["label", "{folder}", "--set", "server.port=1"], "--set server.port=1: label does not use the section server"),
         (
             ["evaluate", "{model}", "{folder}", "--set", "segmenter.hop_ms=9"],
-            "evaluate judges whole clips; add --stream",
+            "evaluate classifies whole clips; add --stream",
         ),
         (["replay", "{file}", "--set", "server.port=1"], "replay does not use the section server"),
         (["devices", "--set", "vad.mode=3"], "devices does not use the section vad"),
         (
             ["calibrate", "{file}", "--device", "USB", "--out", "{folder}/p.json"],
-            "--device: recordings are given instead of a microphone",
+            "--device: cannot be used together with recordings",
         ),
-        (["mqtt", "{file}", "--device", "USB"], "--device: files are played, not a microphone"),
-        (["serve", "--device", "USB"], "--device: is the microphone of --mic; add --mic"),
+        (["mqtt", "{file}", "--device", "USB"], "--device: cannot be used together with files"),
+        (["serve", "--device", "USB"], "--device: needs --mic; add --mic"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(

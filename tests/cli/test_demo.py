@@ -150,7 +150,7 @@ def test_without_a_loudspeaker_the_demo_says_so_and_goes_on(
     monkeypatch.setattr(demo, "Speaker", none)
     monkeypatch.setattr(demo, "find_samples", lambda: find_samples()[:1])
     assert main(["demo", "--model", str(bundle.path), "--plain"]) == 0
-    assert "without sound (no loudspeaker: Error querying device -1)" in capsys.readouterr().err
+    assert "without playback (no loudspeaker: Error querying device -1)" in capsys.readouterr().err
 
 
 def test_the_table_says_truly_which_speakers_the_default_checkpoint_has_met() -> None:

@@ -35,9 +35,9 @@ def pushed(audio: Samples) -> PushSource:
     ("level", "code", "words"),
     [
         (0.3, 0, "peak -10 dB; good"),
-        (0.0, 1, "peak -120 dB; no sound: is it muted, or is another one meant?"),
-        (0.003, 0, "peak -50 dB; very quiet: turn its gain up, or come nearer"),
-        (1.0, 0, "peak 0 dB; too loud, it clips: turn its gain down"),
+        (0.0, 1, "peak -120 dB; no signal: is it muted, or did you mean another microphone?"),
+        (0.003, 0, "peak -50 dB; very quiet: raise its gain, or move closer"),
+        (1.0, 0, "peak 0 dB; too loud, it clips: lower its gain"),
     ],
 )
 def test_a_test_says_what_the_level_means(

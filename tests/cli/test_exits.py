@@ -241,7 +241,8 @@ def test_a_full_disk_behind_standard_output_is_one_line(short_talk: Path, bundle
         assert process.wait(timeout=60) == 1
         printed = process.stderr.read().decode()
     assert (
-        printed == f"streamser: the output cannot be written: {os.strerror(errno.ENOSPC)}; make room and run it again\n"
+        printed == f"streamser: the output cannot be written: {os.strerror(errno.ENOSPC)}; "
+        "free some disk space and run it again\n"
     )
 
 

@@ -196,7 +196,7 @@ def test_a_table_of_another_kind_is_left_alone(
     before = out.read_bytes()
     other = make_bundle(tmp_path / "other")
     assert label(folder, other, out) == 1
-    assert "holds labels of the model 'tiny', not 'other'" in capsys.readouterr().err
+    assert "has labels of the model 'tiny', not 'other'" in capsys.readouterr().err
     assert label(folder, bundle, out, "--utterances") == 1
     assert out.read_bytes() == before
     out.write_text("something of somebody's\n")
@@ -216,7 +216,7 @@ def test_a_table_of_another_kind_is_left_alone(
         ),
         ("nowhere", "x.jsonl", "is not a folder"),
         ("empty", "x.jsonl", "holds no sound file"),
-        ("talks", "x.txt", "the extension names the format; known are .jsonl and .csv"),
+        ("talks", "x.txt", "the extension selects the format; known extensions are .jsonl and .csv"),
         ("talks", "nowhere/x.csv", "cannot be written (No such file or directory)"),
     ],
 )
@@ -237,7 +237,7 @@ def test_settings_of_streams_are_refused_before_a_table_is_begun(
     assert "add --utterances" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         label(folder, bundle, out, "--settle", "--utterances")
-    assert "--settle is gone: streams adapt to the voice by default now; --no-adapt" in capsys.readouterr().err
+    assert "--settle was removed: streams adapt to the voice by default now; --no-adapt" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -292,9 +292,9 @@ def test_each_speaker_is_compared_with_their_own_files(folder: Path, adaptive: R
 @pytest.mark.parametrize(
     ("options", "printed"),
     [
-        (["--speakers", "who.csv"], "--speakers: is for --two-passes"),
-        (["--two-passes", "--utterances"], "--two-passes: judges whole files; leave out --utterances"),
-        (["--two-passes", "--profile", "me"], "--two-passes: learns the voice from the files themselves"),
+        (["--speakers", "who.csv"], "--speakers: needs --two-passes"),
+        (["--two-passes", "--utterances"], "--two-passes: cannot be used with --utterances"),
+        (["--two-passes", "--profile", "me"], "--two-passes: builds the baseline from the files themselves"),
         (["--two-passes", "--speakers", "nowhere.csv"], "--speakers nowhere.csv: cannot be read"),
     ],
 )
@@ -336,7 +336,7 @@ def test_two_passes_need_a_relative_head_and_a_table_of_their_own(
     before = out.read_bytes()
     capsys.readouterr()
     assert label(folder, adaptive.bundle, out, "--two-passes") == 1
-    assert "holds rows already" in capsys.readouterr().err
+    assert "already has rows" in capsys.readouterr().err
     assert out.read_bytes() == before
     assert label(folder, adaptive.bundle, out, "--two-passes", "--overwrite") == 3
     assert out.read_bytes() != before

@@ -44,7 +44,7 @@ def test_one_command_deletes_a_profile_and_what_a_crash_has_left_of_it(
         make(adaptive, name)
     (profile_folder() / "anna.json.123.part").write_text("{")
     assert main(["profiles", "--delete", "anna", "--delete", str(profile_path("carl"))]) == 0
-    assert capsys.readouterr().out.startswith("profile 'anna' is deleted\n")
+    assert capsys.readouterr().out.startswith("profile 'anna' deleted\n")
     assert [path.name for path in profile_folder().iterdir()] == ["bert.json"]
 
 
@@ -60,7 +60,7 @@ def test_what_is_no_profile_is_left_alone(home: Path, capsys: pytest.CaptureFixt
     home.mkdir()
     (home / "package.json").write_text('{"name": "mine"}')
     assert main(["profiles", "--delete", str(home / "package.json")]) == 1
-    assert "is no streamser profile, and is left alone" in capsys.readouterr().err
+    assert "not a streamser profile, so it is not deleted" in capsys.readouterr().err
     assert (home / "package.json").exists()
     assert main(["profiles", "--delete", "nobody"]) == 1
-    assert "no such profile; there are: none" in capsys.readouterr().err
+    assert "no such profile; known: none" in capsys.readouterr().err

@@ -63,7 +63,7 @@ def test_the_summary_says_which_files_were_continued(
     assert capsys.readouterr().out.splitlines()[-1] == f"  saved     {out} (continued after 2 rows), {new}"
     with pytest.raises(SystemExit):
         main(["replay", "--help"])
-    assert "one that exists is continued" in " ".join(capsys.readouterr().out.split())
+    assert "an existing file is continued" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_program_reads_the_events_of_the_python_call(
@@ -177,7 +177,7 @@ def test_a_speed_that_is_none_is_a_wrong_call(speed: str, talk: Path, capsys: py
     with pytest.raises(SystemExit) as ended:
         main(["replay", str(talk), "--speed", speed])
     assert ended.value.code == 2
-    assert f"argument --speed: is a number above 0, or max, not '{speed}'" in capsys.readouterr().err
+    assert f"argument --speed: must be a number above 0, or max, not '{speed}'" in capsys.readouterr().err
 
 
 def process(bundle: Bundle, *options: object) -> subprocess.Popen[str]:

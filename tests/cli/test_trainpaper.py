@@ -33,7 +33,7 @@ def test_it_says_how_long_the_rows_take_before_it_begins(
         for benchmark in ("iemocap", "iemocap-improvised")
     ]
     assert all("10 of 10 folds left, 300 epochs each, about " in row for row in rows)
-    assert whole.startswith("In all about ")
+    assert whole.startswith("In total at most ")
     assert not list(tmp_path.glob("runs/*/*-s0"))
 
 

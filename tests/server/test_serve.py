@@ -105,9 +105,9 @@ def test_a_token_that_it_makes_is_printed_in_the_address_and_opens(bundle: Bundl
 def test_what_is_recorded_and_who_can_listen_is_said_at_the_start(bundle: Bundle, tmp_path: Path) -> None:
     options = ("--host", "0.0.0.0", "--record", str(tmp_path / "sound"))
     with running(bundle.path, *options, STREAMSER_TOKEN="a-token-from-the-environment") as server:
-        server.says("RECORDING all sound that comes in to")
+        server.says("RECORDING all audio to")
         server.says("other machines can connect")
-        server.says("clients need the token that was given")
+        server.says("clients need the token that you gave")
         assert "a-token-from-the-environment" not in "".join(server.lines)
         port = server.url.rstrip("/").rpartition(":")[2]
         assert json.loads(fetch(f"http://127.0.0.1:{port}/healthz")[1])["recording"] is True
