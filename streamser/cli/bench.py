@@ -19,6 +19,7 @@ from streamser.bench.peers import installed_peers
 from streamser.bench.run import Contender, measure
 from streamser.bench.speech import compose
 from streamser.bundle import DEFAULT_MODEL, find_models, load_bundle
+from streamser.cli.oldoptions import add_old_option
 from streamser.cli.tables import table, terminal_width
 from streamser.engines import cuda_is_likely
 from streamser.errors import ConfigError
@@ -27,11 +28,11 @@ from streamser.recognizer import load
 _EPILOG = """examples:
   streamser bench                          all installed checkpoints and engines
   streamser bench lightsernet --vs         one checkpoint, compared with other programs on the same windows
-  streamser bench whisper --streams      how many live streams one process serves
+  streamser bench whisper --streams        how many live streams one process serves
 
-The sound is speech composed of the recordings that come with streamser, or --sound. Each contender has a process of
-its own with one thread; they take turns, and each figure is the median of the rounds. tools/bench_peers has what --vs
-needs.
+The audio is speech composed of the recordings that come with streamser, or the file of --audio. Each contender runs in
+a separate process with one thread. They take turns, and each figure is the median of the rounds. tools/bench_peers has
+the programs that --vs needs.
 """
 _TRIAL_S = 12.0
 _MOST_STREAMS = 1024
@@ -45,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=("all", "onnx", "onnx-int8", "torch", "cuda"), default="all")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the onnx engine (default: 1)")
     parser.add_argument(
-        "--sound", type=Path, metavar="FILE", help="recording of speech to measure with, repeated as needed"
+        "--audio", type=Path, metavar="FILE", help="recording of speech to measure with, repeated as needed"
     )
+    add_old_option(parser, "--sound", "--audio", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0, help="minutes of audio (default: 10)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; each uses a part of the audio (default: 3)")
     parser.add_argument("--vs", action="store_true", help="also measure the other installed programs")
