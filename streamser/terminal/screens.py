@@ -55,7 +55,8 @@ class QuitScreen(ModalScreen[str]):
     def __init__(self, utterances: int) -> None:
         super().__init__()
         number = f"{utterances} utterance{'s are' if utterances != 1 else ' is'}"
-        self._words = f"{number} not saved.\n\n  s  save and quit\n  q  quit without saving\n  any other key: continue\n"
+        keys = "  s  save and quit\n  q  quit without saving\n  any other key: continue\n"
+        self._words = f"{number} not saved.\n\n{keys}"
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="ask"):

@@ -15,7 +15,10 @@ from streamser.cli import main
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["label", "{folder}", "--set", "vad.mode=3"], "--set vad.mode=3: label classifies whole files; add --utterances"),
+        (
+            ["label", "{folder}", "--set", "vad.mode=3"],
+            "--set vad.mode=3: label classifies whole files; add --utterances",
+        ),
         (["label", "{folder}", "--set", "server.port=1"], "--set server.port=1: label does not use the section server"),
         (
             ["evaluate", "{model}", "{folder}", "--set", "segmenter.hop_ms=9"],
