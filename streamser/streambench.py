@@ -33,7 +33,7 @@ _STEP_S = 0.5  # step of the accuracy against seconds of speech
 
 
 @dataclass(frozen=True, slots=True)
-class TimedAnswer:
+class TimedPrediction:
     """An emotion event and when it came."""
 
     event: EmotionEvent
@@ -41,15 +41,17 @@ class TimedAnswer:
     """Number of the stream's samples pushed before the event came."""
 
 
-def score_stream(stream: Composed, recognizer: Recognizer, config: StreamConfig | None = None) -> list[TimedAnswer]:
+def score_stream(stream: Composed, recognizer: Recognizer, config: StreamConfig | None = None) -> list[TimedPrediction]:
     """Push a stream through the real pipeline and keep its emotion events."""
     pipeline = Stream(recognizer, config)
-    timed: list[TimedAnswer] = []
+    timed: list[TimedPrediction] = []
     for first in range(0, len(stream.samples), _BLOCK):
         block = stream.samples[first : first + _BLOCK]
         events = pipeline.push(block)
-        timed += [TimedAnswer(event, first + len(block)) for event in events if isinstance(event, EmotionEvent)]
-    timed += [TimedAnswer(event, len(stream.samples)) for event in pipeline.close() if isinstance(event, EmotionEvent)]
+        timed += [TimedPrediction(event, first + len(block)) for event in events if isinstance(event, EmotionEvent)]
+    timed += [
+        TimedPrediction(event, len(stream.samples)) for event in pipeline.close() if isinstance(event, EmotionEvent)
+    ]
     return timed
 
 
@@ -59,7 +61,7 @@ class _SpanResult:
 
     span: Span
     found: bool
-    answers: tuple[TimedAnswer, ...]
+    predictions: tuple[TimedPrediction, ...]
     """Events of the utterance that covers most of it, the final last; empty when not found."""
     pieces: int
     """Utterances it was cut into."""
@@ -70,7 +72,7 @@ class _Sheet:
     """Everything counted over all streams."""
 
     results: list[_SpanResult]
-    false: list[tuple[Kind, TimedAnswer]]
+    false: list[tuple[Kind, TimedPrediction]]
     """Finals without speech, by the audio that caused them."""
     length: Counter[str]
     """Samples of each kind."""
@@ -84,8 +86,8 @@ class _Sheet:
 _FOUND, _FALSE = 0.5, 0.1
 
 
-def _score(stream: Composed, timed: Sequence[TimedAnswer], sheet: _Sheet) -> None:
-    of_utterance: dict[int, list[TimedAnswer]] = {}
+def _score(stream: Composed, timed: Sequence[TimedPrediction], sheet: _Sheet) -> None:
+    of_utterance: dict[int, list[TimedPrediction]] = {}
     for one in timed:
         of_utterance.setdefault(one.event.utterance, []).append(one)
     utterances = [events for events in of_utterance.values() if events[-1].event.final]
@@ -108,7 +110,7 @@ def _score(stream: Composed, timed: Sequence[TimedAnswer], sheet: _Sheet) -> Non
             sheet.false.append(((loud[0] if loud else most).kind, events[-1]))
 
 
-def _found(span: Span, utterances: Sequence[list[TimedAnswer]]) -> _SpanResult:
+def _found(span: Span, utterances: Sequence[list[TimedPrediction]]) -> _SpanResult:
     overlaps = [span.overlap(events[-1].event.start, events[-1].event.end) for events in utterances]
     pieces = [i for i, n in enumerate(overlaps) if n > 0]
     found = sum(overlaps) >= _FOUND * (span.end - span.start) and bool(pieces)
@@ -117,7 +119,7 @@ def _found(span: Span, utterances: Sequence[list[TimedAnswer]]) -> _SpanResult:
     return _SpanResult(span, True, tuple(utterances[max(pieces, key=lambda i: overlaps[i])]), len(pieces))
 
 
-def _shown(timed: TimedAnswer) -> str:
+def _shown(timed: TimedPrediction) -> str:
     return UNCERTAIN if timed.event.uncertain else timed.event.label
 
 
@@ -232,9 +234,11 @@ def _result(
     if not found:
         raise CorpusError(f"not one of {len(sheet.results)} spoken clips was found; the VAD lets nothing pass")
     length_s = sum(sheet.length.values()) / SAMPLE_RATE
-    delays = [(one.answers[-1].at - one.span.end) / SAMPLE_RATE for one in found]
-    onsets = [(one.answers[-1].event.start - one.span.start) / SAMPLE_RATE for one in found]
-    firsts = [(one.answers[0].at - one.span.start) / SAMPLE_RATE for one in found if not one.answers[0].event.final]
+    delays = [(one.predictions[-1].at - one.span.end) / SAMPLE_RATE for one in found]
+    onsets = [(one.predictions[-1].event.start - one.span.start) / SAMPLE_RATE for one in found]
+    firsts = [
+        (one.predictions[0].at - one.span.start) / SAMPLE_RATE for one in found if not one.predictions[0].event.final
+    ]
     return StreamResult(
         model=recognizer.bundle.name,
         independence=independence,
@@ -259,7 +263,7 @@ def _result(
 
 def _finals(labels: tuple[str, ...], found: Sequence[_SpanResult]) -> MetricSet:
     clips = [one.span.clip for one in found if one.span.clip is not None]
-    finals = [one.answers[-1].event for one in found]
+    finals = [one.predictions[-1].event for one in found]
     return compute_metrics(
         "finals",
         labels,
@@ -275,7 +279,7 @@ def _by_seconds(found: Sequence[_SpanResult]) -> tuple[SecondsRow, ...]:
     table: dict[int, dict[int, tuple[bool, bool]]] = {}
     for i, one in enumerate(found):
         assert one.span.clip is not None
-        for timed in one.answers[:-1]:
+        for timed in one.predictions[:-1]:
             speech_s = (min(timed.event.end, one.span.end) - one.span.start) / SAMPLE_RATE
             if speech_s > 0:
                 step = int(speech_s / _STEP_S)
@@ -370,7 +374,7 @@ def write_stream_report(result: StreamResult, out: Path) -> Path:
 __all__ = [
     "StreamPlan",
     "StreamResult",
-    "TimedAnswer",
+    "TimedPrediction",
     "measure_streams",
     "score_stream",
     "stream_markdown",

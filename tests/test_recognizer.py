@@ -252,8 +252,8 @@ def test_a_prior_of_neutral_needs_the_label(tmp_path: Path) -> None:
 def test_many_threads_get_the_answers_of_one(recognizer: Recognizer) -> None:
     expected = recognizer.predict(RECORDINGS)
     with ThreadPoolExecutor(8) as threads:
-        answers: list[list[Prediction]] = list(threads.map(lambda _: recognizer.predict(RECORDINGS), range(40)))
-    assert all(answer == expected for answer in answers)
+        predictions: list[list[Prediction]] = list(threads.map(lambda _: recognizer.predict(RECORDINGS), range(40)))
+    assert all(prediction == expected for prediction in predictions)
 
 
 def test_metrics_count_windows_and_name_the_engine(bundle: Bundle) -> None:

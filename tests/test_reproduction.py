@@ -31,11 +31,11 @@ def make_run(
     names = tuple("abcdefghijklmnop"[:labels]) if recipe.labels == ("all",) else recipe.labels
     for number, share in enumerate(right):
         targets = np.arange(20) % len(names)
-        answers = np.where(np.arange(20) < round(20 * share), targets, (targets + 1) % len(names))
+        predictions = np.where(np.arange(20) < round(20 * share), targets, (targets + 1) % len(names))
         tag = 0 if shared else number
         fold = FoldResult(
             name=recipe.name, protocol=recipe.protocol, fold=f"fold-{number}", seed=0, labels=names, targets=targets,
-            logits=np.eye(len(names), dtype=np.float32)[answers], speakers=(f"{corpus}/1",) * 20,
+            logits=np.eye(len(names), dtype=np.float32)[predictions], speakers=(f"{corpus}/1",) * 20,
             clips=tuple(f"{corpus}/{tag}-{i}" for i in range(20)), test_corpora=(corpus,),
             figures={"training_wa": 99.0},
         )  # fmt: skip

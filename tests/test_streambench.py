@@ -22,7 +22,7 @@ from streamser.events import EmotionEvent
 from streamser.recognizer import Recognizer
 from streamser.streambench import (
     StreamPlan,
-    TimedAnswer,
+    TimedPrediction,
     _score,
     _Sheet,
     measure_streams,
@@ -109,9 +109,9 @@ STREAM = Composed(
 )
 
 
-def timed_answer(
+def timed_prediction(
     utterance: int, start_s: float, end_s: float, label: str, at_s: float, **changes: object
-) -> TimedAnswer:
+) -> TimedPrediction:
     values: dict[str, object] = {"final": True, "uncertain": False, "confidence": 0.7, **changes}
     event = EmotionEvent(
         utterance=utterance,
@@ -122,45 +122,47 @@ def timed_answer(
         scores={one: 0.7 if one == label else 0.1 for one in LABELS},
         **values,  # type: ignore[arg-type]
     )
-    return TimedAnswer(event, round(at_s * S))
+    return TimedPrediction(event, round(at_s * S))
 
 
-def sheet_of(*events: TimedAnswer) -> _Sheet:
+def sheet_of(*events: TimedPrediction) -> _Sheet:
     sheet = _Sheet([], [], Counter())
     _score(STREAM, events, sheet)
     return sheet
 
 
 def test_an_utterance_that_covers_half_of_a_clip_finds_it_and_less_does_not() -> None:
-    received = sheet_of(timed_answer(0, 2.0, 3.2, "angry", 3.5), timed_answer(1, 10.0, 11.0, "sad", 11.4)).results
+    received = sheet_of(
+        timed_prediction(0, 2.0, 3.2, "angry", 3.5), timed_prediction(1, 10.0, 11.0, "sad", 11.4)
+    ).results
     assert [one.found for one in received] == [True, False]
-    assert received[0].answers[-1].event.label == "angry"
+    assert received[0].predictions[-1].event.label == "angry"
 
 
 def test_an_utterance_in_music_is_a_false_event_of_music() -> None:
-    sheet = sheet_of(timed_answer(0, 4.5, 7.0, "happy", 7.4), timed_answer(1, 14.0, 15.0, "sad", 15.4))
+    sheet = sheet_of(timed_prediction(0, 4.5, 7.0, "happy", 7.4), timed_prediction(1, 14.0, 15.0, "sad", 15.4))
     assert [kind for kind, _ in sheet.false] == ["music", "quiet"]
     assert not any(one.found for one in sheet.results)
 
 
 def test_an_utterance_over_speech_is_no_false_event_even_where_its_pre_roll_is_quiet() -> None:
-    assert sheet_of(timed_answer(0, 1.7, 4.1, "angry", 4.4)).false == []
+    assert sheet_of(timed_prediction(0, 1.7, 4.1, "angry", 4.4)).false == []
 
 
 def test_two_clips_in_one_utterance_are_merged_and_two_utterances_in_one_clip_are_pieces() -> None:
-    sheet = sheet_of(timed_answer(0, 2.0, 13.0, "angry", 13.4))
+    sheet = sheet_of(timed_prediction(0, 2.0, 13.0, "angry", 13.4))
     assert sheet.merged == 1
-    sheet = sheet_of(timed_answer(0, 10.0, 11.8, "sad", 12.0), timed_answer(1, 12.0, 13.0, "happy", 13.4))
+    sheet = sheet_of(timed_prediction(0, 10.0, 11.8, "sad", 12.0), timed_prediction(1, 12.0, 13.0, "happy", 13.4))
     assert sheet.results[1].pieces == 2
-    assert sheet.results[1].answers[-1].event.label == "sad"  # the piece that covers more
+    assert sheet.results[1].predictions[-1].event.label == "sad"  # the piece that covers more
 
 
 def test_a_change_of_what_is_shown_is_a_flip_also_to_uncertain_and_back() -> None:
     events = [
-        timed_answer(0, 2, 2.5, "angry", 2.5, final=False),
-        timed_answer(0, 2, 3.0, "angry", 3.0, final=False, uncertain=True),
-        timed_answer(0, 2, 3.5, "sad", 3.5, final=False, uncertain=True),
-        timed_answer(0, 2, 4.0, "sad", 4.4),
+        timed_prediction(0, 2, 2.5, "angry", 2.5, final=False),
+        timed_prediction(0, 2, 3.0, "angry", 3.0, final=False, uncertain=True),
+        timed_prediction(0, 2, 3.5, "sad", 3.5, final=False, uncertain=True),
+        timed_prediction(0, 2, 4.0, "sad", 4.4),
     ]
     assert sheet_of(*events).flips == 2
 

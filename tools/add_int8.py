@@ -114,8 +114,8 @@ def _probabilities(logits: Frames, bundle: Bundle) -> NDArray[np.float64]:
 
 
 def _ua(scores: NDArray[np.float64], truth: NDArray[Any], chosen: NDArray[np.bool_]) -> float:
-    labels, answers = truth[chosen], scores[chosen].argmax(axis=1)
-    return 100 * float(np.mean([np.mean(answers[labels == one] == one) for one in np.unique(labels)]))
+    labels, predictions = truth[chosen], scores[chosen].argmax(axis=1)
+    return 100 * float(np.mean([np.mean(predictions[labels == one] == one) for one in np.unique(labels)]))
 
 
 def passes(result: dict[str, dict[str, Any]]) -> bool:

@@ -168,8 +168,8 @@ async def ask_wyoming(uri: str, script: Script, record: Record) -> None:
 
 
 async def upload(session: aiohttp.ClientSession, url: str, script: Script, record: Record) -> None:
-    async with session.post(url + "v1/label", data=io.BytesIO(script.wav())) as answer:
-        events = (await answer.json())["events"]
+    async with session.post(url + "v1/label", data=io.BytesIO(script.wav())) as response:
+        events = (await response.json())["events"]
         record.compare("upload", [event for event in events if is_final(event)], script.finals)
 
 
@@ -262,8 +262,8 @@ def microphone(scripts: Sequence[Script], folder: Path, wanted: bool) -> Iterato
 
 def server_gauges(url: str) -> dict[str, float]:
     """Queues and clients, from /metrics."""
-    with urllib.request.urlopen(url + "metrics", timeout=10) as answer:
-        text = answer.read().decode()
+    with urllib.request.urlopen(url + "metrics", timeout=10) as response:
+        text = response.read().decode()
     wanted = ("streamser_worker_waiting", "streamser_worker_streams", "streamser_clients")
     return {name: float(found[1]) for name in wanted if (found := re.search(rf"^{name} (\S+)$", text, re.MULTILINE))}
 

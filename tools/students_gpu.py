@@ -206,7 +206,7 @@ class Students:
         material = self.material(student.name, recipe)
         trainer = Trainer(recipe, material, self.options.runs / student.name, self.options.run_options())
         if trainer.teachers is not None:
-            trainer.teachers.answers(trainer.splits(recipe.seeds[0])[0], recipe.seeds[0])
+            trainer.teachers.predictions(trainer.splits(recipe.seeds[0])[0], recipe.seeds[0])
 
     def _train(self, jobs: Sequence[Job]) -> None:
         options = self.options

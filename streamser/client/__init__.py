@@ -132,9 +132,9 @@ class AsyncClient:
             path = Path(fspath(audio))
             name, body = path.name[:60] or "file", await asyncio.to_thread(path.read_bytes)
         query = {"stream": name, "partials": "true" if partials else "false", **({"model": model} if model else {})}
-        answer = json.loads(await self._ask("POST", "/v1/label", params=query, data=body))
-        events = tuple(event_from_dict(event) for event in answer["events"])
-        return Labelled(tuple(answer["labels"]), float(answer["duration_s"]), events)
+        response = json.loads(await self._ask("POST", "/v1/label", params=query, data=body))
+        events = tuple(event_from_dict(event) for event in response["events"])
+        return Labelled(tuple(response["labels"]), float(response["duration_s"]), events)
 
     async def export(self, events: Iterable[Event], form: str) -> bytes:
         """Convert events to the content of a file: `form` is csv, vtt, textgrid, txt, rttm, png, svg or pdf."""
@@ -160,13 +160,13 @@ class AsyncClient:
         try:
             async with (
                 aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session,
-                session.request(method, self.url + path, **options) as answer,
+                session.request(method, self.url + path, **options) as response,
             ):
-                body = await answer.read()
+                body = await response.read()
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise unreachable(self.url, error) from error
-        if answer.status >= 400 and answer.status not in accept:
-            raise refused(body, answer.status, path)
+        if response.status >= 400 and response.status not in accept:
+            raise refused(body, response.status, path)
         return body
 
 

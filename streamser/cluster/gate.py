@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         if (raw := transport.get_extra_info("socket")) is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         if len(self._gate.connections) >= self._gate.most:
-            self._answer(unavailable("too_many_connections", "all connections are in use; try again later"))
+            self._close_with(unavailable("too_many_connections", "all connections are in use; try again later"))
             return
         self._gate.connections.add(self)
         self._timer = asyncio.get_running_loop().call_later(self._gate.config.header_timeout_s, self.end)
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
     def end(self) -> None:
         """Close both halves, once what waits was sent to the client."""
         if not self._over:
-            self._answer(b"")
+            self._close_with(b"")
 
     def take(self, data: bytes) -> None:
         """Pass on what the server sends."""
@@ -175,13 +175,13 @@ class Connection(asyncio.Protocol):
             return
         if self.follower.upgraded and not self.follower.closed:
             logger.warning("a connection was lost with the process that served it")
-            self._answer(last_words("replica_lost", _LOST) if self.follower.between_frames else b"")
+            self._close_with(last_words("replica_lost", _LOST) if self.follower.between_frames else b"")
         elif self.asked:
-            self._answer(unavailable("replica_lost", _LOST))
+            self._close_with(unavailable("replica_lost", _LOST))
         else:
-            self._answer(b"")
+            self._close_with(b"")
 
-    def _answer(self, last: bytes) -> None:
+    def _close_with(self, last: bytes) -> None:
         """Send this and close."""
         self._finish()
         self.transport.write(last)
@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
         if self._over:
             return
         if self._server is None:
-            self._answer(unavailable("busy", "no server has room for this connection now; try again later"))
+            self._close_with(unavailable("busy", "no server has room for this connection now; try again later"))
         else:
             self.server_left()
 

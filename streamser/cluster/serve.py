@@ -66,9 +66,9 @@ class Deployment:
 
     async def drain(self) -> None:
         """Let all replicas send their last results."""
-        answers: Any = self.handle.broadcast("drain")
+        responses: Any = self.handle.broadcast("drain")
         with suppress(Exception):  # one that has died has nothing to send
-            await asyncio.to_thread(answers.results)
+            await asyncio.to_thread(responses.results)
 
 
 @contextmanager

@@ -178,9 +178,9 @@ def choose_threshold(
     share = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
     confidence, wrong = table.max(axis=1), table.argmax(axis=1) != truth
     order = np.argsort(-confidence, kind="stable")
-    answered = np.cumsum(share[order])
-    risks = np.cumsum((share * wrong)[order]) / answered
-    coverage = answered / answered[-1]
+    covered = np.cumsum(share[order])
+    risks = np.cumsum((share * wrong)[order]) / covered
+    coverage = covered / covered[-1]
     ends = np.append(np.diff(confidence[order]) != 0, True) & (coverage >= min(LEAST_COVERAGE, coverage[-1]))
     good = np.flatnonzero(ends & (risks <= risk))
     reached = bool(len(good))

@@ -26,7 +26,7 @@ _MAP_CLIPS = 1500  # t-SNE takes half a minute for this many; more points only h
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answers:
+class Predictions:
     """A checkpoint's answers for some clips."""
 
     labels: tuple[str, ...]
@@ -53,13 +53,13 @@ class Answers:
     def speakers(self) -> list[str]:
         return [clip.speaker for clip in self.clips]
 
-    def where(self, keep: Callable[[Clip], bool]) -> Answers:
+    def where(self, keep: Callable[[Clip], bool]) -> Predictions:
         """The answers for the clips for which `keep` is true."""
         at = [i for i, clip in enumerate(self.clips) if keep(clip)]
         clips = tuple(self.clips[i] for i in at)
-        return Answers(self.labels, clips, self.probabilities[at], self.uncertain[at])
+        return Predictions(self.labels, clips, self.probabilities[at], self.uncertain[at])
 
-    def split(self, group: Callable[[Clip], str]) -> list[tuple[str, Answers]]:
+    def split(self, group: Callable[[Clip], str]) -> list[tuple[str, Predictions]]:
         """The answers of each group, sorted by its name."""
         names = sorted({group(clip) for clip in self.clips})
         return [(name, self.where(lambda clip, of=name: group(clip) == of)) for name in names]  # type: ignore[misc]
@@ -69,12 +69,12 @@ ClipProgress = Callable[[int], None]
 """Called with the number of further clips that are done."""
 
 
-def answer(
+def predict_clips(
     recognizer: Recognizer,
     clips: Sequence[Clip],
     change: Degradation | None = None,
     progress: ClipProgress | None = None,
-) -> Answers:
+) -> Predictions:
     """Classify every clip, degraded if `degradation` is given."""
     classified: list[Clip] = []
     scores: list[list[float]] = []
@@ -90,7 +90,7 @@ def answer(
         if progress:
             progress(len(batch))
     table = np.array(scores).reshape(len(scores), len(recognizer.labels))
-    return Answers(recognizer.labels, tuple(classified), table, np.array(uncertain, np.bool_), tuple(problems))
+    return Predictions(recognizer.labels, tuple(classified), table, np.array(uncertain, np.bool_), tuple(problems))
 
 
 def _audio(clip: Clip, change: Degradation | None, problems: list[Problem]) -> Samples | None:
@@ -102,10 +102,15 @@ def _audio(clip: Clip, change: Degradation | None, problems: list[Problem]) -> S
     return change.apply(samples, generator_of(clip.id, change.name)) if change else samples
 
 
-def measure_answers(name: str, answers: Answers) -> MetricSet:
+def measure_predictions(name: str, predictions: Predictions) -> MetricSet:
     """Every figure of a checkpoint's answers."""
     return compute_metrics(
-        name, answers.labels, answers.probabilities, answers.targets, answers.speakers, answers.uncertain
+        name,
+        predictions.labels,
+        predictions.probabilities,
+        predictions.targets,
+        predictions.speakers,
+        predictions.uncertain,
     )
 
 
@@ -199,7 +204,7 @@ class Evaluation:
     """Clips whose label the model does not have."""
     problems: tuple[Problem, ...]
     threshold: float
-    answers: Answers
+    predictions: Predictions
     whole: MetricSet
     corpora: tuple[MetricSet, ...]
     speakers: tuple[SpeakerRow, ...]
@@ -280,23 +285,23 @@ def evaluate(
     began = time.monotonic()
     unseen, independence = unseen_clips(recognizer.bundle, clips)
     scored = sample_clips(unseen, config.clips, config.seed)
-    answers = answer(recognizer, scored, progress=_steps(progress, "clips", len(scored)))
+    predictions = predict_clips(recognizer, scored, progress=_steps(progress, "clips", len(scored)))
     return Evaluation(
         model=recognizer.bundle.name,
         variant=recognizer.bundle.variant,
         independence=independence,
         dropped=dict(dropped or {}),
-        problems=answers.problems,
+        problems=predictions.problems,
         threshold=recognizer.threshold,
-        answers=answers,
-        whole=measure_answers("all", answers),
-        corpora=tuple(measure_answers(name, part) for name, part in answers.split(lambda clip: clip.corpus)),
-        speakers=_speaker_rows(answers),
-        degraded=_degraded(recognizer, answers, config, noise, progress),
+        predictions=predictions,
+        whole=measure_predictions("all", predictions),
+        corpora=tuple(measure_predictions(name, part) for name, part in predictions.split(lambda clip: clip.corpus)),
+        speakers=_speaker_rows(predictions),
+        degraded=_degraded(recognizer, predictions, config, noise, progress),
         noise=_noise_rows(recognizer, noise, progress),
         noise_seen=tuple(sorted({clip.corpus for clip in noise} & training_noises(recognizer.bundle))),
         seen=_seen(recognizer, clips, scored, config, progress),
-        embedding=_embedding_map(recognizer, answers, config, progress),
+        embedding=_embedding_map(recognizer, predictions, config, progress),
         seconds=time.monotonic() - began,
     )
 
@@ -319,9 +324,9 @@ def _commonest(labels: Sequence[str], predicted: NDArray[np.int64]) -> str:
     return f"{labels[int(counts.argmax())]} {100 * counts.max() / max(1, len(predicted)):.0f} %"
 
 
-def _speaker_rows(answers: Answers) -> tuple[SpeakerRow, ...]:
+def _speaker_rows(predictions: Predictions) -> tuple[SpeakerRow, ...]:
     rows = []
-    for speaker, own in answers.split(lambda clip: clip.speaker):
+    for speaker, own in predictions.split(lambda clip: clip.speaker):
         matrix = metrics.confusion(own.targets, own.predicted, len(own.labels))
         rows.append(
             SpeakerRow(
@@ -338,7 +343,7 @@ def _speaker_rows(answers: Answers) -> tuple[SpeakerRow, ...]:
 
 def _degraded(
     recognizer: Recognizer,
-    answers: Answers,
+    predictions: Predictions,
     config: EvaluationConfig,
     noise: Sequence[Clip],
     progress: Callable[[str, int, int], None] | None,
@@ -348,14 +353,14 @@ def _degraded(
         return ()
     if noise:
         ways.append(recorded_noise([read_audio(clip.path) for clip in noise[:: max(1, len(noise) // 100)]], 10))
-    chosen = {clip.id for clip in sample_clips(answers.clips, config.degrade_clips, config.seed)}
-    clean = answers.where(lambda clip: clip.id in chosen)
-    clean_ua = measure_answers("clean", clean).ua.value
+    chosen = {clip.id for clip in sample_clips(predictions.clips, config.degrade_clips, config.seed)}
+    clean = predictions.where(lambda clip: clip.id in chosen)
+    clean_ua = measure_predictions("clean", clean).ua.value
     rows = []
     for way in ways:
-        spoilt = answer(recognizer, clean.clips, way, _steps(progress, way.title, len(clean.clips)))
+        spoilt = predict_clips(recognizer, clean.clips, way, _steps(progress, way.title, len(clean.clips)))
         same = float(np.mean(spoilt.predicted == clean.predicted))
-        rows.append(DegradedRow(way.title, clean_ua, measure_answers(way.title, spoilt), same))
+        rows.append(DegradedRow(way.title, clean_ua, measure_predictions(way.title, spoilt), same))
     return tuple(rows)
 
 
@@ -365,7 +370,7 @@ def _noise_rows(
     """Each kind of audio by itself, then all: one that is called happy is not hidden behind ten that are not."""
     if not noise:
         return ()
-    classified = answer(recognizer, noise, progress=_steps(progress, "sounds without speech", len(noise)))
+    classified = predict_clips(recognizer, noise, progress=_steps(progress, "sounds without speech", len(noise)))
     groups = classified.split(lambda clip: clip.label or clip.text_id or clip.corpus)
     return tuple(
         NoiseRow(kind, len(own.clips), float(own.uncertain.mean()), _commonest(own.labels, own.predicted))
@@ -386,20 +391,22 @@ def _seen(
     trained = sample_clips(trained, config.clips, config.seed)
     if not (config.seen and trained):
         return None
-    classified = answer(recognizer, trained, progress=_steps(progress, "speakers seen in training", len(trained)))
-    return measure_answers("speakers seen in training", classified)
+    classified = predict_clips(
+        recognizer, trained, progress=_steps(progress, "speakers seen in training", len(trained))
+    )
+    return measure_predictions("speakers seen in training", classified)
 
 
 def _embedding_map(
     recognizer: Recognizer,
-    answers: Answers,
+    predictions: Predictions,
     config: EvaluationConfig,
     progress: Callable[[str, int, int], None] | None,
 ) -> EmbeddingMap | None:
-    if not config.embed or len(answers.clips) < 10:
+    if not config.embed or len(predictions.clips) < 10:
         return None
-    per_corpus = _MAP_CLIPS // len({clip.corpus for clip in answers.clips})
-    chosen = sample_clips(answers.clips, per_corpus, config.seed)
+    per_corpus = _MAP_CLIPS // len({clip.corpus for clip in predictions.clips})
+    chosen = sample_clips(predictions.clips, per_corpus, config.seed)
     step = _steps(progress, "embedding", len(chosen))
     parts = []
     for first in range(0, len(chosen), _BATCH):
@@ -422,20 +429,20 @@ def tsne(embedding: NDArray[np.float32], seed: int = 0) -> NDArray[np.float64]:
 
 
 __all__ = [
-    "Answers",
     "DegradedRow",
     "EmbeddingMap",
     "Evaluation",
     "EvaluationConfig",
     "FoldResult",
     "NoiseRow",
+    "Predictions",
     "SpeakerRow",
-    "answer",
     "evaluate",
     "label_mapping",
     "load_folds",
-    "measure_answers",
+    "measure_predictions",
     "pool",
+    "predict_clips",
     "sample_clips",
     "save_fold",
 ]

@@ -50,7 +50,7 @@ def left_out_metrics(folds: Sequence[FoldResult]) -> dict[str, Any]:
     """UA on each corpus that was left out, mean over seeds, and how well the confidence is calibrated there."""
     of_corpus: dict[str, list[float]] = {}
     errors, surest = [], []
-    answers: list[tuple[Values, NDArray[np.int64]]] = []
+    predictions: list[tuple[Values, NDArray[np.int64]]] = []
     for fold in folds:
         predicted = fold.logits.argmax(axis=1)
         name = fold.fold.removeprefix("without-")
@@ -58,7 +58,7 @@ def left_out_metrics(folds: Sequence[FoldResult]) -> dict[str, Any]:
         # what this fold is scored with was fitted on the other corpora's folds only
         if others := beside(fold, folds):
             probabilities = softmax(fold.logits, calibration_of(others))
-            answers.append((probabilities, fold.targets))
+            predictions.append((probabilities, fold.targets))
             errors.append(ece(probabilities, fold.targets))
             surest.append(100 * ua_at_coverage(probabilities, fold.targets, 0.7))
     means = {name: round(float(np.mean(values)), 1) for name, values in sorted(of_corpus.items())}
@@ -67,18 +67,18 @@ def left_out_metrics(folds: Sequence[FoldResult]) -> dict[str, Any]:
         "left_out_ua_mean": round(float(np.mean(list(means.values()))), 1),
         "left_out_ece_mean": round(float(np.mean(errors)), 3) if errors else None,
         "left_out_ua_at_70": round(float(np.mean(surest)), 1) if surest else None,
-        "left_out_together": _together(answers) if answers else None,
+        "left_out_together": _together(predictions) if predictions else None,
     }
 
 
-def _together(answers: Sequence[tuple[Values, NDArray[np.int64]]]) -> dict[str, float]:
+def _together(predictions: Sequence[tuple[Values, NDArray[np.int64]]]) -> dict[str, float]:
     """The same over all corpora together, with equal weights: a user has one threshold for all of them.
 
     Confidence may be too high on one corpus and too low on another, and a difficult corpus has fewer of the most
     confident answers.
     """
-    probabilities, targets = (np.concatenate(part) for part in zip(*answers, strict=True))
-    weights = np.concatenate([np.full(len(of_one), 1 / len(of_one)) for _, of_one in answers])
+    probabilities, targets = (np.concatenate(part) for part in zip(*predictions, strict=True))
+    weights = np.concatenate([np.full(len(of_one), 1 / len(of_one)) for _, of_one in predictions])
     return {
         "ece": round(ece(probabilities, targets, weights=weights), 3),
         "ua": round(100 * ua_at_coverage(probabilities, targets, 1.0, weights), 1),

@@ -26,10 +26,10 @@ def confusion(targets: ArrayLike, predicted: ArrayLike, n_classes: int) -> Matri
     >>> confusion([0, 0, 1], [0, 1, 1], 2).tolist()
     [[1, 1], [0, 1]]
     """
-    truth, answer = _classes(targets, n_classes, "targets"), _classes(predicted, n_classes, "predicted")
-    if len(truth) != len(answer):
-        raise ValueError(f"{len(truth)} targets but {len(answer)} predictions")
-    return np.bincount(truth * n_classes + answer, minlength=n_classes**2).reshape(n_classes, n_classes)
+    truth, prediction = _classes(targets, n_classes, "targets"), _classes(predicted, n_classes, "predicted")
+    if len(truth) != len(prediction):
+        raise ValueError(f"{len(truth)} targets but {len(prediction)} predictions")
+    return np.bincount(truth * n_classes + prediction, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
 def _classes(values: ArrayLike, n_classes: int, what: str) -> NDArray[np.int64]:
@@ -75,8 +75,8 @@ def macro_f1(matrix: Matrix) -> Values:
 def weighted_f1(matrix: Matrix) -> Values:
     """F1 of each class, weighted by how often the class occurs, (...)."""
     hits = np.diagonal(matrix, axis1=-2, axis2=-1)
-    occurs, answered = matrix.sum(axis=-1), matrix.sum(axis=-2)
-    f1 = 2.0 * hits / np.maximum(occurs + answered, 1)
+    occurs, predicted = matrix.sum(axis=-1), matrix.sum(axis=-2)
+    f1 = 2.0 * hits / np.maximum(occurs + predicted, 1)
     return np.asarray((f1 * occurs).sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1))
 
 
@@ -172,10 +172,10 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
     order = np.argsort(-sure, kind="stable")
     sure, wrong = sure[order], np.cumsum(~right[order])
     last_of_its_value = np.append(sure[1:] != sure[:-1], True) if len(sure) else np.zeros(0, np.bool_)
-    answered = np.arange(1, len(sure) + 1)
-    risk = wrong / np.maximum(answered, 1)
+    predicted = np.arange(1, len(sure) + 1)
+    risk = wrong / np.maximum(predicted, 1)
     return RiskCoverage(
-        sure[last_of_its_value], answered[last_of_its_value] / max(1, len(sure)), risk[last_of_its_value]
+        sure[last_of_its_value], predicted[last_of_its_value] / max(1, len(sure)), risk[last_of_its_value]
     )
 
 
@@ -230,9 +230,9 @@ def by_speaker(
     targets: ArrayLike, predicted: ArrayLike, speakers: Sequence[str], n_classes: int
 ) -> tuple[list[str], Matrix]:
     """Each speaker's own confusion matrix, (speakers, classes, classes)."""
-    truth, answer = np.asarray(targets, np.int64), np.asarray(predicted, np.int64)
+    truth, prediction = np.asarray(targets, np.int64), np.asarray(predicted, np.int64)
     names, owner = np.unique(np.asarray(speakers, dtype=np.str_), return_inverse=True)
-    matrices = [confusion(truth[owner == i], answer[owner == i], n_classes) for i in range(len(names))]
+    matrices = [confusion(truth[owner == i], prediction[owner == i], n_classes) for i in range(len(names))]
     return [str(name) for name in names], np.stack(matrices) if matrices else np.zeros((0, n_classes, n_classes), int)
 
 

@@ -15,7 +15,7 @@ from streamser.evaluation import metrics
 from streamser.evaluation.metricset import COVERAGE, MetricSet
 
 if TYPE_CHECKING:
-    from streamser.evaluation.evaluate import Answers, EmbeddingMap
+    from streamser.evaluation.evaluate import EmbeddingMap, Predictions
 
 # Apart for full and for impaired colour vision (Okabe and Ito); corpora have no colours of their own.
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -37,10 +37,10 @@ def figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any
     return drawn, list(axes[0])
 
 
-def plot_reliability(answers: Answers, path: Path) -> None:
+def plot_reliability(predictions: Predictions, path: Path) -> None:
     """How often answers of each confidence are right, and how many there are."""
-    correct = answers.predicted == answers.targets
-    bins = [b for b in metrics.reliability(answers.confidence, correct) if b.count]
+    correct = predictions.predicted == predictions.targets
+    bins = [b for b in metrics.reliability(predictions.confidence, correct) if b.count]
     drawn, (axes,) = figure(4.5, 4.2)
     most = max(b.count for b in bins)
     axes.bar(
@@ -49,17 +49,17 @@ def plot_reliability(answers: Answers, path: Path) -> None:
     )  # fmt: skip
     axes.plot([0, 1], [0, 1], color="#8C8C8C", linewidth=1, linestyle="--", label="as sure as right")
     axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], "o-", color=_PALETTE[0], label="measured")
-    error = metrics.ece(answers.probabilities, answers.targets)
+    error = metrics.ece(predictions.probabilities, predictions.targets)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share right", title=f"Reliability, ECE {error:.3f}")
     axes.legend(loc="upper left", frameon=False)
     drawn.savefig(path, dpi=120)
 
 
-def plot_risk_coverage(answers: Answers, path: Path) -> None:
+def plot_risk_coverage(predictions: Predictions, path: Path) -> None:
     """Risk against coverage when the least confident answers are left out, overall and for each corpus."""
     drawn, (axes,) = figure(5.2, 4.2)
-    parts = answers.split(lambda clip: clip.corpus)
-    named = [("all", answers), *(parts if len(parts) > 1 else [])]
+    parts = predictions.split(lambda clip: clip.corpus)
+    named = [("all", predictions), *(parts if len(parts) > 1 else [])]
     for i, (name, part) in enumerate(named):
         curve = metrics.risk_coverage(part.confidence, part.predicted == part.targets)
         style = {"color": "black", "linewidth": 2} if i == 0 else {"color": _PALETTE[(i - 1) % len(_PALETTE)]}

@@ -194,8 +194,8 @@ def _draw(e: Evaluation, out: Path) -> list[str]:
     if not plots.can_draw():
         return []
     plots.plot_confusion(e.whole, out / "confusion.png")
-    plots.plot_reliability(e.answers, out / "reliability.png")
-    plots.plot_risk_coverage(e.answers, out / "risk_coverage.png")
+    plots.plot_reliability(e.predictions, out / "reliability.png")
+    plots.plot_risk_coverage(e.predictions, out / "risk_coverage.png")
     pictures = ["confusion.png", "reliability.png", "risk_coverage.png"]
     if e.degraded:
         names = [row.title for row in e.degraded]

@@ -26,7 +26,7 @@ _KEYS = ("ua", "coverage", "risk", "ece")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Answers:
+class _Predictions:
     """One network's answers to one left-out corpus in one kind of stream."""
 
     of: LeftOutCorpus
@@ -77,22 +77,22 @@ def stream_metrics(
 
     `absolute` calibrates the absolute head on the given corpora.
     """
-    found: dict[str, list[_Answers]] = {}
+    found: dict[str, list[_Predictions]] = {}
     for name in sorted({one.name for one in corpora}):
         others = [one for one in corpora if one.name != name]
         calibration = absolute(others)
         rule = choose_rule(others, calibration, risk)
         for one in (one for one in corpora if one.name == name):
             own = one.own(calibration)
-            first = _Answers(one, own, np.full(len(own), calibration.threshold))
+            first = _Predictions(one, own, np.full(len(own), calibration.threshold))
             found.setdefault("first", []).append(first)
             for scenario in SCENARIOS:
                 compared, weight = one.compared(scenario.name, rule.exponent, calibration)
                 share = np.array([rule.share_of(float(w)) for w in weight[:, 0]])
                 thresholds = (1 - share) * calibration.threshold + share * rule.calibration.threshold
-                answers = _Answers(one, blend(own, compared, weight, rule), thresholds)
-                found.setdefault(scenario.name, []).append(answers)
-    return {name: _summarize(answers) for name, answers in found.items()}
+                predictions = _Predictions(one, blend(own, compared, weight, rule), thresholds)
+                found.setdefault(scenario.name, []).append(predictions)
+    return {name: _summarize(predictions) for name, predictions in found.items()}
 
 
 def known_speakers(corpora: Sequence[LeftOutCorpus], rule: BaselineRule) -> dict[str, dict[str, float]]:
@@ -113,37 +113,37 @@ def known_speakers(corpora: Sequence[LeftOutCorpus], rule: BaselineRule) -> dict
     }
 
 
-def _summarize(answers: Sequence[_Answers]) -> StreamMetrics:
-    names = sorted({one.of.name for one in answers})
-    rows = {name: [one.row() for one in answers if one.of.name == name] for name in names}
-    targets = np.concatenate([one.of.targets for one in answers])
-    weights = balanced_weights(targets, [one.of.name for one in answers for _ in one.of.targets])
-    table = np.concatenate([one.table for one in answers])
-    thresholds = np.concatenate([one.thresholds for one in answers])
+def _summarize(predictions: Sequence[_Predictions]) -> StreamMetrics:
+    names = sorted({one.of.name for one in predictions})
+    rows = {name: [one.row() for one in predictions if one.of.name == name] for name in names}
+    targets = np.concatenate([one.of.targets for one in predictions])
+    weights = balanced_weights(targets, [one.of.name for one in predictions for _ in one.of.targets])
+    table = np.concatenate([one.table for one in predictions])
+    thresholds = np.concatenate([one.thresholds for one in predictions])
     return StreamMetrics(
         of={name: {key: float(np.mean([row[key] for row in rows[name]])) for key in _KEYS} for name in names},
-        ua_interval=_interval(answers, names),
+        ua_interval=_interval(predictions, names),
         pooled=_certainty(table, thresholds, targets, weights),
     )
 
 
 def _certainty(table: Values, thresholds: Values, targets: NDArray[np.int64], weights: Values) -> dict[str, float]:
     """Coverage and risk at the thresholds, and calibration error."""
-    answered = table.max(axis=1) >= thresholds
-    wrong = (table.argmax(axis=1) != targets)[answered]
+    covered = table.max(axis=1) >= thresholds
+    wrong = (table.argmax(axis=1) != targets)[covered]
     return {
-        "coverage": float(np.average(answered, weights=weights)),
-        "risk": float(np.average(wrong, weights=weights[answered])) if answered.any() else 0.0,
+        "coverage": float(np.average(covered, weights=weights)),
+        "risk": float(np.average(wrong, weights=weights[covered])) if covered.any() else 0.0,
         "ece": ece(table, targets, weights=weights),
     }
 
 
-def _interval(answers: Sequence[_Answers], names: Sequence[str]) -> tuple[float, float]:
+def _interval(predictions: Sequence[_Predictions], names: Sequence[str]) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     drawn = []
     for name in names:
         matrices = []
-        for one in (one for one in answers if one.of.name == name):
+        for one in (one for one in predictions if one.of.name == name):
             speakers = [one.of.fold.speakers[clip] for clip in one.of.scored]
             classes = len(one.of.fold.labels)
             matrices.append(by_speaker(one.of.targets, one.table.argmax(axis=1), speakers, classes)[1])

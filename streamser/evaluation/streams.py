@@ -142,15 +142,15 @@ def choose_rule(corpora: Sequence[LeftOutCorpus], absolute: Calibration, risk: f
     """The constants that are best in natural streams of these corpora and lose little UA in streams of one emotion."""
     found = []
     for exponent in EXPONENTS:
-        answers = {
+        predictions = {
             (one, name): one.compared(name, exponent, absolute) for one in corpora for name in (_CHOSEN_ON, _GUARDED)
         }
         for half in HALVES:
             rule = BaselineRule(
-                exponent=exponent, full_s=1.0, memory=MEMORY, half=half, calibration=_calibration(corpora, answers)
+                exponent=exponent, full_s=1.0, memory=MEMORY, half=half, calibration=_calibration(corpora, predictions)
             )
             ua = {
-                name: _mean_ua(corpora, [blend(one.own(absolute), *answers[one, name], rule) for one in corpora])
+                name: _mean_ua(corpora, [blend(one.own(absolute), *predictions[one, name], rule) for one in corpora])
                 for name in (_CHOSEN_ON, _GUARDED)
             }
             found.append((ua[_CHOSEN_ON], ua[_GUARDED], rule))
@@ -166,10 +166,10 @@ def choose_rule(corpora: Sequence[LeftOutCorpus], absolute: Calibration, risk: f
 
 
 def _calibration(
-    corpora: Sequence[LeftOutCorpus], answers: dict[tuple[LeftOutCorpus, str], tuple[Values, Values]]
+    corpora: Sequence[LeftOutCorpus], predictions: dict[tuple[LeftOutCorpus, str], tuple[Values, Values]]
 ) -> Calibration:
     targets, groups = _pooled(corpora)
-    logits = np.concatenate([answers[one, _CHOSEN_ON][0] for one in corpora])
+    logits = np.concatenate([predictions[one, _CHOSEN_ON][0] for one in corpora])
     return Calibration(temperature=fit_temperature(logits, targets, balanced_weights(targets, groups)))
 
 
@@ -178,8 +178,8 @@ def _pooled(corpora: Sequence[LeftOutCorpus]) -> tuple[NDArray[np.int64], list[s
     return targets, [one.name for one in corpora for _ in one.targets]
 
 
-def _mean_ua(corpora: Sequence[LeftOutCorpus], answers: Sequence[Values]) -> float:
-    values = [_ua(one, table) for one, table in zip(corpora, answers, strict=True)]
+def _mean_ua(corpora: Sequence[LeftOutCorpus], predictions: Sequence[Values]) -> float:
+    values = [_ua(one, table) for one, table in zip(corpora, predictions, strict=True)]
     return float(np.mean(values))
 
 

@@ -191,7 +191,7 @@ class WyomingServer:
         sender = asyncio.create_task(conversation.send())
         try:
             while (event := await self._next(reader, conversation)) is not None:
-                await conversation.answer(event)
+                await conversation.response(event)
             await conversation.finish()
         except BadMessageError as error:
             await self._refuse(reader, writer, error.code, str(error))
@@ -272,7 +272,7 @@ class Conversation:
         """Close the connection at once."""
         self._writer.transport.abort()
 
-    async def answer(self, event: Event) -> None:
+    async def response(self, event: Event) -> None:
         """Answer one message; a type that we do not know is ignored, as Wyoming wants it."""
         self.last_s = time.monotonic()
         if Describe.is_type(event.type):
@@ -384,7 +384,7 @@ class Conversation:
 
 def info(recognizer: Recognizer) -> Event:
     """What we answer to `describe`: Wyoming's own Info, and our program beside it."""
-    answer: Event = Info().event()
+    response: Event = Info().event()
     bundle = recognizer.bundle
     ours = {"attribution": {"name": "streamser", "url": ""}, "installed": True}
     model = {
@@ -401,8 +401,8 @@ def info(recognizer: Recognizer) -> Event:
         "description": "Speech emotion recognition",
         "version": version("streamser"),
     }
-    answer.data["emotion"] = [{**program, "models": [model]}]
-    return answer
+    response.data["emotion"] = [{**program, "models": [model]}]
+    return response
 
 
 async def _drain(reader: asyncio.StreamReader) -> None:

@@ -146,8 +146,8 @@ def _paths() -> Json:
                 "operationId": "health",
                 "summary": "Whether the server can do its work, and whether it stores audio",
                 "responses": {
-                    "200": _answer("Health", "The server can do its work."),
-                    "503": _answer("Health", "The server cannot work; `problems` has the reasons."),
+                    "200": _response("Health", "The server can do its work."),
+                    "503": _response("Health", "The server cannot work; `problems` has the reasons."),
                     **_refusals(403),
                 },
             }
@@ -157,8 +157,8 @@ def _paths() -> Json:
                 "operationId": "live",
                 "summary": "Whether the server must be restarted",
                 "responses": {
-                    "200": _answer("Live", "No restart is needed."),
-                    "503": _answer("Live", "The inference worker has ended: restart the server."),
+                    "200": _response("Live", "No restart is needed."),
+                    "503": _response("Live", "The inference worker has ended: restart the server."),
                     **_refusals(403),
                 },
             }
@@ -181,7 +181,7 @@ def _query(name: str, description: str, schema: Json, *, required: bool = False)
     return {"name": name, "in": "query", "required": required, "description": description, "schema": schema}
 
 
-def _answer(schema: str, description: str) -> Json:
+def _response(schema: str, description: str) -> Json:
     return {
         "description": description,
         "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
@@ -196,7 +196,7 @@ def _refusals(*statuses: int) -> Json:
 
 
 def _responses(schema: str, *statuses: int) -> Json:
-    return {"200": _answer(schema, "The response."), **_refusals(*statuses)}
+    return {"200": _response(schema, "The response."), **_refusals(*statuses)}
 
 
 def _own_schemas() -> Json:

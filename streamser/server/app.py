@@ -173,10 +173,10 @@ class Server:
             *apidocs.routes(self._hub.version),
             web.get("/ws/stream", sockets.stream),
             web.get("/ws/events", sockets.events),
-            web.post("/v1/label", Labeller(self._hub, bodies).answer),
-            web.post("/v1/export", Exporter(bodies).answer),
+            web.post("/v1/label", Labeller(self._hub, bodies).response),
+            web.post("/v1/export", Exporter(bodies).response),
             web.get("/v1/models", self._models),
-            web.get("/v1/sample", sample.answer),
+            web.get("/v1/sample", sample.response),
             web.get("/healthz", self._health),
             web.get("/livez", self._live),
             web.get("/metrics", self._metrics),
@@ -190,11 +190,11 @@ class Server:
         transport = request.transport
         self._connections.begin(transport)
         try:
-            return await self._answer(request, handler)
+            return await self._respond(request, handler)
         finally:
             self._connections.end(transport)
 
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             self._check(request)
             response = self._preflight(request) or await handler(request)
@@ -207,9 +207,9 @@ class Server:
             if 4400 <= refused.close_code < 4500:  # these mirror the HTTP status of the same meaning
                 status = refused.close_code - 4000
             response = HttpRefusal(status, refused.code, str(refused)).response()
-        except web.HTTPException as answer:
+        except web.HTTPException as raised:
             response = HttpRefusal(
-                answer.status, answer.reason.lower().replace(" ", "_"), _hint(request, answer)
+                raised.status, raised.reason.lower().replace(" ", "_"), _hint(request, raised)
             ).response()
         except (ConnectionError, web.RequestPayloadError) as error:  # the client has left, or sent a broken body
             logger.debug("%s %s: %s", request.method, request.path, error)
@@ -323,12 +323,12 @@ def _http_logger() -> logging.Logger:
     return http
 
 
-def _hint(request: web.Request, answer: web.HTTPException) -> str:
-    if answer.status == 404:
+def _hint(request: web.Request, raised: web.HTTPException) -> str:
+    if raised.status == 404:
         return f"there is nothing at {request.path}; see /, /v1/models, /v1/label, /ws/stream, /ws/events, /metrics"
-    if answer.status == 405:
+    if raised.status == 405:
         return f"{request.path} does not accept {request.method}"
-    return answer.text or answer.reason
+    return raised.text or raised.reason
 
 
 def _explain(error: OSError | OverflowError, config: ServerConfig) -> str:

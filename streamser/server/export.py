@@ -43,7 +43,7 @@ class Exporter:
         self._bodies = bodies
         self._turn = asyncio.Semaphore(1)
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def response(self, request: web.Request) -> web.Response:
         """The handler."""
         check_query(request, "format")
         wanted = request.query.get("format", "")

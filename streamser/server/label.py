@@ -36,7 +36,7 @@ class Labeller:
         self._bodies = bodies
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def response(self, request: web.Request) -> web.Response:
         """The handler."""
         name, partials, model = _wishes(request)
         worker = await self._hub.checkpoints.worker(model)

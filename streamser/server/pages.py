@@ -24,13 +24,13 @@ def routes() -> list[web.RouteDef]:
         suffix = "." + file.name.rpartition(".")[2]
         if suffix in _TYPES:
             path = _PATHS.get(file.name, f"/{file.name}")
-            defined.append(web.get(path, _answer(file.read_bytes(), _TYPES[suffix])))
+            defined.append(web.get(path, _response(file.read_bytes(), _TYPES[suffix])))
     return defined
 
 
-def _answer(body: bytes, content_type: str):  # type: ignore[no-untyped-def]
-    async def answer(_: web.Request) -> web.Response:
+def _response(body: bytes, content_type: str):  # type: ignore[no-untyped-def]
+    async def response(_: web.Request) -> web.Response:
         charset = None if content_type.startswith("image/") else "utf-8"
         return web.Response(body=body, content_type=content_type, charset=charset, headers=PAGE_HEADERS)
 
-    return answer
+    return response

@@ -16,7 +16,7 @@ from streamser.server.refusals import HttpRefusal
 _PAUSE_S = 0.9  # between two sentences: longer than the silence that ends an utterance
 
 
-async def answer(_: web.Request) -> web.Response:
+async def response(_: web.Request) -> web.Response:
     """The handler."""
     try:
         body = await asyncio.to_thread(_joined)

@@ -11,7 +11,7 @@ from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, StreamEnded
 from streamser.recognizer import Recognizer
 from streamser.stream.pcm import Pcm, PcmConverter
-from streamser.stream.scorer import Novelty, Scorer, Voice, compute_answers
+from streamser.stream.scorer import Novelty, Scorer, Voice, compute_predictions
 from streamser.stream.segmenter import Item, Segmenter, SegmenterConfig
 from streamser.stream.sources import SourceConfig
 from streamser.stream.status import SourceState, StreamStatus, Tally, percentile
@@ -175,17 +175,17 @@ class Stream(_Channel):
         events: list[Event] = []
         for item in items:
             began = time.monotonic()
-            event = self._answer(item) if isinstance(item, Segment) else item
+            event = self._event_of(item) if isinstance(item, Segment) else item
             if event is not None:
                 self.tally.count(event, (time.monotonic() - began) * 1000)
                 events.append(event)
         return events
 
-    def _answer(self, segment: Segment) -> EmotionEvent | None:
+    def _event_of(self, segment: Segment) -> EmotionEvent | None:
         partial = not (segment.final or segment.speculative)
         question = self._scorer.question(segment, [self._novelty.of(segment)] if partial else [])
-        answer = None if question is None else compute_answers(self.recognizer, [question])[0]
-        return self._scorer.event(segment, answer)
+        prediction = None if question is None else compute_predictions(self.recognizer, [question])[0]
+        return self._scorer.event(segment, prediction)
 
 
 class WorkerStream(_Channel):

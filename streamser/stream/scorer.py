@@ -18,7 +18,7 @@ from streamser.features import Frames
 from streamser.recognizer import Prediction, Recognizer
 from streamser.stream.tracks import FeatureTrack, Novelty, Piece, StepTrack, TrackQuestion
 
-__all__ = ["NewSpeaker", "Novelty", "Piece", "Question", "Scorer", "Voice", "compute_answers", "computes_on_cuda"]
+__all__ = ["NewSpeaker", "Novelty", "Piece", "Question", "Scorer", "Voice", "compute_predictions", "computes_on_cuda"]
 
 Question = Frames | Segment | TrackQuestion
 """What the recognizer is asked: frames that are already computed, a whole segment, or a step graph's track."""
@@ -188,7 +188,7 @@ def computes_on_cuda(recognizer: Recognizer) -> bool:
     return recognizer.engine.compute.startswith("cuda")
 
 
-def compute_answers(recognizer: Recognizer, questions: Sequence[Question]) -> list[Prediction]:
+def compute_predictions(recognizer: Recognizer, questions: Sequence[Question]) -> list[Prediction]:
     """Absolute answers in order: in one call on a GPU, one by one on a CPU, where batches gain nothing."""
     if recognizer.baseline is not None:
         recognizer = recognizer.with_baseline(None)
@@ -196,13 +196,13 @@ def compute_answers(recognizer: Recognizer, questions: Sequence[Question]) -> li
         segments = [question for question in questions if isinstance(question, Segment)]
         whole = iter(recognizer.predict(segments) if segments else [])
         return [
-            next(whole) if isinstance(question, Segment) else _compute_answer(recognizer, question)
+            next(whole) if isinstance(question, Segment) else _compute_prediction(recognizer, question)
             for question in questions
         ]
-    return [_compute_answer(recognizer, question) for question in questions]
+    return [_compute_prediction(recognizer, question) for question in questions]
 
 
-def _compute_answer(recognizer: Recognizer, question: Question) -> Prediction:
+def _compute_prediction(recognizer: Recognizer, question: Question) -> Prediction:
     if isinstance(question, Segment):
         return recognizer.predict(question)
     if isinstance(question, TrackQuestion):

@@ -27,7 +27,7 @@ from streamser.stream.scorer import (
     Question,
     Scorer,
     Voice,
-    compute_answers,
+    compute_predictions,
     computes_on_cuda,
 )
 from streamser.stream.status import Tally
@@ -321,36 +321,38 @@ class InferenceWorker:
 
     def _serve(self, jobs: Sequence[_Job]) -> None:
         questions: dict[int, Question] = {}
-        answers: dict[int, Prediction | None] = {}
+        predictions: dict[int, Prediction | None] = {}
         for index, job in enumerate(jobs):
             if isinstance(job.item, Segment) and not job.state.over:
                 try:
                     question = job.state.scorer.question(job.item, job.pieces)
                 except BaseException as error:
-                    answers[index] = self._recover(job, error)
+                    predictions[index] = self._recover(job, error)
                     continue
                 if question is not None:
                     questions[index] = question
-        answers |= self._answers(jobs, questions)
+        predictions |= self._predictions(jobs, questions)
         for index, job in enumerate(jobs):
             if not job.state.over:
-                self._deliver(job, answers.get(index), skipped=index in answers and answers[index] is None)
+                self._deliver(job, predictions.get(index), skipped=index in predictions and predictions[index] is None)
 
-    def _answers(self, jobs: Sequence[_Job], questions: dict[int, Question]) -> dict[int, Prediction | None]:
+    def _predictions(self, jobs: Sequence[_Job], questions: dict[int, Question]) -> dict[int, Prediction | None]:
         """Predictions by job; if a batch fails, its jobs are computed one by one, to find the one that fails."""
         if not questions:
             return {}
         try:
-            answers = dict(zip(questions, compute_answers(self.recognizer, list(questions.values())), strict=True))
+            predictions = dict(
+                zip(questions, compute_predictions(self.recognizer, list(questions.values())), strict=True)
+            )
         except BaseException as error:
             if len(questions) > 1:
-                alone = [self._answers(jobs, {index: question}) for index, question in questions.items()]
-                return {index: answer for one in alone for index, answer in one.items()}
+                alone = [self._predictions(jobs, {index: question}) for index, question in questions.items()]
+                return {index: prediction for one in alone for index, prediction in one.items()}
             index = next(iter(questions))
             return {index: self._recover(jobs[index], error)}
         self._calls += 1
-        self._segments_scored += len(answers)
-        return {**answers}
+        self._segments_scored += len(predictions)
+        return {**predictions}
 
     def _recover(self, job: _Job, error: BaseException) -> Prediction | None:
         """Try again after an error; None if there is no answer.
@@ -379,7 +381,7 @@ class InferenceWorker:
             self._fail(state, again)
             return None
 
-    def _deliver(self, job: _Job, answer: Prediction | None, *, skipped: bool) -> None:
+    def _deliver(self, job: _Job, prediction: Prediction | None, *, skipped: bool) -> None:
         if isinstance(job.item, StreamEnded):  # first, so that a reader that gets it finds the stream gone
             with self._changed:
                 self._states.discard(job.state)
@@ -392,7 +394,7 @@ class InferenceWorker:
                 job.state.end = event.end
                 if skipped:
                     return
-                scored = job.state.scorer.event(event, answer)
+                scored = job.state.scorer.event(event, prediction)
                 if scored is None:
                     return
                 event = scored

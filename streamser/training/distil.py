@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamser.training.recipe import DistilConfig
-from streamser.training.teachers import Answers
+from streamser.training.teachers import Predictions
 
 __all__ = ["Distiller", "with_share"]
 
@@ -25,11 +25,13 @@ class Distiller(nn.Module):
     probabilities: Tensor
     embeddings: Tensor
 
-    def __init__(self, config: DistilConfig, answers: Answers, rows: NDArray[np.int64], embedding_dim: int) -> None:
+    def __init__(
+        self, config: DistilConfig, predictions: Predictions, rows: NDArray[np.int64], embedding_dim: int
+    ) -> None:
         """`rows` are the clips to train on; the answers for all others are unknown to the loss."""
         super().__init__()
         self.config = config
-        known = answers.only(rows)
+        known = predictions.only(rows)
         self.register_buffer("probabilities", torch.from_numpy(known.probabilities), persistent=False)
         self.map: nn.Linear | None = None
         if config.embedding:

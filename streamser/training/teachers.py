@@ -33,13 +33,13 @@ from streamser.training.options import RunOptions
 from streamser.training.recipe import DistilConfig
 from streamser.training.store import keep
 
-__all__ = ["Answers", "Teachers", "check_teacher", "speakers_of"]
+__all__ = ["Predictions", "Teachers", "check_teacher", "speakers_of"]
 
 _CLIPS = 16  # of one job
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Predictions:
     """What the teachers answer for the clips of a store."""
 
     probabilities: NDArray[np.float32]
@@ -47,7 +47,7 @@ class Answers:
     embeddings: NDArray[np.float32]
     """(clips, D), those of all teachers side by side."""
 
-    def only(self, rows: NDArray[np.int64]) -> Answers:
+    def only(self, rows: NDArray[np.int64]) -> Predictions:
         """The answers for these clips; NaN for all others, which then cannot be learned from unnoticed."""
 
         def kept(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -55,7 +55,7 @@ class Answers:
             masked[rows] = values[rows]
             return masked
 
-        return Answers(kept(self.probabilities), kept(self.embeddings))
+        return Predictions(kept(self.probabilities), kept(self.embeddings))
 
 
 def speakers_of(bundle: Bundle) -> set[str]:
@@ -101,7 +101,7 @@ class Teachers:
         """The checkpoints that teach a split, each checked for leaks."""
         return [check_teacher(self._checkpoint(name, split, seed), split) for name in self.config.teachers]
 
-    def answers(self, split: Split, seed: int) -> Answers:
+    def predictions(self, split: Split, seed: int) -> Predictions:
         """The answers of a split's teachers for all clips of the store."""
         probabilities, embeddings = [], []
         for bundle in self.of(split, seed):
@@ -113,7 +113,7 @@ class Teachers:
             weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
             probabilities.append(weights / weights.sum(axis=1, keepdims=True))
             embeddings.append(embedding)
-        return Answers(np.mean(probabilities, axis=0, dtype=np.float32), np.concatenate(embeddings, axis=1))
+        return Predictions(np.mean(probabilities, axis=0, dtype=np.float32), np.concatenate(embeddings, axis=1))
 
     def _checkpoint(self, name: str, split: Split, seed: int) -> Bundle:
         """A checkpoint by its name; of a run's folder the fold of that name, of the same seed if there is one."""
@@ -135,7 +135,7 @@ class Teachers:
         key = _key(bundle, net, self.clips)
         if key not in self._kept:
             self._kept.clear()  # the next fold's teacher has the same encoder, or all of it is another
-            jobs = _answers(bundle, [clip.path for clip in self.clips], self.options.workers)
+            jobs = _predictions(bundle, [clip.path for clip in self.clips], self.options.workers)
             store = keep(
                 self.options.cache / key, ([row[None]] for row in jobs), len(self.clips), np.float32,
                 self.options.stage("teacher"),
@@ -171,7 +171,7 @@ def _key(bundle: Bundle, net: SerNet, clips: Sequence[Clip]) -> str:
     return f"teacher-{digest.hexdigest()[:16]}"
 
 
-def _answers(bundle: Bundle, paths: Sequence[Path], workers: int) -> Iterator[Frames]:
+def _predictions(bundle: Bundle, paths: Sequence[Path], workers: int) -> Iterator[Frames]:
     """Logits and embedding of each file in one vector, by the recognizer that users get."""
     jobs = [paths[i : i + _CLIPS] for i in range(0, len(paths), _CLIPS)]
     if workers < 2:

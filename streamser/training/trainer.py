@@ -91,8 +91,8 @@ class Trainer:
         learning = net.trained()
         distiller = None
         if self.teachers is not None:
-            answers = self.teachers.answers(split, seed)
-            distiller = Distiller(self.recipe.distil, answers, train.rows, learning.embedding_dim)
+            predictions = self.teachers.predictions(split, seed)
+            distiller = Distiller(self.recipe.distil, predictions, train.rows, learning.embedding_dim)
         loss = self.setup.loss.build(
             len(self.recipe.labels), learning.embedding_dim, [counts[label] for label in self.recipe.labels]
         )

@@ -173,14 +173,14 @@ async def test_a_gate_that_is_closed_lets_each_stream_have_its_last_final(recogn
 
 
 def test_the_follower_knows_where_a_frame_may_stand() -> None:
-    answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
+    response = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
     frames = [
         b"\x81\x02hi",
         b"\x81\x7e\x01\x00" + b"x" * 256,
         b"\x82\x7f" + (70_000).to_bytes(8, "big") + b"y" * 70_000,
     ]
-    stream = answer + b"".join(frames)
-    ends = {len(answer)}
+    stream = response + b"".join(frames)
+    ends = {len(response)}
     for frame in frames:
         ends.add(max(ends) + len(frame))
     for step in (1, 7, 1000):

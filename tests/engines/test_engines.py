@@ -71,8 +71,8 @@ def test_out_of_memory_falls_back_to_the_cpu_with_one_warning_and_a_line_in_the_
     recognizer.predict(tone())
     assert (engine.compute, engine.metrics()["fallback"]) == ("cuda:0", None)
     with caplog.at_level(logging.WARNING):
-        answers = [recognizer.predict([tone(), babble(2.0)]) for _ in range(5)]
-    assert answers == [load(bundle.path, "cpu").predict([tone(), babble(2.0)])] * 5
+        predictions = [recognizer.predict([tone(), babble(2.0)]) for _ in range(5)]
+    assert predictions == [load(bundle.path, "cpu").predict([tone(), babble(2.0)])] * 5
     assert [record.getMessage() for record in caplog.records] == [
         "cuda:0: CUDA out of memory. Tried to allocate 2.00 GiB; from here on the onnx engine computes on the cpu"
     ]
@@ -93,8 +93,8 @@ def test_many_threads_that_meet_one_failure_warn_once(bundle: Bundle, caplog: py
     recognizer = Recognizer(bundle, falling(lambda: Device(bundle, good=20), bundle))
     expected = load(bundle.path, "cpu").predict(babble(2.0))
     with caplog.at_level(logging.WARNING), ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda _: recognizer.predict(babble(2.0)), range(64)))
-    assert all(answer == expected for answer in answers)
+        predictions = list(threads.map(lambda _: recognizer.predict(babble(2.0)), range(64)))
+    assert all(prediction == expected for prediction in predictions)
     assert len(caplog.records) == 1
 
 

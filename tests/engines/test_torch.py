@@ -131,8 +131,8 @@ def test_the_engine_leaves_torch_as_it_found_it(net_bundle: Bundle) -> None:
 def test_many_threads_get_the_answers_of_one(engine: TorchEngine) -> None:
     expected = engine.run_audio(RECORDINGS[:3])
     with ThreadPoolExecutor(4) as threads:
-        for answers in threads.map(lambda _: engine.run_audio(RECORDINGS[:3]), range(8)):
-            for got, wanted in zip(answers, expected, strict=True):
+        for predictions in threads.map(lambda _: engine.run_audio(RECORDINGS[:3]), range(8)):
+            for got, wanted in zip(predictions, expected, strict=True):
                 np.testing.assert_array_equal(got.logits, wanted.logits)
 
 
@@ -212,12 +212,12 @@ def test_a_cuda_failure_in_the_middle_is_an_engine_error_that_falls_back(
     monkeypatch.setattr(engine._net, "forward", out_of_memory)
     fallback = FallbackEngine(lambda: engine, lambda: OnnxEngine(net_bundle), net_bundle.features)
     with caplog.at_level(logging.WARNING):
-        answers = [fallback.run_audio(RECORDINGS[:2]) for _ in range(3)]
+        predictions = [fallback.run_audio(RECORDINGS[:2]) for _ in range(3)]
     assert [record.getMessage() for record in caplog.records] == [
         "cuda:0: CUDA out of memory. Tried to allocate 2.00 GiB.; from here on the onnx engine computes on the cpu"
     ]
     expected = run_audio(OnnxEngine(net_bundle), RECORDINGS[:2], HOUSE)
-    np.testing.assert_array_equal(answers[-1][0].logits, expected[0].logits)
+    np.testing.assert_array_equal(predictions[-1][0].logits, expected[0].logits)
 
 
 def test_a_failure_on_the_cpu_is_not_taken_for_a_device_failure(

@@ -18,7 +18,7 @@ from streamser.corpora.clips import Clip
 from streamser.corpora.reader import map_labels, read_corpus
 from streamser.errors import CorpusError, MissingExtraError
 from streamser.evaluation.degrade import DEGRADATIONS
-from streamser.evaluation.evaluate import EvaluationConfig, answer, evaluate, label_mapping, sample_clips
+from streamser.evaluation.evaluate import EvaluationConfig, evaluate, label_mapping, predict_clips, sample_clips
 from streamser.evaluation.independence import training_noises, unseen_clips
 from streamser.evaluation.report import markdown
 from streamser.recognizer import Recognizer, load
@@ -63,12 +63,12 @@ def quick(**changes: object) -> EvaluationConfig:
 
 
 def test_answers_are_those_of_the_recognizer(recognizer: Recognizer, clips: list[Clip]) -> None:
-    answers = answer(recognizer, clips)
+    predictions = predict_clips(recognizer, clips)
     audio, _ = soundfile.read(clips[3].path, dtype="float32")
     alone = recognizer.predict(audio)
-    assert answers.probabilities[3] == pytest.approx(list(alone.scores.values()), abs=1e-5)
-    assert answers.uncertain[3] == alone.uncertain
-    assert len(set(answers.predicted.tolist())) > 1  # else the tests below compare nothing
+    assert predictions.probabilities[3] == pytest.approx(list(alone.scores.values()), abs=1e-5)
+    assert predictions.uncertain[3] == alone.uncertain
+    assert len(set(predictions.predicted.tolist())) > 1  # else the tests below compare nothing
 
 
 def test_a_clip_that_cannot_be_read_is_named_and_left_out(
@@ -76,9 +76,9 @@ def test_a_clip_that_cannot_be_read_is_named_and_left_out(
 ) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFFnothing")
     broken = Clip(tmp_path / "broken.wav", "one", "one/s0", "sad")
-    answers = answer(recognizer, [broken, clips[0]])
-    assert [problem.kind for problem in answers.problems] == ["unreadable file"]
-    assert answers.clips == (clips[0],)
+    predictions = predict_clips(recognizer, [broken, clips[0]])
+    assert [problem.kind for problem in predictions.problems] == ["unreadable file"]
+    assert predictions.clips == (clips[0],)
 
 
 def test_figures_are_counted_over_all_clips_and_each_corpus(recognizer: Recognizer, clips: list[Clip]) -> None:
@@ -88,7 +88,7 @@ def test_figures_are_counted_over_all_clips_and_each_corpus(recognizer: Recogniz
     assert sum(np.array(one.confusion) for one in result.corpora).tolist() == result.whole.matrix.tolist()
     right = [
         recognizer.labels[i] == clip.label
-        for i, clip in zip(result.answers.predicted, result.answers.clips, strict=True)
+        for i, clip in zip(result.predictions.predicted, result.predictions.clips, strict=True)
     ]
     assert result.whole.wa.value == pytest.approx(np.mean(right))
     assert result.mean_ua == pytest.approx(np.mean([one.ua.value for one in result.corpora]))

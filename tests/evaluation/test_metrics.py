@@ -9,19 +9,19 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 from streamser.evaluation import metrics
 
 
-def answers(clips: int = 300, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def predictions(clips: int = 300, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, classes, clips)
     return truth, np.where(rng.random(clips) < 0.6, truth, rng.integers(0, classes, clips))
 
 
 def test_the_confusion_matrix_has_the_truth_in_its_rows_as_scikit_learn_has() -> None:
-    truth, predicted = answers()
+    truth, predicted = predictions()
     assert (metrics.confusion(truth, predicted, 4) == confusion_matrix(truth, predicted)).all()
 
 
 def test_ua_wa_and_macro_f1_agree_with_scikit_learn() -> None:
-    truth, predicted = answers()
+    truth, predicted = predictions()
     matrix = metrics.confusion(truth, predicted, 4)
     assert metrics.ua(matrix) == pytest.approx(balanced_accuracy_score(truth, predicted))
     assert metrics.wa(matrix) == pytest.approx(np.mean(truth == predicted))
@@ -100,7 +100,7 @@ def test_ua_at_coverage_counts_only_the_surest() -> None:
 
 
 def test_by_speaker_divides_the_pooled_matrix() -> None:
-    truth, predicted = answers()
+    truth, predicted = predictions()
     speakers = [f"c/{i % 7}" for i in range(len(truth))]
     names, matrices = metrics.by_speaker(truth, predicted, speakers, 4)
     assert names == sorted(set(speakers))
@@ -108,7 +108,7 @@ def test_by_speaker_divides_the_pooled_matrix() -> None:
 
 
 def test_the_interval_holds_the_value_and_is_the_same_for_the_same_seed() -> None:
-    truth, predicted = answers()
+    truth, predicted = predictions()
     _, matrices = metrics.by_speaker(truth, predicted, [f"c/{i % 10}" for i in range(len(truth))], 4)
     interval = metrics.bootstrap(metrics.ua, matrices)
     assert interval.low < interval.value < interval.high

@@ -95,9 +95,9 @@ def test_a_run_s_confusion_is_drawn_beside_the_published_one(
     assert (tmp_path / "confusion.png").stat().st_size > 1000
     (_, labels, counts), *published = drawn
     assert counts.sum() == 1600
-    truth, answer = folds[0].targets, folds[0].logits.argmax(axis=1)
+    truth, prediction = folds[0].targets, folds[0].logits.argmax(axis=1)
     first, second = (LABELS.index(label) for label in labels[:2])
-    assert counts[0, 1] == 2 * ((truth == first) & (answer == second)).sum()
+    assert counts[0, 1] == 2 * ((truth == first) & (prediction == second)).sum()
     if name == "small":
         assert not published
     else:

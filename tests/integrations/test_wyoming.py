@@ -40,7 +40,7 @@ from streamser.integrations import wyoming as service
 from streamser.integrations import wyomingmessages
 from streamser.integrations.wyoming import WyomingAddress, WyomingServer
 
-ANSWER_S = 30.0
+RESPONSE_S = 30.0
 ANY_PORT = WyomingAddress("tcp", "127.0.0.1", 0)
 
 
@@ -66,7 +66,7 @@ def chunks(data: bytes, rate: int, channels: int, ms: int = 60) -> list[AudioChu
 
 
 def client_of(server: WyomingServer) -> AsyncClient:
-    return AsyncClient.from_uri(str(server.address), connect_timeout=ANSWER_S, read_timeout=ANSWER_S)
+    return AsyncClient.from_uri(str(server.address), connect_timeout=RESPONSE_S, read_timeout=RESPONSE_S)
 
 
 async def say(client: AsyncClient, data: bytes, rate: int = 16_000, channels: int = 1) -> list[dict[str, Any]]:
@@ -79,12 +79,12 @@ async def say(client: AsyncClient, data: bytes, rate: int = 16_000, channels: in
 
 
 async def emotions(client: AsyncClient) -> list[dict[str, Any]]:
-    answers = []
+    responses = []
     while (event := await client.read_event()) is not None and event.type != "emotion-end":
         assert event.type == "emotion", event
-        answers.append(event.data)
+        responses.append(event.data)
     assert event is not None, "the server has hung up"
-    return answers
+    return responses
 
 
 def expected(recognizer: Recognizer, data: bytes, rate: int, channels: int, partials: bool = False) -> list[Any]:
@@ -132,18 +132,18 @@ async def test_the_emotions_are_those_that_a_stream_gives_for_the_same_pcm(
 ) -> None:
     data = pcm(talk(), rate, channels)
     async with client_of(server) as client:
-        answers = await say(client, data, rate, channels)
-    assert [plain(words) for words in answers] == expected(server.recognizer, data, rate, channels)
-    assert len(answers) == 2
-    assert all(words["final"] for words in answers)
+        responses = await say(client, data, rate, channels)
+    assert [plain(words) for words in responses] == expected(server.recognizer, data, rate, channels)
+    assert len(responses) == 2
+    assert all(words["final"] for words in responses)
 
 
 async def test_partials_come_only_where_they_were_asked_for(recognizer: Recognizer) -> None:
     data = pcm(talk())
     async with WyomingServer(recognizer, address=ANY_PORT, partials=True) as server, client_of(server) as client:
-        answers = await say(client, data)
-    assert [plain(words) for words in answers] == expected(recognizer, data, 16_000, 1, partials=True)
-    assert sum(not words["final"] for words in answers) > 2
+        responses = await say(client, data)
+    assert [plain(words) for words in responses] == expected(recognizer, data, 16_000, 1, partials=True)
+    assert sum(not words["final"] for words in responses) > 2
 
 
 async def test_an_utterance_is_answered_while_the_sound_still_goes_on(server: WyomingServer) -> None:
@@ -168,9 +168,9 @@ async def test_a_connection_knows_its_voice_from_the_utterances_that_it_sends_on
             first, again = await say(client, pcm(talk())), await say(client, pcm(talk()))
         async with client_of(server) as client:
             anew = await say(client, pcm(talk()))
-    assert [answers["scores"] for answers in anew] == [answers["scores"] for answers in first]
+    assert [responses["scores"] for responses in anew] == [responses["scores"] for responses in first]
     assert again[0]["scores"] != first[0]["scores"]
-    assert [answers[0]["baseline_utterances"] for answers in (first, again, anew)] == [0, len(first), 0]
+    assert [responses[0]["baseline_utterances"] for responses in (first, again, anew)] == [0, len(first), 0]
 
 
 async def test_several_clients_at_once_each_get_their_own(server: WyomingServer) -> None:
@@ -180,9 +180,9 @@ async def test_several_clients_at_once_each_get_their_own(server: WyomingServer)
         async with client_of(server) as client:
             return await say(client, data)
 
-    answers = await asyncio.gather(*map(one, voices))
-    assert len({str([words["scores"] for words in each]) for each in answers}) == len(voices), "the voices differ"
-    for data, each in zip(voices, answers, strict=True):
+    responses = await asyncio.gather(*map(one, voices))
+    assert len({str([words["scores"] for words in each]) for each in responses}) == len(voices), "the voices differ"
+    for data, each in zip(voices, responses, strict=True):
         assert [plain(words) for words in each] == expected(server.recognizer, data, 16_000, 1)
 
 
@@ -249,11 +249,11 @@ async def test_garbage_is_told_and_ends_that_connection_alone(
     async with client_of(server) as other:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.address.port)
         writer.write(garbage)
-        header = json.loads(await asyncio.wait_for(reader.readline(), ANSWER_S))
+        header = json.loads(await asyncio.wait_for(reader.readline(), RESPONSE_S))
         data = json.loads(await reader.readexactly(header["data_length"]))
         assert (header["type"], data["code"]) == ("error", "bad-message")
         assert data["text"].startswith("not a Wyoming message: ")
-        assert await asyncio.wait_for(reader.read(), ANSWER_S) == b"", "hung up"
+        assert await asyncio.wait_for(reader.read(), RESPONSE_S) == b"", "hung up"
         writer.close()
         assert len(await say(other, pcm(talk()))) == 2
     assert caplog.text == ""
@@ -354,8 +354,8 @@ async def test_one_huge_chunk_does_not_hold_up_another_client(server: WyomingSer
     async with client_of(server) as greedy, client_of(server) as honest:
         for _ in range(4):
             await greedy.write_event(AudioChunk(16_000, 2, 1, huge).event())
-        answers = await say(honest, pcm(talk()))
-        assert len(answers) == 2
+        responses = await say(honest, pcm(talk()))
+        assert len(responses) == 2
         await greedy.write_event(AudioStop().event())
         assert len(await emotions(greedy)) > 8
 
@@ -416,11 +416,11 @@ async def test_the_command_serves_and_ends_calmly_on_ctrl_c_with_a_client_connec
         greeting = await asyncio.to_thread(process.stderr.readline)
         assert greeting.startswith("streamser: serving tiny at tcp://127.0.0.1:")
         uri = greeting.split(" at ")[1].split(";")[0]
-        async with AsyncClient.from_uri(uri, connect_timeout=ANSWER_S, read_timeout=ANSWER_S) as client:
+        async with AsyncClient.from_uri(uri, connect_timeout=RESPONSE_S, read_timeout=RESPONSE_S) as client:
             assert len(await say(client, pcm(talk()))) == 2
             began = time.monotonic()
             process.send_signal(signal.SIGINT)
-            out, err = await asyncio.to_thread(process.communicate, timeout=ANSWER_S)
+            out, err = await asyncio.to_thread(process.communicate, timeout=RESPONSE_S)
             assert time.monotonic() - began < 5, "a stop takes a moment"
         assert (process.returncode, out, err) == (0, "", "")
     finally:

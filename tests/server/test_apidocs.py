@@ -21,9 +21,9 @@ schemathesis = pytest.importorskip("schemathesis")
 
 
 async def fetched(server: Server, path: str) -> Any:
-    async with aiohttp.ClientSession() as session, session.get(server.url + path) as answer:
-        assert answer.status == 200
-        return await answer.json()
+    async with aiohttp.ClientSession() as session, session.get(server.url + path) as response:
+        assert response.status == 200
+        return await response.json()
 
 
 async def test_every_route_but_the_pages_is_described(server: Server) -> None:
@@ -45,10 +45,10 @@ async def test_answers_and_messages_fit_their_schemas(server: Server) -> None:
     check("Health", await fetched(server, "healthz"))
     check("Live", await fetched(server, "livez"))
     url = f"{server.url}v1/label?partials=true"
-    async with aiohttp.ClientSession() as session, session.post(url, data=wav(two_utterances())) as answer:
-        check("Labelled", await answer.json())
-    async with aiohttp.ClientSession() as session, session.post(url, data=b"no sound") as answer:
-        check("Refusal", await answer.json())
+    async with aiohttp.ClientSession() as session, session.post(url, data=wav(two_utterances())) as response:
+        check("Labelled", await response.json())
+    async with aiohttp.ClientSession() as session, session.post(url, data=b"no sound") as response:
+        check("Refusal", await response.json())
     messages = asyncapi_document("1")["components"]
     async with talking(server, sample_rate=16_000) as talker:
         await talker.end()

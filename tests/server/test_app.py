@@ -23,9 +23,9 @@ TOKEN = "a-token-for-these-tests"
 async def get(server: Server, path: str, method: str = "GET", **headers: str) -> tuple[int, str, dict[str, str]]:
     async with (
         aiohttp.ClientSession() as session,
-        session.request(method, server.url + path, headers=headers, allow_redirects=False) as answer,
+        session.request(method, server.url + path, headers=headers, allow_redirects=False) as response,
     ):
-        return answer.status, await answer.text(), dict(answer.headers)
+        return response.status, await response.text(), dict(response.headers)
 
 
 async def test_the_page_and_its_files_come_with_headers_that_keep_the_rest_of_the_world_out(server: Server) -> None:
@@ -46,8 +46,8 @@ async def test_no_path_of_a_request_reaches_the_disk(server: Server, path: str) 
 
 
 async def test_health_says_who_answers_and_whether_sound_is_stored(server: Server, bundle: Bundle) -> None:
-    async with aiohttp.ClientSession() as session, session.get(server.url + "healthz") as answer:
-        health = await answer.json()
+    async with aiohttp.ClientSession() as session, session.get(server.url + "healthz") as response:
+        health = await response.json()
     assert health["status"] == "ok"
     assert (health["model"], health["recording"], health["microphone"]) == (bundle.name, False, False)
 
@@ -56,8 +56,8 @@ async def test_models_lists_what_answers_and_what_could(
     server: Server, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STREAMSER_MODELS", str(bundle.path.parent))
-    async with aiohttp.ClientSession() as session, session.get(server.url + "v1/models") as answer:
-        content = await answer.json()
+    async with aiohttp.ClientSession() as session, session.get(server.url + "v1/models") as response:
+        content = await response.json()
     assert content["current"]["name"] == bundle.name
     assert content["current"]["labels"] == list(bundle.labels) == list(content["current"]["colours"])
     assert bundle.name in [model["name"] for model in content["models"]]

@@ -125,16 +125,16 @@ async def test_pages_streams_and_uploads_pass_and_what_is_private_does_not(
             await ws.send_json({"type": "end"})
             messages = [json.loads(message.data) async for message in ws]
         assert len(finals(messages)) == 2
-        async with session.post(url + "v1/label", data=wav(two_utterances()), headers=bearer) as answer:
-            assert (answer.status, len((await answer.json())["segments"])) == (200, 2)
-        async with session.post(url + "v1/label", data=wav(two_utterances())) as answer:
-            assert answer.status == 401
+        async with session.post(url + "v1/label", data=wav(two_utterances()), headers=bearer) as response:
+            assert (response.status, len((await response.json())["segments"])) == (200, 2)
+        async with session.post(url + "v1/label", data=wav(two_utterances())) as response:
+            assert response.status == 401
         with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
             await session.ws_connect(url + f"ws/stream?token={TOKEN}", origin="https://evil.example")
         assert caught.value.status == 403
         for path in ("metrics", "livez"):
-            async with session.get(url + path, headers=bearer) as answer:
-                assert answer.status == 404
+            async with session.get(url + path, headers=bearer) as response:
+                assert response.status == 404
     log = (tmp_path / "access.log").read_text()
     assert re.search(r"GET /ws/stream 101", log)
     assert TOKEN not in log

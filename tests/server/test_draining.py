@@ -41,16 +41,16 @@ async def test_a_file_that_is_being_judged_is_answered(recognizer: Recognizer) -
         async def post() -> tuple[int, dict[str, Any]]:
             async with (
                 aiohttp.ClientSession() as session,
-                session.post(server.url + "v1/label", data=wav(two_utterances())) as answer,
+                session.post(server.url + "v1/label", data=wav(two_utterances())) as response,
             ):
-                return answer.status, await answer.json()
+                return response.status, await response.json()
 
         posting = asyncio.create_task(post())
         while not server.is_busy:
             await asyncio.sleep(0)
         await server.close()
-        status, answer = await posting
-    assert (status, len(answer["segments"])) == (200, 2)
+        status, response = await posting
+    assert (status, len(response["segments"])) == (200, 2)
 
 
 async def test_while_it_drains_it_is_live_but_not_ready_and_takes_nobody_in(recognizer: Recognizer) -> None:
@@ -60,15 +60,15 @@ async def test_while_it_drains_it_is_live_but_not_ready_and_takes_nobody_in(reco
         talking(server, sample_rate=16000) as old,
     ):
         await old.receive(is_ready)
-        async with session.get(server.url + "healthz") as answer:
-            assert (answer.status, (await answer.json())["ready"]) == (200, True)
+        async with session.get(server.url + "healthz") as response:
+            assert (response.status, (await response.json())["ready"]) == (200, True)
         server.drain()
-        async with session.get(server.url + "healthz") as answer:
-            assert (answer.status, (await answer.json())["status"]) == (503, "draining")
-        async with session.get(server.url + "livez") as answer:
-            assert answer.status == 200
-        async with session.post(server.url + "v1/label", data=wav(two_utterances())) as answer:
-            assert (answer.status, (await answer.json())["error"]["code"]) == (503, "going_away")
+        async with session.get(server.url + "healthz") as response:
+            assert (response.status, (await response.json())["status"]) == (503, "draining")
+        async with session.get(server.url + "livez") as response:
+            assert response.status == 200
+        async with session.post(server.url + "v1/label", data=wav(two_utterances())) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (503, "going_away")
         async with session.ws_connect(server.url + "ws/stream") as ws:
             error = await ws.receive_json()
             assert error["code"] == "going_away"

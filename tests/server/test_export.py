@@ -18,8 +18,8 @@ from streamser.stream.channel import Stream
 
 async def export(server: Server, body: str | bytes, wanted: str) -> tuple[int, bytes]:
     url = f"{server.url}v1/export?format={wanted}"
-    async with aiohttp.ClientSession() as session, session.post(url, data=body) as answer:
-        return answer.status, await answer.read()
+    async with aiohttp.ClientSession() as session, session.post(url, data=body) as response:
+        return response.status, await response.read()
 
 
 def lines(events: list[dict[str, Any]]) -> str:

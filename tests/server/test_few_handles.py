@@ -29,8 +29,8 @@ async def speak(url: str) -> list[dict[str, object]]:
 
 
 async def healthy(url: str) -> bool:
-    async with aiohttp.ClientSession() as session, session.get(url + "healthz") as answer:
-        return answer.status == 200
+    async with aiohttp.ClientSession() as session, session.get(url + "healthz") as response:
+        return response.status == 200
 
 
 @pytest.mark.parametrize("records", [False, True])

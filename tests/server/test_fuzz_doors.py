@@ -146,8 +146,8 @@ async def test_malformed_requests_leave_no_traceback_and_the_server_goes_on(
             for first in range(0, len(requests), 40):
                 await asyncio.gather(*(send_raw(server.port, data) for data in requests[first : first + 40]))
         assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING]
-        async with aiohttp.ClientSession() as session, session.get(server.url + "healthz") as answer:
-            assert answer.status == 200
+        async with aiohttp.ClientSession() as session, session.get(server.url + "healthz") as response:
+            assert response.status == 200
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ async def raw(server: Server, *pieces: bytes) -> tuple[asyncio.StreamReader, asy
     return reader, writer
 
 
-async def answer_to(server: Server, request: bytes) -> bytes:
+async def response_to(server: Server, request: bytes) -> bytes:
     """All that the server sends back to these bytes before it closes; nothing where it resets the connection."""
     reader, writer = await raw(server, request)
     try:
@@ -45,16 +45,16 @@ async def answer_to(server: Server, request: bytes) -> bytes:
 
 
 async def healthz(server: Server) -> tuple[int, dict[str, Any]]:
-    async with aiohttp.ClientSession() as session, session.get(server.url + "healthz") as answer:
-        return answer.status, await answer.json()
+    async with aiohttp.ClientSession() as session, session.get(server.url + "healthz") as response:
+        return response.status, await response.json()
 
 
 async def post(server: Server, body: Any, query: str = "", **options: Any) -> tuple[int, dict[str, Any]]:
     async with (
         aiohttp.ClientSession() as session,
-        session.post(server.url + "v1/label" + query, data=body, **options) as answer,
+        session.post(server.url + "v1/label" + query, data=body, **options) as response,
     ):
-        return answer.status, await answer.json()
+        return response.status, await response.json()
 
 
 @contextlib.asynccontextmanager
@@ -100,8 +100,8 @@ async def test_a_damaged_upload_gives_its_name_back(server: Server) -> None:
     soundfile.write(file, audio, 16000, format="WAV", subtype="FLOAT")
     for _ in range(2):
         assert (await post(server, file.getvalue(), "?stream=broken"))[0] == 422
-    _, answer = await post(server, wav(two_utterances()), "?stream=broken")
-    assert answer["stream"] == "broken"
+    _, response = await post(server, wav(two_utterances()), "?stream=broken")
+    assert response["stream"] == "broken"
 
 
 # --- connections
@@ -147,7 +147,7 @@ async def test_when_all_connections_are_at_work_the_next_is_told_to_come_back(re
         await one.receive(lambda message: message["type"] == "ready")
         async with talking(server, sample_rate=16000) as two:
             await two.receive(lambda message: message["type"] == "ready")
-            reply = await answer_to(server, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            reply = await response_to(server, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert reply.startswith(b"HTTP/1.1 503 ")
             assert b"Retry-After" in reply
             await two.end()
@@ -172,20 +172,20 @@ async def test_a_malformed_request_is_refused_without_a_traceback(
     server: Server, request_bytes: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        reply = await answer_to(server, request_bytes)
+        reply = await response_to(server, request_bytes)
     assert reply.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), reply[:200]
     assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []
 
 
 async def test_a_host_that_is_no_name_is_refused_as_a_foreign_one(server: Server) -> None:
-    reply = await answer_to(server, b"GET / HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n")
+    reply = await response_to(server, b"GET / HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n")
     assert reply.startswith(b"HTTP/1.1 403 ")
 
 
 async def test_a_token_of_any_bytes_is_a_wrong_one(recognizer: Recognizer, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(recognizer, token=TOKEN) as server:
         head = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\nConnection: close\r\n\r\n"
-        assert (await answer_to(server, head)).startswith(b"HTTP/1.1 401 ")
+        assert (await response_to(server, head)).startswith(b"HTTP/1.1 401 ")
         hello = json.dumps({"type": "hello", "sample_rate": 16000, "token": "\ud800"})
         close_code, error = await refused(server, [hello])
         assert (close_code, error["code"]) == (4401, "token")
@@ -229,9 +229,9 @@ async def test_a_form_of_a_hundred_thousand_empty_parts_holds_nobody_up(server: 
     loop = asyncio.get_running_loop()
     async with watched(server) as delays:
         began_s = loop.time()
-        status, answer = await post(server, io.BytesIO(body), headers=headers)
+        status, response = await post(server, io.BytesIO(body), headers=headers)
         took_s = loop.time() - began_s
-    assert (status, answer["error"]["code"]) == (400, "bad_form")
+    assert (status, response["error"]["code"]) == (400, "bad_form")
     assert took_s < 5
     assert max(delays, default=0) < 2
 
@@ -244,15 +244,15 @@ async def test_fields_that_are_no_file_count_against_the_limit_too(recognizer: R
 
     async with serving(recognizer, max_body_mb=0.1) as server:
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
-        status, answer = await post(server, endless(), headers=headers)
-        assert (status, answer["error"]["code"]) == (413, "too_large")
+        status, response = await post(server, endless(), headers=headers)
+        assert (status, response["error"]["code"]) == (413, "too_large")
 
 
 async def test_uploads_that_drip_keep_nobody_from_labelling(server: Server) -> None:
     head = b"POST /v1/label HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\nRIFF"
     dripping = [await raw(server, head) for _ in range(8)]
-    status, answer = await asyncio.wait_for(post(server, wav(two_utterances())), DEADLINE_S)
-    assert (status, len(answer["segments"])) == (200, 2)
+    status, response = await asyncio.wait_for(post(server, wav(two_utterances())), DEADLINE_S)
+    assert (status, len(response["segments"])) == (200, 2)
     for _, writer in dripping:
         writer.close()
 
@@ -272,11 +272,11 @@ async def test_an_upload_that_is_broken_off_leaves_no_traceback(
 async def test_a_small_file_of_very_many_channels_is_refused(server: Server, file_format: str) -> None:
     file = io.BytesIO()
     soundfile.write(file, np.zeros((400, 255), np.float32), 48_000, format=file_format)
-    status, answer = await post(server, file.getvalue())
-    assert (status, answer["error"]["code"]) == (415, "channels")
+    status, response = await post(server, file.getvalue())
+    assert (status, response["error"]["code"]) == (415, "channels")
 
 
 async def test_the_most_channels_that_are_allowed_are_heard(server: Server) -> None:
     audio = np.repeat(np.concatenate([silence(0.3), babble(1.0), silence(0.6)])[:, None], 32, axis=1)
-    status, answer = await post(server, io.BytesIO(wav(audio)))
-    assert (status, len(answer["segments"])) == (200, 1)
+    status, response = await post(server, io.BytesIO(wav(audio)))
+    assert (status, len(response["segments"])) == (200, 1)

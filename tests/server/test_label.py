@@ -17,19 +17,19 @@ from streamser.server.app import Server
 async def post(server: Server, body: Any, query: str = "", **options: Any) -> tuple[int, dict[str, Any]]:
     async with (
         aiohttp.ClientSession() as session,
-        session.post(server.url + "v1/label" + query, data=body, **options) as answer,
+        session.post(server.url + "v1/label" + query, data=body, **options) as response,
     ):
-        return answer.status, await answer.json()
+        return response.status, await response.json()
 
 
 async def test_a_file_gets_the_very_events_that_the_same_sound_gets_without_a_server(
     server: Server, recognizer: Recognizer
 ) -> None:
     audio = two_utterances()
-    status, answer = await post(server, wav(audio), "?partials=true&stream=talk.wav")
+    status, response = await post(server, wav(audio), "?partials=true&stream=talk.wav")
     assert status == 200
-    assert plain(answer["events"]) == truth(recognizer, pcm(audio))
-    for event in answer["events"]:
+    assert plain(response["events"]) == truth(recognizer, pcm(audio))
+    for event in response["events"]:
         VALIDATOR.validate(event)
         assert event["stream"] == "talk.wav"
 
@@ -49,8 +49,8 @@ async def test_a_form_with_a_file_does_as_well(server: Server) -> None:
     form = aiohttp.FormData()
     form.add_field("note", "not a file")
     form.add_field("file", wav(two_utterances()), filename="talk.wav", content_type="audio/wav")
-    status, answer = await post(server, form)
-    assert (status, answer["segments"]) == (200, plainly["segments"])
+    status, response = await post(server, form)
+    assert (status, response["segments"]) == (200, plainly["segments"])
 
 
 @pytest.mark.parametrize("file_format", ["FLAC", "OGG", "WAV"])
@@ -58,14 +58,14 @@ async def test_a_form_with_a_file_does_as_well(server: Server) -> None:
 async def test_other_formats_and_rates_are_heard_too(server: Server, file_format: str, rate: int) -> None:
     audio = resample(two_utterances(), 16000, rate)
     stereo = np.stack([audio, audio], axis=1)
-    status, answer = await post(server, wav(stereo, rate, file_format))
-    assert (status, len(answer["segments"])) == (200, 2)
+    status, response = await post(server, wav(stereo, rate, file_format))
+    assert (status, len(response["segments"])) == (200, 2)
 
 
 async def test_silence_is_a_file_without_utterances(server: Server) -> None:
-    status, answer = await post(server, wav(silence(1.0)))
-    assert (status, answer["segments"]) == (200, [])
-    assert [event["type"] for event in answer["events"]] == ["stream_ended"]
+    status, response = await post(server, wav(silence(1.0)))
+    assert (status, response["segments"]) == (200, [])
+    assert [event["type"] for event in response["events"]] == ["stream_ended"]
 
 
 @pytest.mark.parametrize(
@@ -84,26 +84,26 @@ async def test_silence_is_a_file_without_utterances(server: Server) -> None:
 async def test_what_is_no_file_is_refused_with_a_reason(
     server: Server, body: bytes, query: str, status: int, code: str
 ) -> None:
-    got, answer = await post(server, body, query)
-    assert (got, answer["error"]["code"]) == (status, code)
-    assert len(answer["error"]["message"]) > 20
-    assert "object at" not in answer["error"]["message"] and "<" not in answer["error"]["message"]
+    got, response = await post(server, body, query)
+    assert (got, response["error"]["code"]) == (status, code)
+    assert len(response["error"]["message"]) > 20
+    assert "object at" not in response["error"]["message"] and "<" not in response["error"]["message"]
 
 
 async def test_a_misspelled_query_parameter_gets_the_nearest_name(server: Server) -> None:
-    _, answer = await post(server, wav(tone()), "?partial=true")
-    assert answer["error"]["message"] == "unknown query parameter 'partial'; did you mean 'partials'?"
-    _, answer = await post(server, wav(tone()), "?xyz=1")
-    assert answer["error"]["message"] == "unknown query parameter 'xyz'; known: stream, partials, model"
+    _, response = await post(server, wav(tone()), "?partial=true")
+    assert response["error"]["message"] == "unknown query parameter 'partial'; did you mean 'partials'?"
+    _, response = await post(server, wav(tone()), "?xyz=1")
+    assert response["error"]["message"] == "unknown query parameter 'xyz'; known: stream, partials, model"
 
 
 async def test_a_file_that_is_cut_off_is_judged_with_a_warning(server: Server) -> None:
     whole = wav(two_utterances())
-    status, answer = await post(server, whole)
-    assert (status, answer["warnings"]) == (200, [])
-    status, answer = await post(server, whole[: len(whole) // 2])
+    status, response = await post(server, whole)
+    assert (status, response["warnings"]) == (200, [])
+    status, response = await post(server, whole[: len(whole) // 2])
     assert status == 200
-    (warning,) = answer["warnings"]
+    (warning,) = response["warnings"]
     assert warning.startswith("the file is cut off: it holds ")
 
 
@@ -111,10 +111,10 @@ async def test_a_form_without_a_file_is_refused(server: Server) -> None:
     with aiohttp.MultipartWriter("form-data") as form:
         part = form.append("no file")
         part.set_content_disposition("form-data", name="note")
-    status, answer = await post(server, form)
-    assert (status, answer["error"]["code"]) == (400, "empty")
-    status, answer = await post(server, b"rubbish", headers={"Content-Type": "multipart/form-data"})
-    assert (status, answer["error"]["code"]) == (400, "bad_form")
+    status, response = await post(server, form)
+    assert (status, response["error"]["code"]) == (400, "empty")
+    status, response = await post(server, b"rubbish", headers={"Content-Type": "multipart/form-data"})
+    assert (status, response["error"]["code"]) == (400, "bad_form")
 
 
 async def test_not_a_number_in_a_file_is_refused_and_the_next_file_is_judged(server: Server) -> None:
@@ -126,8 +126,8 @@ async def test_not_a_number_in_a_file_is_refused_and_the_next_file_is_judged(ser
     audio[20_000] = np.nan
     file = io.BytesIO()
     soundfile.write(file, audio, 16000, format="WAV", subtype="FLOAT")
-    status, answer = await post(server, file.getvalue())
-    assert (status, answer["error"]["code"]) == (422, "damaged")
+    status, response = await post(server, file.getvalue())
+    assert (status, response["error"]["code"]) == (422, "damaged")
     assert (await post(server, wav(two_utterances())))[0] == 200
 
 
@@ -138,9 +138,9 @@ async def test_a_body_over_the_limit_is_refused_whether_or_not_it_says_its_lengt
 
     async with serving(recognizer, max_body_mb=0.1) as server:
         for body in (b"\0" * 200_000, crumbs()):
-            status, answer = await post(server, body)
-            assert (status, answer["error"]["code"]) == (413, "too_large")
-            assert "100000" in answer["error"]["message"]
+            status, response = await post(server, body)
+            assert (status, response["error"]["code"]) == (413, "too_large")
+            assert "100000" in response["error"]["message"]
         assert (await post(server, wav(babble(1.0))))[0] == 200
 
 
@@ -148,8 +148,8 @@ async def test_a_small_file_that_unpacks_into_hours_is_refused(recognizer: Recog
     async with serving(recognizer, max_audio_s=20) as server:
         bomb = wav(silence(600.0), file_format="FLAC")
         assert len(bomb) < 30_000
-        status, answer = await post(server, bomb)
-        assert (status, answer["error"]["code"]) == (413, "too_long")
+        status, response = await post(server, bomb)
+        assert (status, response["error"]["code"]) == (413, "too_long")
 
 
 @pytest.mark.parametrize("samples_in_header", [0, 2**36 - 1])
@@ -163,10 +163,10 @@ async def test_a_header_that_lies_about_the_length_gets_past_no_limit(
         return bytes(file)
 
     async with serving(recognizer, max_audio_s=20) as server:
-        status, answer = await post(server, flac(60.0))
-        assert (status, answer["error"]["code"]) == (413, "too_long")
-        status, answer = await post(server, flac(6.0))
-        assert (status, len(answer["segments"])) == (200, 2)
+        status, response = await post(server, flac(60.0))
+        assert (status, response["error"]["code"]) == (413, "too_long")
+        status, response = await post(server, flac(6.0))
+        assert (status, len(response["segments"])) == (200, 2)
 
 
 async def test_a_body_that_comes_to_a_halt_does_not_hold_a_place_for_ever(recognizer: Recognizer) -> None:
@@ -175,13 +175,13 @@ async def test_a_body_that_comes_to_a_halt_does_not_hold_a_place_for_ever(recogn
         await asyncio.Event().wait()
 
     async with serving(recognizer, idle_timeout_s=0.2) as server:
-        status, answer = await post(server, halting())
-        assert (status, answer["error"]["code"]) == (408, "idle")
+        status, response = await post(server, halting())
+        assert (status, response["error"]["code"]) == (408, "idle")
 
 
 async def test_ten_files_at_once_are_all_answered(server: Server) -> None:
-    answers = await asyncio.gather(*(post(server, wav(two_utterances(seed)), "?stream=same") for seed in range(10)))
-    assert {status for status, _ in answers} == {200}
-    assert len({answer["stream"] for _, answer in answers}) >= 1
+    responses = await asyncio.gather(*(post(server, wav(two_utterances(seed)), "?stream=same") for seed in range(10)))
+    assert {status for status, _ in responses} == {200}
+    assert len({response["stream"] for _, response in responses}) >= 1
     alone = [await post(server, wav(two_utterances(seed))) for seed in range(10)]
-    assert [answer["segments"] for _, answer in answers] == [answer["segments"] for _, answer in alone]
+    assert [response["segments"] for _, response in responses] == [response["segments"] for _, response in alone]

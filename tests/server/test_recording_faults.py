@@ -22,8 +22,8 @@ DATA = pcm(two_utterances())
 
 
 async def ask(server: Server, path: str) -> tuple[int, dict[str, Any]]:
-    async with aiohttp.ClientSession() as session, session.get(server.url + path) as answer:
-        return answer.status, await answer.json()
+    async with aiohttp.ClientSession() as session, session.get(server.url + path) as response:
+        return response.status, await response.json()
 
 
 def is_ready(message: Message) -> bool:
@@ -61,9 +61,9 @@ async def test_when_the_folder_vanishes_new_clients_and_the_probe_are_told_until
         assert str(tmp_path) not in error["message"]
         async with (
             aiohttp.ClientSession() as session,
-            session.post(server.url + "v1/label", data=wav(two_utterances())) as answer,
+            session.post(server.url + "v1/label", data=wav(two_utterances())) as response,
         ):
-            assert (answer.status, (await answer.json())["error"]["code"]) == (503, "recording")
+            assert (response.status, (await response.json())["error"]["code"]) == (503, "recording")
         folder.mkdir()
         async with talking(server, sample_rate=16000) as talker:
             await talker.say(DATA)

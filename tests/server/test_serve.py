@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 def fetch(url: str, **headers: str) -> tuple[int, bytes]:
     request = urllib.request.Request(url, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, answer.read()
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, response.read()
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read()
@@ -88,8 +88,8 @@ async def test_a_second_signal_ends_it_at_once(bundle: Bundle) -> None:
 
 
 async def health(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-    async with session.get(url + "healthz") as answer:
-        answered: dict[str, Any] = await answer.json()
+    async with session.get(url + "healthz") as response:
+        answered: dict[str, Any] = await response.json()
         return answered
 
 

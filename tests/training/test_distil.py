@@ -25,7 +25,7 @@ from streamser.training.material import Material, gather, splits_of
 from streamser.training.options import RunOptions
 from streamser.training.recipe import DistilConfig, Recipe, recipe_from
 from streamser.training.store import JoinedStore
-from streamser.training.teachers import Answers, Teachers, check_teacher, speakers_of
+from streamser.training.teachers import Predictions, Teachers, check_teacher, speakers_of
 from streamser.training.trainer import Trainer
 
 LABELS = ("angry", "sad")
@@ -143,8 +143,8 @@ def test_of_a_corpus_that_is_not_left_out_only_the_test_speakers_count(
 
 
 def test_answers_for_clips_that_are_not_trained_on_spoil_a_loss() -> None:
-    answers = Answers(np.full((4, 2), 0.5, np.float32), np.ones((4, 3), np.float32))
-    distiller = Distiller(DistilConfig(teachers=("x",)), answers, np.array([0, 2]), 5)
+    predictions = Predictions(np.full((4, 2), 0.5, np.float32), np.ones((4, 3), np.float32))
+    distiller = Distiller(DistilConfig(teachers=("x",)), predictions, np.array([0, 2]), 5)
     logits, embedding = torch.zeros(2, 2), torch.zeros(2, 5)
     assert distiller(logits, embedding, torch.tensor([0, 2])) == 0
     assert torch.isnan(distiller(logits, embedding, torch.tensor([0, 1])))
@@ -161,19 +161,21 @@ def test_a_teacher_answers_the_clean_clip_once(
     split = next(s for s in Trainer(make_recipe(), material, tmp_path, RunOptions(cache=tmp_path)).splits(0)
                  if s.name == "without-other")  # fmt: skip
 
-    def answers(workers: int = 1) -> Answers:
-        return Teachers(config, LABELS, material.stored, RunOptions(cache=tmp_path, workers=workers)).answers(split, 0)
+    def predictions(workers: int = 1) -> Predictions:
+        return Teachers(config, LABELS, material.stored, RunOptions(cache=tmp_path, workers=workers)).predictions(
+            split, 0
+        )
 
-    first = answers()
+    first = predictions()
     logits = load(teacher.path, "cpu").logits([read_audio(clip.path) for clip in material.clips[:5]])
     expected = np.exp(logits / 2) / np.exp(logits / 2).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(first.probabilities[:5], expected, atol=1e-4)
     monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("they are in the cache"))
-    np.testing.assert_array_equal(answers().probabilities, first.probabilities)
-    swapped = Teachers(config, LABELS[::-1], material.stored, RunOptions(cache=tmp_path)).answers(split, 0)
+    np.testing.assert_array_equal(predictions().probabilities, first.probabilities)
+    swapped = Teachers(config, LABELS[::-1], material.stored, RunOptions(cache=tmp_path)).predictions(split, 0)
     np.testing.assert_allclose(swapped.probabilities, first.probabilities[:, ::-1], atol=1e-6)
     with pytest.raises(ConfigError, match="has no label neutral"):
-        Teachers(config, ("angry", "neutral"), material.stored, RunOptions(cache=tmp_path)).answers(split, 0)
+        Teachers(config, ("angry", "neutral"), material.stored, RunOptions(cache=tmp_path)).predictions(split, 0)
 
 
 @pytest.mark.slow
@@ -190,9 +192,9 @@ def test_folds_on_one_frozen_encoder_share_its_output(
         trainer.run_split(split, 0)
     config = DistilConfig(teachers=(str(tmp_path / "run"),), temperature=1.0)
     teachers = Teachers(config, LABELS, material.stored, RunOptions(cache=tmp_path))
-    first = teachers.answers(splits[0], 0)
+    first = teachers.predictions(splits[0], 0)
     monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("the encoder has run"))
-    second = teachers.answers(splits[1], 0)
+    second = teachers.predictions(splits[1], 0)
     np.testing.assert_array_equal(first.embeddings, second.embeddings)
     assert np.abs(first.probabilities - second.probabilities).max() > 1e-4
     fold = next(one for one in load_folds(tmp_path / "run") if one.fold == splits[1].name)
@@ -207,14 +209,14 @@ def test_folds_on_one_frozen_encoder_share_its_output(
 def test_with_all_weight_on_the_teacher_the_network_believes_it_and_not_the_labels(
     material: Material, run: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = Teachers.answers
+    wrong = Teachers.predictions
 
-    def swapped(self: Teachers, *args: object) -> Answers:
+    def swapped(self: Teachers, *args: object) -> Predictions:
         truth = np.array([LABELS.index(clip.label) for clip in self.clips])
-        answers = wrong(self, *args)  # type: ignore[arg-type]
-        return replace(answers, probabilities=np.eye(2, dtype=np.float32)[1 - truth] * 0.9 + 0.05)
+        predictions = wrong(self, *args)  # type: ignore[arg-type]
+        return replace(predictions, probabilities=np.eye(2, dtype=np.float32)[1 - truth] * 0.9 + 0.05)
 
-    monkeypatch.setattr(Teachers, "answers", swapped)
+    monkeypatch.setattr(Teachers, "predictions", swapped)
     for weight, least, most in ((1.0, 0, 20), (0.01, 80, 100)):
         distil = {"teachers": [str(run)], "weight": weight, "temperature": 1.0}
         trainer = student(material, tmp_path / str(weight), cache, distil, epochs=4)
