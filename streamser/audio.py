@@ -30,10 +30,10 @@ LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Sample rates of audio that streamser takes, in Hz; beyond them the resampler hangs, crashes or fills the memory."""
 
 LONGEST_S = 4 * 3600.0
-"""The most audio that is read into one array; a small file may hold years of silence."""
+"""The longest audio that is read into one array; a small file may decode to years of silence."""
 
 LOUDEST = 100.0
-"""Float audio lies within [-1, 1], with some headroom for a hot recording; beyond this it was never scaled."""
+"""Float audio lies within [-1, 1], with some headroom for a hot recording; audio beyond this was never scaled."""
 
 Samples = NDArray[np.float32]
 
@@ -47,8 +47,8 @@ _ABSURD = 1e10  # above 32-bit integers that were not scaled
 _CLAIMED = re.compile(r"^\s*(?:RIFF|FORM|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _DATA = re.compile(r"^\s*data\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _NO_LAST_PAGE = re.compile(r"Ogg ?: Last page lacks an end-of-stream bit")
-_UNKNOWN_BYTES = 0x7FFF_0000  # programs that write to a pipe do not know the length, and claim this or more
-_SLACK_BYTES = 512  # some programs count a header or a padding byte too much
+_UNKNOWN_BYTES = 0x7FFF_0000  # the header says this or more if a program wrote to a pipe, without knowing the length
+_SLACK_BYTES = 512  # some programs count a header or a padding byte as audio
 _SLACK_SHARE = 0.02  # the length of a VBR MP3 is an estimate
 _UNKNOWN_S = 10 * 86_400.0
 
@@ -56,7 +56,7 @@ _PIECE_VALUES = 400_000  # a second of two channels at 192 kHz; more channels co
 
 
 class _Placed:
-    """Audio with a place in its stream."""
+    """Audio with its position in its stream."""
 
     __slots__ = ()
     samples: Samples
@@ -75,7 +75,7 @@ class _Placed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AudioBlock(_Placed):
-    """A run of audio with its place in the stream."""
+    """A block of audio with its position in the stream."""
 
     samples: Samples
     """Mono float32 at 16 kHz, nominally within [-1, 1]."""
@@ -87,7 +87,7 @@ class AudioBlock(_Placed):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment(_Placed):
-    """Speech cut from a stream: the last window of an utterance that goes on, or the whole of one that ended."""
+    """Speech cut from a stream: the newest window of an open utterance, or the whole of a finished one."""
 
     utterance: int
     """Counts the stream's utterances from 0."""
@@ -104,7 +104,7 @@ class Segment(_Placed):
     continues: bool = False
     """True when the utterance is the next piece of one that was cut at the maximum length."""
     speculative: bool = False
-    """True for a segment that equals the final, sample for sample, if the present silence lasts."""
+    """True for a segment that will equal the final, sample for sample, if the silence continues."""
     arrived_s: float | None = None
     """When its last sample came in (time.monotonic)."""
 
@@ -131,7 +131,7 @@ class Resampler:
         return np.asarray(self._soxr.resample_chunk(np.ascontiguousarray(samples, np.float32)), np.float32)
 
     def flush(self) -> Samples:
-        """The rest, once nothing more will come."""
+        """The remaining samples, after the last `feed`."""
         if self._soxr is None:
             return np.zeros(0, np.float32)
         return np.asarray(self._soxr.resample_chunk(np.zeros(0, np.float32), last=True), np.float32)
@@ -191,9 +191,9 @@ def to_mono(pcm: NDArray[np.generic], channels: int | None = None) -> Samples:
     elif pcm.dtype.kind == "i":
         values = pcm.astype(np.float32) / np.float32(2 ** (8 * pcm.dtype.itemsize - 1))
     elif pcm.dtype == np.float32:
-        values = pcm.copy()  # the caller may write over its own
+        values = pcm.copy()  # a copy: the caller may overwrite its array
     elif pcm.dtype.kind == "f":
-        with np.errstate(over="ignore", invalid="ignore"):  # a double may exceed float32: it becomes infinite
+        with np.errstate(over="ignore", invalid="ignore"):  # a double outside float32's range becomes infinite
             values = pcm.astype(np.float32)
     else:
         raise ValueError(f"sound is int8..int64, uint8 or float, not {pcm.dtype}")
@@ -209,7 +209,7 @@ def check_finite(samples: Samples, what: str) -> Samples:
 
 
 def decoder_words(error: Exception) -> str:
-    """Why libsndfile refuses a file, without the file's name, which the caller gives, or the name of a Python object.
+    """The reason for which libsndfile refuses a file, without the name of the file or of a Python object.
 
     >>> import io, soundfile
     >>> try:
@@ -222,7 +222,7 @@ def decoder_words(error: Exception) -> str:
 
     if not isinstance(error, soundfile.LibsndfileError):
         return str(error)
-    if error.code == _NO_REGULAR_FILE:  # its MP3 reader's word for any file that is not MP3
+    if error.code == _NO_REGULAR_FILE:  # what its MP3 reader reports for any file that is not MP3
         return "format not recognised"
     words = str(error.error_string).strip().rstrip(".")
     return words[:1].lower() + words[1:]
@@ -247,8 +247,8 @@ def _sequential_file() -> Any:
 def made_finite(samples: Samples) -> tuple[Samples, int]:
     """Samples of a live stream without NaN, infinity and absurd values, and how many were replaced by silence.
 
-    One of them would otherwise spread through the resampler and the noise floor. What is merely not scaled to [-1, 1]
-    stays: the recognizer refuses it and names the divisor.
+    One such sample would otherwise spread through the resampler and the noise floor. Samples that are only not scaled
+    to [-1, 1] stay: the recognizer refuses them and names the divisor.
 
     >>> import numpy as np
     >>> made_finite(np.array([0.5, np.nan, 1e30], np.float32))
@@ -262,7 +262,7 @@ def made_finite(samples: Samples) -> tuple[Samples, int]:
 
 
 def open_audio(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.SoundFile | MediaFile:
-    """An audio file that is open for reading; AudioError, with `name`, when it is none or its sample rate is absurd.
+    """Open an audio file for reading; AudioError, with `name`, if it is not audio or its sample rate is absurd.
 
     A file with the suffix m4a, mp4, webm and the like is decoded by ffmpeg.
     """
@@ -297,7 +297,7 @@ def mono_pieces(audio: soundfile.SoundFile | MediaFile, name: str) -> Iterator[S
 
 
 def cut_off(audio: soundfile.SoundFile | MediaFile, frames: int) -> str | None:
-    """Why a file that gave `frames` frames seems to miss its end, as after a broken download; None when it is whole.
+    """The reason to believe that a file of `frames` frames is cut off, as after a broken download; None if it is whole.
 
     Only formats whose header or last page tells their length can be checked.
     """

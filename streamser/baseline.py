@@ -1,8 +1,8 @@
 """A baseline: how a voice usually sounds here, as the weighted sum of its earlier utterances' embeddings.
 
-The relative head of a checkpoint compares an utterance with it. An utterance that the absolute head finds neutral has
-a large weight, one that it finds angry a small one, so that a stream in which somebody is angry all the time does not
-take this for the person's usual voice. `BaselineRule` in `streamser.calibration` has the constants.
+The relative head of a checkpoint compares an utterance with it. An utterance that the absolute head finds neutral has a
+large weight, one that it finds angry a small one, so that a stream of an always angry speaker does not make anger the
+usual voice. `BaselineRule` in `streamser.calibration` has the constants.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Baseline:
     weight: float
     """The sum of the weights."""
     utterances: int
-    """How many utterances are in it."""
+    """Number of utterances in it."""
     source: BaselineSource = "own"
     """`profile` as long as a profile is part of it, else `own`: a stream's own utterances."""
 
@@ -51,11 +51,11 @@ class Baseline:
 
     @property
     def kind(self) -> BaselineKind:
-        """What answers that use it stand on."""
+        """What predictions that use it are compared with."""
         return self.source if self.weight > 0 else "none"
 
     def plus(self, embedding: NDArray[np.floating[Any]], weight: float, rule: BaselineRule) -> Baseline:
-        """The baseline with one more utterance; what it held before fades a little (`rule.memory`).
+        """The baseline with one more utterance; earlier ones lose a little weight (`rule.memory`).
 
         >>> from streamser.calibration import Calibration
         >>> rule = BaselineRule(exponent=1.0, memory=10, half=2.0, calibration=Calibration())
@@ -80,8 +80,7 @@ def weighted_sum(
 ) -> tuple[NDArray[np.float64], float]:
     """The total (D,) and weight of a baseline of utterances (N, D), the newest last, whose weights are (N,).
 
-    With each later utterance an earlier one keeps the share `kept` of its weight: 1 - 1 / `memory`, as in
-    `Baseline.plus`.
+    Each later utterance leaves an earlier one the share 1 - 1 / `memory` of its weight, as in `Baseline.plus`.
     """
     faded = weights * kept ** np.arange(len(weights) - 1, -1, -1)
     return faded @ np.asarray(embeddings, np.float64), float(faded.sum())

@@ -10,7 +10,7 @@
     └── README.md             the card
 
 Nothing here is a pickle, and no byte reaches native code before its hash has been checked. The seal in
-bundle.yaml is the hash of its other values, so that two swapped labels are noticed as surely as a torn file.
+bundle.yaml is the hash of its other values, so that swapped labels are detected as reliably as a damaged file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from streamser.onnxgraph import check_graph
 
 DEFAULT_MODEL = "whisper"
 NEUTRAL = "neutral"
-"""The label whose probability weighs utterances for a baseline."""
+"""The label whose probability is an utterance's weight in a baseline."""
 
 WEIGHTS = "weights.safetensors"
 GRAPH = "model.onnx"
@@ -63,9 +63,9 @@ class BundleValues:
     """Name of the row in the zoo that built the network."""
     calibration: Calibration
     provenance: Mapping[str, Any]
-    """Corpora, speakers, recipe, versions: where the weights come from."""
+    """Corpora, speakers, recipe and versions from which the weights were trained."""
     scores: Mapping[str, Any]
-    """What was measured, and on what."""
+    """Measured figures, and the data they were measured on."""
     licence: str
     """Licence of the weights, and of the corpora they were trained on."""
     baseline: BaselineRule | None = None
@@ -74,7 +74,7 @@ class BundleValues:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleContents:
-    """What the files beside bundle.yaml hold."""
+    """The contents of the files beside bundle.yaml."""
 
     weights: Mapping[str, NDArray[Any]]
     onnx: bytes
@@ -102,7 +102,7 @@ class Bundle(BundleValues):
     """SHA-256 of each file beside bundle.yaml."""
 
     def __post_init__(self) -> None:
-        """Every rule that holds between the values; the graph's own shape is checked by the engines."""
+        """Check the rules between the values; the engines check the graph's shape."""
         labels, features, classes = self.labels, self.features, len(self.labels)
         if classes < 2 or not all(isinstance(label, str) and label and label.isprintable() for label in labels):
             raise ValueError(f"labels are two or more names, not {list(labels)!r}")
@@ -168,11 +168,11 @@ class Bundle(BundleValues):
 
     @property
     def size_bytes(self) -> int:
-        """What the CPU engine has to load: the graph."""
+        """The graph, which the CPU engine loads."""
         return self.onnx_path.stat().st_size
 
     def read(self, name: str) -> bytes:
-        """One file's bytes, the very ones that were hashed; BundleError when they are not what was saved."""
+        """One file's bytes, after their hash was checked; BundleError when they are not what was saved."""
         path = self.path / name
         if path.is_symlink():
             raise BundleError(f"{path}: is a symbolic link, but a bundle holds its own files; copy the target here")
@@ -191,7 +191,7 @@ class Bundle(BundleValues):
         return content
 
     def graph(self, name: str = GRAPH) -> bytes:
-        """An ONNX model, verified and free of what could read other files, run without end or claim memory."""
+        """An ONNX model, verified, that reads no other files, runs no endless loop and claims no excessive memory."""
         graph = self.read(name)
         try:
             check_graph(graph)
@@ -213,7 +213,7 @@ class Bundle(BundleValues):
 
 
 def model_folders() -> list[Path]:
-    """Folders that are searched for checkpoints, the first winning: $STREAMSER_MODELS, then streamser's own."""
+    """Folders that are searched for checkpoints, in this order: $STREAMSER_MODELS, then streamser's own."""
     package = Path(__file__).resolve().parent
     own = package / "_models" if (package / "_models").is_dir() else package.parent / "models"
     theirs = os.environ.get("STREAMSER_MODELS")
@@ -245,7 +245,7 @@ def load_bundle(name_or_path: str | os.PathLike[str], verify: bool = True) -> Bu
 
 
 def save_bundle(folder: str | os.PathLike[str], values: BundleValues, contents: BundleContents) -> Bundle:
-    """Write a checkpoint folder and read it back; a kill in the middle never leaves a bundle that loads wrongly.
+    """Write a checkpoint folder and read it back; a program that is killed leaves no bundle with wrong contents.
 
     Every file is written whole under another name and then renamed, bundle.yaml last. Other files in the folder stay.
     """
@@ -306,13 +306,13 @@ def _manifest(bundle: Bundle) -> dict[str, Any]:
         "provenance": bundle.provenance,
         "files": bundle.files,
     }
-    # NumPy's numbers and tuples become what YAML and JSON both know; NaN raises, for JSON does not know it.
+    # NumPy's numbers and tuples become values that YAML and JSON both have; NaN raises, since JSON has none.
     plain = json.loads(json.dumps(values, allow_nan=False, default=lambda value: value.item()))
     return {**plain, "seal": seal_of(plain)}
 
 
 def _locate(name_or_path: str | os.PathLike[str]) -> Path:
-    """A name wins over a folder of that name in the working directory; anything with a separator is a path."""
+    """An installed name has priority over a folder in the working directory; with a separator it is a path."""
     text = os.fspath(name_or_path)
     is_name = isinstance(name_or_path, str) and not text.startswith((".", "~")) and not {"/", os.sep} & set(text)
     models = find_models() if is_name else {}
@@ -339,7 +339,7 @@ def _expand(text: str) -> Path:
 
 
 def _known(models: Mapping[str, Path]) -> str:
-    """What there is instead, for an error's last words."""
+    """The checkpoints that exist instead, for the end of an error message."""
     if models:
         return f"there are: {', '.join(models)}; or give a folder's path"
     searched = ", ".join(str(folder) for folder in model_folders())
@@ -356,7 +356,7 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
             )
         if not all(isinstance(digest, str) for digest in files.values()):
             raise ValueError("files gives the SHA-256 of each in hexadecimal")
-        # Older checkpoints have sections 'neutral' and 'drift' for ways of adapting that are no more.
+        # Older checkpoints have sections 'neutral' and 'drift', for methods of adaptation that were removed.
         baseline = values.get("baseline")
         return Bundle(
             path=folder,

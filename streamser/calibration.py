@@ -1,4 +1,4 @@
-"""Constants of a checkpoint that turn logits into calibrated answers, and earlier utterances into a baseline."""
+"""Constants of a checkpoint that turn logits into calibrated predictions, and earlier utterances into a baseline."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Calibration:
     bias: tuple[float, ...] = ()
     """One value a class, or none at all."""
     threshold: float = 0.0
-    """Below this confidence the answer is `uncertain`."""
+    """Below this confidence the prediction is `uncertain`."""
     risk: float | None = None
-    """Share of wrong answers among those given at this threshold, as measured when it was chosen."""
+    """Share of wrong predictions among those at or above the threshold, as measured when it was chosen."""
     neutral_prior: float | None = None
-    """Probability of neutral that the answers assume; None assumes that all classes are equally likely."""
+    """Probability of neutral that the predictions assume; None assumes that all classes are equally likely."""
 
     def __post_init__(self) -> None:
         if not (_finite((self.temperature,)) and self.temperature > 0):
@@ -49,16 +49,16 @@ def check_prior(rule: str, prior: float | None) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineRule:
-    """How a stream's earlier utterances become a baseline, and how much the relative answer then counts."""
+    """How a stream's earlier utterances become a baseline, and the weight of the relative prediction."""
 
     exponent: float
-    """An utterance's weight is the absolute answer's probability of neutral to this power ..."""
+    """An utterance's weight is the absolute prediction's probability of neutral to this power ..."""
     full_s: float = 2.0
     """... times its length over this many seconds, at most 1."""
     memory: int
-    """Utterances after which old ones have faded: each new utterance multiplies the sums before it by 1 - 1/memory."""
+    """Memory in utterances: each new utterance multiplies the sums of the earlier ones by 1 - 1/memory."""
     half: float
-    """Weight of the baseline at which the relative answer counts as much as the absolute one."""
+    """Weight of the baseline at which the relative prediction counts as much as the absolute one."""
     calibration: Calibration
     """Of the relative logits."""
 
@@ -74,9 +74,9 @@ class BaselineRule:
         require(rules)
 
     def weight_of(self, neutrality: float, duration_s: float) -> float:
-        """An utterance's weight in a baseline, 0 to 1, from the absolute answer's probability of neutral."""
+        """An utterance's weight in a baseline, 0 to 1, from the absolute prediction's probability of neutral."""
         return float(neutrality**self.exponent * min(1.0, duration_s / self.full_s))
 
     def share_of(self, weight: float) -> float:
-        """The relative answer's share in the result, 0 to below 1; 0 for an empty baseline."""
+        """The relative prediction's share in the result, 0 to below 1; 0 for an empty baseline."""
         return weight / (weight + self.half) if weight > 0 else 0.0

@@ -1,12 +1,12 @@
-"""How emotions are shown: one color for each, one wording for uncertain answers, one clock format."""
+"""How emotions are shown: one color for each, one wording for uncertain predictions, one clock format."""
 
 from __future__ import annotations
 
 from streamser.audio import SAMPLE_RATE
 from streamser.events import UNCERTAIN
 
-# Chosen so that every two stay apart (CIE76 distance of 19 and more) for full sight and for protan, deutan and
-# tritan colour blindness, and each from a dark screen. Color is never the only sign: there are words beside it.
+# Any two differ by a CIE76 distance of at least 19, for normal vision and for protan, deutan and
+# tritan colour blindness, and each differs from a dark background. A label always stands beside the color.
 COLORS: dict[str, str] = {
     "angry": "#DD4E03",
     "happy": "#F4C63A",

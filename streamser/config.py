@@ -92,7 +92,7 @@ def _from_override(text: str) -> tuple[str, str, Setting]:
 
 
 def _new_name(where: str, section: str, key: str) -> str:
-    """The key's present name; a renamed one is accepted with a warning, one that is gone is a ConfigError."""
+    """The key's present name; a renamed key is accepted with a warning, a removed one is a ConfigError."""
     if (section, key) in _GONE:
         raise ConfigError(f"{where}: {section}.{key} is gone: {_GONE[section, key]}")
     new = _RENAMED.get((section, key))
@@ -105,7 +105,7 @@ def _new_name(where: str, section: str, key: str) -> str:
 
 
 def _unknown(where: str, section: str, key: str, inner: str = "") -> ConfigError:
-    """An error that names the nearest right name."""
+    """A ConfigError that suggests the most similar known name."""
     wrong = ".".join(part for part in (section, key, inner) if part)
     kind = "key" if section or inner or any(key in names for names in _FIELDS.values()) else "section"
     right = _nearest(section, key, inner)
@@ -114,7 +114,7 @@ def _unknown(where: str, section: str, key: str, inner: str = "") -> ConfigError
 
 
 def _nearest(section: str, key: str, inner: str) -> str | None:
-    """The right name for a wrong one: beside it, in another section, or the section itself."""
+    """The most similar known name: a key of this section, of another one, or a section."""
     if section:
         if near := nearest(key, _FIELDS[section]):
             return f"{section}.{near}"
@@ -129,7 +129,7 @@ def _nearest(section: str, key: str, inner: str) -> str | None:
 
 
 def _build(section: str, settings: Mapping[str, Setting]) -> Any:
-    """One section's dataclass, or a ConfigError at the line that is to blame."""
+    """One section's dataclass, or a ConfigError that names the line with the wrong value."""
     hints = get_type_hints(SECTIONS[section])
     values = {key: checked(f"{section}.{key}", setting, hints[key]) for key, setting in settings.items()}
     lines = {f"{section}.{key}": setting.where for key, setting in settings.items()}

@@ -1,4 +1,4 @@
-"""Learn a voice: half a minute of one speaker's neutral speech becomes a profile."""
+"""Make a profile from half a minute of one speaker's neutral speech."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from streamser.recognizer import Recognizer
 __all__ = ["ENOUGH_SPEECH_S", "LEAST_SPEECH_S", "check_recording", "enrol"]
 
 LEAST_SPEECH_S = 15.0
-"""With less speech the average is one of a few sentences, not of a voice."""
+"""With less speech, the average describes a few sentences rather than the voice."""
 ENOUGH_SPEECH_S = 30.0
 
-_QUIET_DBFS = -60.0  # speech below this drowns in the noise of any sound card
+_QUIET_DBFS = -60.0  # quieter speech is masked by the noise of any sound card
 _CLIPPED_SHARE = 0.001  # more samples at full scale than this are audible as distortion
 _FULL_SCALE = 0.99
 
@@ -26,7 +26,7 @@ _FULL_SCALE = 0.99
 def enrol(
     recognizer: Recognizer, recordings: Sequence[Samples], name: str = "me", least_speech_s: float = LEAST_SPEECH_S
 ) -> Profile:
-    """Learn a voice from neutral speech, 16 kHz, an utterance each; AudioError when it is too little or distorted.
+    """Make a profile from 16 kHz utterances of neutral speech; AudioError if they are too short or distorted.
 
     Each utterance has the weight 1, since the speaker was asked for neutral speech.
     """

@@ -1,18 +1,18 @@
 """The errors that streamser raises for faults outside the code: a device, a file, a checkpoint, a setting.
 
     StreamserError
-    ├── AudioError          a file or an array that is no usable audio
-    ├── DeviceError         a microphone, or PortAudio itself, that cannot be had
+    ├── AudioError          a file or an array that is not usable audio
+    ├── DeviceError         a microphone, or PortAudio itself, that is not available
     ├── BundleError         a checkpoint that is damaged, altered, foreign or too new
-    ├── EngineError         a compute device that was asked for by name and is not there
+    ├── EngineError         a processor that was requested by name and is not available
     ├── ConfigError         a setting that is unknown or impossible
     ├── MissingExtraError   a command that needs an extra which is not installed
     ├── CorpusError         an invalid corpus folder or manifest
     ├── ProtocolError       a split that would leak speakers or clips
     └── ServerError         a streamser server that cannot be reached, or that refused
 
-Each message names the value, the rule and the way out. A caller's own slip (a wrong type, an array of
-the wrong rank) is a plain ValueError.
+Each message names the value, the rule and what to do. A caller's mistake (a wrong type, an array of the wrong rank) is
+a plain ValueError.
 """
 
 
@@ -21,11 +21,11 @@ class StreamserError(Exception):
 
 
 class AudioError(StreamserError):
-    """A file or an array that is no usable audio."""
+    """A file or an array that is not usable audio."""
 
 
 class DeviceError(StreamserError):
-    """A microphone, or PortAudio itself, that cannot be had."""
+    """A microphone, or PortAudio itself, that is not available."""
 
 
 class BundleError(StreamserError):
@@ -33,7 +33,7 @@ class BundleError(StreamserError):
 
 
 class EngineError(StreamserError):
-    """A compute device was requested by name and is not available, or the network failed on it."""
+    """A processor was requested by name and is not available, or the network failed on it."""
 
 
 class ConfigError(StreamserError):
@@ -64,4 +64,4 @@ class ServerError(StreamserError):
         self.code = code
         """The protocol's code for the refusal, or empty."""
         self.status = status
-        """HTTP status or the WebSocket's close code; 0 when no answer came."""
+        """HTTP status or the WebSocket's close code; 0 when no response arrived."""

@@ -27,7 +27,7 @@ def _seconds(samples: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventBase:
-    """What all events share."""
+    """Base class of all events."""
 
     type: ClassVar[str] = "event"
 
@@ -87,11 +87,11 @@ class EmotionEvent(EventBase):
     confidence: float
     """Probability of `label`."""
     uncertain: bool
-    """True when the recognizer does not know; `label` is then a guess that should not be acted on."""
+    """True when the confidence is below the threshold; then `label` is only a guess."""
     baseline: Literal["none", "own", "profile"] = "none"
-    """What the voice was compared with: nothing, the stream's own earlier utterances, or a profile and those."""
+    """What the voice was compared with: nothing, the stream's earlier utterances, or a profile and these."""
     baseline_utterances: int = 0
-    """How many utterances that baseline is made of."""
+    """Number of utterances in that baseline."""
     latency_ms: float = field(default=0.0, compare=False)
     """Wall time from the arrival of the last sample scored to this event."""
 
@@ -125,7 +125,7 @@ class EmotionEvent(EventBase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechEnded(EventBase):
-    """An utterance is over; the event before it was its final."""
+    """An utterance has ended; its final came before this event."""
 
     type: ClassVar[Literal["speech_ended"]] = "speech_ended"
 
@@ -156,7 +156,7 @@ class SpeechEnded(EventBase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap(EventBase):
-    """Audio that was lost; the timeline counts it, so nothing after it shifts."""
+    """Audio that was lost; it counts in the timeline, so that later times stay correct."""
 
     type: ClassVar[Literal["gap"]] = "gap"
 
@@ -201,7 +201,7 @@ class SourceChanged(EventBase):
     at: int
     """Sample index at which it was noticed."""
     detail: str = ""
-    """For people: the device, and its message."""
+    """Description for people: the device, and its message."""
     another: bool = False
     """True when it is another microphone than before."""
 
@@ -229,7 +229,7 @@ class StreamEnded(EventBase):
     end: int
     """Sample index one past the last sample received."""
     error: str | None = None
-    """What went wrong, or None when the stream simply ended."""
+    """The error that ended the stream, or None."""
 
     @property
     def end_s(self) -> float:
@@ -259,11 +259,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "scores": (dict,),
     "error": (str, type(None)),
 }
-_LONGEST_S = 1e7  # four months: what lasts longer is a mistake
+_LONGEST_S = 1e7  # four months: a longer stream is an error
 
 
 def event_from_dict(data: Mapping[str, Any]) -> Event:
-    """The event that has these JSON values, as `to_dict` makes them; ValueError names what is wrong with them.
+    """The event with these JSON values, the inverse of `to_dict`; ValueError if they are wrong.
 
     >>> event_from_dict({"type": "gap", "start_s": 1.0, "end_s": 1.5, "reason": "client"}).length
     8000

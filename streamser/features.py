@@ -47,7 +47,7 @@ class FeatureConfig:
     log: Literal["db", "ln"] = "db"
     """10 log10 or natural logarithm of the mel power, against the fixed reference."""
     floor: float = 1e-10
-    """Mel power below this counts as this; it also is what digital silence gives."""
+    """Lower limit of the mel power, which is also the value of digital silence."""
     reference: float = 1.0
     """Mel power at 0 dB; fixed, never a window's own maximum."""
     mfcc: int = 0
@@ -132,13 +132,13 @@ class FeatureConfig:
         return self.hop_samples / self.sample_rate
 
     def frames_in(self, samples: int) -> int:
-        """How many whole frames that many samples (at `sample_rate`) give."""
+        """Number of whole frames in this many samples (at `sample_rate`)."""
         if self.center:
             return 1 + samples // self.hop_samples if samples else 0
         return max(0, 1 + (samples - self.window_samples) // self.hop_samples)
 
     def samples_in(self, frames: int) -> int:
-        """The fewest samples (at `sample_rate`) that give that many frames, without centring."""
+        """Smallest number of samples (at `sample_rate`) that gives this many frames, without centring."""
         return (frames - 1) * self.hop_samples + self.window_samples if frames > 0 else 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class FeatureConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureConfig:
-        """The opposite of `to_dict`; ValueError for a key or a value that cannot be."""
+        """The inverse of `to_dict`; ValueError for an unknown key or an impossible value."""
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -255,7 +255,7 @@ def log_mel(power: Frames, config: FeatureConfig) -> Frames:
 
 def from_log_mel(level: Frames, config: FeatureConfig) -> Frames:
     """Convert log-mel to the network's input: DCT, clipping and scaling by the config."""
-    # In float64: the levels of a frame add up to over a thousand dB, of which most coefficients keep a few.
+    # In float64: the sum over a frame's levels exceeds 1000 dB, but most coefficients are only a few dB.
     cepstrum = np.einsum("...m,mk->...k", level, dct_matrix(config), dtype=np.float64) if config.mfcc else level
     values: Frames = cepstrum.astype(np.float32, copy=False)
     if config.clip is not None:
@@ -276,7 +276,7 @@ _CHUNK_FRAMES = 32
 def _mel_power(samples: Samples, config: FeatureConfig) -> Frames:
     """Mel power of every whole frame in samples that begin on a frame's edge, (frames, n_mels).
 
-    No matrix product: its threads would spin on a busy machine, and its order of summing changes with the number
+    No matrix product: its threads would busy-wait on a loaded machine, and its order of summation depends on the number
     of rows. Here a frame's bits do not depend on the frames that are computed with it.
     """
     n_frames = max(0, 1 + (len(samples) - config.fft_size) // config.hop_samples)
@@ -287,7 +287,7 @@ def _mel_power(samples: Samples, config: FeatureConfig) -> Frames:
     window, bands = window_values(config), mel_bands(config)
     power = np.zeros((min(n_frames, _CHUNK_FRAMES), config.fft_size // 2 + 2))  # one silent bin past the end
     for first in range(0, n_frames, _CHUNK_FRAMES):
-        # A float32 FFT of a full-scale tone drowns the floor of the bands around it in its own rounding.
+        # In a float32 FFT of a full-scale tone, rounding errors exceed the floor of the neighbouring bands.
         spectrum = np.fft.rfft(views[first : first + _CHUNK_FRAMES] * window)
         rows = len(spectrum)
         power[:rows, :-1] = np.square(spectrum.real) + np.square(spectrum.imag)
@@ -298,7 +298,7 @@ def _mel_power(samples: Samples, config: FeatureConfig) -> Frames:
 
 
 class FrontEnd:
-    """Samples in, frames out, as they come: only new frames are computed, and small pieces give the same as the whole.
+    """Computes frames incrementally: each only once, and the same for small pieces as for the whole signal.
 
     >>> import numpy as np
     >>> front_end = FrontEnd(FeatureConfig())
@@ -309,7 +309,7 @@ class FrontEnd:
     def __init__(self, config: FeatureConfig) -> None:
         self.config = config
         self._resampler = Resampler(SAMPLE_RATE, config.sample_rate)
-        # A window shorter than its FFT sits in the FFT's middle; these samples before the first one are silent.
+        # A window shorter than its FFT is centred in it; these samples before the first one are silent.
         self._lead = config.fft_size // 2 if config.center else (config.fft_size - config.window_samples) // 2
         self._waiting: Samples = np.zeros(self._lead, np.float32)
         self._received = 0  # samples at the config's rate
@@ -383,7 +383,7 @@ def speech_range(samples: Samples, config: FeatureConfig) -> tuple[int, int]:
     count = len(samples) // _PIECE
     if not config.trim_db or not count:
         return 0, len(samples)
-    # this difference is deaf to hum and rumble, which are no speech however loud
+    # the difference suppresses hum and rumble, which are not speech even if they are loud
     whole = samples[: count * _PIECE]
     bright = whole - np.float32(0.97) * np.concatenate([whole[:1], whole[:-1]])
     level_db = 10 * np.log10(np.square(bright, dtype=np.float64).reshape(count, _PIECE).mean(axis=1) + 1e-12)

@@ -1,4 +1,4 @@
-"""Let only one process write a file; a second one gets an error."""
+"""Lock a file, so that only one process writes it; a second one gets an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["try_lock"]
 
 
 def try_lock(file: IO[bytes]) -> bool:
-    """Take the lock of an open file until it is closed or the process ends; False when somebody else has it.
+    """Take the lock of an open file until it is closed or the process ends; False when another process has it.
 
     A file system without locks, as some network shares are, locks nothing.
     """
@@ -19,7 +19,7 @@ def try_lock(file: IO[bytes]) -> bool:
 
         at = file.tell()
         try:
-            file.seek(1 << 40)  # Windows forbids reading a locked range: one that is beyond all content
+            file.seek(1 << 40)  # Windows forbids reading a locked range, so this one lies beyond the content
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError:
             return False

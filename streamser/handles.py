@@ -11,7 +11,7 @@ __all__ = ["ACCEPTED_AT_ONCE", "affordable_connections", "widen_backlog"]
 ACCEPTED_AT_ONCE = 4
 """The `backlog` for asyncio: connections that it accepts in one turn; a refused one is closed some turns later."""
 
-_RESERVED_HANDLES = 12 + 4 * ACCEPTED_AT_ONCE  # sockets that listen or are refused, files
+_RESERVED_HANDLES = 12 + 4 * ACCEPTED_AT_ONCE  # for listening and refused sockets, and for files
 _FEWEST = 4
 _BACKLOG = 128  # connections that may wait in the kernel
 
@@ -34,7 +34,7 @@ def affordable_connections(wanted: int, handles_each: int = 1) -> int:
 
 
 def widen_backlog(server: asyncio.Server) -> None:
-    """Let more connections wait in the kernel than asyncio accepts at once, for clients that all come together."""
+    """Let more connections wait in the kernel than asyncio accepts at once, for many clients that connect together."""
     for listening in server.sockets:
         with socket.fromfd(listening.fileno(), listening.family, listening.type) as twin:
             twin.listen(_BACKLOG)

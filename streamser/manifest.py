@@ -1,4 +1,4 @@
-"""Read a checkpoint's bundle.yaml: plain values whose seal holds, and nothing that could harm the reader."""
+"""Read a checkpoint's bundle.yaml: plain values with a valid seal, within limits that protect the reader."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from streamser.settings import SAFE_LOADER
 __all__ = ["FORMAT", "GET_ANEW", "MANIFEST", "read_manifest", "seal_of"]
 
 FORMAT = 1
-"""Rises when an older streamser would misread the folder."""
+"""Increased when an older streamser would misread the folder."""
 MANIFEST = "bundle.yaml"
 GET_ANEW = "download the folder again, or train again"
-"""The way out for a damaged checkpoint."""
+"""Advice for a damaged checkpoint."""
 
-_MOST_BYTES = 1 << 20  # a manifest is some kilobytes; more is an accident or an attack
+_MOST_BYTES = 1 << 20  # a manifest has a few kilobytes; a larger one is damaged or an attack
 
 
 def seal_of(values: Mapping[str, Any]) -> str:
@@ -63,7 +63,7 @@ _DEPTH = 32  # save_bundle writes some four levels
 
 
 def _check_events(path: Path, text: str) -> None:
-    """Refuse what a kilobyte could unfold into gigabytes or hours: aliases, and brackets without end."""
+    """Refuse YAML that expands into gigabytes or hours: aliases, and deeply nested brackets."""
     depth = 0
     for event in yaml.parse(text, Loader=SAFE_LOADER):
         if isinstance(event, yaml.AliasEvent):

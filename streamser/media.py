@@ -16,23 +16,23 @@ from streamser.errors import AudioError
 __all__ = ["MEDIA_SUFFIXES", "WAY_OUT", "MediaFile", "find_ffmpeg", "is_media"]
 
 MEDIA_SUFFIXES = (".m4a", ".mp4", ".webm", ".aac", ".mka", ".mkv", ".mov", ".3gp", ".amr", ".wma")
-"""What libsndfile does not read and ffmpeg does; Ogg Opus (.opus) needs no ffmpeg."""
+"""Formats that ffmpeg reads and libsndfile does not; Ogg Opus (.opus) needs no ffmpeg."""
 
 WAY_OUT = "install ffmpeg, or: pip install 'streamser[media]'"
 
-# A file is only ever what its suffix may be: ffmpeg would also follow playlists to other files and to the network.
+# A file is decoded only as a format of its suffix: ffmpeg would also follow playlists to other files and URLs.
 _ONLY = ("-protocol_whitelist", "file", "-format_whitelist", "mov,matroska,webm,aac,amr,asf,3gp")
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _CHUNK_HEADER = 8
 
 
 def is_media(path: Path) -> bool:
-    """Whether the file is one for ffmpeg, by its name."""
+    """Whether the file's name has a suffix that ffmpeg decodes."""
     return path.suffix.lower() in MEDIA_SUFFIXES
 
 
 def find_ffmpeg() -> str | None:
-    """The program: this system's, or the one that the extra 'media' brings; None when there is neither."""
+    """Path of ffmpeg: the system's, or that of the extra 'media'; None when there is neither."""
     import shutil  # as `subprocess` and `tempfile` below: every start would take longer, and few programs need them
 
     if found := shutil.which("ffmpeg"):
@@ -46,7 +46,7 @@ def find_ffmpeg() -> str | None:
 
 
 class MediaFile:
-    """A media file's first audio track, decoded by a process of its own; it has the part of SoundFile that we use."""
+    """A media file's first audio track, decoded by a process; has the methods of SoundFile that are used here."""
 
     def __init__(self, path: Path) -> None:
         ffmpeg = find_ffmpeg()
@@ -59,7 +59,7 @@ class MediaFile:
         self._ffmpeg = [ffmpeg, "-hide_banner", "-nostdin", *_ONLY, "-i", f"file:{path}"]
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         track = ["-map", "0:a:0", "-f", "wav", "-c:a", "pcm_f32le", "pipe:1"]
-        # "-v error": what is left on standard error is why it failed.
+        # With "-v error", standard error has only the reason of a failure.
         self._process = subprocess.Popen(
             [*self._ffmpeg[:1], "-v", "error", *self._ffmpeg[1:], *track], stdout=subprocess.PIPE, stderr=self._words
         )

@@ -29,7 +29,7 @@ _ORT_IDENTIFIER = b"ORTM"  # bytes 4 to 8 of ONNX Runtime's own format, which it
 
 
 def check_graph(graph: bytes) -> None:
-    """ValueError when the bytes are no ONNX model, or one that streamser does not run.
+    """ValueError when the bytes are not an ONNX model, or one that streamser does not run.
 
     >>> check_graph(b"no model")
     Traceback (most recent call last):

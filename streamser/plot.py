@@ -23,7 +23,7 @@ _INK, _FAINT, _SPEECH = "#30343A", "#D7DADE", "#DCE6F2"
 _DPI = 300  # what journals ask for; .svg and .pdf are drawn in vectors
 _WIDTH_INCHES = 10.0
 _SECONDS_PER_INCH = 4.0  # an utterance of two seconds has room for its label
-_MOST_ROWS = 12  # a longer stream gets longer rows: a page's height is no use beyond that
+_MOST_ROWS = 12  # a longer stream gets longer rows instead of more than this many
 _LETTER_INCHES = 0.078  # a letter of the captions; captions that would not fit are left out
 _ENVELOPE_POINTS = 4000  # twice what a row has columns
 _SIDE_INCHES = 1.2  # beside the lanes
@@ -115,7 +115,7 @@ def save_timeline(
 
 
 def _rows(end_s: float, width: float) -> list[tuple[float, float]]:
-    """Where each row begins and ends: all of one length, unless everything fits into one.
+    """Start and end of each row: all of one length, unless everything fits into one.
 
     >>> _rows(30.0, 10.0), _rows(100.0, 10.0)
     ([(0.0, 30.0)], [(0.0, 40.0), (40.0, 80.0), (80.0, 120.0)])
@@ -134,7 +134,7 @@ def _end(event: Event) -> int:
 
 
 def _speech_spans(events: list[Event], end_s: float) -> Iterator[tuple[float, float]]:
-    """Where the voice activity detector found speech, in seconds."""
+    """Spans in which the voice activity detector found speech, in seconds."""
     open_at: dict[int, int] = {}
     for event in events:
         if isinstance(event, SpeechStarted):
@@ -165,7 +165,7 @@ def _draw_audio(
 
 
 def _ribbons(events: list[Event], labels: list[str]) -> Iterator[_Ribbon]:
-    """The probabilities of each utterance from its first result on: before it nothing is known."""
+    """The probabilities of each utterance, from its first result on."""
     by_utterance: dict[int, list[EmotionEvent]] = defaultdict(list)
     for event in events:
         if isinstance(event, EmotionEvent):
@@ -202,7 +202,7 @@ def _draw_finals(axes: Any, events: list[Event], start_s: float, stop_s: float, 
 
 
 def _draw_final(axes: Any, event: EmotionEvent, start_s: float, stop_s: float, inches_per_s: float) -> None:
-    """A bar with its caption, in the middle of what the row shows of it."""
+    """A bar with its caption in the middle of its visible part."""
     begin_s, end_s = max(event.start_s, start_s), min(event.end_s, stop_s)
     color = UNCERTAIN_COLOR if event.uncertain else color_of(event.label)
     filled = {"facecolor": "white", "edgecolor": color, "hatch": "////"} if event.uncertain else {"facecolor": color}

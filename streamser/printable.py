@@ -1,4 +1,4 @@
-"""Show foreign text on a terminal without obeying it: file names, cards and licences may hold commands."""
+"""Print untrusted text on a terminal safely: file names, cards and licences may contain control sequences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT_OURS = re.compile(rf"(?!\r|\x1b\[K){_COMMANDS.pattern}")  # a progress line
 
 
 def printable(text: str) -> str:
-    r"""Replace each character that a terminal would act on, or that cannot be encoded, by its escape in JSON.
+    r"""Replace each character that controls a terminal, or that cannot be encoded, by its escape in JSON.
 
     >>> print(printable("a.wav\x1b]52;c;cm0gLXJm\x07"))
     a.wav\u001b]52;c;cm0gLXJm\u0007
@@ -29,7 +29,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class _Guarded:
-    """A text stream that writes printable text; only the commands of a progress line pass."""
+    """A text stream that writes printable text and the control sequences of a progress line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -47,13 +47,13 @@ class _Guarded:
 
 
 def guarded(stream: TextIO) -> TextIO:
-    """The same stream, without foreign commands."""
+    """The same stream, without control sequences."""
     return stream if isinstance(stream, _Guarded) else cast(TextIO, _Guarded(stream))
 
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Within, standard output and standard error are guarded."""
+    """Inside the `with`, standard output and standard error are guarded."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(guarded, before)
     try:

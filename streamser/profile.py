@@ -1,7 +1,7 @@
-"""Profiles: a baseline of one speaker's neutral speech in a small file, which streams go on from.
+"""Profiles: the baseline of one speaker's neutral speech in a small file, with which a stream can begin.
 
 `streamser calibrate` makes one with `streamser.enrolment`. The file holds sums of embeddings: no audio, no words.
-docs/your-voice.md has what this brings.
+docs/your-voice.md has the measured gain.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = [
 ]
 
 FORMAT = 3
-"""Rises when an older streamser would misread the file."""
+"""Increased when an older streamser would misread the file."""
 
-_MOST_BYTES = 1 << 20  # a profile has some kilobytes
+_MOST_BYTES = 1 << 20  # a profile has a few kilobytes
 _MOST_VALUES = 1 << 16
 _LONGEST_NAME = 200
 _AGAIN = "run `streamser calibrate --overwrite`"
@@ -50,7 +50,7 @@ class Profile:
     model: str
     """The checkpoint's name."""
     fingerprint: str
-    """SHA-256 of the checkpoint's weights and front end: to another network these values mean nothing."""
+    """SHA-256 of the checkpoint's weights and front end: the values are valid only for this network."""
     speech_s: float
     """Seconds of speech that it was made from."""
     utterances: int
@@ -83,7 +83,7 @@ class Profile:
         return Baseline(np.array(self.total, np.float64), float(self.weight), self.utterances, "profile")
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write the profile whole or not at all, for its owner only; returns where it is."""
+        """Write the profile completely or not at all, readable by its owner only; returns its path."""
         place = Path(path)
         values = {"streamser_profile": FORMAT, **asdict(self)}
         plain = json.loads(json.dumps(values))
@@ -92,7 +92,7 @@ class Profile:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             part.unlink(missing_ok=True)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # a voice is a personal matter
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # a voice is personal data
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text + "\n")
             part.replace(place)
@@ -104,7 +104,7 @@ class Profile:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Profile:
-        """Read a profile back; ConfigError when it is not what was saved."""
+        """Read a profile; ConfigError when it is not what was saved."""
         place = Path(path)
         values = _read(place)
         version, seal = values.get("streamser_profile"), values.pop("seal", None)
@@ -133,7 +133,7 @@ class Profile:
 
 
 def check_name(what: str, text: object) -> None:
-    """ValueError, beginning with `what`, for what cannot be the name of a profile or a checkpoint."""
+    """ValueError, beginning with `what`, for an impossible name of a profile or a checkpoint."""
     if not (isinstance(text, str) and 0 < len(text) <= _LONGEST_NAME and text.isprintable()):
         raise ValueError(f"{what} is 1 to {_LONGEST_NAME} printable characters, not {text!r:.80}")
 
@@ -168,7 +168,7 @@ def fingerprint(bundle: Bundle) -> str:
 
 
 def check_adaptable(bundle: Bundle, option: str = "--profile") -> None:
-    """ConfigError for a checkpoint that cannot compare a voice with its baseline; `option` is what asked for it."""
+    """ConfigError if the checkpoint cannot compare a voice with its baseline, which `option` requires."""
     if bundle.baseline is None:
         raise ConfigError(
             f"the checkpoint '{bundle.name}' has no relative head (relative.onnx), so it cannot adapt to a voice; "
@@ -176,11 +176,11 @@ def check_adaptable(bundle: Bundle, option: str = "--profile") -> None:
         )
 
 
-# ---- where profiles are
+# ---- folder of profiles
 
 
 def profile_folder() -> Path:
-    """Where profiles are kept: the system's place for a user's settings."""
+    """Folder of the profiles, in the system's place for a user's settings."""
     home = Path.home()
     if sys.platform == "win32":
         base = Path(os.environ.get("APPDATA") or home / "AppData" / "Roaming")
@@ -204,11 +204,11 @@ def profile_path(name_or_path: str | PathLike[str]) -> Path:
 
 
 def find_profiles() -> list[str]:
-    """Names of the profiles that --profile knows."""
+    """Names of the profiles that --profile accepts."""
     folder = profile_folder()
     return sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
 
 
 def load_profile(name_or_path: str | PathLike[str]) -> Profile:
-    """A profile by its name or path."""
+    """Load a profile by its name or path."""
     return Profile.load(profile_path(name_or_path))

@@ -1,11 +1,11 @@
-"""The Recognizer: audio in, a calibrated prediction out, or an honest "uncertain".
+"""The Recognizer: classify audio into a calibrated prediction, or `uncertain`.
 
 A recording longer than the network's window is scored in overlapping windows whose logits are averaged; the average is
-calibrated into probabilities; a best probability below the threshold makes the prediction `uncertain`. So does
-audio in which nothing rises above the features' floor, and audio shorter than one frame (it is padded to one).
+calibrated into probabilities; a best probability below the threshold makes the prediction `uncertain`. So does audio
+that is nowhere above the features' floor, or shorter than one frame (it is padded to one).
 
-That is the absolute answer. Where a baseline of the speaker is known and the checkpoint has a relative head, the
-relative answer is mixed in: p = (1 - a) p_absolute + a p_relative, where a grows with the baseline's weight.
+This is the absolute prediction. If there is a baseline of the speaker and the checkpoint has a relative head, the
+relative prediction is mixed in: p = (1 - a) p_absolute + a p_relative, where a grows with the baseline's weight.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from streamser.features import FeatureConfig, Frames, at_peak, trimmed
 from streamser.profile import load_profile
 
 Audio = Samples | Segment
-"""What can be scored: 16 kHz mono samples, or a Segment of a stream."""
+"""Audio that can be scored: 16 kHz mono samples, or a Segment of a stream."""
 
 Baselines: TypeAlias = Baseline | Sequence[Baseline | None] | None
 """One baseline for all recordings, one for each, or none."""
@@ -81,20 +81,20 @@ class Prediction:
     """The emotion of the voice in one recording."""
 
     label: str
-    """The likeliest class, also when `uncertain`; act on it only when not."""
+    """The likeliest class, also when `uncertain`; use it only when not."""
     scores: Mapping[str, float]
     """Calibrated probability of each class; they sum to 1."""
     confidence: float
     """Probability of `label`."""
     uncertain: bool
     windows: int
-    """How many windows were averaged."""
+    """Number of windows that were averaged."""
     audible: bool = True
-    """False for audio too short to be scored or without anything in it: `uncertain`, whatever its scores."""
+    """False for audio that is too short or silent; it is `uncertain`, whatever its scores."""
     threshold: float = field(default=0.0, repr=False)
-    """Confidence below which this answer is `uncertain`."""
+    """Confidence below which this prediction is `uncertain`."""
     neutrality: float = field(default=0.0, repr=False)
-    """The absolute answer's probability of neutral, which weighs the audio for a baseline; 0 without such a class."""
+    """The absolute prediction's probability of neutral, the weight in a baseline; 0 without such a class."""
     embedding: Frames | None = field(default=None, repr=False, compare=False)
     """(dimensions,), the vector from which baselines are computed."""
 
@@ -109,7 +109,7 @@ class Prediction:
 
 
 class Recognizer:
-    """A checkpoint on an engine; unchanging, so that many threads may share it."""
+    """A checkpoint on an engine; immutable, so that several threads may share it."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Recognizer:
 
     @property
     def threshold(self) -> float:
-        """Confidence below which the answer is `uncertain`."""
+        """Confidence below which the prediction is `uncertain`."""
         return self.bundle.calibration.threshold if self._threshold is None else self._threshold
 
     def with_baseline(self, baseline: Baseline | None) -> Recognizer:
@@ -230,7 +230,7 @@ class Recognizer:
         return self._utterance_logits(scores), _embeddings(scores)
 
     def logits(self, audio: Audio | Sequence[Audio]) -> Frames:
-        """The network's answers before calibration, (recordings, classes): each the mean of its windows'."""
+        """The network's predictions before calibration, (recordings, classes): each the mean of its windows'."""
         _, scores = self._score(audio)
         return self._utterance_logits(scores)
 
@@ -252,7 +252,7 @@ class Recognizer:
 
     @property
     def _one_frame(self) -> int:
-        """The fewest 16 kHz samples that give a frame."""
+        """The smallest number of 16 kHz samples that gives a frame."""
         config = self.features
         return -(-config.window_samples * SAMPLE_RATE // config.sample_rate)
 
@@ -305,7 +305,7 @@ class Recognizer:
         return [self.adapted(*pair) for pair in zip(predictions, map(self._checked, each), strict=True)]
 
     def _checked(self, baseline: Baseline | None) -> Baseline | None:
-        """The baseline, or ValueError where it is another checkpoint's; None for a checkpoint that cannot use it."""
+        """The baseline, ValueError if it belongs to another checkpoint; None for a checkpoint that cannot use it."""
         if baseline is None or self.relative is None:
             return None
         if baseline.total.shape != (self.relative.size,):
@@ -329,7 +329,7 @@ class Recognizer:
 def load(name_or_path: str | PathLike[str] = DEFAULT_MODEL, compute: str | None = None, **options: Any) -> Recognizer:
     """Load a checkpoint that is ready to score. `options` are the other fields of RecognizerConfig.
 
-    `load()` takes the default checkpoint on the best device; `load("runs/mine", "cuda")` a folder on a GPU.
+    `load()` takes the default checkpoint on the best processor; `load("runs/mine", "cuda")` a folder on a GPU.
     """
     if "device" in options:
         warnings.warn("load(device=...) is now load(compute=...)", DeprecationWarning, stacklevel=2)
@@ -338,11 +338,11 @@ def load(name_or_path: str | PathLike[str] = DEFAULT_MODEL, compute: str | None 
 
 
 def open_recognizer(config: RecognizerConfig) -> Recognizer:
-    """The recognizer that a configuration asks for."""
+    """Open the recognizer that a configuration names."""
     bundle = load_bundle(config.model, verify=False)  # each file is verified when it is opened, and read once
     engine = open_engine(bundle, config.engine, config.compute, config.threads)
     recognizer = Recognizer(bundle, engine, config.threshold, neutral_prior=config.neutral_prior)
-    if bundle.step_path is None:  # else no graph is open yet, and the first scores are checked
+    if bundle.step_path is None:  # else no graph is open yet, and the first scores are checked instead
         recognizer.check_embedding(recognizer.embed([]))
     return recognizer if config.profile is None else recognizer.with_profile(config.profile)
 

@@ -1,4 +1,4 @@
-"""Read the true labels of a recording, to be drawn beside the recognized ones: from a TextGrid or a CSV table."""
+"""Read the true labels of a recording, to draw beside the predictions, from a TextGrid or a CSV table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KINDS = ".TextGrid and .csv"
 
 
 def read_reference(path: Path, audio: Path, duration_s: float) -> list[Mark]:
-    """The labels of one recording; ConfigError when the file holds none for it.
+    """The labels of one recording; ConfigError when the file has none for it.
 
     A TextGrid's first interval tier is taken. A table has columns start_s, end_s and label; or, as a corpus manifest,
     path (or file) and emotion (or label), of which the row with the recording's name counts for all of it.
@@ -52,7 +52,7 @@ def _intervals(path: Path, text: str) -> Iterator[Mark]:
                     if words := label[1:-1].replace('""', '"').strip():
                         yield Mark(float(start), float(end), words)
                 return
-    except (ValueError, StopIteration, RuntimeError) as error:  # a generator turns the second into the third
+    except (ValueError, StopIteration, RuntimeError) as error:  # the generator's second value becomes the third
         raise ConfigError(f"--reference {path}: is no TextGrid that can be read; save it as text in Praat") from error
 
 

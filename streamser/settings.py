@@ -1,7 +1,7 @@
-"""Check the settings that people write: read YAML safely, fit values to types, and name the nearest right key.
+"""Check settings: read YAML safely, convert values to their types, and suggest the most similar known key.
 
-config.yaml and training recipes are both checked here, so a slip in either is answered with the file, the line, the
-rule and the way out.
+config.yaml and training recipes are both checked here, so an error in either names the file, the line, the rule and
+what to do.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The loader of plain values: libyaml's where PyYAML was built with it, which takes a tenth of the time."""
 
 Where = Callable[[str], str]
-"""Dotted key -> where it was written, as "recipe.yaml:12"."""
+"""Dotted key -> its place, as "recipe.yaml:12"."""
 
 # A file of settings is small. These limits keep a hostile one from filling the memory or the stack.
 _MOST_BYTES = 1_000_000
@@ -48,7 +48,7 @@ _MOST_DIGITS = 100
 
 
 class Setting(NamedTuple):
-    """A value that someone wrote, and where, for the error message."""
+    """A value and its place, for the error message."""
 
     value: Any
     where: str
@@ -235,16 +235,16 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
 
 
 def _shown(value: object) -> str:
-    """The value for an error message, cut where it is long."""
+    """The value for an error message, shortened if it is long."""
     try:
         text = repr(value)
-    except ValueError:  # an integer of thousands of digits
+    except ValueError:  # an integer with thousands of digits
         return f"a {type(value).__name__} too long to print"
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def nearest(name: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
-    """The known name that is most like a wrong one, if any is."""
+    """The known name that is most similar to a wrong one, if any is similar."""
     from difflib import get_close_matches  # slow to import, and only for error messages
 
     return next(iter(get_close_matches(name, known, n=1, cutoff=cutoff)), None)
@@ -255,7 +255,7 @@ def _dotted(name: str, key: str) -> str:
 
 
 def _dataclass_of(kind: Any) -> type[Any] | None:
-    """The dataclass that a field holds, also where it may be None."""
+    """The dataclass of a field, also where the field may be None."""
     for one in get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,):
         if isinstance(one, type) and is_dataclass(one):
             return one
@@ -271,7 +271,7 @@ def _fit(value: Any, kind: Any) -> Any:
     if kind is Any or (isinstance(kind, type) and is_dataclass(kind) and isinstance(value, kind)):
         return value
     if origin in (Union, types.UnionType):
-        # `device: 3` is an index though a text would do as well: a type that needs no conversion comes first.
+        # `device: 3` is an index though a text would do as well: a type that needs no conversion is tried first.
         kinds = sorted(inner, key=lambda one: type(value) is not one)
         return next((fit for fit in (_fit(value, one) for one in kinds) if fit is not _UNFIT), _UNFIT)
     if origin is Literal:
@@ -301,7 +301,7 @@ def _fit_tuple(value: Any, inner: tuple[Any, ...]) -> Any:
 
 
 def _fit_number(value: Any, kind: Any) -> Any:
-    if kind is float and isinstance(value, str):  # YAML 1.1 takes 1e-3 for a word
+    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
         try:
             return float(value)
         except ValueError:
@@ -317,7 +317,7 @@ def _fit_number(value: Any, kind: Any) -> Any:
 
 
 def _rule(kind: Any) -> str:
-    """A type in words."""
+    """Describe a type in words."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return " or ".join(_rule(one) for one in inner)

@@ -1,8 +1,8 @@
 """The streaming benchmark: streams composed with known truth, pushed through the real pipeline, scored as events.
 
-A stream is a room's noise in which somebody speaks now and then; some of the pauses hold music or a burst of
-louder noise. Truth is known to the sample. Nothing is measured in wall time but the real-time factor, so that the
-same clips, plan and checkpoint give the same figures on every machine.
+A stream is room noise with speech between pauses; some pauses have music or a burst of louder noise. The truth is exact
+to the sample. Only the real-time factor is measured in wall time, so that the same clips, plan and checkpoint give the
+same figures on every machine.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class _SpanResult:
     span: Span
     found: bool
     predictions: tuple[TimedPrediction, ...]
-    """Events of the utterance that covers most of it, the final last; empty when not found."""
+    """Events of the utterance that covers most of the clip, the final last; empty when it was not found."""
     pieces: int
-    """Utterances it was cut into."""
+    """Number of utterances that the clip was cut into."""
 
 
 @dataclass(slots=True)
 class _Sheet:
-    """Everything counted over all streams."""
+    """Counts over all streams."""
 
     results: list[_SpanResult]
     false: list[tuple[Kind, TimedPrediction]]
@@ -105,7 +105,7 @@ def _score(stream: Composed, timed: Sequence[TimedPrediction], sheet: _Sheet) ->
         sheet.merged += len(owned) > 1
         if speech <= _FALSE * (final.end - final.start):
             _, most = max(((n, s) for n, s in covered if s.kind != "speech"), key=lambda one: one[0])
-            # a burst of audio wakes the VAD, the quiet after it only rides along
+            # the burst triggered the detector, not the quiet after it
             loud = [s for n, s in covered if s.kind in ("noise", "music") and n >= 0.2 * (final.end - final.start)]
             sheet.false.append(((loud[0] if loud else most).kind, events[-1]))
 
@@ -128,7 +128,7 @@ def _shown(timed: TimedPrediction) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SecondsRow:
-    """Partial results after so much of an utterance."""
+    """Partial results after a given length of an utterance."""
 
     seconds: float
     right: float
@@ -146,7 +146,7 @@ class FalseRow:
     per_minute: float
     """Utterances a minute."""
     certain_per_minute: float
-    """Those of them that bear a label rather than `uncertain`, a minute."""
+    """Utterances with a label other than `uncertain`, a minute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,15 +159,15 @@ class StreamResult:
     streams: int
     minutes: float
     utterances: int
-    """Spoken in the streams."""
+    """Number of clips in the streams."""
     found: float
-    """Share of them that was found."""
+    """Share of the clips that were found."""
     split: float
-    """Share of the found that was cut into several utterances."""
+    """Share of the found clips that were cut into several utterances."""
     merged: int
-    """Utterances that cover several clips."""
+    """Number of utterances that cover several clips."""
     finals: MetricSet
-    """Of the utterances found."""
+    """Metrics of the utterances found."""
     seconds: tuple[SecondsRow, ...]
     delay_p50_s: float
     """From the last sample of speech to the final, in stream time."""
@@ -289,7 +289,7 @@ def _by_seconds(found: Sequence[_SpanResult]) -> tuple[SecondsRow, ...]:
         right = np.array([value[0] for value in table[step].values()])
         certain = np.array([not value[1] for value in table[step].values()])
         sure = float(right[certain].mean()) if certain.any() else float("nan")
-        if len(right) >= min(20, len(found)):  # the few long utterances are not the ones the first rows speak of
+        if len(right) >= min(20, len(found)):  # the few long utterances are not those of the first rows
             rows.append(SecondsRow((step + 1) * _STEP_S, float(right.mean()), sure, len(right)))
     return tuple(rows)
 
@@ -310,7 +310,7 @@ def _false_rows(sheet: _Sheet) -> tuple[FalseRow, ...]:
 
 
 def stream_markdown(result: StreamResult) -> str:
-    """The benchmark for people."""
+    """The report in Markdown."""
     r, f = result, result.finals
     rows = [
         ("utterances found", f"{percent(r.found)} % of {r.utterances}"),

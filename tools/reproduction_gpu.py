@@ -3,8 +3,9 @@
     python tools/reproduction_gpu.py OUT --corpora-root CORPORA --minutes 8
 
 The most important rows come first. Runs are kept in runs/reproduction (`--runs`), fold by fold; the same command
-resumes them. OUT gets reproduction.tar.gz (every fold's answers and curves, no weights), summary.json and progress.log.
-Unpack the archive at the repository's root, and `python tools/reproduction.py runs/reproduction/*` writes the table.
+resumes them. OUT gets reproduction.tar.gz (every fold's predictions and curves, no weights), summary.json and
+progress.log. Unpack the archive at the repository's root, and `python tools/reproduction.py runs/reproduction/*` writes
+the table.
 """
 
 from __future__ import annotations

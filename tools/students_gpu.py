@@ -7,8 +7,9 @@ the students, seed by seed, so that a run that is cut off has whole tables of fe
 takes a finished run instead; `--ship` trains the checkpoints at the end, each calibrated on its own finished run.
 
 Runs stand in runs/students (`--runs`); the same command goes on with them. OUT gets students.tar.gz (every fold's
-answers, curves and relative head, no other weights), summary.json with the tables, and progress.log. Unpack the archive
-at the repository's root to go on elsewhere. `--clips 4 --folds 1 --passes 64 --epochs 1` tries it on a CPU in minutes.
+predictions, curves and relative head, no other weights), summary.json with the tables, and progress.log. Unpack the
+archive at the repository's root to go on elsewhere. `--clips 4 --folds 1 --passes 64 --epochs 1` tries it on a CPU in
+minutes.
 """
 
 from __future__ import annotations
@@ -200,7 +201,7 @@ class Students:
             self._train(left)
 
     def _warm(self, student: Student) -> None:
-        """Compute features and the teacher's answers with all cores, once for all processes."""
+        """Compute features and the teacher's predictions with all cores, once for all processes."""
         self.say(f"{student.name}: features and the teacher's answers")
         recipe = student_recipe(student, self.options)
         material = self.material(student.name, recipe)

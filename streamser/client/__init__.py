@@ -49,7 +49,7 @@ class Labelled:
     """The checkpoint's classes."""
     duration_s: float
     events: tuple[Event, ...]
-    """All of them, in the order of a stream."""
+    """All events, in the order of a stream."""
 
     @property
     def finals(self) -> tuple[EmotionEvent, ...]:
@@ -61,15 +61,15 @@ class StreamOptions(TypedDict, total=False):
     """What a stream of pushed audio may be opened with."""
 
     sample_rate: int
-    """Hz; 16000 unless it is given."""
+    """Hz; 16000 by default."""
     channels: int
-    """Interleaved; 1 unless it is given."""
+    """Number of interleaved channels; 1 by default."""
     name: str | None
-    """Name that the events carry; the server gives one unless it is given."""
+    """Name in the events; without it, the server chooses one."""
     partials: bool
-    """False leaves out the results of utterances that still go on."""
+    """False omits the partial results."""
     lossless: bool
-    """True is for files: every partial result is computed, see docs/protocol.md."""
+    """True computes every partial result, for files; see docs/protocol.md."""
     model: str | None
     """An installed checkpoint, instead of the server's own."""
 
@@ -113,7 +113,7 @@ class AsyncClient:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def health(self) -> dict[str, Any]:
-        """How the server is, whether it has a microphone, and whether it records."""
+        """The server's state: whether it is healthy, has a microphone, and records."""
         found: dict[str, Any] = json.loads(await self._ask("GET", "/healthz", accept=(503,)))
         return found
 
@@ -171,7 +171,7 @@ class AsyncClient:
 
 
 class Client:
-    """The same, blocking: no thread is started; each call runs until its answer is there."""
+    """The same methods, blocking: no thread is started, and each call returns when its response has arrived."""
 
     def __init__(
         self, url: str = "http://127.0.0.1:8765", *, token: str | None = None, reconnect_s: float = RECONNECT_S
@@ -180,7 +180,7 @@ class Client:
         self.url = self._client.url
 
     def health(self) -> dict[str, Any]:
-        """How the server is, whether it has a microphone, and whether it records."""
+        """The server's state: whether it is healthy, has a microphone, and records."""
         return asyncio.run(self._client.health())
 
     def models(self) -> dict[str, Any]:
@@ -261,7 +261,7 @@ class ClientStream:
         self._run(self._stream.lose(samples))
 
     def new_speaker(self) -> None:
-        """Another person speaks from here on: what was learned of the voice is forgotten."""
+        """Report that another person speaks from here on: the stream's own baseline is reset."""
         self._run(self._stream.new_speaker())
 
     def finish(self) -> list[Event]:

@@ -24,14 +24,14 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class NewSpeaker:
-    """The client said that another person speaks."""
+    """The client reported that another person speaks."""
 
 
 Piece: TypeAlias = bytes | Lost | NewSpeaker
 
 
 class Continuity:
-    """Fed with what was sent and with the events that came; the first connection's timeline never ends.
+    """Combines the connections of one stream into one timeline, from what was sent and what was received.
 
     A server's stream begins at zero, so events of a later connection are shifted by the place where it began: the end
     of the last utterance that has its final. The audio after it is sent again, and the utterance that was open is
@@ -62,7 +62,7 @@ class Continuity:
         self._gaps_until = 0
 
     def send(self, piece: Piece) -> None:
-        """Take what is sent to the server, in order."""
+        """Record what is sent to the server, in order."""
         self._pieces.append((self._frames, piece))
         if isinstance(piece, bytes):
             self._frames += len(piece) // self._frame_bytes
@@ -118,7 +118,7 @@ class Continuity:
 
     def _emotion(self, event: EmotionEvent) -> EmotionEvent | None:
         if event.utterance <= self._final:
-            return None  # its final came, but not its end, when the connection was lost
+            return None  # the connection was lost between its final and its end
         before = self._base_seq[1] if self._base_seq[0] == event.utterance else 0
         if event.final:
             self._final = event.utterance

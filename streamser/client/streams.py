@@ -40,7 +40,7 @@ class AsyncStream:
 
     When its connection is lost, because the network or the server failed or the server was stopped, it connects again
     and sends the audio again that has no final yet. Events go on in one timeline, and each utterance has one final, but
-    what the server had learned of the voice is lost with the connection.
+    the server's baseline of the voice is lost with the connection.
     """
 
     def __init__(self, url: str, headers: dict[str, str], hello: dict[str, Any], *, reconnect_s: float = 0.0) -> None:
@@ -149,7 +149,7 @@ class AsyncStream:
         found: list[Event] = []
         while not self._events.empty():
             event = self._events.get_nowait()
-            if event is None:  # over: later calls get the end again
+            if event is None:  # the stream is over: later calls return the end again
                 self._events.put_nowait(None)
                 if self._refusal is not None and not found:
                     raise self._refusal
@@ -172,7 +172,7 @@ class AsyncStream:
                 self._events.put_nowait(self._last)
         finally:
             self._events.put_nowait(None)
-            self._connected.set()  # code that waits gets the refusal
+            self._connected.set()  # waiting code gets the refusal
 
     async def _read_one(self) -> None:
         """Take messages until this connection is closed."""
@@ -184,7 +184,7 @@ class AsyncStream:
             self._refusal = ServerError(f"{self._url}: the connection was lost (close code {code})", status=code)
 
     def _may_go_on(self) -> bool:
-        """Whether a new connection is wanted and may help."""
+        """Whether to try a new connection."""
         if self._continuity is None or (self._ending and self._last is not None):
             return False
         return self._refusal is not None and _may_help(self._refusal)
@@ -250,11 +250,11 @@ class AsyncStream:
         return True
 
     async def _catch_up(self, socket: Any) -> None:
-        """Send again what has no final; the reader reads meanwhile, and new audio waits."""
+        """Send the audio without a final again; meanwhile the reader reads, and new audio waits."""
         assert self._continuity is not None
         async with self._turn:
             if socket is not self._socket:
-                return  # lost already
+                return  # the connection is lost already
             try:
                 for piece in self._continuity.restart():
                     await _put(socket, piece)
@@ -279,12 +279,12 @@ async def _put(socket: Any, piece: Piece) -> None:
 
 
 def _may_help(refusal: ServerError) -> bool:
-    """Whether another connection may work where this one was refused or lost."""
+    """Whether another connection may succeed after this one was refused or lost."""
     return refusal.code in _AGAIN_CODES and refusal.status in _AGAIN_STATUS
 
 
 def _named(error: BaseException, url: str) -> BaseException:
-    """The same error in our own words."""
+    """The same error as one of streamser's own."""
     if isinstance(error, aiohttp.WSServerHandshakeError):
         return ServerError(f"{url}: refused ({error.status})", status=error.status)
     if isinstance(error, aiohttp.ClientError | asyncio.TimeoutError | OSError):
@@ -304,12 +304,12 @@ def _to_bytes(pcm: Pcm) -> bytes:
 
 
 def unreachable(url: str, error: BaseException) -> ServerError:
-    """No answer came."""
+    """No response arrived."""
     return ServerError(f"{url}: no answer ({error}); start the server with: streamser serve")
 
 
 def refused(body: bytes, status: int, path: str) -> ServerError:
-    """The reason that an HTTP answer gives."""
+    """The reason in an HTTP response."""
     try:
         details = json.loads(body)["error"]
         return ServerError(str(details["message"]), code=str(details["code"]), status=status)

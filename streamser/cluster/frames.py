@@ -1,4 +1,4 @@
-"""Follow the bytes that a server sends, to know where a message of one's own may stand between them."""
+"""Parse the bytes that a server sends, to find where another message may be inserted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_HEADER = 64 * 1024
 
 
 class Follower:
-    """Fed with all that a server sends on one connection: an HTTP answer, and after an upgrade WebSocket frames."""
+    """Parses all that a server sends on one connection: an HTTP response and, after an upgrade, WebSocket frames."""
 
     def __init__(self) -> None:
         self.upgraded = False
@@ -34,14 +34,14 @@ class Follower:
         return self.upgraded and not self._head and not self._left
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Parse the next bytes."""
         if self._looking:
             data = self._look(data)
         while data and self.upgraded:
             data = self._frame(data)
 
     def _look(self, data: bytes) -> bytes:
-        """Wait for the end of the first answer's header; returns what follows it."""
+        """Collect bytes up to the end of the first response's header; returns what follows it."""
         self._head += data
         end = self._head.find(b"\r\n\r\n")
         if end < 0 and len(self._head) < _MOST_HEADER:
@@ -84,7 +84,7 @@ def _framed(first: int, payload: bytes) -> bytes:
 
 
 def unavailable(code: str, message: str) -> bytes:
-    """A whole HTTP answer with status 503."""
+    """A whole HTTP response with status 503."""
     body = json.dumps({"error": {"code": code, "message": message}}).encode()
     return (
         b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 5\r\n"

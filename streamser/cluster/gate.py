@@ -1,4 +1,4 @@
-"""The one address of many servers: each connection is passed on to one of them, and stays there.
+"""One address for many servers: each connection is forwarded to one of them for as long as it lasts.
 
 The gate passes bytes on as they are, so the protocol, the token, the limits and the pages are those of the servers, and
 a client that sends too fast or reads too slowly is slowed down by TCP all the way. Where a server dies, the gate ends
@@ -34,7 +34,7 @@ _BUFFER_BYTES = 16 * 1024  # in the kernel; stale results should wait at the ser
 _WRITE_BYTES = 8 * 1024
 _LOOK_S = 0.02
 _LAST_WORDS_S = 2.0
-_BEFORE_BYTES = 64 * 1024  # of a request that waits for its server
+_BEFORE_BYTES = 64 * 1024  # bytes of a request that waits for its server
 _LOST = "the process that served this connection has ended; connect again to go on"
 
 
@@ -49,14 +49,14 @@ class Gate:
         self.port = config.port
         """The port it listens on, once it does."""
         self.most = most or config.max_connections
-        """Connections at once."""
+        """Number of open connections."""
         self.pick = pick
         self._drain = drain
         self.connections: set[Connection] = set()
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """URL of the page."""
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         return f"http://{host}:{self.port}/"
 
@@ -76,7 +76,7 @@ class Gate:
         return self
 
     async def close(self) -> None:
-        """Accept nobody any more, let the servers send the last results, for at most `drain_s`, and end."""
+        """Accept no new connections, give the servers `drain_s` to send the last results, and close."""
         self._listening.close()
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self.config.drain_s
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         """Finds a server and holds it, until the connection ends."""
         self.follower = Follower()
         self.asked = False
-        """Whether bytes of the client wait for an answer."""
+        """Whether bytes of the client wait for a response."""
         self._over = False
 
     @property
@@ -163,14 +163,14 @@ class Connection(asyncio.Protocol):
             self._close_with(b"")
 
     def take(self, data: bytes) -> None:
-        """Pass on what the server sends."""
+        """Forward what the server sends."""
         self.follower.feed(data)
         self.asked = False
         if not self._over:
             self.transport.write(data)
 
     def server_left(self) -> None:
-        """The server has closed the connection, or is gone: tell the client why, unless it was told already."""
+        """The server closed the connection or has died: send the client the reason, unless the server did."""
         if self._over:
             return
         if self.follower.upgraded and not self.follower.closed:
@@ -207,7 +207,7 @@ class Connection(asyncio.Protocol):
                     pass
         except (OSError, asyncio.TimeoutError, StopAsyncIteration) as error:
             logger.warning("no server for a connection: %r", error)
-        except Exception as error:  # the cluster's own errors, whatever they are
+        except Exception as error:  # any error of the cluster
             logger.warning("a server of this connection is gone: %r", error)
         if self._over:
             return

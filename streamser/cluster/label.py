@@ -24,8 +24,8 @@ Settings: TypeAlias = tuple[Path, Config, Mode]
 """The folder that file names are relative to, the configuration, and what a file's result is."""
 
 _MOST_FILES = 64  # in one task: what a worker that dies has to do again, and how many results come at once
-_TASKS_EACH = 8  # for each worker, so that all end at about the same time
-_RETRIES = 2  # of a task whose worker died
+_TASKS_EACH = 8  # tasks for each worker, so that all workers end at about the same time
+_RETRIES = 2  # tries of a task whose worker died
 _ROUNDS = 2
 
 
@@ -70,13 +70,13 @@ class RayWorker:
         file = bytes(row["file"]).decode("utf-8", errors="surrogateescape")
         try:
             labelled = self._worker(file)
-        except Exception as error:  # in days of work, one file must not end the run
+        except Exception as error:  # one file must not end a run of days
             labelled = Labelled(file, error=f"{self._folder / file}: {type(error).__name__}: {error}")
         return {"labelled": labelled}
 
 
 def _round(files: Sequence[str], size: int, workers: int, settings: Settings) -> Iterator[Labelled]:
-    """Results of the tasks that could be done; Ray tries a task again when its worker dies."""
+    """Results of the tasks that succeeded; Ray repeats a task when its worker dies."""
     import ray.data
     from ray.exceptions import RayError
 
@@ -104,7 +104,7 @@ def _round(files: Sequence[str], size: int, workers: int, settings: Settings) ->
 
 
 def _quiet() -> None:
-    """Results in the order of the files, a failed task ends no run, and no bars or logs on the screen."""
+    """Keep the order of the files, let no failed task end the run, and print no progress bars or logs."""
     from ray.data import DataContext
 
     context = DataContext.get_current()

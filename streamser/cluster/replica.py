@@ -15,7 +15,7 @@ __all__ = ["Replica"]
 
 
 class Replica:
-    """A `streamser serve` of its own on a free port; Ray Serve starts it, counts who holds it, and ends it."""
+    """A `streamser serve` process on a free port; Ray Serve starts it, counts its connections, and ends it."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, config: Config, host: str | None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Deployment", "Replicas", "deployed"]
 
-_OTHER_REQUESTS = 32  # of pages and files, besides the WebSockets of a replica
+_OTHER_REQUESTS = 32  # requests for pages and files, besides the WebSockets of a replica
 _LONGEST_STREAM_S = 24 * 3600.0
 """A replica that is no longer needed ends with its last connection, or after this time."""
 _UPSCALE_S, _DOWNSCALE_S = 5.0, 120.0
@@ -31,7 +31,7 @@ _UPSCALE_S, _DOWNSCALE_S = 5.0, 120.0
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """How many there are: between `fewest` and `most`, so that each has about `streams` connections."""
+    """Number of replicas: between `fewest` and `most`, so that each has about `streams` connections."""
 
     fewest: int = 1
     most: int | None = None
@@ -55,7 +55,7 @@ class Deployment:
     machines: int
 
     async def pick(self) -> AsyncGenerator[Address, None]:
-        """The address of the replica that Ray Serve chooses; it is held until this is closed."""
+        """The address of the replica that Ray Serve chooses, which counts one connection until this is closed."""
         response: Any = self.handle.hold.options(stream=True).remote()
         try:
             async for address in response:
@@ -65,7 +65,7 @@ class Deployment:
                 response.cancel()
 
     async def drain(self) -> None:
-        """Let all replicas send their last results."""
+        """Ask all replicas to send their last results."""
         responses: Any = self.handle.broadcast("drain")
         with suppress(Exception):  # one that has died has nothing to send
             await asyncio.to_thread(responses.results)
@@ -94,7 +94,7 @@ def deployed(address: str | None, config: Config, replicas: Replicas) -> Iterato
         try:
             yield Deployment(handle, replicas.most or max(replicas.fewest, cluster.cpus), cluster.machines)
         finally:
-            if not cluster.is_own:  # else all of it ends with the cluster, also when a signal has ended a part of it
+            if not cluster.is_own:  # otherwise everything ends with the cluster
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     serve.delete(name)

@@ -21,7 +21,7 @@ _REACH_S = 5.0
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves this machine
     "RAY_DEDUP_LOGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset, Ray warns about it
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; Ray warns if it is unset
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
 
@@ -34,7 +34,7 @@ def require_ray(what: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What a connection found."""
+    """The cluster that was connected to."""
 
     cpus: int
     machines: int
@@ -54,7 +54,7 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[C
     ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if address is None:
-            for last in (False, True):  # Ray gives a busy machine thirty seconds only
+            for last in (False, True):  # Ray allows a busy machine only thirty seconds
                 if _start(cpus or _usable_cpus(), last=last):
                     break
         else:
@@ -96,10 +96,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _reach(address: str) -> None:
-    """ConfigError when nothing answers at HOST:PORT; Ray itself would try for minutes."""
+    """ConfigError when nothing accepts connections at HOST:PORT; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host:
-        return  # a word, as auto
+        return  # a word such as auto
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
     except (OSError, ValueError, OverflowError) as error:

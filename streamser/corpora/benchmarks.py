@@ -19,16 +19,16 @@ class Benchmark:
     """Clips of one corpus under the labels that a paper scored them by."""
 
     name: str
-    """What a user types."""
+    """Name in commands."""
     title: str
-    """For a table."""
+    """Name in tables."""
     corpus: str
-    """As its clips name it."""
+    """The corpus's name in its clips."""
     folder: str
-    """What its folder is called, for a command."""
+    """The usual name of its folder, for a command."""
     labels: tuple[str, ...]
     label_map: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Corpus labels that count as another."""
+    """Corpus labels that are mapped to another label."""
     styles: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
     """Only these; empty takes all."""

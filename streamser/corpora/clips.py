@@ -1,4 +1,4 @@
-"""What every corpus becomes: clips with a speaker and a label, and a report of what could not become one."""
+"""The data types of corpora: clips with a speaker and a label, and a report of the files that are no clip."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class Clip:
     votes: tuple[str, ...] = ()
     """Each annotator's label, several joined by `+`."""
     name: str = ""
-    """Path within the corpus without its suffix, the same for no two clips; without it, the file's own name."""
+    """Unique path within the corpus without its suffix; by default the file's own name."""
     digest: str = ""
-    """Hash of the decoded samples; empty until the audio was read."""
+    """Hash of the decoded samples; empty until the audio is read."""
 
     @property
     def id(self) -> str:
@@ -84,7 +84,7 @@ class Problem:
     """One problem found in a corpus."""
 
     kind: str
-    """What sort of problem; problems are counted by it."""
+    """Kind of problem; problems are counted by kind."""
     where: str
     """The file or the row."""
     detail: str = ""
@@ -109,7 +109,7 @@ class CorpusReport:
         return dict(Counter(problem.kind for problem in self.problems).most_common())
 
     def text(self, examples: int = 3) -> str:
-        """A few lines for a person: counts, and the first examples of each kind."""
+        """A few lines to print: counts, and the first examples of each kind."""
         lines = [f"{self.corpus}: {self.kept} clips, {len(self.problems)} problems"]
         for kind, count in self.counts.items():
             named = [p for p in self.problems if p.kind == kind]

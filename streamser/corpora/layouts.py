@@ -1,4 +1,4 @@
-"""How corpora lie on a disk: one reader for each official layout, and one for any folder with a manifest."""
+"""Read corpora from disk: one reader for each official layout, and one for any folder with a manifest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANIFEST = "manifest.csv"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One way to lay out a corpus."""
+    """One layout of a corpus's files."""
 
     name: str
     shape: str
@@ -37,7 +37,7 @@ def inside(folder: Path, path: Path) -> str:
 
 
 def leaves(path: str) -> bool:
-    """Whether a path from a manifest leads, on any system, out of the folder that it is relative to.
+    """Whether a path from a manifest points, on any system, outside the folder that it is relative to.
 
     >>> [leaves(path) for path in ("audio/a.wav", "/etc/passwd", "a/../../b.wav", "C:\\\\a.wav", "a..b/c.wav")]
     [False, True, True, True, False]
@@ -102,7 +102,7 @@ def _manifest_row(folder: Path, corpus: str, row: dict[str, str], label_column: 
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """Every recording file below a folder, in order; the hidden files that macOS leaves in archives are none."""
+    """Every audio file below a folder, in order, without the hidden files that macOS leaves in archives."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in CLIP_SUFFIXES and path.name[0] != ".")
     return sorted(found)
 
@@ -123,7 +123,7 @@ def _any_named(pattern: re.Pattern[str], *folders: str) -> Callable[[Path], bool
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What the name of an audio file says; each as in `Clip`."""
+    """The fields of `Clip` that an audio file's name gives."""
 
     speaker: str
     """Within the corpus."""
@@ -233,7 +233,7 @@ def _asvp_file(path: Path, match: re.Match[str]) -> _Named | _Unusable:
 
 
 def _read_asvp(root: Path, corpus: str) -> Found:
-    # beside Audio/ lies Bonus/: babies, who belong to no study of speech
+    # Bonus/, beside Audio/, has babies, which are not speech
     audio = root / "Audio"
     return _by_name(ASVP_NAME, _asvp_file)(audio if audio.is_dir() else root, corpus)
 
@@ -375,7 +375,7 @@ def _iemocap_clip(root: Path, corpus: str, session: Path, turn: re.Match[str], v
 
 
 def difficulty(label: str, votes: Sequence[str]) -> str | None:
-    """A when all annotations are the label, B from 65 %, C below; None without any.
+    """A when all annotations are the label, B from 65 %, C below; None without annotations.
 
     An annotator who gave two labels made two annotations (Zhong et al. 2020, table 1: four of six, so B).
 

@@ -1,8 +1,8 @@
 """Split clips into train, validation and test parts by named protocols, and refuse a split that leaks.
 
-`honest`: no speaker is in two parts, and everything is chosen on the validation speakers. `paper:<name>`: as
-that paper did it, so that its figure can be compared; only there, and only where the paper did so, may parts
-share speakers or the best epoch be chosen on the test part. No protocol may share a clip.
+`honest`: no speaker is in two parts, and everything is chosen on the validation speakers. `paper:<name>`: the split of
+that paper, so that its figure can be compared; only if the paper did so may parts share speakers or may the best epoch
+be chosen on the test part. No clip may be in two parts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ChooseOn = Literal["validation", "test", "nothing"]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Three parts of the clips, and the rules they were cut by."""
+    """Training, validation and test part of the clips, and the rules of the split."""
 
     name: str
     fold: int
@@ -37,7 +37,7 @@ class Split:
 
     @property
     def parts(self) -> dict[str, tuple[Clip, ...]]:
-        """The parts that hold clips, by name."""
+        """The parts that are not empty, by name."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: clips for name, clips in named.items() if clips}
 
@@ -192,7 +192,7 @@ def leave_one_corpus_out(
 
 
 def ship(clips: Sequence[Clip], seed: int = 0, validation_speakers: int | float = 0.1) -> list[Split]:
-    """All speakers but those who choose epoch, temperature and threshold; tests are on corpora that are not here."""
+    """Train on all speakers except those that choose epoch, temperature and threshold; other corpora are the test."""
     train, validation = _hold_out_speakers(clips, validation_speakers, np.random.default_rng([seed, 0]))
     return [check_split(Split("ship", 0, train, validation, ()))]
 

@@ -22,7 +22,7 @@ FOUR = {"angry": "angry", "excited": "happy", "happy": "happy", "neutral": "neut
 be two thirds of that corpus's neutral clips; to include it, use {**FOUR, "calm": "neutral"}."""
 
 ENVIRONMENT = "STREAMSER_CORPORA"
-"""Names the folder in which corpora are looked up by name."""
+"""Environment variable with the folder in which corpora are looked up by name."""
 
 FEW_SPEAKERS = 4
 FEW_CLIPS = 20
@@ -60,7 +60,7 @@ def read_corpus(
     labelled: bool = True,
     check: AudioCheck | None = None,
 ) -> tuple[list[Clip], CorpusReport]:
-    """All usable clips of a corpus and a report of the rest.
+    """All usable clips of a corpus, and a report of the other files.
 
     `layout` is one of LAYOUTS, or "auto" to recognise it. `name` is the corpus's name (default: the folder's, for a
     manifest, else the layout's). `labels` are the labels it may use (default: EMOTIONS). `labelled=False` takes clips
@@ -134,7 +134,7 @@ def _clip_problem(clip: Clip, known: frozenset[str], labelled: bool, seen: set[s
 
 
 def cautions(clips: Sequence[Clip]) -> tuple[str, ...]:
-    """Weaknesses of the clips as data: few speakers, scarce labels, sentences that reveal the label."""
+    """Weaknesses of the clips as data: few speakers, rare labels, sentences that reveal the label."""
     found = []
     speakers = {clip.speaker for clip in clips}
     if len(speakers) < FEW_SPEAKERS:
@@ -169,7 +169,7 @@ def map_labels(clips: Iterable[Clip], mapping: Mapping[str, str]) -> tuple[list[
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """What reading a file showed."""
+    """The result of reading one file."""
 
     digest: str
     peak: float
@@ -196,7 +196,7 @@ class AudioCheck:
     """How the audio of a corpus is checked."""
 
     cache: Path | None = None
-    """A JSON file that remembers what was read, by path, size and time of change."""
+    """A JSON file that caches the results, by path, size and modification time."""
     quiet_dbfs: float = QUIET_DBFS
     """A file whose peak is below this level is a problem."""
 
@@ -247,7 +247,7 @@ def _load_cache(cache: Path | None) -> dict[str, list[object]]:
         return {}
     try:
         values = json.loads(cache.read_text(encoding="utf-8"))
-    except ValueError:  # cut off while it was written: it only costs a reading
+    except ValueError:  # cut off while it was written: the files are read again
         return {}
     return values if isinstance(values, dict) else {}
 

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MOST_THREADS = 256
-"""Limit of CPU threads: more do not speed up one window, and a hundred thousand of them hang the machine."""
+"""Limit of CPU threads: more do not make one window faster, and 100,000 of them hang the machine."""
 
 ENGINES = ("auto", "onnx", "onnx-int8", "torch")
 DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -50,11 +50,11 @@ class WindowScores(NamedTuple):
     embedding: Frames
     """(windows, dimensions)."""
     audible: bool
-    """False when not one frame rises above the features' floor."""
+    """False when no frame is above the features' floor."""
 
 
 class Engine(Protocol):
-    """Windows in, scores out; may be called from several threads."""
+    """Computes scores of windows; may be called from several threads."""
 
     @property
     def name(self) -> str:
@@ -108,7 +108,7 @@ def run_frames(engine: Engine, utterances: Sequence[Frames], config: FeatureConf
     return [WindowScores(*part) for part in parts]
 
 
-# Frames stacked for one engine call, 64 MiB of 64 bins: a two-hour file must not be unfolded whole.
+# Frames stacked for one engine call, 64 MiB of 64 bins: the windows of a two-hour file must not be in memory together.
 _BATCH_FRAMES = 1 << 18
 
 
@@ -140,14 +140,14 @@ def check_frames(frames: Frames, bundle: Bundle) -> None:
 
 
 def check_length(n_frames: int, bundle: Bundle, error: Exception) -> None:
-    """AudioError when what went wrong was a window shorter than the network can take; only `short: keep` makes such."""
+    """AudioError if a window is too short for the network, which only `short: keep` allows; else the error itself."""
     if n_frames < bundle.features.window_frames:
         seconds = n_frames * bundle.features.hop_s
         raise AudioError(f"{seconds:.3f} s of sound ({n_frames} frames) is too little for {bundle.name}") from error
 
 
 class Counters:
-    """What an engine counts for `metrics()`, from whichever thread."""
+    """Counts for an engine's `metrics()`; any thread may add to them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -176,7 +176,7 @@ class OldNames:
 
 
 class FallbackEngine(OldNames):
-    """The first engine until it fails, the second from then on: one warning, once, and a line in `metrics()`."""
+    """Uses the first engine until it fails, then the second: it warns once and adds a line to `metrics()`."""
 
     def __init__(self, first: Callable[[], Engine], second: Callable[[], Engine], features: FeatureConfig) -> None:
         self._second = second
@@ -250,7 +250,7 @@ def open_engine(bundle: Bundle, engine: str = "auto", compute: str = "auto", thr
 
 
 def check_choice(engine: str, compute: str) -> None:
-    """Raise a ValueError for an engine or a place to compute that does not exist."""
+    """Raise a ValueError for an engine or a processor that does not exist."""
     if engine not in ENGINES:
         raise ValueError(f"engine: {', '.join(ENGINES)}, not {engine!r}")
     if not DEVICES.fullmatch(compute):

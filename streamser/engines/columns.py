@@ -1,14 +1,14 @@
 """A pooled convolution over a sliding window, computed column by column: each column of each layer once.
 
-A layer's column depends on a few columns of the layer before, and at last on a few frames. When the window moves by
+A layer's column depends on a few columns of the layer before, and so on a few frames. When the window moves by
 a hop, grows, or repeats a short utterance, most columns were computed for the window before. `plan` finds which
 columns two windows share; the step graph computes the others, and the scores from the last layer's columns.
 
-The graph takes `frames` (1, time, bins): the frames under the new columns of layer 1, run after run. For each layer
-L, `cL` are the columns that are known, (n, channels, bins), and `xL` all that it computes, some of them between two
-runs and meaningless. `rL` selects which of both, in which order, go into the next layer; `window` selects the columns
-of the last layer that are used. Metadata `streamser.levels` gives each layer's (before, after, stride, extra): column c
-needs the columns from c * stride - before to c * stride + stride - 1 + after, and n columns give (n + extra) // stride.
+The graph takes `frames` (1, time, bins): the frames under the new columns of layer 1, run after run. For each layer L,
+`cL` are the columns from earlier windows, (n, channels, bins), and `xL` all that it computes; those between two runs
+are meaningless. `rL` selects columns of both, in order, as input of the next layer; `window` selects the columns of the
+last layer that are used. Metadata `streamser.levels` gives each layer's (before, after, stride, extra): column c needs
+the columns from c * stride - before to c * stride + stride - 1 + after, and n columns give (n + extra) // stride.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PLANS = 512  # remembered: one a hop while an utterance grows, one for all hops
 
 
 class Level(NamedTuple):
-    """What one column of a layer needs of the layer before."""
+    """The columns of the layer before that one column depends on."""
 
     before: int
     after: int
@@ -122,7 +122,7 @@ def _append_run(
     known: list[Index],
     runs: list[Index],
 ) -> None:
-    """What the next layer reads: columns just computed, columns of the earlier window, and zeros for None."""
+    """Input of the next layer: columns just computed, columns of the earlier window, and zeros for None."""
     context: list[int] = []
     order: list[int] = []
     for key in wanted:
@@ -172,7 +172,7 @@ def _keys(levels: Sequence[Level], size: int, start: int, frames: int) -> list[I
 
     Two columns have the same key when they depend on the same frame indices.
     """
-    keys = [start + np.arange(size) % frames + (1 << 32)]  # 0 is what lies outside the window
+    keys = [start + np.arange(size) % frames + (1 << 32)]  # 0 stands for everything outside the window
     for number, level in enumerate(levels):
         padded = np.pad(keys[-1], (level.before, level.after + level.stride))
         needed = sliding_window_view(padded, level.reach)[:: level.stride][: level.columns(len(keys[-1]))]
@@ -182,7 +182,7 @@ def _keys(levels: Sequence[Level], size: int, start: int, frames: int) -> list[I
 
 @lru_cache(maxsize=64)
 def _factors(number: int, count: int) -> Index:
-    """Odd 64-bit factors: unlike columns get one number with a chance of about 2^-50."""
+    """Odd 64-bit factors: different columns get the same number with a probability of about 2^-50."""
     return np.random.default_rng(number).integers(-(1 << 62), 1 << 62, count, np.int64) | 1
 
 
@@ -214,7 +214,7 @@ class WindowSteps:
         self._path = bundle.step_path
 
     def track(self, after: Track | None = None) -> WindowTrack:
-        """A track that knows no column yet."""
+        """A track without any column yet."""
         return WindowTrack(self)
 
     def run(self, frames: Frames, known: Sequence[Frames], runs: Sequence[Index]) -> list[Frames]:
@@ -279,7 +279,7 @@ class WindowTrack:
         return WindowScores(np.concatenate(logits), np.concatenate(embeddings), audible)
 
     def _of_silence(self) -> WindowScores:
-        """No frame at all is a window of silence."""
+        """Without any frame, the scores of a window of silence."""
         silence = silent_frame(self._steps.features)
         return WindowScores(*_Columns(self._steps).score(Window(0, 1), silence), False)
 
@@ -298,14 +298,14 @@ class _Columns:
         self._rows = [np.full(count + 1, 2 * count) for count in counts]
 
     def copy(self) -> _Columns:
-        """The same columns, to go on from in another way."""
+        """A copy of the columns, to continue separately."""
         twin = object.__new__(_Columns)
         twin._steps, twin._window = self._steps, self._window
         twin._store, twin._rows = [store.copy() for store in self._store], [rows.copy() for rows in self._rows]
         return twin
 
     def score(self, window: Window, frames: Frames) -> tuple[Frames, Frames]:
-        """Logits (1, classes) and embedding (1, D) of a window of these frames; its columns are then the known ones."""
+        """Logits (1, classes) and embedding (1, D) of a window of these frames; its columns are kept."""
         steps, before = self._steps, self._window
         moved = window.start - before.start if before.frames else 0
         way = plan(steps.levels, steps.size, moved, before.frames, window.frames)

@@ -28,11 +28,11 @@ from streamser.nets.zoo import restore
 __all__ = ["DeviceStreams", "Pending"]
 
 SIZES = (1, 8, 64, 256, 1024)
-_WARM_UPS = 3  # before a capture: libraries choose their kernels and plans then
+_WARM_UPS = 3  # runs before a capture, in which libraries choose their kernels and plans
 
 
 class _Buffers(NamedTuple):
-    """Where one batch goes in and comes out: pinned memory of the host, and its twin on the device."""
+    """Buffers of one batch's input and output: pinned memory of the host, and its copy on the device."""
 
     slots: Tensor
     audio: Tensor
@@ -145,7 +145,7 @@ class DeviceStreams:
         return np.concatenate([logits for logits, _ in results]), np.concatenate([found for _, found in results])
 
     def _step(self, slots: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """The work of a step, all of it on the device."""
+        """The computation of a step, entirely on the device."""
         frames = self._front_end(audio.float() / 32768 if self._pcm16 else audio)
         axes = self._net.stream_axes
         states = [state.index_select(axis, slots) for state, axis in zip(self._states, axes, strict=True)]
@@ -155,7 +155,7 @@ class DeviceStreams:
         return logits.float(), embedding.float()
 
     def _host(self, key: tuple[int, int]) -> _Buffers:
-        """Buffers that the last launch but one used."""
+        """The buffers of the launch before the last one."""
         if key not in self._hosts:
             kind = torch.int16 if self._pcm16 else torch.float32
             outputs = self._sizes_of_outputs(key) if self._on_cuda else (0, 0)

@@ -31,7 +31,7 @@ class OnnxEngine(OldNames):
     Windows run one at a time: a batch gains under a tenth on a CPU, and this way a window's scores are the same bits
     whatever other windows wait. This makes a replay equal to the live stream.
 
-    Streams need the step graph and files the whole one, so where a bundle has both, each is opened when it is needed.
+    Streams use the step graph and files the whole one, so each is opened only when it is needed.
     """
 
     compute = "cpu"
@@ -81,7 +81,7 @@ class OnnxEngine(OldNames):
 
 
 class _WholeGraph:
-    """A graph for whole windows, checked against bundle.yaml and run once, so that the first real call is warm."""
+    """A graph for whole windows, checked against bundle.yaml and run once, so that the first real call is fast."""
 
     def __init__(self, bundle: Bundle, name: str, threads: int) -> None:
         self._bundle = bundle
@@ -111,7 +111,7 @@ class _WholeGraph:
         return np.concatenate([o[0] for o in outputs]), np.concatenate([o[1] for o in outputs])
 
     def _check_signature(self) -> None:
-        """The graph is one of ours: its names, its rank, its bins."""
+        """BundleError unless the graph has the expected names, rank and bins."""
         inputs = {value.name: value for value in self._session.get_inputs()}
         outputs = {value.name: value for value in self._session.get_outputs()}
         bins = self._bundle.features.bins
@@ -166,7 +166,7 @@ def open_session(graph: bytes, threads: int) -> Any:
 def _limit_memory() -> None:
     """Give the sessions of this process one allocator that refuses to grow beyond `_MEMORY_BYTES`.
 
-    A graph of some hundred bytes may ask for any amount: then its session fails, and the process goes on.
+    A graph of a few hundred bytes may request any amount: then its session fails, but not the process.
     """
     place = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
@@ -175,5 +175,5 @@ def _limit_memory() -> None:
     limits = onnxruntime.OrtArenaCfg(_MEMORY_BYTES, -1, -1, -1)
     try:
         onnxruntime.create_and_register_allocator(place, limits)
-    except Exception as error:  # the host program has registered one of its own, which then holds for us too
+    except Exception as error:  # the host program has registered an allocator, which is then used here too
         logger.debug("onnxruntime keeps the allocator it has (%s)", error)

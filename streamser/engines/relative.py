@@ -45,7 +45,7 @@ class RelativeHead:
             raise self._broken(f"gives no {len(bundle.labels)} finite float32 scores for zeros")
 
     def run(self, embedding: Frames, total: np.ndarray[Any, np.dtype[np.float64]], weight: float) -> Frames:
-        """Logits (classes,) of one utterance; one at a time, so that its bits do not depend on others beside it."""
+        """Logits (classes,) of one utterance; one at a time, so that its bits do not depend on other utterances."""
         values = {
             "embedding": np.asarray(embedding, np.float32)[None],
             "total": np.asarray(total, np.float32)[None],
@@ -53,7 +53,7 @@ class RelativeHead:
         }
         try:
             logits: Frames = self._session.run(["logits"], values)[0]
-        except Exception as error:  # onnxruntime has no common base for its exceptions
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             raise EngineError(f"{self._path}: onnxruntime failed ({error})") from error
         if logits.ndim != 2:
             raise EngineError(f"{self._path}: gives logits of shape {logits.shape}, not (B, classes)")

@@ -31,7 +31,7 @@ States = dict[str, Frames]
 
 
 class Track(Protocol):
-    """One utterance: frames in as they come, scores at any time. For one thread at a time."""
+    """One utterance: takes frames as they arrive and gives scores at any time. For one thread at a time."""
 
     @property
     def fed(self) -> int:
@@ -41,10 +41,10 @@ class Track(Protocol):
         """Add the next frames, (n, bins)."""
 
     def scores(self) -> WindowScores:
-        """Scores of the newest window, or of everything so far where the graph keeps it all; later feeds go on."""
+        """Scores of the newest window, or of all frames if the graph keeps them; more frames may follow."""
 
     def final(self, kept: slice) -> WindowScores:
-        """Scores of the whole utterance; `kept` are the frames that trimming leaves. Later feeds go on."""
+        """Scores of the whole utterance; `kept` are the frames that trimming leaves. More frames may follow."""
 
 
 class StepEngine(Protocol):
@@ -73,7 +73,8 @@ def open_steps(bundle: Bundle, name: str, open_session: Callable[[bytes], Any], 
             steps = WindowSteps(bundle, session, counters, metadata)
         else:
             raise ValueError(f"metadata streamser.step is chunks or window, not {kind!r}")
-        # A chunk and a rest that fills none, or a window: every way through the graph, and the first real call is warm.
+        # A chunk and a rest that fills none, or a window: all ways through the graph run once, so that the first real
+        # call is fast.
         frames = steps.first + steps.multiple if isinstance(steps, ChunkSteps) else bundle.features.window_frames
         silence = steps.track()
         silence.feed(np.repeat(silent_frame(bundle.features), frames, axis=0))
@@ -86,13 +87,13 @@ def open_steps(bundle: Bundle, name: str, open_session: Callable[[bytes], Any], 
 
 
 def check_features(config: FeatureConfig) -> None:
-    """ValueError unless every frame is complete as soon as its samples are: the end of the audio adds none."""
+    """ValueError if the end of the audio would complete more frames: each must be complete with its samples."""
     if config.center or config.fft_size != config.window_samples or config.sample_rate != 16_000:
         raise ValueError("a step graph needs features at 16 kHz, not centred, with window_samples equal to fft_size")
 
 
 class ChunkSteps:
-    """A causal encoder that takes chunks of frames and hands its state on."""
+    """A causal encoder that takes chunks of frames and returns its state for the next chunk."""
 
     def __init__(self, bundle: Bundle, session: Any, counters: Counters, metadata: dict[str, str]) -> None:
         check_features(bundle.features)
@@ -123,7 +124,7 @@ class ChunkSteps:
         self._outputs = ["logits", "embedding", *(f"next.{name}" for name in self._shapes)]
 
     def track(self, after: Track | None = None) -> ChunkTrack:
-        """A track whose states are zeros, but for those that are carried over from `after`."""
+        """A track whose states are zeros, except those that are carried over from `after`."""
         states: States = {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
         if isinstance(after, ChunkTrack):
             states.update({name: value for name, value in after.states.items() if name.startswith("carried.")})
@@ -180,7 +181,7 @@ def _write(ring: Frames, new: Frames, written: int) -> None:
 
 
 class ChunkTrack:
-    """An utterance in a `ChunkSteps`: whole chunks change the states, what is left over is scored without that."""
+    """An utterance in a `ChunkSteps`: whole chunks change the states; the rest is scored without changing them."""
 
     def __init__(self, steps: ChunkSteps, states: States) -> None:
         self.states = states
@@ -205,10 +206,10 @@ class ChunkTrack:
         self._waiting = waiting
 
     def scores(self) -> WindowScores:
-        """Scores of everything that was fed, but for fewer than `streamser.multiple` frames at its end."""
+        """Scores of all frames, except fewer than `streamser.multiple` at the end."""
         steps, rest = self._steps, self._waiting
         whole = len(rest) // steps.multiple * steps.multiple
-        if not whole and self._scores is None:  # too little for any call: silence fills it up
+        if not whole and self._scores is None:  # too short for any call: padded with silence
             silence = np.repeat(silent_frame(steps.features), steps.multiple - len(rest), axis=0)
             rest, whole = np.concatenate([rest, silence]), steps.multiple
         result = self._scores
@@ -218,5 +219,5 @@ class ChunkTrack:
         return WindowScores(*result, self._audible)
 
     def final(self, kept: slice) -> WindowScores:
-        """The same: what was encoded can't be left out any more."""
+        """The same scores: frames that are already encoded cannot be left out."""
         return self.scores()

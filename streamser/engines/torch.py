@@ -1,8 +1,8 @@
 """torch on CUDA or CPU: features and network in one pass on the device, in batches of few fixed shapes.
 
-A batch is filled up to a power of two, and every window is cut from a piece of audio of one length, so that the
-device sees the same handful of shapes forever. On the CPU windows run one at a time, as in the ONNX engine.
-torch's thread count belongs to the host process and is not changed.
+A batch is filled up to a power of two, and every window is cut from a piece of audio of one length, so that the device
+always gets the same few shapes. On the CPU windows run one at a time, as in the ONNX engine. torch's thread count
+belongs to the host process and is not changed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SILENT = -1  # in a piece's order of frames: not a frame of the audio, but sile
 
 
 class _Piece(NamedTuple):
-    """The audio under one window, and which of its frames the window shows in which order."""
+    """The audio of one window, and the order of its frames in the window."""
 
     samples: Samples
     """At the config's rate, filled up with silence to the length of a whole window."""
@@ -159,7 +159,7 @@ class TorchEngine(OldNames):
 
 
 def _stacked(windows: list[WindowScores]) -> WindowScores:
-    """One recording's windows as one."""
+    """Combine the windows of one recording."""
     return WindowScores(
         np.stack([window.logits for window in windows]),
         np.stack([window.embedding for window in windows]),

@@ -22,16 +22,16 @@ from streamser.evaluation.streams import MOST_CLIPS, LeftOutCorpus, choose_rule
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """The folds of a run, those of corpora of emotions and those of plain speech apart."""
+    """The folds of a run: those of emotional corpora, and those of plain speech."""
 
     corpora: tuple[LeftOutCorpus, ...]
     plain: tuple[FoldResult, ...]
 
     def calibration(self, risk: float, without: str = "") -> tuple[Calibration, Threshold]:
-        """Of the absolute head, fitted on all folds but those of one corpus; plain speech is always among them.
+        """Calibration of the absolute head, fitted on all folds except those of one corpus, and on plain speech.
 
-        It has no bias of a class. Plain speech is all neutral, so a bias would be a prior of neutral, which depends on
-        the place and is a setting of its own (`recognizer.neutral_prior`).
+        It has no class bias: plain speech is all neutral, so a bias would be a prior of neutral, which depends on the
+        place of use and is a setting of its own (`recognizer.neutral_prior`).
         """
         folds = [one.fold for one in self.corpora if one.name != without] + list(self.plain)
         logits = np.concatenate([fold.logits for fold in folds])
@@ -40,11 +40,11 @@ class LeftOut:
         return fit_calibration(logits, targets, risk=risk, weights=balanced_weights(targets, groups))
 
     def rule(self, calibration: Calibration, risk: float) -> BaselineRule:
-        """The constants that all corpora together choose: what ships."""
+        """The constants chosen on all corpora together, which the shipped checkpoint gets."""
         return choose_rule(self.corpora, calibration, risk)
 
     def metrics(self, calibration: Calibration, risk: float) -> dict[str, Any]:
-        """The figures of the card: nested for corpora of emotions, and plain speech at the shipped threshold."""
+        """The card's figures: nested for emotional corpora, and for plain speech at the shipped threshold."""
 
         def absolute(others: Sequence[LeftOutCorpus]) -> Calibration:
             (out,) = {one.name for one in self.corpora} - {one.name for one in others}
@@ -60,7 +60,7 @@ class LeftOut:
 
 
 def load_left_out(run: Path, folds: Sequence[FoldResult] | None = None) -> LeftOut:
-    """A run's folds, read unless they are given; ProtocolError where they hold nothing to compose streams of."""
+    """A run's folds, read unless they are given; ProtocolError if no streams can be composed of them."""
     found = list(folds or load_folds(run))
     plain = [fold for fold in found if _is_plain(fold)]
     corpora = load_corpora(run, found)

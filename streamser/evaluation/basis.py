@@ -1,4 +1,4 @@
-"""Choose the answers on which a checkpoint is calibrated, and compute the figures for its card."""
+"""Choose the predictions on which a checkpoint is calibrated, and compute the figures for its card."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Basis:
     """A calibration, and where it comes from."""
 
     name: str
-    """Whose answers it was fitted on, for the card."""
+    """Whose predictions it was fitted on, for the card."""
     calibration: Calibration
     threshold: Threshold
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +42,7 @@ def basis_of_validation(
 
 
 def basis_of_run(run: Path, labels: tuple[str, ...], risk: float, *, relative: bool) -> Basis:
-    """Calibrate on the test answers of a finished run of the same recipe.
+    """Calibrate on the test predictions of a finished run of the same recipe.
 
     Where its folds left out whole corpora and the checkpoint has a relative head, the run chooses the constants of
     baselines too.

@@ -3,9 +3,9 @@
 p = softmax((logits + bias) / temperature). Both are fitted by minimising the negative log-likelihood, a convex
 problem in 1 / temperature and bias / temperature that Newton's method solves in some ten steps.
 
-A temperature fitted on speakers of the training corpora is too low for a corpus outside the training. Where the
-trainer has leave-one-corpus-out logits, give those (pooled, with `groups` = corpora) to `calibrate`: what they
-show about unknown corpora holds for a checkpoint of the same recipe.
+A temperature fitted on speakers of the training corpora is too low for a corpus outside the training. Where the trainer
+has leave-one-corpus-out logits, give those (pooled, with `groups` = corpora) to `calibrate`: what they show about
+unknown corpora also applies to a checkpoint of the same recipe.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from streamser.calibration import Calibration
 
 Logits = NDArray[np.float64]
 
-# Temperatures outside this range mean that the validation set is too small to fit one, or has only right answers.
+# Temperatures outside this range mean that the validation set is too small to fit one, or contains only correct
+# predictions.
 TEMPERATURES = (0.05, 20.0)
 
 
@@ -46,9 +47,8 @@ def mean_nll(
 
 
 def balanced_weights(targets: ArrayLike, groups: Sequence[str] | None = None) -> NDArray[np.float64]:
-    """Weights with mean 1 that give every class of every group the same total weight.
-
-    Corpora differ in size and in their share of neutral clips; neither should decide what a confidence means.
+    """Weights with mean 1 that give every class of every group the same total weight. Corpora differ in size and in
+    their share of neutral clips; neither should influence the calibration.
     """
     truth = np.asarray(targets, np.int64)
     names = np.asarray(groups if groups is not None else [""] * len(truth), dtype=np.str_)
@@ -92,7 +92,7 @@ def _fit(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None, *, bi
     table, truth, share = _check(logits, targets, weights)
     classes = table.shape[1]
     onehot = np.eye(classes)[truth]
-    # What a parameter adds to each logit: the logit itself for 1 / temperature, one for a class's own bias.
+    # Derivative of each logit by each parameter: the logit itself for 1 / temperature, 1 for the class's bias.
     effects = np.concatenate([table[:, :, None], np.broadcast_to(np.eye(classes), (len(table), classes, classes))], 2)
     effects = effects if bias else effects[:, :, :1]  # (clips, classes, parameters)
     pull = np.array([0.0, *[ridge] * classes])[: effects.shape[2]]
@@ -150,27 +150,27 @@ def cross_validated_nll(
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Below `value` the answer is `uncertain`."""
+    """Below `value` the prediction is `uncertain`."""
 
     value: float
     risk: float
-    """Share of wrong answers among those given, on the clips it was chosen on."""
+    """Share of wrong predictions among those at or above it, on the clips it was chosen on."""
     coverage: float
-    """Share of answers given."""
+    """Share of predictions at or above it."""
     reached: bool
-    """False when no threshold keeps the risk that was asked for; the one of least risk was taken."""
+    """False when no threshold reaches the requested risk; then it is the one with the lowest risk."""
 
 
-# A risk estimated on fewer answers than this share is unreliable: no threshold is chosen there.
+# A risk estimated on a smaller share of the predictions is unreliable: no threshold is chosen there.
 LEAST_COVERAGE = 0.1
 
 
 def choose_threshold(
     probabilities: ArrayLike, targets: ArrayLike, risk: float, weights: ArrayLike | None = None
 ) -> Threshold:
-    """The smallest confidence threshold whose answers are wrong at most `risk` of the time.
+    """The smallest confidence threshold whose predictions are wrong at most `risk` of the time.
 
-    Where none with at least a tenth of the clips does, the one of least risk, marked `reached=False`.
+    If no threshold that keeps a tenth of the clips does so, the one with the lowest risk, with `reached=False`.
     """
     if not 0 < risk < 1:
         raise ValueError(f"risk is a share of wrong answers within 0..1, not {risk!r}")
@@ -185,7 +185,8 @@ def choose_threshold(
     good = np.flatnonzero(ends & (risks <= risk))
     reached = bool(len(good))
     at = int(good[-1]) if reached else int(np.flatnonzero(ends)[np.argmin(risks[ends])])
-    # If every clip may be answered, the threshold is zero, so that a less confident new clip is answered too.
+    # If no clip needs to be uncertain, the threshold is zero, so that a less confident new clip is not uncertain
+    # either.
     value = 0.0 if reached and at == len(order) - 1 else math.floor(confidence[order][at] * 1e6) / 1e6
     return Threshold(value, float(risks[at]), float(coverage[at]), reached)
 

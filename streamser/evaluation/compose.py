@@ -18,7 +18,7 @@ Kind = Literal["speech", "quiet", "noise", "music"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPlan:
-    """What the streams are made of."""
+    """Settings of the composed streams."""
 
     minutes: float = 20.0
     """All streams together."""
@@ -43,7 +43,7 @@ class StreamPlan:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a stream and what is in it."""
+    """A span of a stream and its content."""
 
     start: int
     end: int

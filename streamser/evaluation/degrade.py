@@ -22,14 +22,14 @@ class Degradation:
     """One way to degrade a clip."""
 
     name: str
-    """For --degrade."""
+    """Name for --degrade."""
     title: str
-    """For the report."""
+    """Title in the report."""
     apply: Change
 
 
 def generator_of(clip: str, degradation: str) -> np.random.Generator:
-    """The randomness of one clip under one degradation: the same wherever and in whatever order it is drawn."""
+    """The random generator of one clip and one degradation, which depends on nothing else."""
     return np.random.default_rng([zlib.crc32(clip.encode()), zlib.crc32(degradation.encode())])
 
 
@@ -67,14 +67,14 @@ def room_response(rng: np.random.Generator, rt60_s: float = 0.6, direct_db: floa
     """A room's impulse response: the direct sound, then weaker noise that decays by 60 dB in `rt60_s`."""
     t = np.arange(round(rt60_s * SAMPLE_RATE)) / SAMPLE_RATE
     tail = rng.standard_normal(len(t)) * 10 ** (-3 * t / rt60_s)
-    tail[: SAMPLE_RATE // 250] = 0  # the first reflection has 1.4 m more to go
+    tail[: SAMPLE_RATE // 250] = 0  # the first reflection travels 1.4 m further
     tail *= 10 ** (-direct_db / 20) / np.sqrt(np.sum(tail**2))
     tail[0] = 1.0
     return tail.astype(np.float32)
 
 
 def convolve(samples: Samples, response: Samples) -> Samples:
-    """Audio through a room, as long as it was, at the level it had."""
+    """The audio in a room, with unchanged length and level."""
     n = len(samples) + len(response) - 1
     size = 1 << (n - 1).bit_length()
     wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(response, size), size)[: len(samples)]
@@ -132,7 +132,7 @@ DEGRADATIONS: dict[str, Degradation] = {
 
 
 def recorded_noise(recordings: Sequence[Samples], snr_db: float) -> Degradation:
-    """Noise drawn from recordings: what the pink noise stands for, with its clatter."""
+    """Noise drawn from recordings of real places, which pink noise only approximates."""
 
     def apply(samples: Samples, rng: np.random.Generator) -> Samples:
         return add_noise(samples, recordings[int(rng.integers(len(recordings)))], snr_db)

@@ -21,13 +21,13 @@ from streamser.evaluation.independence import Independence, part_of, training_no
 from streamser.evaluation.metricset import MetricSet, compute_metrics, plain
 from streamser.recognizer import Recognizer
 
-_BATCH = 8  # recordings scored at once: enough for a GPU to be worth it, few enough for the progress bar to move
-_MAP_CLIPS = 1500  # t-SNE takes half a minute for this many; more points only hide each other
+_BATCH = 8  # recordings scored at once: enough to use a GPU well, few enough to update the progress bar often
+_MAP_CLIPS = 1500  # t-SNE takes half a minute for this many; more points would overlap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """A checkpoint's answers for some clips."""
+    """A checkpoint's predictions for some clips."""
 
     labels: tuple[str, ...]
     clips: tuple[Clip, ...]
@@ -54,19 +54,19 @@ class Predictions:
         return [clip.speaker for clip in self.clips]
 
     def where(self, keep: Callable[[Clip], bool]) -> Predictions:
-        """The answers for the clips for which `keep` is true."""
+        """The predictions for the clips for which `keep` is true."""
         at = [i for i, clip in enumerate(self.clips) if keep(clip)]
         clips = tuple(self.clips[i] for i in at)
         return Predictions(self.labels, clips, self.probabilities[at], self.uncertain[at])
 
     def split(self, group: Callable[[Clip], str]) -> list[tuple[str, Predictions]]:
-        """The answers of each group, sorted by its name."""
+        """The predictions of each group, sorted by its name."""
         names = sorted({group(clip) for clip in self.clips})
         return [(name, self.where(lambda clip, of=name: group(clip) == of)) for name in names]  # type: ignore[misc]
 
 
 ClipProgress = Callable[[int], None]
-"""Called with the number of further clips that are done."""
+"""Callback with the number of further clips that are done."""
 
 
 def predict_clips(
@@ -103,7 +103,7 @@ def _audio(clip: Clip, change: Degradation | None, problems: list[Problem]) -> S
 
 
 def measure_predictions(name: str, predictions: Predictions) -> MetricSet:
-    """Every figure of a checkpoint's answers."""
+    """Every figure of a checkpoint's predictions."""
     return compute_metrics(
         name,
         predictions.labels,
@@ -128,17 +128,17 @@ def label_mapping(labels: Collection[str], extra: Mapping[str, str] | None = Non
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationConfig:
-    """What to do beside scoring the clips as they are."""
+    """What to measure in addition to the unchanged clips."""
 
     degrade: tuple[str, ...] = tuple(DEGRADATIONS)
     degrade_clips: int = 400
-    """Clips of each corpus that are spoilt, evenly over labels and speakers; 0 takes all."""
+    """Number of degraded clips of each corpus, evenly over labels and speakers; 0 takes all."""
     clips: int = 0
-    """Clips of each corpus that are scored at all; 0 takes all."""
+    """Number of clips of each corpus that are scored; 0 takes all."""
     embed: bool = True
     """Compute the map of the embedding (t-SNE)."""
     seen: bool = False
-    """Score the speakers that were seen in training too, in a table of their own."""
+    """Also score the speakers of the training, in a separate table."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -157,18 +157,18 @@ class SpeakerRow:
     wa: float
     abstained: float
     commonest: str
-    """The label answered most, with its share."""
+    """The most frequent prediction, with its share."""
 
 
 @dataclass(frozen=True, slots=True)
 class DegradedRow:
-    """The same clips, clean and spoilt."""
+    """The same clips, clean and degraded."""
 
     title: str
     clean_ua: float
     measured: MetricSet
     unchanged: float
-    """Share of answers that stayed the same."""
+    """Share of predictions that did not change."""
 
     @property
     def lost_points(self) -> float:
@@ -177,7 +177,7 @@ class DegradedRow:
 
 @dataclass(frozen=True, slots=True)
 class NoiseRow:
-    """A checkpoint's answers for one kind of audio without speech."""
+    """A checkpoint's predictions for one kind of audio without speech."""
 
     kind: str
     clips: int
@@ -250,7 +250,7 @@ class Evaluation:
 
 
 def sample_clips(clips: Sequence[Clip], per_corpus: int, seed: int = 0) -> list[Clip]:
-    """At most `most` clips of each corpus, speakers and labels in turn; 0 takes all."""
+    """At most `most` clips of each corpus, taken from its speakers and labels in turn; 0 takes all."""
     if per_corpus <= 0:
         return list(clips)
     rng = np.random.default_rng(seed)
@@ -275,7 +275,7 @@ def evaluate(
     noise: Sequence[Clip] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
-    """Examine a recognizer on clips that already bear its labels.
+    """Evaluate a recognizer on clips that have its labels.
 
     `noise` are recordings without speech. `progress(what, done, of)` is called after every few clips.
     """
@@ -367,7 +367,7 @@ def _degraded(
 def _noise_rows(
     recognizer: Recognizer, noise: Sequence[Clip], progress: Callable[[str, int, int], None] | None
 ) -> tuple[NoiseRow, ...]:
-    """Each kind of audio by itself, then all: one that is called happy is not hidden behind ten that are not."""
+    """Results for each kind of audio, then for all: a mean could hide one kind that is always called happy."""
     if not noise:
         return ()
     classified = predict_clips(recognizer, noise, progress=_steps(progress, "sounds without speech", len(noise)))

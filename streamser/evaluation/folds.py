@@ -1,4 +1,4 @@
-"""A fold's answers on its test clips: the trainer writes them, and evaluation pools and measures them later.
+"""A fold's predictions on its test clips: the trainer writes them, and evaluation pools and measures them later.
 
 A fold is two files: `<any name>.json` and, beside it, `<the same name>.npz` with the logits and targets. The
 trainer calls `save_fold(run / f"{fold}-seed{seed}.json", FoldResult(...))` once a fold is trained, with the
@@ -30,13 +30,13 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FoldResult:
-    """One fold of one seed: its test clips, their labels and the network's answers."""
+    """One fold of one seed: its test clips, their labels and the network's predictions."""
 
     name: str
-    """Of the recipe."""
+    """Name of the recipe."""
     protocol: str
     fold: str
-    """What is left out: a corpus, a speaker, or a number."""
+    """What is left out of training: a corpus, a speaker, or a fold number."""
     seed: int
     labels: tuple[str, ...]
     """In the order of the logits."""
@@ -51,7 +51,7 @@ class FoldResult:
     """All speakers used for training or for choosing the epoch, validation speakers included."""
     test_corpora: tuple[str, ...] = ()
     temperature: float = 1.0
-    """As fitted on the fold's own validation speakers."""
+    """Calibration fitted on the fold's own validation speakers."""
     best_epoch: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
     """Further figures of the fold's network: `training_wa`, `reconstruction_mse`."""
@@ -76,11 +76,11 @@ class FoldResult:
 
     @property
     def shared_speakers(self) -> tuple[str, ...]:
-        """Test speakers that were also trained on; empty in a speaker-independent fold."""
+        """Test speakers that were also in the training; empty in a speaker-independent fold."""
         return tuple(sorted(set(self.speakers) & set(self.train_speakers)))
 
     def where(self, keep: NDArray[np.bool_]) -> FoldResult:
-        """The same fold with some of its clips only."""
+        """The same fold with only some of its clips."""
         at = np.flatnonzero(keep)
         return FoldResult(
             **{
@@ -136,7 +136,7 @@ def folder_name(fold: str, seed: int) -> str:
 
 
 def load_folds(folder: str | PathLike[str]) -> list[FoldResult]:
-    """Every fold below a folder, sorted by seed and name; other JSON files are passed over."""
+    """Every fold below a folder, sorted by seed and name; other JSON files are ignored."""
     root = Path(folder)
     if not root.is_dir():
         raise ProtocolError(f"{root}: no such folder; give a run folder of `streamser train`")

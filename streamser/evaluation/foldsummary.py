@@ -27,7 +27,7 @@ Values = NDArray[np.float64]
 
 
 def are_left_out(folds: Sequence[FoldResult]) -> bool:
-    """Whether each fold's test corpora were left out of its training whole."""
+    """Whether each fold's test corpora were left out of its training entirely."""
     return all(
         set(fold.test_corpora).isdisjoint(speaker.partition("/")[0] for speaker in fold.train_speakers)
         for fold in folds
@@ -35,7 +35,7 @@ def are_left_out(folds: Sequence[FoldResult]) -> bool:
 
 
 def beside(fold: FoldResult, folds: Sequence[FoldResult]) -> list[FoldResult]:
-    """The folds of the same seed that left something else out."""
+    """The other folds of the same seed."""
     return [other for other in folds if other.fold != fold.fold and other.seed == fold.seed]
 
 
@@ -55,7 +55,7 @@ def left_out_metrics(folds: Sequence[FoldResult]) -> dict[str, Any]:
         predicted = fold.logits.argmax(axis=1)
         name = fold.fold.removeprefix("without-")
         of_corpus.setdefault(name, []).append(100 * unweighted_accuracy(fold.targets, predicted, len(fold.labels)))
-        # what this fold is scored with was fitted on the other corpora's folds only
+        # this fold's temperature was fitted only on the folds of the other corpora
         if others := beside(fold, folds):
             probabilities = softmax(fold.logits, calibration_of(others))
             predictions.append((probabilities, fold.targets))
@@ -75,7 +75,7 @@ def _together(predictions: Sequence[tuple[Values, NDArray[np.int64]]]) -> dict[s
     """The same over all corpora together, with equal weights: a user has one threshold for all of them.
 
     Confidence may be too high on one corpus and too low on another, and a difficult corpus has fewer of the most
-    confident answers.
+    confident predictions.
     """
     probabilities, targets = (np.concatenate(part) for part in zip(*predictions, strict=True))
     weights = np.concatenate([np.full(len(of_one), 1 / len(of_one)) for _, of_one in predictions])
@@ -87,7 +87,7 @@ def _together(predictions: Sequence[tuple[Values, NDArray[np.int64]]]) -> dict[s
 
 
 def share_clips(folds: Sequence[FoldResult]) -> bool:
-    """Whether folds of one seed test the same clips, as nine runs of Zhong et al. do: their mean is the figure then."""
+    """Whether folds of one seed test the same clips, as those of Zhong et al. do; then their mean is reported."""
     return any(
         len({clip for fold in of_seed for clip in fold.clips}) < sum(len(fold.clips) for fold in of_seed)
         for of_seed in by_seed(folds).values()
@@ -95,7 +95,7 @@ def share_clips(folds: Sequence[FoldResult]) -> bool:
 
 
 def scored_together(folds: Sequence[FoldResult]) -> list[FoldResult]:
-    """What each figure is counted over: the pooled folds of each seed, or every fold where they share test clips."""
+    """The results to average: the pooled folds of each seed, or each fold if folds share test clips."""
     return list(folds) if share_clips(folds) else [pool(of_seed) for of_seed in by_seed(folds).values()]
 
 

@@ -16,11 +16,11 @@ from streamser.evaluation.metricset import MetricSet, compute_metrics
 
 @dataclass(frozen=True, slots=True)
 class FoldRow:
-    """What was left out, and the results of networks trained without it, mean over the seeds."""
+    """A left-out part, and the mean results over the seeds of networks trained without it."""
 
     name: str
     measured: tuple[MetricSet, ...]
-    """One of each seed, at the temperature its own validation speakers chose."""
+    """One fold of each seed, at the temperature of its own validation speakers."""
     transferred_ece: float
     """Mean ECE at the temperature fitted on the other folds' test clips; NaN with one fold."""
 
@@ -55,7 +55,7 @@ class FoldTable:
     whole: FoldRow | None
     """All folds' clips pooled; None where folds test the same clips."""
     shared: tuple[str, ...]
-    """Speakers in both training and test of a fold: with any, nothing is speaker-independent."""
+    """Speakers in both training and test of a fold; if there are any, no figure is speaker-independent."""
 
     @property
     def mean_ua(self) -> float:

@@ -1,4 +1,4 @@
-"""Check whether a test's speakers were used in a checkpoint's training, and word the result for the report."""
+"""Check whether a test's speakers were used in a checkpoint's training, and describe the result in the report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Independence:
 def part_of(bundle: Bundle) -> dict[str, str]:
     """Speaker -> `train`, `validation` or `teacher`, from the checkpoint's provenance; empty when it lists no speakers.
 
-    A teacher's training speakers count: the checkpoint was trained on its answers.
+    A teacher's training speakers count: the checkpoint was trained on its predictions.
     """
     named: dict[str, str] = {}
     for part in ("teacher", "validation", "train"):  # a speaker in several parts counts as trained on
@@ -36,7 +36,7 @@ def part_of(bundle: Bundle) -> dict[str, str]:
 
 
 def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Independence]:
-    """The clips of speakers used neither for training nor for validation, and the finding for the report."""
+    """The clips of speakers used neither for training nor for validation, and the result of the check."""
     parts = part_of(bundle)
     if not parts:
         text = (
@@ -74,7 +74,7 @@ def training_noises(bundle: Bundle) -> set[str]:
 
 
 def _namesake(parts: Mapping[str, str], clips: Iterable[Clip]) -> tuple[str, str] | None:
-    """A corpus here and one in training under another name that have the very same speakers."""
+    """A corpus of the test and one of the training that have different names but the same speakers."""
     here, there = _names(clip.speaker for clip in clips), _names(parts)
     for corpus, names in here.items():
         for other, others in there.items():

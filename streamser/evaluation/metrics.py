@@ -1,7 +1,7 @@
-"""Metrics of a set of answers: recall, calibration, abstention, and confidence intervals (NumPy only).
+"""Metrics of a set of predictions: recall, calibration, abstention, and confidence intervals (NumPy only).
 
-Rows of a confusion matrix are the truth, columns the answer. A class without test clips has no recall, so every mean
-over classes takes only those that occur.
+Rows of a confusion matrix are the truth, columns the prediction. A class without test clips has no recall, so every
+mean over classes takes only those that occur.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Matrix = NDArray[np.int64]
 Values = NDArray[np.float64]
 
 ECE_BINS = 15
-"""Equal steps of confidence, as the literature counts them."""
+"""Bins of equal width, as usual in the literature."""
 
 
 def confusion(targets: ArrayLike, predicted: ArrayLike, n_classes: int) -> Matrix:
-    """How often each class was answered with each, (classes, classes).
+    """How often each class was predicted as each class, (classes, classes).
 
     >>> confusion([0, 0, 1], [0, 1, 1], 2).tolist()
     [[1, 1], [0, 1]]
@@ -59,7 +59,7 @@ def ua(matrix: Matrix) -> Values:
 
 
 def wa(matrix: Matrix) -> Values:
-    """Weighted accuracy: the share of right answers."""
+    """Weighted accuracy: the share of right predictions."""
     total = matrix.sum(axis=(-2, -1))
     right = np.diagonal(matrix, axis1=-2, axis2=-1).sum(axis=-1)
     return np.where(total > 0, right / np.maximum(total, 1), np.nan)
@@ -86,7 +86,7 @@ def unweighted_accuracy(targets: ArrayLike, predicted: ArrayLike, n_classes: int
 
 
 def weighted_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
-    """Share of right answers."""
+    """Share of right predictions."""
     truth = np.asarray(targets)
     return float(np.mean(truth == np.asarray(predicted))) if len(truth) else float("nan")
 
@@ -96,7 +96,7 @@ def weighted_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceBin:
-    """Answers whose confidence lies within one step."""
+    """The predictions whose confidence lies within one step."""
 
     low: float
     high: float
@@ -113,7 +113,7 @@ def _bin_of(confidence: Values, bins: int) -> NDArray[np.int64]:
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS) -> tuple[ConfidenceBin, ...]:
-    """How often answers of each confidence are right; the reliability diagram."""
+    """How often predictions of each confidence are right; the reliability diagram."""
     sure, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     place = _bin_of(sure, bins)
     counts = np.bincount(place, minlength=bins)
@@ -127,9 +127,9 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS)
 
 
 def ece(probabilities: ArrayLike, targets: ArrayLike, bins: int = ECE_BINS, weights: ArrayLike | None = None) -> float:
-    """Expected calibration error: mean distance between confidence and accuracy, over the answers.
+    """Expected calibration error: mean distance between confidence and accuracy, over the predictions.
 
-    With `weights` answers count differently, as when corpora of unlike sizes are to count alike.
+    `weights` are the predictions' weights, for example to give corpora of different sizes equal influence.
     """
     table = np.asarray(probabilities, np.float64)
     confidence, correct = table.max(axis=1), table.argmax(axis=1) == np.asarray(targets)
@@ -150,9 +150,9 @@ def nll(probabilities: ArrayLike, targets: ArrayLike) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RiskCoverage:
-    """Risk-coverage curve: at each threshold, the share still answered and the share of those that is wrong.
+    """Risk-coverage curve: for each threshold, the share of predictions above it and the share of these that are wrong.
 
-    One point for every confidence that occurs, from the highest down; answers of equal confidence share one point.
+    One point for every confidence that occurs, from the highest down; predictions of equal confidence share one point.
     """
 
     thresholds: Values
@@ -180,23 +180,23 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
 
 
 def most_confident(confidence: ArrayLike, coverage: float, weights: ArrayLike | None = None) -> NDArray[np.int64]:
-    """Indexes of the surest `coverage` share of the answers, at least one."""
+    """Indexes of the share `coverage` of the predictions with the highest confidence, at least one."""
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage is a share within (0, 1], not {coverage!r}")
     sure = np.asarray(confidence, np.float64)
     share = np.ones(len(sure)) if weights is None else np.asarray(weights, np.float64)
     order = np.argsort(-sure, kind="stable")
     reached = np.cumsum(share[order]) / share.sum()
-    count = int(np.argmin(np.abs(reached - coverage))) + 1 if len(sure) else 0  # as near as whole answers allow
+    count = int(np.argmin(np.abs(reached - coverage))) + 1 if len(sure) else 0  # as near as whole predictions allow
     return order[:count]
 
 
 def ua_at_coverage(
     probabilities: ArrayLike, targets: ArrayLike, coverage: float, weights: ArrayLike | None = None
 ) -> float:
-    """Unweighted accuracy over the surest `coverage` share of the answers.
+    """Unweighted accuracy over the share `coverage` of the predictions with the highest confidence.
 
-    With `weights` answers count differently, in what is a share of them as in what a class's recall is.
+    `weights` apply to the share of the predictions and to each class's recall.
     """
     table, truth = np.asarray(probabilities, np.float64), np.asarray(targets, np.int64)
     share = np.ones(len(table)) if weights is None else np.asarray(weights, np.float64)
@@ -207,7 +207,7 @@ def ua_at_coverage(
     return float(_mean_over_occurring(found / np.where(total > 0, total, 1.0), total > 0))
 
 
-# ---- how sure we are
+# ---- confidence intervals
 
 
 @dataclass(frozen=True, slots=True)

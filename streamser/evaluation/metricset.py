@@ -1,4 +1,4 @@
-"""All metrics of one set of answers, with confidence intervals over speakers."""
+"""All metrics of one set of predictions, with confidence intervals over speakers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from streamser.evaluation import metrics
 from streamser.evaluation.metrics import Interval, Matrix
 
 COVERAGE = 0.7
-"""The UA of this share of answers, those of highest confidence, shows the gain from abstaining."""
+"""The UA of this share of predictions, those of highest confidence, shows the gain from abstaining."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSet:
-    """All figures of one set of answers."""
+    """All figures of one set of predictions."""
 
     name: str
     clips: int
@@ -33,11 +33,11 @@ class MetricSet:
     nll: float
     aurc: float
     ua_at_70: float
-    """UA over the surest 70 % of the answers."""
+    """UA over the 70 % of the predictions with the highest confidence."""
     abstained: float
-    """Share called uncertain at the checkpoint's own threshold."""
+    """Share of uncertain predictions at the checkpoint's own threshold."""
     risk: float
-    """Share of wrong answers among those given; NaN when none was."""
+    """Share of wrong predictions among those that are not uncertain; NaN if all are."""
 
     @property
     def matrix(self) -> Matrix:
@@ -45,7 +45,7 @@ class MetricSet:
 
     @property
     def predicted_shares(self) -> dict[str, float]:
-        """Share of the answers that each label got: shows at a glance when everything comes out as one."""
+        """Share of the predictions that have each label; shows at once if all have the same."""
         totals = self.matrix.sum(axis=0)
         return {label: float(n / max(1, self.clips)) for label, n in zip(self.labels, totals, strict=True)}
 
@@ -75,7 +75,7 @@ def compute_metrics(
     speakers: Sequence[str],
     uncertain: NDArray[np.bool_] | None = None,
 ) -> MetricSet:
-    """Every figure of some answers."""
+    """Every figure of some predictions."""
     if not len(targets):
         raise CorpusError(f"{name}: no clips to measure; every one was left out")
     predicted = probabilities.argmax(axis=1)

@@ -17,7 +17,7 @@ from streamser.evaluation.metricset import COVERAGE, MetricSet
 if TYPE_CHECKING:
     from streamser.evaluation.evaluate import EmbeddingMap, Predictions
 
-# Apart for full and for impaired colour vision (Okabe and Ito); corpora have no colours of their own.
+# Distinguishable with normal and impaired colour vision (Okabe and Ito), for corpora.
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
 
@@ -38,7 +38,7 @@ def figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any
 
 
 def plot_reliability(predictions: Predictions, path: Path) -> None:
-    """How often answers of each confidence are right, and how many there are."""
+    """How often predictions of each confidence are right, and how many there are."""
     correct = predictions.predicted == predictions.targets
     bins = [b for b in metrics.reliability(predictions.confidence, correct) if b.count]
     drawn, (axes,) = figure(4.5, 4.2)
@@ -56,7 +56,7 @@ def plot_reliability(predictions: Predictions, path: Path) -> None:
 
 
 def plot_risk_coverage(predictions: Predictions, path: Path) -> None:
-    """Risk against coverage when the least confident answers are left out, overall and for each corpus."""
+    """Risk against coverage when the least confident predictions are left out, overall and for each corpus."""
     drawn, (axes,) = figure(5.2, 4.2)
     parts = predictions.split(lambda clip: clip.corpus)
     named = [("all", predictions), *(parts if len(parts) > 1 else [])]
@@ -106,7 +106,7 @@ def plot_embedding_pair(maps: Sequence[Any], labels: Sequence[str], titles: Sequ
 
 
 def plot_embedding(embedding: EmbeddingMap, path: Path) -> None:
-    """The same points twice: by emotion, which should fall apart, and by corpus, which should not."""
+    """The same points twice: by emotion, which should form groups, and by corpus, which should not."""
     drawn, axes = figure(10, 4.8, columns=2)
     labels = [clip.label for clip in embedding.clips]
     corpora = [clip.corpus for clip in embedding.clips]
@@ -127,7 +127,7 @@ def _scatter(axes: Any, points: Any, groups: Sequence[str], colours: dict[str, s
 
 
 def plot_bars(names: Sequence[str], values: Sequence[float], line: float, title: str, path: Path) -> None:
-    """Figures of several conditions beside the one of clean speech."""
+    """Figures of several conditions, compared with clean speech."""
     drawn, (axes,) = figure(7, 0.9 + 0.36 * len(names))
     order = range(len(names))[::-1]
     axes.barh(list(order), values, color=_PALETTE[0])

@@ -1,4 +1,4 @@
-"""Write an evaluation down for people (Markdown, pictures) and for programs (JSON)."""
+"""Write the report of an evaluation: Markdown and pictures for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
 
 
 def _draw(e: Evaluation, out: Path) -> list[str]:
-    """The report's pictures; returns their names, none when there is nothing to draw with."""
+    """Draw the report's pictures; returns their names, none without matplotlib."""
     from streamser.evaluation import plots
 
     if not plots.can_draw():
@@ -218,7 +218,7 @@ def _mean_spread(row: FoldRow, figure: str) -> str:
 
 
 def _beside(row: FoldRow, other: FoldTable) -> str:
-    """Another run's UA on the same fold; the number of its clips where they are not as many."""
+    """Another run's UA on the same fold, and its number of clips where that differs."""
     rows = [*other.rows, *([other.whole] if other.whole else [])]
     same = next((one for one in rows if one.name == row.name), None)
     if same is None:

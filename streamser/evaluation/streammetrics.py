@@ -1,7 +1,7 @@
 """Metrics of composed streams and of plain speech, for a run that left corpora out.
 
-Nested: what scores a corpus (calibration, threshold, the baseline's constants) was chosen on the others. Intervals are
-over redrawn sets of speakers, since answers to one speaker's clips are correlated.
+Nested: calibration, threshold and the baseline's constants for a corpus were chosen on the other corpora. Intervals are
+over redrawn sets of speakers, since predictions for one speaker's clips are correlated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KEYS = ("ua", "coverage", "risk", "ece")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Predictions:
-    """One network's answers to one left-out corpus in one kind of stream."""
+    """One network's predictions for one left-out corpus in one kind of stream."""
 
     of: LeftOutCorpus
     table: Values
@@ -155,7 +155,7 @@ def _interval(predictions: Sequence[_Predictions], names: Sequence[str]) -> tupl
 
 
 def plain_speech(folds: Sequence[FoldResult], calibration: Calibration) -> dict[str, dict[str, float]]:
-    """Answers for plain speech of sources not used in training, in shares: neutral, another emotion, uncertain."""
+    """Shares of neutral, emotional and uncertain predictions for plain speech of sources not used in training."""
     found: dict[str, dict[str, float]] = {}
     names = sorted({fold.fold.removeprefix("without-") for fold in folds})
     for name, fold in product(names, folds):

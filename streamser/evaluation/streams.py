@@ -27,7 +27,7 @@ Relative = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float3
 NATURAL_NEUTRAL = 0.7
 """Share of neutral utterances in a natural stream; the other labels share the rest."""
 MEMORY = 60
-"""Utterances that a baseline remembers; the streams here are too short to choose it."""
+"""Memory of a baseline in utterances; the streams here are too short to choose it."""
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
 HALVES = (0.0, 0.5, 1.0, 2.0)
 MOST_CLIPS = 600
@@ -38,7 +38,7 @@ _ONE_MOOD_COST = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """How the utterances before a clip are drawn."""
+    """The rule by which the utterances before a clip are drawn."""
 
     name: str
     kind: str
@@ -113,7 +113,7 @@ class LeftOutCorpus:
         found = []
         for clip in self.scored:
             voice = fold.speakers[clip]
-            if scenario.kind == "other-speaker":  # somebody else spoke until now
+            if scenario.kind == "other-speaker":  # another speaker spoke before
                 voice = names[(names.index(voice) + 1 + int(rng.integers(max(1, len(names) - 1)))) % len(names)]
             members = of_speaker[voice][of_speaker[voice] != clip]
             if scenario.kind == "all":

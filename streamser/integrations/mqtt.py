@@ -3,7 +3,7 @@
     <topic>/event           every event as JSON, as it comes
     <topic>/state           the last final, retained: what the sensors show
     <topic>/speaking        ON while somebody speaks, else OFF, retained
-    <topic>/availability    online or offline, retained; the broker sends offline if we die
+    <topic>/availability    online or offline, retained; the broker sends offline if this program dies
     <prefix>/.../config     Home Assistant's discovery, retained
 
 Events that come while the broker is unreachable are not sent later. Retained topics are published again, with their
@@ -32,9 +32,9 @@ __all__ = ["MqttConfig", "MqttPublisher", "discovery"]
 logger = logging.getLogger(__name__)
 
 CONNECT_S = 10.0
-"""A broker that has not answered in this time counts as unreachable."""
+"""A broker that has not responded in this time counts as unreachable."""
 
-_KEEPALIVE_S = 30  # after one and a half of these the broker drops a silent client
+_KEEPALIVE_S = 30  # after 1.5 of these intervals the broker disconnects a silent client
 _RETRY_S = (1, 30)  # first and longest wait before a lost connection is tried again
 _GOODBYE_S = 2.0
 
@@ -51,7 +51,7 @@ class MqttConfig:
     topic: str = "streamser"
     """Root of all topics of this listener; give each room its own."""
     name: str = "streamser"
-    """What Home Assistant calls the device."""
+    """Name of the device in Home Assistant."""
     discovery_prefix: str = "homeassistant"
     """Empty publishes no discovery."""
 
@@ -138,7 +138,7 @@ def discovery(config: MqttConfig, labels: Sequence[str], model: str = "") -> dic
 
 
 class MqttPublisher:
-    """A connection to the broker that takes events; it comes back by itself and announces everything again."""
+    """A connection to the broker that takes events; it reconnects by itself and announces everything again."""
 
     def __init__(self, config: MqttConfig, labels: Sequence[str], model: str = "") -> None:
         try:
@@ -148,7 +148,7 @@ class MqttPublisher:
             raise MissingExtraError("streamser mqtt", "mqtt") from error
         self.config = config
         self._lock = threading.Lock()
-        """Held while something is kept and sent, so that an older value never follows a newer one."""
+        """Held while a value is stored and sent, so that an older value never follows a newer one."""
         self._kept = {
             **{topic: json.dumps(payload) for topic, payload in discovery(config, labels, model).items()},
             self._topic("speaking"): "OFF",
@@ -156,8 +156,8 @@ class MqttPublisher:
         }
         """Current values of the retained topics, published at each connection."""
         self._answered = threading.Event()
-        self._refusal: str | None = None  # what the broker answered: None is nothing yet, "" is welcome
-        # Of two clients with one name a broker throws out the older one, and they would take turns forever.
+        self._refusal: str | None = None  # the broker's response: None before it arrives, "" for success
+        # A broker disconnects the older of two clients with one name, so two would disconnect each other forever.
         name = f"streamser-{config.node}-{secrets.token_hex(4)}"
         self._client = Client(CallbackAPIVersion.VERSION2, client_id=name)
         self._client.reconnect_delay_set(*_RETRY_S)
@@ -170,7 +170,7 @@ class MqttPublisher:
             self._client.tls_set()
 
     def connect(self) -> MqttPublisher:
-        """Connect and announce; DeviceError, in one line, when the broker is not there or refuses."""
+        """Connect and announce; DeviceError, in one line, when the broker is unreachable or refuses."""
         where = f"{self.config.host}:{self.config.port}"
         try:
             self._client.connect(self.config.host, self.config.port, keepalive=_KEEPALIVE_S)
@@ -193,7 +193,7 @@ class MqttPublisher:
                 self._keep("state", words)
             elif isinstance(event, SpeechStarted | SpeechEnded | StreamEnded):
                 self._keep("speaking", "ON" if isinstance(event, SpeechStarted) else "OFF")
-            elif isinstance(event, SourceChanged):  # without a microphone the sensors know nothing
+            elif isinstance(event, SourceChanged):  # without a microphone the sensors have no values
                 self._keep("availability", "offline" if event.state == "lost" else "online")
 
     def close(self) -> None:
@@ -223,7 +223,7 @@ class MqttPublisher:
         self._send(name, text, retain=True)
 
     def _send(self, name: str, text: str, *, retain: bool = False) -> None:
-        """QoS 0: TCP keeps order while the connection lives, and what it loses when it dies is stale by the next."""
+        """QoS 0: TCP keeps the order within a connection, and what a broken connection loses is outdated later."""
         if self._client.is_connected():
             self._client.publish(self._topic(name), text, retain=retain)
 

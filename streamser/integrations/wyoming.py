@@ -51,7 +51,7 @@ __all__ = ["WyomingAddress", "WyomingServer"]
 logger = logging.getLogger(__name__)
 
 MAX_CLIENTS = 64
-"""One more takes the place of the one that has been silent longest, or is refused where all are sending audio."""
+"""One more replaces the client that has been silent longest, or is refused if all are sending audio."""
 AUDIO_S = 60.0
 """After this time without audio or audio-stop, a client gets its results and the connection is closed."""
 IDLE_S = 600.0
@@ -61,7 +61,7 @@ SEND_S = 10.0
 DRAIN_S = 5.0
 """When the service stops, clients have this time to get the results of the audio they have sent."""
 
-_LINGER_S = 1.0  # a refused client may still be sending; hung up on at once, it would lose the reason
+_LINGER_S = 1.0  # a refused client may still be sending; an immediate close would lose the reason
 _MOST_LINGERING = 8
 _TURN_S = 1.0  # audio that one turn on a thread takes, so that no client holds a thread for long
 _AUDIO_THREADS = 4
@@ -73,7 +73,7 @@ _WAKE_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class WyomingAddress:
-    """Where to listen: tcp://HOST:PORT, or unix:///PATH."""
+    """Address to listen on: tcp://HOST:PORT, or unix:///PATH."""
 
     scheme: Literal["tcp", "unix"]
     host: str = ""
@@ -82,14 +82,14 @@ class WyomingAddress:
 
     @classmethod
     def parse(cls, uri: str, *, public: bool = False) -> WyomingAddress:
-        """ConfigError for a URI that is none, or that other machines can reach without `public`."""
+        """ConfigError for an invalid URI, or one that other machines can reach without `public`."""
         try:
             parts = urlsplit(uri)
             if parts.scheme == "unix" and parts.path and not parts.netloc and sys.platform != "win32":
                 return cls("unix", path=parts.path)
             is_tcp = parts.scheme == "tcp" and parts.hostname and parts.port is not None and parts.path in ("", "/")
             address = cls("tcp", parts.hostname or "", parts.port or 0) if is_tcp else None
-        except ValueError:  # a port that is none
+        except ValueError:  # not a port
             address = None
         if address is None:
             raise ConfigError(f"--uri {uri}: is like tcp://127.0.0.1:10400 or unix:///run/emotion.sock")
@@ -130,7 +130,7 @@ class WyomingServer:
         partials: bool = False,
     ) -> None:
         self.address = address or WyomingAddress("tcp", "127.0.0.1", 10400)
-        """Port 0 becomes the one that was free."""
+        """Port 0 becomes the port that was chosen."""
         self.recognizer = recognizer
         self.config = config or StreamConfig()
         one_for_each(self.config.vad)
@@ -198,7 +198,7 @@ class WyomingServer:
         except (OSError, asyncio.IncompleteReadError):
             logger.debug("a client has left in the middle of a message")
         except asyncio.CancelledError:
-            writer.transport.abort()  # we stop, and wait for no client; raised on, asyncio would report an error
+            writer.transport.abort()  # asyncio would report a raised error
         finally:
             del self._clients[task]
             await conversation.leave()
@@ -206,7 +206,7 @@ class WyomingServer:
             writer.close()
 
     def _make_room(self) -> bool:
-        """Whether one more client can be served; for that, the one that has been silent longest may have to go."""
+        """Whether one more client can be served; the client that has been silent longest may be closed for it."""
         if len(self._clients) < min(MAX_CLIENTS, self._affordable) or self._stopping.is_set():
             return not self._stopping.is_set()
         idle = [client for client in self._clients.values() if client.is_idle]
@@ -234,7 +234,7 @@ class WyomingServer:
 
     async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, code: str, text: str) -> None:
         """Send the reason, and discard what the client still sends for a moment, so that it can read the reason."""
-        if self._lingering >= _MOST_LINGERING:  # a crowd: each of them holds a file handle
+        if self._lingering >= _MOST_LINGERING:  # many clients: each has a file handle
             writer.transport.abort()
             return
         self._lingering += 1
@@ -255,7 +255,7 @@ class Conversation:
         """When its last message came."""
         self._server, self._name, self._writer = server, name, writer
         self._loop = asyncio.get_running_loop()
-        # An assistant sends an utterance a stream: the baseline is the connection's.
+        # An assistant sends one stream for each utterance, so the baseline belongs to the connection.
         self._voice = server.config.pipeline.voice(server.recognizer)
         self._stream: WorkerStream | None = None
         self._over = asyncio.Event()  # the stream's last result has come
@@ -273,7 +273,7 @@ class Conversation:
         self._writer.transport.abort()
 
     async def response(self, event: Event) -> None:
-        """Answer one message; a type that we do not know is ignored, as Wyoming wants it."""
+        """Process one message; unknown types are ignored, as Wyoming requires."""
         self.last_s = time.monotonic()
         if Describe.is_type(event.type):
             self._write(info(self._server.recognizer))
@@ -300,7 +300,7 @@ class Conversation:
             await self._sent()
 
     async def leave(self) -> None:
-        """The client is gone: drop what is not yet computed."""
+        """The client has disconnected: drop what is not yet computed."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.give_up()
@@ -328,7 +328,7 @@ class Conversation:
         except ValueError as error:
             await self._refuse(str(error))
             return
-        if self._stream is None:  # some clients never send audio-start
+        if self._stream is None:  # some clients send no audio-start
             self._over.clear()
             self._stream = WorkerStream(
                 self._server.worker,
@@ -383,7 +383,7 @@ class Conversation:
 
 
 def info(recognizer: Recognizer) -> Event:
-    """What we answer to `describe`: Wyoming's own Info, and our program beside it."""
+    """The response to `describe`: Wyoming's own Info, with this program added."""
     response: Event = Info().event()
     bundle = recognizer.bundle
     ours = {"attribution": {"name": "streamser", "url": ""}, "installed": True}

@@ -13,11 +13,11 @@ MAX_CHUNK_BYTES = 1 << 20
 """Largest payload: a voice satellite's chunks have 20 to 100 ms, much less than a megabyte."""
 MAX_HEADER_BYTES = 1 << 16
 MESSAGE_S = 10.0
-"""A message that has begun is complete within this time."""
+"""Time within which a message must be complete."""
 
 
 class BadMessageError(Exception):
-    """Not a Wyoming message, so that the beginning of the next one is unknown; or no message in time."""
+    """Not a Wyoming message, after which the next one cannot be found; or no complete message in time."""
 
     def __init__(self, why: str, code: str = "bad-message") -> None:
         super().__init__(why)
@@ -25,7 +25,7 @@ class BadMessageError(Exception):
 
 
 async def read_message(reader: asyncio.StreamReader) -> Event | None:
-    """The next message, None at the end; BadMessageError for what is none, or takes longer than MESSAGE_S.
+    """The next message, None at the end; BadMessageError if it is invalid or takes longer than MESSAGE_S.
 
     The package's own reader takes messages of any size and duration, and does not report a bad message to the client.
     """
@@ -69,7 +69,7 @@ def _length(header: dict[str, Any], name: str, most: int) -> int:
 
 
 def checked_chunk(event: Event) -> AudioChunk:
-    """The chunk, whose numbers are a microphone's; ValueError for any other."""
+    """The chunk, if its format is one of a microphone; else ValueError."""
     for name, low, high in (("rate", 4_000, 192_000), ("channels", 1, 32), ("width", 2, 2)):
         value = event.data.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

@@ -1,1 +1,1 @@
-"""Label many files into rows; where the files come from and where the rows go is the caller's."""
+"""Label many files into rows; the caller decides where files come from and where rows go."""

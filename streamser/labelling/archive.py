@@ -22,7 +22,7 @@ class Archive:
     root: Path
     """The folder that the files' names are relative to."""
     files: tuple[str, ...]
-    """Each once, with forward slashes; in a list they stand as they were written."""
+    """Each once, with forward slashes; names from a list stay unchanged."""
     needs_ffmpeg: tuple[Path, ...] = ()
     """Files that could be read if ffmpeg were installed."""
     others: Counter[str] = field(default_factory=Counter)

@@ -18,12 +18,12 @@ __all__ = ["ScoredFile", "adapt_to_voices", "read_speakers"]
 
 @dataclass(frozen=True, slots=True)
 class ScoredFile:
-    """What the first pass found in one file."""
+    """The first pass's result for one file."""
 
     file: str
     duration_s: float
     prediction: Prediction
-    """The absolute one, without a baseline of the speaker."""
+    """The absolute prediction, without a baseline of the speaker."""
 
 
 def adapt_to_voices(

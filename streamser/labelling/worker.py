@@ -1,4 +1,4 @@
-"""Label one file after the other: the work of `streamser label`, in whatever process it is done."""
+"""Label one file after the other, for `streamser label`, in this process or in another one."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _SHORT_S = 0.1
 """A recording that could not be scored and is shorter than this was too short; a longer one is silent."""
 
 Mode: TypeAlias = Literal["whole", "utterances", "score"]
-"""One row a file, one row an utterance, or no rows yet: the first of two passes."""
+"""One row for each file, one row for each utterance, or no rows: the first of two passes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One file's rows, or why there are none."""
+    """One file's rows, or the reason that there are none."""
 
     file: str
     """Its path within the folder, with forward slashes."""
     rows: tuple[dict[str, Any], ...] = ()
     scored: ScoredFile | None = None
-    """Instead of rows: what the first of two passes found."""
+    """Instead of rows, the first pass's result."""
     error: str | None = None
     audio_s: float = 0.0
     """Duration of its audio."""
@@ -78,7 +78,7 @@ class Worker:
         return Labelled(file, (self._row(scored),), audio_s=scored.duration_s)
 
     def _utterances(self, file: str) -> Labelled:
-        # Finals only: a partial result is work that no row shows.
+        # Finals only: partial results would be computed for nothing.
         config = replace(self._config, segmenter=replace(self._config.segmenter, hop_ms=0.0))
         stream = Stream(self._recognizer, config, file)
         pieces = read_pieces(self._folder / file)  # an hour takes no more memory than a second
@@ -95,7 +95,7 @@ class Worker:
     def _row(self, scored: ScoredFile) -> dict[str, Any]:
         prediction = scored.prediction
         place = {"file": scored.file, "duration_s": round(scored.duration_s, 3)}
-        if not prediction.audible:  # scores of nothing are no guess
+        if not prediction.audible:  # without audible speech, the scores mean nothing
             why = "too short" if scored.duration_s < _SHORT_S else "no sound"
             return {**place, "uncertain": True, "reason": why, "model": self._recognizer.bundle.name}
         return {

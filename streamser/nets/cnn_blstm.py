@@ -7,9 +7,9 @@ Attention weighs "each time step and each recurrent direction", which is what ma
 2 T vectors of 64 values share one softmax. Luong's multiplicative score against a constant query is a dot product
 with one learned vector, here one a direction.
 
-The paper's size contradicts itself, "less than 360K" and "383K". Built as printed, with torch's two LSTM biases,
-we count 401,412, and 401,668 with combined pooling, whose 256 further weights are the paper's 0.07 %. ReLU after
-batch norm is our choice; the paper names no activation.
+The paper gives two sizes, "less than 360K" and "383K". As printed, with torch's two LSTM biases, the network has
+401,412 parameters, and 401,668 with combined pooling, whose 256 further weights are the paper's 0.07 %. ReLU after
+batch norm is our choice, since the paper names no activation.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def _module(inputs: int, filters: int, pooled: bool) -> nn.Sequential:
 class CnnBlstm(SerNet):
     """(B, T >= 32, F >= 32) log-mel frames to logits.
 
-    `combined` pools the weighted standard deviation beside the mean; `cosine_scale` > 0 puts the additive-margin
-    softmax's normalised head in the linear one's place.
+    `combined` pools the weighted standard deviation beside the mean; `cosine_scale` > 0 replaces the linear head by the
+    additive-margin softmax's normalised head.
     """
 
     def __init__(self, n_classes: int, *, bins: int = 40, combined: bool = False, cosine_scale: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""A trained network as an ONNX graph with free batch and time axes, checked against torch before it is handed out."""
+"""Export a trained network as an ONNX graph with free batch and time axes, and compare it with torch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from streamser.nets.tracing import Traceable, trace
 from streamser.onnxgraph import check_graph
 from streamser.ort import onnxruntime
 
-_LONG = 1024  # shorter constants stay float32: the smaller size would not pay for another node
+_LONG = 1024  # shorter constants stay float32: the saving would be smaller than another node
 TOLERANCE = 1e-4
 """Largest difference of a logit or an embedding value between torch and ONNX Runtime."""
 
 
 class _Served(nn.Module):
-    """The network as it is exported: logits and embedding, no reconstruction."""
+    """The exported network: logits and embedding, no reconstruction."""
 
     def __init__(self, net: SerNet) -> None:
         super().__init__()
@@ -41,8 +41,8 @@ def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
     """The network in evaluation mode as ONNX: frames (batch, time, bins) -> logits, embedding.
 
     The graph's numbers are compared with torch's at several lengths and batch sizes; a graph that differs by more than
-    `TOLERANCE` raises BundleError, one that the runtime would refuse raises ValueError. The network's own mode, device
-    and memory layout are left as they are.
+    `TOLERANCE` raises BundleError, a graph that the runtime would refuse raises ValueError. The network's own mode,
+    device and memory layout are left as they are.
     """
     if net.n_classes != n_classes or net.bins != features.bins:
         raise ValueError(
@@ -65,7 +65,7 @@ def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
 
 
 def is_narrow(values: NDArray[Any]) -> bool:
-    """Whether an array is long and half precision keeps every bit of it."""
+    """Whether an array is long and half precision represents all its values exactly."""
     if values.dtype != np.float32 or values.size < _LONG:
         return False
     with np.errstate(over="ignore"):
@@ -96,7 +96,7 @@ def narrowed(graph: bytes) -> bytes:
 def frozen_copy(net: SerNet) -> SerNet:
     """The same network in float32 evaluation mode on the CPU, sharing nothing with the original."""
     twin = copy.deepcopy(net).to(torch.device("cpu"), torch.float32).eval().requires_grad_(False)
-    for values in (*twin.parameters(), *twin.buffers()):  # out of channels_last, which the graph does not know
+    for values in (*twin.parameters(), *twin.buffers()):  # not channels_last, which a graph does not have
         values.data = values.data.contiguous()
     return twin
 
@@ -113,7 +113,7 @@ def check_onnx(net: SerNet, features: FeatureConfig, graph: bytes) -> float:
         logits, embedding = run_session(session, probe)
         differences = [
             largest_difference(logits, expected.numpy(), _terms(net.head, hidden)),
-            # A small value beside a large one of the same layer is a sum of terms as large.
+            # Rounding follows the largest terms of the layer, also for a small value that is a sum of large terms.
             largest_difference(embedding, expected_embedding.numpy(), 10.0 * float(expected_embedding.abs().max())),
         ]
         difference = float(np.max(differences))  # NaN, unlike Python's max, wins
@@ -138,7 +138,7 @@ def compare_graphs(graph: bytes, other: bytes, net: SerNet, features: FeatureCon
 
 
 def largest_difference(values: Frames, references: Frames, terms: float = 0.0) -> float:
-    """Largest difference of any value, in units that float32 can keep.
+    """Largest difference of any value, relative to float32's precision.
 
     It has seven digits: beyond 10 a value is measured at its own size, and so is a sum whose terms exceed 100.
     """
@@ -147,7 +147,7 @@ def largest_difference(values: Frames, references: Frames, terms: float = 0.0) -
 
 
 def _terms(head: nn.Module, embedding: Tensor) -> float:
-    """The largest sum of magnitudes that a linear head's logit is made of: what its rounding is measured by."""
+    """The largest sum of magnitudes in a linear head's logit, which limits its rounding error."""
     if not isinstance(head, nn.Linear):
         return 0.0
     with torch.no_grad():
@@ -155,13 +155,13 @@ def _terms(head: nn.Module, embedding: Tensor) -> float:
 
 
 def probe_shapes(net: SerNet, features: FeatureConfig) -> list[tuple[int, int]]:
-    """Batch sizes and lengths to check: the true window, the shortest one, and others than those that were traced."""
+    """Batch sizes and lengths to check: the true window, the shortest one, and sizes that were not traced."""
     least = net.min_frames
     return [(2, max(features.window_frames, least)), (1, least), (5, least + 7), (3, least + 40)]
 
 
 def probe_frames(features: FeatureConfig, batch: int, frames: int, seed: int = 0) -> Frames:
-    """Frames of speech-like level and unlike each other, (batch, frames, bins), in the config's own range."""
+    """Random frames of speech-like levels, (batch, frames, bins), in the config's range."""
     rng = np.random.default_rng(seed)
     if features.kind == "samples":
         level = 10.0 ** rng.uniform(-3.0, -1.0, (batch, 1, 1)) * (1.0 + 0.8 * rng.uniform(-1, 1, (batch, frames, 1)))

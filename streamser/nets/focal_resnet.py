@@ -3,8 +3,8 @@
 S. Tripathi, A. Kumar, A. Ramesh, C. Singh, P. Yenigalla, "Focal loss based residual convolutional neural network
 for speech emotion recognition", 2019, tables 1 and 4.
 
-The 18-layer network of He et al. 2015 with one input channel: 11.17 M parameters. The paper scales its spectrogram by
-librosa, whose reference is each clip's own maximum; ours is fixed, and the first batch norm compensates the difference.
+The 18-layer network of He et al. 2015 with one input channel: 11.17 M parameters. The paper's spectrogram is relative
+to each clip's maximum, as in librosa; ours has a fixed reference, and the first batch norm compensates the difference.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Residual(nn.Module):
 
 
 class FocalResNet(SerNet):
-    """(B, T >= 1, F >= 1) frames to logits: every layer is padded, so any size leaves something."""
+    """(B, T >= 1, F >= 1) frames to logits: every layer is padded, so any size is possible."""
 
     def __init__(self, n_classes: int, *, bins: int = 128, dropout: float = 0.0) -> None:
         super().__init__(n_classes, bins=bins, embedding_dim=STAGES[-1], min_frames=1, min_bins=1, dropout=dropout)

@@ -14,8 +14,9 @@ from streamser.features import FeatureConfig, dct_matrix, mel_matrix, window_val
 class TorchFrontEnd(nn.Module):
     """Samples (B, n) at `config.sample_rate` to frames (B, T, bins), the values of `features.extract`.
 
-    It does not resample: audio for a config of another rate than 16 kHz goes through `audio.resample` first.
-    Everything is float64 until the last line, as a float32 FFT would drown the floor beside a full-scale tone.
+    It does not resample: audio for a config of another rate than 16 kHz goes through `audio.resample` first. Everything
+    is float64 until the last line, since rounding errors of a float32 FFT would exceed the floor beside a full-scale
+    tone.
     """
 
     window: Tensor

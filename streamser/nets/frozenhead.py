@@ -1,4 +1,4 @@
-"""The head that learns on top of a frozen encoder: standardize its statistics, one hidden layer, one logit a class."""
+"""The trained head on a frozen encoder: standardized statistics, one hidden layer, one logit for each class."""
 
 from __future__ import annotations
 

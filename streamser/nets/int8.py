@@ -1,9 +1,9 @@
 """Store the large matrices of a graph in 8 bits; ONNX Runtime then multiplies 8-bit integers.
 
 Every 128 values of a matrix's column share a scale, and so do every 128 values of a row that it is multiplied by, so a
-row's result does not depend on the rows beside it: chunks still equal the whole. Convolutions and small matrices stay
-in 32 bits. One scale for all rows together (`DynamicQuantizeMatMul`) is faster but costs accuracy; docs/performance.md
-has both.
+row's result does not depend on other rows, and chunks give the same results as the whole. Convolutions and small
+matrices stay in 32 bits. One scale for all rows together (`DynamicQuantizeMatMul`) is faster but costs accuracy;
+docs/performance.md has both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DOMAIN = "com.microsoft"  # of ONNX Runtime's own operators
 
 
 def quantized(graph: bytes) -> bytes | None:
-    """The graph with 8-bit matrices; None where it multiplies by no large one.
+    """The graph with 8-bit matrices; None if it has no large matrix.
 
     >>> from onnx import TensorProto, helper
     >>> weights = helper.make_tensor("w", TensorProto.FLOAT, (128, 200), np.ones(25_600, np.float32))
@@ -77,7 +77,7 @@ def quantized(graph: bytes) -> bytes | None:
 
 
 def _weights(node: onnx.NodeProto, constants: Mapping[str, NDArray[Any]], casts: Mapping[str, str]) -> Frames | None:
-    """The matrix (inputs, outputs) that a node multiplies by, if it is a large constant and nothing else happens."""
+    """The matrix (inputs, outputs) that a node multiplies by, if the node is a plain product with a large constant."""
     if node.op_type not in ("MatMul", "Gemm") or _KEPT in node.name:
         return None
     values = constants.get(casts.get(node.input[1], node.input[1]))

@@ -26,13 +26,13 @@ class NetOutput(NamedTuple):
 class SerNet(nn.Module):
     """A network over feature frames: `embed`, then dropout and a linear head.
 
-    `min_frames` and `min_bins` are the smallest input that leaves something after the last pooling.
+    `min_frames` and `min_bins` are the smallest input that is not empty after the last pooling.
     """
 
     needs_start = False
-    """Whether a part of it is frozen, so that training cannot begin without weights from elsewhere."""
+    """Whether a part of it is frozen, so that training needs the weights of that part."""
     takes_lengths = False
-    """Whether `forward` takes the true length of each window too, so that a batch may be padded."""
+    """Whether `forward` also takes the true length of each window, so that a batch may be padded."""
 
     def __init__(
         self, n_classes: int, *, bins: int, embedding_dim: int, min_frames: int, min_bins: int, dropout: float = 0.0
@@ -69,19 +69,18 @@ class SerNet(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no frozen encoder")
 
     def trained(self) -> SerNet:
-        """The part that learns, under the same names: the network itself, or its head if the encoder is frozen."""
+        """The trained part: the network itself, or its head if the encoder is frozen; parameter names are the same."""
         return self
 
     def step_graph(self, features: FeatureConfig) -> Traceable | None:
-        """The module that a stream runs for new frames only, if the network has one for these features.
-
-        Its metadata `streamser.step` is `window` or `chunks`, and says how `streamser.engines` runs the graph.
+        """The module that computes only new frames of a stream, if the network has one for these features. Its metadata
+        `streamser.step`, `window` or `chunks`, decides how `streamser.engines` runs the graph.
         """
         return None
 
     def check(self, frames: Tensor) -> None:
         """ValueError unless the frames are of a shape that this network can score."""
-        if torch.onnx.is_in_onnx_export():  # a traced comparison would freeze the export's shape into the graph
+        if torch.onnx.is_in_onnx_export():  # a comparison would become a constant when the export is traced
             return
         if frames.ndim != 3 or frames.shape[2] != self.bins or frames.shape[1] < self.min_frames:
             raise ValueError(
@@ -104,13 +103,13 @@ class CosineHead(nn.Module):
         self.scale = scale
 
     def forward(self, embedding: Tensor) -> Tensor:
-        # Written out: under autocast a bfloat16 cosine has steps of 1/256, a tenth of a logit at scale 30.
+        # Without autocast: a bfloat16 cosine has steps of 1/256, a tenth of a logit at scale 30.
         with torch.autocast(embedding.device.type, enabled=False):
             return self.scale * F.linear(_unit(embedding.float()), _unit(self.weight.float()))
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Each row at length 1; the zero row stays zero."""
+    """Scale each row to length 1; a zero row stays zero."""
     return x * torch.rsqrt((x * x).sum(1, keepdim=True).clamp_min(1e-12))
 
 
@@ -123,7 +122,7 @@ class SharedBiGru(nn.Module):
     def __init__(self, inputs: int, units: int) -> None:
         super().__init__()
         self.gru = nn.GRU(inputs, units, batch_first=True)
-        # torch keeps two biases that add up (but for the candidate's recurrent one); the cell of the paper has one.
+        # torch has two biases that add up (except the candidate's recurrent one); the paper's cell has one.
         bias = self.gru.get_parameter("bias_hh_l0")
         nn.init.zeros_(bias)
         bias.requires_grad_(False)
@@ -131,7 +130,7 @@ class SharedBiGru(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, T, inputs) -> every step (B, T, 2 units), and both directions' last steps (B, 2 units).
 
-        With `lengths`, (B,), each sequence is mirrored within its own length; the steps after it mean nothing.
+        With `lengths`, (B,), each sequence is mirrored within its own length; later steps are undefined.
         """
         both = torch.cat([x, _mirrored(x, lengths)])
         steps = recur(self.gru, both)
@@ -159,7 +158,7 @@ def recur(rnn: nn.GRU | nn.LSTM, x: Tensor) -> Tensor:
 
 
 def rebuilt(decoder: nn.Module | None, code: Tensor, frames: Tensor, most: int) -> Tensor | None:
-    """The input as a decoder of `most` frames makes it of `code`, (B, T, F); None without one, and in a graph."""
+    """The reconstruction of the input from `code`, (B, T, F); None without a decoder, and in an exported graph."""
     if decoder is None or torch.onnx.is_in_onnx_export() or frames.shape[1] > most:
         return None
     whole: Tensor = decoder(code).reshape(-1, most, frames.shape[2])
@@ -172,8 +171,7 @@ def attend(x: Tensor, scores: Tensor) -> Tensor:
 
 
 def count_parameters(net: nn.Module, *, statistics: bool = False, frozen: bool = False) -> int:
-    """Trainable parameters; `statistics` adds batch norm's running means and variances, as Keras counts, `frozen` those
-    that were taken over and stay."""
+    """Trainable parameters; `statistics` adds batch norm's running statistics, `frozen` the frozen parameters."""
     trained = sum(p.numel() for p in net.parameters() if frozen or p.requires_grad)
     running = sum(b.numel() for name, b in net.named_buffers() if name.endswith(("running_mean", "running_var")))
     return trained + (running if statistics else 0)

@@ -1,12 +1,13 @@
-"""LightSERNet: three parallel views of the MFCC, then small convolutions down to one vector.
+"""LightSERNet: three parallel convolutions of the MFCC, then small convolutions to one vector.
 
 A. Aftab, A. Morsali, S. Ghaemmaghami, B. Champagne, "Light-SERNet: a lightweight fully convolutional neural
 network for speech emotion recognition", ICASSP 2022, tables 1 and 2; and A. Scardino, L. Distefano, A. Cadoli's
 report on it, whose variant has PReLU for ReLU and a residual connection over each parallel path.
 
-462,468 parameters with batch-norm statistics and four classes: the parallel paths' convolutions have a bias,
-the blocks after them have none. The report does not define how its residual joins the pooled path: we add the
-input before pooling. Nor by how much it widened the first two blocks for ASVP-ESD: we take half as much again.
+462,468 parameters with batch-norm statistics and four classes: the parallel paths' convolutions have a bias, the blocks
+after them have none. The report does not define how its residual joins the pooled path: we add the input before
+pooling. It does not define by how much it widened the first two blocks for ASVP-ESD either: we take 1.5 times the
+width.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class _Path(nn.Module):
 
 
 def _block(inputs: int, filters: int, kernel: int, pool: tuple[int, int] | None, prelu: bool) -> nn.Sequential:
-    """A local feature learning block; the last one's pool is the mean over everything, taken by the network."""
+    """A local feature learning block; the last one's pooling is the mean over everything, computed by the network."""
     layers = [
         nn.Conv2d(inputs, filters, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(filters),
@@ -76,7 +77,7 @@ class LightSerNet(SerNet):
         body_filters: Sequence[int] = BODY_FILTERS,
         embedding_dim: int = EMBEDDING,
     ) -> None:
-        # Five halvings of time and three of frequency leave one value of 32 frames and 8 bins.
+        # Five halvings of time and three of frequency reduce 32 frames and 8 bins to one value.
         super().__init__(n_classes, bins=bins, embedding_dim=embedding_dim, min_frames=32, min_bins=8, dropout=dropout)
         self.paths = nn.ModuleList(_Path(kernel, prelu, residual) for kernel in PATH_KERNELS)
         widths = (len(PATH_KERNELS) * PATH_FILTERS, *body_filters)
@@ -163,7 +164,7 @@ class _LightSerNetStep(nn.Module):
 
 
 def _as_columns(x: Tensor) -> Tensor:
-    """A layer's output (1, C, n, F) as rows that can be kept and looked up, (n, C, F)."""
+    """A layer's output (1, C, n, F) as rows that can be stored and indexed, (n, C, F)."""
     return x.squeeze(0).transpose(0, 1)
 
 

@@ -1,7 +1,7 @@
 """LightSERNet with one idea of papers 1 to 3 at a time, so that their claims can be compared on one network.
 
 Their losses need no network of their own, but for the additive margin's normalised head and the reconstruction's
-decoder. Pooling: `spread` puts the standard deviation beside the mean, `attention` weighs every place of the last plane
+decoder. Pooling: `spread` appends the standard deviation to the mean, `attention` weighs every place of the last plane
 by a learned query, `combined` does both, as paper 3 pools its recurrent steps.
 """
 
@@ -23,7 +23,7 @@ Pooling = Literal["mean", "spread", "attention", "combined"]
 class LightSerNetVariant(LightSerNet):
     """(B, T >= 32, F >= 8) frames to logits.
 
-    `cosine_scale` > 0 gives it the additive margin's head, `decode_frames` > 0 a decoder that rebuilds windows of up to
+    `cosine_scale` > 0 adds the additive margin's head, `decode_frames` > 0 a decoder that rebuilds windows of up to
     that many frames from the embedding; an exported graph has no decoder.
     """
 

@@ -24,12 +24,12 @@ KINDS = ("softmax", "focal", "difficulty_focal", "am_softmax", "soft", "lq")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSpec:
-    """What a variant was trained with."""
+    """The loss that a variant was trained with."""
 
     kind: Literal["softmax", "focal", "difficulty_focal", "am_softmax", "soft", "lq"] = "softmax"
     """`soft` is cross entropy with the shares of the annotators' labels, `lq` is (1 - p^q) / q of the true class."""
     classification: float = 1.0
-    """Weight of the classification loss; 0 learns the other terms only."""
+    """Weight of the classification loss; 0 trains with the other terms only."""
     weighted: bool = False
     """Weigh each sample by its class's inverse frequency."""
     label_smoothing: float = 0.0
@@ -38,13 +38,13 @@ class LossSpec:
     """`focal`: -alpha (1 - p)^gamma log p."""
     alpha: float = 1.0
     gamma_by_difficulty: tuple[float, ...] = (0.0, 1.0, 2.0)
-    """`difficulty_focal`: gamma where all annotators agree, where most do, where few do (Zhong et al. 2020)."""
+    """`difficulty_focal`: gamma for clips on which all, most or few annotators agree (Zhong et al. 2020)."""
     scale: float = 10.0
-    """`am_softmax`: what the network's cosine head multiplies by."""
+    """`am_softmax`: scale of the network's cosine head."""
     margin: float = 0.4
-    """`am_softmax`: by how much the true class's cosine must lead."""
+    """`am_softmax`: margin by which the true class's cosine must be larger."""
     q: float = 0.7
-    """`lq`: between cross entropy (towards 0) and the mean absolute error (1)."""
+    """`lq`: exponent between cross entropy (near 0) and the mean absolute error (1)."""
     centre: float = 0.0
     """Weight of half the squared distance between an embedding and its class's learned centre."""
     reconstruction: float = 0.0
@@ -91,7 +91,7 @@ def focal(log_probability: Tensor, gamma: Tensor | float) -> Tensor:
 
 
 def centre_distance(embedding: Tensor, centres: Tensor, targets: Tensor) -> Tensor:
-    """Half the squared distance to the own class's centre, mean over the batch."""
+    """Half the squared distance to the true class's centre, mean over the batch."""
     return 0.5 * (embedding - centres[targets]).square().sum(dim=1).mean()
 
 
@@ -162,5 +162,5 @@ class SerLoss(nn.Module):
 
 
 def _full(x: Tensor) -> Tensor:
-    """Half precision to float32; float64 stays, for gradient checks."""
+    """Convert half precision to float32; float64 stays, for gradient checks."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,9 +1,9 @@
-"""Four parallel convolutions side by side, a centre loss on top, and the input rebuilt as a second task.
+"""Four parallel convolutions, a centre loss, and reconstruction of the input as a second task.
 
 S. Tripathi, A. Ramesh, A. Kumar, C. Singh, P. Yenigalla, "Learning discriminative features using center loss and
 reconstruction as regularizer for speech emotion recognition", 2019, tables 1 and 2.
 
-260,452 parameters without the decoder: convolutions are valid, pooling leaves 2 x 2 of each path. The paper gives
+260,452 parameters without the decoder: convolutions are valid, and pooling reduces each path to 2 x 2. The paper gives
 no sizes for the decoder ("even more FC layers"): ours are 64, 128 and 256. Its output has the size of the whole
 window; a shorter input is compared with its beginning, and a longer one has no reconstruction.
 """
@@ -37,7 +37,7 @@ class ParallelCnn(SerNet):
     """(B, T >= 13, F >= 11) frames in [0, 1] to logits; `decode_frames` > 0 adds the decoder."""
 
     def __init__(self, n_classes: int, *, bins: int = 128, decode_frames: int = 0, dropout: float = 0.5) -> None:
-        # The largest kernel has to leave two rows and two columns.
+        # The output of the largest kernel must have two rows and two columns.
         super().__init__(n_classes, bins=bins, embedding_dim=EMBEDDING, min_frames=13, min_bins=11, dropout=dropout)
         self.paths = nn.ModuleList(nn.Conv2d(1, PATH_FILTERS, kernel) for kernel in KERNELS)
         self.hidden = nn.Sequential(nn.Linear(SHARED, EMBEDDING), nn.BatchNorm1d(EMBEDDING), nn.ReLU())
@@ -56,7 +56,7 @@ class ParallelCnn(SerNet):
         return embedding
 
     def share(self, frames: Tensor) -> Tensor:
-        """What both branches see, (B, T, F) -> (B, 3200)."""
+        """Input of both branches, (B, T, F) -> (B, 3200)."""
         x = frames.unsqueeze(1)
         return torch.cat([_quarters(torch.relu(path(x))) for path in self.paths], dim=1)
 

@@ -1,7 +1,7 @@
-"""The rows that the five papers published: one variant for each line of their tables, in each reading of the text.
+"""The rows that the five papers published: one variant for each line of their tables and each reading of the text.
 
 Scores are percent as printed, by benchmark: UA, the mean of the classes' recalls, WA, the share of clips classified
-correctly, and F1. They were measured by each paper's own protocol and are not comparable with each other, nor with
+correctly, and F1. They were measured with each paper's own protocol and cannot be compared with each other, or with
 speaker-independent ones.
 """
 
@@ -83,7 +83,7 @@ def _parallel_cnns() -> Iterator[Variant]:
         n_mels=128,
         mel_min_hz=0.0,
         mel_max_hz=8000.0,
-        clip=(-80.0, 20.0),  # dB: from below any room to the loudest speech
+        clip=(-80.0, 20.0),  # dB: from below any room's noise to the loudest speech
         scale="unit",
         length_s=6.0,
         short="zero",
@@ -361,9 +361,9 @@ def _lightsernets() -> Iterator[Variant]:
 def _lightsernet_reports(row: Variant) -> Iterator[Variant]:
     """Scardino et al.: PReLU, a residual connection over each path, Hamming, mel from 40 Hz, clips scaled to peak 1.
 
-    Its schedule has two readings. As printed, "decreased each epoch with a rate of exp(-0.9)", all rates together are
-    worth 1.7 epochs at full rate: such a network learns next to nothing. On the parent's schedule (from epoch 50, every
-    20 epochs) it learns.
+    Its schedule has two readings. As printed, "decreased each epoch with a rate of exp(-0.9)", all epochs together
+    equal 1.7 epochs at the full rate, and the network learns almost nothing. With the parent's schedule (from epoch 50,
+    every 20 epochs) it learns.
     """
     features = replace(row.features, window="hamming", mel_min_hz=40.0, peak=True)
     build = partial(LightSerNet, bins=40, prelu=True, residual=True)

@@ -16,7 +16,7 @@ class RelativeHead(nn.Module):
     """Embedding, weighted sum of earlier embeddings and sum of their weights to logits.
 
     The baseline is shrunk towards the mean neutral embedding of the training corpora: with no earlier utterance it is
-    that mean, and every unit of weight counts 1 / `shrinkage` as much as it.
+    that mean, and a unit of weight counts 1 / `shrinkage` as much as that mean.
     """
 
     mean: Tensor

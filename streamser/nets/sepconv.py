@@ -3,12 +3,12 @@
 Y. Zhong, Y. Hu, H. Huang, W. Silamu, "A lightweight model based on separable convolution for speech emotion
 recognition", Interspeech 2020, tables 2 to 5.
 
-860,166 + 17,728 N parameters for four classes and N inverted residuals. That is table 4 to the digit in units
-of 2^20, and is had only so: both directions of the GRU share their weights, with one bias; the first block's
-depthwise convolution has a bias and the residuals' have none; PReLU has one slope; attention has a bias.
-Untied directions would give 1.78 M. Weights begin as TensorFlow's did, Glorot and zero: a network without norms learns
-several times slower from torch's. "No attention" is published without its substitute: we take the GRU's
-last step of each direction. Where the figure is missing we put the activations that the text names.
+860,166 + 17,728 N parameters for four classes and N inverted residuals. This is exactly table 4 in units of 2^20, and
+only these choices give it: both directions of the GRU share their weights, with one bias; the first block's depthwise
+convolution has a bias and the residuals' have none; PReLU has one slope; attention has a bias. Untied directions would
+give 1.78 M. Initial weights are TensorFlow's, Glorot and zero: without norms, a network learns several times slower
+from torch's. For "no attention" the paper names no substitute: we take the GRU's last step of each direction. The
+activations are those of the text, where the figure has none.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _InvertedResidual(nn.Module):
 
 
 def _halved(size: int) -> int:
-    """What a valid 3-wide convolution of stride 2 and a padded 3-wide pool of stride 2 leave."""
+    """Size after a valid 3-wide convolution of stride 2 and a padded 3-wide pool of stride 2."""
     return ((size - 3) // 2) // 2 + 1
 
 
@@ -105,10 +105,10 @@ class SepConv(SerNet):
         return embedding
 
     def _middle(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The first block and the residuals over padded maps, as each row would have it alone; and the new lengths.
+        """The first block and the residuals on padded maps, with the results of each row alone; and the new lengths.
 
-        Only a 3x3 kernel reaches beyond a row's end. What it must find there is what its own padding would be: zeros,
-        and nothing to pool.
+        Only a 3x3 kernel reads beyond a row's end. Its input there must equal its own padding: zeros, and nothing to
+        pool.
         """
         widen, relu, depthwise, project, pool = self.first
         inside = _inside(x, lengths)

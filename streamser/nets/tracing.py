@@ -18,7 +18,7 @@ OPSET = 17
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traceable:
-    """A module with all that its graph needs: example inputs, names, free axes and metadata."""
+    """A module and everything its graph needs: example inputs, names, free axes and metadata."""
 
     module: nn.Module
     example: tuple[Tensor, ...]
@@ -27,14 +27,14 @@ class Traceable:
     free_axes: Mapping[str, Mapping[int, str]]
     """For each input or output, the axes whose size is free, and a name for each of these sizes."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """What the graph's reader needs to know besides."""
+    """Further information for the graph's reader."""
 
 
 def trace(what: Traceable) -> bytes:
     """The module in evaluation mode as an ONNX graph."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        # The TorchScript exporter is the one that keeps a GRU's time axis free (torch 2.11); it warns that it is old.
+        # Only the TorchScript exporter keeps a GRU's time axis free (torch 2.11); it warns that it is deprecated.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=r".*legacy TorchScript-based ONNX.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx\.")
         warnings.filterwarnings("ignore", message=r"Constant folding - Only steps=1")

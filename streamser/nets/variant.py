@@ -14,7 +14,7 @@ from streamser.nets.losses import LossSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedRecipe:
-    """How a variant was trained where it was published; values that a paper does not give keep their defaults."""
+    """The published training settings of a variant; values that a paper does not give keep their defaults."""
 
     protocol: str
     """`honest`, or `paper:<name>` for the split and the selection rules of that paper."""
@@ -32,7 +32,7 @@ class PublishedRecipe:
     """Epochs without a better validation score after which training stops; 0 runs to the end."""
     weight_decay: float = 0.0
     choose_by: Literal["ua", "wa", "last"] = "ua"
-    """What decides the kept epoch."""
+    """Criterion for the kept epoch."""
     norm_clips: int = 0
     """Training clips from which batch norm's statistics are re-estimated before each validation."""
 
@@ -42,17 +42,17 @@ class Variant:
     """One row of the zoo."""
 
     name: str
-    """What a user types."""
+    """Name in commands."""
     paper: str
     """Authors and year."""
     table: str
-    """Where in the paper the row stands."""
+    """The row's place in the paper."""
     features: FeatureConfig
     build: Callable[[int], SerNet]
     """Number of classes -> a fresh network."""
     loss: LossSpec
     recipe: PublishedRecipe
     published: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: MappingProxyType({}))
-    """As printed, by benchmark (`streamser.corpora.benchmarks`): ua, wa, f1 and accuracy in percent, mse_e4 in 1e-4."""
+    """Published figures by benchmark (see `corpora.benchmarks`): ua, wa, f1, accuracy in percent; mse_e4 in 1e-4."""
     notes: str = ""
-    """Where we differ from the paper, or had to choose."""
+    """Differences from the paper, and choices where the paper is silent."""

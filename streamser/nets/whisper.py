@@ -2,9 +2,9 @@
 
 A. Radford, J. W. Kim, T. Xu, G. Brockman, C. McLeavey, I. Sutskever, "Robust speech recognition via large-scale weak
 supervision", 2022; the weights are those of tiny.en (MIT licence). Where we differ, and why: a stream computes each
-token once, so attention is bidirectional inside a chunk and causal between chunks, it looks back a bounded number of
-tokens, and the level and the log-mel clamp are those of the audio so far instead of the whole 30 s window. The
-convolutions look back only, which moves every token by 10 ms.
+token once, so attention is bidirectional inside a chunk and causal between chunks, it covers a bounded number of
+earlier tokens, and the level and the log-mel clamp are those of the audio so far instead of the whole 30 s window. The
+convolutions are causal, which moves every token by 10 ms.
 
 `forward` takes whole utterances. `step` takes the next frames and a `State`. Both give the same numbers.
 """
@@ -30,16 +30,16 @@ HEADS = 6
 HEAD_WIDTH = WIDTH // HEADS
 FRAMES_PER_TOKEN = 2
 CHUNK_FRAMES = 26  # 260 ms: one hop of partial results
-# The first chunk ends with the third hop: no partial is due before, and a level needs some speech. Two frames fewer,
+# The first chunk ends with the third hop: no partial is due before, and the level needs some speech. Two frames fewer,
 # since the last analysis window reaches 15 ms past its hop.
 FIRST_FRAMES = 3 * CHUNK_FRAMES - 2
-CONTEXT_TOKENS = 200  # 4 s that a token may look back
+CONTEXT_TOKENS = 200  # a token attends to up to 4 s before it
 _SPAN = 8 * math.log(10)  # Whisper clamps log-mel at 80 dB below its maximum
 _LEVEL = -3.75  # ln of the mean mel power of speech at -26 dBFS (RMS 0.05), which every utterance is brought to
 
 
 class State(NamedTuple):
-    """What the encoder keeps of an utterance for its next frames; zeros before the first."""
+    """The encoder's state for the next frames of an utterance; zeros before the first."""
 
     power: Tensor
     """(B, 1), sum of the frames' mean mel power."""
@@ -75,7 +75,7 @@ class State(NamedTuple):
 
 
 STATE_AXES = (0, 0, 0, 0, 0, 1, 1, 1, 1)
-"""Along which axis of each state the streams lie."""
+"""The axis of each state that counts the streams."""
 
 
 class _Layer(nn.Module):
@@ -94,7 +94,7 @@ class _Layer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (B, T, W) after this layer, and all keys and values, those of the context first.
 
-        `blocked` (B or 1, T, context + T) is -inf where a token must not look, else 0.
+        `blocked` (B or 1, T, context + T) is -inf where a token must not attend, else 0.
         """
         query, key, value = self.qkv(self.before_attention(x)).chunk(3, dim=2)
         if keys is not None and values is not None:
@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         """(B, T, BINS) of whole utterances to each layer's tokens, (B, T // 2, WIDTH)."""
         frames = frames[:, : frames.shape[1] // FRAMES_PER_TOKEN * FRAMES_PER_TOKEN]
         ones = torch.ones_like(frames[0, :, 0])
-        number = ones.cumsum(0) - 1  # counted, not sized: a size would be frozen into an exported graph
+        number = ones.cumsum(0) - 1  # counted, since a size would become a constant in an exported graph
         chunk = torch.floor((number - FIRST_FRAMES) / CHUNK_FRAMES).clamp(min=-1)
         end = torch.minimum(FIRST_FRAMES + (chunk + 1) * CHUNK_FRAMES, ones.sum())  # of each frame's chunk
         last = (end - 1).long()
@@ -224,7 +224,7 @@ class Whisper(SerNet):
 
     def encode(self, frames: Tensor) -> Tensor:
         layers = self.encoder(frames)
-        # In float32: many values are far from 0 relative to their spread, of which bfloat16 would leave little.
+        # In float32: many values are large relative to their spread, which bfloat16 would mostly round away.
         with torch.autocast(frames.device.type, enabled=False):
             tokens = torch.stack(layers).float()  # (layers, B, T, WIDTH)
             mean = tokens.mean(dim=2)
@@ -283,7 +283,7 @@ class _ChunkStep(nn.Module):
         super().__init__()
         self.net = net
         encoder = net.encoder
-        # Convolutions as matrix products, (kernel * inputs, outputs): a few rows at a time are faster so.
+        # Convolutions as matrix products, (kernel * inputs, outputs), which are faster for a few rows at a time.
         self.register_buffer("first", _as_matrix(encoder.conv1.weight))
         self.register_buffer("second", _as_matrix(encoder.conv2.weight))
         assert encoder.conv1.bias is not None and encoder.conv2.bias is not None
@@ -314,7 +314,7 @@ class _ChunkStep(nn.Module):
         power, peak, seen, mel, conv, mean, scatter, *rings = states
         encoder = self.net.encoder
         layers = len(encoder.layers)
-        ones = torch.ones_like(frames[0, :, :1])  # (T, 1), counted: a size would be frozen into the graph
+        ones = torch.ones_like(frames[0, :, :1])  # (T, 1), counted, since a size would become a constant in the graph
         own = ones[::FRAMES_PER_TOKEN]
         before = seen / FRAMES_PER_TOKEN  # tokens
         count, tokens = seen + ones.sum(), own.sum()

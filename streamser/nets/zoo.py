@@ -29,7 +29,7 @@ def _own() -> Iterator[Variant]:
         mel_min_hz=80.0,
         mel_max_hz=7600.0,
         log="ln",
-        floor=1e-8,  # -80 dB: below any room, so that digital silence is no class of its own
+        floor=1e-8,  # -80 dB: below any room's noise, so that digital silence does not differ from a quiet room
         mfcc=40,
         length_s=3.0,
         short="tile",
@@ -102,7 +102,7 @@ VARIANTS = _table(published_rows())
 """The published rows, by name."""
 
 OWN_VARIANTS = _table(_own())
-"""The rows that ship with weights, and those that serve ablations."""
+"""The rows with shipped weights, and those for ablations."""
 
 
 def get(name: str) -> Variant:

@@ -1,16 +1,15 @@
 """Write events to files that people and other programs open: tables, subtitles, and the tiers of Praat and ELAN.
 
-`open_writer` picks the format by the file's extension. What holds for all of them:
+`open_writer` picks the format by the file's extension. All formats have in common:
 
 - Each record goes to the operating system whole before `write` returns; so the file is valid at any moment, also
   after the process was killed.
-- A file that exists is continued. A last record torn by a crash is cut off first; a file that is none of ours
-  is refused, never overwritten.
+- A file that exists is continued. An incomplete last record is cut off first; another program's file is refused.
 - Times are the stream's own, from its first sample. JSONL, CSV and RTTM name the stream in every row. WebVTT,
   TextGrid, EAF and Audacity labels are one timeline and hold one stream: a second one is refused, unless `{stream}`
   stands in the file's name, which then means a file for each. Such a file, continued by another session, goes
   on in time where its last entry ended.
-- A label is alone in its field, cue or tier, so that you can search for it; an answer below the threshold is labelled
+- A label is alone in its field, cue or tier, so that you can search for it; below the threshold it is
   `uncertain`. Confidence and the likeliest class have fields of their own.
 
 JSONL holds every event; the others hold the finals.
@@ -44,12 +43,12 @@ __all__ = [
 
 
 class PerStream(Writer):
-    """A file for each stream, its name where `{stream}` stands."""
+    """A file for each stream, with the stream's name in the place of `{stream}`."""
 
     def __init__(self, path: Path, labels: Sequence[str]) -> None:
         self._path = path
         self._labels = labels
-        self._writers: dict[Path, Writer] = {}  # two streams whose names differ in odd characters share a file
+        self._writers: dict[Path, Writer] = {}  # streams whose names differ only in replaced characters share a file
 
     def write(self, event: Event) -> None:
         name = re.sub(r"[^\w.-]+", "_", event.stream).strip("._") or "main"

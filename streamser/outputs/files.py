@@ -21,16 +21,16 @@ CHUNK_BYTES = 65_536
 
 
 class Writer(ABC):
-    """Where events go; a context manager that closes itself."""
+    """Writes events; a context manager that closes itself."""
 
     before = 0
-    """Entries that the file held when it was opened."""
+    """Number of entries in the file when it was opened."""
     entry: ClassVar[str] = "entry"
-    """What `before` counts, in the singular."""
+    """The singular of what `before` counts."""
 
     @abstractmethod
     def write(self, event: Event) -> None:
-        """Keep one event; it is safe when this returns."""
+        """Write one event; it is stored when this returns."""
 
     @abstractmethod
     def close(self) -> None:
@@ -48,7 +48,7 @@ class FileWriter(Writer):
 
     record_end: ClassVar[bytes] = b"\n"
     head_records: ClassVar[int] = 0
-    """Records of the format that a file begins with."""
+    """Records at the beginning of a file of this format."""
     several_streams: ClassVar[bool] = True
     suffix: ClassVar[str] = ""
     title: ClassVar[str] = ""
@@ -75,7 +75,7 @@ class FileWriter(Writer):
         self._file.close()
 
     def _begin(self) -> None:
-        """Start a new file, or mend and continue one that is there."""
+        """Start a new file, or repair and continue an existing one."""
         head = self._file.read(CHUNK_BYTES) or b""
         first, complete, _ = head.partition(b"\n")
         if head and not self._is_ours(first.decode("utf-8", "replace").rstrip("\r"), torn=not complete):
@@ -90,7 +90,7 @@ class FileWriter(Writer):
                 self._resume()
             else:
                 self._fresh()
-        except ConfigError:  # another model's: a file that is refused is left as it was
+        except ConfigError:  # another model's file is refused, and left unchanged
             self._file.seek(length)
             self._file.write(torn)
             raise
@@ -140,7 +140,7 @@ class FileWriter(Writer):
             write_text(self._file, text)
         except OSError as error:
             self._file.seek(0)
-            self._file.write(before)  # these bytes have their place on the disk already
+            self._file.write(before)  # these bytes already have space on the disk
             self._file.truncate(end)
             raise self._full(error) from error
 
@@ -156,14 +156,14 @@ class FileWriter(Writer):
         )
 
     def _fresh(self) -> None:
-        """What a new file begins with."""
+        """The beginning of a new file."""
 
     def _resume(self) -> None:
-        """What must be read from a file before it can be continued."""
+        """Read from a file what is needed to continue it."""
 
     @abstractmethod
     def _is_ours(self, first_line: str, *, torn: bool) -> bool:
-        """Whether a file with this first line (the beginning of one, if torn) may be continued."""
+        """Whether a file with this first line, which may be incomplete, can be continued."""
 
 
 def read_bytes(file: io.FileIO, size: int) -> bytes:
@@ -191,7 +191,7 @@ def plain(text: str, gap: str = " ") -> str:
 
 
 FORMATS: dict[str, type[FileWriter]] = {}
-"""The writer of each extension, in small letters."""
+"""The writer for each extension, in lower case."""
 
 
 def output_format(suffix: str, title: str) -> Callable[[type[W]], type[W]]:
@@ -209,7 +209,7 @@ def output_format(suffix: str, title: str) -> Callable[[type[W]], type[W]]:
 
 
 def known_suffixes(*, several_streams: bool = False) -> str:
-    """The extensions for a message, as ".jsonl, .csv or .rttm"; only of formats that hold several streams if asked."""
+    """The extensions for a message, as ".jsonl, .csv or .rttm"; on request only of formats for several streams."""
     *most, last = [one.suffix for one in FORMATS.values() if one.several_streams or not several_streams]
     return f"{', '.join(most)} or {last}"
 

@@ -16,14 +16,14 @@ from streamser.outputs.files import CHUNK_BYTES, FileWriter, Finals, Writer, jso
 
 
 class Stdout(Writer):
-    """JSONL for the next program in a pipe."""
+    """JSON lines on standard output, for the next program in a pipe."""
 
     def write(self, event: Event) -> None:
         sys.stdout.write(json_line(event))
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Standard output is not ours to close."""
+        """Standard output stays open."""
 
 
 @output_format(".jsonl", "JSON lines")
@@ -99,7 +99,7 @@ class Csv(Finals):
 
 @output_format(".rttm", "RTTM")
 class Rttm(Finals):
-    """NIST's rich transcription: the emotion stands where a diarizer names the speaker."""
+    """NIST's rich transcription: the emotion stands in the field for the speaker."""
 
     entry: ClassVar[str] = "row"
 

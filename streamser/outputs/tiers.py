@@ -69,9 +69,9 @@ class TieredFile(Timeline):
             self._store([*self._spans, Span(start, end, texts)], max(self._end, end))
 
     def _store(self, spans: list[Span], end: int) -> None:
-        """Put new content in the place of the old one; when it cannot be written, the old one stays."""
+        """Replace the content; if the new content cannot be written, the old one stays."""
         text = self._render(spans, end)
-        if os.name == "nt":  # where an open file cannot be replaced
+        if os.name == "nt":  # on systems where an open file cannot be replaced
             self._overwrite(text)
             self._file.truncate(len(text.encode("utf-8", "replace")))
         else:
@@ -86,7 +86,7 @@ class TieredFile(Timeline):
         except OSError as error:
             raise self._full(error) from error
         try:
-            try_lock(file)  # before it is found under its name
+            try_lock(file)  # before the file has its final name
             write_text(file, text)
             part.replace(target)
         except OSError as error:
@@ -105,7 +105,7 @@ class TieredFile(Timeline):
 
     @abstractmethod
     def _parse(self, text: str) -> tuple[list[Span], int]:
-        """The spans and the end of a file of ours; anything for another one."""
+        """The spans and the end of a file that this class wrote; undefined for any other file."""
 
 
 @output_format(".TextGrid", "Praat TextGrids")
@@ -171,7 +171,7 @@ _MS = SAMPLE_RATE // 1000
 
 @output_format(".eaf", "ELAN annotations")
 class Eaf(TieredFile):
-    """ELAN's annotation format: the label's tier is aligned in time, the two others hang on its annotations."""
+    """ELAN's annotation format: the label's tier is aligned in time, the two others refer to its annotations."""
 
     def _render(self, spans: list[Span], end: int) -> str:
         times = [time for span in spans for time in _milliseconds(span)]

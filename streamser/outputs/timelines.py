@@ -1,4 +1,4 @@
-"""Formats that are one timeline, hence hold one stream: WebVTT and Audacity labels; tiers.py has the others."""
+"""Formats with one timeline, which hold one stream: WebVTT and Audacity labels; tiers.py has the others."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shown_label(event: EmotionEvent) -> str:
 
 
 def confidence_words(event: EmotionEvent) -> str:
-    """As '0.86', or 'happy? 0.41' where the recognizer does not know."""
+    """As '0.86', or 'happy? 0.41' when uncertain."""
     return (f"{plain(event.label)}? " if event.uncertain else "") + f"{event.confidence:.2f}"
 
 

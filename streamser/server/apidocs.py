@@ -336,7 +336,7 @@ def asyncapi_document(version: str) -> Json:
 
 
 def _operation(action: str, channel: str, names: list[str] | tuple[str, ...]) -> Json:
-    """What the server does: it receives what clients send."""
+    """The operations of the server, which receives what clients send."""
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},

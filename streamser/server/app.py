@@ -1,4 +1,4 @@
-"""The server: its routes, its guards, its start and its end."""
+"""The server: routes, access checks, start and stop."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# The page and its files hold no secret, and a probe must be able to ask; a WebSocket may show its token in hello.
+# Paths without a token: pages contain no secret, probes have no token, and a WebSocket may send it in hello.
 _TOKEN_PATHS = ("/v1/", "/metrics")
 _SHUTDOWN_S = 0.5
 _LOOK_S = 0.02
@@ -80,7 +80,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """URL of the page."""
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         return f"http://{host}:{self.port}/"
 
@@ -117,7 +117,7 @@ class Server:
         return self
 
     async def close(self) -> None:
-        """Give the clients their last results, for at most `drain_s`, and end about a second after."""
+        """Send clients their last results for at most `drain_s`, and close about a second later."""
         self.drain()
         if self._microphone is not None:
             await self._microphone.close()
@@ -141,7 +141,7 @@ class Server:
 
     @property
     def is_live(self) -> bool:
-        """False once only a restart would help."""
+        """False once a restart is necessary."""
         return self._hub.worker.is_alive
 
     async def __aenter__(self) -> Server:
@@ -186,7 +186,7 @@ class Server:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Check access, and answer every refusal in the same form."""
+        """Check access, and send every refusal in the same form."""
         transport = request.transport
         self._connections.begin(transport)
         try:
@@ -201,7 +201,7 @@ class Server:
         except HttpRefusal as refusal:
             self._hub.metrics.count("streamser_refusals_total", reason=refusal.code)
             response = refusal.response()
-        except Refusal as refused:  # by what sockets and requests share
+        except Refusal as refused:  # raised by code that sockets and requests share
             self._hub.metrics.count("streamser_refusals_total", reason=refused.code)
             status = 503 if refused.close_code in (CLOSE_GOING_AWAY, CLOSE_TRY_LATER) else 500
             if 4400 <= refused.close_code < 4500:  # these mirror the HTTP status of the same meaning
@@ -233,7 +233,7 @@ class Server:
             )
 
     def _preflight(self, request: web.Request) -> web.Response | None:
-        """Answer a browser's preflight request for a page of an allowed site."""
+        """Respond to a browser's preflight request for a page of an allowed site."""
         if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
             return None
         allowed = {
@@ -246,16 +246,16 @@ class Server:
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
         self._hub.metrics.count("streamser_requests_total", route=route, status=str(response.status))
-        if response.prepared:  # a WebSocket: its headers are long gone
+        if response.prepared:  # a WebSocket, whose headers were sent before
             return
         response.headers.update(COMMON_HEADERS)
         if (origin := request.headers.get("Origin")) in self.config.allowed_origins and origin is not None:
             response.headers.update({"Access-Control-Allow-Origin": origin, "Vary": "Origin"})
 
-    # --- answers
+    # --- responses
 
     async def _models(self, _: web.Request) -> web.Response:
-        """The checkpoint that answers, and those that the server could be started with."""
+        """The checkpoint in use, and all installed ones."""
         bundle, metrics = self._recognizer.bundle, self._recognizer.metrics()
         current = {
             **self._hub.describe(),
@@ -308,7 +308,7 @@ class Server:
 
 
 class _Quiet(logging.Filter):
-    """Passes log records of the server's faults and drops those of clients' faults, which could fill the disk."""
+    """Keeps log records of the server's errors and drops those of clients' errors, which could fill the disk."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -316,7 +316,7 @@ class _Quiet(logging.Filter):
 
 
 def _http_logger() -> logging.Logger:
-    """What aiohttp logs to."""
+    """The logger of aiohttp."""
     http = logging.getLogger(f"{__name__}.http")
     if not http.filters:
         http.addFilter(_Quiet())
@@ -332,7 +332,7 @@ def _hint(request: web.Request, raised: web.HTTPException) -> str:
 
 
 def _explain(error: OSError | OverflowError, config: ServerConfig) -> str:
-    """Why an address cannot be used, with the way out."""
+    """The reason that an address cannot be used, and what to do."""
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRINUSE:
         return (

@@ -1,4 +1,4 @@
-"""A client's audio on its way to the worker: the half of a stream that works on a thread, never on the event loop."""
+"""Process a client's audio for the worker: the half of a stream that runs on a thread, not on the event loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AudioStream:
 
     @property
     def waiting(self) -> int:
-        """Results that the worker has yet to compute."""
+        """Number of results that the worker has not computed yet."""
         return self._stream.waiting
 
     @property
@@ -40,7 +40,7 @@ class AudioStream:
         return self._stream.position / SAMPLE_RATE
 
     def status(self) -> StreamStatus:
-        """How it does now."""
+        """The stream's present status."""
         return self._stream.status()
 
     def feed(self, pcm: Pcm, arrived_s: float | None = None) -> None:
@@ -58,11 +58,11 @@ class AudioStream:
                 self._recording.skip(length)
 
     def new_speaker(self) -> None:
-        """Another person speaks from here on."""
+        """Report that another person speaks from here on."""
         self._stream.new_speaker()
 
     def end(self, error: str | None = None) -> None:
-        """No more audio will come; the last results follow, and StreamEnded behind them."""
+        """End the audio; the last results follow, then StreamEnded."""
         try:
             if error is None:
                 self._feed(self._converter.flush())
@@ -79,7 +79,7 @@ class AudioStream:
 
 
 class AudioFile:
-    """A file that was sent whole, decoded from memory piece by piece: nothing is written to disk."""
+    """An uploaded file, decoded from memory piece by piece: nothing is written to disk."""
 
     def __init__(self, body: bytes) -> None:
         self._file = open_audio(io.BytesIO(body), "the file")
@@ -90,11 +90,11 @@ class AudioFile:
         self._frames = 0
 
     def pieces(self) -> Iterator[Samples]:
-        """A second at a time, mono, at its own rate."""
+        """Mono audio at the file's own rate, a second at a time."""
         for piece in mono_pieces(self._file, "the file"):
             self._frames += len(piece)
             yield piece
 
     def cut_off(self) -> str | None:
-        """Once all pieces are read: why the file seems to miss its end, if it does."""
+        """After all pieces: the reason to believe that the file is cut off, or None."""
         return cut_off(self._file, self._frames)

@@ -10,8 +10,8 @@ from streamser.server.options import ServerConfig
 from streamser.server.refusals import HttpRefusal
 
 _CHUNK_BYTES = 64 * 1024
-_HELD_BODIES = 4  # bodies of the largest size that may be in memory together
-_START_S = 10.0  # an upload may take this long, and the time its bytes need at the slowest rate
+_HELD_BODIES = 4  # number of bodies of the largest size that may be in memory together
+_START_S = 10.0  # an upload may take this long, plus the time for its bytes at the slowest rate
 _SLOWEST_BYTES_S = 8_000  # an hour of telephone audio, as MP3, in the time it lasts
 
 
@@ -38,7 +38,7 @@ class Bodies:
 
     @property
     def is_full(self) -> bool:
-        """Whether too much is held already."""
+        """Whether the limit of memory is exceeded."""
         return self._held_bytes > _HELD_BODIES * self._config.max_body_bytes
 
     async def read(self, request: web.Request, body: bytearray) -> None:

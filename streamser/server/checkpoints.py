@@ -84,7 +84,7 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """Every checkpoint that can be named; a damaged one is listed as that."""
+    """Every installed checkpoint; a damaged one is marked so."""
     return [_listed(name, path) for name, path in find_models().items()]
 
 

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _WAITING_LIVE = 16
 _WAITING_FILE = 4
 _WAKE_S = 0.1
-_TURN_S = 1.0  # audio that one turn on a worker thread takes, so that no client holds one for long
+_TURN_S = 1.0  # audio that one turn on a worker thread takes, so that no client occupies one for long
 _MAX_LOST_S = 3600
 
 
@@ -92,7 +92,7 @@ class StreamClient:
             await asyncio.wait({self._reader})
             has_left = not self._reader.cancelled() and self._reader.result()
             discard = has_left or (self._reader.cancelled() and not self._ending)
-        except Refusal as refusal:  # what was rightly sent before it is answered all the same
+        except Refusal as refusal:  # valid messages before it still get their results
             self._refusal, has_left, discard = refusal, False, False
         finally:
             self._reader.cancel()
@@ -108,7 +108,7 @@ class StreamClient:
             self._sender.refuse(self._refusal)
         else:
             self._sender.finish()
-        # Its windows of audio are megabytes: they go now, and do not wait for the collector of reference cycles.
+        # Its windows of audio take megabytes: free them now instead of waiting for the garbage collector.
         self._sender.on_refuse = lambda: None
         del self._stream
 
@@ -128,7 +128,7 @@ class StreamClient:
         logger.info(words, self.name, status.position_s, status.finals, extra={"fields": fields})
 
     def _end_soon(self) -> None:
-        """The server is being stopped: end the stream as if the client had asked for it."""
+        """End the stream as if the client had, because the server is being stopped."""
         self._ending, self._refusal = True, going_away()
         self._reader.cancel()
 
@@ -184,7 +184,7 @@ class StreamClient:
             self._reader.cancel()
         try:
             await self._loop.run_in_executor(self._hub.audio_threads, self._stream.end, error)
-        except RecordingError as problem:  # its last second
+        except RecordingError as problem:  # the last second of audio
             self._refusal = self._refusal or self._hub.refusal_of(problem, self._stream.name)
         except RuntimeError:  # the threads are gone: the server was stopped
             self._over.set()

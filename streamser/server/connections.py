@@ -10,7 +10,7 @@ from streamser.server.metrics import Metrics
 
 __all__ = ["ConnectionLimit"]
 
-_TRIES = 8  # times the header's limit that a client may take to read an answer
+_TRIES = 8  # a client may take this many times the header's limit to read a response
 _BUSY_BODY = b'{"error": {"code": "too_many_connections", "message": "all connections are in use; try again later"}}'
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 5\r\n"
@@ -55,13 +55,13 @@ class ConnectionLimit:
         return True
 
     def begin(self, transport: asyncio.BaseTransport | None) -> None:
-        """A request's header is complete: its connection is at work."""
+        """A request's header is complete: its connection is busy."""
         if transport is not None and (timer := self._idle.pop(transport, None)) is not None:
             timer.cancel()
             self._busy.add(transport)
 
     def end(self, transport: asyncio.BaseTransport | None) -> None:
-        """The request was answered: the connection waits for the next one."""
+        """The response was sent: the connection waits for the next request."""
         if transport in self._busy:
             self._busy.discard(transport)
             self._wait(transport)
@@ -78,7 +78,7 @@ class ConnectionLimit:
 
     def _expire(self, transport: asyncio.BaseTransport, tries: int) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        if tries > 1 and transport.get_write_buffer_size():  # a long answer on its way to a slow reader
+        if tries > 1 and transport.get_write_buffer_size():  # a long response to a slow reader
             self._wait(transport, tries - 1)
         else:
             self._drop(transport, "header_timeout")

@@ -7,7 +7,7 @@ from email.message import Message
 
 __all__ = ["FormError", "file_of_form"]
 
-_MOST_PARTS = 64  # a form that sends an audio file has one to a handful
+_MOST_PARTS = 64  # a form that sends an audio file has few parts
 _MOST_HEADER_BYTES = 8192
 _DISPOSITION = re.compile(rb"^content-disposition:[ \t]*form-data[ \t]*(;.*)$", re.IGNORECASE | re.MULTILINE)
 _HAS_FILE_NAME = re.compile(rb';[ \t]*filename\*?=[ \t]*(?!"")[^;\s]', re.IGNORECASE)
@@ -15,7 +15,7 @@ _IS_NAMED_FILE = re.compile(rb';[ \t]*name="?file"?[ \t\r]*(;|$)', re.IGNORECASE
 
 
 class FormError(ValueError):
-    """A body that does not have the form of its Content-Type."""
+    """The body does not match its Content-Type."""
 
 
 def file_of_form(body: bytes, content_type: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What all clients share: the inference worker, threads for segmenting, stream names, counters, recordings."""
+"""Shared by all clients: the inference worker, threads for segmenting, stream names, counters, recordings."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ _WORKER_NAMES = {
 
 
 class Hub:
-    """Made, used and closed on one event loop."""
+    """Shared state of the server; created, used and closed on one event loop."""
 
     def __init__(self, recognizer: Recognizer, config: ServerConfig, stream: StreamConfig) -> None:
         self.recognizer = recognizer
         self.config = config
         self.metrics = Metrics()
         self.senders: set[Sender] = set()
-        """Of every WebSocket that is open."""
+        """One entry for every open WebSocket."""
         self.checkpoints = Checkpoints(recognizer, stream.pipeline)
         self.worker = self.checkpoints.own
         self.audio_threads = ThreadPoolExecutor(_AUDIO_THREADS, "streamser-audio")
@@ -67,7 +67,7 @@ class Hub:
         self.end_soon: dict[Sender, Callable[[], object]] = {}
         """For each client that sends audio: ends its stream as if the client had."""
         self.files = 0
-        """Requests to label a file that are being answered."""
+        """Number of requests to label a file in progress."""
         self._names: set[str] = set()
         self._count = itertools.count(1)
         self._began_s = time.monotonic()
@@ -82,7 +82,7 @@ class Hub:
         return bool(self.senders or self.files)
 
     def problems(self) -> list[str]:
-        """Why the server cannot do its work now, in words without secrets; empty when it can."""
+        """The reason that the server cannot work now, without secrets; empty when it can."""
         found = [] if self.worker.is_alive else ["inference: the worker has ended"]
         if self._recordings is not None and (problem := self._recordings.problem()) is not None:
             found.append(f"recording: {problem}")
@@ -96,7 +96,7 @@ class Hub:
     def version(self) -> str:
         try:
             return version("streamser")
-        except PackageNotFoundError:  # run from a source tree that was never installed
+        except PackageNotFoundError:  # run from a source tree that is not installed
             return "unknown"
 
     def describe(self, worker: InferenceWorker | None = None) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class Hub:
         return AudioStream(stream, sample_rate, channels, recording)
 
     def _free_name(self, wanted: str | None) -> str:
-        """The wanted name, or it with a number, so that the events of two streams never mix."""
+        """The requested name, with a number if it is in use, so that the events of two streams stay separate."""
         if wanted is None:
             names: Iterable[str] = (f"client-{number}" for number in self._count)
         else:
@@ -169,7 +169,7 @@ class Hub:
         }
 
     def refusal_of(self, error: Exception, stream: str) -> Refusal:
-        """The message that a client gets for an internal error: without paths; the log has all of it."""
+        """The message for a client about an internal error, without paths; the log has the whole error."""
         if isinstance(error, RecordingError):
             logger.error("stream %s: %s", stream, error)
             self.metrics.count("streamser_recording_failures_total")
@@ -188,7 +188,7 @@ class Hub:
             end()
 
     def end_connections(self, *, spare_streams: bool = False) -> None:
-        """Tell clients that the server is being stopped; those that send audio may be spared for their last results."""
+        """Close clients because the server is being stopped; with an exception for those that wait for last results."""
         for sender in list(self.senders):
             if not (spare_streams and sender in self.end_soon):
                 sender.refuse(going_away())

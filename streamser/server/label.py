@@ -23,7 +23,7 @@ from streamser.server.refusals import HttpRefusal, check_query
 from streamser.stream.wavfile import RecordingError
 from streamser.stream.worker import InferenceWorker
 
-_AT_ONCE = 2  # files scored at the same time: more would only take longer each, and more memory
+_AT_ONCE = 2  # files scored at the same time: with more, each would take longer, and more memory
 _ABSURD_S = 10 * 86_400  # a longer duration in a header is wrong; streaming encoders do not know the length
 _SEGMENT_KEYS = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
 
@@ -132,7 +132,7 @@ class Labeller:
     async def _feed(
         self, request: web.Request, stream: AudioStream, pieces: Iterator[Samples], room: asyncio.Event
     ) -> None:
-        """Piece by piece, so that no thread is held for long and a client that leaves costs no more."""
+        """Process a file piece by piece, so that it occupies no thread for long and stops when the client leaves."""
 
         def turn() -> bool:
             piece = next(pieces, None)

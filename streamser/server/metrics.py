@@ -10,7 +10,7 @@ from pathlib import Path
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# From one window on a fast core to a person's patience.
+# From one window on a fast core to the longest acceptable wait.
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 HELP = {
@@ -43,7 +43,7 @@ HELP = {
 
 
 class Metrics:
-    """What the server counts; touched by the event loop only.
+    """The server's counters; used only on the event loop.
 
     >>> metrics = Metrics()
     >>> metrics.count("streamser_events_total", type="emotion")

@@ -16,18 +16,18 @@ _STATUS_S = 0.1
 
 
 class Microphone:
-    """Passes events and levels on, never audio."""
+    """Sends events and levels to clients, never audio."""
 
     def __init__(self, listener: Listener, hub: Hub) -> None:
         self.listener = listener
         self.end: StreamEnded | None = None
-        """Why the microphone stopped."""
+        """The reason that the microphone stopped."""
         self._hub = hub
         self._senders: set[Sender] = set()
         self._events = listener.subscribe(maxsize=4096)
 
     async def start(self) -> None:
-        """Begin to listen."""
+        """Start the microphone."""
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
@@ -76,7 +76,7 @@ class Microphone:
             sender.put(message, droppable=droppable)
 
     async def _send_status(self) -> None:
-        """Level and voice activity, ten times a second, while somebody listens."""
+        """Send level and voice activity ten times a second while a client is connected."""
         while True:
             await asyncio.sleep(_STATUS_S)
             for sender in list(self._senders):

@@ -91,7 +91,7 @@ class ServerConfig:
         try:
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
-            return False  # a name may mean any address
+            return False  # a name may resolve to any address
 
     @property
     def max_body_bytes(self) -> int:

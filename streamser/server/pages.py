@@ -18,7 +18,7 @@ _PATHS = {"index.html": "/", "api.html": "/docs"}
 
 
 def routes() -> list[web.RouteDef]:
-    """One route for each file; no path of a request ever reaches the disk."""
+    """One route for each file; the path of a request is never used as a path on disk."""
     defined = []
     for file in sorted(files("streamser").joinpath("dashboard").iterdir(), key=lambda file: file.name):
         suffix = "." + file.name.rpartition(".")[2]

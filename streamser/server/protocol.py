@@ -18,7 +18,7 @@ SAMPLE_RATES_HZ = (4_000, 192_000)
 """From 4 kHz, below telephones (8 kHz), to 192 kHz, as in studios."""
 MAX_CHANNELS = 32
 MAX_STREAM_NAME = 64
-_MAX_WORDS = 4096  # a hello needs a tenth of this
+_MAX_WORDS = 4096  # a hello is a tenth of this
 STATUS_MS = (50, 60_000)
 
 # WebSocket close codes; 44xx are ours and mirror the HTTP status of the same meaning.
@@ -34,7 +34,7 @@ CLOSE_TIMEOUT = 4408
 CLOSE_SLOW_READER = 4429
 
 
-# A folder on the way to a file, of either kind of system.
+# A folder in a path, on POSIX or Windows.
 _FOLDERS = re.compile(r"(?<![\w/\\])(?:[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+")
 
 
@@ -122,7 +122,7 @@ def check_name(name: object, what: str = "stream") -> None:
 
 
 def parse_hello(text: str, *, audio: bool = True) -> Hello:
-    """The first message, checked; `sound` is false for a client that sends no audio.
+    """The first message, checked; `audio` is false for a client that sends no audio.
 
     >>> parse_hello('{"type": "hello", "sample_rate": 48000, "format": "s16le"}').sample_rate
     48000
@@ -186,7 +186,7 @@ def _query_value(name: str, text: str) -> object:
     try:
         return json.loads(text)
     except ValueError:
-        return text  # refused where its type is checked
+        return text  # its type is checked, and refused, elsewhere
 
 
 def parse_word(text: str, max_lost_samples: int) -> Lost | Literal["end", "new_speaker"]:

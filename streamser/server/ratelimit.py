@@ -1,4 +1,4 @@
-"""Slow a client down that sends more messages than a stream needs."""
+"""Slow down a client that sends more messages than a stream needs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ class RateLimit:
         self._paid_s = now_s - _BURST_S  # the time up to which the messages so far would have filled the rate
 
     def pause_s(self, now_s: float) -> float:
-        """Count one message; how long to wait before it is taken."""
+        """Count one message; returns how long to wait before it is processed."""
         self._paid_s = max(self._paid_s, now_s - _BURST_S) + self._each_s
         return round(max(0.0, self._paid_s - now_s), 6)

@@ -10,11 +10,11 @@ from typing import Literal, TypeAlias
 from streamser.server.protocol import Lost
 
 Message: TypeAlias = bytes | Lost | Literal["new_speaker"]
-"""Audio, or a message with a position between pieces of audio."""
+"""Audio, or a message at a position in the audio."""
 
 
 class ReceiveQueue:
-    """Messages that wait for a worker thread; when it is full its client waits, by TCP's own back pressure."""
+    """Messages that wait for a worker thread; when the queue is full, TCP back pressure makes the client wait."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -34,7 +34,7 @@ class ReceiveQueue:
             self._changed.notify_all()
 
     async def get(self, most_bytes: int) -> tuple[Message, float] | None:
-        """What waits, joined up to `most_bytes`, and when the last of it came; None at the end."""
+        """The waiting audio, joined up to `most_bytes`, and the arrival time of its last piece; None at the end."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._closed or bool(self._waiting))
             if not self._waiting:

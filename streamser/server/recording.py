@@ -17,7 +17,7 @@ __all__ = ["RecordingFolder"]
 
 logger = logging.getLogger(__name__)
 
-_LEAST_FREE_BYTES = 16_000_000  # eight minutes of one stream: room to notice and to act
+_LEAST_FREE_BYTES = 16_000_000  # eight minutes of one stream: time to notice the full disk and to act
 
 
 class RecordingFolder:
@@ -56,11 +56,11 @@ class RecordingFolder:
         return writer
 
     def note(self, error: RecordingError) -> None:
-        """A recording has failed: there is a problem until the next one can be begun."""
+        """Report that a recording failed: the problem lasts until a new one can be started."""
         self._failure = error.reason
 
     def problem(self) -> str | None:
-        """Why no audio can be stored now, without any path; None when it can."""
+        """The reason that no audio can be stored now, without paths; None when it can."""
         if not self.path.is_dir():
             return "the folder for recordings does not exist any more"
         if not os.access(self.path, os.W_OK | os.X_OK):

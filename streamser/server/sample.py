@@ -13,7 +13,7 @@ from streamser.audio import SAMPLE_RATE, Samples, read_audio
 from streamser.samples import find_samples
 from streamser.server.refusals import HttpRefusal
 
-_PAUSE_S = 0.9  # between two sentences: longer than the silence that ends an utterance
+_PAUSE_S = 0.9  # pause between two sentences: longer than the silence that ends an utterance
 
 
 async def response(_: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from streamser.errors import ConfigError
 from streamser.server.options import MIN_TOKEN_CHARACTERS, ServerConfig
 
-# The page needs its own files, its own server, and the audio of a dropped file (a blob); nothing else in the world.
+# The page needs only its own files, its own server, and the audio of a dropped file (a blob).
 PAGE_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -56,10 +56,10 @@ def _name_of(host: str | None) -> str:
 
 
 def refuse_host(host: str | None, config: ServerConfig) -> str | None:
-    """Why this Host header is refused, or None.
+    """The reason to refuse this Host header, or None.
 
-    A foreign site can point its own name at 127.0.0.1 and so make a browser believe that we are that site;
-    its name in the Host header gives it away. Where a token guards the server, any name will do.
+    Another site can point its own name at 127.0.0.1, so that a browser takes this server for that site; the Host header
+    then has the other site's name. With a token, any name is allowed.
 
     >>> refuse_host("localhost:8765", ServerConfig())
     >>> refuse_host("evil.example:8765", ServerConfig())
@@ -75,7 +75,7 @@ def refuse_host(host: str | None, config: ServerConfig) -> str | None:
 
 
 def refuse_origin(origin: str | None, host: str | None, config: ServerConfig) -> str | None:
-    """Why a page of this Origin is refused, or None; programs send no Origin and are let in.
+    """The reason to refuse a page of this Origin, or None; programs send no Origin and are accepted.
 
     >>> refuse_origin("http://127.0.0.1:8765", "127.0.0.1:8765", ServerConfig())
     >>> refuse_origin("https://evil.example", "127.0.0.1:8765", ServerConfig())
@@ -87,7 +87,7 @@ def refuse_origin(origin: str | None, host: str | None, config: ServerConfig) ->
         parts, own = urlsplit(origin), urlsplit(f"//{host or ''}")
         default = _DEFAULT_PORTS.get(parts.scheme)
         same = parts.hostname == own.hostname and (parts.port or default) == (own.port or default)
-    except ValueError:  # a port that is no number, or a bracket without its partner
+    except ValueError:  # a port that is not a number, or a bracket without its partner
         default, same = None, False
     if same and default is not None and parts.hostname:
         return None
@@ -95,10 +95,10 @@ def refuse_origin(origin: str | None, host: str | None, config: ServerConfig) ->
 
 
 def token_matches(shown: str | None, config: ServerConfig) -> bool:
-    """Compare in constant time, so that the answer's delay reveals nothing."""
+    """Compare in constant time, so that the response's delay reveals nothing."""
     if config.token is None:
         return True
-    # What a client shows may hold bytes that are no text, which reach us as surrogates.
+    # A client's token may contain bytes that are not text, which arrive as surrogates.
     return shown is not None and hmac.compare_digest(shown.encode(errors="replace"), config.token.encode())
 
 

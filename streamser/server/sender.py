@@ -19,12 +19,12 @@ from streamser.server.sendqueue import SendQueue
 
 logger = logging.getLogger(__name__)
 
-# Results are small; what waits in the kernel beyond this would only be stale ones.
+# Results are small; more of them in the kernel's buffer would only be outdated ones.
 _SEND_BUFFER_BYTES = 16 * 1024
 _WRITE_BUFFER_BYTES = 8 * 1024
 _CLOSE_PATIENCE_S = 0.5
 _LAST_WORDS_S = 0.05  # sending only fills a buffer, so it does not show whether the client reads
-# The protocol's own guard cuts the line in the middle of a message; ours, well below it, can still explain.
+# aiohttp's own limit closes the connection within a message; this lower limit leaves time to send a reason.
 _HARD_LIMIT = 16
 
 
@@ -39,7 +39,7 @@ def open_socket(config: ServerConfig) -> web.WebSocketResponse:
 
 
 class Sender:
-    """Queue with `say`, end with `finish`, give up with `refuse`; `run` is the task that sends."""
+    """Queue with `say`, end with `finish`, abort with `refuse`; `run` is the task that sends."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Sender:
         self.queue = SendQueue(config.client_queue)
         self.refusal: Refusal | None = None
         self.on_refuse: Callable[[], object] = lambda: None
-        """Called once when the client is given up; its reader must then leave the socket alone."""
+        """Called once when the client is refused; its reader must not use the socket afterwards."""
         self._ws = ws
         self._transport = transport
         self._timeout_s = config.send_timeout_s
@@ -83,7 +83,7 @@ class Sender:
         self.on_refuse()
 
     def finish(self) -> None:
-        """Close once all that waits is sent."""
+        """Close after all waiting messages are sent."""
         self.queue.close()
 
     def hang_up(self) -> None:
@@ -93,8 +93,8 @@ class Sender:
             self.queue.close()
 
     async def run(self) -> None:
-        """Send what waits until the end, then close the socket."""
-        with contextlib.suppress(ConnectionError):  # the client has left: its reader notices as well
+        """Send the waiting messages until the end, then close the socket."""
+        with contextlib.suppress(ConnectionError):  # the client has left, which its reader detects too
             try:
                 await self._send(self._timeout_s)
             except asyncio.TimeoutError:
@@ -110,7 +110,7 @@ class Sender:
             await asyncio.wait_for(self._ws.send_str(json.dumps(message)), timeout_s)
 
     async def _close(self) -> None:
-        """Close, but do not wait for a client that may never read it; its last words stay on their way a while."""
+        """Close without waiting for a client that may never read; the last messages stay in the buffer a while."""
         code, reason = CLOSE_DONE, ""
         if self.refusal is not None:
             code, reason = self.refusal.close_code, str(self.refusal)

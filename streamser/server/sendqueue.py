@@ -12,8 +12,8 @@ from streamser.server.protocol import CLOSE_SLOW_READER, Refusal
 class SendQueue:
     """Filled by the event loop, emptied by the client's writer task; `put` never waits.
 
-    When `limit` messages wait, the oldest droppable one goes and is counted; when all that wait must be kept,
-    the client does not read and `put` raises the refusal that ends it.
+    When `limit` messages wait, the oldest droppable one is dropped and counted; if none is droppable, the client does
+    not read, and `put` raises the refusal.
     """
 
     def __init__(self, limit: int) -> None:
@@ -32,7 +32,7 @@ class SendQueue:
         if self._closed:
             return
         if len(self._waiting) >= self.limit:
-            if not self._droppable and droppable:  # only finals wait: the newcomer itself is the one to go
+            if not self._droppable and droppable:  # only finals wait: the new message itself is dropped
                 self.dropped += 1
                 return
             self._drop_oldest()
@@ -64,13 +64,13 @@ class SendQueue:
         return message
 
     def close(self, last: dict[str, Any] | None = None) -> None:
-        """Nothing more will be put after `last`; what waits may still be got."""
+        """Accept nothing after `last`; waiting messages can still be taken."""
         if last is not None and not self._closed:
             self._waiting.append((last, False))
         self._closed = True
         self._changed.set()
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Drop the waiting messages."""
         self._waiting.clear()
         self._droppable = 0

@@ -90,7 +90,7 @@ class Sockets:
             raise Refusal("too_many_clients", f"{most} clients are already connected; try again later", CLOSE_TRY_LATER)
 
     async def _greet(self, ws: web.WebSocketResponse, request: web.Request, *, audio: bool = True) -> Hello | None:
-        """The client's hello, from a message or the address, checked; None when it left without one."""
+        """The client's checked hello, from a message or from the address; None when it left without one."""
         text = hello_of_query(request.query) if audio else None
         if text is None:
             text = await self._first_message(ws)
@@ -142,7 +142,7 @@ class Sockets:
 
 
 async def _read_nothing(ws: web.WebSocketResponse) -> None:
-    """Notice when the client leaves; a hello is accepted, any other message refused."""
+    """Detect when the client leaves; a hello is accepted, any other message is refused."""
     while not ws.closed:
         message = await ws.receive()
         if message.type is WSMsgType.BINARY:

@@ -33,7 +33,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".rf64", ".caf")
-"""What a folder is searched for; a file that is named may have any suffix."""
+"""Suffixes of the files that are searched for in a folder; a file given by its name may have any suffix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,15 @@ class Folder:
     """The files of a folder and its folders, by name; hidden ones are left out."""
 
     audio: tuple[Path, ...]
-    """Those that can be read."""
+    """The files that can be read."""
     needs_ffmpeg: tuple[Path, ...]
-    """Those that could be read if ffmpeg were installed."""
+    """The files that could be read if ffmpeg were installed."""
     others: Counter[str]
     """How many other files there are of each suffix."""
 
 
 def search_folder(folder: Path) -> Folder:
-    """What a folder contains, by the names of its files."""
+    """The files of a folder, sorted by suffix."""
     audio: list[Path] = []
     media: list[Path] = []
     others = Counter[str]()
@@ -67,7 +67,7 @@ def search_folder(folder: Path) -> Folder:
 
 
 def ffmpeg_notice(files: Sequence[Path]) -> str:
-    """That these files are left out, and what would read them."""
+    """A warning that these files are left out, and what is needed to read them."""
     named = ", ".join(file.name for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
     return f"{len(files)} file{'s need' if len(files) > 1 else ' needs'} ffmpeg ({named}); {WAY_OUT}"
 

@@ -15,9 +15,9 @@ __all__ = ["AudioQueue", "Bus", "Policy", "Subscription"]
 T = TypeVar("T")
 
 Policy = Literal["drop", "block"]
-"""What a full subscription does: drop the oldest partial result (without one, the oldest event), or block."""
+"""Policy of a full subscription: drop the oldest partial result (without one, the oldest event), or block."""
 
-_WAKE_S = 0.25  # no wait is longer: on Windows a waiting main thread sees Ctrl-C only between waits
+_WAKE_S = 0.25  # longest single wait: on Windows a waiting main thread receives Ctrl-C only between waits
 
 
 class AudioQueue(Generic[T]):
@@ -38,21 +38,21 @@ class AudioQueue(Generic[T]):
         self._lost = 0
         self._closed = False
         self._enough = 0  # `take` is woken when this much audio waits
-        self._ripe = False  # so much has come, and not all of it is taken
+        self._ripe = False  # this length has arrived, and is not all taken
         self._changed = threading.Condition()
 
     @property
     def closed(self) -> bool:
-        """True once nothing more will come in; what is inside can still be taken."""
+        """True after `close`; waiting pieces can still be taken."""
         return self._closed
 
     @property
     def finished(self) -> bool:
-        """True once nothing is inside and nothing more will come in."""
+        """True when it is closed and empty."""
         return self._closed and not self._items
 
     def put(self, item: T, length: int) -> None:
-        """Add a piece; one that comes after close() is ignored."""
+        """Add a piece; after close() it is ignored."""
         with self._changed:
             while not self.drops and self._items and self._length + length > self.capacity and not self._closed:
                 self._ripen()
@@ -89,7 +89,7 @@ class AudioQueue(Generic[T]):
             lost, self._lost = self._lost, 0
             self._ripe = bool(self._items)
             if not self.drops:
-                self._changed.notify_all()  # who waits for room
+                self._changed.notify_all()  # threads that wait for room
             return lost, item
 
     def _ripen(self) -> None:
@@ -99,7 +99,7 @@ class AudioQueue(Generic[T]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Accept nothing more, and wake all waiting threads."""
+        """Accept no more pieces, and wake all waiting threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -115,7 +115,7 @@ class Subscription:
         self.dropped = 0
         """Events lost because this reader was too slow."""
         self.on_put: Callable[[], None] | None = None
-        """Called, by the publishing thread, after something has come in."""
+        """Called by the publishing thread after each new event."""
         self._policy: Policy = policy
         self._on_leave = on_leave
         self._events: deque[Event] = deque()
@@ -124,11 +124,11 @@ class Subscription:
 
     @property
     def finished(self) -> bool:
-        """True once nothing waits and nothing more will come."""
+        """True when no event waits and none will be added."""
         return self._closed and not self._events
 
     def set_policy(self, policy: Policy) -> None:
-        """Change what happens when it is full; a publisher that waits is let go."""
+        """Change the policy; a waiting publisher continues."""
         with self._changed:
             self._policy = policy
             self._changed.notify_all()
@@ -150,7 +150,7 @@ class Subscription:
             self.on_put()
 
     def get(self, timeout_s: float | None = None) -> Event | None:
-        """The oldest event; None when none came in time, or when none will come any more (see `finished`)."""
+        """The oldest event; None when none arrived in time, or no more will be added (see `finished`)."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
             while not self._events:
@@ -163,12 +163,12 @@ class Subscription:
             return event
 
     def __iter__(self) -> Iterator[Event]:
-        """Events as they come, up to and with StreamEnded."""
+        """Events as they arrive, up to and including StreamEnded."""
         while (event := self.get()) is not None:
             yield event
 
     def close(self) -> None:
-        """Leave: what waits can still be got, nothing more comes in."""
+        """Unsubscribe: waiting events can still be taken, and no new ones are added."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -178,7 +178,7 @@ class Subscription:
             self.on_put()
 
     def _drop(self) -> None:
-        """Lose the oldest partial result, or the oldest event when no partial waits."""
+        """Drop the oldest partial result, or the oldest event when no partial waits."""
         self.dropped += 1
         for index, event in enumerate(self._events):
             if isinstance(event, EmotionEvent) and not event.final:
@@ -202,14 +202,14 @@ class Bus:
         self._lock = threading.Lock()
 
     def subscribe(self, maxsize: int = 1024, policy: Policy = "drop") -> Subscription:
-        """A queue that every later event comes into."""
+        """Add a reader: a queue that gets every later event."""
         subscription = Subscription(maxsize, policy, self._leave)
         with self._lock:
             self._subscriptions = (*self._subscriptions, subscription)
         return subscription
 
     def publish(self, event: Event) -> None:
-        """Put the event into every queue; waits where a subscriber's policy is to block."""
+        """Put the event into every queue; waits if a full queue's policy is to block."""
         for subscription in self._subscriptions:
             subscription.put(event)
 

@@ -45,12 +45,12 @@ class Delivery:
     partials: bool = True
     """False delivers no partial results, and computes none where that saves work.
 
-    A step graph computes only what is new, so its partial results are the final's own work done early.
+    A step graph computes only new frames, so its partial results cost nothing beyond the final.
     """
 
 
 class _Channel:
-    """One stream of audio on its way to a recognizer: what Stream and WorkerStream share."""
+    """The common base of Stream and WorkerStream: one stream of audio and its segmenter."""
 
     def __init__(self, recognizer: Recognizer, config: StreamConfig | None, name: str) -> None:
         self.recognizer = recognizer
@@ -76,7 +76,7 @@ class _Channel:
         paused: bool = False,
         recording: str | None = None,
     ) -> StreamStatus:
-        """How the stream is doing now; a host may add what only it knows."""
+        """The stream's present status; the host may fill further fields."""
         state: SourceState = "ended" if self._ended else "open" if self.position else "waiting"
         tally, engine = self.tally, self.recognizer.engine
         return StreamStatus(
@@ -107,7 +107,7 @@ class _Channel:
             raise ValueError("push: the stream is closed")
         items = []
         if (sample_rate, channels) != (self._converter.sample_rate, self._converter.channels):
-            converter = PcmConverter(sample_rate, channels)  # first: a rate that is refused changes nothing
+            converter = PcmConverter(sample_rate, channels)  # first, so that a refused rate changes nothing
             items = self._feed(self._converter.flush())
             self._converter = converter
         return [*items, *self._feed(self._converter.feed(pcm))]
@@ -116,7 +116,7 @@ class _Channel:
         return self._segmenter.feed(AudioBlock(samples, self.position, time.monotonic()))
 
     def _note(self, event: Gap | SourceChanged) -> list[Item | Event]:
-        """Lost audio, which may end an utterance, or news of the source; then the event itself."""
+        """The events that a gap or a change of the source brings, such as an utterance's end; then the event itself."""
         items = self._segmenter.gap(event.start, event.length) if isinstance(event, Gap) else []
         return [*items, replace(event, stream=self.name)]
 
@@ -144,7 +144,7 @@ class Stream(_Channel):
         name: str = "main",
         voice: Voice | None = None,
     ) -> None:
-        """`voice` goes on from an earlier stream of the same speaker."""
+        """`voice` continues from an earlier stream of the same speaker."""
         super().__init__(recognizer, config, name)
         pipeline = self.config.pipeline
         self._scorer = Scorer(recognizer, pipeline.smoothing, name, voice or pipeline.voice(recognizer))
@@ -163,7 +163,7 @@ class Stream(_Channel):
     def new_speaker(self) -> None:
         """Another person speaks from here on: the stream's own baseline is reset, the profile stays.
 
-        An utterance that has begun is still the earlier speaker's.
+        An open utterance still belongs to the earlier speaker.
         """
         self._scorer.new_speaker(self._segmenter.next_utterance)
 
@@ -199,7 +199,7 @@ class WorkerStream(_Channel):
         name: str = "main",
         voice: Voice | None = None,
     ) -> None:
-        """`voice` goes on from an earlier stream of the same speaker."""
+        """`voice` continues from an earlier stream of the same speaker."""
         super().__init__(worker.recognizer, config, name)
         how = delivery if isinstance(delivery, Delivery) else Delivery(delivery)
         self._finals_only = not how.partials and worker.recognizer.steps is None
@@ -208,12 +208,12 @@ class WorkerStream(_Channel):
         )
 
     def due_s(self) -> float:
-        """Seconds of audio that need not be fed yet: no event can come of them."""
+        """Seconds of audio that may be kept before feeding, because they cannot bring an event."""
         return max(0.0, (self._segmenter.due - self.position) / SAMPLE_RATE)
 
     @property
     def waiting(self) -> int:
-        """How many things wait for the worker; take no more audio in while there are too many."""
+        """Number of items that wait for the worker; the host feeds no more audio while there are too many."""
         return self._handle.waiting
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> None:
@@ -227,7 +227,7 @@ class WorkerStream(_Channel):
         self._submit(self._segmenter.feed(block))
 
     def note(self, event: Gap | SourceChanged) -> None:
-        """Audio was lost, or the source has news; another microphone is taken for another speaker's."""
+        """Process a Gap or a change of the source; another microphone counts as another speaker."""
         self._submit(self._note(event))
         if isinstance(event, SourceChanged) and event.another:
             self.new_speaker()
@@ -235,7 +235,7 @@ class WorkerStream(_Channel):
     def new_speaker(self) -> None:
         """Another person speaks from here on: the stream's own baseline is reset, the profile stays.
 
-        An utterance that has begun is still the earlier speaker's.
+        An open utterance still belongs to the earlier speaker.
         """
         self._handle.new_speaker(self._segmenter.next_utterance)
 

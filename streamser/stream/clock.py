@@ -9,9 +9,9 @@ from streamser.audio import SAMPLE_RATE, Resampler, Samples
 __all__ = ["LaggingResampler", "SampleClock"]
 
 _WINDOW_S = 1.0  # use the smallest lateness in this time, since chunks that arrive late in a burst are not lost
-_LOSS_S = 0.1  # more lateness than this is lost audio; less may be a busy machine
-_FLAGGED_LOSS_S = 0.01  # enough when the device itself reports lost audio
-_DRIFT = 500e-6  # the most by which two healthy clocks differ
+_LOSS_S = 0.1  # more lateness than this means lost audio; less may come from a busy machine
+_FLAGGED_LOSS_S = 0.01  # the same limit when the device itself reports lost audio
+_DRIFT = 500e-6  # largest difference in speed between two correct clocks
 
 
 class SampleClock:
@@ -28,12 +28,12 @@ class SampleClock:
         self.rate = rate
         self._began_s: float | None = None
         self._samples = 0  # delivered, or known to be lost
-        self._usual_s = 0.0  # how late a chunk is when nothing is missing
+        self._usual_s = 0.0  # lateness of a chunk when nothing is missing
         self._least_s = float("inf")  # the least lateness in the present window
-        self._window_s = 0.0  # when that window began; the first one only settles what is usual
+        self._window_s = 0.0  # start of that window; the first one only measures the usual lateness
 
     def arrived(self, samples: int, at_s: float, *, overflowed: bool = False) -> int:
-        """How many samples were lost before this chunk, as far as is known by now."""
+        """Number of samples lost before this chunk, as estimated so far."""
         if self._began_s is None:
             self._began_s, self._window_s = at_s - samples / self.rate, at_s
         self._samples += samples
@@ -55,7 +55,7 @@ class SampleClock:
         return lost
 
     def skip(self, samples: int) -> None:
-        """Count samples that arrived but were dropped in a queue, so that they are not taken for lost ones."""
+        """Count samples that arrived but were dropped in a queue, so that they are not counted as lost."""
         self._samples += samples
 
     def _account(self, late_s: float, enough_s: float) -> int:
@@ -69,7 +69,7 @@ class SampleClock:
 
 
 class LaggingResampler:
-    """A resampler to 16 kHz that knows by how much its output lags behind its input."""
+    """A resampler to 16 kHz that also reports the delay of its output."""
 
     def __init__(self, rate: int) -> None:
         self._resampler = Resampler(rate)

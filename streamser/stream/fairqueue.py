@@ -32,9 +32,9 @@ class FairQueue(Generic[S, J]):
     """
 
     def __init__(self) -> None:
-        self._jobs: dict[S, deque[J]] = {}  # the streams that wait, in the order in which they began to
+        self._jobs: dict[S, deque[J]] = {}  # the waiting streams, in the order in which they began to wait
         self._used_s: dict[S, float] = {}
-        self._clock_s = 0.0  # what the stream that was served last had used
+        self._clock_s = 0.0  # time used by the stream that was served last
         self._length = 0
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class FairQueue(Generic[S, J]):
             self._used_s[stream] += seconds
 
     def remove(self, stream: S, job: J) -> None:
-        """Take back a job that waits."""
+        """Remove a waiting job."""
         self._jobs[stream].remove(job)
         self._shrink(stream)
 
@@ -73,7 +73,7 @@ class FairQueue(Generic[S, J]):
         return list(self._jobs.get(stream, ()))
 
     def forget(self, stream: S) -> None:
-        """The stream is over: drop its jobs and its account."""
+        """Remove a stream: drop its jobs and its used time."""
         self._length -= len(self._jobs.pop(stream, ()))
         self._used_s.pop(stream, None)
 

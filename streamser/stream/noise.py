@@ -17,8 +17,8 @@ __all__ = ["NoiseGate"]
 _Power = NDArray[np.float64]
 """Of each band, as the mean square of white noise that would be as strong in it, (bands,)."""
 
-_BLOCK_MS = 100  # floor and background are brought up to date this often
-_SMOOTH_MS = 70.0  # about the length of a phone: noise averages out, syllables remain
+_BLOCK_MS = 100  # floor and background are updated this often
+_SMOOTH_MS = 70.0  # about the length of a phone: averages noise, but keeps syllables
 _HOLD_MS = 100  # an open gate outlasts a dip this long
 _LEAVE = 0.8  # an open gate closes at this share of the decibels that open it
 _WINDOW_SAMPLES = 512  # 32 ms, whatever the frames: two periods of a mains hum
@@ -46,7 +46,7 @@ _WINDOW = np.hanning(_WINDOW_SAMPLES) / np.sqrt(np.sum(np.square(np.hanning(_WIN
 class NoiseGate:
     """Open while audio stands out from the room's noise, whatever the level of either.
 
-    Two questions are asked of each frame. Does it rise `rise_db` above the floor, the least power of each band
+    Each frame is tested twice. Does it rise `rise_db` above the floor, the least power of each band
     in the last four seconds? This separates speech from steady noise down to 0 dB. And is it louder than the
     background of the last ten seconds, spread included? This separates a near voice from chatter and music.
     """
@@ -57,7 +57,7 @@ class NoiseGate:
         self._frames_per_block = max(1, round(_BLOCK_MS * SAMPLE_RATE / 1000 / frame_samples))
         self._hold_frames = max(1, round(_HOLD_MS * SAMPLE_RATE / 1000 / frame_samples))
         self._smooth = math.exp(-frame_samples * 1000 / SAMPLE_RATE / _SMOOTH_MS)
-        self._smooth_bands = np.full(_BANDS, self._smooth)  # an array, since NumPy would make one of a number each time
+        self._smooth_bands = np.full(_BANDS, self._smooth)  # an array, since NumPy would convert a number each time
         self._change = np.empty(_BANDS)
         self._recent = np.zeros(_WINDOW_SAMPLES)
         self._missing = _WINDOW_SAMPLES
@@ -71,11 +71,11 @@ class NoiseGate:
         """The room's steady noise: mean square of white noise as strong."""
 
     def open(self, frame: Samples) -> bool:
-        """True when this frame, the next one of the stream, stands out."""
+        """Whether this frame, the next one of the stream, stands out."""
         return self.open_all(frame[None])[0][0]
 
     def open_all(self, frames: Samples) -> tuple[list[bool], list[float]]:
-        """Of each frame (frames, samples), whether it stands out, and the floor's power; the same in any batches."""
+        """For each frame (frames, samples), whether it stands out, and the floor's power; batches change no result."""
         size = frames.shape[1]
         audio = np.concatenate([self._recent, frames.ravel()])
         self._recent = audio[-_WINDOW_SAMPLES:]
@@ -93,7 +93,7 @@ class NoiseGate:
         return flags, floors
 
     def _measure(self, frames: Samples, windows: Samples) -> tuple[list[bool], list[float]]:
-        """The same for frames whose windows are full: what can be computed for all of them at once is."""
+        """The same for frames whose windows are full, computed for all frames together where possible."""
         power, levels_db = self._smoothed(frames, windows)
         size = self._frames_per_block
         ends = range(size - self._frames % size, len(frames) + 1, size)  # a block closes with the frame before each
@@ -111,7 +111,7 @@ class NoiseGate:
         return flags, (np.add.reduce(floor, axis=1) / _BANDS).tolist()
 
     def _decide(self, rise_db: float, level_db: float, threshold_db: float) -> bool:
-        """Open for what is enough above floor and background; a gate that is open stays so through a dip."""
+        """Open when the level is far enough above floor and background; an open gate stays open through a dip."""
         was_open = self._held > 0
         enough_db = self._rise_db * (_LEAVE if was_open else 1.0)
         if rise_db > enough_db and level_db > threshold_db - (1.0 if was_open else 0.0):
@@ -158,10 +158,10 @@ def _band_power(windows: Samples) -> _Power:
 
 
 class _Floor:
-    """The least power of each band: falls at once, rises when its memory has passed."""
+    """The lowest recent power of each band: falls at once, rises when older blocks are forgotten."""
 
     _MEMORY_BLOCKS = 40  # four seconds hold a pause of every band, also in speech without pauses
-    _YOUNG_BLOCKS = 5  # a young floor forgets sooner: microphones open with a ramp
+    _YOUNG_BLOCKS = 5  # at first the memory is shorter: microphones start with a ramp
     _STEADY_BLOCKS = 15  # a level that is steady for this long is not speech: a fan was switched on
     _STEADY_DB = 4.0
 
@@ -174,7 +174,7 @@ class _Floor:
         self._ranges_db: deque[tuple[float, float]] = deque(maxlen=self._STEADY_BLOCKS)  # and in those before it
 
     def follow(self, power: _Power, levels_db: list[float], ends: Sequence[int]) -> _Power:
-        """Take frames (frames, bands); the floor at each. With the frame before each of `ends` a block closes."""
+        """Add frames (frames, bands); returns the floor at each. A block ends with the frame before each of `ends`."""
         floor = np.empty_like(power)
         first = 0
         for end in ends:
@@ -194,7 +194,7 @@ class _Floor:
         self._least_db, self._most_db = min(self._least_db, *levels_db), max(self._most_db, *levels_db)
 
     def _close_block(self) -> _Power:
-        """Forget the oldest block; the new floor."""
+        """Drop the oldest block; returns the new floor."""
         at = self._blocks % self._MEMORY_BLOCKS  # each block is written twice, so that the newest ones lie in a row
         self._minima[at] = self._minima[at + self._MEMORY_BLOCKS] = self._block
         self._block.fill(np.inf)
@@ -211,10 +211,10 @@ class _Floor:
 
 
 class _Background:
-    """How loud the background is and how much it varies, from a fading histogram of levels.
+    """Estimates the background's level and variation from a decaying histogram of levels.
 
-    Otsu's threshold parts the levels of the last ten seconds in two. The lower part is background: its middle, and
-    its deviation below the middle, where no weak speech blurs it. What exceeds the middle by two deviations stands
+    Otsu's threshold parts the levels of the last ten seconds in two. The lower part is background: its middle, and its
+    deviation below the middle, which weak speech does not influence. What exceeds the middle by two deviations stands
     out: 2 dB for a fan, up to 7 dB for chatter and music.
     """
 
@@ -227,7 +227,7 @@ class _Background:
     def __init__(self, frame_samples: int) -> None:
         self.threshold_db = -math.inf
         self._growth = math.exp(frame_samples / SAMPLE_RATE / self._MEMORY_S)
-        self._weight = 1.0  # grows by the frame, which fades the older ones
+        self._weight = 1.0  # grows with each frame, so that older frames count less
         self._histogram = np.zeros(len(self._LEVELS_DB))
 
     def follow(self, levels_db: list[float], ends: Sequence[int]) -> list[float]:
@@ -255,7 +255,7 @@ class _Background:
         self._weight = weight
 
     def _thresholds(self, histograms: NDArray[np.float64]) -> list[float]:
-        """Part the levels of each histogram where the parts' means lie furthest from the mean of all."""
+        """Split each histogram where the means of both parts are furthest from the overall mean."""
         if not len(histograms):
             return []
         share = histograms / np.add.reduce(histograms, axis=1)[:, None]

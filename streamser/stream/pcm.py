@@ -1,4 +1,4 @@
-"""Take PCM as a host has it, in any rate, type, channel count and chunk size, and give 16 kHz mono."""
+"""Convert PCM of any rate, type, channel count and chunk size to 16 kHz mono."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pcm = bytes | bytearray | memoryview | NDArray[np.generic]
 """Bytes are 16-bit little-endian PCM; arrays are int8..int64, uint8 or float, (samples,) or (samples, channels)."""
 
 
-MOST_CHANNELS = 1024  # as many as libsndfile takes
+MOST_CHANNELS = 1024  # the maximum of libsndfile
 
 
 class PcmConverter:
@@ -43,7 +43,7 @@ class PcmConverter:
     def feed(self, pcm: Pcm) -> Samples:
         """The samples that are ready now."""
         samples, replaced = self._mono(pcm), 0
-        if not self._whole_numbers:  # those are always finite
+        if not self._whole_numbers:  # integers are always finite
             samples, replaced = made_finite(samples)
         if replaced and not self.replaced:
             logger.warning("pushed sound: %d samples are NaN, infinite or absurd; they count as silence", replaced)
@@ -51,7 +51,7 @@ class PcmConverter:
         return self._resampler.feed(samples)
 
     def flush(self) -> Samples:
-        """The samples that only the end makes ready."""
+        """The last samples, after the end of the input."""
         return self._resampler.flush()
 
     def _mono(self, pcm: Pcm) -> Samples:

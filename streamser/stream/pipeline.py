@@ -48,18 +48,18 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 CLOSE_S = 1.0
-"""close() takes no longer than this."""
+"""Longest time that close() takes."""
 
 _WAKE_S = 0.1
 
 
 class Callbacks(TypedDict, total=False):
-    """Functions that get events as they come; each is left out or None where it is not wanted."""
+    """Functions that get events as they arrive; each is optional."""
 
     on_final: Callable[[EmotionEvent], None] | None
-    """Gets the answer for each whole utterance."""
+    """Gets each final result."""
     on_partial: Callable[[EmotionEvent], None] | None
-    """Gets the answers for the utterance so far."""
+    """Gets each partial result."""
     on_event: Callable[[Event], None] | None
     """Gets every event."""
 
@@ -67,8 +67,8 @@ class Callbacks(TypedDict, total=False):
 class Listener:
     """Events of a source, as a context manager, an iterator, an async iterator, or through callbacks.
 
-    Callbacks run on the worker's thread and must be quick. Whatever goes wrong on a thread becomes a StreamEnded with
-    its error, and is raised again where the events are iterated, or at the end of the `with`.
+    Callbacks run on the worker's thread and must be quick. An error on a thread becomes a StreamEnded with this error,
+    and is raised again where the events are iterated, or at the end of the `with`.
 
     >>> with Listener(WavSource("spoken.wav"), recognizer) as events:
     ...     finals = [event for event in events if event.type == "emotion" and event.final]
@@ -106,7 +106,7 @@ class Listener:
         self._error: BaseException | None = None
         self._paused = False
         self._stopping = False
-        self._alive_s = 0.0  # when it was stopped, or an event last came
+        self._alive_s = 0.0  # when it was stopped, or of the last event
         self._ended = False  # StreamEnded was published
         self._over = False  # StreamEnded was delivered to all callbacks and queues
         self._closed = False
@@ -128,7 +128,7 @@ class Listener:
         return self
 
     def stop(self) -> None:
-        """End the source and return at once: the open utterance's final and StreamEnded still come."""
+        """End the source and return at once; the open utterance's final and StreamEnded follow."""
         with self._changed:
             self._stopping = True
             self._alive_s = time.monotonic()
@@ -136,7 +136,7 @@ class Listener:
         self.source.close()
 
     def close(self) -> None:
-        """End within a second: the open utterance gets its final, and no thread stays behind.
+        """End within a second: the open utterance gets its final, and all threads end.
 
         Events that were not yet iterated still can be.
         """
@@ -159,7 +159,7 @@ class Listener:
         self._events.close()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the stream has ended, for programs that use callbacks only; False when it has not in time."""
+        """Wait until the stream has ended, for programs that only use callbacks; False after the timeout."""
         self._events.set_policy("drop")  # no reader: the publisher must not wait
         self.start()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -196,7 +196,7 @@ class Listener:
         self._new_speaker = True
 
     def status(self) -> StreamStatus:
-        """How it is doing now."""
+        """The present status."""
         return self._stream.status(
             device=self.source.description,
             source_state=self.source.state,
@@ -209,7 +209,7 @@ class Listener:
     def subscribe(self, maxsize: int = 1024, policy: Policy = "drop") -> Subscription:
         """Add a reader: a queue that gets every event from now on.
 
-        `policy` says what happens when it is full: drop an event, or block the publisher.
+        `policy` applies when it is full: drop an event, or block the publisher.
         """
         return self._bus.subscribe(maxsize, policy)
 
@@ -254,7 +254,7 @@ class Listener:
         self._raise()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        import asyncio  # takes longer than all of streamser.stream, and few programs need it
+        import asyncio  # importing it takes longer than all of streamser.stream, and few programs need it
 
         loop, came = asyncio.get_running_loop(), asyncio.Event()
 
@@ -285,7 +285,7 @@ class Listener:
         self.start()
 
     def _is_blocked(self) -> bool:
-        """Stopped, and nothing has come since: a wedged device may hold the segmenter forever."""
+        """Whether it was stopped and no event came since: a device that hangs may block the segmenter forever."""
         return self._stopping and time.monotonic() - self._alive_s > CLOSE_S
 
     def _raise(self) -> None:
@@ -336,13 +336,13 @@ class Listener:
     # --- on the segmenter's thread
 
     def _run_source(self) -> None:
-        """The segmenter thread: read the source to its end or to an error."""
+        """The segmenter thread: read the source until its end or an error."""
         try:
             for item in self.source:
                 self._take(item)
             self._report_skipped()
             self._stream.close()
-        except BaseException as error:  # includes sys.exit() in a source: readers that wait for the end must get it
+        except BaseException as error:  # also sys.exit() in a source: readers wait for the StreamEnded
             self._error = self._error or error
             self.source.close()
             self._end_with(error)
@@ -412,7 +412,7 @@ def replay(
     config: StreamConfig | None = None,
     **callbacks: Unpack[Callbacks],
 ) -> Listener:
-    """Play audio files, or a folder of them, through the very pipeline that a microphone uses.
+    """Play audio files, or a folder of them, through the pipeline that a microphone uses.
 
     `speed` 1.0 is paced as a microphone would be, "max" as fast as possible; the events are the same.
 

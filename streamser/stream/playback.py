@@ -12,14 +12,14 @@ __all__ = ["Output", "PlayedSource"]
 
 
 class Output(Protocol):
-    """Something that plays 16 kHz audio and never waits."""
+    """Interface of an output that plays 16 kHz audio and never waits."""
 
     def play(self, samples: Samples) -> None: ...
     def close(self) -> None: ...
 
 
 class PlayedSource(WrappedSource):
-    """A source whose audio is played as it comes; the output, if any, is closed when the source ends.
+    """A source whose audio is played as it arrives; the output, if any, is closed when the source ends.
 
     `describe` gives the description at any moment, for a source that shows what is being played.
     """

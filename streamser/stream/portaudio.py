@@ -1,4 +1,4 @@
-"""Microphones and the loudspeaker through PortAudio; the only file that knows sounddevice."""
+"""Microphones and the loudspeaker through PortAudio; the only file that imports sounddevice."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# PortAudio is not made for threads: one of ours at a time opens a stream or restarts the library.
+# PortAudio is not thread-safe: only one thread at a time opens a stream or restarts the library.
 _PORTAUDIO = threading.Lock()
-_BUSY_S = 0.5  # another stream's open may hang in a wedged sound server; then we come back later
-_LET_GO_S = 0.5  # how long we wait for a stream to end
-_INSIDE: set[int] = set()  # threads that are inside a call which a wedged sound server would not answer
+_BUSY_S = 0.5  # opening another stream may hang with the sound server; then this one is tried again later
+_LET_GO_S = 0.5  # longest wait for a stream to end
+_INSIDE: set[int] = set()  # threads inside a call that may hang with the sound server
 
 _BAD_RATE, _BAD_CHANNELS = -9997, -9998  # paInvalidSampleRate, paInvalidChannelCount
 _AHEAD_S = 0.15  # silence written ahead: the resampler gives audio in bursts of 50 ms
@@ -56,7 +56,7 @@ class InputDevice:
     """The audio system that offers it: ALSA, Core Audio, Windows WASAPI and so on."""
     channels: int
     sample_rate: int
-    """Hz it prefers."""
+    """Preferred rate in Hz."""
     is_default: bool
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class InputDevice:
 
 
 class Chunk(NamedTuple):
-    """What one callback brought."""
+    """The audio of one callback."""
 
     pcm: NDArray[np.float32]
     """(frames, channels)"""
@@ -83,7 +83,7 @@ class Line(Protocol):
 
     @property
     def description(self) -> str:
-        """For people."""
+        """Description for people."""
 
     @property
     def alive(self) -> bool:
@@ -93,15 +93,15 @@ class Line(Protocol):
         """Frames lost because the queue was full, and the next chunk; None when none came in time."""
 
     def close(self) -> None:
-        """Let go of the device."""
+        """Close the device."""
 
 
 @runtime_checkable
 class PatientLine(Protocol):
-    """A line whose `take` waits until enough audio is there."""
+    """A line whose `take` waits until enough audio has arrived."""
 
     enough_s: float
-    """Seconds of it; what is there is given at the latest when the time of `take` is up."""
+    """Seconds to wait for; after the timeout, `take` returns what has arrived."""
 
 
 class OpenLine(Protocol):
@@ -120,7 +120,7 @@ class OpenLine(Protocol):
 
 
 def list_devices() -> list[InputDevice]:
-    """All microphones, as PortAudio saw them when it was last started."""
+    """All microphones, as PortAudio listed them at its last start."""
     sd = _sounddevice()
     hosts = sd.query_hostapis()
     default = _default_index(sd)
@@ -189,7 +189,7 @@ def open_line(
 def _tried(
     sd: Any, device: InputDevice, rates: list[int], counts: list[int], block_ms: float, queue_s: float
 ) -> Line | None:
-    """The device opened at the first rate and channel count, or None when one of them is struck off its list."""
+    """The device opened at the first rate and channel count; None after removing the one that it refused."""
     try:
         return _PortAudioLine(sd, device, rates[0], counts[0], block_ms, queue_s)
     except sd.PortAudioError as error:
@@ -231,8 +231,9 @@ class _PortAudioLine:
         return self._queue.take(timeout_s, round(self.enough_s * self.rate))
 
     def close(self) -> None:
-        # Elsewhere, as it may never come back: libpulse deadlocks when its server dies at the wrong moment, and a
-        # frozen one does not answer. Such a stream is abandoned, so that code waiting for the microphone continues.
+        # On another thread, because it may never return: libpulse deadlocks when its server dies at the wrong moment,
+        # and a frozen server does not respond. Such a stream is abandoned, so that code waiting for the microphone
+        # continues.
         ending = threading.Thread(target=self._end, name="streamser-mic-end", daemon=True)
         ending.start()
         ending.join(_LET_GO_S)
@@ -266,7 +267,7 @@ class Speaker:
                 raise DeviceError(f"no loudspeaker: {_one_line(error)}") from error
         self.description = str(info["name"])
         self._resampler = Resampler(SAMPLE_RATE, rate)
-        self._most = rate  # a second: what a device that takes nothing may keep waiting
+        self._most = rate  # at most a second is queued for a device that plays nothing
         self._waiting: Samples = np.zeros(round(_AHEAD_S * rate), np.float32)
 
     def play(self, samples: Samples) -> None:
@@ -278,7 +279,7 @@ class Speaker:
             self._waiting = self._waiting[ready:]
 
     def close(self) -> None:
-        """Let go of the device; what was queued is cut off."""
+        """Close the device; queued audio is discarded."""
         with _inside():
             self._stream.abort(ignore_errors=True)
             self._stream.close(ignore_errors=True)
@@ -337,8 +338,8 @@ def _portaudio() -> Iterator[Any]:
 def _streams_in_use(sd: Any) -> bool:
     """Whether any stream of this process is open, ours or the host program's; sounddevice keeps no list of them.
 
-    One that was never opened has no sample rate, though it does not call itself closed; and one that was left behind
-    is open forever: restarting the library would wait for it.
+    A stream that was never opened has no sample rate, although it does not report to be closed; an abandoned stream
+    stays open, and restarting the library would wait for it.
     """
     base: type = sd._StreamBase
     streams = [thing for thing in gc.get_objects() if issubclass(type(thing), base)]

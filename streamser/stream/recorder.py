@@ -1,4 +1,4 @@
-"""Write a stream's audio to a WAV file, only ever because the user asked for it."""
+"""Write a stream's audio to a WAV file, only if the user requested it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 class RecordingSource(WrappedSource):
-    """A source that also writes what it gives to a new file in `folder`; lost audio is silence, so times agree.
+    """A source that also writes its audio to a new file in `folder`; lost audio becomes silence, so times agree.
 
-    What it gives on is rounded to the 16 bits that are written, so a replay of the recording gives the same events.
+    Its audio is rounded to the 16 bits that are written, so a replay of the recording gives the same events.
     Audio that arrives while a Listener is paused is written too; `recording` names the file all that time.
     """
 

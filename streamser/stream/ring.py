@@ -10,7 +10,7 @@ __all__ = ["Ring"]
 
 
 class Ring:
-    """The last `capacity` samples; the oldest are overwritten, and what is lost is known.
+    """The last `capacity` samples; the oldest are overwritten, and lost samples are counted.
 
     >>> import numpy as np
     >>> ring = Ring(4)

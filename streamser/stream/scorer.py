@@ -21,20 +21,20 @@ from streamser.stream.tracks import FeatureTrack, Novelty, Piece, StepTrack, Tra
 __all__ = ["NewSpeaker", "Novelty", "Piece", "Question", "Scorer", "Voice", "compute_predictions", "computes_on_cuda"]
 
 Question = Frames | Segment | TrackQuestion
-"""What the recognizer is asked: frames that are already computed, a whole segment, or a step graph's track."""
+"""Input of a prediction: frames that are already computed, a whole segment, or a step graph's track."""
 
 
 class NewSpeaker(NamedTuple):
-    """Another person speaks from here on; it takes its place among a stream's segments."""
+    """Another person speaks from here on; queued in order with a stream's segments."""
 
     utterance: int
-    """The first utterance of the new speaker; one that has begun is still the earlier speaker's."""
+    """The first utterance of the new speaker; an open one still belongs to the earlier speaker."""
 
 
 class Voice:
     """One speaker's baseline, for one stream at a time or for several that follow each other.
 
-    It begins with the recognizer's profile, or with nothing. `learns` false keeps it as it began.
+    It begins with the recognizer's profile, or empty. With `learns` false it does not change.
     """
 
     def __init__(self, recognizer: Recognizer, learns: bool = True) -> None:
@@ -45,12 +45,12 @@ class Voice:
 
     @property
     def kind(self) -> BaselineKind:
-        """What answers are compared with: nothing, the stream's own baseline, or a profile."""
+        """Kind of baseline that predictions are compared with: none, the stream's own, or a profile."""
         return "none" if self.baseline is None else self.baseline.kind
 
     @property
     def utterances(self) -> int:
-        """How many utterances the baseline is made of."""
+        """Number of utterances in the baseline."""
         return 0 if self.baseline is None else self.baseline.utterances
 
     def adapted(self, prediction: Prediction) -> Prediction:
@@ -58,7 +58,7 @@ class Voice:
         return self._recognizer.adapted(prediction, self.baseline)
 
     def add(self, prediction: Prediction, duration_s: float) -> None:
-        """Learn from a whole utterance's absolute prediction."""
+        """Add a whole utterance's absolute prediction to the baseline."""
         if self._rule is None or self.baseline is None or prediction.embedding is None or not self._learns:
             return
         if prediction.audible:
@@ -66,7 +66,7 @@ class Voice:
             self.baseline = self.baseline.plus(prediction.embedding, weight, self._rule)
 
     def reset(self) -> None:
-        """Begin again: with the profile, or with nothing."""
+        """Start again with the profile, or empty."""
         self.baseline = self._first()
 
     def _first(self) -> Baseline | None:
@@ -77,9 +77,9 @@ class Voice:
 class Scorer:
     """The state of one stream between its segments.
 
-    `question` and `event` are called for every segment in the stream's order; the answer in between comes from
-    `compute_answers`, which may serve several streams at once. It is the absolute answer: the stream's baseline is
-    applied in `event`, so that it depends on the order of the events alone.
+    `question` and `event` are called for every segment in the stream's order; in between, `compute_predictions`
+    computes the absolute prediction, for several streams at once if there are several. The stream's baseline is applied
+    in `event`, so that it depends only on the order of the events.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Scorer:
         self._smooth: tuple[Segment, np.ndarray[tuple[int], np.dtype[np.float64]]] | None = None
 
     def question(self, segment: Segment, pieces: Sequence[Piece]) -> Question | None:
-        """What to compute for this segment; None when the answer was computed ahead.
+        """The input of this segment's prediction; None when it was computed ahead.
 
         It feeds `pieces` to the stream's features: the audio that is new in this partial window, and in the windows
         that were skipped since the last question.
@@ -122,7 +122,7 @@ class Scorer:
         return self._features.window
 
     def event(self, segment: Segment, prediction: Prediction | None) -> EmotionEvent | None:
-        """The event for an answer; None for a speculative segment, whose answer is kept for the final."""
+        """The event for a prediction; None for a speculative segment, whose prediction is kept for the final."""
         if segment.speculative:
             if prediction is not None:
                 self._ahead = (segment, prediction)
@@ -165,7 +165,7 @@ class Scorer:
             self._steps.restart()
 
     def _known(self, segment: Segment) -> Prediction | None:
-        """The answer that was computed ahead for just these samples."""
+        """The prediction that was computed ahead for exactly these samples."""
         if self._ahead is None:
             return None
         ahead, prediction = self._ahead
@@ -189,7 +189,7 @@ def computes_on_cuda(recognizer: Recognizer) -> bool:
 
 
 def compute_predictions(recognizer: Recognizer, questions: Sequence[Question]) -> list[Prediction]:
-    """Absolute answers in order: in one call on a GPU, one by one on a CPU, where batches gain nothing."""
+    """Absolute predictions in order: in one call on a GPU, one by one on a CPU, where batches gain nothing."""
     if recognizer.baseline is not None:
         recognizer = recognizer.with_baseline(None)
     if computes_on_cuda(recognizer):

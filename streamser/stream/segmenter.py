@@ -20,7 +20,7 @@ from streamser.stream.vad import Vad, detector
 __all__ = ["Item", "Segmenter", "SegmenterConfig", "State"]
 
 Item = SpeechStarted | Segment | SpeechEnded
-"""What a segmenter gives; in order and by utterance: SpeechStarted, Segments (the last one final), SpeechEnded."""
+"""Output of a segmenter, for each utterance in order: SpeechStarted, Segments (the last one final), SpeechEnded."""
 
 State = Literal["quiet", "starting", "speaking", "stopping"]
 
@@ -28,7 +28,7 @@ _Reason = Literal["silence", "max_length", "stream_end", "gap"]
 
 _REMEMBERED_BLOCKS = 4096  # 80 s of 20 ms blocks: longer than any utterance may wait for its cut
 _SLICE_SAMPLES = SAMPLE_RATE  # a block of any length passes through the ring in slices of a second
-_RESET_GAP_SAMPLES = 5 * SAMPLE_RATE  # after a gap of this length it may be another microphone in another room
+_RESET_GAP_SAMPLES = 5 * SAMPLE_RATE  # after a gap of this length the microphone and the room may be different ones
 _MOST_WAIT = 4096  # 256 ms, a usual hop: audio that may wait for the detector when no event can be due
 _METER_SAMPLES = SAMPLE_RATE // 12  # 80 ms: the level meter follows syllables
 
@@ -96,7 +96,7 @@ class SegmenterConfig:
 
 @dataclass(slots=True)
 class _Utterance:
-    """The utterance that is open; all places are sample indexes of the stream."""
+    """The open utterance; all positions are sample indexes of the stream."""
 
     number: int
     onset: int
@@ -106,13 +106,13 @@ class _Utterance:
     speech: int = 0  # samples in its speech frames so far, counted until it is announced
     resumed: int = 0  # samples in the run of speech frames that may end a pause
     seq: int = 0
-    ticks: int = 0  # partials due so far, given or left out
+    ticks: int = 0  # partials due so far, delivered or skipped
     ahead: Segment | None = None  # the speculative final of the present pause
 
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """Where partial windows lie, counted from an utterance's onset in 16 kHz samples."""
+    """Positions of partial windows, counted from an utterance's onset in 16 kHz samples."""
 
     frame: float  # one step of the model's frames
     hop: float  # a whole number of them
@@ -140,7 +140,7 @@ class Segmenter:
     """Takes blocks; returns events when speech begins and ends, and the audio to classify.
 
     An utterance is announced once it has `min_speech_ms` of speech, given as partial Segments on the
-    grid of the model's frames, once more whole and speculative at the first silence, and as exactly one final,
+    grid of the model's frames, as a whole, speculative Segment at the first silence, and as exactly one final,
     which equals the last speculative Segment sample for sample.
     """
 
@@ -158,19 +158,19 @@ class Segmenter:
         self._resume = _samples(config.resume_ms)
         self._post_roll = _samples(config.post_roll_ms)
         self._speculate = _samples(config.speculate_ms)
-        # The speculative final is no event: it may wait, if half of the silence that is left remains for computing it.
+        # The speculative final is not an event: it may wait, if half of the remaining silence is left to compute it.
         self._ahead_due = (self._speculate + self._end_silence) // 2 if self._speculate else self._end_silence
         self._max = _samples(1000 * config.max_utterance_s)
         self._search = _samples(1000 * config.cut_search_s)
         self._first_partial = _samples(config.first_partial_ms)
         self._bridge = _samples(config.bridge_gap_ms)
-        # An utterance outlives its limit by one pause, and by what returns after it, before it is cut.
+        # An utterance may exceed its limit by one pause and the speech after it before it is cut.
         overrun = self._end_silence + self._resume + self._bridge + 2 * vad.frame_samples
         self._ring = Ring(self._max + overrun + _SLICE_SAMPLES)
         frames = (self._search + overrun) // vad.frame_samples + 1
         self._recent: deque[tuple[int, float, bool]] = deque(maxlen=frames)  # start, sum of squares, speech
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED_BLOCKS)  # block's end, time of its arrival
-        self._due = 0  # no event can come of the samples before this index
+        self._due = 0  # samples before this index can bring no event
         self._detected = 0  # the VAD has processed all samples before this index
         self._barrier = 0  # no pre-roll reaches back past this: another utterance's end, or lost audio
         self._open: _Utterance | None = None
@@ -183,7 +183,7 @@ class Segmenter:
 
     @property
     def next_utterance(self) -> int:
-        """Number of the next utterance that will begin."""
+        """Number of the next utterance."""
         return self._count
 
     @property
@@ -193,9 +193,9 @@ class Segmenter:
 
     @property
     def level_db(self) -> float:
-        """How loud it is now: RMS of the last 80 ms in dB of full scale, -120 at the lowest.
+        """The present level: RMS of the last 80 ms in dB of full scale, at least -120.
 
-        Computed when somebody asks, from any thread: the ring holds much more than can be overwritten meanwhile.
+        Computed on request, on any thread: the ring is much longer than what can be overwritten meanwhile.
         """
         end = self.position
         newest = self._ring.read(max(self._ring.start, end - _METER_SAMPLES), end)
@@ -203,7 +203,7 @@ class Segmenter:
         return 10.0 * math.log10(power) if 1e-12 < power < math.inf else -120.0
 
     def feed(self, block: AudioBlock) -> list[Item]:
-        """What this block brings; it must begin where the last one ended."""
+        """The events and segments of this block, which must begin where the last one ended."""
         if block.start != self.position:
             raise ValueError(f"block: starts at {block.start}, not at {self.position}; report lost sound with gap()")
         if block.arrived_s is not None:
@@ -221,7 +221,7 @@ class Segmenter:
     def gap(self, start: int, length: int) -> list[Item]:
         """Audio was lost here: up to `bridge_gap_ms` it is silence, and more of it ends the open utterance.
 
-        Time goes on either way: the next block starts behind the gap.
+        In both cases the next block starts after the gap.
         """
         if start != self.position or length <= 0:
             raise ValueError(f"gap: starts at {self.position} and has a length, not start {start}, length {length}")
@@ -239,17 +239,17 @@ class Segmenter:
         return items
 
     def flush(self) -> list[Item]:
-        """The stream has ended: close the open utterance."""
+        """End the stream: close the open utterance."""
         return [*self._detect_speech(), *self._close("stream_end")]
 
     def _detect_speech(self) -> list[Item]:
-        """Take all whole frames that wait, at once: the VAD does several for little more than one."""
+        """Process all waiting whole frames together: the VAD needs little more time for several than for one."""
         size = self._vad.frame_samples
         count = (self.position - self._detected) // size
         if not count:
             return []
         frames = self._ring.read(self._detected, self._detected + count * size).reshape(count, size)
-        with np.errstate(all="ignore"):  # what is not finite is an error below
+        with np.errstate(all="ignore"):  # non-finite samples are an error below
             powers: list[float] = np.matmul(frames[:, None], frames[:, :, None]).ravel().tolist()
         if not math.isfinite(sum(powers)):
             broken = next((place for place, power in enumerate(powers) if not math.isfinite(power)), 0)
@@ -262,7 +262,7 @@ class Segmenter:
         return items
 
     def _take(self, power: float, speech: bool) -> list[Item]:
-        """Take the next frame: state first, then what is due in it."""
+        """Process the next frame: first the state, then the segments that are due."""
         start = self._detected
         end = self._detected = start + self._vad.frame_samples
         self._recent.append((start, power, speech))
@@ -311,7 +311,7 @@ class Segmenter:
         return self._close("silence") if end - utterance.speech_end >= self._end_silence else []
 
     def _start(self, utterance: _Utterance, end: int, speech: bool) -> list[Item]:
-        """Count speech until it is enough to be an utterance."""
+        """Count speech until it is enough for an utterance."""
         dipped = not speech and end - utterance.speech_end >= self._dip
         if dipped or end - utterance.onset >= self._max:  # too little speech: drop the beginning
             self._open, self.state = None, "quiet"
@@ -331,7 +331,7 @@ class Segmenter:
         )
 
     def _partial(self, utterance: _Utterance, end: int) -> list[Item]:
-        """The newest window that is due, unless it would hold more silence than the final will."""
+        """The newest window that is due, unless it would have more silence than the final."""
         ticks = int((end - utterance.onset) / self._grid.hop)
         if not self.config.hop_ms or ticks <= utterance.ticks:
             return []
@@ -344,7 +344,7 @@ class Segmenter:
         return [segment]
 
     def _ahead(self, utterance: _Utterance, end: int) -> list[Item]:
-        """The final, as it will be if the silence that has begun goes on."""
+        """The speculative final, which equals the final if the silence continues."""
         silence = end - utterance.speech_end
         if not self._speculate or utterance.ahead is not None or silence < self._speculate:
             return []
@@ -353,7 +353,7 @@ class Segmenter:
         return [utterance.ahead]
 
     def _close(self, reason: _Reason) -> list[Item]:
-        """End the open utterance, if there is one: with its final, or without any event if it was not announced."""
+        """End the open utterance, if any: with its final, or without an event if it was not announced."""
         utterance, announced = self._open, self.state in ("speaking", "stopping")
         self._open, self.state = None, "quiet"
         if utterance is None or not announced:

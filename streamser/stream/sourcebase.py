@@ -74,23 +74,23 @@ class PatientSource(Protocol):
 
 
 class Source(Protocol):
-    """What a Listener needs of a source."""
+    """Interface of a source for a Listener."""
 
     @property
     def live(self) -> bool:
-        """True when audio comes whether or not it is taken: then overload costs partials, and pausing loses audio."""
+        """True for a live source: overload drops partials, and pausing loses audio."""
 
     @property
     def description(self) -> str:
-        """Where the audio comes from, for people."""
+        """Description of the source, for people."""
 
     @property
     def state(self) -> SourceState:
-        """How it is doing."""
+        """The source's state."""
 
     @property
     def overflows(self) -> int:
-        """How often the audio system reported lost audio."""
+        """Number of times that the audio system reported lost audio."""
 
     def __iter__(self) -> Iterator[SourceItem]:
         """Blocks and events until the audio ends or `close` is called."""

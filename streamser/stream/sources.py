@@ -1,7 +1,7 @@
 """Where audio comes from: a microphone, files, or a host that pushes; each gives blocks on one sample clock.
 
-Iterate a source, on one thread, for blocks and for the events that only a source can know: a Gap where audio was
-lost, SourceChanged when a microphone goes or comes back. Indexes never jump without a Gap.
+Iterate a source, on one thread, for blocks and for the events of the source itself: a Gap where audio was lost,
+SourceChanged when a microphone disappears or is back. Indexes never jump without a Gap.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 0.1  # how often an idle source checks whether it was closed
 _CLOSE_WAITS_S = 0.1
 _FAST_BLOCK = SAMPLE_RATE // 5
-_FIRST_CHUNK_S = 3.0  # a device may take its time to start
-_HELD_UP_S = 0.5  # a replay that lags more than this does not hurry to catch up
+_FIRST_CHUNK_S = 3.0  # a device may need this long to start
+_HELD_UP_S = 0.5  # a replay that lags by more than this does not catch up
 
 
 class PushSource:
     """Audio that a host pushes, from any thread, in any chunk size, rate and type.
 
-    With `live` a push never waits, and what is not taken in time is lost with a Gap; without, it waits for room.
+    With `live` a push never waits, and audio that is not taken in time is lost with a Gap; without `live`, a push waits
+    for room.
 
     >>> import numpy as np
     >>> source = PushSource(sample_rate=8_000)
@@ -92,8 +93,8 @@ class PushSource:
             self._put(self._converter.feed(pcm))
 
     def close(self) -> None:
-        """End the audio; what was pushed is still processed."""
-        if self._pushing.acquire(timeout=_CLOSE_WAITS_S):  # else a push waits for room, and its end is not yet known
+        """End the audio; pushed audio is still processed."""
+        if self._pushing.acquire(timeout=_CLOSE_WAITS_S):  # else a push waits for room, and its end is not known yet
             try:
                 if not self._queue.closed:
                     self._put(self._converter.flush())
@@ -122,7 +123,7 @@ class PushSource:
 
 
 class FilePlace(NamedTuple):
-    """One of the files of a replay, and where it lies in the stream."""
+    """One file of a replay, and its position in the stream."""
 
     path: Path
     start: int
@@ -152,7 +153,7 @@ class WavSource:
         self.speed = speed
         self.state: SourceState = "waiting"
         self.places: tuple[FilePlace, ...] = ()
-        """The files begun so far."""
+        """The files that have begun so far."""
         self._config = config or SourceConfig()
         several = [paths] if isinstance(paths, str | PathLike) else list(paths)
         self.files = tuple(file for path in several for file in expand(Path(fspath(path))))
@@ -200,13 +201,13 @@ class WavSource:
             yield from blocks(read_pieces(file), self._block_samples)
 
     def _pace(self, end: int) -> float:
-        """Wait until a microphone would have delivered the sample before index `end`; the time of its arrival."""
+        """Wait until a microphone would have delivered the sample before index `end`; returns that time."""
         now = time.monotonic()
         if self.speed == "max":
             return now
         due_s = end / (SAMPLE_RATE * float(self.speed))
         if self._began_s is None or now - self._began_s - due_s > _HELD_UP_S:
-            self._began_s = now - due_s  # paused, or the recognizer is slow: go on from here, at the same pace
+            self._began_s = now - due_s  # paused, or the recognizer is slow: continue from here at the same pace
         self._closed.wait(max(0.0, self._began_s + due_s - now))
         return time.monotonic()
 
@@ -215,7 +216,7 @@ Loss = Literal["unplugged", "stalled"]
 
 
 class MicSource:
-    """A microphone, at any rate and channel count, on a sample clock that goes on while it is away.
+    """A microphone, at any rate and channel count, on a sample clock that continues while the device is away.
 
     Audio lost by an overflow, a stall, a full queue or a pulled cable becomes a Gap of that length. A microphone that
     is lost is announced, waited for with growing pauses, and opened again when it is back.
@@ -241,7 +242,7 @@ class MicSource:
         self._closed.set()
 
     def __iter__(self) -> Iterator[SourceItem]:
-        line: Line | None = self._open(again=False)  # a DeviceError here is the caller's: there is nothing to wait for
+        line: Line | None = self._open(again=False)  # a DeviceError at the first opening is raised to the caller
         self._reported_s = time.monotonic()
         while line is not None:
             try:
@@ -261,10 +262,10 @@ class MicSource:
         )
 
     def _read_line(self, line: Line) -> Generator[SourceItem, None, Loss | None]:
-        """Give what the line brings until it is lost, which is returned, or the source is closed."""
+        """Yield the line's blocks until it is lost, then return the reason, or until the source is closed."""
         clock, resampler = SampleClock(line.rate), LaggingResampler(line.rate)
         timeout_s = _FIRST_CHUNK_S
-        silent_s = 0.0  # counted in our own polls: after this process was suspended, a clock would report a stall
+        silent_s = 0.0  # counted in polls: after this process was suspended, a clock would report a stall
         while not self._closed.is_set():
             if isinstance(line, PatientLine):
                 line.enough_s = self.due_s()
@@ -295,7 +296,7 @@ class MicSource:
         return None
 
     def _greet(self, line: Line, chunk: Chunk) -> Iterator[SourceItem]:
-        """The first audio of a line: what was missed before it, if it is not the first line."""
+        """The Gap before a line's first audio, if it is not the first line."""
         another = line.description != self.description
         self.description = line.description
         if self.state == "lost":

@@ -20,7 +20,7 @@ _REMEMBERED = 256  # number of latencies kept: about a minute of partials, so th
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
-    """How a stream is doing at one moment."""
+    """The status of a stream at one moment."""
 
     stream: str
     position_s: float
@@ -33,13 +33,13 @@ class StreamStatus:
     """Where the audio comes from, for people."""
     model: str
     engine: str
-    """What computes, as "onnx on cpu"."""
+    """Engine and processor, as "onnx on cpu"."""
     finals: int
     partials: int
     partials_dropped: int
-    """Partial results that gave way to newer ones because the recognizer was busy."""
+    """Partial results that were replaced by newer ones because the recognizer was busy."""
     events_dropped: int
-    """Events that the iterating program did not fetch in time."""
+    """Events dropped because the iterating program was too slow."""
     latency_p50_ms: float
     """From the moment a segment was complete to its event: waiting and computing. Median of the last 256."""
     latency_p95_ms: float
@@ -57,7 +57,7 @@ class StreamStatus:
 
 
 class Tally:
-    """Counts a stream's events; one thread counts, any thread reads."""
+    """Counts a stream's events; one thread writes, any thread reads."""
 
     def __init__(self) -> None:
         self.finals = 0
@@ -75,7 +75,7 @@ class Tally:
         return round(self.lost_samples * 1000 / SAMPLE_RATE, 2)
 
     def count(self, event: Event, waited_ms: float | None = None) -> None:
-        """Add an event that goes out; `waited_ms` since what it answers was complete."""
+        """Count an outgoing event; `waited_ms` is the time since its segment was complete."""
         if isinstance(event, EmotionEvent):
             if waited_ms is not None:
                 self.latencies_ms.append(waited_ms)
@@ -92,7 +92,7 @@ class Tally:
 
 
 def percentile(values: deque[float], share: float) -> float:
-    """The value that `share` of the values do not exceed; 0 when there are none.
+    """The value that the share `share` of the values does not exceed; 0 without values.
 
     >>> percentile(deque([3.0, 1.0, 2.0]), 0.5)
     2.0

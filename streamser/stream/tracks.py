@@ -15,11 +15,11 @@ __all__ = ["FeatureTrack", "Novelty", "Piece", "StepTrack", "TrackQuestion"]
 
 
 class Piece(NamedTuple):
-    """What one partial window adds to the one before."""
+    """The samples that one partial window adds to the previous one."""
 
     samples: Samples
     afresh: bool
-    """True when it continues nothing: another utterance, or audio is missing in between."""
+    """True when it does not continue the previous window: another utterance, or missing audio."""
 
 
 class Novelty:
@@ -30,7 +30,7 @@ class Novelty:
         self._end = 0
 
     def of(self, segment: Segment) -> Piece:
-        """What this partial window adds."""
+        """The new samples of this partial window."""
         follows = segment.utterance == self._utterance and segment.start <= self._end
         first = self._end - segment.start if follows else 0
         self._utterance, self._end = segment.utterance, segment.end
@@ -38,7 +38,7 @@ class Novelty:
 
 
 class FeatureTrack:
-    """The frames of an utterance that goes on, for an engine without a step graph.
+    """The frames of the open utterance, for an engine without a step graph.
 
     A frame's bits do not depend on the pieces in which its audio comes, so that a replay equals the live stream.
     """
@@ -59,7 +59,7 @@ class FeatureTrack:
 
 
 class TrackQuestion(NamedTuple):
-    """Scores to be read from a step graph's track."""
+    """A prediction from a step graph's track."""
 
     track: Track
     kept: slice | None
@@ -67,7 +67,7 @@ class TrackQuestion(NamedTuple):
 
 
 class StepTrack:
-    """One stream's utterances on their way through a step graph."""
+    """One stream's utterances in a step graph."""
 
     def __init__(self, steps: StepEngine, config: FeatureConfig) -> None:
         self._steps = steps
@@ -79,7 +79,7 @@ class StepTrack:
         self._end = 0
 
     def restart(self) -> None:
-        """Leave the track, whose state is not known after an error."""
+        """Discard the track, whose state is unknown after an error."""
         self._track, self._utterance = None, -1
 
     def partial(self, segment: Segment, pieces: Sequence[Piece]) -> TrackQuestion:
@@ -94,7 +94,7 @@ class StepTrack:
         return self._question(None)
 
     def whole(self, segment: Segment) -> TrackQuestion | None:
-        """The question for a final, once the rest of its audio is fed; None where no frame of it is left to score."""
+        """The question for a final, once the rest of its audio is fed; None if no frame is left to score."""
         first, end = speech_range(segment.samples, self._config)
         frames = self._config.frames_in(end - first)
         if not frames:

@@ -62,10 +62,10 @@ class VadConfig:
 
 
 class Vad(Protocol):
-    """What the segmenter needs of a detector."""
+    """Interface of a detector for the segmenter."""
 
     frame_samples: int
-    """It takes frames of exactly this length."""
+    """Length of its frames."""
 
     def speech(self, frame: Samples) -> bool:
         """True when the frame, the next one of the stream, is speech."""
@@ -90,7 +90,7 @@ def detector(vad: Vad) -> Callable[[Samples], list[bool]]:
 
 
 class EnergyVad:
-    """Speech is what stands out from the room's noise."""
+    """Detects frames that stand out from the room's noise."""
 
     def __init__(self, config: VadConfig) -> None:
         self.frame_samples = config.frame_ms * SAMPLE_RATE // 1000
@@ -108,7 +108,7 @@ class EnergyVad:
 
 
 class WebRtcVad:
-    """WebRTC's Gaussian mixtures, for what stands out from the room's noise."""
+    """WebRTC's Gaussian mixture models, for frames that stand out from the room's noise."""
 
     def __init__(self, config: VadConfig) -> None:
         self.frame_samples = config.frame_ms * SAMPLE_RATE // 1000
@@ -128,7 +128,7 @@ class WebRtcVad:
             scaled = frames * np.array(gains, np.float32)[:, None]
         pcm = np.minimum(np.maximum(scaled * np.float32(32767), -32767), 32767).astype("<i2").tobytes()
         size = 2 * self.frame_samples
-        # Both detectors take every frame: each keeps a memory of its own.
+        # Both detectors get every frame, because each keeps a state.
         samples = self.frame_samples
         voiced = [
             _webrtcvad.process(self._vad, SAMPLE_RATE, pcm[at : at + size], samples) for at in range(0, len(pcm), size)

@@ -1,4 +1,4 @@
-"""Write recordings that can be played at any moment, and repair those whose program was killed."""
+"""Write WAV files that are valid at any moment, and repair those whose program was killed."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class RecordingError(AudioError):
 
     def __init__(self, path: Path, what: str, error: OSError) -> None:
         self.reason = error.strerror or str(error)
-        """As the system words it, without the path."""
+        """The system's message, without the path."""
         super().__init__(f"{path}: {what} ({self.reason}); make room, choose another folder, or leave out --record")
 
 
 def as_recorded(samples: Samples) -> Samples:
-    """What a reader of the recording gets for these samples: rounded to 16 bits."""
+    """These samples as a reader of the file gets them, rounded to 16 bits."""
     return np.asarray(to_pcm16(samples) / np.float32(32768), np.float32)
 
 
@@ -52,11 +52,11 @@ class WavWriter:
     """A new WAV file, 16 kHz, mono, 16 bit, that only its owner can read.
 
     The header is brought up to date every second of audio, so that a program that is killed loses at most that second,
-    and `repair_recordings` brings even that back. A recording that grows too long goes on in a second file.
+    and `repair_recordings` brings even that back. A recording that becomes too long continues in a second file.
     """
 
     def __init__(self, path: Path) -> None:
-        """RecordingError when the file cannot be made; it must not exist."""
+        """RecordingError when the file cannot be created; it must not exist."""
         self.path = path
         """The file that is written now."""
         self._first = path
@@ -126,7 +126,7 @@ class WavWriter:
         self._in_header = self._bytes
 
     def _give_up(self) -> None:
-        """Keep what was stored readable; an overwritten header needs no room on the disk."""
+        """Keep the stored audio readable; overwriting the header needs no space on the disk."""
         try:
             self._bytes = max(0, self._file.seek(0, os.SEEK_END) - _HEADER.size) // 2 * 2
             self._file.seek(0)

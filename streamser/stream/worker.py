@@ -37,10 +37,10 @@ __all__ = ["Deliver", "InferenceWorker", "OnError", "PipelineConfig", "StreamHan
 logger = logging.getLogger(__name__)
 
 Deliver = Callable[[Event], None]
-"""Takes one stream's events, in order, on the worker's thread: it must be quick."""
+"""Callback for one stream's events, in order, on the worker's thread; it must be quick."""
 
 OnError = Callable[[BaseException], None]
-"""Takes, on the worker's thread, the error that ended a stream."""
+"""Callback for the error that ended a stream, on the worker's thread."""
 
 _WAKE_S = 0.25
 _LEAST_COST_S = 1e-4
@@ -48,7 +48,7 @@ _LEAST_COST_S = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig:
-    """Between segments and events."""
+    """Settings of the steps between segments and events."""
 
     smoothing: float = 0.4
     """Weight of the previous partial results in each new one, from 0 (none) to below 1; finals are never smoothed."""
@@ -77,7 +77,7 @@ class PipelineConfig:
 
 @dataclass(slots=True, eq=False)
 class _StreamState:
-    """What the worker keeps for one stream."""
+    """The worker's state of one stream."""
 
     scorer: Scorer
     deliver: Deliver
@@ -85,17 +85,17 @@ class _StreamState:
     tally: Tally
     lossless: bool
     novelty: Novelty = field(default_factory=Novelty)
-    partial: _Job | None = None  # the one that waits
-    ahead: _Job | None = None  # the speculative one that waits
+    partial: _Job | None = None  # the waiting partial
+    ahead: _Job | None = None  # the waiting speculative final
     finals: int = 0  # that wait
     waiting: int = 0  # jobs of any kind
     end: int = 0  # sample index up to which the stream was scored
-    over: bool = False  # ended, failed or given up: nothing more is delivered
+    over: bool = False  # ended, failed or closed: nothing more is delivered
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One item of a stream: a ready event, a segment to be scored, or word of a new speaker."""
+    """One item of a stream: a ready event, a segment to be scored, or a NewSpeaker."""
 
     state: _StreamState
     item: Segment | Event | NewSpeaker
@@ -104,7 +104,7 @@ class _Job:
 
 
 class StreamHandle:
-    """One stream's way into the worker, as `InferenceWorker.open` gives it.
+    """One stream's interface to the worker, as `InferenceWorker.open` returns it.
 
     Everything the stream has goes through `submit`, in order: segments become emotion events, events pass unchanged,
     and `deliver` gets them all in that order. StreamEnded is the last. NewSpeaker is not delivered.
@@ -131,7 +131,7 @@ class StreamHandle:
         self.submit(NewSpeaker(utterance))
 
     def close(self) -> None:
-        """Give the stream up: what waits is dropped, and nothing more is delivered, not even StreamEnded."""
+        """Close the stream: waiting items are dropped, and nothing more is delivered, not even StreamEnded."""
         self._worker._end(self._state)
 
 
@@ -238,7 +238,7 @@ class InferenceWorker:
         self._thread.join(timeout_s)
         if not self._thread.is_alive():
             return True
-        with self._changed:  # too slow: what still waits is given up, and the thread ends after its present call
+        with self._changed:  # too slow: waiting jobs are dropped, and the thread ends after its present call
             logger.warning("closed with %d results not yet computed", len(self._jobs))
             self._jobs.clear()
         return False
@@ -278,7 +278,7 @@ class InferenceWorker:
         self._forget(job)
 
     def _forget(self, job: _Job) -> None:
-        """The job waits no longer."""
+        """Remove a waiting job."""
         state = job.state
         state.waiting -= 1
         if state.partial is job:
@@ -292,7 +292,7 @@ class InferenceWorker:
         return (state.waiting if state.lossless else state.finals) >= self.config.waiting_finals
 
     def _work(self) -> None:
-        """The thread: take what waits, score it, deliver it."""
+        """The thread: take waiting jobs, score them, deliver the results."""
         while jobs := self._take():
             started = time.perf_counter()
             self._serve(jobs)
@@ -355,7 +355,7 @@ class InferenceWorker:
         return {**predictions}
 
     def _recover(self, job: _Job, error: BaseException) -> Prediction | None:
-        """Try again after an error; None if there is no answer.
+        """Try again after an error; None if there is no prediction.
 
         An engine may fail once, or a GPU may be full for a moment: a partial result is then left out, and a final is
         scored once more, from its whole recording. When that fails too, or the audio itself is to blame, the stream
@@ -382,7 +382,7 @@ class InferenceWorker:
             return None
 
     def _deliver(self, job: _Job, prediction: Prediction | None, *, skipped: bool) -> None:
-        if isinstance(job.item, StreamEnded):  # first, so that a reader that gets it finds the stream gone
+        if isinstance(job.item, StreamEnded):  # first: the stream is removed before a reader gets the event
             with self._changed:
                 self._states.discard(job.state)
         try:
@@ -406,7 +406,7 @@ class InferenceWorker:
             self._fail(job.state, error)
 
     def _fail(self, state: _StreamState, error: BaseException) -> None:
-        """This stream is over; the others go on."""
+        """End this stream after an error; the others continue."""
         if state.over:
             return
         self._end(state)

@@ -14,7 +14,7 @@ from streamser.audio import SAMPLE_RATE, Samples
 Colour = Literal["white", "pink", "brown"]
 
 COLOURS: dict[Colour, float] = {"white": 0.0, "pink": 1.0, "brown": 2.0}
-"""Each noise's power falls with the frequency to this power."""
+"""Exponent with which each noise's power falls with the frequency."""
 
 
 def active_power(samples: Samples) -> float:
@@ -70,7 +70,7 @@ def room_response(rt60_s: float, direct_db: float, seed: int) -> Samples:
     rng = np.random.default_rng(seed)
     time = np.arange(1, round(rt60_s * SAMPLE_RATE)) / SAMPLE_RATE
     tail = rng.standard_normal(len(time)) * 10.0 ** (-3.0 * time / rt60_s)
-    tail[: SAMPLE_RATE // 400] = 0.0  # the first wall is at least 40 cm of detour away
+    tail[: SAMPLE_RATE // 400] = 0.0  # the first reflection's path is at least 40 cm longer
     power = np.sum(np.square(tail))
     tail *= math.sqrt(10.0 ** (-direct_db / 10.0) / power) if power else 0.0
     return np.concatenate([[1.0], tail]).astype(np.float32)
@@ -78,7 +78,7 @@ def room_response(rt60_s: float, direct_db: float, seed: int) -> Samples:
 
 def band_limit(samples: Samples, low_hz: float, high_hz: float) -> Samples:
     """Band-pass the audio between two frequencies; the slopes are a sixth of an octave wide."""
-    size = _fast_size(len(samples) + SAMPLE_RATE // 10)  # room for the filter's ringing, so that no end meets the other
+    size = _fast_size(len(samples) + SAMPLE_RATE // 10)  # padding for the filter's ringing
     hz = np.maximum(np.fft.rfftfreq(size, 1.0 / SAMPLE_RATE), 1e-3)
     slope = 1.0 / 6.0
     rising = np.clip(np.log2(hz / low_hz) / slope + 1.0, 0.0, 1.0) if low_hz > 0 else np.ones_like(hz)
@@ -113,7 +113,7 @@ def change_speed(samples: Samples, factor: float) -> Samples:
     return np.asarray(soxr.resample(samples, SAMPLE_RATE * factor, SAMPLE_RATE), np.float32)
 
 
-# 32 ms hold two periods of the deepest voice; a piece may be taken from up to 10 ms beside its ideal place.
+# 32 ms are two periods of the deepest voice; a piece may be taken from up to 10 ms beside its ideal position.
 _STRETCH_FRAME = 512
 _STRETCH_HOP = _STRETCH_FRAME // 2
 _STRETCH_SEARCH = 160

@@ -1,6 +1,6 @@
-"""An adversary guesses the speaker or corpus from the embedding; the network learns embeddings that prevent this.
+"""An adversary predicts the speaker or corpus from the embedding; the network is trained to prevent this.
 
-Features that depend on the corpus shift all answers of an unseen corpus in one direction, for example to "angry".
+Features that depend on the corpus shift all predictions of an unseen corpus in one direction, for example to "angry".
 Ganin et al., "Domain-adversarial training of neural networks", JMLR 2016: the adversary's gradient is reversed before
 it reaches the network. (An adversary that also got the label helped less.)
 """

@@ -1,7 +1,7 @@
 """Change audio as rooms, microphones, lines and voices do: each change is drawn first and applied second.
 
-`draw(rng)` gives plain parameters, `apply(samples, drawn)` has no chance left in it. Nothing clips: only a result that
-would pass full scale is turned down, to full scale.
+`draw(rng)` returns plain parameters; `apply(samples, drawn)` is deterministic. Nothing clips: a result above full scale
+is scaled down to full scale.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class AudioBank:
 
 @lru_cache(maxsize=16)
 def audio_bank(folder: str) -> AudioBank:
-    """The bank of a folder (or of a corpus by its name), the same one for all who ask in this process."""
+    """The bank of a folder (or of a corpus by its name), shared by the whole process."""
     return AudioBank(find_corpus(folder))
 
 
@@ -85,9 +85,9 @@ class NoiseDrawn(NamedTuple):
     folder: str
     """Empty for generated noise."""
     file: float
-    """Which file, as a share of their number."""
+    """The file's position in the list of files, as a share of their number."""
     start: float
-    """Where in it, as a share of its length."""
+    """The position in the file, as a share of its length."""
     colour: Colour
     seed: int
 
@@ -127,7 +127,7 @@ class RoomDrawn(NamedTuple):
     folder: str
     """Empty for a made-up room."""
     file: float
-    """Which file, as a share of their number."""
+    """The file's position in the list of files, as a share of their number."""
     rt60_s: float
     direct_db: float
     seed: int
@@ -218,7 +218,7 @@ class Band:
     high_hz: Range = (3000.0, 7600.0)
 
     def draw(self, rng: np.random.Generator) -> BandDrawn:
-        # evenly in octaves: 3 to 4 kHz costs as much as 6 to 8
+        # evenly in octaves: 3 to 4 kHz matters as much as 6 to 8
         low, high = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (self.low_hz, self.high_hz))
         return BandDrawn(low, high)
 
@@ -228,7 +228,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Telephone:
-    """A telephone line at a drawn level: the softer, the coarser its eight bits."""
+    """A telephone line at a drawn level; at lower levels, eight bits are coarser."""
 
     name: ClassVar[str] = "telephone"
     peak_db: Range = (-30.0, 0.0)
@@ -245,7 +245,7 @@ class Telephone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig:
-    """Which changes a training clip goes through, how often and how far; a probability of 0 switches one off."""
+    """The changes of training clips, with their probabilities and ranges; a probability of 0 disables a change."""
 
     speed_probability: float = 0.0
     speed: Range = (0.9, 1.1)
@@ -277,7 +277,7 @@ class AugmentConfig:
     gain_db: Range = (-20.0, 20.0)
 
     def located(self, root: Path | None) -> AugmentConfig:
-        """The same with the folders of noise and rooms as paths, looked up by name below `root`."""
+        """The same settings with the folders of noise and rooms as paths, looked up by name below `root`."""
         room = str(find_corpus(self.room_folder, root)) if self.room_folder else ""
         return replace(
             self, room_folder=room, noise_folders=tuple(str(find_corpus(n, root)) for n in self.noise_folders)
@@ -315,7 +315,7 @@ class AugmentConfig:
 
 
 Plan = tuple[tuple[Augmentation, Any], ...]
-"""Augmentations with what was drawn for them, in order."""
+"""Augmentations with their drawn parameters, in order."""
 
 
 class Augmenter:

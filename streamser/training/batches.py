@@ -67,7 +67,7 @@ class BatchMaker:
     def window(self, clip: int, *, own_length: bool, start: int | None = None) -> Tensor:
         """The training window of a clip where it is always the same, (T, bins); or the piece that begins at `start`.
 
-        `own_length` leaves a short one short, where the front end serves it so; else it is repeated to the end.
+        `own_length` keeps a short window short if serving does; else its frames are repeated to the full length.
         """
         frames = self.store.frames(clip)
         if start is not None:
@@ -112,7 +112,7 @@ class BatchMaker:
         return slice(max(0, int(loud[0]) - beside), int(loud[-1]) + 1 + beside)
 
     def _loudness(self, frames: Levels) -> NDArray[np.float32]:
-        """How loud each frame is, in the features' logarithm: its strongest band, or the power of its samples."""
+        """Loudness of each frame, in the features' logarithm: its strongest band, or the power of its samples."""
         values = frames.astype(np.float32)
         if self.features.kind == "mel":
             return np.asarray(values.max(axis=1), np.float32)
@@ -166,7 +166,7 @@ class BatchMaker:
         """
         frames = self.store.frames(clip, copy)
         if self.features.kind == "samples" and self.features.trim_db:
-            samples = trimmed(frames.astype(np.float32).ravel(), self.features).astype(np.float16)  # as it was
+            samples = trimmed(frames.astype(np.float32).ravel(), self.features).astype(np.float16)  # unchanged
             frames = samples[: len(samples) // self.features.bins * self.features.bins].reshape(-1, self.features.bins)
         elif self.features.trim_db:
             beside = round(TRIM_BESIDE_S / self.features.hop_s)

@@ -1,4 +1,4 @@
-"""The loss against a teacher's answers, and how often clips without labels are drawn.
+"""The loss against a teacher's predictions, and the sampling weights of clips without labels.
 
 G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", 2015: the network's probabilities,
 softened by a temperature, come close to the teacher's. A linear map of the network's embedding may come close to the
@@ -28,7 +28,7 @@ class Distiller(nn.Module):
     def __init__(
         self, config: DistilConfig, predictions: Predictions, rows: NDArray[np.int64], embedding_dim: int
     ) -> None:
-        """`rows` are the clips to train on; the answers for all others are unknown to the loss."""
+        """`rows` are the clips to train on; the loss has no predictions for the others."""
         super().__init__()
         self.config = config
         known = predictions.only(rows)

@@ -42,7 +42,7 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, material: Material, folds: int, device: str) -> Estimate:
-    """Upper estimate for this many folds of a recipe, trained one after the other."""
+    """Estimate the time for this many folds of a recipe, trained one after the other; it is rather too long."""
     if not folds:
         return Estimate(0.0)
     settled = with_labels(recipe, material)

@@ -18,15 +18,15 @@ class FeatureAugment:
     """Uniform level offset of up to this much, up or down."""
     level_db: tuple[float, float] = (0.0, 0.0)
     """Draw each clip's mean level (of mel power) from this range instead of keeping its own, so that loudness is
-    no cue: in acted corpora an angry clip is 20 dB above a neutral one. (0, 0) keeps it."""
+    no cue: in acted corpora, angry clips are 20 dB louder than neutral ones. (0, 0) keeps it."""
     channel_swap: float = 0.0
     """Share of clips whose long-term spectrum is replaced by another clip's of the batch, half-way or more, so
     that the audio of a microphone or a room is no cue."""
     tilt_db: float = 0.0
     """Random smooth colouring (microphone, distance): up to this much at the band's edges and middle."""
     room_probability: float = 0.0
-    """Share of clips whose power rings on as in a room, each band decaying exponentially. Corpora differ in how dry
-    they are, and a network trained without reverberation tends to classify dry voices as angry."""
+    """Share of clips whose power rings on as in a room, each band decaying exponentially. Corpora
+    differ in reverberation, and a network trained without this tends to classify dry voices as angry."""
     room_rt60_s: tuple[float, float] = (0.1, 0.8)
     """Time in which the audio dies away by 60 dB; up to half as long in the highest band."""
     room_direct_db: tuple[float, float] = (-3.0, 12.0)
@@ -51,7 +51,7 @@ class FeatureAugment:
     """Share of clips cut to a random shorter piece (from `crop_min_s`), as partial results get them."""
     crop_min_s: float = 0.6
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Changes of your own with their settings, by their name in `streamser.training.featurechanges.FEATURE_CHANGES`."""
+    """Your own changes with their settings, by their name in `streamser.training.featurechanges.FEATURE_CHANGES`."""
 
     def asked_beside(self, names: Collection[str]) -> list[str]:
         """The settings that differ from their defaults, without those of these names."""
@@ -60,7 +60,7 @@ class FeatureAugment:
         return [name for name in asked if name not in names]
 
     def check(self, features: FeatureConfig) -> None:
-        """ConfigError for what cannot be drawn for frames of this kind."""
+        """ConfigError for settings that are impossible for frames of this kind."""
         asked = self.asked_beside(_OF_TIME)
         if features.kind == "samples" and asked:
             raise ConfigError(

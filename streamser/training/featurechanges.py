@@ -1,4 +1,4 @@
-"""The augmentations of log-mel, one object each: what it draws for a batch, and how it applies what was drawn."""
+"""The augmentations of log-mel, one class each, which draws parameters for a batch and applies them."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class Scale:
 
 
 class FeatureChange(Protocol):
-    """One way to change the log-mel of a batch; drawing and applying are two steps."""
+    """Interface of a change of log-mel; drawing and applying are separate steps."""
 
     def draw(self, rng: np.random.Generator, shape: BatchShape) -> Any:
         """Draw what `apply` needs for every clip of a batch."""
 
     def apply(self, levels: Tensor, drawn: Any, scale: Scale) -> Tensor:
-        """Change (B, T, mels) log-mel by what was drawn."""
+        """Apply the drawn parameters to log-mel, (B, T, mels)."""
 
 
 def _floats(values: np.ndarray[Any, Any]) -> Tensor:
@@ -251,7 +251,7 @@ def _curves(values: Tensor, mels: int) -> Tensor:
 
 
 FEATURE_CHANGES: dict[str, Callable[..., FeatureChange]] = {}
-"""Changes of your own, dataclasses by the name that a recipe uses: {"smear": Smear} for
+"""Your own changes, dataclasses by the name that a recipe uses: {"smear": Smear} for
 `feature_augment: {changes: {smear: {probability: 0.5}}}`."""
 
 

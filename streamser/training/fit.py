@@ -1,4 +1,4 @@
-"""Fit one network to one split: batches, schedule, validation, early stopping, and a resume that changes nothing."""
+"""Train one network on one split: batches, schedule, validation, early stopping, and exact resuming."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Part:
     targets: NDArray[np.int64]
     """-1 for a clip without a label."""
     shares: NDArray[np.float32] | None = None
-    """(clips, classes): each label's share of a clip's annotations, for a loss that learns from them."""
+    """(clips, classes): each label's share of a clip's annotations, for a loss that uses them."""
     starts: NDArray[np.int64] | None = None
     """First frame of each piece, where clips are cut into pieces that are separate examples."""
 
@@ -117,7 +117,7 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class FitData:
-    """What a network learns from."""
+    """The training part of a split."""
 
     batches: BatchMaker
     train: Part
@@ -129,7 +129,7 @@ class FitData:
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """Where a fit computes and what it keeps."""
+    """Settings of where a fit computes and what it stores."""
 
     seed: int
     folder: Path
@@ -248,7 +248,7 @@ class Fit:
         return {"epoch": float(self.epoch + 1), "loss": float(total), "lr": rate}
 
     def _order(self, count: int) -> NDArray[np.int64]:
-        """Which training clips are drawn, in order: weighted draws, or whole shuffles when nothing is balanced."""
+        """Training clips to draw, in order: weighted draws, or shuffles of all clips without balancing."""
         if self.recipe.balance:
             return self.rng.choice(len(self.weights), count, p=self.weights / self.weights.sum())
         rounds = -(-count // len(self.train.clips))
@@ -345,7 +345,7 @@ class Fit:
         """Update the running average of the weights, and copy batch norm's statistics."""
         if self.average is None:
             return
-        self.followed += 1  # faster at first, so that the average does not keep the initial weights
+        self.followed += 1  # faster at first, so that the initial weights lose their influence
         share = 1 - min(self.recipe.ema, (1 + self.followed) / (10 + self.followed))
         with torch.no_grad():
             for mean, value in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
@@ -382,7 +382,7 @@ class Fit:
             return
         rng = np.random.default_rng(
             [self.seed, self.epoch]
-        )  # a separate generator, so that training draws the same numbers with and without this step
+        )  # a separate generator, so that training draws the same numbers with or without this step
         chosen = rng.permutation(len(self.train.clips))[: self.recipe.norm_clips]
         parts = batch_slices(len(chosen), max(self.recipe.batch, 64))
         reestimate_norms(net, (self._drawn(chosen[part], rng) for part in parts))
@@ -415,7 +415,7 @@ class Fit:
         }
         partial = self._checkpoint.with_suffix(".part")
         torch.save(state, partial)
-        partial.replace(self._checkpoint)  # if the process dies while it saves, the previous checkpoint is still whole
+        partial.replace(self._checkpoint)  # if the process dies while saving, the previous checkpoint stays complete
 
     def resume(self) -> bool:
         """Resume from the folder's checkpoint, if there is one; on a CPU the final weights are bit-identical."""

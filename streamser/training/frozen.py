@@ -27,7 +27,7 @@ from streamser.training.recipe import Recipe
 from streamser.training.store import LevelStore, keep
 
 _CLIPS = 32  # of one job
-_KEPT = ("mixup", "crop_probability", "crop_min_s")  # the feature augmentations that a frozen encoder leaves possible
+_KEPT = ("mixup", "crop_probability", "crop_min_s")  # the feature augmentations that are possible with a frozen encoder
 
 _net: SerNet  # of a worker process
 

@@ -23,7 +23,7 @@ from streamser.training.recipe import Recipe
 from streamser.training.schedules import Schedule
 
 ROW_QUIET_DBFS = -80.0
-"""Published rows leave out only silence: a corpus's quiet turns were in the papers' counts."""
+"""Published rows leave out only silent clips, because the papers' counts include a corpus's quiet turns."""
 
 
 def recipe_of(variant: Variant, benchmark: Benchmark, corpora: Sequence[str] = ()) -> Recipe:
@@ -69,7 +69,7 @@ class Material:
     root: Path | None = None
     """Folder in which corpora are looked up by name, those of noise and rooms too."""
     unlabelled: tuple[Clip, ...] = ()
-    """Clips that are trained on without a label."""
+    """Clips without a label that are trained on."""
 
     @property
     def stored(self) -> tuple[Clip, ...]:
@@ -110,7 +110,7 @@ def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
 def _unlabelled(
     recipe: Recipe, labelled: Sequence[Clip], root: Path, cache: Path
 ) -> tuple[list[Clip], list[CorpusReport]]:
-    """The clips that only a teacher labels: all of the corpora under distil.unlabelled that have no label already."""
+    """The clips that only a teacher labels: those of distil.unlabelled's corpora that do not already have a label."""
     clips, reports = read_corpora(
         [root / name for name in recipe.distil.unlabelled],
         labelled=False, check=AudioCheck(cache / "heard.json", recipe.quiet_dbfs),
@@ -173,9 +173,9 @@ def _without(split: Split, corpora: Sequence[str]) -> Split:
 
 
 def _with_unlabelled(split: Split, recipe: Recipe, clips: Sequence[Clip]) -> Split:
-    """The split with the unlabelled clips in its training part, but for those of its other parts' speakers.
+    """The split with the unlabelled clips in its training part, except those of its other parts' speakers.
 
-    A corpus that is left out whole stays out, and one that only scores.
+    A corpus that is left out entirely stays out, and so does one of `judge_only`.
     """
     if not clips:
         return split
@@ -193,7 +193,7 @@ def write_recipe(recipe: Recipe, folder: Path) -> None:
 
 
 def write_left_out(material: Material, folder: Path) -> int:
-    """Name every clip that could not be used, in `left-out.csv`; returns how many they are."""
+    """List every unusable clip in `left-out.csv`; returns their number."""
     rows = [(one.kind, one.where, one.detail) for report in material.reports for one in report.problems]
     with (folder / "left-out.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("why", "clip", "detail"), *rows])

@@ -1,4 +1,4 @@
-"""Re-estimate batch norm's statistics where training moved the weights faster than the running averages follow."""
+"""Re-estimate batch norm's statistics if the weights changed faster than the running averages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ def norms_of(net: nn.Module) -> list[_BatchNorm]:
 
 
 def reestimate_norms(net: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
-    """Replace the running statistics by the mean over these batches; weights and dropout take no part.
+    """Replace the running statistics by the mean over these batches; weights do not change, and dropout is off.
 
-    A running average weighs the last ten batches or so. With a large learning rate (Adadelta at 1.0) the weights of
-    ten batches ago were very different, and a network that classifies every training batch correctly tests at chance.
+    A running average weighs the last ten batches or so. With a large learning rate (Adadelta at 1.0) the weights of ten
+    batches ago were very different; then a network that classifies every training batch correctly is at chance level in
+    the test.
     """
     norms = norms_of(net)
     if not norms:
         return
-    net.eval()  # dropout off: the statistics of what will be served
+    net.eval()  # dropout off: the statistics of the served network
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

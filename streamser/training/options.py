@@ -14,7 +14,7 @@ StageProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """Where and how a run computes; nothing in here changes what it learns."""
+    """Where and how a run computes; nothing here changes its result."""
 
     cache: Path
     """Folder for features that are computed once."""

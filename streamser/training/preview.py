@@ -1,8 +1,8 @@
 """Render a recipe's augmentations as audio: each change alone, then all together, on an HTML page with players.
 
 Log-mel augmentations are drawn by the code that training uses; the change of each band in each frame then becomes a
-gain on the recording's spectrum, whose phases stay. Mixup mixes waveforms here; in training it mixes features (or the
-embeddings of a frozen encoder).
+gain on the recording's spectrum, with unchanged phases. Mixup mixes waveforms here; in training it mixes features (or
+the embeddings of a frozen encoder).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHOWN = FeatureAugment(mask_mels=24, mask_frames=30, mixup=0.4)
 
 _GRAIN = SAMPLE_RATE // 100  # samples of a frame where only time is cut
 _PIECE = 1024  # samples of one piece of a spectrum
-_LOUDEST_DB = 40.0  # of a gain: a band at the floor has no audio that could be raised further
+_LOUDEST_DB = 40.0  # largest gain: a band at the floor has no audio to raise
 
 Recordings = list[Samples]
 
@@ -61,7 +61,7 @@ def preview_augment(
         steps, drawn = augment.steps(), replace(SHOWN, mask_mels=widest, mask_frames=longest)
     length_s = window_s or features.length_s
     parts = _alone(drawn)
-    if len(clips) < 2:  # what takes another clip has none
+    if len(clips) < 2:  # a change that uses another clip has none
         parts = {name: part for name, part in parts.items() if name not in ("mixup", "drawn-channel")}
     out_dir.mkdir(parents=True, exist_ok=True)
     originals = [read_audio(clip.path) for clip in clips]
@@ -140,7 +140,7 @@ def _changed(
         windows = _in_bands(windows, augment, features, rng)
     if augment.mixup:
         share = np.float32(rng.beta(augment.mixup, augment.mixup))
-        others = [*windows[1:], windows[0]]  # training draws who is mixed with whom, now and then with oneself
+        others = [*windows[1:], windows[0]]  # training draws the pairs, sometimes a clip with itself
         windows = [share * one + (1 - share) * other for one, other in zip(windows, others, strict=True)]
     return windows
 
@@ -163,14 +163,14 @@ def _in_time(
 def _in_bands(
     windows: Recordings, augment: FeatureAugment, features: FeatureConfig, rng: np.random.Generator
 ) -> Recordings:
-    """What is drawn on log-mel, as gains on the recordings' own spectra."""
+    """Apply changes of log-mel as gains on the recordings' own spectra."""
     plain = level_config(features)
     levels = np.stack([extract(window, plain) for window in windows])
     empty = np.zeros((1, 0), np.int64)
     maker = BatchMaker(LevelStore(levels[:, :0, 0], empty, empty), plain, augment)
     after = maker.augmented(torch.from_numpy(levels.astype(np.float32)), rng).numpy()
     per_db = 1.0 if plain.log == "db" else np.log(10.0) / 10.0
-    # A piece of the spectrum is longer than a frame: what raises a pause must not raise the word beside it too.
+    # A piece of the spectrum is longer than a frame: a gain in a pause must not raise the word beside it.
     rise = np.minimum(after - levels, _loudest_near(after, plain) - _loudest_near(levels, plain))
     return [with_gains(window, gains, plain) for window, gains in zip(windows, rise / per_db, strict=True)]
 
@@ -203,7 +203,7 @@ def with_gains(samples: Samples, gains_db: Frames, features: FeatureConfig) -> S
 
 
 def _words(plan: Sequence[tuple[Augmentation, Any]]) -> str:
-    """What was drawn, for a person."""
+    """Describe the drawn parameters for people."""
     descriptions = []
     for augmentation, drawn in plan:
         named = drawn._asdict().items() if hasattr(drawn, "_asdict") else [(_first_field(augmentation), drawn)]

@@ -1,4 +1,4 @@
-"""Write a trained network as a checkpoint: weights, graphs, card, and how it came to be."""
+"""Write a trained network as a checkpoint: weights, graphs, card and provenance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["Trained", "publish"]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A network that was trained on one split, and what belongs to it."""
+    """A network that was trained on one split, with its calibration and figures."""
 
     net: SerNet
     features: FeatureConfig

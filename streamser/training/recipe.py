@@ -1,4 +1,4 @@
-"""A training run as one YAML file: what is trained, on which speech, by which protocol, and how."""
+"""A training run as one YAML file: network, corpora, protocol and settings."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from streamser.training.schedules import Schedule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdversaryConfig:
-    """An adversary that guesses the corpus or speaker from the embedding (`streamser.training.adversary`)."""
+    """An adversary that predicts the corpus or speaker from the embedding (`streamser.training.adversary`)."""
 
     of: Literal["", "corpus", "speaker"] = ""
-    """What it guesses, corpus or speaker; empty for no adversary."""
+    """What it predicts, corpus or speaker; empty for no adversary."""
     weight: float = 0.5
     """Scale of the adversary's reversed gradient in the network."""
     warmup_steps: int = 400
@@ -63,7 +63,7 @@ class PlainConfig:
     corpora: tuple[str, ...] = ()
     """Corpus folders, below the corpora root; their clips need no label."""
     weight: float = 0.25
-    """How often each is drawn, relative to a corpus of emotions."""
+    """How often each corpus is drawn, relative to an emotional corpus."""
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -93,23 +93,24 @@ class BaselineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistilConfig:
-    """Distillation: the network learns a teacher's answers beside the labels. The teacher gets the clean clip, the
-    network an augmented copy."""
+    """Distillation: the network is trained on a teacher's predictions in addition to the labels. The teacher gets the
+    clean clip, the network an augmented copy."""
 
     teachers: tuple[str, ...] = ()
-    """Checkpoints by name or folder, whose answers are averaged; empty for no teacher. Of a run's folder, each fold
+    """Checkpoints by name or folder, whose predictions are averaged; empty for no teacher. Of a run's folder, each fold
     takes the checkpoint of the fold of its name, so that its teacher left out the same clips."""
     weight: float = 0.5
-    """Weight of the teacher's answers in the loss; the labels have the rest."""
+    """Weight of the teacher's predictions in the loss; the labels have the rest."""
     temperature: float = 2.0
     """Softens the probabilities of both sides."""
     embedding: float = 0.0
     """Weight of the distance between the teacher's embedding and a linear map of the network's."""
     unlabelled: tuple[str, ...] = ()
-    """Corpus folders whose clips are learned from the teacher alone, without their labels. Clips that `corpora` or
-    `plain` already use with a label are left out."""
+    """Corpus folders whose clips are trained on the teacher's predictions only, without their labels. Clips that
+    `corpora` or `plain` already use with a label are left out.
+    """
     unlabelled_share: float = 0.2
-    """Share of such clips among those drawn, where the recipe balances."""
+    """Share of such clips among those drawn, if the recipe balances."""
 
     def __post_init__(self) -> None:
         if not 0 < self.weight <= 1:
@@ -128,14 +129,14 @@ class DistilConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides a training run; the same recipe and seed give the same weights on a CPU."""
+    """All settings of a training run; the same recipe and seed give the same weights on a CPU."""
 
     name: str
     variant: str
     """A row of the zoo: the network, its front end and its loss."""
     start: str = ""
     """Weights to begin with: a checkpoint's name or folder, or a .safetensors file. Every tensor that the network has
-    under the same name and shape is taken from there, but for the head; empty begins at random.
+    under the same name and shape is taken from there, except the head; empty begins with random weights.
     """
     corpora: tuple[str, ...] = ()
     """Corpus folders, below the corpora root."""
@@ -194,7 +195,7 @@ class Recipe:
     """Before each validation, re-estimate batch norm's statistics from this many training clips; 0 keeps the running
     averages, which lag behind the weights where the learning rate is large."""
     choose_by: Literal["ua", "wa", "loss", "last"] = "ua"
-    """What decides the kept epoch, on the part that the protocol chooses on."""
+    """Criterion for the kept epoch, on the part that the protocol names."""
     balance: tuple[str, ...] = ()
     """Draw evenly over these clip properties, outermost first: corpus, label, speaker."""
     augment: AugmentConfig | None = None
@@ -206,11 +207,11 @@ class Recipe:
     feature_augment: FeatureAugment = field(default_factory=FeatureAugment)
     precision: Literal["fp32", "bf16"] = "fp32"
     risk: float = 0.25
-    """Share of wrong answers accepted among those not called uncertain."""
+    """Accepted share of wrong predictions among those that are not uncertain."""
     licence: str = ""
     """Terms of the corpora, for the card."""
     description: str = ""
-    """What this checkpoint is, for the card."""
+    """Description of the checkpoint, for the card."""
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)

@@ -1,8 +1,8 @@
-"""Batches for the relative head: what an encoder gives for a clip, minus a baseline of the same speaker.
+"""Batches for the relative head: an encoder's output for a clip, minus a baseline of the same speaker.
 
-In a stream the baseline is made of earlier utterances that sounded neutral, of the same voice in the same room. In
-training it is made of some neutral clips of the same speaker and the same augmented copy, sometimes with clips of other
-labels among them, as a stream's mistakes put them there.
+In a stream, the baseline is the mean of earlier utterances with neutral predictions, of the same voice in the same
+room. In training, it is the mean of some neutral clips of the same speaker and the same augmented copy. Sometimes clips
+of other labels are among them, as in a stream with wrong predictions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from streamser.training.recipe import AdversaryConfig, BaselineConfig, OutlierCo
 from streamser.training.store import LevelStore
 
 _HIDDEN, _DROPOUT = 128, 0.3  # as in the head of `whisper`
-_WINDOWS = 64  # embedded at a time
+_WINDOWS = 64  # windows embedded at a time
 _OTHERS_MOST = 0.4  # largest weight of a clip of another label: about that of an utterance with p(neutral) = 0.5
 
 
@@ -55,7 +55,7 @@ class RelativeBatches(BatchMaker):
             for row in members:
                 self._neutral[row], self._all[row] = neutral[neutral != row], everything[everything != row]
         self.mean = _mean_neutral(self, clips, rows)
-        """(D,), mean neutral vector of the corpora, each counting alike."""
+        """(D,), mean neutral vector of the corpora, with equal weights."""
 
     def usable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which clips have another neutral clip of their speaker."""
@@ -109,7 +109,7 @@ def _mean_neutral(batches: RelativeBatches, clips: Sequence[Clip], rows: NDArray
 def relative_recipe(recipe: Recipe, *, frozen: bool) -> Recipe:
     """How the relative head is trained: the recipe without outliers, and the last epoch is kept.
 
-    On the embedding of a network that learned as a whole there is no adversary: the network had one.
+    On the embedding of a network without a frozen encoder there is no adversary, because the network itself had one.
     """
     recipe = replace(recipe, choose_by="last", outliers=OutlierConfig())
     return recipe if frozen else replace(recipe, adversary=AdversaryConfig(), feature_augment=_mixup_only(recipe))
@@ -129,7 +129,7 @@ def embedding_head(classes: int, size: int) -> FrozenHead:
 def embedded(
     net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], device: torch.device, precision: str = "fp32"
 ) -> BatchMaker:
-    """The embeddings of these clips and of their copies, the mean over the windows that are served.
+    """The embeddings of these clips and of their copies, the mean over the windows used when served.
 
     Other clips of the store have zeros.
     """

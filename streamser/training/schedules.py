@@ -33,7 +33,7 @@ class Schedule:
 
 
 def rate_factor(schedule: Schedule, epoch: float, epochs: int) -> float:
-    """What the learning rate is multiplied by at a moment of the run, counted in epochs."""
+    """Factor of the learning rate at a moment of the run, counted in epochs."""
     return SCHEDULES[schedule.kind](schedule, epoch, epochs)
 
 

@@ -76,7 +76,7 @@ def set_up(recipe: Recipe) -> RunSetup:
 
 
 def _begin_with(net: SerNet, start: str) -> None:
-    """Take over every tensor of `start` that fits the network; ConfigError when none does."""
+    """Copy every tensor of `start` that fits the network; ConfigError when none does."""
     if start.endswith(".safetensors"):
         if not Path(start).is_file():
             raise ConfigError(f"start: {start}: no such file")

@@ -1,8 +1,8 @@
 """Log-mel of every clip, computed once and kept on disk.
 
 The cache holds the log-mel *before* cepstra and scaling: one clean copy of each clip and as many waveform-augmented
-copies as the recipe asks for. For a network that takes samples, it holds samples. `keep` writes such a store for
-anything else that is computed once for every clip.
+copies as the recipe asks for. For a network that takes samples, it holds samples. `keep` writes such a store for any
+other data that is computed once for every clip.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from streamser.training.augment import AugmentConfig, Augmenter
 
 Levels = NDArray[np.float16] | NDArray[np.float32]
 
-# Half precision rounds to 0.06 dB at 100 dB, far less than any audible difference.
+# Half precision rounds to 0.06 dB at 100 dB, which is inaudible.
 _STORED = np.float16
 
 _CLIPS = 32  # of one job
 
 
 def level_config(features: FeatureConfig) -> FeatureConfig:
-    """The same front end, stopped at the log-mel: no cepstra, clipping or scaling, and nothing trimmed.
+    """The same front end up to the log-mel: no cepstra, clipping or scaling, and nothing trimmed.
 
     Training keeps the silence that the recognizer trims: trimmed training clips gave a worse network (EMO-DB left out,
     same recipe and seed: UA 50, against 66 untrimmed).
@@ -102,7 +102,7 @@ def _cache_key(
 def _job(
     paths: Sequence[Path], features: FeatureConfig, augment: AugmentConfig | None, copies: int, seeds: Sequence[int]
 ) -> list[list[NDArray[np.float16]]]:
-    """Log-mel of a few clips, clean copy first; one seed a clip, so that the order of work changes nothing."""
+    """Log-mel of a few clips, clean copy first; one seed for each clip, so that the order of work changes nothing."""
     done = []
     for path, seed in zip(paths, seeds, strict=True):
         audio = read_audio(path)
@@ -190,7 +190,7 @@ def keep(
 ) -> LevelStore:
     """The store in that folder; where there is none yet, `versions` are computed and written as they come.
 
-    `versions` gives each clip's copies in turn, the clean one first, all clips as many.
+    `versions` yields each clip's copies in turn, the clean one first, the same number for each clip.
     """
     index, values = folder / "index.npz", folder / f"levels.f{8 * np.dtype(kind).itemsize}"
     if not index.exists():

@@ -29,7 +29,7 @@ class Stores:
 
     clips: LevelStore
     outliers: LevelStore | None
-    """Recordings that are no speech, where the recipe names some."""
+    """Recordings that are not speech, if the recipe names some."""
     frozen: FeatureConfig | None
     """The front end of the frozen encoder's output; None where the whole network learns."""
     row: Mapping[str, int]
@@ -66,7 +66,7 @@ def read_stores(setup: RunSetup, material: Material, options: RunOptions) -> Sto
         )
 
     clips = store_of(material.clips)
-    if material.unlabelled:  # apart, so that runs with and without a teacher share the other clips
+    if material.unlabelled:  # separate, so that runs with and without a teacher share the other clips
         clips = JoinedStore.of(clips, store_of(material.unlabelled))
     recordings = _outliers(setup, material.root)
     outliers = None if not recordings else build_store(recordings, levels, cache=options.cache, workers=options.workers)
@@ -80,7 +80,7 @@ def read_stores(setup: RunSetup, material: Material, options: RunOptions) -> Sto
 
 
 def _outliers(setup: RunSetup, root: Path | None) -> list[Clip]:
-    """The recipe's recordings that are no speech; none where it names no folder."""
+    """The recipe's recordings that are not speech; none if it names no folder."""
     wanted = setup.recipe.outliers
     if not wanted.folder:
         return []

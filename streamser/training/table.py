@@ -1,4 +1,4 @@
-"""Train many folds of many recipes in parallel processes: every job can be resumed, and all of it ends in time."""
+"""Train many folds of many recipes in parallel processes: every job can be resumed, and all end in time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Job:
     folder: Path
     """Of the run; the fold has a folder of its own below it."""
     material: str
-    """Names the clips among those that `run_jobs` is given."""
+    """Key of the job's clips among those given to `run_jobs`."""
     fold: str
     seed: int
 
@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """How a job ended."""
+    """The end of a job."""
 
     job: Job
     state: str
@@ -60,7 +60,7 @@ class JobEnd:
 
 
 class OutOfTimeError(Exception):
-    """The time for all jobs is over."""
+    """The time for all jobs is used up."""
 
 
 def jobs_of(recipe: Recipe, name: str, material: Material, folder: Path, most: int = 0) -> list[Job]:
@@ -127,7 +127,7 @@ def _round(
                 yield waiting[future], future.result()
 
 
-_TRIES = 1  # rounds in which no job ends before the remaining jobs are given up
+_TRIES = 1  # rounds in which no job ends, after which the remaining jobs are abandoned
 _shared: dict[str, Any] = {}  # of a worker process
 
 
@@ -156,7 +156,7 @@ def _run(job: Job) -> JobEnd:
 
 
 def _trainer(job: Job) -> Trainer:
-    """The job's trainer; the last one is kept, for folds of one run come one after the other."""
+    """The job's trainer; the last one is kept, because folds of one run follow each other."""
     key = (job.folder, job.recipe.name)
     if _shared.get("key") != key:
         material = _shared["materials"][job.material]
@@ -172,7 +172,7 @@ def _trainer(job: Job) -> Trainer:
 
 
 def _free_device() -> None:
-    """Give a GPU's memory back between jobs: other processes may need what the largest network of this one took."""
+    """Free a GPU's memory between jobs: other processes may need what this one's largest network used."""
     if str(_shared["device"]).startswith("cuda"):
         gc.collect()
         torch.cuda.empty_cache()
@@ -184,7 +184,7 @@ def _check_time() -> None:
 
 
 def processes_for(device: str) -> int:
-    """Processes that keep a machine busy: small networks leave most of a GPU idle, and each has a core of the CPU."""
+    """Number of processes that use a machine fully: small networks use little of a GPU, and each needs a CPU core."""
     cores = os.cpu_count() or 1
     return max(1, cores - 1) if device.startswith("cuda") else cores
 

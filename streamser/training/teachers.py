@@ -1,7 +1,7 @@
-"""Teachers of a run: choose each fold's checkpoint, refuse one that was trained on the test part, keep the answers.
+"""Teachers of a run: choose each fold's checkpoint, refuse one that was trained on the test part, keep the predictions.
 
-A teacher answers each clip once, on the clean audio. The answers are kept in the cache folder. Folds of a run on one
-frozen encoder share the encoder's output, so that only their heads are computed separately.
+A teacher predicts each clip once, from the clean audio. The predictions are kept in the cache folder. Folds of a run
+on one frozen encoder share the encoder's output, so that only their heads are computed separately.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CLIPS = 16  # of one job
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What the teachers answer for the clips of a store."""
+    """The teachers' predictions for the clips of a store."""
 
     probabilities: NDArray[np.float32]
     """(clips, classes), softened by the recipe's temperature, the mean of the teachers."""
@@ -48,7 +48,7 @@ class Predictions:
     """(clips, D), those of all teachers side by side."""
 
     def only(self, rows: NDArray[np.int64]) -> Predictions:
-        """The answers for these clips; NaN for all others, which then cannot be learned from unnoticed."""
+        """The predictions for these clips; NaN for all others, so that using them by mistake is noticed."""
 
         def kept(values: NDArray[np.float32]) -> NDArray[np.float32]:
             masked = np.full_like(values, np.nan)
@@ -65,9 +65,8 @@ def speakers_of(bundle: Bundle) -> set[str]:
 
 
 def check_teacher(bundle: Bundle, split: Split) -> Bundle:
-    """The same checkpoint, or a ProtocolError if it was trained on something that the split's test part holds.
-
-    Where a corpus is left out whole, the teacher must have left it out whole too.
+    """The same checkpoint, or a ProtocolError if it was trained on a part of the split's test part. If a corpus is left
+    out entirely, the teacher must have left it out entirely too.
     """
     known = speakers_of(bundle)
     where = f"{split.name}: the teacher {bundle.path}"
@@ -88,7 +87,7 @@ def check_teacher(bundle: Bundle, split: Split) -> Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Teachers:
-    """The teachers that a recipe names, and their answers for the clips of a run's store."""
+    """The teachers that a recipe names, and their predictions for the clips of a run's store."""
 
     config: DistilConfig
     labels: tuple[str, ...]
@@ -102,7 +101,7 @@ class Teachers:
         return [check_teacher(self._checkpoint(name, split, seed), split) for name in self.config.teachers]
 
     def predictions(self, split: Split, seed: int) -> Predictions:
-        """The answers of a split's teachers for all clips of the store."""
+        """The predictions of a split's teachers for all clips of the store."""
         probabilities, embeddings = [], []
         for bundle in self.of(split, seed):
             logits, embedding = self._answer(bundle)
@@ -134,7 +133,7 @@ class Teachers:
         net = _net_of(bundle)
         key = _key(bundle, net, self.clips)
         if key not in self._kept:
-            self._kept.clear()  # the next fold's teacher has the same encoder, or all of it is another
+            self._kept.clear()  # the next fold's teacher has the same encoder, or is entirely different
             jobs = _predictions(bundle, [clip.path for clip in self.clips], self.options.workers)
             store = keep(
                 self.options.cache / key, ([row[None]] for row in jobs), len(self.clips), np.float32,
@@ -159,7 +158,7 @@ def _net_of(bundle: Bundle) -> SerNet:
 
 
 def _key(bundle: Bundle, net: SerNet, clips: Sequence[Clip]) -> str:
-    """Cache key of a teacher's answers: without the head where the encoder is frozen."""
+    """Cache key of a teacher's predictions: without the head where the encoder is frozen."""
     digest = hashlib.sha256(f"v1 {bundle.variant} {len(bundle.labels)}".encode())
     digest.update(json.dumps(bundle.features.to_dict(), sort_keys=True).encode())
     head = set(net.trained().state_dict()) if net.needs_start else set()
@@ -172,7 +171,7 @@ def _key(bundle: Bundle, net: SerNet, clips: Sequence[Clip]) -> str:
 
 
 def _predictions(bundle: Bundle, paths: Sequence[Path], workers: int) -> Iterator[Frames]:
-    """Logits and embedding of each file in one vector, by the recognizer that users get."""
+    """Logits and embedding of each file in one vector, computed by the recognizer that users get."""
     jobs = [paths[i : i + _CLIPS] for i in range(0, len(paths), _CLIPS)]
     if workers < 2:
         recognizer = load(bundle.path, compute="cpu")

@@ -118,7 +118,7 @@ class Trainer:
     def fit_relative(self, split: Split, seed: int, batches: BatchMaker, net: SerNet) -> RelativeHead | None:
         """Train the relative head of one split on the embeddings of its network; None if the recipe has none.
 
-        Of a network with a frozen encoder, the encoder's output is the embedding.
+        If the network's encoder is frozen, the encoder's output is the embedding.
         """
         if not self.recipe.baseline.train:
             return None
@@ -209,7 +209,7 @@ class Trainer:
         return found
 
     def _known_embeddings(self, split: Split, seed: int) -> NDArray[np.float32] | None:
-        """Embeddings of the test clips that another seed's fold has: a frozen encoder gives every seed the same."""
+        """Embeddings of the test clips that another seed's fold has: a frozen encoder gives the same for every seed."""
         first = self.folder_of(split, self.recipe.seeds[0])
         if self.stores.frozen is None or seed == self.recipe.seeds[0] or not (first / "fold.json").exists():
             return None
@@ -251,8 +251,8 @@ class Trainer:
     def ship(self, split: Split, seed: int, target: Path, calibrate_from: Path | None) -> Bundle:
         """Train on the `ship` split and write the checkpoint, calibrated on speakers that it was not trained on.
 
-        `calibrate_from` is the run folder of the same recipe with leave-one-corpus-out. Its answers on unseen corpora
-        predict the calibration for new speakers better than validation speakers of the training corpora do.
+        `calibrate_from` is the run folder of the same recipe with leave-one-corpus-out. Its predictions on unseen
+        corpora predict the calibration for new speakers better than validation speakers of the training corpora do.
         """
         fitted, features, batches = self.fit(split, seed)
         relative = self.fit_relative(split, seed, batches, fitted.net)
@@ -318,7 +318,7 @@ def _standardize(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], seed
 
 
 def _head_logits(net: SerNet, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a head gives for embeddings of a frozen encoder."""
+    """Logits of a head for embeddings of a frozen encoder."""
     with torch.inference_mode():
         logits: NDArray[np.float32] = net.to("cpu").eval()(torch.from_numpy(embeddings)[:, None]).logits.numpy()
     return logits
@@ -331,7 +331,7 @@ def _draw_curves(history: list[dict[str, float]], best_epoch: int, title: str, p
 
         if history:
             plot_curves(history, best_epoch, title, path)
-    except Exception as error:  # a failed plot must not hide why a run stopped, or lose its result
+    except Exception as error:  # a failed plot must not hide the reason that a run stopped, or lose its result
         log.warning("no learning curves: %s", error)
 
 

@@ -1,4 +1,4 @@
-"""Windows without random changes: computed once and kept on the network's device, so that batches need no NumPy."""
+"""Windows without random changes: computed once and kept in the network's memory, so that batches need no NumPy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Batch = tuple[Tensor, ...]
 _WINDOWS_AT_ONCE = 64
 """Windows that are scored at a time."""
 _KEPT_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
-"""Memory for windows kept on a device; if they need more, they are computed again each time."""
+"""Limit of memory for these windows; if they need more, they are computed again each time."""
 
 
 class Resident:
@@ -111,7 +111,7 @@ class ServedWindows:
             yield self._joined(waiting), owners
 
     def _windows(self) -> Iterable[tuple[int, Tensor]]:
-        """Every window with its clip; those of one length together, where the network takes no lengths."""
+        """Every window with its clip; those of one length together if the network takes no lengths."""
         found = ((order, window) for order, row in enumerate(self.rows) for window in self.batches.whole(int(row)))
         return sorted(found, key=lambda one: len(one[1])) if self.batches.features.short == "keep" else found
 
@@ -143,7 +143,7 @@ def clip_logits(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], devic
 
 
 def reconstruction_mse(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], device: torch.device) -> float:
-    """Mean squared error between the windows of these clips and what the network's decoder makes of them."""
+    """Mean squared error between the windows of these clips and the network's reconstruction of them."""
     net.eval()
     total, values = 0.0, 0
     with torch.inference_mode():

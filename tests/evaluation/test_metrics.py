@@ -31,7 +31,7 @@ def test_ua_wa_and_macro_f1_agree_with_scikit_learn() -> None:
 
 
 def test_ua_wa_and_macro_f1_are_those_of_audmetric() -> None:
-    """audmetric 1.4.2 gave these for the same answers; it has no calibration error."""
+    """audmetric 1.4.2 gave these for the same predictions; it has no calibration error."""
     rng = np.random.default_rng(7)
     truth = rng.integers(0, 4, 200)
     matrix = metrics.confusion(truth, np.where(rng.random(200) < 0.6, truth, rng.integers(0, 4, 200)), 4)

@@ -1,4 +1,4 @@
-"""Composed streams: a baseline of earlier utterances takes a voice's own offset out of the answers."""
+"""Composed streams: a baseline of earlier utterances takes a voice's own offset out of the predictions."""
 
 from __future__ import annotations
 

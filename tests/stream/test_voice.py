@@ -230,7 +230,7 @@ def test_old_checkpoints_do_not_adapt_and_answer_as_before(recognizer: Recognize
 
 
 def test_the_threshold_moves_with_the_answer(tmp_path: Path) -> None:
-    """Absolute answers are never uncertain here, relative ones always: the share decides."""
+    """Absolute predictions are never uncertain here, relative ones always: the share decides."""
     rule = make_rule(half=0.0, calibration=Calibration(threshold=1.0))
     strict = load(make_adaptive(tmp_path / "strict", rule, calibration=Calibration()).path, "cpu")
     events = finals(streamed(strict))

@@ -1,4 +1,4 @@
-"""A network learns from teachers: from their answers on clean clips, and never from one that knows the test part."""
+"""A network is trained on teachers' predictions for clean clips; no teacher was trained on the test part."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_answers_for_clips_that_are_not_trained_on_spoil_a_loss() -> None:
     assert torch.isnan(distiller(logits, embedding, torch.tensor([0, 1])))
 
 
-# ---- answers
+# ---- predictions
 
 
 def test_a_teacher_answers_the_clean_clip_once(
