@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from streamser.cli.common import add_model_arguments, hushed, load_run_config, stopping
 from streamser.cli.logs import announce
+from streamser.cli.readiness import READY, STOPPING, notify
 from streamser.config import Config
 from streamser.errors import ConfigError
 from streamser.recognizer import open_recognizer
@@ -195,7 +196,9 @@ async def _serve(server: Server | Gate, greet: Callable[[], None]) -> None:
     with stopping(stop):
         async with server:
             greet()
+            notify(READY)
             await ended.wait()
+            notify(STOPPING)
 
 
 def _greet(server: Server | Gate, config: Config, model: str, source: Source | None, *, made_token: bool) -> None:

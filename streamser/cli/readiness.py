@@ -1,0 +1,31 @@
+"""Report to systemd that a service is ready, or that it stops (`Type=notify`)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+
+__all__ = ["NOTIFY_VARIABLE", "READY", "STOPPING", "notify"]
+
+logger = logging.getLogger(__name__)
+
+NOTIFY_VARIABLE = "NOTIFY_SOCKET"
+"""systemd sets it to the address of its socket; "@" stands for the first byte of an abstract address."""
+
+READY = "READY=1"
+STOPPING = "STOPPING=1"
+
+
+def notify(state: str) -> None:
+    """Send a state of sd_notify(3) to the service manager that started this process; without one, do nothing."""
+    address = os.environ.get(NOTIFY_VARIABLE)
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.sendto(state.encode(), address)
+    except (AttributeError, OSError, ValueError) as error:  # a system without such sockets; a manager that has gone
+        logger.warning("the service manager could not be notified (%s): %s", state, error)
