@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Look for weaknesses: the code (bandit), the Dockerfile (hadolint), the dependencies (pip-audit, and safety-db, which needs
-# no network), their pins (tools/lock.py), and a list of them (CycloneDX SBOM).
+# Look for weaknesses: the code (bandit), the Dockerfile (hadolint), the dependencies (pip-audit, osv-scanner where
+# it is installed, and safety-db, which needs no network), their pins (tools/lock.py), and a list of them (CycloneDX SBOM).
 #   tools/security_check.sh [FOLDER]     the SBOM and the reports go to FOLDER (default: build/security)
 # The tools are installed by hash into an environment of their own. Exit code: 0 nothing found, 1 something found,
-# 3 nothing found, but the data base of vulnerabilities could not be reached or did not know every package.
+# 3 nothing found, but the audit was NOT DONE: no database of vulnerabilities could be asked about every package.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-build/security}
@@ -68,25 +68,5 @@ print("\n".join(found) or f"{installed} installed and {len(pairs) - installed} o
 sys.exit(1 if found else 0)
 PY
 
-echo "== pip-audit"
-audited=0
-"$tools/bin/pip-audit" --requirement "$out/installed.txt" --no-deps --disable-pip --progress-spinner off \
-  --format json --output "$out/pip-audit.json" 2>"$out/pip-audit.log" || audited=$?
-"$python" - "$out/pip-audit.json" "$audited" <<'PY'
-import json
-import sys
-from pathlib import Path
-
-path, code = Path(sys.argv[1]), int(sys.argv[2])
-packages = json.loads(path.read_text())["dependencies"] if path.is_file() and path.stat().st_size else []
-for package in packages:
-    for found in package.get("vulns", []):
-        print(f"{package['name']} {package['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or '-'}")
-skipped = [package["name"] for package in packages if "skip_reason" in package]
-if any(package.get("vulns") for package in packages):
-    sys.exit(1)
-if code or skipped or not packages:
-    print(f"not audited: {len(skipped) if packages else 'all'} packages (is the network closed? see pip-audit.log)")
-    sys.exit(3)
-print(f"{len(packages)} packages, nothing known against them")
-PY
+echo "== known vulnerabilities (pip-audit, and osv-scanner where it is installed)"
+exec "$python" tools/audit.py "$out/installed.txt" "$out" --pip-audit "$tools/bin/pip-audit"
