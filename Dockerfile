@@ -1,7 +1,7 @@
 # streamser serve: the dashboard and the WebSocket on port 8765, as a user without rights.
-#   docker build -t streamser .            # or podman build
+#   docker build -t streamser .            # or podman build --format docker: other formats have no health check
 #   docker run --rm -p 127.0.0.1:8765:8765 streamser                # prints the address with its token
-#   docker run --rm -p 127.0.0.1:8765:8765 -e STREAMSER_TOKEN=... streamser
+#   docker run --rm -p 127.0.0.1:8765:8765 -e STREAMSER_TOKEN=... --read-only streamser
 FROM python:3.12-slim AS build
 WORKDIR /src
 COPY . .
