@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from streamser.audio import SAMPLE_RATE, Resampler, Samples
@@ -253,10 +252,22 @@ def log_mel(power: Frames, config: FeatureConfig) -> Frames:
     return level * np.float32(10.0 / math.log(10.0)) if config.log == "db" else level
 
 
+@lru_cache(maxsize=32)
+def _dct_matrix64(config: FeatureConfig) -> NDArray[np.float64]:
+    """The same values in float64: `einsum` would convert them at every call, which takes longer than the sums."""
+    return dct_matrix(config).astype(np.float64)
+
+
+@lru_cache(maxsize=32)
+def _standard(config: FeatureConfig) -> tuple[Frames, Frames]:
+    """Mean and standard deviation of each bin, (bins,) each."""
+    return np.array(config.mean, np.float32), np.array(config.std, np.float32)
+
+
 def from_log_mel(level: Frames, config: FeatureConfig) -> Frames:
     """Convert log-mel to the network's input: DCT, clipping and scaling by the config."""
     # In float64: the sum over a frame's levels exceeds 1000 dB, but most coefficients are only a few dB.
-    cepstrum = np.einsum("...m,mk->...k", level, dct_matrix(config), dtype=np.float64) if config.mfcc else level
+    cepstrum = np.einsum("...m,mk->...k", level.astype(np.float64), _dct_matrix64(config)) if config.mfcc else level
     values: Frames = cepstrum.astype(np.float32, copy=False)
     if config.clip is not None:
         values = np.clip(values, np.float32(config.clip[0]), np.float32(config.clip[1]))
@@ -264,7 +275,7 @@ def from_log_mel(level: Frames, config: FeatureConfig) -> Frames:
         assert config.clip is not None
         values = (values - np.float32(config.clip[0])) / np.float32(config.clip[1] - config.clip[0])
     elif config.scale == "standard":
-        mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+        mean, std = _standard(config)
         values = np.asarray((values - mean) / std, np.float32)
     return np.ascontiguousarray(values, np.float32)
 
@@ -283,14 +294,15 @@ def _mel_power(samples: Samples, config: FeatureConfig) -> Frames:
     out = np.empty((n_frames, config.n_mels), np.float32)
     if not n_frames:
         return out
-    views = sliding_window_view(samples, config.fft_size)[:: config.hop_samples]
+    step = samples.strides[0]  # sliding_window_view would cost a tenth of the transform
+    views = np.ndarray((n_frames, config.fft_size), samples.dtype, samples, strides=(step * config.hop_samples, step))
     window, bands = window_values(config), mel_bands(config)
     power = np.zeros((min(n_frames, _CHUNK_FRAMES), config.fft_size // 2 + 2))  # one silent bin past the end
     for first in range(0, n_frames, _CHUNK_FRAMES):
         # In a float32 FFT of a full-scale tone, rounding errors exceed the floor of the neighbouring bands.
         spectrum = np.fft.rfft(views[first : first + _CHUNK_FRAMES] * window)
         rows = len(spectrum)
-        power[:rows, :-1] = np.square(spectrum.real) + np.square(spectrum.imag)
+        np.add(np.square(spectrum.real), np.square(spectrum.imag), power[:rows, :-1])
         up = np.add.reduceat(power[:rows] * bands.rising, bands.starts, axis=1)[:, :-1] * bands.filled
         down = np.add.reduceat(power[:rows] * bands.falling, bands.starts, axis=1)[:, :-1] * bands.filled
         out[first : first + rows] = up[:, :-1] + down[:, 1:]
