@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import Any, TypeAlias, overload
 
@@ -103,9 +103,10 @@ class Prediction:
         threshold = self.threshold if threshold is None else threshold
         best = max(scores, key=scores.__getitem__)
         uncertain = not (self.audible and scores[best] >= threshold)  # a confidence that is NaN is uncertain too
-        return replace(
-            self, label=best, scores=scores, confidence=scores[best], uncertain=uncertain, threshold=threshold
-        )
+        return Prediction(  # replace() would take three times as long
+            best, scores, scores[best], uncertain, self.windows, self.audible, threshold, self.neutrality,
+            self.embedding,
+        )  # fmt: skip
 
 
 class Recognizer:
@@ -214,15 +215,16 @@ class Recognizer:
         share = 0.0 if rule is None or baseline is None else rule.share_of(baseline.weight)
         if rule is None or baseline is None or self.relative is None or share == 0.0 or prediction.embedding is None:
             return prediction
-        logits = self.relative.run(prediction.embedding, baseline.total, baseline.weight)
-        if not np.isfinite(logits).all():
+        logits = self.relative.run(prediction.embedding, baseline.total, baseline.weight).tolist()
+        if not all(map(math.isfinite, logits)):
             raise EngineError(f"{self.bundle.relative_path}: gives NaN or infinite scores; use another checkpoint")
-        relative = self._probabilities(logits[None], rule.calibration)[0]
-        mixed = (1.0 - share) * np.array(list(prediction.scores.values())) + share * relative
+        relative = self._probabilities(logits, rule.calibration)
+        absolute = prediction.scores.values()
+        mixed = [(1.0 - share) * one + share * other for one, other in zip(absolute, relative, strict=True)]
         threshold = self._threshold
         if threshold is None:
             threshold = (1.0 - share) * self.bundle.calibration.threshold + share * rule.calibration.threshold
-        return prediction.with_scores(dict(zip(self.labels, mixed.tolist(), strict=True)), threshold)
+        return prediction.with_scores(dict(zip(self.labels, mixed, strict=True)), threshold)
 
     def logits_and_embeddings(self, audio: Audio | Sequence[Audio]) -> tuple[Frames, Frames]:
         """The results of `logits` and `embed` for one recording or several, from one run of the network."""
@@ -244,7 +246,8 @@ class Recognizer:
 
     def calibrate(self, logits: Frames) -> Probabilities:
         """The absolute head's logits (N, classes) to calibrated probabilities, (N, classes)."""
-        return self._probabilities(logits, self.bundle.calibration)
+        rows = [self._probabilities(row, self.bundle.calibration) for row in np.asarray(logits).tolist()]
+        return np.array(rows, np.float64).reshape(len(rows), len(self.labels))
 
     def metrics(self) -> dict[str, Any]:
         """Operating figures of the checkpoint and its engine."""
@@ -278,11 +281,11 @@ class Recognizer:
     def _utterance_logits(self, scores: Sequence[WindowScores]) -> Frames:
         if not scores:
             return np.zeros((0, len(self.labels)), np.float32)
-        return np.stack([score.logits.mean(axis=0) for score in scores])
+        return np.stack([_mean(score.logits) for score in scores])
 
     def _absolute(self, scores: WindowScores, too_short: bool) -> Prediction:
         """The prediction for a recording without a baseline of its speaker."""
-        probabilities = self.calibrate(scores.logits.mean(axis=0)[None])[0].tolist()
+        probabilities = self._probabilities(_mean(scores.logits).tolist(), self.bundle.calibration)
         by_label = dict(zip(self.labels, probabilities, strict=True))
         audio = Prediction(
             label="",
@@ -292,7 +295,7 @@ class Recognizer:
             windows=len(scores.logits),
             audible=scores.audible and not too_short,
             neutrality=by_label.get(NEUTRAL, 0.0),
-            embedding=scores.embedding.mean(axis=0),
+            embedding=_mean(scores.embedding),
         )
         return audio.with_scores(by_label, self.threshold)
 
@@ -314,16 +317,21 @@ class Recognizer:
             )
         return baseline
 
-    def _probabilities(self, logits: Frames, calibration: Calibration) -> Probabilities:
-        """Logits (N, classes) to probabilities, (N, classes): softmax((logits + bias) / temperature + prior)."""
-        offsets = np.array(calibration.bias or [0.0] * len(self.labels), np.float64)
-        scaled = (np.asarray(logits, np.float64) + offsets) / calibration.temperature
+    def _probabilities(self, logits: list[float], calibration: Calibration) -> list[float]:
+        """One recording's logits to probabilities: softmax((logits + bias) / temperature + prior).
+
+        In plain numbers: for a handful of classes NumPy's calls take several times as long as the sums.
+        """
+        offsets = calibration.bias or (0.0,) * len(logits)
+        scaled = [(logit + offset) / calibration.temperature for logit, offset in zip(logits, offsets, strict=True)]
         prior = calibration.neutral_prior if self._neutral_prior is None else self._neutral_prior
         if prior is not None:
             others = len(self.labels) - 1
-            scaled[:, self.labels.index(NEUTRAL)] += math.log(prior / (1.0 - prior) * others)
-        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+            scaled[self.labels.index(NEUTRAL)] += math.log(prior / (1.0 - prior) * others)
+        most = max(scaled)
+        weights = [math.exp(value - most) for value in scaled]
+        total = sum(weights)
+        return [weight / total for weight in weights]
 
 
 def load(name_or_path: str | PathLike[str] = DEFAULT_MODEL, compute: str | None = None, **options: Any) -> Recognizer:
@@ -369,4 +377,9 @@ def _samples(audio: Audio, what: str) -> Samples:
 
 def _embeddings(scores: Sequence[WindowScores]) -> Frames:
     """(recordings, dimensions)"""
-    return np.stack([score.embedding.mean(axis=0) for score in scores])
+    return np.stack([_mean(score.embedding) for score in scores])
+
+
+def _mean(windows: Frames) -> Frames:
+    """The mean over windows (windows, values): of a stream's newest result, which is one window, that window."""
+    return windows[0] if len(windows) == 1 else np.asarray(windows.mean(axis=0))

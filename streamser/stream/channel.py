@@ -20,6 +20,9 @@ from streamser.stream.worker import Deliver, InferenceWorker, OnError, PipelineC
 
 __all__ = ["Delivery", "Stream", "StreamConfig", "WorkerStream"]
 
+_METER_SAMPLES = SAMPLE_RATE // 10
+"""While somebody looks at the level meter, it is at most this old."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig:
@@ -60,6 +63,7 @@ class _Channel:
         self._segmenter = Segmenter(self.config.segmenter, make_vad(self.config.vad), recognizer.features, name)
         self._converter = PcmConverter()
         self._ended = False
+        self._watched = -SAMPLE_RATE  # where the stream was when somebody last asked for its status
 
     @property
     def position(self) -> int:
@@ -77,6 +81,7 @@ class _Channel:
         recording: str | None = None,
     ) -> StreamStatus:
         """The stream's present status; the host may fill further fields."""
+        self._watched = self.position
         state: SourceState = "ended" if self._ended else "open" if self.position else "waiting"
         tally, engine = self.tally, self.recognizer.engine
         return StreamStatus(
@@ -208,8 +213,11 @@ class WorkerStream(_Channel):
         )
 
     def due_s(self) -> float:
-        """Seconds of audio that may be kept before feeding, because they cannot bring an event."""
-        return max(0.0, (self._segmenter.due - self.position) / SAMPLE_RATE)
+        """Seconds of audio that may be kept before feeding: they cannot bring an event, and nobody watches the level."""
+        waiting = self._segmenter.due - self.position
+        if self.position - self._watched < SAMPLE_RATE:
+            waiting = min(waiting, _METER_SAMPLES)
+        return max(0.0, waiting / SAMPLE_RATE)
 
     @property
     def waiting(self) -> int:

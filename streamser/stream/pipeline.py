@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 CLOSE_S = 1.0
 """Longest time that close() takes."""
 
-_WAKE_S = 0.1
+_WAKE_S = 0.25
 
 
 class Callbacks(TypedDict, total=False):

@@ -42,7 +42,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S = 0.1  # how often an idle source checks whether it was closed
+_LOOK_S = 0.1  # an idle source checks whether it was closed this long after sound was due
 _CLOSE_WAITS_S = 0.1
 _FAST_BLOCK = SAMPLE_RATE // 5
 _FIRST_CHUNK_S = 3.0  # a device may need this long to start
@@ -104,7 +104,8 @@ class PushSource:
 
     def __iter__(self) -> Iterator[SourceItem]:
         while not self._queue.finished:
-            taken = self._queue.take(_LOOK_S, round(self.due_s() * SAMPLE_RATE))
+            due_s = self.due_s()
+            taken = self._queue.take(_LOOK_S + due_s, round(due_s * SAMPLE_RATE))
             if taken is None:
                 continue
             lost, block = taken
@@ -267,11 +268,13 @@ class MicSource:
         timeout_s = _FIRST_CHUNK_S
         silent_s = 0.0  # counted in polls: after this process was suspended, a clock would report a stall
         while not self._closed.is_set():
+            wait_s = _LOOK_S
             if isinstance(line, PatientLine):
                 line.enough_s = self.due_s()
-            taken = line.take(_LOOK_S)
+                wait_s += line.enough_s
+            taken = line.take(wait_s)
             if taken is None:
-                silent_s += _LOOK_S
+                silent_s += wait_s
                 if line.alive and silent_s < timeout_s:
                     continue
                 yield from self._audio(resampler.flush(), self._reported_s)

@@ -717,3 +717,17 @@ def test_a_live_source_whose_finals_find_no_room_loses_sound_with_a_gap(recogniz
     gaps = [event for event in events if isinstance(event, Gap)]
     assert gaps and {gap.reason for gap in gaps} == {"queue_full"}
     assert events[-1] == StreamEnded(end=8 * len(two_utterances()))
+
+
+def test_sound_may_wait_for_a_hop_and_for_a_tenth_of_a_second_while_somebody_looks_at_the_level(
+    recognizer: Recognizer,
+) -> None:
+    second = np.zeros(SAMPLE_RATE, np.int16)
+    with InferenceWorker(recognizer) as worker:
+        stream = WorkerStream(worker, lambda event: None, config())
+        stream.push(second)
+        assert 0.15 < stream.due_s() <= 0.256
+        assert stream.status().level_db == -120
+        assert 0.05 < stream.due_s() <= 0.1
+        stream.push(second)
+        assert 0.15 < stream.due_s() <= 0.256
