@@ -9,8 +9,6 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from streamser.audio import Segment
 from streamser.baseline import Baseline, BaselineKind
 from streamser.events import EmotionEvent
@@ -98,7 +96,7 @@ class Scorer:
         # Opened now, before the first audio; an engine that falls back to another one has no step graph.
         self._steps = None if recognizer.steps is None else StepTrack(recognizer.steps, recognizer.features)
         self._ahead: tuple[Segment, Prediction] | None = None
-        self._smooth: tuple[Segment, np.ndarray[tuple[int], np.dtype[np.float64]]] | None = None
+        self._smooth: tuple[Segment, list[float]] | None = None
 
     def question(self, segment: Segment, pieces: Sequence[Piece]) -> Question | None:
         """The input of this segment's prediction; None when it was computed ahead.
@@ -174,13 +172,13 @@ class Scorer:
 
     def _smoothed(self, segment: Segment, prediction: Prediction) -> dict[str, float]:
         """Smooth with the utterance's previous partial results: s = a s' + (1 - a) p, a = smoothing ** steps."""
-        scores = np.array(list(prediction.scores.values()))
+        scores = list(prediction.scores.values())
         if self._smooth is not None and self._smooth[0].utterance == segment.utterance:
             before, smooth = self._smooth
             share = self.smoothing ** (segment.seq - before.seq)  # a skipped partial counts as a step too
-            scores = share * smooth + (1.0 - share) * scores
+            scores = [share * old + (1.0 - share) * new for old, new in zip(smooth, scores, strict=True)]
         self._smooth = (segment, scores)
-        return dict(zip(prediction.scores, scores.tolist(), strict=True))
+        return dict(zip(prediction.scores, scores, strict=True))
 
 
 def computes_on_cuda(recognizer: Recognizer) -> bool:
