@@ -104,21 +104,21 @@ class NoiseGate:
         root = np.sqrt(floor)
         rises = (np.add.reduce(power / root, axis=1) / np.add.reduce(root, axis=1)).tolist()
         thresholds_db = self._background.follow(levels_db, ends)
-        flags = [
-            self._decide(10.0 * math.log10(rise + 1e-12), level_db, threshold_db)
-            for rise, level_db, threshold_db in zip(rises, levels_db, thresholds_db, strict=True)
-        ]
-        return flags, (np.add.reduce(floor, axis=1) / _BANDS).tolist()
+        return self._decide(rises, levels_db, thresholds_db), (np.add.reduce(floor, axis=1) / _BANDS).tolist()
 
-    def _decide(self, rise_db: float, level_db: float, threshold_db: float) -> bool:
+    def _decide(self, rises: list[float], levels_db: list[float], thresholds_db: list[float]) -> list[bool]:
         """Open when the level is far enough above floor and background; an open gate stays open through a dip."""
-        was_open = self._held > 0
-        enough_db = self._rise_db * (_LEAVE if was_open else 1.0)
-        if rise_db > enough_db and level_db > threshold_db - (1.0 if was_open else 0.0):
-            self._held = self._hold_frames + 1
-        elif was_open:
-            self._held -= 1
-        return self._held > 0
+        held, flags = self._held, []
+        for rise, level_db, threshold_db in zip(rises, levels_db, thresholds_db, strict=True):
+            rise_db = 10.0 * math.log10(rise + 1e-12)
+            if held:  # a gate that is open needs less
+                enough = rise_db > self._rise_db * _LEAVE and level_db > threshold_db - 1.0
+            else:
+                enough = rise_db > self._rise_db and level_db > threshold_db
+            held = self._hold_frames + 1 if enough else max(0, held - 1)
+            flags.append(held > 0)
+        self._held = held
+        return flags
 
     def _smoothed(self, frames: Samples, windows: Samples) -> tuple[_Power, list[float]]:
         """Power in the bands, a little of the past mixed in, (frames, bands); and the level of all bands in dB."""

@@ -13,6 +13,8 @@ __all__ = ["Pcm", "PcmConverter"]
 
 logger = logging.getLogger(__name__)
 
+_PCM16 = np.dtype("<i2")
+
 Pcm = bytes | bytearray | memoryview | NDArray[np.generic]
 """Bytes are 16-bit little-endian PCM; arrays are int8..int64, uint8 or float, (samples,) or (samples, channels)."""
 
@@ -63,8 +65,11 @@ class PcmConverter:
             if not isinstance(pcm, bytes | bytearray | memoryview):
                 raise ValueError(f"pcm: bytes of 16-bit samples or a NumPy array, not {type(pcm).__name__}")
             data = self._half_sample + bytes(pcm)
-            whole = len(data) - len(data) % 2
-            values, self._half_sample = np.frombuffer(data[:whole], "<i2"), data[whole:]
+            if len(data) % 2:
+                data, self._half_sample = data[:-1], data[-1:]
+            else:
+                self._half_sample = b""
+            values = np.frombuffer(data, _PCM16)
         if self.channels > 1 and values.ndim == 1:
             if len(self._half_frame):
                 if self._half_frame.dtype != values.dtype:

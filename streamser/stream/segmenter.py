@@ -268,11 +268,17 @@ class Segmenter:
         self._recent.append((start, power, speech))
         if self._open is None and not speech:
             return []
-        items = self._advance(start, end, speech)
+        if self.state == "speaking" and speech and self._open is not None:  # most frames of an utterance
+            self._open.speech_end = end
+            items = []
+        else:
+            items = self._advance(start, end, speech)
         if self._open is not None and self.state in ("speaking", "stopping"):
-            items += self._partial(self._open, end)
-            items += self._ahead(self._open, end)
-            if self.state == "speaking" and end - self._open.onset >= self._max:
+            if end - self._open.onset >= (self._open.ticks + 1) * self._grid.hop:
+                items += self._partial(self._open, end)
+            if self.state == "stopping":
+                items += self._ahead(self._open, end)
+            elif end - self._open.onset >= self._max:
                 items += self._cut(self._open, end)
         return items
 
@@ -297,9 +303,6 @@ class Segmenter:
         utterance = self._open
         if self.state == "starting":
             return self._start(utterance, end, speech)
-        if self.state == "speaking" and speech:
-            utterance.speech_end = end
-            return []
         self.state = "stopping"
         if speech:
             utterance.resumed += end - start

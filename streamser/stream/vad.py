@@ -24,6 +24,8 @@ _TARGET_RMS = 0.05
 _MOST_GAIN = 300.0
 _PEAK_DECAY = 0.82  # a second: -0.9 dB
 _SPEECH_OVER_FLOOR = 30.0
+_FULL_SCALE = np.float32(32767)
+_PCM16 = np.dtype("<i2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +126,8 @@ class WebRtcVad:
             outstanding, scaled = [True] * len(frames), frames
         else:
             outstanding, floors = self._gate.open_all(frames)
-            gains = [self._gain(*of_frame) for of_frame in zip(frames, outstanding, floors, strict=True)]
-            scaled = frames * np.array(gains, np.float32)[:, None]
-        pcm = np.minimum(np.maximum(scaled * np.float32(32767), -32767), 32767).astype("<i2").tobytes()
+            scaled = frames * self._gains(frames, outstanding, floors)[:, None]
+        pcm = np.minimum(np.maximum(scaled * _FULL_SCALE, -_FULL_SCALE), _FULL_SCALE).astype(_PCM16).tobytes()
         size = 2 * self.frame_samples
         # Both detectors get every frame, because each keeps a state.
         samples = self.frame_samples
@@ -143,13 +144,18 @@ class WebRtcVad:
         self._gate = NoiseGate(self.frame_samples, config.snr_db, config.min_level_dbfs) if config.noise_floor else None
         self._peak = 0.0
 
-    def _gain(self, frame: Samples, outstanding: bool, floor_power: float) -> float:
-        """Amplifies a quiet microphone to the level webrtcvad was made for; loud audio is unchanged."""
-        self._peak *= self._decay
-        if outstanding:
-            self._peak = max(self._peak, float(np.dot(frame, frame)) / self.frame_samples)
-        reference = max(self._peak, _SPEECH_OVER_FLOOR * floor_power)
-        return min(max(_TARGET_RMS / math.sqrt(reference), 1.0), _MOST_GAIN)
+    def _gains(self, frames: Samples, outstanding: list[bool], floors: list[float]) -> Samples:
+        """Amplify a quiet microphone to the level webrtcvad was made for; loud sound is unchanged. (frames,)"""
+        energies = np.matmul(frames[:, None], frames[:, :, None]).ravel().tolist()  # as np.dot of each frame
+        peak, gains = self._peak, []
+        for energy, stands_out, floor_power in zip(energies, outstanding, floors, strict=True):
+            peak *= self._decay
+            if stands_out:
+                peak = max(peak, energy / self.frame_samples)
+            reference = max(peak, _SPEECH_OVER_FLOOR * floor_power)
+            gains.append(min(max(_TARGET_RMS / math.sqrt(reference), 1.0), _MOST_GAIN))
+        self._peak = peak
+        return np.array(gains, np.float32)
 
 
 class SileroVad:

@@ -116,7 +116,7 @@ def test_a_smoothed_partial_below_the_threshold_is_uncertain(recognizer: Recogni
 def test_a_final_is_computed_at_the_first_silence_and_only_said_at_its_end(recognizer: Recognizer) -> None:
     counted, engine = with_engine(recognizer, lambda: None)
     stream = Stream(counted, config(segmenter=SegmenterConfig(hop_ms=0)))
-    audio = np.concatenate([silence(0.5), babble(1.4, seed=1), silence(0.3)])
+    audio = np.concatenate([silence(0.5), babble(1.4, seed=1), silence(0.4)])
     assert not finals(stream.push(audio))
     ahead = len(engine.batches)
     assert ahead >= 1
