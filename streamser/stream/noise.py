@@ -150,9 +150,9 @@ class NoiseGate:
 
 def _band_power(windows: Samples) -> _Power:
     """Power in the bands, (windows, bands), as the mean square of white noise that would be as strong."""
-    parts = np.fft.rfft(windows * _WINDOW).view(np.float64)  # real, imaginary, real, ...
-    np.multiply(parts, parts, parts)
-    squares = parts[:, 0 : 2 * _LAST_BIN : 2] + parts[:, 1 : 2 * _LAST_BIN : 2]
+    parts = np.fft.rfft(windows * _WINDOW).view(np.float64)[:, : 2 * _LAST_BIN]  # real, imaginary, real, ...
+    squares = parts * parts
+    squares = squares[:, 0::2] + squares[:, 1::2]
     # No matrix product: its order of summing would change with the number of frames.
     return np.add.reduceat(squares, _FIRST_BINS, axis=1) / _BINS
 
@@ -171,7 +171,8 @@ class _Floor:
         self._minima = np.full((2 * self._MEMORY_BLOCKS, _BANDS), np.inf)
         self._blocks = 0
         self._least_db, self._most_db = math.inf, -math.inf  # levels in the present block
-        self._ranges_db: deque[tuple[float, float]] = deque(maxlen=self._STEADY_BLOCKS)  # and in those before it
+        self._leasts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)  # and in those before it
+        self._mosts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)
 
     def follow(self, power: _Power, levels_db: list[float], ends: Sequence[int]) -> _Power:
         """Add frames (frames, bands); returns the floor at each. A block ends with the frame before each of `ends`."""
@@ -198,13 +199,13 @@ class _Floor:
         at = self._blocks % self._MEMORY_BLOCKS  # each block is written twice, so that the newest ones lie in a row
         self._minima[at] = self._minima[at + self._MEMORY_BLOCKS] = self._block
         self._block.fill(np.inf)
-        self._ranges_db.append((self._least_db, self._most_db))
+        self._leasts_db.append(self._least_db)
+        self._mosts_db.append(self._most_db)
         self._least_db, self._most_db = math.inf, -math.inf
         self._blocks += 1
         memory = min(self._MEMORY_BLOCKS, self._YOUNG_BLOCKS + self._blocks // 2)
-        if len(self._ranges_db) == self._STEADY_BLOCKS:
-            least_db, most_db = min(self._ranges_db)[0], max(most_db for _, most_db in self._ranges_db)
-            memory = min(memory, self._STEADY_BLOCKS) if most_db - least_db < self._STEADY_DB else memory
+        if self._blocks >= self._STEADY_BLOCKS and max(self._mosts_db) - min(self._leasts_db) < self._STEADY_DB:
+            memory = min(memory, self._STEADY_BLOCKS)
         end = at + self._MEMORY_BLOCKS + 1
         floor: _Power = np.minimum.reduce(self._minima[end - memory : end])
         return floor
