@@ -13,7 +13,8 @@ __all__ = ["Pcm", "PcmConverter"]
 
 logger = logging.getLogger(__name__)
 
-_PCM16 = np.dtype("<i2")
+PCM16 = np.dtype("<i2")
+"""What bytes of PCM are."""
 
 Pcm = bytes | bytearray | memoryview | NDArray[np.generic]
 """Bytes are 16-bit little-endian PCM; arrays are int8..int64, uint8 or float, (samples,) or (samples, channels)."""
@@ -52,6 +53,11 @@ class PcmConverter:
         self.replaced += replaced
         return self._resampler.feed(samples)
 
+    @property
+    def waits(self) -> bool:
+        """Whether half a sample or half a frame waits for its other half."""
+        return bool(self._half_sample) or len(self._half_frame) > 0
+
     def flush(self) -> Samples:
         """The last samples, after the end of the input."""
         return self._resampler.flush()
@@ -69,7 +75,7 @@ class PcmConverter:
                 data, self._half_sample = data[:-1], data[-1:]
             else:
                 self._half_sample = b""
-            values = np.frombuffer(data, _PCM16)
+            values = np.frombuffer(data, PCM16)
         if self.channels > 1 and values.ndim == 1:
             if len(self._half_frame):
                 if self._half_frame.dtype != values.dtype:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from streamser.events import Gap, SourceChanged
 from streamser.stream.audiofiles import blocks, duration_s, expand, find_audio, read_pieces
 from streamser.stream.bus import AudioQueue
 from streamser.stream.clock import LaggingResampler, SampleClock
-from streamser.stream.pcm import Pcm, PcmConverter
+from streamser.stream.pcm import PCM16, Pcm, PcmConverter
 from streamser.stream.portaudio import Chunk, Line, OpenLine, PatientLine, find_device, list_devices, open_line
 from streamser.stream.sourcebase import Source, SourceConfig, SourceItem, no_wait
 from streamser.stream.status import SourceState
@@ -47,6 +47,17 @@ _CLOSE_WAITS_S = 0.1
 _FAST_BLOCK = SAMPLE_RATE // 5
 _FIRST_CHUNK_S = 3.0  # a device may need this long to start
 _HELD_UP_S = 0.5  # a replay that lags by more than this does not catch up
+
+
+class _Pushed(NamedTuple):
+    """A block whose samples are not yet converted: the reader does that for several at once, while its code is warm."""
+
+    pcm: bytes
+    start: int
+    arrived_s: float
+
+    def block(self) -> AudioBlock:
+        return AudioBlock(to_mono(np.frombuffer(self.pcm, PCM16)), self.start, self.arrived_s)
 
 
 class PushSource:
@@ -80,7 +91,8 @@ class PushSource:
         self.state: SourceState = "waiting"
         self._converter = PcmConverter(sample_rate, channels)
         self.due_s: Callable[[], float] = no_wait
-        self._queue = AudioQueue[AudioBlock](round(config.queue_s * SAMPLE_RATE), drops=live)
+        self._queue = AudioQueue[AudioBlock | _Pushed](round(config.queue_s * SAMPLE_RATE), drops=live)
+        self._plain = (sample_rate, channels) == (SAMPLE_RATE, 1)
         self._block_samples = config.block_samples
         self._position = 0
         self._pushing = threading.Lock()
@@ -90,7 +102,12 @@ class PushSource:
         with self._pushing:
             if self._queue.closed:
                 raise ValueError("push: the source is closed")
-            self._put(self._converter.feed(pcm))
+            if self._plain and self._is_block(pcm):
+                samples = len(pcm) // 2
+                self._queue.put(_Pushed(pcm, self._position, time.monotonic()), samples)
+                self._position += samples
+            else:
+                self._put(self._converter.feed(pcm))
 
     def close(self) -> None:
         """End the audio; pushed audio is still processed."""
@@ -108,12 +125,18 @@ class PushSource:
             taken = self._queue.take(_LOOK_S + due_s, round(due_s * SAMPLE_RATE))
             if taken is None:
                 continue
-            lost, block = taken
+            lost, item = taken
+            block = item.block() if isinstance(item, _Pushed) else item
             self.state = "open"
             if lost:
                 yield Gap(start=block.start - lost, length=lost, reason="queue_full")
             yield block
         self.state = "ended"
+
+    def _is_block(self, pcm: Pcm) -> TypeGuard[bytes]:
+        """Whether it is one block of whole samples that nothing waits before."""
+        whole = type(pcm) is bytes and 0 < len(pcm) <= 2 * self._block_samples and not len(pcm) % 2
+        return whole and not self._converter.waits
 
     def _put(self, samples: Samples) -> None:
         now = time.monotonic()

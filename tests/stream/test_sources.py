@@ -192,6 +192,26 @@ def test_what_many_threads_push_is_all_heard() -> None:
     np.testing.assert_array_equal(samples_of(items), np.full(200_000, 0.25, np.float32))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_pushed_blocks_crumbs_halves_of_samples_and_arrays_are_one_recording(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pcm = rng.integers(-32768, 32767, 40_000).astype("<i2")
+    data, source, at = pcm.tobytes(), PushSource(config=SourceConfig(queue_s=10)), 0
+    while at < len(data):
+        size = int(rng.choice([1, 7, 320, 640, 640, 640, 1000, 5000]))
+        if at % 2 == 0 and rng.random() < 0.2:
+            source.push(pcm[at // 2 : at // 2 + size])
+            size *= 2
+        else:
+            source.push(data[at : at + size])
+        at += size
+    source.close()
+    items = list(source)
+    assert all(isinstance(item, AudioBlock) for item in items)
+    assert [item.start for item in items[1:]] == [item.end for item in items[:-1]]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(samples_of(items), pcm / np.float32(32768))
+
+
 def test_a_live_push_never_waits_and_what_nobody_takes_becomes_a_gap() -> None:
     source = PushSource(live=True, config=SourceConfig(queue_s=1.0))
     source.push(tone(duration_s=3.0))
