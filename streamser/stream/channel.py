@@ -213,7 +213,7 @@ class WorkerStream(_Channel):
         )
 
     def due_s(self) -> float:
-        """Seconds of audio that may be kept before feeding: they cannot bring an event, and nobody watches the level."""
+        """Seconds of audio that may be kept before feeding: they bring no event, and nobody watches the level."""
         waiting = self._segmenter.due - self.position
         if self.position - self._watched < SAMPLE_RATE:
             waiting = min(waiting, _METER_SAMPLES)
