@@ -9,7 +9,7 @@ import { FileSource } from "./files.js";
 import { announce, setLink, showEmpty, showNotice, showTrouble, showVad, showVoice } from "./notices.js";
 import { Palette, percent } from "./palette.js";
 import { Player } from "./player.js";
-import { exportAs, exportCorpus, mayClear } from "./saving.js";
+import { exportAs, exportCorpus, guardCorrections, mayClear } from "./saving.js";
 import { chosenModel, meetModels, takeToken, withToken } from "./server.js";
 import { clock, Session } from "./session.js";
 import { SoundMemory } from "./sound.js";
@@ -154,7 +154,7 @@ function makeListener(kind) {
     level: (rms) => {
       level = Math.max(rms, level * 0.7);
     },
-    sound: (start, end, low, high) => {
+    audio: (start, end, low, high) => {
       session.envelope.add(session.offset + start, session.offset + end, low, high);
       session.reach(end);
       timeline.stale = true;
@@ -432,6 +432,7 @@ function bindEverything() {
 function begin() {
   $("speaker").value = localStorage.getItem("streamser-speaker") ?? "";
   bindEverything();
+  guardCorrections(session);
   new ResizeObserver(() => (timeline.stale = true)).observe($("stage"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (timeline.stale = true));
   showButton();

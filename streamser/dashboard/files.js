@@ -119,7 +119,7 @@ export class FileSource {
   #reach(position) {
     for (let at = this.position; at < position; at += 0.02) {
       const [low, high] = this.envelope.between(at, Math.min(position, at + 0.02));
-      this.listener.sound(at, Math.min(position, at + 0.02), low, high);
+      this.listener.audio(at, Math.min(position, at + 0.02), low, high);
     }
     const [low, high] = this.envelope.between(Math.max(0, position - 0.06), position);
     this.listener.level(Math.max(-low, high) / 2);

@@ -39,3 +39,10 @@ export async function mayClear(session, memory) {
   if (answer === "export") exportCorpus(session, memory);
   return answer === "export" || answer === "clear";
 }
+
+/** Have the browser ask before its tab is closed while corrections are not exported: they are kept in the page only. */
+export function guardCorrections(session) {
+  addEventListener("beforeunload", (event) => {
+    if (session.unexported.length) event.preventDefault();
+  });
+}

@@ -152,7 +152,7 @@ export class BrowserMicrophone {
     const start = first / rate;
     const samples = new Int16Array(pcm);
     this.listener.level(rms);
-    this.listener.sound(start, start + samples.length / rate, low, high);
+    this.listener.audio(start, start + samples.length / rate, low, high);
     this.listener.samples(start, samples, rate);
   }
 
@@ -200,7 +200,7 @@ export class ServerMicrophone {
         const rms = 10 ** (status.level_db / 20);
         listener.level(rms);
         listener.status(status);
-        if (status.position_s > last) listener.sound(last, status.position_s, -1.4 * rms, 1.4 * rms);
+        if (status.position_s > last) listener.audio(last, status.position_s, -1.4 * rms, 1.4 * rms);
         last = Math.max(last, status.position_s);
       },
     }, { reconnect: true });

@@ -309,13 +309,22 @@ def test_errors_name_the_file_and_never_an_object_of_the_server(serve: Running, 
         page.until(lambda: "The export failed: " in page.text("#trouble-text"))
 
 
+_ASKS_BEFORE_CLOSING = """
+const closing = new Event("beforeunload", { cancelable: true });
+dispatchEvent(closing);
+return closing.defaultPrevented;
+"""  # chromedriver answers the browser's own question itself
+
+
 def test_clear_asks_before_corrections_that_were_not_exported_are_lost(
     serve: Running, talk: Path, tmp_path: Path
 ) -> None:
     with browsing(serve.url, talk, tmp_path) as page:
         assert "Your corrections are in" in page.text("#export-hint")
         page.show_file(talk)
+        assert not page.do(_ASKS_BEFORE_CLOSING)
         page.press("1")
+        page.until(lambda: page.do(_ASKS_BEFORE_CLOSING))
         page.find("#clear").click()
         page.until(lambda: page.find("#forget").is_displayed())
         assert page.text("#forget-words").startswith("1 correction is not exported.")
@@ -331,6 +340,7 @@ def test_clear_asks_before_corrections_that_were_not_exported_are_lost(
         page.show_file(talk)
         page.press("1")
         page.saved("document.getElementById('export-corpus').click()")
+        assert not page.do(_ASKS_BEFORE_CLOSING)
         page.find("#clear").click()  # all is exported, so there is no question
         page.until(lambda: page.rows() == [])
 
