@@ -139,7 +139,7 @@ function peak(correlation, rate) {
 
 /** Draws both lanes from tiles. */
 export class Acoustics {
-  /** @param {import("./sound.js").SoundMemory} memory */
+  /** @param {import("./audio.js").AudioMemory} memory */
   constructor(memory) {
     this.memory = memory;
     this.isBehind = false;

@@ -12,7 +12,7 @@ import { Player } from "./player.js";
 import { exportAs, exportCorpus, guardCorrections, mayClear } from "./saving.js";
 import { chosenModel, meetModels, takeToken, withToken } from "./server.js";
 import { clock, Session } from "./session.js";
-import { SoundMemory } from "./sound.js";
+import { AudioMemory } from "./audio.js";
 import { BrowserMicrophone, isPlain, ServerMicrophone } from "./sources.js";
 import { showSummary } from "./summary.js";
 import { Table } from "./table.js";
@@ -30,7 +30,7 @@ const HINTS = {
 
 const client = new Client(location.origin, { token: takeToken() });
 const session = new Session();
-const memory = new SoundMemory();
+const memory = new AudioMemory();
 const timeline = new Timeline($("canvas"), session, memory);
 const verdict = new Verdict(session);
 const player = new Player(memory, () => detail.showPlaying());

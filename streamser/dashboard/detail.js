@@ -10,7 +10,7 @@ export class Detail {
   /**
    * @param {import("./session.js").Session} session
    * @param {import("./player.js").Player} player
-   * @param {import("./sound.js").SoundMemory} memory
+   * @param {import("./audio.js").AudioMemory} memory
    * @param {{changed: (utterance: any) => void, announce: (text: string) => void, select: (utterance: any) => void}} acts
    */
   constructor(session, player, memory, acts) {

@@ -58,7 +58,7 @@ The audio is speech of real people: keep it only if they agreed.
 /**
  * The corrected session: a folder that the trainer reads, as a ZIP archive.
  * @param {import("./session.js").Session} session
- * @param {import("./sound.js").SoundMemory} memory
+ * @param {import("./audio.js").AudioMemory} memory
  * @param {string} speaker
  */
 export function toCorpus(session, memory, speaker) {

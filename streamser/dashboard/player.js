@@ -3,7 +3,7 @@
 /** One audio at a time; `onChange` is called when playing starts and ends. */
 export class Player {
   /**
-   * @param {import("./sound.js").SoundMemory} memory
+   * @param {import("./audio.js").AudioMemory} memory
    * @param {() => void} onChange
    */
   constructor(memory, onChange) {

@@ -12,7 +12,7 @@ export class Timeline {
   /**
    * @param {HTMLCanvasElement} canvas
    * @param {import("./session.js").Session} session
-   * @param {import("./sound.js").SoundMemory} memory
+   * @param {import("./audio.js").AudioMemory} memory
    */
   constructor(canvas, session, memory) {
     this.canvas = canvas;

@@ -221,7 +221,7 @@ for (let u = 0; u < 1200; u++) {
         const end_s = start_s + 0.25 * (seq + 1);
         const label = labels[u % 4];
         const scores = Object.fromEntries(labels.map((each) => [each, each === label ? 0.7 : 0.1]));
-        listener.sound(end_s - 0.25, end_s, -0.2, 0.2);
+        listener.audio(end_s - 0.25, end_s, -0.2, 0.2);
         const result = { label, scores, confidence: 0.7, uncertain: u % 7 === 0 };
         listener.event({ ...common, type: "emotion", seq, end_s, final: seq === 8, ...result });
     }

@@ -9,7 +9,7 @@ const BLOCK_S = 5; // audio that arrives in small pieces is joined into blocks o
  */
 
 /** Keeps audio by session time and forgets the oldest; a whole file is one block and stays until newer audio replaces it. */
-export class SoundMemory {
+export class AudioMemory {
   constructor() {
     this.clear();
   }
