@@ -185,7 +185,7 @@ def to_mono(pcm: NDArray[np.generic], channels: int | None = None) -> Samples:
             raise ValueError(f"{len(pcm)} interleaved samples do not divide into {channels} channels")
         pcm = pcm.reshape(-1, channels)
     if pcm.ndim not in (1, 2):
-        raise ValueError(f"sound has shape (samples,) or (samples, channels), not {pcm.shape}")
+        raise ValueError(f"audio must have the shape (samples,) or (samples, channels), not {pcm.shape}")
     if pcm.dtype == np.uint8:  # the one unsigned PCM type: 8-bit WAV, silence at 128
         values = (pcm.astype(np.float32) - 128.0) / 128.0
     elif pcm.dtype.kind == "i":
@@ -196,7 +196,7 @@ def to_mono(pcm: NDArray[np.generic], channels: int | None = None) -> Samples:
         with np.errstate(over="ignore", invalid="ignore"):  # a double outside float32's range becomes infinite
             values = pcm.astype(np.float32)
     else:
-        raise ValueError(f"sound is int8..int64, uint8 or float, not {pcm.dtype}")
+        raise ValueError(f"audio must be int8..int64, uint8 or float, not {pcm.dtype}")
     return values if values.ndim == 1 else values.mean(axis=1, dtype=np.float32)
 
 
@@ -271,7 +271,7 @@ def open_audio(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.Sou
         audio = MediaFile(Path(name)) if media else _sequential_file()(file)
     except (RuntimeError, ValueError, TypeError) as error:  # soundfile's own is a RuntimeError
         raise AudioError(
-            f"{name}: not a sound file that can be read ({decoder_words(error)}); use WAV, FLAC, Ogg or MP3"
+            f"{name}: not a readable audio file ({decoder_words(error)}); use WAV, FLAC, Ogg or MP3"
         ) from error
     try:
         check_rate(audio.samplerate)
@@ -308,12 +308,12 @@ def cut_off(audio: soundfile.SoundFile | MediaFile, frames: int) -> str | None:
             if data := _DATA.search(log):  # without the headers, which are a large part of a tiny file
                 claimed, there = int(data[1]), int(data[2])
             whole_s = read_s * claimed / max(1, there)
-            return f"the file is cut off: it holds {read_s:.1f} s of the {whole_s:.1f} s that its header promises"
+            return f"the file is truncated: it has {read_s:.1f} s of the {whole_s:.1f} s that its header states"
     if _NO_LAST_PAGE.search(log):
-        return f"the file is cut off after {read_s:.1f} s: its last page is missing"
+        return f"the file is truncated after {read_s:.1f} s: its last page is missing"
     promised_s = len(audio) / audio.samplerate
     if not isinstance(audio, MediaFile) and read_s < promised_s * (1 - _SLACK_SHARE) and promised_s < _UNKNOWN_S:
-        return f"the file is cut off: it holds {read_s:.1f} s of the {promised_s:.1f} s that its header promises"
+        return f"the file is truncated: it has {read_s:.1f} s of the {promised_s:.1f} s that its header states"
     return None
 
 
@@ -338,12 +338,12 @@ def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Sam
             length += len(piece)
             if length > LONGEST_S * rate:
                 raise AudioError(
-                    f"{name}: holds more than {LONGEST_S / 3600:g} hours of sound, too much for one piece; split it, "
-                    "or use streamser replay, which reads a file bit by bit"
+                    f"{name}: has more than {LONGEST_S / 3600:g} hours of audio, too much for one array; split it, or "
+                    "use streamser replay, which reads a file piece by piece"
                 )
         missing = cut_off(audio, length)
     if not length:
-        raise AudioError(f"{name}: the file holds no samples")
+        raise AudioError(f"{name}: the file has no samples")
     if missing is not None:
         logger.warning("%s: %s", name, missing)
     mono = np.concatenate(pieces)

@@ -38,9 +38,9 @@ class Baseline:
         if self.total.ndim != 1 or not np.isfinite(self.total).all():
             raise ValueError(f"total holds finite numbers in one dimension, not an array of shape {self.total.shape}")
         if not (np.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(f"weight is 0 or more, not {self.weight!r}")
+            raise ValueError(f"weight must be 0 or more, not {self.weight!r}")
         if self.utterances < 0:
-            raise ValueError(f"utterances is 0 or more, not {self.utterances!r}")
+            raise ValueError(f"utterances must be 0 or more, not {self.utterances!r}")
         if self.source not in ("own", "profile"):
             raise ValueError(f"source is own or profile, not {self.source!r}")
 

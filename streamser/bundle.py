@@ -175,7 +175,7 @@ class Bundle(BundleValues):
         """One file's bytes, after their hash was checked; BundleError when they are not what was saved."""
         path = self.path / name
         if path.is_symlink():
-            raise BundleError(f"{path}: is a symbolic link, but a bundle holds its own files; copy the target here")
+            raise BundleError(f"{path}: is a symbolic link, but a checkpoint has its own files; copy the target here")
         if not path.is_file():
             raise BundleError(f"{path}: missing, but {MANIFEST} lists it; {GET_ANEW}")
         try:
@@ -321,10 +321,10 @@ def _locate(name_or_path: str | os.PathLike[str]) -> Path:
     path = _expand(text)
     if text and os.path.isdir(path):  # noqa: PTH112  # pathlib's raises for a name that is too long
         if not (path / MANIFEST).exists():
-            raise BundleError(f"{path}: holds no {MANIFEST}, so it is no streamser checkpoint; {_known(find_models())}")
+            raise BundleError(f"{path}: has no {MANIFEST}, so it is not a checkpoint; {_known(find_models())}")
         return path
     if os.path.isfile(path):  # noqa: PTH113
-        raise BundleError(f"{path}: is a file, but a checkpoint is a folder; give the folder that holds {MANIFEST}")
+        raise BundleError(f"{path}: is a file, but a checkpoint is a folder; give the folder with {MANIFEST}")
     if not is_name:
         raise BundleError(f"{path}: no such folder; {_known(find_models())}")
     import difflib  # slow to import, and only for this error

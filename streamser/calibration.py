@@ -35,10 +35,10 @@ class Calibration:
         if not _finite(self.bias):
             raise ValueError("calibration.bias holds finite numbers")
         if not (_finite((self.threshold,)) and 0 <= self.threshold <= 1):
-            raise ValueError(f"calibration.threshold is within 0..1, not {self.threshold!r}")
+            raise ValueError(f"calibration.threshold must be 0 to 1, not {self.threshold!r}")
         if self.risk is not None and not (_finite((self.risk,)) and 0 <= self.risk <= 1):
-            raise ValueError(f"calibration.risk is within 0..1 or null, not {self.risk!r}")
-        check_prior("calibration.neutral_prior is", self.neutral_prior)
+            raise ValueError(f"calibration.risk must be 0 to 1 or null, not {self.risk!r}")
+        check_prior("calibration.neutral_prior must be", self.neutral_prior)
 
 
 def check_prior(rule: str, prior: float | None) -> None:
@@ -64,11 +64,12 @@ class BaselineRule:
 
     def __post_init__(self) -> None:
         rules = {
-            f"baseline.exponent is 0 or more, not {self.exponent!r}": _finite((self.exponent,)) and self.exponent >= 0,
-            f"baseline.full_s is above 0, not {self.full_s!r}": _finite((self.full_s,)) and self.full_s > 0,
-            f"baseline.memory is a whole number of 2 or more, not {self.memory!r}": type(self.memory) is int
+            f"baseline.exponent must be 0 or more, not {self.exponent!r}": _finite((self.exponent,))
+            and self.exponent >= 0,
+            f"baseline.full_s must be above 0, not {self.full_s!r}": _finite((self.full_s,)) and self.full_s > 0,
+            f"baseline.memory must be a whole number of 2 or more, not {self.memory!r}": type(self.memory) is int
             and self.memory >= 2,
-            f"baseline.half is 0 or more, not {self.half!r}": _finite((self.half,)) and self.half >= 0,
+            f"baseline.half must be 0 or more, not {self.half!r}": _finite((self.half,)) and self.half >= 0,
             "baseline.calibration is a section": isinstance(self.calibration, Calibration),
         }
         require(rules)

@@ -94,7 +94,7 @@ def _from_override(text: str) -> tuple[str, str, Setting]:
 def _new_name(where: str, section: str, key: str) -> str:
     """The key's present name; a renamed key is accepted with a warning, a removed one is a ConfigError."""
     if (section, key) in _GONE:
-        raise ConfigError(f"{where}: {section}.{key} is gone: {_GONE[section, key]}")
+        raise ConfigError(f"{where}: {section}.{key} was removed: {_GONE[section, key]}")
     new = _RENAMED.get((section, key))
     if new is None:
         return key

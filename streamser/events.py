@@ -274,7 +274,7 @@ def event_from_dict(data: Mapping[str, Any]) -> Event:
     """
     kind = _KINDS.get(str(data.get("type")))
     if kind is None:
-        raise ValueError(f"type is one of {', '.join(_KINDS)}, not {data.get('type')!r:.40}")
+        raise ValueError(f"type must be one of {', '.join(_KINDS)}, not {data.get('type')!r:.40}")
     values: dict[str, Any] = {}
     for one in fields(kind):
         if one.name in ("start", "end", "at"):
@@ -293,7 +293,9 @@ def _index(data: Mapping[str, Any], name: str, kind: type[EventBase]) -> int:
     """A time in seconds as a sample index."""
     value = data.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_S:
-        raise ValueError(f"{kind.type}: {name} is a number of seconds from 0 to {_LONGEST_S:.0f}, not {value!r:.40}")
+        raise ValueError(
+            f"{kind.type}: {name} must be a number of seconds from 0 to {_LONGEST_S:.0f}, not {value!r:.40}"
+        )
     return round(value * SAMPLE_RATE)
 
 

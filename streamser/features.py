@@ -106,7 +106,7 @@ class FeatureConfig:
             "short is zero, tile or keep": self.short in ("zero", "tile", "keep"),
             "long is head, middle, windows or pieces": self.long in ("head", "middle", "windows", "pieces"),
             "length_s and stride_s are positive": self.length_s > 0 and self.stride_s > 0,
-            "trim_db is 0 or more": self.trim_db >= 0,
+            "trim_db must be 0 or more": self.trim_db >= 0,
         }
         broken = [rule for rule, held in rules.items() if not held]
         if broken:

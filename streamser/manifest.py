@@ -50,7 +50,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         seal = seal_of(values)
     except (TypeError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: holds values that no manifest has ({error}); {GET_ANEW}") from error
+        raise BundleError(f"{path}: has values that no manifest has ({error}); {GET_ANEW}") from error
     if sealed != seal:
         raise BundleError(
             f"{path}: its values do not give the hash in 'seal', so they were altered after saving; {GET_ANEW} "
@@ -76,7 +76,7 @@ def _check_events(path: Path, text: str) -> None:
 def _check_format(path: Path, values: Any) -> None:
     version = values.get("format") if isinstance(values, dict) else None
     if type(version) is not int or version < 1:
-        raise BundleError(f"{path}: has no 'format: {FORMAT}', so it is no streamser checkpoint; give another folder")
+        raise BundleError(f"{path}: has no 'format: {FORMAT}', so it is not a checkpoint; give another folder")
     if version > FORMAT:
         raise BundleError(
             f"{path}: has format {version}, newer than format {FORMAT} of this streamser; pip install -U streamser"

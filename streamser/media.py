@@ -121,7 +121,7 @@ class MediaFile:
 
     def _refused(self) -> AudioError:
         self._process.wait()
-        return AudioError(f"{self._path}: holds no sound that ffmpeg can read ({self._complaint()})")
+        return AudioError(f"{self._path}: has no audio that ffmpeg can read ({self._complaint()})")
 
     def _complaint(self) -> str:
         """ffmpeg's last line, without the addresses and the file's name in it."""

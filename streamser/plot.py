@@ -161,7 +161,7 @@ def _draw_audio(
     times_s = start_s + (np.arange(len(whole)) + 0.5) * step / SAMPLE_RATE
     axes.fill_between(times_s, whole.min(axis=1), whole.max(axis=1), color=_INK, linewidth=0.3, zorder=2)
     axes.set_ylim(-1.08 * peak, 1.08 * peak)
-    axes.set_ylabel("sound,\nspeech", rotation=0, ha="right", va="center")
+    axes.set_ylabel("audio,\nspeech", rotation=0, ha="right", va="center")
 
 
 def _ribbons(events: list[Event], labels: list[str]) -> Iterator[_Ribbon]:
@@ -259,7 +259,7 @@ def _draw_legend(figure: Any, labels: list[str], gaps: bool, width: float) -> No
     keys.append(Patch(facecolor="white", edgecolor=UNCERTAIN_COLOR, hatch="////", label=UNCERTAIN))
     keys.append(Patch(facecolor=_SPEECH, label="speech"))
     if gaps:
-        keys.append(Patch(facecolor="none", edgecolor="#C00000", hatch="xxxx", label="sound lost"))
+        keys.append(Patch(facecolor="none", edgecolor="#C00000", hatch="xxxx", label="audio lost"))
     figure.legend(
         handles=keys,
         loc="outside lower left",

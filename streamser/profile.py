@@ -63,11 +63,11 @@ class Profile:
         for name in ("name", "model", "fingerprint"):
             check_name(name, getattr(self, name))
         if not (_is_number(self.speech_s) and self.speech_s > 0):
-            raise ValueError(f"speech_s is a number above 0, not {self.speech_s!r:.80}")
+            raise ValueError(f"speech_s must be a number above 0, not {self.speech_s!r:.80}")
         if type(self.utterances) is not int or self.utterances < 1:
-            raise ValueError(f"utterances is a whole number above 0, not {self.utterances!r:.80}")
+            raise ValueError(f"utterances must be a whole number above 0, not {self.utterances!r:.80}")
         if not (_is_number(self.weight) and 0 < self.weight <= self.utterances):
-            raise ValueError(f"weight is above 0 and at most the number of utterances, not {self.weight!r:.80}")
+            raise ValueError(f"weight must be above 0 and at most the number of utterances, not {self.weight!r:.80}")
         total: object = self.total
         if not (isinstance(total, tuple) and 0 < len(total) <= _MOST_VALUES and all(map(_is_number, total))):
             raise ValueError(f"total holds 1 to {_MOST_VALUES} finite numbers")
@@ -115,7 +115,7 @@ class Profile:
             )
         if version != FORMAT:
             problem = (
-                "is no streamser profile" if version is None else f"has the format {version!r:.20}, this is {FORMAT}"
+                "not a streamser profile" if version is None else f"has the format {version!r:.20}, this is {FORMAT}"
             )
             raise ConfigError(f"{place}: {problem}; {_AGAIN}")
         if seal != _seal(values):
@@ -124,7 +124,7 @@ class Profile:
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             wrong = ", ".join(sorted(set(values) ^ names))
-            raise ConfigError(f"{place}: holds other values than a profile ({wrong:.80}); {_AGAIN}")
+            raise ConfigError(f"{place}: has values that no profile has ({wrong:.80}); {_AGAIN}")
         given: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
         try:
             return cls(**given)
@@ -135,7 +135,7 @@ class Profile:
 def check_name(what: str, text: object) -> None:
     """ValueError, beginning with `what`, for an impossible name of a profile or a checkpoint."""
     if not (isinstance(text, str) and 0 < len(text) <= _LONGEST_NAME and text.isprintable()):
-        raise ValueError(f"{what} is 1 to {_LONGEST_NAME} printable characters, not {text!r:.80}")
+        raise ValueError(f"{what} must be 1 to {_LONGEST_NAME} printable characters, not {text!r:.80}")
 
 
 def _is_number(value: object) -> bool:
@@ -157,7 +157,7 @@ def _read(place: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{place}: cannot be read as a profile ({error}); {_AGAIN}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{place}: is no streamser profile; {_AGAIN}")
+        raise ConfigError(f"{place}: not a streamser profile; {_AGAIN}")
     return values
 
 

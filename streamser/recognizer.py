@@ -73,7 +73,7 @@ class RecognizerConfig:
             raise ValueError(f"threads: must be 1 to {MOST_THREADS}, not {self.threads}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold: must be 0 to 1, not {self.threshold}")
-        check_prior("neutral_prior: is", self.neutral_prior)
+        check_prior("neutral_prior: must be", self.neutral_prior)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class Recognizer:
 
     def check(self, audio: Audio) -> None:
         """AudioError or ValueError for audio that can't be scored: empty, NaN, infinite, or never scaled."""
-        _samples(audio, "sound")
+        _samples(audio, "audio")
 
     def check_embedding(self, embedding: Frames) -> None:
         """BundleError unless the relative head, where there is one, takes embeddings (N, D) of this length."""
@@ -261,7 +261,7 @@ class Recognizer:
 
     def _score(self, audio: Audio | Sequence[Audio]) -> tuple[list[Samples], Sequence[WindowScores]]:
         several = [audio] if isinstance(audio, np.ndarray | Segment) else list(audio)
-        recordings = [_samples(one, f"sound {i}" if len(several) > 1 else "sound") for i, one in enumerate(several)]
+        recordings = [_samples(one, f"audio {i}" if len(several) > 1 else "audio") for i, one in enumerate(several)]
         if not recordings:
             return [], []
         speech = [trimmed(at_peak(samples, self.features), self.features) for samples in recordings]
@@ -365,12 +365,12 @@ def _samples(audio: Audio, what: str) -> Samples:
             "streamser.read_audio(path) reads a file, streamser.audio.to_mono mixes channels"
         )
     if not len(samples):
-        raise AudioError(f"{what}: holds no samples; give at least one")
+        raise AudioError(f"{what}: has no samples; give at least one")
     mono = check_finite(to_mono(samples), what)
     peak = float(np.abs(mono).max())
     if peak > LOUDEST:
         raise AudioError(
-            f"{what}: reaches {peak:g}, but float sound lies within [-1, 1]; divide 16-bit values by 32768"
+            f"{what}: reaches {peak:g}, but float audio must be within [-1, 1]; divide 16-bit values by 32768"
         )
     return mono
 

@@ -57,7 +57,7 @@ class Setting(NamedTuple):
 def require(rules: Mapping[str, bool]) -> None:
     """ValueError with the first rule that does not hold; a rule's text begins with the name of its setting.
 
-    >>> require({"threshold: is 0 to 1": 0 <= 0.3 <= 1})
+    >>> require({"threshold: must be 0 to 1": 0 <= 0.3 <= 1})
     """
     for rule, held in rules.items():
         if not held:
@@ -122,7 +122,7 @@ def walk_mapping(node: yaml.Node | None, path: Path | str, what: str) -> Iterato
     if node is None or (isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"):
         return
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{path}:{node.start_mark.line + 1}: {what} is a mapping of `key: value` lines")
+        raise ConfigError(f"{path}:{node.start_mark.line + 1}: {what} must be a mapping of `key: value` lines")
     seen: dict[str, int] = {}
     for key_node, value_node in node.value:
         key, line = str(key_node.value), key_node.start_mark.line + 1
@@ -141,7 +141,7 @@ def construct(node: yaml.Node, where: str) -> Any:
         return yaml.constructor.SafeConstructor().construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, KeyError, IndexError) as error:
         problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{where}: cannot be read as a YAML value ({problem}); quote it if it is a text") from error
+        raise ConfigError(f"{where}: cannot be read as a YAML value ({problem}); quote it if it is text") from error
 
 
 def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
@@ -194,7 +194,7 @@ def fill(kind: type[T], values: Mapping[str, Any], where: Where, name: str = "")
 def build(kind: type[T], values: Mapping[str, Any], where: Where, name: str = "") -> T:
     """Call the dataclass; an error of its `__post_init__` becomes a ConfigError with the line of that value.
 
-    The rule begins with the name of a field and a colon: "mode: is 0, 1, 2 or 3, not 9".
+    The rule begins with the name of a field and a colon: "mode: must be 0, 1, 2 or 3, not 9".
     """
     try:
         return kind(**values)
@@ -222,7 +222,7 @@ def checked(name: str, setting: Setting, kind: Any) -> Any:
         return value
     right = nearest(str(setting.value), _choices(kind))
     advice = f"; did you mean {right!r}?" if right else ""
-    raise ConfigError(f"{setting.where}: {name}: is {_rule(kind)}, not {_shown(setting.value)}{advice}")
+    raise ConfigError(f"{setting.where}: {name}: must be {_rule(kind)}, not {_shown(setting.value)}{advice}")
 
 
 def check_choice(name: str, value: str, known: Iterable[str]) -> None:
@@ -231,7 +231,7 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
     if value not in names:
         right = nearest(value, names)
         advice = f"; did you mean {right!r}?" if right else ""
-        raise ValueError(f"{name}: is one of {', '.join(names)}, not {value!r}{advice}")
+        raise ValueError(f"{name}: must be one of {', '.join(names)}, not {value!r}{advice}")
 
 
 def _shown(value: object) -> str:
@@ -324,12 +324,12 @@ def _rule(kind: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(_choices(kind))}"
     if origin is tuple and inner[-1] is Ellipsis:
-        return f"a list, as [a, b], each {_rule(inner[0])}"
+        return f"a list such as [a, b], each {_rule(inner[0])}"
     if origin is tuple:
         return f"a list of {len(inner)}, each {_rule(inner[0])}"
     if (isinstance(origin, type) and issubclass(origin, Mapping)) or _dataclass_of(kind):
         return "a mapping of `key: value`"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(kind, "null")
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(kind, "null")
 
 
 def _choices(kind: Any) -> list[str]:

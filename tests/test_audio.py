@@ -124,14 +124,14 @@ def test_a_header_without_samples_says_so(tmp_path: Path) -> None:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
-    with pytest.raises(AudioError, match=r"header\.wav: the file holds no samples"):
+    with pytest.raises(AudioError, match=r"header\.wav: the file has no samples"):
         read_audio(path)
 
 
 def test_text_renamed_to_wav_is_not_a_sound_file(tmp_path: Path) -> None:
     path = tmp_path / "letter.wav"
     path.write_text("Dear Sir or Madam, this is no sound.\n" * 50)
-    with pytest.raises(AudioError, match=r"letter\.wav: not a sound file .*WAV, FLAC, Ogg or MP3"):
+    with pytest.raises(AudioError, match=r"letter\.wav: not a readable audio file .*WAV, FLAC, Ogg or MP3"):
         read_audio(path)
 
 
@@ -202,7 +202,7 @@ def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes_with_a_warning(
     assert len(audio) < 7 * SAMPLE_RATE
     assert sum(len(piece) for piece in read_pieces(path)) == len(audio)
     first, second = (record.getMessage() for record in caplog.records)
-    assert first == second and first.startswith(f"{path}: the file is cut off")
+    assert first == second and first.startswith(f"{path}: the file is truncated")
     assert f"{len(audio) / SAMPLE_RATE:.1f} s" in first and (name == "a.ogg" or "of the 10.0 s" in first)
 
 
@@ -213,7 +213,7 @@ def test_a_tiny_rest_of_a_file_tells_the_length_that_the_header_promises(
     soundfile.write(path, noise(43.2, level=0.1), SAMPLE_RATE)
     path.write_bytes(path.read_bytes()[:3000])
     read_audio(path)
-    assert "it holds 0.1 s of the 43.2 s that its header promises" in caplog.text
+    assert "it has 0.1 s of the 43.2 s that its header states" in caplog.text
 
 
 def test_a_length_that_a_writer_to_a_pipe_could_not_know_is_no_warning(
@@ -350,7 +350,7 @@ def test_more_sound_than_fits_into_the_memory_is_refused_while_it_is_read(
     soundfile.write(path, np.zeros(2 * SAMPLE_RATE, np.float32), SAMPLE_RATE)
     assert len(read_audio(path)) == 2 * SAMPLE_RATE
     soundfile.write(path, np.zeros(2 * SAMPLE_RATE + 1, np.float32), SAMPLE_RATE)
-    with pytest.raises(AudioError, match=r"long\.flac: holds more than .* hours of sound, .*; split it"):
+    with pytest.raises(AudioError, match=r"long\.flac: has more than .* hours of audio, .*; split it"):
         read_audio(path)
 
 
@@ -391,7 +391,7 @@ def test_interleaved_channels_are_averaged_and_must_divide() -> None:
 
 @pytest.mark.parametrize("pcm", [np.zeros((2, 2, 2)), np.zeros(4, np.complex64), np.zeros(4, np.uint16)])
 def test_an_array_that_is_no_sound_is_the_callers_slip(pcm: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="sound"):
+    with pytest.raises(ValueError, match="audio"):
         to_mono(pcm)
 
 
@@ -416,4 +416,4 @@ def test_an_error_names_the_file_once_and_no_object_of_python(tmp_path: Path, na
     with pytest.raises(AudioError) as caught:
         read_audio(path)
     message = str(caught.value)
-    assert message == f"{path}: not a sound file that can be read (format not recognised); use WAV, FLAC, Ogg or MP3"
+    assert message == f"{path}: not a readable audio file (format not recognised); use WAV, FLAC, Ogg or MP3"

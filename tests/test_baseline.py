@@ -74,9 +74,9 @@ def test_the_share_rises_with_the_weight_and_is_nought_without() -> None:
     [
         ((np.array([np.nan]), 1.0, 1), "total holds finite numbers"),
         ((np.zeros((2, 2)), 1.0, 1), "total holds finite numbers"),
-        ((np.zeros(2), -1.0, 1), "weight is 0 or more"),
-        ((np.zeros(2), float("inf"), 1), "weight is 0 or more"),
-        ((np.zeros(2), 1.0, -1), "utterances is 0 or more"),
+        ((np.zeros(2), -1.0, 1), "weight must be 0 or more"),
+        ((np.zeros(2), float("inf"), 1), "weight must be 0 or more"),
+        ((np.zeros(2), 1.0, -1), "utterances must be 0 or more"),
         ((np.zeros(2), 1.0, 1, "mine"), "source is own or profile"),
     ],
 )

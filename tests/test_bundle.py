@@ -110,12 +110,12 @@ def test_a_relative_head_and_its_rule_come_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"exponent": -1.0}, r"baseline\.exponent is 0 or more, not -1\.0"),
-        ({"exponent": float("nan")}, r"baseline\.exponent is 0 or more, not nan"),
-        ({"full_s": 0.0}, r"baseline\.full_s is above 0, not 0\.0"),
-        ({"memory": 1}, r"baseline\.memory is a whole number of 2 or more, not 1"),
-        ({"memory": 2.5}, r"baseline\.memory is a whole number of 2 or more, not 2\.5"),
-        ({"half": float("inf")}, r"baseline\.half is 0 or more, not inf"),
+        ({"exponent": -1.0}, r"baseline\.exponent must be 0 or more, not -1\.0"),
+        ({"exponent": float("nan")}, r"baseline\.exponent must be 0 or more, not nan"),
+        ({"full_s": 0.0}, r"baseline\.full_s must be above 0, not 0\.0"),
+        ({"memory": 1}, r"baseline\.memory must be a whole number of 2 or more, not 1"),
+        ({"memory": 2.5}, r"baseline\.memory must be a whole number of 2 or more, not 2\.5"),
+        ({"half": float("inf")}, r"baseline\.half must be 0 or more, not inf"),
     ],
 )
 def test_a_rule_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
@@ -126,7 +126,7 @@ def test_a_rule_that_cannot_be_is_refused(change: dict[str, Any], message: str) 
 def test_a_broken_rule_in_the_manifest_names_the_file(tmp_path: Path) -> None:
     folder = make_adaptive(tmp_path / "adaptive").path
     rewrite(folder, lambda v: v["baseline"].update(half=-1))
-    with pytest.raises(BundleError, match=r"bundle\.yaml: baseline\.half is 0 or more, not -1"):
+    with pytest.raises(BundleError, match=r"bundle\.yaml: baseline\.half must be 0 or more, not -1"):
         load_bundle(folder)
 
 
@@ -243,7 +243,7 @@ def test_a_newer_format_asks_for_a_newer_streamser(folder: Path) -> None:
 )
 def test_a_foreign_manifest_is_told_apart(folder: Path, text: str) -> None:
     (folder / "bundle.yaml").write_text(text)
-    with pytest.raises(BundleError, match=r"bundle\.yaml: has no 'format: 1', so it is no streamser checkpoint"):
+    with pytest.raises(BundleError, match=r"bundle\.yaml: has no 'format: 1', so it is not a checkpoint"):
         load_bundle(folder)
 
 
@@ -261,13 +261,13 @@ def test_a_foreign_manifest_is_told_apart(folder: Path, text: str) -> None:
 )
 def test_an_unreadable_manifest_is_an_error_and_never_a_crash(folder: Path, content: bytes) -> None:
     (folder / "bundle.yaml").write_bytes(content)
-    with pytest.raises(BundleError, match=r"bundle\.yaml: (is not readable YAML|holds values)"):
+    with pytest.raises(BundleError, match=r"bundle\.yaml: (is not readable YAML|has values)"):
         load_bundle(folder)
 
 
 def test_a_date_is_no_value_that_a_manifest_has(folder: Path) -> None:
     (folder / "bundle.yaml").write_text("format: 1\nday: 2025-01-01\n")
-    with pytest.raises(BundleError, match=r"bundle\.yaml: holds values that no manifest has"):
+    with pytest.raises(BundleError, match=r"bundle\.yaml: has values that no manifest has"):
         load_bundle(folder)
 
 
@@ -308,17 +308,20 @@ RULES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a broken feature rule": (lambda v: v["features"].update(hop_samples=0), "1 <= hop_samples"),
     "an endless window": (lambda v: v["features"].update(length_s=1e9), "no net takes a window that long"),
     "an infinite window": (lambda v: v["features"].update(length_s=1e308), r"bundle\.yaml"),
-    "features that are a list": (lambda v: v.update(features=[1]), r"bundle\.yaml"),
+    "features that is a list": (lambda v: v.update(features=[1]), r"bundle\.yaml"),
     "temperature zero": (lambda v: v["calibration"].update(temperature=0), "temperature is a positive number, not 0"),
     "temperature below zero": (lambda v: v["calibration"].update(temperature=-1.0), "temperature is a positive number"),
     "temperature as text": (lambda v: v["calibration"].update(temperature="warm"), "temperature is a positive number"),
     "a bias too short": (lambda v: v["calibration"].update(bias=[0.0]), "bias has 1 values but labels has 4"),
     "a bias of words": (lambda v: v["calibration"].update(bias=["a"] * 4), "bias holds finite numbers"),
-    "a threshold of 7": (lambda v: v["calibration"].update(threshold=7), "threshold is within 0..1, not 7"),
-    "a risk of 2": (lambda v: v["calibration"].update(risk=2), "risk is within 0..1 or null, not 2"),
+    "a threshold of 7": (lambda v: v["calibration"].update(threshold=7), "threshold must be 0 to 1, not 7"),
+    "a risk of 2": (lambda v: v["calibration"].update(risk=2), "risk must be 0 to 1 or null, not 2"),
     "an unknown calibration": (lambda v: v["calibration"].update(heat=1), "heat"),
     "calibration as text": (lambda v: v.update(calibration="warm"), r"bundle\.yaml"),
-    "an unlikely prior": (lambda v: v["calibration"].update(neutral_prior=1), "neutral_prior is above 0 and below 1"),
+    "an unlikely prior": (
+        lambda v: v["calibration"].update(neutral_prior=1),
+        "neutral_prior must be above 0 and below 1",
+    ),
     "variant as a number": (lambda v: v.update(variant=3), "variant and licence are names"),
     "no licence": (lambda v: v.update(licence=""), "variant and licence are names"),
     "a path outside": (lambda v: v["files"].update({"../../secret": "0" * 64}), "files lists exactly"),
@@ -413,12 +416,12 @@ def test_a_path_that_holds_no_checkpoint_says_so(
     models: Path, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BundleError, match=r"no checkpoint is named|no such folder|holds no bundle\.yaml"):
+    with pytest.raises(BundleError, match=r"no checkpoint is named|no such folder|has no bundle\.yaml"):
         load_bundle(name)
 
 
 def test_a_file_in_a_checkpoint_is_not_the_checkpoint(folder: Path) -> None:
-    with pytest.raises(BundleError, match=r"is a file, but a checkpoint is a folder; give the folder that holds"):
+    with pytest.raises(BundleError, match=r"is a file, but a checkpoint is a folder; give the folder with"):
         load_bundle(folder / "model.onnx")
 
 

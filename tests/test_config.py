@@ -84,17 +84,17 @@ def test_values_become_what_their_field_is(override: str, value: object) -> None
         ("vda:\n  mode: 3\n", "config.yaml:1: unknown section 'vda'; did you mean 'vad'?"),
         ("mode: 3\n", "config.yaml:1: unknown key 'mode'; did you mean 'vad.mode'?"),
         ("vad:\n  hop_ms: 3\n", "config.yaml:2: unknown key 'vad.hop_ms'; did you mean 'segmenter.hop_ms'?"),
-        ("vad:\n  mode: 7\n", "config.yaml:2: vad.mode: is 0, 1, 2 or 3, not 7"),
-        ("\nvad:\n\n  mode: loud\n", "config.yaml:4: vad.mode: is a whole number, not 'loud'"),
-        ("vad:\n  mode: true\n", "config.yaml:2: vad.mode: is a whole number, not True"),
+        ("vad:\n  mode: 7\n", "config.yaml:2: vad.mode: must be 0, 1, 2 or 3, not 7"),
+        ("\nvad:\n\n  mode: loud\n", "config.yaml:4: vad.mode: must be a whole number, not 'loud'"),
+        ("vad:\n  mode: true\n", "config.yaml:2: vad.mode: must be a whole number, not True"),
         (
             "vad:\n  engine: webrct\n",
-            "config.yaml:2: vad.engine: is one of webrtc, silero, energy, not 'webrct'; did you mean 'webrtc'?",
+            "config.yaml:2: vad.engine: must be one of webrtc, silero, energy, not 'webrct'; did you mean 'webrtc'?",
         ),
-        ("source:\n  device: [1]\n", "config.yaml:2: source.device: is a text or a whole number or null, not [1]"),
+        ("source:\n  device: [1]\n", "config.yaml:2: source.device: must be text or a whole number or null, not [1]"),
         ("vad:\n  mode: 1\n  mode: 2\n", "config.yaml:3: key 'mode' was already given in line 2; keep one of them"),
-        ("vad: 3\n", "config.yaml:1: section 'vad' is a mapping of `key: value` lines"),
-        ("- 3\n", "config.yaml:1: a configuration is a mapping of `key: value` lines"),
+        ("vad: 3\n", "config.yaml:1: section 'vad' must be a mapping of `key: value` lines"),
+        ("- 3\n", "config.yaml:1: a configuration must be a mapping of `key: value` lines"),
     ],
 )
 def test_a_slip_is_answered_with_the_line_the_rule_and_the_way_out(tmp_path: Path, text: str, expected: str) -> None:
@@ -119,7 +119,7 @@ def test_text_that_is_no_yaml_is_answered_with_its_line(tmp_path: Path) -> None:
         ("vad:\n  mode: !!int x\n", "config.yaml:2: cannot be read as a YAML value"),
         ("vad:\n  mode: 2026-99-99\n", "config.yaml:2: cannot be read as a YAML value"),
         ("vad:\n  mode: " + "9" * 400 + "\n", "config.yaml:2: a number of 400 digits is too long"),
-        ("vad:\n  mode: .inf\n", "config.yaml:2: vad.mode: is a whole number, not inf"),
+        ("vad:\n  mode: .inf\n", "config.yaml:2: vad.mode: must be a whole number, not inf"),
         ("vad:\n  mode: !!python/name:os.system\n", "config.yaml:2: cannot be read as a YAML value"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         ("vad.mode", "--set vad.mode: write section.key=value, for example vad.mode=3"),
         ("mode=3", "--set mode=3: unknown key 'mode'; did you mean 'vad.mode'?"),
         ("vda.mode=3", "--set vda.mode=3: unknown key 'vda.mode'; did you mean 'vad.mode'?"),
-        ("vad.mode=9", "--set vad.mode=9: vad.mode: is 0, 1, 2 or 3, not 9"),
+        ("vad.mode=9", "--set vad.mode=9: vad.mode: must be 0, 1, 2 or 3, not 9"),
         ("vad.mode=[", "--set vad.mode=[: '[' is no YAML value"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_renamed_key_works_under_its_old_name_and_says_so(tmp_path: Path, capl
 def test_a_key_that_is_gone_names_what_to_do_instead(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("pipeline:\n  settle: true\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"config.yaml:2: pipeline\.settle is gone: .* pipeline\.adapt: false"):
+    with pytest.raises(ConfigError, match=r"config.yaml:2: pipeline\.settle was removed: .* pipeline\.adapt: false"):
         load_config(file)
-    with pytest.raises(ConfigError, match=r"pipeline\.settle is gone"):
+    with pytest.raises(ConfigError, match=r"pipeline\.settle was removed"):
         load_config(overrides=["pipeline.settle=true"])

@@ -82,7 +82,7 @@ def test_a_playlist_that_calls_itself_media_is_not_followed(tmp_path: Path, spok
     ):
         path = tmp_path / f"{number}{suffix}"
         path.write_text(text)
-        with pytest.raises(AudioError, match="holds no sound that ffmpeg can read"):
+        with pytest.raises(AudioError, match="has no audio that ffmpeg can read"):
             read_audio(path)
 
 
@@ -91,13 +91,13 @@ def test_what_cannot_be_decoded_is_named_with_the_reason(tmp_path: Path, spoken:
     whole = encode(tmp_path / "a.m4a", spoken, "-c:a", "aac").read_bytes()
     broken = tmp_path / "broken.m4a"
     broken.write_bytes(whole[: len(whole) // 2])  # its index stands at the end
-    with pytest.raises(AudioError, match=r"broken\.m4a: holds no sound that ffmpeg can read \(.+\)") as caught:
+    with pytest.raises(AudioError, match=r"broken\.m4a: has no audio that ffmpeg can read \(.+\)") as caught:
         read_audio(broken)
     assert "@ 0x" not in str(caught.value) and str(caught.value).count("broken.m4a") == 1
     silent_film = tmp_path / "film.mp4"
     picture = ["-f", "lavfi", "-i", "color=size=64x64:duration=0.2", "-c:v", "mpeg4"]
     subprocess.run([str(FFMPEG), "-v", "error", *picture, str(silent_film)], check=True, timeout=60)
-    with pytest.raises(AudioError, match=r"film\.mp4: holds no sound"):
+    with pytest.raises(AudioError, match=r"film\.mp4: has no audio"):
         read_audio(silent_film)
 
 

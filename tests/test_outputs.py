@@ -331,7 +331,7 @@ def test_a_full_disk_leaves_a_valid_file_of_whole_events_that_can_be_continued(t
             message = str(error)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-        assert (limit >= size) == (not message) and ("make room and run it again" in message or not message)
+        assert (limit >= size) == (not message) and ("free some disk space and run it again" in message or not message)
         content = path.read_text()
         kept = [] if not content else READERS[name](content)
         assert kept == READERS[name]((tmp_path / f"all-{name}").read_text())[: len(kept)]

@@ -124,17 +124,17 @@ def test_a_profile_in_the_configuration_is_applied(adaptive: Recognizer, tmp_pat
         ({"total": [1e300] * 64}, "total holds 1 to"),
         ({"total": []}, "total holds 1 to"),
         ({"total": "long"}, "total holds 1 to"),
-        ({"weight": 0}, "weight is above 0"),
-        ({"weight": 1e9}, "weight is above 0 and at most the number of utterances"),
-        ({"weight": True}, "weight is above 0"),
-        ({"utterances": 0}, "utterances is a whole number above 0"),
-        ({"utterances": 2.5}, "utterances is a whole number above 0"),
-        ({"speech_s": -1}, "speech_s is a number above 0"),
-        ({"name": ""}, "name is 1 to 200 printable characters"),
-        ({"name": "a\x1b[2J"}, "name is 1 to 200 printable characters"),
-        ({"model": 7}, "model is 1 to 200 printable characters"),
-        ({"fingerprint": None}, "fingerprint is 1 to 200 printable characters"),
-        ({"more": 1}, "holds other values than a profile .more."),
+        ({"weight": 0}, "weight must be above 0"),
+        ({"weight": 1e9}, "weight must be above 0 and at most the number of utterances"),
+        ({"weight": True}, "weight must be above 0"),
+        ({"utterances": 0}, "utterances must be a whole number above 0"),
+        ({"utterances": 2.5}, "utterances must be a whole number above 0"),
+        ({"speech_s": -1}, "speech_s must be a number above 0"),
+        ({"name": ""}, "name must be 1 to 200 printable characters"),
+        ({"name": "a\x1b[2J"}, "name must be 1 to 200 printable characters"),
+        ({"model": 7}, "model must be 1 to 200 printable characters"),
+        ({"fingerprint": None}, "fingerprint must be 1 to 200 printable characters"),
+        ({"more": 1}, "has values that no profile has .more."),
     ],
 )
 def test_every_field_is_checked_even_under_a_true_seal(
@@ -159,8 +159,8 @@ def test_a_sum_of_another_length_is_refused_when_it_is_used(adaptive: Recognizer
     ("spoil", "message"),
     [
         (lambda text: "{", "cannot be read as a profile"),
-        (lambda text: "[1]", "is no streamser profile"),
-        (lambda text: '{"a": 1}', "is no streamser profile"),
+        (lambda text: "[1]", "not a streamser profile"),
+        (lambda text: '{"a": 1}', "not a streamser profile"),
         (lambda text: text.replace('"me"', '"you"'), "was altered"),
         (lambda text: text.replace('"streamser_profile": 3', '"streamser_profile": 2'), "has the format 2, this is 3"),
         (
@@ -363,4 +363,4 @@ def test_calibrate_refuses_a_checkpoint_without_a_relative_head_before_anybody_s
 @pytest.mark.parametrize("name", ["", "a\x1b[2J", "long" * 100])
 def test_calibrate_refuses_a_name_that_no_profile_can_have(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "--name", name, "--device", "no such thing"]) == 1
-    assert "--name is 1 to 200 printable characters, not" in capsys.readouterr().err
+    assert "--name must be 1 to 200 printable characters, not" in capsys.readouterr().err

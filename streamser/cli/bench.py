@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", nargs="*", help="names or folders of checkpoints (default: all installed ones)")
-    parser.add_argument("--engine", choices=("all", "onnx", "onnx-int8", "torch", "cuda"), default="all")
+    parser.add_argument(
+        "--engine",
+        choices=("all", "onnx", "onnx-int8", "torch", "cuda"),
+        default="all",
+        help="engine to measure (default: all)",
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the onnx engine (default: 1)")
     parser.add_argument(
         "--audio", type=Path, metavar="FILE", help="recording of speech to measure with, repeated as needed"

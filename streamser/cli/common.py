@@ -58,13 +58,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Options for the checkpoint, the processor and all other settings; read back with `load_run_config`."""
     add = parser.add_argument
-    add("--model", metavar="NAME", help=f"checkpoint: a name or the path of its folder (default: {DEFAULT_MODEL})")
+    add("--model", metavar="NAME", help=f"name or folder of a checkpoint (default: {DEFAULT_MODEL})")
     add("--compute", metavar="PROCESSOR", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--profile", metavar="NAME", help='a profile of your voice, made by "streamser calibrate"')
     add(
         "--no-adapt",
         action="store_true",
-        help="do not adapt to the voice by comparing utterances with earlier ones",
+        help="turn off the adaptation to the voice (comparison with earlier utterances)",
     )
     add_gone_option(parser, "--settle", "streams adapt to the voice by default now; --no-adapt turns it off")
     add_config_arguments(parser)

@@ -107,7 +107,7 @@ class AsyncClient:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"url: begins with http:// or https://, not {url!r}")
         if reconnect_s < 0:
-            raise ValueError(f"reconnect_s: is 0 or more, not {reconnect_s}")
+            raise ValueError(f"reconnect_s: must be 0 or more, not {reconnect_s}")
         self.url = url.rstrip("/")
         self._reconnect_s = reconnect_s
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}

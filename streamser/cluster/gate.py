@@ -208,7 +208,7 @@ class Connection(asyncio.Protocol):
         except (OSError, asyncio.TimeoutError, StopAsyncIteration) as error:
             logger.warning("no server for a connection: %r", error)
         except Exception as error:  # any error of the cluster
-            logger.warning("a server of this connection is gone: %r", error)
+            logger.warning("a server of this connection has ended: %r", error)
         if self._over:
             return
         if self._server is None:

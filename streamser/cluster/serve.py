@@ -40,9 +40,9 @@ class Replicas:
 
     def __post_init__(self) -> None:
         if self.fewest < 1 or (self.most is not None and self.most < self.fewest):
-            raise ValueError(f"is N, or FEWEST-MOST with at least 1, not {self.fewest}-{self.most}")
+            raise ValueError(f"must be N, or FEWEST-MOST with at least 1, not {self.fewest}-{self.most}")
         if self.streams < 1:
-            raise ValueError(f"is at least 1, not {self.streams}")
+            raise ValueError(f"must be at least 1, not {self.streams}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def deployed(address: str | None, config: Config, replicas: Replicas) -> Iterato
 def _check(config: Config, cluster: Cluster) -> None:
     if cluster.machines > 1 and config.server.token is None:
         raise ConfigError(
-            f"--ray: the cluster has {cluster.machines} machines, so sound and results travel over their network, "
+            f"--ray: the cluster has {cluster.machines} machines, so audio and results travel over their network, "
             "which needs a token; add --token auto"
         )
 

@@ -81,7 +81,7 @@ def read_corpus(
             seen.add(found.id)
             clips.append(found)
     if not clips and not problems:
-        raise CorpusError(f"{root}: holds no clips in the layout '{chosen.name}', which is {chosen.shape}")
+        raise CorpusError(f"{root}: has no clips in the layout '{chosen.name}', which is {chosen.shape}")
     if check is not None:
         clips, unusable = check_audio(clips, check)
         problems += unusable

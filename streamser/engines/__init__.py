@@ -143,7 +143,7 @@ def check_length(n_frames: int, bundle: Bundle, error: Exception) -> None:
     """AudioError if a window is too short for the network, which only `short: keep` allows; else the error itself."""
     if n_frames < bundle.features.window_frames:
         seconds = n_frames * bundle.features.hop_s
-        raise AudioError(f"{seconds:.3f} s of sound ({n_frames} frames) is too little for {bundle.name}") from error
+        raise AudioError(f"{seconds:.3f} s of audio ({n_frames} frames) is too little for {bundle.name}") from error
 
 
 class Counters:

@@ -142,7 +142,7 @@ def load_folds(folder: str | PathLike[str]) -> list[FoldResult]:
         raise ProtocolError(f"{root}: no such folder; give a run folder of `streamser train`")
     folds = [fold for path in sorted(root.rglob("*.json")) if (fold := _load(path)) is not None]
     if not folds:
-        raise ProtocolError(f"{root}: holds no fold results; `streamser train` writes one for each fold it finishes")
+        raise ProtocolError(f"{root}: has no fold results; `streamser train` writes one for each fold it finishes")
     return sorted(folds, key=lambda fold: (fold.seed, fold.fold))
 
 

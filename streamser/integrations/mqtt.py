@@ -57,15 +57,15 @@ class MqttConfig:
 
     def __post_init__(self) -> None:
         if not self.host:
-            raise ValueError("host: is the broker's name or address, not empty")
+            raise ValueError("host: must be the broker's name or address, not empty")
         if not 1 <= self.port <= 65535:
-            raise ValueError(f"port: is 1 to 65535, not {self.port}")
+            raise ValueError(f"port: must be 1 to 65535, not {self.port}")
         if self.password and not self.username:
             raise ValueError("username: a password needs one")
         if not _is_topic(self.topic):
-            raise ValueError(f"topic: is like home/desk, without wildcards or outer slashes, not {self.topic!r}")
+            raise ValueError(f"topic: must be like home/desk, without wildcards or outer slashes, not {self.topic!r}")
         if self.discovery_prefix and not _is_topic(self.discovery_prefix):
-            raise ValueError(f"discovery-prefix: is like homeassistant, or empty, not {self.discovery_prefix!r}")
+            raise ValueError(f"discovery-prefix: must be like homeassistant, or empty, not {self.discovery_prefix!r}")
 
     @property
     def node(self) -> str:
@@ -244,5 +244,5 @@ class MqttPublisher:
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if self._refusal == "":
-            logger.warning("the MQTT broker at %s is gone (%s); trying again", self.config.host, reason)
+            logger.warning("lost the MQTT broker at %s (%s); trying again", self.config.host, reason)
         self._answered.set()  # closing the connection without an error counts as a refusal too

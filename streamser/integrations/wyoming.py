@@ -92,7 +92,7 @@ class WyomingAddress:
         except ValueError:  # not a port
             address = None
         if address is None:
-            raise ConfigError(f"--uri {uri}: is like tcp://127.0.0.1:10400 or unix:///run/emotion.sock")
+            raise ConfigError(f"--uri {uri}: must be like tcp://127.0.0.1:10400 or unix:///run/emotion.sock")
         if not (address.is_local or public):
             raise ConfigError(
                 f"--uri {uri}: other machines could connect, and Wyoming knows neither passwords nor encryption; "
@@ -183,7 +183,7 @@ class WyomingServer:
         task = asyncio.current_task()
         assert task is not None
         if not self._make_room():
-            await self._refuse(reader, writer, "busy", f"{len(self._clients)} clients are sending sound; try later")
+            await self._refuse(reader, writer, "busy", f"{len(self._clients)} clients send audio; try again later")
             writer.close()
             return
         self._served += 1

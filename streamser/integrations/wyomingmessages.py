@@ -64,7 +64,7 @@ def _length(header: dict[str, Any], name: str, most: int) -> int:
     if value is None:
         return 0
     if not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError(f"{name} is 0 to {most}, not {value!r:.40}")
+        raise ValueError(f"{name} must be 0 to {most}, not {value!r:.40}")
     return value
 
 
@@ -74,7 +74,7 @@ def checked_chunk(event: Event) -> AudioChunk:
         value = event.data.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             wanted = "2 (16-bit samples, little endian)" if name == "width" else f"{low} to {high}"
-            raise ValueError(f"{name} is {wanted}, not {value!r:.40}")
+            raise ValueError(f"{name} must be {wanted}, not {value!r:.40}")
     chunk: AudioChunk = AudioChunk.from_event(event)
     if len(chunk.audio) % (2 * chunk.channels):
         raise ValueError(f"{len(chunk.audio)} bytes are not a whole number of frames of {2 * chunk.channels} bytes")

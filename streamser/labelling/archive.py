@@ -45,7 +45,7 @@ def open_archive(path: Path) -> Archive:
     if not archive.files:
         known = ", ".join(AUDIO_SUFFIXES + MEDIA_SUFFIXES)
         why = ffmpeg_notice(archive.needs_ffmpeg) if archive.needs_ffmpeg else known
-        raise AudioError(f"{path}: holds no sound file that can be read ({why})")
+        raise AudioError(f"{path}: has no readable audio file ({why})")
     return archive
 
 

@@ -52,7 +52,7 @@ class LossSpec:
 
     def __post_init__(self) -> None:
         rules = {
-            f"kind is one of {', '.join(KINDS)}": self.kind in KINDS,
+            f"kind must be one of {', '.join(KINDS)}": self.kind in KINDS,
             "0 < q <= 1": 0.0 < self.q <= 1.0,
             "classification is not negative": self.classification >= 0.0,
             "0 <= label_smoothing < 1": 0.0 <= self.label_smoothing < 1.0,

@@ -146,7 +146,8 @@ class FileWriter(Writer):
 
     def _full(self, error: OSError) -> ConfigError:
         return ConfigError(
-            f"{self.path}: cannot be written ({error.strerror}); make room and run it again: what it holds is whole"
+            f"{self.path}: cannot be written ({error.strerror}); free some disk space and run it again; "
+            "the file is valid"
         )
 
     def _foreign(self) -> ConfigError:

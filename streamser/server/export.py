@@ -49,7 +49,7 @@ class Exporter:
         wanted = request.query.get("format", "")
         if wanted not in EXPORT_FORMATS:
             known = ", ".join(EXPORT_FORMATS)
-            raise HttpRefusal(400, "bad_query", f"format is one of {known}, not {wanted!r:.40}")
+            raise HttpRefusal(400, "bad_query", f"format must be one of {known}, not {wanted!r:.40}")
         async with self._bodies.receive(request) as body, self._turn:
             content = await asyncio.get_running_loop().run_in_executor(None, partial(_write, bytes(body), wanted))
         name = f"streamser{_SUFFIXES.get(wanted) or _PICTURES[wanted]}"

@@ -162,7 +162,7 @@ def _wishes(request: web.Request) -> tuple[str, bool, str | None]:
     except Refusal as refusal:
         raise HttpRefusal(400, refusal.code, str(refusal)) from refusal
     if partials not in ("true", "false", "1", "0"):
-        raise HttpRefusal(400, "bad_query", f"partials is true or false, not {partials!r:.{MAX_STREAM_NAME}}")
+        raise HttpRefusal(400, "bad_query", f"partials must be true or false, not {partials!r:.{MAX_STREAM_NAME}}")
     return name, partials in ("true", "1"), model
 
 

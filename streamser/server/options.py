@@ -58,28 +58,28 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         rules = {
-            "host: is a name or an address": bool(self.host.strip()),
-            f"port: is 0 to 65535, not {self.port}": 0 <= self.port <= 65535,
-            f"token: is at least {MIN_TOKEN_CHARACTERS} printable ASCII characters without spaces, or null": (
+            "host: must be a name or an address": bool(self.host.strip()),
+            f"port: must be 0 to 65535, not {self.port}": 0 <= self.port <= 65535,
+            f"token: must be at least {MIN_TOKEN_CHARACTERS} printable ASCII characters without spaces, or null": (
                 self.token is None or is_token(self.token)
             ),
             f"allowed_origins: each is http://name[:port] or https://name[:port], not {self.allowed_origins}": all(
                 origin.startswith(("http://", "https://")) and origin.count("/") == 2 for origin in self.allowed_origins
             ),
-            f"max_clients: is at least 1, not {self.max_clients}": self.max_clients >= 1,
-            f"max_connections: is at least 2, not {self.max_connections}": self.max_connections >= 2,
-            f"header_timeout_s: is above 0, not {self.header_timeout_s}": self.header_timeout_s > 0,
-            f"max_body_mb: is above 0, not {self.max_body_mb}": self.max_body_mb > 0,
-            f"max_audio_s: is above 0, not {self.max_audio_s}": self.max_audio_s > 0,
-            f"max_message_kb: is at least 1, not {self.max_message_kb}": self.max_message_kb >= 1,
-            f"max_messages_per_s: is at least 10, not {self.max_messages_per_s}": self.max_messages_per_s >= 10,
-            f"max_stream_s: is above 0, or null, not {self.max_stream_s}": (
+            f"max_clients: must be at least 1, not {self.max_clients}": self.max_clients >= 1,
+            f"max_connections: must be at least 2, not {self.max_connections}": self.max_connections >= 2,
+            f"header_timeout_s: must be above 0, not {self.header_timeout_s}": self.header_timeout_s > 0,
+            f"max_body_mb: must be above 0, not {self.max_body_mb}": self.max_body_mb > 0,
+            f"max_audio_s: must be above 0, not {self.max_audio_s}": self.max_audio_s > 0,
+            f"max_message_kb: must be at least 1, not {self.max_message_kb}": self.max_message_kb >= 1,
+            f"max_messages_per_s: must be at least 10, not {self.max_messages_per_s}": self.max_messages_per_s >= 10,
+            f"max_stream_s: must be above 0, or null, not {self.max_stream_s}": (
                 self.max_stream_s is None or self.max_stream_s > 0
             ),
-            f"client_queue: is at least 8, not {self.client_queue}": self.client_queue >= 8,
-            f"idle_timeout_s: is above 0, not {self.idle_timeout_s}": self.idle_timeout_s > 0,
-            f"send_timeout_s: is above 0, not {self.send_timeout_s}": self.send_timeout_s > 0,
-            f"drain_s: is 0 or more, not {self.drain_s}": self.drain_s >= 0,
+            f"client_queue: must be at least 8, not {self.client_queue}": self.client_queue >= 8,
+            f"idle_timeout_s: must be above 0, not {self.idle_timeout_s}": self.idle_timeout_s > 0,
+            f"send_timeout_s: must be above 0, not {self.send_timeout_s}": self.send_timeout_s > 0,
+            f"drain_s: must be 0 or more, not {self.drain_s}": self.drain_s >= 0,
         }
         require(rules)
 

@@ -84,7 +84,7 @@ def expand(path: Path) -> list[Path]:
     found = search_folder(path)
     if not found.audio:
         why = ffmpeg_notice(found.needs_ffmpeg) if found.needs_ffmpeg else ", ".join(AUDIO_SUFFIXES + MEDIA_SUFFIXES)
-        raise AudioError(f"{path}: the folder holds no sound file that can be read ({why})")
+        raise AudioError(f"{path}: the folder has no readable audio file ({why})")
     return list(found.audio)
 
 
@@ -101,7 +101,7 @@ def _opened(path: Path) -> soundfile.SoundFile | MediaFile:
     audio = open_audio(path, str(path))
     if not len(audio):
         audio.close()
-        raise AudioError(f"{path}: the file holds no samples")
+        raise AudioError(f"{path}: the file has no samples")
     return audio
 
 

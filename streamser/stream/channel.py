@@ -73,7 +73,7 @@ class _Channel:
     def status(
         self,
         *,
-        device: str = "pushed sound",
+        device: str = "pushed audio",
         source_state: SourceState | None = None,
         overflows: int = 0,
         events_dropped: int = 0,

@@ -49,7 +49,7 @@ class PcmConverter:
         if not self._whole_numbers:  # integers are always finite
             samples, replaced = made_finite(samples)
         if replaced and not self.replaced:
-            logger.warning("pushed sound: %d samples are NaN, infinite or absurd; they count as silence", replaced)
+            logger.warning("pushed audio: %d samples are NaN, infinite or absurd; they count as silence", replaced)
         self.replaced += replaced
         return self._resampler.feed(samples)
 

@@ -238,7 +238,7 @@ class _PortAudioLine:
         ending.start()
         ending.join(_LET_GO_S)
         if ending.is_alive():
-            logger.warning("%s: the sound system does not let go of it; left behind", self.description)
+            logger.warning("%s: the sound system does not close it; it is abandoned", self.description)
 
     def _end(self) -> None:
         with _inside():
@@ -327,7 +327,7 @@ def _default_index(sd: Any) -> int:
 def _portaudio() -> Iterator[Any]:
     sd = _sounddevice()
     if not _PORTAUDIO.acquire(timeout=_BUSY_S):
-        raise DeviceError("another microphone is being opened, and the sound system does not answer")
+        raise DeviceError("another microphone is being opened, and the sound system does not respond")
     try:
         with _inside():
             yield sd

@@ -75,21 +75,21 @@ class SegmenterConfig:
         }
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name}: is {least} to {most}, not {getattr(self, name)}")
+                raise ValueError(f"{name}: must be {least} to {most}, not {getattr(self, name)}")
         rules = {
-            f"resume_ms: is 0 or more and below end_silence_ms, not {self.resume_ms}": (
+            f"resume_ms: must be 0 or more and below end_silence_ms, not {self.resume_ms}": (
                 0 <= self.resume_ms < self.end_silence_ms
             ),
-            f"post_roll_ms: is 0 or more and below end_silence_ms, not {self.post_roll_ms}": (
+            f"post_roll_ms: must be 0 or more and below end_silence_ms, not {self.post_roll_ms}": (
                 0 <= self.post_roll_ms < self.end_silence_ms
             ),
-            f"speculate_ms: is 0, or from post_roll_ms to below end_silence_ms, not {self.speculate_ms}": (
+            f"speculate_ms: must be 0, or from post_roll_ms to below end_silence_ms, not {self.speculate_ms}": (
                 self.speculate_ms == 0 or self.post_roll_ms <= self.speculate_ms < self.end_silence_ms
             ),
-            f"max_utterance_s: is more than pre_roll_ms, min_speech_ms and cut_search_s, not {self.max_utterance_s}": (
+            f"max_utterance_s: must exceed pre_roll_ms + min_speech_ms + cut_search_s, not {self.max_utterance_s}": (
                 self.max_utterance_s > (self.pre_roll_ms + self.min_speech_ms) / 1000 + self.cut_search_s
             ),
-            f"hop_ms: is 0 or 20 to 10000, not {self.hop_ms}": self.hop_ms == 0 or 20 <= self.hop_ms <= 10_000,
+            f"hop_ms: must be 0 or 20 to 10000, not {self.hop_ms}": self.hop_ms == 0 or 20 <= self.hop_ms <= 10_000,
         }
         require(rules)
 
@@ -205,7 +205,7 @@ class Segmenter:
     def feed(self, block: AudioBlock) -> list[Item]:
         """The events and segments of this block, which must begin where the last one ended."""
         if block.start != self.position:
-            raise ValueError(f"block: starts at {block.start}, not at {self.position}; report lost sound with gap()")
+            raise ValueError(f"block: starts at {block.start}, not at {self.position}; report lost audio with gap()")
         if block.arrived_s is not None:
             self._arrivals.append((block.end, block.arrived_s))
         if len(block.samples) <= _SLICE_SAMPLES:
@@ -254,7 +254,7 @@ class Segmenter:
         if not math.isfinite(sum(powers)):
             broken = next((place for place, power in enumerate(powers) if not math.isfinite(power)), 0)
             start_s = (self._detected + broken * size) / SAMPLE_RATE
-            raise AudioError(f"sound at {start_s:.2f} s: NaN or infinite samples; the source is broken")
+            raise AudioError(f"audio at {start_s:.2f} s: NaN or infinite samples; the source is broken")
         items: list[Item] = []
         for power, speech in zip(powers, self._detect(frames), strict=True):
             items += self._take(power, speech)

@@ -39,15 +39,16 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         rules = {
-            "sample_rate: is 4000 to 384000, or null": self.sample_rate is None or 4000 <= self.sample_rate <= 384_000,
-            "channels: is 1 to 64, or null": self.channels is None or 1 <= self.channels <= 64,
-            "block_ms: is 5 to 200": 5 <= self.block_ms <= 200,
-            "queue_s: is 0.2 to 60": 0.2 <= self.queue_s <= 60,
-            "stall_ms: is 200 to 10000, and at least five blocks": 200 <= self.stall_ms <= 10_000
+            "sample_rate: must be 4000 to 384000, or null": self.sample_rate is None
+            or 4000 <= self.sample_rate <= 384_000,
+            "channels: must be 1 to 64, or null": self.channels is None or 1 <= self.channels <= 64,
+            "block_ms: must be 5 to 200": 5 <= self.block_ms <= 200,
+            "queue_s: must be 0.2 to 60": 0.2 <= self.queue_s <= 60,
+            "stall_ms: must be 200 to 10000, and at least five blocks": 200 <= self.stall_ms <= 10_000
             and self.stall_ms >= 5 * self.block_ms,
-            "retry_first_ms: is 50 to 10000": 50 <= self.retry_first_ms <= 10_000,
-            "retry_max_ms: is at least retry_first_ms": self.retry_max_ms >= self.retry_first_ms,
-            "between_files_ms: is 0 to 60000": 0 <= self.between_files_ms <= 60_000,
+            "retry_first_ms: must be 50 to 10000": 50 <= self.retry_first_ms <= 10_000,
+            "retry_max_ms: must be at least retry_first_ms": self.retry_max_ms >= self.retry_first_ms,
+            "between_files_ms: must be 0 to 60000": 0 <= self.between_files_ms <= 60_000,
         }
         require(rules)
 

@@ -83,7 +83,7 @@ class PushSource:
         *,
         live: bool = False,
         config: SourceConfig | None = None,
-        description: str = "pushed sound",
+        description: str = "pushed audio",
     ) -> None:
         config = config or SourceConfig()
         self.live = live
@@ -182,7 +182,7 @@ class WavSource:
         several = [paths] if isinstance(paths, str | PathLike) else list(paths)
         self.files = tuple(file for path in several for file in expand(Path(fspath(path))))
         if not self.files:
-            raise AudioError("no sound file to play")
+            raise AudioError("no audio file to process")
         pauses = (len(self.files) - 1) * self._config.between_files_ms / 1000
         self.duration_s = pauses + sum(duration_s(file) for file in self.files)
         """Total length, from the files' headers."""

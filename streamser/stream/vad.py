@@ -53,12 +53,12 @@ class VadConfig:
     def __post_init__(self) -> None:
         check_choice("engine", self.engine, VADS)
         rules = {
-            f"mode: is 0, 1, 2 or 3, not {self.mode}": self.mode in (0, 1, 2, 3),
-            f"snr_db: is 0 to 40, not {self.snr_db}": 0 <= self.snr_db <= 40,
-            f"min_level_dbfs: is -120 to 0, not {self.min_level_dbfs}": -120 <= self.min_level_dbfs <= 0,
+            f"mode: must be 0, 1, 2 or 3, not {self.mode}": self.mode in (0, 1, 2, 3),
+            f"snr_db: must be 0 to 40, not {self.snr_db}": 0 <= self.snr_db <= 40,
+            f"min_level_dbfs: must be -120 to 0, not {self.min_level_dbfs}": -120 <= self.min_level_dbfs <= 0,
             f"threshold: must be between 0 and 1, not {self.threshold}": 0 < self.threshold < 1,
-            f"release: is above 0 and at most threshold, not {self.release}": 0 < self.release <= self.threshold,
-            f"frame_ms: is 10, 20 or 30, not {self.frame_ms}": self.frame_ms in (10, 20, 30),
+            f"release: must be above 0 and at most threshold, not {self.release}": 0 < self.release <= self.threshold,
+            f"frame_ms: must be 10, 20 or 30, not {self.frame_ms}": self.frame_ms in (10, 20, 30),
         }
         require(rules)
 

@@ -39,8 +39,9 @@ class RecordingError(AudioError):
 
     def __init__(self, path: Path, what: str, error: OSError) -> None:
         self.reason = error.strerror or str(error)
-        """The system's message, without the path."""
-        super().__init__(f"{path}: {what} ({self.reason}); make room, choose another folder, or leave out --record")
+        """The system's own message, without the path."""
+        advice = "free some disk space, choose another folder, or leave out --record"
+        super().__init__(f"{path}: {what} ({self.reason}); {advice}")
 
 
 def as_recorded(samples: Samples) -> Samples:

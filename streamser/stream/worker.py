@@ -67,10 +67,10 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         rules = {
-            "smoothing: is 0 or more and below 1": 0 <= self.smoothing < 1,
-            "waiting_finals: is at least 1": self.waiting_finals >= 1,
-            "batch: is at least 1": self.batch >= 1,
-            "waiting_events: is at least 16": self.waiting_events >= 16,
+            "smoothing: must be 0 or more and below 1": 0 <= self.smoothing < 1,
+            "waiting_finals: must be at least 1": self.waiting_finals >= 1,
+            "batch: must be at least 1": self.batch >= 1,
+            "waiting_events: must be at least 16": self.waiting_events >= 16,
         }
         require(rules)
 

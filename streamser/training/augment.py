@@ -57,7 +57,7 @@ class AudioBank:
     def __init__(self, folder: Path) -> None:
         self.paths = audio_files(folder)
         if not self.paths:
-            raise CorpusError(f"{folder}: holds no sound files to augment with")
+            raise CorpusError(f"{folder}: has no audio files to augment with")
         self._kept: dict[int, NDArray[np.int16]] = {}
 
     def __len__(self) -> int:

@@ -228,10 +228,10 @@ def recipe_from(values: Mapping[str, Any], lines: Mapping[str, str] | None = Non
     recipe = fill(Recipe, values, line_of)
     check_keys(FeatureConfig, recipe.features, line_of, "features")
     rules = {
-        "epochs is at least 1": recipe.epochs >= 1,
-        "batch is at least 2 (batch norm needs two)": recipe.batch >= 2,
+        "epochs must be at least 1": recipe.epochs >= 1,
+        "batch must be at least 2 (batch norm needs two)": recipe.batch >= 2,
         "lr is positive": recipe.lr > 0,
-        "labels are at least two, each once, or [all]": recipe.labels == ALL_LABELS
+        "labels must be at least two, each once, or [all]": recipe.labels == ALL_LABELS
         or len(set(recipe.labels)) == len(recipe.labels) >= 2,
         "0 <= ema < 1": 0 <= recipe.ema < 1,
         "0 < risk < 1": 0 < recipe.risk < 1,

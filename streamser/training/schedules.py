@@ -27,9 +27,9 @@ class Schedule:
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, SCHEDULES)
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup: is 0 or more and below 1, not {self.warmup}")
+            raise ValueError(f"warmup: must be 0 or more and below 1, not {self.warmup}")
         if self.every_epochs < 1:
-            raise ValueError(f"every_epochs: is at least 1, not {self.every_epochs}")
+            raise ValueError(f"every_epochs: must be at least 1, not {self.every_epochs}")
 
 
 def rate_factor(schedule: Schedule, epoch: float, epochs: int) -> float:

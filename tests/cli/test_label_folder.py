@@ -60,7 +60,7 @@ def test_each_file_gets_what_the_recognizer_says_and_a_bad_one_its_error(
     assert printed.out.startswith(f"streamser: 3 of 4 files labelled in {out}") and printed.out.endswith(": 1 .txt\n")
     assert [row["file"] for row in all_rows(out)] == ["a.wav", "bad.wav", *NAMES[1:]]
     bad = all_rows(out)[1]
-    assert bad.keys() == {"file", "error", "model"} and "bad.wav: not a sound file" in bad["error"]
+    assert bad.keys() == {"file", "error", "model"} and "bad.wav: not a readable audio file" in bad["error"]
     for row in rows(out):
         prediction = recognizer.predict(read_audio(folder / row["file"]))
         assert (row["label"], row["uncertain"], row["model"]) == (prediction.label, prediction.uncertain, "tiny")
@@ -113,7 +113,7 @@ def test_a_list_names_the_files_each_once(
     assert all(row["scores"] == scores[Path(row["file"]).name] for row in rows(out))
     named.write_text("\n", encoding="utf-8")
     assert label(named, bundle, tmp_path / "x.jsonl") == 1
-    assert "holds no sound file" in capsys.readouterr().err
+    assert "has no readable audio file" in capsys.readouterr().err
 
 
 def test_several_processes_write_the_same_table_as_one(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_csv_opens_in_a_spreadsheet(folder: Path, bundle: Bundle, tmp_path: Pa
     with out.open(encoding="utf-8", newline="") as file:
         everything = list(csv.DictReader(file))
     (bad,), table = ([row for row in everything if bool(row["error"]) is error] for error in (True, False))
-    assert bad["file"] == "bad.wav" and "not a sound file" in bad["error"] and not bad["label"]
+    assert bad["file"] == "bad.wav" and "not a readable audio file" in bad["error"] and not bad["label"]
     assert [row["file"] for row in table] == NAMES
     columns = ["label", "uncertain", "likeliest", "confidence", *(f"p_{name}" for name in bundle.labels)]
     assert list(table[0]) == ["file", "duration_s", *columns, "reason", "model", "error"]
@@ -215,7 +215,7 @@ def test_a_table_of_another_kind_is_left_alone(
             "is not a folder, nor a list of files (.txt, .lst, .list); label one file with: streamser",
         ),
         ("nowhere", "x.jsonl", "is not a folder"),
-        ("empty", "x.jsonl", "holds no sound file"),
+        ("empty", "x.jsonl", "has no readable audio file"),
         ("talks", "x.txt", "the extension selects the format; known extensions are .jsonl and .csv"),
         ("talks", "nowhere/x.csv", "cannot be written (No such file or directory)"),
     ],

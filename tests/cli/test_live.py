@@ -147,7 +147,7 @@ def test_a_microphone_that_is_not_there_is_one_line(bundle: Bundle, capsys: pyte
     ("options", "error"),
     [
         (["--compute", "warp"], "streamser: --compute: auto, cpu, cuda or cuda:N, not 'warp'"),
-        (["--set", "vad.mode=9"], "streamser: --set vad.mode=9: vad.mode: is 0, 1, 2 or 3, not 9"),
+        (["--set", "vad.mode=9"], "streamser: --set vad.mode=9: vad.mode: must be 0, 1, 2 or 3, not 9"),
         (["--config", "none.yaml"], "streamser: none.yaml: cannot be read (No such file or directory)"),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_worker_that_is_killed_costs_no_file_and_no_row_twice(
         os.kill(labelling[0], signal.SIGKILL)
         out, err = ended(process, 3)
     assert "40 of 42 files labelled" in out and "times real time" in out
-    assert "bad.wav: not a sound file" in err and "poison.wav: the process that read it died" in err
+    assert "bad.wav: not a readable audio file" in err and "poison.wav: the process that read it died" in err
     table = rows(together)
     assert Counter(row["file"] for row in table).most_common(1)[0][1] == 1
     (poison,) = [row for row in table if row["file"] == "poison.wav"]

@@ -38,13 +38,13 @@ def test_without_ray_the_error_says_what_to_install(
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--ray", "--mic"], "--mic: belongs to one machine"),
-        (["--ray", "--record", "sound"], "--record: belongs to one machine"),
-        (["--ray", "--replicas", "3-2"], "--replicas: is N, or FEWEST-MOST with at least 1, not 3-2"),
-        (["--ray", "--replicas", "many"], "--replicas: is N, or FEWEST-MOST, not 'many'"),
-        (["--ray", "--streams-each", "0"], "--streams-each: is at least 1, not 0"),
+        (["--ray", "--mic"], "--mic: cannot be used with --ray"),
+        (["--ray", "--record", "sound"], "--record: cannot be used with --ray"),
+        (["--ray", "--replicas", "3-2"], "--replicas: must be N, or FEWEST-MOST with at least 1, not 3-2"),
+        (["--ray", "--replicas", "many"], "--replicas: must be N, or FEWEST-MOST, not 'many'"),
+        (["--ray", "--streams-each", "0"], "--streams-each: must be at least 1, not 0"),
         (["--ray", "--host", "0.0.0.0"], "needs a token"),
-        (["--replicas", "2"], "--replicas, --streams-each: are for --ray"),
+        (["--replicas", "2"], "--replicas, --streams-each: need --ray"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(

@@ -275,7 +275,7 @@ def test_an_unknown_layout_is_an_error_that_lists_the_layouts(tmp_path: Path) ->
 
 
 def test_a_folder_without_a_clip_of_its_layout_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="holds no clips in the layout 'tess', which is OAF_angry/"):
+    with pytest.raises(CorpusError, match="has no clips in the layout 'tess', which is OAF_angry/"):
         read_corpus(tmp_path, "tess")
 
 

@@ -121,7 +121,7 @@ def test_a_folder_without_folds_is_an_error_and_no_empty_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", "--leave-one-corpus-out", str(tmp_path)]) == 1
-    assert "holds no fold results" in capsys.readouterr().err
+    assert "has no fold results" in capsys.readouterr().err
 
 
 def test_another_runs_figures_stand_beside_on_the_same_folds(

@@ -263,7 +263,7 @@ def test_after_the_broker_has_restarted_everything_is_announced_again_as_it_is_n
         publisher.publish(SpeechStarted(utterance=0, start=0))
         watch().sees("streamser/speaking", "ON")
         broker.stop()
-        until(lambda: "is gone" in caplog.text, "the loss is noticed")
+        until(lambda: "lost the MQTT broker" in caplog.text, "the loss is noticed")
         publisher.publish(final("sad"))  # while nobody listens
         publisher.publish(SpeechEnded(utterance=0, start=0, end=16_000))
         broker.start()  # it keeps nothing: no persistence
@@ -412,12 +412,12 @@ def test_a_server_that_hangs_up_without_a_word_is_no_broker() -> None:
 @pytest.mark.parametrize(
     ("words", "rule"),
     [
-        (["--port", "0"], "--port: is 1 to 65535, not 0"),
-        (["--topic", "home/#"], "--topic: is like home/desk"),
-        (["--topic", "/home"], "--topic: is like home/desk"),
-        (["--host", ""], "--host: is the broker's name"),
+        (["--port", "0"], "--port: must be 1 to 65535, not 0"),
+        (["--topic", "home/#"], "--topic: must be like home/desk"),
+        (["--topic", "/home"], "--topic: must be like home/desk"),
+        (["--host", ""], "--host: must be the broker's name"),
         (["--password", "secret"], "--username: a password needs one"),
-        (["--discovery-prefix", "a/+"], "--discovery-prefix: is like homeassistant"),
+        (["--discovery-prefix", "a/+"], "--discovery-prefix: must be like homeassistant"),
         (["--speed", "0"], "--speed: a number above 0"),
     ],
 )

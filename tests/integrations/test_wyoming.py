@@ -198,11 +198,11 @@ def chunk_event(**changes: Any) -> Event:
     [
         (chunk_event(payload=bytes(641)), "641 bytes are not a whole number of frames of 2 bytes"),
         (chunk_event(channels=2, payload=bytes(642)), "642 bytes are not a whole number of frames of 4 bytes"),
-        (chunk_event(width=4), "width is 2 (16-bit samples, little endian), not 4"),
-        (chunk_event(rate=10), "rate is 4000 to 192000, not 10"),
-        (chunk_event(rate="16000"), "rate is 4000 to 192000, not '16000'"),
-        (chunk_event(channels=0), "channels is 1 to 32, not 0"),
-        (chunk_event(width=None), "width is 2 (16-bit samples, little endian), not None"),
+        (chunk_event(width=4), "width must be 2 (16-bit samples, little endian), not 4"),
+        (chunk_event(rate=10), "rate must be 4000 to 192000, not 10"),
+        (chunk_event(rate="16000"), "rate must be 4000 to 192000, not '16000'"),
+        (chunk_event(channels=0), "channels must be 1 to 32, not 0"),
+        (chunk_event(width=None), "width must be 2 (16-bit samples, little endian), not None"),
     ],
 )
 async def test_what_cannot_be_sound_is_refused_once_and_the_next_start_is_heard(
@@ -393,7 +393,7 @@ def test_other_machines_may_connect_only_where_that_was_said(uri: str, local: bo
 )
 def test_a_uri_that_is_none_is_refused_before_the_model_is_loaded(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["wyoming", "--uri", uri, "--model", "there-is-none"]) == 1
-    assert capsys.readouterr().err.endswith(": is like tcp://127.0.0.1:10400 or unix:///run/emotion.sock\n")
+    assert capsys.readouterr().err.endswith(": must be like tcp://127.0.0.1:10400 or unix:///run/emotion.sock\n")
 
 
 async def test_a_port_that_is_taken_is_told_in_one_line(recognizer: Recognizer) -> None:

@@ -147,7 +147,7 @@ def test_a_file_that_is_no_sound_is_refused_on_the_page_in_words(serve: Running,
     with browsing(serve.url, talk, tmp_path / "profile") as page:
         page.find("#file").send_keys(str(rubbish))
         page.until(lambda: page.find("#trouble").is_displayed())
-        assert "rubbish.wav: not a sound file" in page.text("#trouble-text")
+        assert "rubbish.wav: not a readable audio file" in page.text("#trouble-text")
         assert page.text("#main") == "Open an audio file"
 
 

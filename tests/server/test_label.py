@@ -104,7 +104,7 @@ async def test_a_file_that_is_cut_off_is_judged_with_a_warning(server: Server) -
     status, response = await post(server, whole[: len(whole) // 2])
     assert status == 200
     (warning,) = response["warnings"]
-    assert warning.startswith("the file is cut off: it holds ")
+    assert warning.startswith("the file is truncated: it has ")
 
 
 async def test_a_form_without_a_file_is_refused(server: Server) -> None:

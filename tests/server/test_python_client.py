@@ -94,7 +94,7 @@ async def test_events_can_be_read_while_sound_is_sent(server: Server) -> None:
 
 async def test_a_refusal_names_its_reason(server: Server, recognizer: Recognizer) -> None:
     client = streamser.AsyncClient(server.url)
-    with pytest.raises(ServerError, match="not a sound file") as refused:
+    with pytest.raises(ServerError, match="not a readable audio file") as refused:
         await client.label(b"no sound")
     assert (refused.value.code, refused.value.status) == ("not_sound", 415)
     with pytest.raises(ServerError, match="sample_rate must be a whole number"):

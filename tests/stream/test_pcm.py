@@ -64,7 +64,7 @@ def test_a_bad_sample_is_silenced_with_one_warning_and_the_stream_goes_on(
     assert events == [*expected.push(mended), *expected.close()]
     assert len(finals(events)) == 2
     assert [record.getMessage() for record in caplog.records] == [
-        "pushed sound: 3 samples are NaN, infinite or absurd; they count as silence"
+        "pushed audio: 3 samples are NaN, infinite or absurd; they count as silence"
     ]
 
 
@@ -81,7 +81,7 @@ def test_a_bad_sample_does_not_end_a_live_listener(recognizer: Recognizer) -> No
 
 @pytest.mark.parametrize("dtype", ["bool", "complex64", "U1", "O", "M8[s]", "m8[s]", "V4", "uint16", "uint32"])
 def test_an_array_that_is_no_sound_is_refused(dtype: str) -> None:
-    with pytest.raises(ValueError, match=r"sound is int8\.\.int64, uint8 or float, not"):
+    with pytest.raises(ValueError, match=r"audio must be int8\.\.int64, uint8 or float, not"):
         PcmConverter().feed(np.zeros(4, dtype))
 
 
@@ -90,7 +90,7 @@ def test_an_array_of_another_shape_is_refused_or_empty(shape: tuple[int, ...]) -
     if shape == (0, 2):
         assert len(PcmConverter(channels=2).feed(np.zeros(shape, np.int16))) == 0
     else:
-        with pytest.raises(ValueError, match=r"pcm: has|sound has shape"):
+        with pytest.raises(ValueError, match=r"pcm: has|audio must have the shape"):
             PcmConverter().feed(np.zeros(shape, np.float32))
 
 

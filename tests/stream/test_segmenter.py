@@ -315,7 +315,7 @@ def test_lost_sound_anywhere_breaks_no_rule(seed: int) -> None:
 def test_a_block_that_does_not_follow_is_refused() -> None:
     segmenter = make_segmenter()
     segmenter.feed(AudioBlock(audio((0.01, 100)), 0))
-    with pytest.raises(ValueError, match=r"block: starts at 3200, not at 1600; report lost sound with gap\(\)"):
+    with pytest.raises(ValueError, match=r"block: starts at 3200, not at 1600; report lost audio with gap\(\)"):
         segmenter.feed(AudioBlock(audio((0.01, 100)), 3200))
     with pytest.raises(ValueError, match="gap: starts at 1600"):
         segmenter.gap(0, 100)
@@ -325,7 +325,7 @@ def test_a_block_that_does_not_follow_is_refused() -> None:
 def test_broken_samples_are_an_error_not_silence(bad: float) -> None:
     stream = audio((0.01, 1000))
     stream[9000] = bad
-    with pytest.raises(AudioError, match=r"sound at 0\.56 s: NaN or infinite"):
+    with pytest.raises(AudioError, match=r"audio at 0\.56 s: NaN or infinite"):
         segmented(stream)
 
 
@@ -419,15 +419,15 @@ def test_a_long_stream_uses_no_more_memory_and_little_time() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"pre_roll_ms": -1}, "pre_roll_ms: is 0 to 5000, not -1"),
-        ({"min_speech_ms": 0}, "min_speech_ms: is 10 to 5000, not 0"),
-        ({"end_silence_ms": float("nan")}, "end_silence_ms: is 50 to 10000, not nan"),
-        ({"post_roll_ms": 400}, "post_roll_ms: is 0 or more and below end_silence_ms, not 400"),
-        ({"resume_ms": 500}, "resume_ms: is 0 or more and below end_silence_ms, not 500"),
-        ({"speculate_ms": 50}, "speculate_ms: is 0, or from post_roll_ms to below end_silence_ms, not 50"),
-        ({"max_utterance_s": 3}, "max_utterance_s: is more than"),
-        ({"hop_ms": 5}, "hop_ms: is 0 or 20 to 10000, not 5"),
-        ({"bridge_gap_ms": 3000}, "bridge_gap_ms: is 0 to 2000, not 3000"),
+        ({"pre_roll_ms": -1}, "pre_roll_ms: must be 0 to 5000, not -1"),
+        ({"min_speech_ms": 0}, "min_speech_ms: must be 10 to 5000, not 0"),
+        ({"end_silence_ms": float("nan")}, "end_silence_ms: must be 50 to 10000, not nan"),
+        ({"post_roll_ms": 400}, "post_roll_ms: must be 0 or more and below end_silence_ms, not 400"),
+        ({"resume_ms": 500}, "resume_ms: must be 0 or more and below end_silence_ms, not 500"),
+        ({"speculate_ms": 50}, "speculate_ms: must be 0, or from post_roll_ms to below end_silence_ms, not 50"),
+        ({"max_utterance_s": 3}, "max_utterance_s: must exceed"),
+        ({"hop_ms": 5}, "hop_ms: must be 0 or 20 to 10000, not 5"),
+        ({"bridge_gap_ms": 3000}, "bridge_gap_ms: must be 0 to 2000, not 3000"),
     ],
 )
 def test_impossible_settings_name_the_field_the_rule_and_the_value(values: dict[str, float], message: str) -> None:

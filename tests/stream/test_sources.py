@@ -138,7 +138,7 @@ def test_a_closed_file_ends_at_once_although_it_is_paced(tmp_path: Path) -> None
     [
         ("none.wav", None, "no such file"),
         ("empty.wav", b"", r"the file is empty \(0 bytes\)"),
-        ("text.wav", b"this is no sound at all", "not a sound file that can be read"),
+        ("text.wav", b"this is no sound at all", "not a readable audio file"),
     ],
 )
 def test_a_file_that_is_no_sound_is_named_before_anything_plays(
@@ -152,12 +152,12 @@ def test_a_file_that_is_no_sound_is_named_before_anything_plays(
 
 
 def test_a_file_without_samples_a_folder_without_files_and_no_file_at_all_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match="holds no samples"):
+    with pytest.raises(AudioError, match="has no samples"):
         WavSource(write(tmp_path / "a.wav", silence(0)))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(AudioError, match="holds no sound file"):
+    with pytest.raises(AudioError, match="has no readable audio file"):
         WavSource(tmp_path / "folder")
-    with pytest.raises(AudioError, match="no sound file to play"):
+    with pytest.raises(AudioError, match="no audio file to process"):
         WavSource([])
 
 

@@ -150,7 +150,7 @@ def test_a_detector_is_added_from_outside_by_one_row(monkeypatch: pytest.MonkeyP
     config = load_config(overrides=["vad.engine=seconds"])
     assert isinstance(make_vad(config.vad), EverySecond)
     with pytest.raises(
-        ConfigError, match=r"is one of webrtc, silero, energy, seconds, not 'second'; did you mean 'secon"
+        ConfigError, match=r"must be one of webrtc, silero, energy, seconds, not 'second'; did you mean 'secon"
     ):
         load_config(overrides=["vad.engine=second"])
 
@@ -185,13 +185,13 @@ def test_silero_without_its_package_says_what_to_install(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"engine": "magic"}, "engine: is one of webrtc, silero, energy, not 'magic'"),
-        ({"mode": 4}, "mode: is 0, 1, 2 or 3, not 4"),
-        ({"snr_db": -1}, "snr_db: is 0 to 40, not -1"),
-        ({"min_level_dbfs": 3}, "min_level_dbfs: is -120 to 0, not 3"),
-        ({"threshold": 1.0}, "threshold: lies between 0 and 1, not 1.0"),
-        ({"release": 0.6}, "release: is above 0 and at most threshold, not 0.6"),
-        ({"frame_ms": 25}, "frame_ms: is 10, 20 or 30, not 25"),
+        ({"engine": "magic"}, "engine: must be one of webrtc, silero, energy, not 'magic'"),
+        ({"mode": 4}, "mode: must be 0, 1, 2 or 3, not 4"),
+        ({"snr_db": -1}, "snr_db: must be 0 to 40, not -1"),
+        ({"min_level_dbfs": 3}, "min_level_dbfs: must be -120 to 0, not 3"),
+        ({"threshold": 1.0}, "threshold: must be between 0 and 1, not 1.0"),
+        ({"release": 0.6}, "release: must be above 0 and at most threshold, not 0.6"),
+        ({"frame_ms": 25}, "frame_ms: must be 10, 20 or 30, not 25"),
     ],
 )
 def test_impossible_settings_name_the_field_the_rule_and_the_value(values: dict[str, object], message: str) -> None:

@@ -31,5 +31,5 @@ def test_it_learns_from_its_loss_and_the_embedding_is_pushed_the_other_way() -> 
 
 
 def test_a_recipe_names_what_it_guesses() -> None:
-    with pytest.raises(ConfigError, match=r"adversary.of: is one of '', corpus, speaker, not 'room'"):
+    with pytest.raises(ConfigError, match=r"adversary.of: must be one of '', corpus, speaker, not 'room'"):
         recipe_from({"name": "x", "variant": "lightsernet", "adversary": {"of": "room"}})

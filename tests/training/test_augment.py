@@ -103,7 +103,7 @@ def test_a_folder_that_is_not_there_is_told_when_the_augmenter_is_made(tmp_path:
     config = AugmentConfig(noise_probability=0.5, noise_folders=(str(tmp_path / "gone"),))
     with pytest.raises(CorpusError, match="no such corpus folder"):
         Augmenter(config, np.random.default_rng(0))
-    with pytest.raises(CorpusError, match="holds no sound files"):
+    with pytest.raises(CorpusError, match="has no audio files"):
         Augmenter(replace(config, noise_folders=(str(tmp_path),)), np.random.default_rng(0))
 
 

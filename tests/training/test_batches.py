@@ -164,7 +164,7 @@ def test_a_feature_augmentation_is_added_from_outside_by_one_row(
     for settings, words in (
         ({"dorp": {}}, r"feature_augment.changes.dorp: there is no such change; did you mean 'drop'\?"),
         ({"drop": {"probabilty": 1}}, "did you mean 'feature_augment.changes.drop.probability'"),
-        ({"drop": {"probability": "often"}}, "drop.probability: is a number, not 'often'"),
+        ({"drop": {"probability": "often"}}, "drop.probability: must be a number, not 'often'"),
     ):
         with pytest.raises(ConfigError, match=words):
             drawn(**settings)

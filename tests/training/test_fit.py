@@ -101,9 +101,9 @@ def test_a_rate_that_falls_every_epoch_begins_whole() -> None:
 def test_an_optimizer_and_a_schedule_are_added_from_outside_by_one_row_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="optimizer: is one of adam, adamw, adadelta, sgd, not 'rmsprop'"):
+    with pytest.raises(ConfigError, match="optimizer: must be one of adam, adamw, adadelta, sgd, not 'rmsprop'"):
         fit_of(Counting(), tmp_path, optimizer="rmsprop")
-    with pytest.raises(ConfigError, match=r"schedule.kind: is one of constant, .* not 'linear'"):
+    with pytest.raises(ConfigError, match=r"schedule.kind: must be one of constant, .* not 'linear'"):
         fit_of(Counting(), tmp_path, schedule={"kind": "linear"})
     monkeypatch.setitem(
         OPTIMIZERS, "rmsprop", lambda parameters, lr, decay: torch.optim.RMSprop(parameters, lr, weight_decay=decay)

@@ -33,10 +33,10 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
-        ("epochs", 0, "epochs is at least 1"),
-        ("batch", 1, "batch is at least 2"),
+        ("epochs", 0, "epochs must be at least 1"),
+        ("batch", 1, "batch must be at least 2"),
         ("ema", 1.0, "ema < 1"),
-        ("labels", ["sad", "sad"], "labels are at least two"),
+        ("labels", ["sad", "sad"], "labels must be at least two"),
     ],
 )
 def test_an_impossible_value_is_refused_by_its_rule(key: str, value: object, rule: str) -> None:
@@ -47,15 +47,15 @@ def test_an_impossible_value_is_refused_by_its_rule(key: str, value: object, rul
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("optimizer: rmsprop", "r.yaml:2: optimizer: is one of adam, adamw, adadelta, sgd, not 'rmsprop'"),
-        ("precision: fp16", "r.yaml:2: precision: is one of fp32, bf16, not 'fp16'; did you mean 'bf16'?"),
-        ("epochs: ten", "r.yaml:2: epochs: is a whole number, not 'ten'"),
-        ("choose_by: f1", "r.yaml:2: choose_by: is one of ua, wa, loss, last, not 'f1'"),
-        ("lr: fast", "r.yaml:2: lr: is a number, not 'fast'"),
-        ("seeds: 3", "r.yaml:2: seeds: is a list, as [a, b], each a whole number, not 3"),
-        ("labels: [sad, 4]", "r.yaml:2: labels: is a list, as [a, b], each a text, not ['sad', 4]"),
-        ("augment: {speed: [0.9]}", "r.yaml:2: augment.speed: is a list of 2, each a number, not [0.9]"),
-        ("augment: 3", "r.yaml:2: augment: is a mapping of `key: value` or null, not 3"),
+        ("optimizer: rmsprop", "r.yaml:2: optimizer: must be one of adam, adamw, adadelta, sgd, not 'rmsprop'"),
+        ("precision: fp16", "r.yaml:2: precision: must be one of fp32, bf16, not 'fp16'; did you mean 'bf16'?"),
+        ("epochs: ten", "r.yaml:2: epochs: must be a whole number, not 'ten'"),
+        ("choose_by: f1", "r.yaml:2: choose_by: must be one of ua, wa, loss, last, not 'f1'"),
+        ("lr: fast", "r.yaml:2: lr: must be a number, not 'fast'"),
+        ("seeds: 3", "r.yaml:2: seeds: must be a list such as [a, b], each a whole number, not 3"),
+        ("labels: [sad, 4]", "r.yaml:2: labels: must be a list such as [a, b], each text, not ['sad', 4]"),
+        ("augment: {speed: [0.9]}", "r.yaml:2: augment.speed: must be a list of 2, each a number, not [0.9]"),
+        ("augment: 3", "r.yaml:2: augment: must be a mapping of `key: value` or null, not 3"),
         ("augment:\n  gain_probability: 2", "r.yaml:3: augment.gain_probability: 2.0 is not between 0 and 1"),
         ("adversary:\n  weight: 0", "r.yaml:3: adversary.weight: 0.0 is not above 0"),
         ("features: {n_mel: 3}", "r.yaml:2: unknown key 'features.n_mel'; did you mean 'features.n_mels'?"),
@@ -100,7 +100,7 @@ def test_a_recipe_is_checked_without_torch(tmp_path: Path) -> None:
         "sys.exit(main(['train', sys.argv[1]]))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True, check=False)
-    assert "optimizer: is one of adam, adamw, adadelta, sgd, not 'rmsprop'" in done.stderr
+    assert "optimizer: must be one of adam, adamw, adadelta, sgd, not 'rmsprop'" in done.stderr
     assert done.returncode == 1
 
 
@@ -112,5 +112,5 @@ def test_a_file_that_is_no_recipe_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not YAML"):
         load_recipe(broken)
     broken.write_text("- a list", encoding="utf-8")
-    with pytest.raises(ConfigError, match="a recipe is a mapping"):
+    with pytest.raises(ConfigError, match="a recipe must be a mapping"):
         load_recipe(broken)
