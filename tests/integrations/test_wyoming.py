@@ -322,7 +322,7 @@ async def test_a_message_that_comes_to_a_halt_is_cut(server: WyomingServer, monk
 async def test_a_client_that_falls_silent_gets_its_results_and_is_closed(
     server: WyomingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "SOUND_S", 0.3)
+    monkeypatch.setattr(service, "AUDIO_S", 0.3)
     data = pcm(np.concatenate([silence(0.3), babble(1.0)]))  # it breaks off in the middle of speech
     assert await hung_up_after(server, encoded(AudioChunk(16_000, 2, 1, data).event())) == ["emotion", "idle"]
 
