@@ -14,7 +14,7 @@ _EPILOG = """to install it for every new shell:
   zsh:   streamser completion zsh > ~/.zfunc/_streamser    # with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc
   fish:  streamser completion fish > ~/.config/fish/completions/streamser.fish
 
-The script holds today's commands and checkpoints: print it again after an update.
+The script contains the current commands and checkpoints: print it again after an update.
 """
 
 

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speed", type=parse_speed, default=1.0, metavar="S", help="2 is twice as fast, without playback (default: 1)"
     )
-    parser.add_argument("--plain", action="store_true", help="lines instead of the full-screen view")
+    parser.add_argument("--plain", action="store_true", help="print lines instead of the full-screen view")
     add_model_arguments(parser)
 
 

@@ -6,7 +6,7 @@ import argparse
 
 _EPILOG = """examples:
   streamser help            # all commands
-  streamser help replay     # one of them, with its options and examples
+  streamser help replay     # one command, with its options and examples
 """
 
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("topic", nargs="?", choices=tuple(COMMANDS), metavar="COMMAND", help="the command to explain")
+    parser.add_argument("topic", nargs="?", choices=tuple(COMMANDS), metavar="COMMAND", help="command whose help to show")
 
 
 def run(args: argparse.Namespace) -> int:
