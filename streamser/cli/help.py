@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("topic", nargs="?", choices=tuple(COMMANDS), metavar="COMMAND", help="command whose help to show")
+    parser.add_argument(
+        "topic", nargs="?", choices=tuple(COMMANDS), metavar="COMMAND", help="command whose help to show"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

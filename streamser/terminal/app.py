@@ -1,4 +1,4 @@
-"""The live view: level, the emotion of this utterance, the utterances before it, and the stream's health."""
+"""The live view: level, the emotion of the current utterance, earlier utterances, and the stream's health."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Labelled(Protocol):
 
 
 class Watched(Protocol):
-    """What the view needs of a listener."""
+    """The part of a listener that the view uses."""
 
     @property
     def recognizer(self) -> _Labelled: ...
@@ -57,7 +57,7 @@ class Watched(Protocol):
 
 
 class Part(Static):
-    """A part of the screen that is painted again only when what it shows has changed."""
+    """A part of the screen that is painted again only if its content has changed."""
 
     _shown_text: Text | None = None
 
@@ -73,7 +73,7 @@ class Part(Static):
 
 
 class TerminalApp(App[int]):
-    """Watch a listener; ends with the exit code."""
+    """Show the events of a listener; returns the exit code."""
 
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -136,9 +136,9 @@ class TerminalApp(App[int]):
         self.session = Session(labels)
         self.exit_code = 0
         self.error: str | None = None
-        """Why the stream ended before its time."""
+        """The error that ended the stream."""
         self.saved_paths: list[str] = []
-        """Where the key `s` has saved the session."""
+        """The files to which the key `s` has saved the session."""
         self._listener = listener
         names = ("header", "level", "headline", "bars", "rows", "ribbon", "health")
         self._parts = {name: Part(id=name) for name in names}
@@ -160,7 +160,7 @@ class TerminalApp(App[int]):
 
     @property
     def clock(self) -> str:
-        """How much sound was received."""
+        """Duration of the audio received."""
         return clock(round(self._listener.status().position_s * SAMPLE_RATE))
 
     def compose(self) -> ComposeResult:
@@ -190,7 +190,7 @@ class TerminalApp(App[int]):
         self.call_after_refresh(self.tick)
 
     def _heed_signals(self) -> None:
-        """A kill or a closed window ends the view as Ctrl-C does: the terminal is left as it was."""
+        """A signal or a closed window ends the view like Ctrl-C: the terminal is restored."""
         if self.is_headless:
             return
         loop = asyncio.get_running_loop()
@@ -200,7 +200,7 @@ class TerminalApp(App[int]):
                 loop.add_signal_handler(number, self.call_later, self.action_quit, 128 + number)
 
     def _read(self) -> None:
-        """The reading thread: it ends when the listener does."""
+        """The reading thread: it ends with the listener."""
         try:
             self._came.extend(self._listener)
         except StreamserError as error:
@@ -209,7 +209,7 @@ class TerminalApp(App[int]):
             self.error = f"{type(error).__name__}: {error}"
 
     def tick(self) -> None:
-        """Take what has come and paint what has changed."""
+        """Process new events and paint the changed parts."""
         over = self.session.ended
         self._take()
         if self.session.ended is not over:
@@ -245,7 +245,7 @@ class TerminalApp(App[int]):
         self._arrange(*event.size)
 
     def _arrange(self, width: int, height: int) -> None:
-        """What there is room for: side by side, or stacked; the ribbon goes first, then the level."""
+        """Choose the layout: side by side, or stacked; hide the ribbon first, then the level."""
         stacked = width < 72
         self._set("stacked", stacked)
         self._set("no-ribbon", height < 17)
@@ -311,7 +311,7 @@ class TerminalApp(App[int]):
             self._paint()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Show the key for a new speaker only if the stream has a baseline; of pause and go on, the one that acts."""
+        """Show the key for a new speaker only if the stream has a baseline; of pause and resume, the one that has an effect."""
         if action in ("pause", "resume"):
             return self._listener.status().paused == (action == "resume")
         return action != "new_speaker" or self._listener.adapts
@@ -333,7 +333,7 @@ class TerminalApp(App[int]):
         self.push_screen(HelpScreen())
 
     def action_save(self) -> None:
-        """Save to the place that was asked for, and to the same again when asked again."""
+        """Save to the wanted place, and to the same place again at the next save."""
         try:
             self.notify(self._save(), markup=False)
         except (OSError, StreamserError) as error:
@@ -347,7 +347,7 @@ class TerminalApp(App[int]):
         return message
 
     def _save_rest(self) -> None:
-        """Save once more at the end, with what followed; when that fails, the summary says how far the file goes."""
+        """Save again at the end with later events; if this fails, the summary states how far the file goes."""
         try:
             self._save()
         except (OSError, StreamserError) as error:
@@ -355,7 +355,7 @@ class TerminalApp(App[int]):
             self.saved_paths = [f"{path} up to {self._saved_until}" for path in self.saved_paths]
 
     def action_leave(self) -> None:
-        """Quit, but not without a question when results are written nowhere."""
+        """Quit; ask first if the results are not saved."""
         self._take()
         if self.saved_paths and self.session.unsaved:
             self.action_save()
@@ -387,7 +387,7 @@ class TerminalApp(App[int]):
 
 
 def free_path(wanted: Path | None) -> Path:
-    """The file to save to: the wanted one, or one in the wanted folder, but never one that is there already."""
+    """The file to save to: the wanted one, or a new one in the wanted folder, but never an existing one."""
     path = wanted or Path.cwd()
     if path.is_dir():
         path = path / f"streamser-{datetime.now():%Y%m%d-%H%M%S}.jsonl"

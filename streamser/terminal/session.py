@@ -1,4 +1,4 @@
-"""The events of a stream so far, in the form that the screen needs."""
+"""The events of a stream so far, in the form that the terminal view needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamser.outputs import open_writer
 from streamser.terminal.summary import Summary
 
 Row = EmotionEvent | Gap | SourceChanged
-"""What the list of past utterances shows: finals, and what went wrong between them."""
+"""The rows of the list of past utterances: finals, gaps, and losses of the microphone."""
 
 # A session of days must not fill the memory: these hold the last hours of talk, about 30 MB at most.
 _KEPT_EVENTS = 50_000
@@ -19,20 +19,20 @@ _KEPT_ROWS = 10_000
 
 
 class Session:
-    """All events, the open utterance, and whether the stream is over."""
+    """All events, the open utterance, and whether the stream has ended."""
 
     def __init__(self, labels: Iterable[str] = ()) -> None:
         self.labels = tuple(labels)
         self.events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self.rows: deque[Row] = deque(maxlen=_KEPT_ROWS)
         self.open: SpeechStarted | None = None
-        """The utterance that goes on now."""
+        """The utterance that has not ended yet."""
         self.shown: EmotionEvent | None = None
-        """The newest result: of the utterance that goes on, or of the one before it."""
+        """The newest result: of the open utterance, or of the one before it."""
         self.voice: EmotionEvent | None = None
         """The newest result of this speaker."""
         self.forgotten = False
-        """True from a change of speaker to the first result of the new one."""
+        """True from a change of speaker to the new speaker's first result."""
         self.ended: StreamEnded | None = None
         self.rows_ever = 0
         self.events_ever = 0
@@ -42,12 +42,12 @@ class Session:
 
     @property
     def before(self) -> bool:
-        """True while `shown` belongs to the utterance before the one that goes on."""
+        """True while `shown` belongs to the utterance before the open one."""
         return self.open is not None and self.shown is not None and self.shown.utterance != self.open.utterance
 
     @property
     def unsaved(self) -> bool:
-        """True when there are finals that `save` has not written."""
+        """True if there are finals that `save` has not written."""
         return self.summary.utterances > self._saved_utterances
 
     def take(self, event: Event) -> None:
@@ -73,12 +73,12 @@ class Session:
             self.rows_ever += 1
 
     def forget_voice(self) -> None:
-        """Another person speaks from the next utterance on; one that has begun is still the earlier speaker's."""
+        """Another person speaks from the next utterance on; one that has begun belongs to the earlier speaker."""
         self.voice, self.forgotten = None, True
         self._earlier_speakers = self._newest
 
     def save(self, path: Path) -> str:
-        """Write the events as JSON lines to a new file, replacing what this session saved there; returns a message."""
+        """Write the events as JSON lines to a file, replacing an earlier save of this session; returns a message."""
         draft = path.with_name(f".{path.name}.part.jsonl")
         draft.unlink(missing_ok=True)
         with open_writer(draft) as writer:
