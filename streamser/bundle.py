@@ -109,7 +109,7 @@ class Bundle(BundleValues):
         if len(set(labels)) != classes:
             raise ValueError(f"labels are all different, not {list(labels)!r}")
         if UNCERTAIN in labels:
-            raise ValueError(f"labels must not hold {UNCERTAIN!r}: streamser uses it for answers below the threshold")
+            raise ValueError(f"labels must not hold {UNCERTAIN!r}, which stands for a confidence below the threshold")
         if (self.baseline is None) != (RELATIVE not in self.files):
             raise ValueError(f"{RELATIVE} and the section 'baseline' are both there, or neither is")
         both = (self.calibration, *(() if self.baseline is None else (self.baseline.calibration,)))
@@ -119,7 +119,7 @@ class Bundle(BundleValues):
         if NEUTRAL not in labels and (self.baseline or any(one.neutral_prior is not None for one in both)):
             raise ValueError(f"baseline and neutral_prior are for checkpoints with the label {NEUTRAL!r}")
         if not features.window_frames * features.bins <= _WINDOW_VALUES:
-            raise ValueError(f"features.length_s is {features.length_s:g}: no net takes a window that long")
+            raise ValueError(f"features.length_s is {features.length_s:g}: no network takes a window that long")
         if not (isinstance(self.variant, str) and self.variant and isinstance(self.licence, str) and self.licence):
             raise ValueError("variant and licence are names")
 

@@ -193,7 +193,7 @@ class Recognizer:
         if self.relative is not None and embedding.shape[1] != self.relative.size:
             raise BundleError(
                 f"{self.bundle.relative_path}: takes embeddings of {self.relative.size} values, "
-                f"but the net gives {embedding.shape[1]}; export the checkpoint again"
+                f"but the network gives {embedding.shape[1]}; export the checkpoint again"
             )
 
     def predict_frames(self, utterances: Sequence[Frames], baseline: Baselines = None) -> list[Prediction]:
@@ -273,7 +273,7 @@ class Recognizer:
         if self.relative is not None:
             used += [score.embedding for score in scores]
         if not all(np.isfinite(values).all() for values in used):
-            raise EngineError(f"{self.bundle.path}: the net gives NaN or infinite scores; use another checkpoint")
+            raise EngineError(f"{self.bundle.path}: the network gives NaN or infinite scores; use another checkpoint")
         for score in scores:
             self.check_embedding(score.embedding)
         return scores

@@ -348,7 +348,7 @@ def stream_markdown(result: StreamResult) -> str:
                 "## Partial results against the speech so far",
                 md_table(("seconds so far", "right %", "right % where certain", "utterances"), seconds, "rrrr"),
                 "## Without speech",
-                md_table(("sound", "minutes", "utterances a minute", "with a label, a minute"), false),
+                md_table(("audio", "minutes", "utterances a minute", "with a label, a minute"), false),
             ]
         )
         + "\n"

@@ -306,7 +306,7 @@ RULES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "an unknown feature": (lambda v: v["features"].update(n_mells=64), "unknown keys n_mells"),
     "a feature that is text": (lambda v: v["features"].update(n_mels="64"), "FeatureConfig"),
     "a broken feature rule": (lambda v: v["features"].update(hop_samples=0), "1 <= hop_samples"),
-    "an endless window": (lambda v: v["features"].update(length_s=1e9), "no net takes a window that long"),
+    "an endless window": (lambda v: v["features"].update(length_s=1e9), "no network takes a window that long"),
     "an infinite window": (lambda v: v["features"].update(length_s=1e308), r"bundle\.yaml"),
     "features that is a list": (lambda v: v.update(features=[1]), r"bundle\.yaml"),
     "temperature zero": (lambda v: v["calibration"].update(temperature=0), "temperature is a positive number, not 0"),

@@ -69,7 +69,7 @@ class _Blocks:
 
     live = False
     overflows = 0
-    description = "measured sound"
+    description = "measured audio"
     state: SourceState = "open"
 
     def __init__(self, audio: Path) -> None:

@@ -305,7 +305,7 @@ def _to_bytes(pcm: Pcm) -> bytes:
 
 def unreachable(url: str, error: BaseException) -> ServerError:
     """No response arrived."""
-    return ServerError(f"{url}: no answer ({error}); start the server with: streamser serve")
+    return ServerError(f"{url}: no response ({error}); start the server with: streamser serve")
 
 
 def refused(body: bytes, status: int, path: str) -> ServerError:
@@ -314,4 +314,4 @@ def refused(body: bytes, status: int, path: str) -> ServerError:
         details = json.loads(body)["error"]
         return ServerError(str(details["message"]), code=str(details["code"]), status=status)
     except (ValueError, KeyError, TypeError):
-        return ServerError(f"{path}: the server answered {status}", status=status)
+        return ServerError(f"{path}: the server responded with {status}", status=status)

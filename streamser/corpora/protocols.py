@@ -73,7 +73,7 @@ def check_split(split: Split) -> Split:
         _refuse(split, first, second, "clips", {c.id for c in ours} & {c.id for c in theirs}, "take each clip once")
         by_digest = {c.digest: c.id for c in ours if c.digest}
         twins = {f"{c.id} = {by_digest[c.digest]}" for c in theirs if c.digest in by_digest}
-        _refuse(split, first, second, "the same sound", twins, "leave out one of the two")
+        _refuse(split, first, second, "the same audio", twins, "leave out one of the two")
         if not _may_share_speakers(split.protocol):
             shared = {c.speaker for c in ours} & {c.speaker for c in theirs}
             way = "split by speaker (honest), or use protocol 'paper:<name>' to repeat a paper that shares them"

@@ -149,7 +149,7 @@ def cautions(clips: Sequence[Clip]) -> tuple[str, ...]:
     revealing = [labels.total() for labels in labels_of.values() if len(labels) == 1 and labels.total() >= FEW_CLIPS]
     if sum(revealing) > 0.1 * len(clips):
         found.append(
-            f"{sum(revealing)} of {len(clips)} clips say one of {len(revealing)} sentences that have a single label: "
+            f"{sum(revealing)} of {len(clips)} clips have one of {len(revealing)} sentences that have a single label: "
             "words give the label away"
         )
     return tuple(found)

@@ -150,11 +150,11 @@ class TorchEngine(OldNames):
         self._dimensions = scores[0].embedding.shape[1]
         if scores[0].logits.shape != (1, len(labels)):
             raise BundleError(
-                f"{self._bundle.weights_path}: the net gives {scores[0].logits.shape[1]} scores, "
+                f"{self._bundle.weights_path}: the network gives {scores[0].logits.shape[1]} scores, "
                 f"but labels in bundle.yaml has {len(labels)} names"
             )
         if not all(np.isfinite(value).all() for value in scores[0][:2]):
-            raise BundleError(f"{self._bundle.weights_path}: the net gives NaN or infinite scores for silence")
+            raise BundleError(f"{self._bundle.weights_path}: the network gives NaN or infinite scores for silence")
         self._counters = Counters()
 
 

@@ -80,7 +80,7 @@ def _check(
             f"calibration needs (clips, classes) logits with one target each, not {table.shape} and {truth.shape}"
         )
     if not np.isfinite(table).all():
-        raise ValueError("calibration needs finite logits; some are NaN or infinite, so the net has diverged")
+        raise ValueError("calibration needs finite logits; some are NaN or infinite, so the network has diverged")
     if truth.min() < 0 or truth.max() >= table.shape[1]:
         raise ValueError(f"targets lie in 0..{table.shape[1] - 1}, not {truth.min()}..{truth.max()}")
     share = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
@@ -173,7 +173,7 @@ def choose_threshold(
     If no threshold that keeps a tenth of the clips does so, the one with the lowest risk, with `reached=False`.
     """
     if not 0 < risk < 1:
-        raise ValueError(f"risk is a share of wrong answers within 0..1, not {risk!r}")
+        raise ValueError(f"risk is a share of wrong predictions within 0..1, not {risk!r}")
     table, truth = np.asarray(probabilities, np.float64), np.asarray(targets, np.int64)
     share = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
     confidence, wrong = table.max(axis=1), table.argmax(axis=1) != truth

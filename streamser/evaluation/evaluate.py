@@ -370,7 +370,7 @@ def _noise_rows(
     """Results for each kind of audio, then for all: a mean could hide one kind that is always called happy."""
     if not noise:
         return ()
-    classified = predict_clips(recognizer, noise, progress=_steps(progress, "sounds without speech", len(noise)))
+    classified = predict_clips(recognizer, noise, progress=_steps(progress, "recordings without speech", len(noise)))
     groups = classified.split(lambda clip: clip.label or clip.text_id or clip.corpus)
     return tuple(
         NoiseRow(kind, len(own.clips), float(own.uncertain.mean()), _commonest(own.labels, own.predicted))

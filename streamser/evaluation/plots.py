@@ -45,7 +45,7 @@ def plot_reliability(predictions: Predictions, path: Path) -> None:
     most = max(b.count for b in bins)
     axes.bar(
         [b.low for b in bins], [b.count / most * 0.3 for b in bins], 1 / metrics.ECE_BINS, align="edge",
-        color="#D9D9D9", label=f"answers (most: {most})",
+        color="#D9D9D9", label=f"predictions (most: {most})",
     )  # fmt: skip
     axes.plot([0, 1], [0, 1], color="#8C8C8C", linewidth=1, linestyle="--", label="as sure as right")
     axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], "o-", color=_PALETTE[0], label="measured")
@@ -65,7 +65,7 @@ def plot_risk_coverage(predictions: Predictions, path: Path) -> None:
         style = {"color": "black", "linewidth": 2} if i == 0 else {"color": _PALETTE[(i - 1) % len(_PALETTE)]}
         axes.plot(curve.coverage, curve.risk, label=f"{name} (AURC {curve.aurc:.3f})", **style)
     axes.axvline(COVERAGE, color="#8C8C8C", linewidth=1, linestyle=":")
-    axes.set(xlim=(0, 1), ylim=(0, None), xlabel="coverage: share answered", ylabel="risk: share of them wrong")
+    axes.set(xlim=(0, 1), ylim=(0, None), xlabel="coverage: share not uncertain", ylabel="risk: share of them wrong")
     axes.set_title("Risk against coverage")
     axes.legend(loc="upper left", frameon=False, fontsize=8)
     drawn.savefig(path, dpi=120)
@@ -92,7 +92,7 @@ def plot_confusions(panels: Sequence[tuple[str, Sequence[str], Any]], path: Path
                 axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
         axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
         axes.set_yticks(range(len(labels)), labels)
-        axes.set(xlabel="answered", ylabel="true", title=title)
+        axes.set(xlabel="predicted", ylabel="true", title=title)
     drawn.savefig(path, dpi=120)
 
 

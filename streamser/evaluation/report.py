@@ -60,9 +60,10 @@ def _figures(one: MetricSet) -> tuple[str, ...]:
 
 
 _LEGEND = (
-    "UA is the mean recall over the classes that occur, WA the share of right answers; in brackets the 95 % bootstrap "
-    "interval over speakers. ECE has 15 bins. `UA at 70 %` is the UA of the surest 70 % of the answers. `uncertain` "
-    "is the share the checkpoint abstains from at its own threshold, `risk` the share of wrong answers among the rest."
+    "UA is the mean recall over the classes that occur, WA the share of correct predictions; in brackets the 95 % "
+    "bootstrap interval over speakers. ECE has 15 bins. `UA at 70 %` is the UA of the 70 % of the predictions with the "
+    "highest confidence. `uncertain` is the share of predictions below the checkpoint's threshold, `risk` the share of "
+    "wrong predictions among the rest."
 )
 
 
@@ -74,7 +75,7 @@ def confusion_table(one: MetricSet) -> str:
         total = max(1, int(matrix[i].sum()))
         cells = [f"{n} ({100 * n / total:.0f})" for n in matrix[i]]
         rows.append((f"**{label}**", *cells, percent(found[i])))
-    return md_table(("true \\ answered", *one.labels, "recall %"), rows)
+    return md_table(("true \\ predicted", *one.labels, "recall %"), rows)
 
 
 def summary(evaluation: Evaluation) -> str:
@@ -83,7 +84,7 @@ def summary(evaluation: Evaluation) -> str:
     lines = [f"{_WARNING[e.independence.kind]}{e.independence.text}", ""]
     if e.independence.excluded:
         parts = ", ".join(f"{n} clips of {part} speakers" for part, n in sorted(e.independence.excluded.items()))
-        left = "judged all the same, for there are no others" if e.independence.kind == "seen" else "left out below"
+        left = "scored nevertheless, since there are no others" if e.independence.kind == "seen" else "left out below"
         lines += [f"Seen in training: {parts}; {left}.", ""]
     rows = [(one.name, *_figures(one)) for one in e.corpora]
     if len(e.corpora) > 1:
@@ -109,8 +110,8 @@ def markdown(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
         parts += ["## Spoilt copies of the same clips", _degraded(e), *_shown("degraded.png", pictures)]
     if e.noise:
         rows = [(row.kind, str(row.clips), percent(row.abstained, 0), row.commonest) for row in e.noise]
-        header = ("sound", "recordings", "uncertain %", "most often called")
-        parts += ["## Sounds without speech", _noise_words(e), md_table(header, rows, "lrrl")]
+        header = ("kind", "recordings", "uncertain %", "most often called")
+        parts += ["## Recordings without speech", _noise_words(e), md_table(header, rows, "lrrl")]
     if _shown("embedding.png", pictures):
         parts += ["## Embedding", *_shown("embedding.png", pictures)]
     parts += ["## Speakers", _speakers(e)]
@@ -133,7 +134,7 @@ def _left_out(e: Evaluation) -> str:
 
 def _predicted_labels(e: Evaluation) -> str:
     shares = ", ".join(f"{label} {percent(share, 0)} %" for label, share in e.whole.predicted_shares.items())
-    return f"Answers given: {shares}."
+    return f"Predictions: {shares}."
 
 
 def _confidence(e: Evaluation) -> str:
@@ -150,7 +151,7 @@ def _noise_words(e: Evaluation) -> str:
     words = "They should come out `uncertain`."
     if e.noise_seen:
         words += (
-            f" **CAUTION** {', '.join(e.noise_seen)} was mixed into the training: these sounds, and the recorded noise "
+            f" **CAUTION** {', '.join(e.noise_seen)} was mixed into the training: these recordings, and recorded noise "
             "above, are not new to the checkpoint."
         )
     return words
@@ -163,7 +164,7 @@ def _degraded(e: Evaluation) -> str:
         m = row.measured
         lost = f"{-row.lost_points:+.1f}"
         rows.append((row.title, str(m.ua), lost, percent(row.unchanged, 0), f"{m.ece:.3f}", percent(m.abstained)))
-    header = ("copy", "UA", "points", "same answer %", "ECE", "uncertain %")
+    header = ("copy", "UA", "points", "same prediction %", "ECE", "uncertain %")
     return f"{first.measured.clips} clips.\n\n" + md_table(header, rows)
 
 

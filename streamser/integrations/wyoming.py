@@ -95,7 +95,7 @@ class WyomingAddress:
             raise ConfigError(f"--uri {uri}: must be like tcp://127.0.0.1:10400 or unix:///run/emotion.sock")
         if not (address.is_local or public):
             raise ConfigError(
-                f"--uri {uri}: other machines could connect, and Wyoming knows neither passwords nor encryption; "
+                f"--uri {uri}: other machines could connect, and Wyoming has neither passwords nor encryption; "
                 "add --public to allow that, or listen on 127.0.0.1"
             )
         return address

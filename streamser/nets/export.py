@@ -46,7 +46,7 @@ def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
     """
     if net.n_classes != n_classes or net.bins != features.bins:
         raise ValueError(
-            f"the net has {net.n_classes} classes and {net.bins} bins, "
+            f"the network has {net.n_classes} classes and {net.bins} bins, "
             f"but {n_classes} classes and {features.bins} bins were promised"
         )
     twin = frozen_copy(net)
@@ -119,7 +119,7 @@ def check_onnx(net: SerNet, features: FeatureConfig, graph: bytes) -> float:
         difference = float(np.max(differences))  # NaN, unlike Python's max, wins
         if not difference <= TOLERANCE:
             raise BundleError(
-                f"the exported graph differs from the net by {difference:.1e} at {batch} x {frames} frames, "
+                f"the exported graph differs from the network by {difference:.1e} at {batch} x {frames} frames, "
                 f"more than {TOLERANCE:.0e}; export with the torch and onnxruntime that streamser[torch] names"
             )
         worst = max(worst, difference)

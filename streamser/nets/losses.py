@@ -132,7 +132,7 @@ class SerLoss(nn.Module):
                 total = total + self.spec.centre * centre_distance(_full(output.embedding), self.centres, targets)
             if self.spec.reconstruction:
                 if output.reconstruction is None or frames is None:
-                    raise ValueError("a reconstruction loss needs a net with a decoder, and the frames it was fed")
+                    raise ValueError("a reconstruction loss needs a network with a decoder, and the frames it was fed")
                 error = F.mse_loss(_full(output.reconstruction), _full(frames))
                 total = total + self.spec.reconstruction * error
             return total

@@ -122,7 +122,7 @@ def _parallel_cnns() -> Iterator[Variant]:
             loss=LossSpec(classification=0.0, reconstruction=1.0),
             recipe=replace(row.recipe, choose_by="last"),
             published={"iemocap-improvised-happy": {"mse_e4": 21.32 if kind == "mfcc" else 18.31}},
-            notes=f"{row.notes} Only the reconstruction is trained: its answers are at chance.",
+            notes=f"{row.notes} Only the reconstruction is trained: its predictions are at chance level.",
         )
         for (of, terms), (ua, wa, mse) in published.items():
             if of != kind:

@@ -56,5 +56,5 @@ def export_relative(head: RelativeHead) -> bytes:
     (found,) = open_session(graph).run(None, dict(zip(names, (value.numpy() for value in inputs), strict=True)))
     difference = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
     if not difference <= TOLERANCE:
-        raise BundleError(f"the relative head's graph differs from the net by {difference:.1e}; export it again")
+        raise BundleError(f"the relative head's graph differs from the network by {difference:.1e}; export it again")
     return graph

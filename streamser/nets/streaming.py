@@ -37,7 +37,7 @@ class WindowNet(nn.Module):
     def __init__(self, net: SerNet, features: FeatureConfig, chunk_s: float = 0.256) -> None:
         super().__init__()
         if features.short != "tile":
-            raise ValueError(f"streams judged in windows need features with short: tile, not {features.short}")
+            raise ValueError(f"streams computed in windows need features with short: tile, not {features.short}")
         self.net = net
         self._bins, self._frames = features.bins, features.window_frames
         chunk = max(1, round(chunk_s / features.hop_s))

@@ -37,7 +37,7 @@ HELP = {
     "streamser_partial_latency_seconds": "From the last sample of the segment to its partial result.",
     "streamser_recording": "1 when audio is written to disk.",
     "streamser_refusals_total": "Clients and requests refused, by reason.",
-    "streamser_requests_total": "HTTP requests answered, by route and status.",
+    "streamser_requests_total": "HTTP requests, by route and status.",
     "streamser_up_seconds": "Seconds since the server started.",
 }
 

@@ -150,7 +150,7 @@ class Listener:
         if self._segmenter_thread is not None and self._segmenter_thread is not mine:
             self._segmenter_thread.join(max(0.0, deadline - time.monotonic()))
             if self._segmenter_thread.is_alive():
-                logger.warning("%s does not answer; its thread ends when it does", self.source.description)
+                logger.warning("%s hangs; its thread ends when the device responds", self.source.description)
         self._worker.close(max(0.05, deadline - time.monotonic()))
         if self._segmenter_thread is not None:
             # does nothing if the worker has published it

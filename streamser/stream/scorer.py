@@ -126,7 +126,7 @@ class Scorer:
                 self._ahead = (segment, prediction)
             return None
         absolute = prediction or self._known(segment)
-        assert absolute is not None, "a question without an answer"
+        assert absolute is not None, "no prediction for the segment"
         if self._new_speaker is not None and segment.utterance >= self._new_speaker:
             self._new_speaker = None
             self.voice.reset()

@@ -64,7 +64,7 @@ class FeatureAugment:
         asked = self.asked_beside(_OF_TIME)
         if features.kind == "samples" and asked:
             raise ConfigError(
-                f"feature_augment: {', '.join(asked)} change log-mel, but this net takes samples: see `augment`"
+                f"feature_augment: {', '.join(asked)} change log-mel, but this network takes samples: see `augment`"
             )
 
 

@@ -69,7 +69,7 @@ def set_up(recipe: Recipe) -> RunSetup:
         frozen_augment(recipe.feature_augment)
         if recipe.train_window_s:
             raise ConfigError(
-                f"{recipe.name}: train_window_s is for nets that learn as a whole; {variant.name} learns on "
+                f"{recipe.name}: train_window_s is for networks that are trained as a whole; {variant.name} learns on "
                 "the windows that are served, and on pieces of them by feature_augment: {crop_probability: ...}"
             )
     return setup

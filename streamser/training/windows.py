@@ -150,7 +150,7 @@ def reconstruction_mse(net: SerNet, batches: BatchMaker, rows: NDArray[np.int64]
         for batch, _ in ServedWindows(batches, rows, net, device):
             rebuilt = net(*batch).reconstruction
             if rebuilt is None:
-                raise ValueError("only a net with a decoder has a reconstruction")
+                raise ValueError("only a network with a decoder has a reconstruction")
             total += float((rebuilt.float() - batch[0]).square().sum())
             values += batch[0].numel()
     return total / values

@@ -162,7 +162,7 @@ def test_a_shared_clip_is_refused_whatever_the_protocol() -> None:
 def test_the_same_sound_under_two_names_is_refused() -> None:
     clips = corpus(speakers=3)
     clips[16] = replace(clips[16], digest=clips[0].digest)
-    with pytest.raises(ProtocolError, match="train and test share the same sound: c/03-0 = c/01-0"):
+    with pytest.raises(ProtocolError, match="train and test share the same audio: c/03-0 = c/01-0"):
         check_split(split_of(clips[:8], clips[8:16], clips[16:]))
 
 

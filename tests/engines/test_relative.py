@@ -63,7 +63,7 @@ def test_a_graph_that_is_no_relative_head_is_refused(graph: Any, message: str, t
 
 def test_a_head_for_other_embeddings_than_the_nets_is_refused(tmp_path: Path) -> None:
     relative = make_relative({"weight": np.zeros((32, 4), np.float32)})
-    with pytest.raises(BundleError, match=r"takes embeddings of 32 values, but the net gives 64"):
+    with pytest.raises(BundleError, match=r"takes embeddings of 32 values, but the network gives 64"):
         load(make_adaptive(tmp_path / "other", relative=relative).path, "cpu")
 
 

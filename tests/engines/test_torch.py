@@ -144,7 +144,7 @@ def test_sound_too_short_for_a_net_that_keeps_its_length_is_an_error_that_says_s
     tmp_path: Path, open_one: type[OnnxEngine] | type[TorchEngine]
 ) -> None:
     bundle = make_net_bundle(tmp_path / "keep", "sepconv", replace(zoo.get("sepconv").features, short="keep"))
-    with pytest.raises(AudioError, match=r"0\.032 s of sound \(2 frames\) is too little for keep"):
+    with pytest.raises(AudioError, match=r"0\.032 s of audio \(2 frames\) is too little for keep"):
         open_one(bundle).run(np.zeros((1, 2, 64), np.float32))
 
 
@@ -173,7 +173,7 @@ def test_weights_that_are_nan_are_a_bundle_error(tmp_path: Path) -> None:
     weights = {name: value.numpy().copy() for name, value in make_net("lightsernet", HOUSE).state_dict().items()}
     weights["head.weight"][:] = np.nan
     bundle = make_bundle(tmp_path / "nan", variant="lightsernet", features=HOUSE, weights=weights)
-    with pytest.raises(BundleError, match=r"weights\.safetensors: the net gives NaN"):
+    with pytest.raises(BundleError, match=r"weights\.safetensors: the network gives NaN"):
         TorchEngine(bundle)
 
 

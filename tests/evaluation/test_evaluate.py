@@ -239,7 +239,7 @@ def test_json_on_standard_output_is_the_report(
     ("words", "message"),
     [
         (["evaluate"], "give a model and at least one corpus"),
-        (["evaluate", "{model}", "{corpus}", "--map", "calm"], "--map takes LABEL=MODEL_LABEL"),
+        (["evaluate", "{model}", "{corpus}", "--map", "calm"], "--map must be LABEL=MODEL_LABEL"),
         (["evaluate", "{model}", "{corpus}", "--degrade", "fog"], "degrade: unknown fog"),
         (["evaluate", "{model}", "{nowhere}"], "no such corpus folder"),
     ],

@@ -139,7 +139,7 @@ async def test_every_frame_passes_in_both_directions(recognizer: Recognizer) -> 
     sent = [UserStartedSpeakingFrame(), *audio_frames(SPOKEN), words("from behind"), UserStoppedSpeakingFrame()]
     down, up = await through(EmotionProcessor(recognizer), sent, frames_to_send_direction=FrameDirection.UPSTREAM)
     assert {frame.id for frame in sent} == {frame.id for frame in up}
-    assert down == [], "sound that goes upstream is not the user's"
+    assert down == [], "audio that goes upstream is not the user's"
 
 
 async def test_the_end_of_the_pipeline_gives_the_open_utterance_its_final_before_it_ends(

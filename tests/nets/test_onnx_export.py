@@ -95,7 +95,7 @@ def test_a_graph_of_other_weights_is_refused() -> None:
     assert isinstance(head, torch.nn.Linear)
     with torch.no_grad():
         head.bias[0] += 0.01
-    with pytest.raises(BundleError, match="differs from the net by"):
+    with pytest.raises(BundleError, match="differs from the network by"):
         check_onnx(other, features, graph)
     moved = export_onnx(other, features, CLASSES)
     assert compare_graphs(graph, moved, trained.net, features) == pytest.approx(0.01, rel=0.01)
@@ -106,7 +106,7 @@ def test_nan_is_no_agreement() -> None:
         def embed(self, frames: torch.Tensor) -> torch.Tensor:
             return super().embed(frames) * float("nan")
 
-    with pytest.raises(BundleError, match="differs from the net by nan"):
+    with pytest.raises(BundleError, match="differs from the network by nan"):
         export_onnx(Broken(CLASSES), get("lightsernet").features, CLASSES)
 
 

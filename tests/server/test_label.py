@@ -72,7 +72,7 @@ async def test_silence_is_a_file_without_utterances(server: Server) -> None:
     ("body", "query", "status", "code"),
     [
         (b"", "", 400, "empty"),
-        (b"certainly not a sound file", "", 415, "not_sound"),
+        (b"certainly not a readable audio file", "", 415, "not_sound"),
         (wav(tone())[:20], "", 415, "not_sound"),
         (wav(tone(), 2000), "", 415, "sample_rate"),
         (wav(tone()), "?partials=perhaps", 400, "bad_query"),

@@ -147,9 +147,9 @@ def test_the_documents_example_runs(
 
 
 def test_a_server_that_is_not_there_is_named_with_the_way_out() -> None:
-    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9: no answer .*streamser serve"):
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9: no response .*streamser serve"):
         streamser.Client("http://127.0.0.1:9").models()
-    with pytest.raises(ServerError, match="no answer"), streamser.Client("http://127.0.0.1:9").stream():
+    with pytest.raises(ServerError, match="no response"), streamser.Client("http://127.0.0.1:9").stream():
         pass
     with pytest.raises(ValueError, match="begins with http"):
         streamser.Client("127.0.0.1:9")

@@ -212,7 +212,7 @@ def test_a_net_with_ears_of_its_own_gets_samples(clips: list[Clip], cache: Path)
     assert float(np.abs(served).max()) > 0.1
     padded = BatchMaker(store, replace(SAMPLES, short="zero", length_s=30.0), FeatureAugment()).whole(0)[0].numpy()
     assert not padded[-1].any()  # what is missing is silence, as `cut_window` has it
-    with pytest.raises(ConfigError, match=r"tilt_db, mask_mels change log-mel, but this net takes samples"):
+    with pytest.raises(ConfigError, match=r"tilt_db, mask_mels change log-mel, but this network takes samples"):
         BatchMaker(store, SAMPLES, FeatureAugment(tilt_db=3.0, mask_mels=4))
 
 

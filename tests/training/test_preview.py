@@ -149,7 +149,7 @@ def test_a_clip_alone_has_nobody_to_be_mixed_with(clips: list[Clip], tmp_path: P
 
 def test_what_cannot_be_drawn_for_samples_is_refused(clips: list[Clip], tmp_path: Path) -> None:
     samples = FeatureConfig(kind="samples", window_samples=384, hop_samples=384, fft_size=384, short="keep")
-    with pytest.raises(ConfigError, match="change log-mel, but this net takes samples"):
+    with pytest.raises(ConfigError, match="change log-mel, but this network takes samples"):
         preview_augment(clips, tmp_path / "out", samples, drawn=FeatureAugment(mask_mels=8))
     assert not (tmp_path / "out").exists()
     page = preview_augment(clips, tmp_path / "heard", samples)

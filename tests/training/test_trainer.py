@@ -199,7 +199,7 @@ def test_of_sounds_that_are_no_speech_it_learns_to_know_nothing(
         logits = recognizer.logits([noise(1.0, seed=seed) for seed in range(50, 58)])
         apart[name] = np.abs(logits[:, 0] - logits[:, 1]).mean() / np.ptp(result.logits, axis=1).mean()
     assert apart["with"] < 0.4 * apart["without"]
-    with pytest.raises(ConfigError, match=r"none of 16 sounds in .* is honk\*"):
+    with pytest.raises(ConfigError, match=r"none of 16 files in .* is honk\*"):
         trainer(make_recipe(outliers={"folder": str(noises), "names": ["honk*"]}), material, tmp_path, cache)
 
 
