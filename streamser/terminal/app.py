@@ -311,7 +311,7 @@ class TerminalApp(App[int]):
             self._paint()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Show the key for a new speaker only if the stream has a baseline; of pause and resume, the one that has an effect."""
+        """Show the key for a new speaker only with a baseline; of pause and resume, the one that has an effect."""
         if action in ("pause", "resume"):
             return self._listener.status().paused == (action == "resume")
         return action != "new_speaker" or self._listener.adapts
