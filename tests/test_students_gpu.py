@@ -73,7 +73,7 @@ def test_a_second_call_trains_what_the_first_had_no_time_for(tmp_path: Path, mon
     runs, out = tmp_path / "runs" / "students", tmp_path / "out"
 
     def call(minutes: float) -> dict[str, dict[str, object]]:
-        command = [str(out), "--corpora-root", str(root), "--runs", str(runs), "--devices", "cpu", "--processes", "1"]
+        command = [str(out), "--corpora-root", str(root), "--runs", str(runs), "--compute", "cpu", "--processes", "1"]
         assert students_gpu.main([*command, "--minutes", str(minutes), "--epochs", "1"]) == 0
         found: dict[str, dict[str, object]] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
         return found
@@ -97,7 +97,7 @@ def test_a_second_call_trains_what_the_first_had_no_time_for(tmp_path: Path, mon
 def test_a_control_learns_from_labels_alone(tmp_path: Path) -> None:
     (student,) = plan(tmp_path)
     options = students_gpu.Options(
-        out=tmp_path, root=tmp_path, runs=tmp_path / "runs", devices=("cpu",), processes=1, until=0.0, clips=0, folds=0,
+        out=tmp_path, root=tmp_path, runs=tmp_path / "runs", compute=("cpu",), processes=1, until=0.0, clips=0, folds=0,
         changes={"epochs": 3}, teachers={},
     )  # fmt: skip
     taught = students_gpu.student_recipe(student, options)

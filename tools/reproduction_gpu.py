@@ -11,18 +11,13 @@ the table.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tarfile
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import active_children
 from pathlib import Path
 
-import torch
+from timed_runs import ProgressLog, add_options, end_at, pack, processors, whole_folds
 
 from streamser.corpora.benchmarks import BENCHMARKS
 from streamser.evaluation.folds import load_folds
@@ -106,46 +101,24 @@ def plan_jobs(material: Material, runs: Path, only: str, epochs: int) -> list[Jo
     return list(jobs.values())
 
 
-def pack(runs: Path, out: Path, ends: Sequence[JobEnd]) -> None:
+def pack_all(runs: Path, out: Path, ends: Sequence[JobEnd]) -> None:
     """The archive and the summary of every run that has a finished fold."""
     trained = sorted({path.parent.parent for path in runs.glob("*/*/fold.json")})
     found = {folder.name: summarize(load_folds(folder)) for folder in trained}
-    seconds = {end.job.name: [end.state, round(end.seconds, 1)] for end in ends}
-    summary = {"runs": found, "jobs": seconds}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    with tarfile.open(out / "reproduction.tar.gz.part", "w:gz") as archive:
-        for path in _kept(runs, found):
-            archive.add(path, path)
-    (out / "reproduction.tar.gz.part").replace(out / "reproduction.tar.gz")
-
-
-def _kept(runs: Path, names: Iterable[str]) -> Iterator[Path]:
-    for name in names:
-        for path in sorted((runs / name).rglob("*")):
-            whole = path.parent == runs / name or (path.parent / "fold.json").exists()
-            if path.name in KEPT and whole:
-                yield path
+    paths = [path for folder in trained for path in whole_folds(folder, KEPT)]
+    pack(out / "reproduction.tar.gz", paths, found, ends)
 
 
 def main() -> int:
     """Run what the time allows; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for what comes back")
-    parser.add_argument("--corpora-root", type=Path, required=True, help="folder that holds emodb")
-    parser.add_argument("--minutes", type=float, required=True, help="end by then")
-    parser.add_argument("--runs", type=Path, default=Path("runs/reproduction"))
-    parser.add_argument("--devices", default="auto", help="cpu, cuda, or cuda:0,cuda:1 (default: auto)")
-    parser.add_argument("--processes", type=int, default=0, help="default: one a core, one core left free")
-    parser.add_argument("--only", default="", help="only rows whose name holds this")
-    parser.add_argument("--epochs", type=int, default=0, help="fewer epochs, to try the script")
+    add_options(parser, Path("runs/reproduction"), "only rows whose name holds this")
     args = parser.parse_args()
-    began = time.time()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: each has one core
-    devices = args.devices.split(",")
-    if devices == ["auto"]:
-        devices = ["cuda" if torch.cuda.is_available() else "cpu"]
-    processes = args.processes or processes_for(devices[0])
+    compute = processors(args.compute)
+    processes = args.processes or processes_for(compute[0])
     args.out.mkdir(parents=True, exist_ok=True)
+    progress = ProgressLog(args.out)
     cache = args.runs.parent / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     material = gather(recipe_of(VARIANTS["lightsernet-3s-ce"], BENCHMARK), args.corpora_root, cache)
@@ -154,34 +127,16 @@ def main() -> int:
         write_recipe(job.recipe, job.folder)
     left = [job for job in jobs if not job.done]
     ends: list[JobEnd] = []
-    hard = threading.Timer(args.minutes * 60, _give_up, (args.runs, args.out, ends))
-    hard.daemon = True
-    hard.start()
-    with (args.out / "progress.log").open("a", encoding="utf-8") as progress:
-
-        def report(text: str) -> None:
-            line = f"{time.time() - began:7.1f} s  {text}"
-            print(line, flush=True)
-            print(line, file=progress, flush=True)
-
-        report(f"{len(left)} of {len(jobs)} jobs left; {processes} processes on {', '.join(devices)}")
-        until = began + args.minutes * 60 - LAST_EPOCHS_S
-        for end in run_jobs(left, {"emodb": material}, cache=cache, devices=devices, processes=processes, until=until):
-            ends.append(end)
-            if end.state != "out of time" or end.seconds > 1:
-                report(f"{end.job.name}: {end.state}, {end.seconds:.1f} s")
-        pack(args.runs, args.out, ends)
-        report(f"packed {sum(end.state == 'done' for end in ends)} folds of this run")
-    hard.cancel()
+    timer = end_at(args.minutes, lambda: pack_all(args.runs, args.out, ends))
+    progress.report(f"{len(left)} of {len(jobs)} jobs left; {processes} processes on {', '.join(compute)}")
+    until = progress.began + args.minutes * 60 - LAST_EPOCHS_S
+    for end in run_jobs(left, {"emodb": material}, cache=cache, devices=compute, processes=processes, until=until):
+        ends.append(end)
+        progress.report_end(end)
+    pack_all(args.runs, args.out, ends)
+    progress.report(f"packed {sum(end.state == 'done' for end in ends)} folds of this run")
+    timer.cancel()
     return 0
-
-
-def _give_up(runs: Path, out: Path, ends: list[JobEnd]) -> None:
-    """The time is over and a fold still runs: archive the finished ones and end."""
-    for child in active_children():
-        child.terminate()
-    pack(runs, out, list(ends))
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -19,17 +19,14 @@ import json
 import logging
 import os
 import sys
-import tarfile
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
-import torch
+from timed_runs import ProgressLog, add_options, end_at, pack, processors, whole_folds
 
 from streamser.corpora.clips import Clip
 from streamser.errors import ProtocolError
@@ -90,7 +87,7 @@ class Options:
     out: Path
     root: Path
     runs: Path
-    devices: tuple[str, ...]
+    compute: tuple[str, ...]
     processes: int
     until: float
     clips: int
@@ -104,7 +101,7 @@ class Options:
 
     def run_options(self) -> RunOptions:
         """For work in this process: the GPU if there is one, and all cores."""
-        return RunOptions(cache=self.cache, device=self.devices[0], workers=os.cpu_count() or 1)
+        return RunOptions(cache=self.cache, device=self.compute[0], workers=os.cpu_count() or 1)
 
 
 def some_of(material: Material, clips: int) -> Material:
@@ -146,11 +143,10 @@ def run_of(teacher: Teacher, options: Options) -> Path:
 class Students:
     """The whole table: what is left to train, in order."""
 
-    def __init__(self, plan: Sequence[Student], options: Options) -> None:
-        self.plan, self.options = plan, options
+    def __init__(self, plan: Sequence[Student], options: Options, progress: ProgressLog) -> None:
+        self.plan, self.options, self.progress = plan, options, progress
         self.ends: list[JobEnd] = []
         self._materials: dict[str, Material] = {}
-        self._began = time.time()
 
     def run(self) -> None:
         """Teachers, then students; returns when all is done or the time is over."""
@@ -165,13 +161,6 @@ class Students:
         # seed by seed and network by network: what is there when the time is over is comparable
         order = {student.name: place for place, student in enumerate(self.plan)}
         self._train(sorted(left, key=lambda job: (job.seed, order[job.folder.name])))
-
-    def say(self, text: str) -> None:
-        """A line of progress on the terminal and in OUT."""
-        line = f"{time.time() - self._began:7.1f} s  {text}"
-        print(line, flush=True)
-        with (self.options.out / "progress.log").open("a", encoding="utf-8") as file:
-            print(line, file=file)
 
     def material(self, name: str, recipe: Recipe) -> Material:
         """The clips of a recipe, read once."""
@@ -195,14 +184,14 @@ class Students:
         jobs = jobs_of(recipe, f"teacher-{teacher.name}", material, folder, self.options.folds)
         left = [job for job in jobs if not (job.place / "bundle" / "bundle.yaml").exists()]
         if left and self._in_time():
-            self.say(f"teacher {teacher.name}: features and encoder")
+            self.progress.report(f"teacher {teacher.name}: features and encoder")
             write_recipe(recipe, folder)
             Trainer(recipe, material, folder, self.options.run_options())  # leaves its stores in the cache
             self._train(left)
 
     def _warm(self, student: Student) -> None:
         """Compute features and the teacher's predictions with all cores, once for all processes."""
-        self.say(f"{student.name}: features and the teacher's answers")
+        self.progress.report(f"{student.name}: features and the teacher's answers")
         recipe = student_recipe(student, self.options)
         material = self.material(student.name, recipe)
         trainer = Trainer(recipe, material, self.options.runs / student.name, self.options.run_options())
@@ -211,14 +200,13 @@ class Students:
 
     def _train(self, jobs: Sequence[Job]) -> None:
         options = self.options
-        self.say(f"{len(jobs)} folds left; {options.processes} processes on {', '.join(options.devices)}")
+        self.progress.report(f"{len(jobs)} folds left; {options.processes} processes on {', '.join(options.compute)}")
         for end in run_jobs(
-            jobs, self._materials, cache=options.cache, devices=options.devices, processes=options.processes,
+            jobs, self._materials, cache=options.cache, devices=options.compute, processes=options.processes,
             until=options.until,
         ):  # fmt: skip
             self.ends.append(end)
-            if end.state != "out of time" or end.seconds > 1:
-                self.say(f"{end.job.name}: {end.state}, {end.seconds:.1f} s")
+            self.progress.report_end(end)
 
     def _in_time(self) -> bool:
         return time.time() < self.options.until
@@ -234,7 +222,7 @@ class Students:
             material = self.material(student.name, recipe)
             trainer = Trainer(recipe, material, folder / "ship", self.options.run_options())
             bundle = trainer.ship(splits_of(recipe, material, 0)[0], 0, target, folder)
-            self.say(f"{student.name}: shipped, {bundle.size_bytes / 1e6:.2f} MB")
+            self.progress.report(f"{student.name}: shipped, {bundle.size_bytes / 1e6:.2f} MB")
 
 
 def tables(runs: Path, plan: Sequence[Student]) -> dict[str, Any]:
@@ -254,46 +242,22 @@ def tables(runs: Path, plan: Sequence[Student]) -> dict[str, Any]:
     return found
 
 
-def pack(students: Students) -> None:
+def pack_all(students: Students) -> None:
     """The archive and the summary of every student that has a finished fold."""
     options = students.options
-    seconds = {end.job.name: [end.state, round(end.seconds, 1)] for end in list(students.ends)}
-    summary = {"runs": tables(options.runs, students.plan), "jobs": seconds}
-    (options.out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    part = options.out / "students.tar.gz.part"
-    with tarfile.open(part, "w:gz") as archive:
-        for path in _kept(options.runs, students.plan):
-            archive.add(path, path)
-    part.replace(options.out / "students.tar.gz")
-
-
-def _kept(runs: Path, plan: Sequence[Student]) -> Iterator[Path]:
-    for student in plan:
-        for path in sorted((runs / student.name).rglob("*")):
-            whole = path.parent == runs / student.name or (path.parent / "fold.json").exists()
-            if path.name in KEPT and whole:
-                yield path
-
-
-def _give_up(students: Students) -> None:
-    """The time is over and a fold still hangs: pack what there is and leave."""
-    for child in active_children():
-        child.terminate()
-    pack(students)
-    os._exit(0)
+    paths = [path for student in students.plan for path in whole_folds(options.runs / student.name, KEPT)]
+    pack(options.out / "students.tar.gz", paths, tables(options.runs, students.plan), students.ends)
 
 
 def _options(args: argparse.Namespace, began: float) -> Options:
-    devices = args.devices.split(",")
-    if devices == ["auto"]:
-        devices = ["cuda" if torch.cuda.is_available() else "cpu"]
+    compute = processors(args.compute)
     changes = {"epochs": args.epochs, "passes_per_epoch": args.passes}
     return Options(
         out=args.out,
         root=args.corpora_root,
         runs=args.runs,
-        devices=tuple(devices),
-        processes=args.processes or processes_for(devices[0]),
+        compute=compute,
+        processes=args.processes or processes_for(compute[0]),
         until=began + args.minutes * 60 - LAST_EPOCHS_S,
         clips=args.clips,
         folds=args.folds,
@@ -305,34 +269,27 @@ def _options(args: argparse.Namespace, began: float) -> Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the time allows; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for what comes back")
-    parser.add_argument("--corpora-root", type=Path, required=True, help="folder that holds the corpora")
-    parser.add_argument("--minutes", type=float, required=True, help="end by then")
-    parser.add_argument("--runs", type=Path, default=Path("runs/students"))
-    parser.add_argument("--devices", default="auto", help="cpu, cuda, or cuda:0,cuda:1 (default: auto)")
-    parser.add_argument("--processes", type=int, default=0, help="default: one a core, one core left free")
-    parser.add_argument("--only", default="", help="only students whose name begins so")
+    add_options(parser, Path("runs/students"), "only students whose name begins so")
     parser.add_argument("--teachers", nargs="*", default=[], metavar="NAME=RUN", help="finished runs that teach")
     parser.add_argument("--ship", action="store_true", help="train the checkpoints of whole runs too")
     parser.add_argument("--clips", type=int, default=0, help="only so many clips of each label of a corpus")
     parser.add_argument("--folds", type=int, default=0, help="only the first so many folds, to try the script")
-    parser.add_argument("--epochs", type=int, default=0, help="fewer epochs, to try the script")
     parser.add_argument("--passes", type=int, default=0, help="fewer clips an epoch, to try the script")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: each has one core
-    options = _options(args, time.time())
-    for folder in (options.out, options.runs, options.cache):
+    args.out.mkdir(parents=True, exist_ok=True)
+    progress = ProgressLog(args.out)
+    options = _options(args, progress.began)
+    for folder in (options.runs, options.cache):
         folder.mkdir(parents=True, exist_ok=True)
-    students = Students([one for one in PLAN if one.name.startswith(args.only)], options)
-    hard = threading.Timer(args.minutes * 60, _give_up, (students,))
-    hard.daemon = True
-    hard.start()
+    students = Students([one for one in PLAN if one.name.startswith(args.only)], options, progress)
+    timer = end_at(args.minutes, lambda: pack_all(students))
     students.run()
     if args.ship:
         students.ship()
-    pack(students)
-    students.say(f"packed {sum(end.state == 'done' for end in students.ends)} folds of this run")
-    hard.cancel()
+    pack_all(students)
+    progress.report(f"packed {sum(end.state == 'done' for end in students.ends)} folds of this run")
+    timer.cancel()
     return 0
 
 
