@@ -98,5 +98,6 @@ def test_the_pipeline_around_the_net_costs_few_calls_of_numpy_a_second() -> None
 
     push()
     ratios = [cpu_s(push) / 30 / (cpu_s(tiny_calls) / 20_000) for _ in range(3)]
-    # 10,000 where it was written. The yardstick is a call of NumPy's, which other work on the machine slows down alike.
-    assert np.median(ratios) < 16_000, ratios
+    # 4,800 where it was written, beside 7,800 before. The yardstick is a call of NumPy's, which other work on the
+    # machine slows down alike.
+    assert np.median(ratios) < 7_500, ratios
