@@ -290,9 +290,12 @@ class Segmenter:
             return min(soon, self._detected + self._min_speech)
         if self.state == "starting":
             return min(soon, self._detected + self._min_speech - utterance.speech)
-        pause = self._end_silence if utterance.ahead is not None else self._ahead_due
+        end = utterance.speech_end + (self._ahead_due if utterance.ahead is None else self._end_silence)
+        # Of a silence that nears its end, half of the rest is taken each time: little is left to do before the final.
+        if utterance.ahead is not None and end - self._detected > 3 * self._vad.frame_samples:
+            end = (end + self._detected) // 2
         tick = utterance.onset + (utterance.ticks + 1) * self._grid.hop if self.config.hop_ms else math.inf
-        return int(min(soon, utterance.speech_end + pause, tick, utterance.onset + self._max))
+        return int(min(soon, end, tick, utterance.onset + self._max))
 
     def _advance(self, start: int, end: int, speech: bool) -> list[Item]:
         """Move between the four states."""
