@@ -10,11 +10,14 @@ from streamser.nets.variant import Variant
 from streamser.training.recipe import Recipe
 
 _LIMITS = """\
-- It was trained on acted speech. Spontaneous speech is weaker and different; expect more `uncertain` and more mistakes.
+- It was trained on acted speech. Spontaneous speech is weaker and different; expect more `uncertain` and more wrong
+  predictions.
 - It is made for one voice at a time. Two people at once, singing, and shouting over music were not in its training.
-- It judges how a voice sounds, not what a person feels. Do not decide about people with it. The EU AI Act
-  (Art. 5(1)(f)) bans inferring emotions at work and in education outside medical and safety uses; Art. 50(3) asks that
-  the people concerned are told."""
+- It classifies how a voice sounds, not what a person feels. Do not use it to make decisions about people. The EU AI Act
+  (Art. 5(1)(f)) bans inferring emotions at work and in education outside medical and safety uses; Art. 50(3) requires
+  that the people concerned are informed."""
+_CALIBRATED_ON = {"unheard speakers of its folds": "speakers that were left out of its folds"}
+"""Wording of sources of calibration whose names in bundle.yaml are old."""
 
 
 def write_card(
@@ -29,12 +32,10 @@ def write_card(
     speakers = len(provenance["train_speakers"])
     parameters = f"{provenance['parameters']:,}"
     if recipe.start:
-        parameters += (
-            f", {provenance['learnt']:,} of them trained on these corpora; the others were taken over unchanged"
-        )
+        parameters += f", {provenance['learnt']:,} of them trained on these corpora; the others were copied unchanged"
     sections = [
         f"# {recipe.name}\n\n{recipe.description or variant.name}",
-        "## What it is\n\n"
+        "## Description\n\n"
         + _table(
             ("what", ""),
             [
@@ -43,7 +44,7 @@ def write_card(
                 ("trained on", corpora),
                 (
                     "speakers",
-                    f"{speakers} to learn from, {len(provenance['validation_speakers'])} to choose and calibrate",
+                    f"{speakers} for training, {len(provenance['validation_speakers'])} for choosing and calibrating",
                 ),
                 *(
                     [("teachers", ", ".join(f"{one['name']} ({one['split']})" for one in provenance["teachers"]))]
@@ -55,10 +56,10 @@ def write_card(
                 ("licence", recipe.licence or "see the corpora"),
             ],
         ),
-        "## How sure it is\n\n" + _calibration(calibration, scores),
-        "## What it scored\n\n" + _scores(scores),
-        "## What it does not know\n\n" + _LIMITS,
-        "## Train it again\n\n" + _commands(recipe, scores, provenance.get("left_out_epochs", recipe.epochs)),
+        "## Calibration\n\n" + _calibration(calibration, scores),
+        "## Figures\n\n" + _scores(scores),
+        "## Limits\n\n" + _LIMITS,
+        "## Training\n\n" + _commands(recipe, scores, provenance.get("left_out_epochs", recipe.epochs)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -89,17 +90,20 @@ def _calibration(calibration: Calibration, scores: Mapping[str, Any]) -> str:
     if calibration.bias:
         text += ", class offsets " + ", ".join(f"{value:+.2f}" for value in calibration.bias)
     if not calibration.threshold:
-        return text + "; it has no threshold and never answers `uncertain` for low confidence."
+        return text + "; there is no threshold, so low confidence never makes a prediction `uncertain`."
     threshold = scores.get("threshold", {})
-    text += f", fitted on {scores.get('calibrated_on', 'validation speakers')}. Below a confidence of "
-    text += f"{calibration.threshold:.3f} the answer is `uncertain`. With this threshold it answered "
-    text += f"{100 * threshold.get('coverage', 0):.0f} % of the clips it was chosen on, and "
-    text += f"{100 * (calibration.risk or 0):.0f} % of these answers were wrong"
-    return text + ("." if threshold.get("reached", True) else "; the risk that was asked for could not be reached.")
+    source = scores.get("calibrated_on", "validation speakers")
+    text += f", fitted on {_CALIBRATED_ON.get(source, source)}. Below a confidence of "
+    text += (
+        f"{calibration.threshold:.3f} the prediction is `uncertain`. On the clips on which this threshold was chosen, "
+    )
+    text += f"{100 * threshold.get('coverage', 0):.0f} % of the predictions are at or above it, and "
+    text += f"{100 * (calibration.risk or 0):.0f} % of these are wrong"
+    return text + ("." if threshold.get("reached", True) else "; no threshold reaches the requested risk.")
 
 
 _LEFT_OUT = """\
-Corpora that were left out whole (the same recipe, trained on the others; all their speakers are new), UA %:
+Corpora that were left out entirely (the same recipe, trained on the others; all their speakers are new), UA %:
 
 """
 _SAME_CORPORA = """\
@@ -107,15 +111,15 @@ The same left-out corpora, first utterances, but all clips of each corpus, UA %:
 
 """
 _SCENARIOS = {
-    "first": "first utterance of a stream: nothing is known of the speaker",
+    "first": "first utterance of a stream, without a baseline",
     "natural_3": "after 3 utterances, 70 % of them neutral",
     "natural_7": "after 7 such utterances",
     "natural_10": "after 10 such utterances",
     "natural_30": "after 30 such utterances",
-    "mixed_10": "after 10 utterances of all labels alike",
-    "one_mood_10": "after 10 utterances of the same label as this one",
+    "mixed_10": "after 10 utterances, all labels equally often",
+    "one_mood_10": "after 10 utterances with the same label as this one",
     "enrolled_6": "with a profile of 6 neutral utterances",
-    "other_speaker_10": "after 10 utterances of somebody else, baseline not reset",
+    "other_speaker_10": "after 10 utterances of another speaker, baseline not reset",
     "two_passes": "all other clips of the speaker known (`label --two-passes`)",
 }
 _BY_CORPUS = ("first", "natural_10")  # kinds of streams whose certainty the card shows for each corpus
@@ -138,13 +142,13 @@ def _streams(streams: Mapping[str, Mapping[str, Any]]) -> str:
         for what, row in (*sorted(streams[scenario]["of"].items()), ("all pooled", streams[scenario]["pooled"]))
     ]
     return (
-        "On corpora that were left out whole, UA % with its 95 % interval over speakers. Every corpus is judged by "
-        "networks trained without it, with a calibration, a threshold and constants that the other corpora chose. "
-        "Answered is the share of clips above the threshold, wrong the share of wrong answers among them (every label "
-        "counts alike):\n\n"
-        + _table(("streams composed of it", "mean", *names, "answered", "wrong", "ECE"), rows)
+        "On corpora that were left out entirely, UA % with its 95 % interval over speakers. Every corpus is scored by "
+        "networks trained without it; calibration, threshold and constants were chosen on the other corpora. Covered "
+        "is the share of clips at or above the threshold, wrong the share of wrong predictions among them (all labels "
+        "have equal weight):\n\n"
+        + _table(("streams composed of it", "mean", *names, "covered", "wrong", "ECE"), rows)
         + "\n\nThe same by corpus:\n\n"
-        + _table(("streams", "left out", "answered", "wrong", "ECE"), each)
+        + _table(("streams", "left out", "covered", "wrong", "ECE"), each)
     )
 
 
@@ -159,7 +163,7 @@ def _plain(scores: Mapping[str, Any]) -> str:
     ]
     rows.append(("**mean**", "", f"**{100 * scores['plain_speech_mood']:.0f} %**", ""))
     return (
-        "Plain speech (reading, broadcasts, prompts) of sources that were left out whole, first utterances, at the "
+        "Plain speech (reading, broadcasts, prompts) of sources that were left out entirely, first utterances, at the "
         "shipped threshold:\n\n" + _table(("source", "neutral", "angry, happy or sad", "uncertain"), rows)
     )
 
@@ -179,14 +183,14 @@ def _scores(scores: Mapping[str, Any]) -> str:
             parts.append(
                 "Expected calibration error there, temperature fitted on the other left-out corpora: "
                 f"{scores['left_out_ece_mean']:.3f} (mean of the corpora), {together['ece']:.3f} "
-                "over all of them together, each counting alike. Of the surest 70 % of each corpus's answers, "
-                f"UA {scores['left_out_ua_at_70']:.1f} % (of all of them {scores['left_out_ua_mean']:.1f}); of the "
-                f"surest 70 % of all corpora together {together['ua_at_70']:.1f} % (of all "
-                f"{together['ua']:.1f})."
+                "over all of them together, with equal weights. For the 70 % of each corpus's predictions with the "
+                f"highest confidence, UA is {scores['left_out_ua_at_70']:.1f} % ({scores['left_out_ua_mean']:.1f} % "
+                f"for all); for the same share of all corpora together it is {together['ua_at_70']:.1f} % "
+                f"({together['ua']:.1f} % for all)."
             )
     if "validation_ua" in scores:
         parts.append(
-            f"Validation speakers, who were not trained on: UA {scores['validation_ua']}, "
+            f"Validation speakers, who are not in the training: UA {scores['validation_ua']}, "
             f"WA {scores['validation_wa']} % ({scores['validation_note']})."
         )
     if "folds" in scores:

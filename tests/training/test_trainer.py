@@ -171,8 +171,8 @@ def test_a_shipped_checkpoint_loads_and_carries_where_it_comes_from(
     assert set(bundle.provenance["train_speakers"]).isdisjoint(bundle.provenance["validation_speakers"])
     assert bundle.scores["calibrated_on"] == "left-out corpora"
     assert set(bundle.scores["left_out_ua"]) == {"tiny", "other"}
-    assert "What it does not know" in bundle.card
-    again = bundle.card.partition("## Train it again")[2]
+    assert "## Limits" in bundle.card
+    again = bundle.card.partition("## Training")[2]
     assert "--set protocol=leave-one-corpus-out" in again and "--calibrate-from" in again
 
 
@@ -415,6 +415,6 @@ def test_what_a_frozen_net_cannot_draw_is_refused(
     material: Material, tmp_path: Path, cache: Path, encoder: Path, changes: dict[str, object]
 ) -> None:
     with pytest.raises(
-        ConfigError, match=r"train_window_s is for nets|(pause_probability|tilt_db) would be drawn for every batch"
+        ConfigError, match=r"train_window_s is for networks|(pause_probability|tilt_db) would be drawn for every batch"
     ):
         trainer(on_samples(start=str(encoder), **changes), material, tmp_path, cache)
