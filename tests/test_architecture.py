@@ -47,8 +47,8 @@ def test_every_setting_on_the_page_exists() -> None:
     assert named and named <= known
 
 
-def test_a_block_of_sound_passes_few_steps_and_every_step_names_its_file() -> None:
-    for title in ("The path of a block of sound", "The path of a training clip"):
+def test_a_block_of_audio_passes_few_steps_and_every_step_names_its_file() -> None:
+    for title in ("The path of a block of audio", "The path of a training clip"):
         steps = re.findall(r"^(\d+)\. (.*?)(?=^\d+\. |^\n|\Z)", section(title), re.M | re.S)
         assert [int(number) for number, _ in steps] == list(range(1, len(steps) + 1))
         assert len(steps) <= 12

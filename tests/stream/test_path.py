@@ -62,7 +62,7 @@ def test_a_block_passes_at_most_a_dozen_files_from_the_callback_to_the_event(rec
     assert finals(events), "nothing went all the way"
     trace.files.discard("audio.py")  # properties of the types themselves
     page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
-    path = page.split("\n## The path of a block of sound\n", 1)[1].split("`streamser.Stream` takes", 1)[0]
+    path = page.split("\n## The path of a block of audio\n", 1)[1].split("`streamser.Stream` takes", 1)[0]
     steps = path.split("\n\nThese are", 1)[0]
     assert trace.files | {FIRST} == set(re.findall(r"`streamser/([\w/]+\.py)`", steps))
     assert len(trace.files | {FIRST}) <= 12
