@@ -92,12 +92,12 @@ def test_another_rate_is_given_on_request(tmp_path: Path) -> None:
     assert len(read_audio(write(tmp_path / "tone.wav", tone()), sample_rate=8_000)) == 8_000
 
 
-def test_one_sample_is_sound(tmp_path: Path) -> None:
+def test_one_sample_is_audio(tmp_path: Path) -> None:
     path = write(tmp_path / "one.wav", np.array([0.5], np.float32), subtype="FLOAT")
     assert read_audio(path).tolist() == [0.5]
 
 
-def test_a_sound_shorter_than_one_sample_at_16_khz_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_recording_shorter_than_one_sample_at_16_khz_is_a_clear_error(tmp_path: Path) -> None:
     path = write(tmp_path / "one.wav", np.array([0.5], np.float32), 192_000, "FLOAT")
     with pytest.raises(AudioError, match=r"one\.wav: .* shorter than one sample at 16000 Hz"):
         read_audio(path)
@@ -118,7 +118,7 @@ def test_an_empty_file_says_that_it_is_empty(tmp_path: Path) -> None:
         read_audio(path)
 
 
-def test_a_header_without_samples_says_so(tmp_path: Path) -> None:
+def test_a_header_without_samples_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "header.wav"
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
@@ -128,7 +128,7 @@ def test_a_header_without_samples_says_so(tmp_path: Path) -> None:
         read_audio(path)
 
 
-def test_text_renamed_to_wav_is_not_a_sound_file(tmp_path: Path) -> None:
+def test_text_renamed_to_wav_is_not_an_audio_file(tmp_path: Path) -> None:
     path = tmp_path / "letter.wav"
     path.write_text("Dear Sir or Madam, this is no sound.\n" * 50)
     with pytest.raises(AudioError, match=r"letter\.wav: not a readable audio file .*WAV, FLAC, Ogg or MP3"):
@@ -206,7 +206,7 @@ def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes_with_a_warning(
     assert f"{len(audio) / SAMPLE_RATE:.1f} s" in first and (name == "a.ogg" or "of the 10.0 s" in first)
 
 
-def test_a_tiny_rest_of_a_file_tells_the_length_that_the_header_promises(
+def test_a_tiny_rest_of_a_file_reports_the_length_that_the_header_promises(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "a.wav"
@@ -250,7 +250,7 @@ def crumbs(audio: Samples, seed: int) -> list[Samples]:
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_stream_in_crumbs_gives_exactly_the_samples_of_the_whole(rate: int, seed: int) -> None:
+def test_a_stream_in_small_pieces_gives_exactly_the_samples_of_the_whole(rate: int, seed: int) -> None:
     audio = noise(duration_s=2.0 * rate / SAMPLE_RATE, seed=seed)
     whole = resample(audio, rate)
     resampler = Resampler(rate)
@@ -342,7 +342,7 @@ def test_a_flac_whose_header_does_not_know_its_length_is_read_to_its_end(tmp_pat
     assert len(read_audio(path)) == len(np.concatenate(list(read_pieces(path)))) == SAMPLE_RATE
 
 
-def test_more_sound_than_fits_into_the_memory_is_refused_while_it_is_read(
+def test_more_audio_than_fits_into_the_memory_is_refused_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamser.audio.LONGEST_S", 2.0)
@@ -390,7 +390,7 @@ def test_interleaved_channels_are_averaged_and_must_divide() -> None:
 
 
 @pytest.mark.parametrize("pcm", [np.zeros((2, 2, 2)), np.zeros(4, np.complex64), np.zeros(4, np.uint16)])
-def test_an_array_that_is_no_sound_is_the_callers_slip(pcm: np.ndarray) -> None:
+def test_an_array_that_is_not_audio_is_a_value_error(pcm: np.ndarray) -> None:
     with pytest.raises(ValueError, match="audio"):
         to_mono(pcm)
 

@@ -412,7 +412,7 @@ def test_an_unknown_name_lists_what_there_is_and_the_nearest(models: Path) -> No
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../models", "nowhere/at/all", "~nobody-of-that-name/x", "x" * 5_000, "a\0b"]
 )
-def test_a_path_that_holds_no_checkpoint_says_so(
+def test_a_path_without_a_checkpoint_is_reported(
     models: Path, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -26,11 +26,11 @@ def message(path: Path | None, *overrides: str) -> str:
     return str(caught.value).replace(str(path), "config.yaml")
 
 
-def test_the_shipped_file_says_what_the_dataclasses_say() -> None:
+def test_the_shipped_file_has_the_values_of_the_dataclasses() -> None:
     assert load_config(shipped_config()) == load_config() == Config()
 
 
-def test_the_shipped_file_is_what_the_docstrings_say() -> None:
+def test_the_shipped_file_has_the_text_of_the_docstrings() -> None:
     tool = Path(__file__).parents[1] / "tools" / "write_config.py"
     done = subprocess.run([sys.executable, str(tool), "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -97,7 +97,7 @@ def test_values_become_what_their_field_is(override: str, value: object) -> None
         ("- 3\n", "config.yaml:1: a configuration must be a mapping of `key: value` lines"),
     ],
 )
-def test_a_slip_is_answered_with_the_line_the_rule_and_the_way_out(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_slip_is_reported_with_the_line_the_rule_and_what_to_do(tmp_path: Path, text: str, expected: str) -> None:
     assert message(written(tmp_path, text)) == expected
 
 
@@ -106,7 +106,7 @@ def test_a_rule_between_two_settings_names_the_one_that_was_written(tmp_path: Pa
     assert error.startswith("config.yaml:3: segmenter.post_roll_ms: ")
 
 
-def test_text_that_is_no_yaml_is_answered_with_its_line(tmp_path: Path) -> None:
+def test_text_that_is_no_yaml_is_reported_with_its_line(tmp_path: Path) -> None:
     error = message(written(tmp_path, "vad:\n  mode: [1\nsource:\n"))
     assert error.startswith("config.yaml:3: is not YAML: ")
 
@@ -123,7 +123,7 @@ def test_text_that_is_no_yaml_is_answered_with_its_line(tmp_path: Path) -> None:
         ("vad:\n  mode: !!python/name:os.system\n", "config.yaml:2: cannot be read as a YAML value"),
     ],
 )
-def test_hostile_yaml_is_answered_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
+def test_hostile_yaml_is_reported_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
     assert message(written(tmp_path, text)).startswith(expected)
 
 
@@ -147,18 +147,20 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         ("vad.mode=[", "--set vad.mode=[: '[' is no YAML value"),
     ],
 )
-def test_a_slip_in_an_override_is_answered_too(override: str, expected: str) -> None:
+def test_a_slip_in_an_override_is_reported_too(override: str, expected: str) -> None:
     assert message(None, override) == expected
 
 
-def test_a_name_like_no_other_is_answered_with_all_that_are_known(tmp_path: Path) -> None:
+def test_a_name_like_no_other_is_reported_with_all_known_ones(tmp_path: Path) -> None:
     error = message(written(tmp_path, "qqq: {}\n"))
     assert error == (
         "config.yaml:1: unknown section 'qqq'; known: source, vad, segmenter, pipeline, recognizer, server"
     )
 
 
-def test_a_renamed_key_works_under_its_old_name_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_renamed_key_works_under_its_old_name_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("recognizer:\n  device: cpu\n")
     assert load_config(file).recognizer.compute == "cpu"

@@ -132,7 +132,7 @@ def test_torch_front_end_equals_numpy(config: FeatureConfig, audio: Samples) -> 
     np.testing.assert_allclose(frames[1].numpy(), extract(audio * np.float32(0.5), config), atol=1e-4, rtol=1e-6)
 
 
-def test_comparisons_of_front_ends_would_notice_another_sound() -> None:
+def test_comparisons_of_front_ends_would_detect_other_audio() -> None:
     config = CONFIGS["mel 64 ms"]
     apart = np.abs(extract(RECORDINGS["speech-like"], config) - extract(babble(1.5, seed=1), config)).max()
     assert apart > 1.0
@@ -150,7 +150,7 @@ def feed_in_crumbs(audio: Samples, config: FeatureConfig, rng: np.random.Generat
 
 @every_config
 @pytest.mark.parametrize("largest", [300, 3000, 20_000])
-def test_a_stream_in_random_crumbs_has_the_frames_of_the_whole(config: FeatureConfig, largest: int) -> None:
+def test_a_stream_in_random_pieces_has_the_frames_of_the_whole(config: FeatureConfig, largest: int) -> None:
     audio = babble(1.5)
     frames = feed_in_crumbs(audio, config, np.random.default_rng(largest), largest)
     whole = extract(audio, config)
@@ -209,7 +209,7 @@ def test_torch_front_end_has_a_finite_gradient_in_silence() -> None:
     assert samples.grad is not None and bool((samples.grad == 0).all())
 
 
-def test_torch_front_end_of_sound_too_short_for_a_frame_is_empty() -> None:
+def test_torch_front_end_of_audio_too_short_for_a_frame_is_empty() -> None:
     assert TorchFrontEnd(FeatureConfig())(torch.zeros(2, 1023)).shape == (2, 0, 64)
     with pytest.raises(ValueError, match="shape"):
         TorchFrontEnd(FeatureConfig())(torch.zeros(16_000))
@@ -235,7 +235,7 @@ def test_silence_is_the_silent_frame() -> None:
         np.testing.assert_allclose(frames, np.repeat(silent_frame(config), len(frames), axis=0), atol=1e-5)
 
 
-def test_a_short_sound_is_filled_with_silence_or_itself_or_left_short() -> None:
+def test_a_short_recording_is_filled_with_silence_or_itself_or_left_short() -> None:
     config = FeatureConfig(length_s=1.0)
     frames = extract(babble(0.7), config)
     missing = config.window_frames - len(frames)
@@ -248,7 +248,7 @@ def test_a_short_sound_is_filled_with_silence_or_itself_or_left_short() -> None:
 
 
 @pytest.mark.parametrize("short", ["zero", "tile"])
-def test_no_sound_at_all_is_a_window_of_silence(short: str) -> None:
+def test_no_audio_at_all_is_a_window_of_silence(short: str) -> None:
     config = FeatureConfig(length_s=1.0, short=short)  # type: ignore[arg-type]
     window = cut_window(np.zeros((0, config.bins), np.float32), 0, config)
     assert window.shape == (config.window_frames, config.bins)
@@ -257,7 +257,7 @@ def test_no_sound_at_all_is_a_window_of_silence(short: str) -> None:
 
 @pytest.mark.parametrize("n_frames", [0, 1, 60, 61, 62, 100, 500])
 @pytest.mark.parametrize("long", ["head", "middle", "windows"])
-def test_windows_lie_within_the_sound_and_the_last_ends_with_it(n_frames: int, long: str) -> None:
+def test_windows_lie_within_the_audio_and_the_last_ends_with_it(n_frames: int, long: str) -> None:
     config = FeatureConfig(length_s=1.0, stride_s=0.4, long=long)  # type: ignore[arg-type]
     starts = window_starts(n_frames, config)
     spare = max(0, n_frames - config.window_frames)
@@ -318,7 +318,7 @@ def test_silence_around_speech_is_trimmed_but_for_a_fifth_of_a_second(around_s: 
     assert len(trimmed(np.concatenate([quiet, speech]), FeatureConfig())) == len(quiet) + len(speech)
 
 
-def test_hum_is_no_speech_and_a_sound_without_any_stays_whole() -> None:
+def test_hum_is_not_speech_and_a_recording_without_speech_stays_whole() -> None:
     time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     hum = (0.03 * np.sin(2 * np.pi * 50 * time)).astype(np.float32)
     audio = hum.copy()

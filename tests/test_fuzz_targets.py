@@ -78,7 +78,7 @@ ARRAYS = NUMBERS.flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(max_di
 
 @few
 @given(ARRAYS, st.sampled_from([8_000, 16_000, 44_100, 48_000]))
-def test_any_array_of_numbers_becomes_finite_mono_sound_of_its_length(pcm: np.ndarray[Any, Any], rate: int) -> None:
+def test_any_array_of_numbers_becomes_finite_mono_audio_of_its_length(pcm: np.ndarray[Any, Any], rate: int) -> None:
     channels = pcm.shape[1] if pcm.ndim == 2 else 1
     converter = PcmConverter(rate, channels)
     with np.errstate(all="ignore"):
@@ -89,7 +89,7 @@ def test_any_array_of_numbers_becomes_finite_mono_sound_of_its_length(pcm: np.nd
 
 @few
 @given(st.lists(st.integers(0, 40_000), max_size=12), st.sampled_from(["<i2", "<f4", "f8"]))
-def test_the_pieces_in_which_sound_is_pushed_change_nothing(
+def test_the_pieces_in_which_audio_is_pushed_change_nothing(
     recognizer: Recognizer, cuts: list[int], dtype: str
 ) -> None:
     audio = np.concatenate([silence(0.5), babble(1.0), silence(0.8)])

@@ -47,7 +47,7 @@ def spoken() -> Samples:
         ("a.aac", ["-c:a", "aac"]),
     ],
 )
-def test_a_media_file_sounds_like_what_was_encoded(
+def test_a_media_file_decodes_to_what_was_encoded(
     tmp_path: Path, spoken: Samples, name: str, options: list[str]
 ) -> None:
     path = encode(tmp_path / name, spoken, *options)
@@ -128,7 +128,7 @@ def folder_of(tmp_path: Path, *names: str) -> Path:
 
 
 @pytest.mark.usefixtures("no_ffmpeg")
-def test_without_ffmpeg_the_way_out_is_said(tmp_path: Path) -> None:
+def test_without_ffmpeg_the_error_explains_what_to_install(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "a.m4a")
     with pytest.raises(AudioError, match=r"a\.m4a: a \.m4a file is read through ffmpeg.*streamser\[media\]"):
         read_audio(folder / "a.m4a")
@@ -153,7 +153,7 @@ def test_label_counts_and_names_what_it_skips(
 
 
 @pytest.mark.usefixtures("no_ffmpeg")
-def test_a_folder_of_nothing_but_media_says_why_it_cannot_be_read(
+def test_a_folder_of_nothing_but_media_is_an_error_with_the_reason(
     tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folder_of(tmp_path, "b.m4a")

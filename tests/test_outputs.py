@@ -434,7 +434,7 @@ def test_a_line_of_the_file_is_never_broken_by_what_a_stream_is_called(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["out.vtt", *WHOLE, "out.txt"])
-def test_a_timeline_refuses_a_second_stream_and_tells_the_way_out(tmp_path: Path, name: str) -> None:
+def test_a_timeline_refuses_a_second_stream_and_reports_the_way_out(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"\{stream\}"):
         open_writer(tmp_path / name, streams=2)
     assert not (tmp_path / name).exists()
@@ -479,7 +479,7 @@ def test_a_file_that_is_not_ours_is_refused_and_left_as_it_was(tmp_path: Path, n
         assert (tmp_path / name).read_bytes() == content
 
 
-def test_a_wrong_name_is_told_at_the_door(tmp_path: Path) -> None:
+def test_a_wrong_name_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"known are \.jsonl, \.csv"):
         open_writer(tmp_path / "out.srt")
     with pytest.raises(ConfigError, match=r"the folder .*missing does not exist"):

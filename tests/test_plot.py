@@ -87,7 +87,7 @@ def test_a_stream_that_told_nothing_gives_an_empty_picture(tmp_path: Path, event
     assert (tmp_path / "out.svg").read_text().count("<svg") == 1
 
 
-def test_a_wrong_name_is_told_at_the_door(tmp_path: Path) -> None:
+def test_a_wrong_name_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"known are \.png, \.svg, \.pdf"):
         check_plot(tmp_path / "out.bmp")
     with pytest.raises(ConfigError, match="does not exist"):

@@ -235,7 +235,7 @@ def test_the_microphone_is_closed_once_there_is_enough_speech(recognizer: Recogn
     assert arrived_s < 20.0
 
 
-def test_a_microphone_that_hears_nobody_is_not_listened_to_for_ever(recognizer: Recognizer) -> None:
+def test_a_microphone_without_speech_is_not_listened_to_for_ever(recognizer: Recognizer) -> None:
     room = noise(60.0, level=0.0005)
     recordings, arrived_s = collect(Microphone([room]), segmenter_for(recognizer, Config()), 5.0)
     assert recordings == [] and arrived_s == pytest.approx(15.0, abs=0.1)
@@ -278,7 +278,7 @@ def test_calibrate_makes_a_profile_from_a_recording(
     assert "anna  for tiny" in capsys.readouterr().out
 
 
-def test_calibrate_says_in_words_what_it_learnt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate_describes_in_words_what_it_learnt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = make_adaptive(tmp_path / "tiny")
     out = tmp_path / "p.json"
     words = ["calibrate", str(recording(tmp_path / "me.wav")), "--model", str(bundle.path), "--out", str(out)]
@@ -338,7 +338,7 @@ def test_calibrate_keeps_a_profile_that_is_there_unless_told_to_overwrite_it(
     assert (home / "me.json").read_bytes() != before
 
 
-def test_a_microphone_without_any_sound_is_named_while_it_lasts_and_at_the_end(recognizer: Recognizer) -> None:
+def test_a_microphone_without_any_audio_is_named_while_it_lasts_and_at_the_end(recognizer: Recognizer) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

@@ -74,7 +74,7 @@ def test_the_first_example_prints_seconds(
     assert 0.3 < float(line.split()[0]) < 0.7
 
 
-def test_the_push_example_gives_the_final_of_an_utterance_that_the_sound_ends_in(
+def test_the_push_example_gives_the_final_of_an_utterance_that_the_audio_ends_in(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamser.load", lambda: recognizer)

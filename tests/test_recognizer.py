@@ -48,7 +48,7 @@ def test_the_answer_is_the_mean_of_the_windows_logits_calibrated(recognizer: Rec
     assert prediction.windows == len(window_starts(len(extract(audio, FEATURES)), FEATURES))
 
 
-def test_different_sounds_get_different_answers(recognizer: Recognizer) -> None:
+def test_different_recordings_get_different_answers(recognizer: Recognizer) -> None:
     logits = recognizer.logits(RECORDINGS)
     assert logits.shape == (5, 4)
     assert np.abs(logits[:, None] - logits[None]).max(axis=2)[~np.eye(5, dtype=bool)].min() > 0.05
@@ -63,19 +63,19 @@ def test_a_batch_gives_the_very_bits_of_one_at_a_time(recognizer: Recognizer) ->
     )
 
 
-def test_a_segment_is_judged_by_its_samples(recognizer: Recognizer) -> None:
+def test_a_segment_is_scored_by_its_samples(recognizer: Recognizer) -> None:
     segment = Segment(utterance=3, start=12_345, samples=RECORDINGS[1], final=True)
     assert recognizer.predict(segment) == recognizer.predict(RECORDINGS[1])
     assert recognizer.predict([segment, RECORDINGS[0]]) == recognizer.predict([RECORDINGS[1], RECORDINGS[0]])
 
 
-def test_frames_that_came_in_earlier_give_the_same_answer_as_the_sound(recognizer: Recognizer) -> None:
+def test_frames_that_came_in_earlier_give_the_same_answer_as_the_audio(recognizer: Recognizer) -> None:
     assert recognizer.predict_frames([extract(audio, FEATURES) for audio in RECORDINGS]) == recognizer.predict(
         RECORDINGS
     )
 
 
-def test_the_end_of_a_long_sound_counts_in_its_own_window(recognizer: Recognizer) -> None:
+def test_the_end_of_a_long_recording_counts_in_its_own_window(recognizer: Recognizer) -> None:
     audio = tone(300.0, 3.3)
     changed = audio.copy()
     changed[-800:] = noise(0.05, level=0.5)
@@ -90,7 +90,7 @@ def test_the_embedding_is_the_mean_over_the_windows(recognizer: Recognizer) -> N
     np.testing.assert_allclose(recognizer.embed(RECORDINGS[1]), [np.mean(means, axis=0)], atol=1e-3)
 
 
-def test_nothing_to_judge_gives_nothing(recognizer: Recognizer) -> None:
+def test_nothing_to_score_gives_nothing(recognizer: Recognizer) -> None:
     assert recognizer.predict([]) == []
     assert recognizer.predict_frames([]) == []
     assert recognizer.logits([]).shape == (0, 4)
@@ -128,7 +128,7 @@ def test_the_checkpoints_own_threshold_holds_unless_another_is_given(bundle: Bun
 
 
 @pytest.mark.parametrize("duration_s", [0.1, 1.0, 5.0])
-def test_digital_silence_is_uncertain_however_sure_the_net_is(bundle: Bundle, duration_s: float) -> None:
+def test_digital_silence_is_uncertain_however_sure_the_network_is(bundle: Bundle, duration_s: float) -> None:
     recognizer = load(bundle.path, "cpu", threshold=0.0)
     assert recognizer.predict(silence(duration_s)).uncertain
     assert recognizer.predict(np.full(16_000, 1e-9, np.float32)).uncertain
@@ -137,28 +137,28 @@ def test_digital_silence_is_uncertain_however_sure_the_net_is(bundle: Bundle, du
     assert [p.uncertain for p in recognizer.predict_frames([frames, frames[:0]])] == [True, True]
 
 
-def test_one_loud_frame_in_silence_is_heard(bundle: Bundle) -> None:
+def test_one_loud_frame_in_silence_is_audible(bundle: Bundle) -> None:
     audio = silence(2.0)
     audio[20_000:20_400] = 0.3
     assert not load(bundle.path, "cpu", threshold=0.0).predict(audio).uncertain
 
 
 @pytest.mark.parametrize("samples", [1, 2, 500, 1_023])
-def test_less_than_one_frame_of_sound_gives_a_result_that_is_uncertain(bundle: Bundle, samples: int) -> None:
+def test_less_than_one_frame_of_audio_gives_a_result_that_is_uncertain(bundle: Bundle, samples: int) -> None:
     recognizer = load(bundle.path, "cpu", threshold=0.0)
     prediction = recognizer.predict(tone()[1 : samples + 1])
     assert (prediction.uncertain, prediction.windows) == (True, 1)
     assert np.isfinite(recognizer.embed(tone()[:samples])).all()
 
 
-def test_one_frame_of_sound_is_enough_for_an_answer(bundle: Bundle) -> None:
+def test_one_frame_of_audio_is_enough_for_an_answer(bundle: Bundle) -> None:
     assert not load(bundle.path, "cpu", threshold=0.0).predict(tone()[:1_024]).uncertain
 
 
 # What it refuses
 
 
-def test_no_sound_at_all_is_an_error_that_names_its_place(recognizer: Recognizer) -> None:
+def test_no_audio_at_all_is_an_error_that_names_its_place(recognizer: Recognizer) -> None:
     with pytest.raises(AudioError, match="audio: has no samples"):
         recognizer.predict(np.zeros(0, np.float32))
     with pytest.raises(AudioError, match="audio 1: has no samples"):
@@ -179,13 +179,13 @@ def test_samples_that_were_never_scaled_are_refused_with_the_remedy(recognizer: 
         recognizer.predict(tone() * 32_768)
 
 
-def test_integer_and_double_sound_is_scaled_by_its_type(recognizer: Recognizer) -> None:
+def test_integer_and_double_audio_is_scaled_by_its_type(recognizer: Recognizer) -> None:
     as_int = (tone() * 32_768).astype(np.int16)
     assert recognizer.predict(as_int) == recognizer.predict(as_int.astype(np.float64) / 32_768)
 
 
 @pytest.mark.parametrize("audio", [np.zeros((100, 2), np.float32), np.float32(0.5), 0.5, None, "hello.wav"])
-def test_what_is_no_sound_is_the_callers_slip(recognizer: Recognizer, audio: Any) -> None:
+def test_what_is_not_audio_is_a_value_error(recognizer: Recognizer, audio: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         recognizer.predict(audio)
     with pytest.raises(ValueError, match="16 kHz mono samples in a one-dimensional array, or a Segment, not"):
@@ -209,7 +209,7 @@ class NanEngine:
         return {}
 
 
-def test_a_net_that_gives_nan_is_an_error_and_no_answer(bundle: Bundle) -> None:
+def test_a_network_that_gives_nan_is_an_error_and_no_answer(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="tiny: the network gives NaN or infinite scores"):
         Recognizer(bundle, NanEngine()).predict(tone())
 
@@ -298,7 +298,7 @@ def test_an_unknown_option_is_the_callers_slip(bundle: Bundle) -> None:
         load(bundle.path, treshold=0.5)
 
 
-def test_a_long_recording_is_judged_in_bounded_memory(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_recording_is_scored_in_bounded_memory(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     from streamser import engines
 
     audio = babble(20.0)
@@ -323,7 +323,7 @@ def test_a_long_recording_is_judged_in_bounded_memory(recognizer: Recognizer, mo
     assert len(audio) / SAMPLE_RATE == 20.0
 
 
-def test_silence_around_a_sound_changes_no_answer_where_the_checkpoint_trims(tmp_path: Path) -> None:
+def test_silence_around_a_recording_changes_no_answer_where_the_checkpoint_trims(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "trims", features=make_features(trim_db=25.0))
     trims = load(bundle.path, compute="cpu")
     little, much = silence(0.4), silence(2.0)

@@ -192,7 +192,7 @@ async def test_past_utterances_gaps_and_health_are_listed() -> None:
         assert "USB microphone · lightsernet · onnx on cpu" in app.part("health").plain_text
 
 
-async def test_a_guess_is_never_shown_as_an_answer() -> None:
+async def test_a_guess_is_never_shown_as_a_result() -> None:
     listener, app = make(utterance(0, 1, 2, "angry", 0.4))
     async with running(listener, app, (80, 24)) as pilot:
         await until(pilot, lambda: app.part("rows").plain_text.endswith("40%"))
@@ -222,7 +222,7 @@ async def test_nothing_is_painted_again_while_nothing_changes() -> None:
         await until(pilot, calm)  # as soon as the panes have found their sizes
 
 
-async def test_p_pauses_and_goes_on_and_the_screen_says_so() -> None:
+async def test_p_pauses_and_goes_on_and_the_screen_reports_it() -> None:
     listener, app = make()
     async with running(listener, app) as pilot:
         await pilot.press("p")
@@ -261,7 +261,7 @@ def test_before_the_first_result_there_is_no_latency() -> None:
     assert "p50   12 ms  p95   32 ms" in drawing.health(STATUS, 80).plain
 
 
-async def test_n_tells_of_a_new_speaker_where_the_stream_adapts() -> None:
+async def test_n_reports_a_new_speaker_where_the_stream_adapts() -> None:
     known = replace(emotion(2, 9.0, 11.0), baseline="own", baseline_utterances=7)
     listener = FakeListener([*TALK, known])
     app = TerminalApp(listener, title="test")
@@ -432,7 +432,7 @@ async def test_what_follows_the_key_s_is_saved_at_the_end(tmp_path: Path, key: s
     assert app.saved_paths == [str(tmp_path / "out.jsonl")] and app.error is None
 
 
-async def test_when_the_rest_cannot_be_saved_the_summary_says_how_far_the_file_goes(tmp_path: Path) -> None:
+async def test_when_the_rest_cannot_be_saved_the_summary_names_how_far_the_file_goes(tmp_path: Path) -> None:
     listener = Ending(TALK)
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -540,7 +540,7 @@ async def test_a_replay_may_end_by_itself() -> None:
     assert (app.return_value, app.session.summary.utterances) == (0, 2)
 
 
-async def test_a_stream_that_fails_says_why_and_the_exit_code_tells() -> None:
+async def test_a_stream_that_fails_reports_the_reason_and_an_exit_code() -> None:
     failed = replace(END, error="the device is gone")
     listener, app = make([*TALK, failed], error=DeviceError("USB microphone: the device is gone"))
     async with running(listener, app) as pilot:
@@ -561,7 +561,7 @@ async def test_a_listener_that_breaks_without_a_word_is_not_shown_as_listening()
     assert (app.return_value, app.error) == (1, "RuntimeError: a bug")
 
 
-async def test_what_matters_is_said_in_words_not_in_colour_alone() -> None:
+async def test_important_states_are_shown_in_words_and_not_only_in_color() -> None:
     lost: list[Event] = [*TALK, SourceChanged(state="lost", at=9 * SECOND)]
     status = replace(STATUS, source_state="lost", recording="talk.wav", level_db=-120.0, vad_state="quiet")
     listener, app = make(lost, status=status)

@@ -51,7 +51,7 @@ def test_8_bit_weights_make_a_step_cheaper_and_change_little() -> None:
     assert np.abs(small - full).max() < 0.1
 
 
-def test_the_pipeline_around_the_net_costs_few_calls_of_numpy_a_second() -> None:
+def test_the_pipeline_around_the_network_costs_few_calls_of_numpy_a_second() -> None:
     recognizer = load("lightsernet", "cpu", engine="onnx")
 
     class NoNet:

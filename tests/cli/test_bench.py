@@ -35,7 +35,7 @@ def test_the_table_has_a_row_for_each_contender(bundle: Bundle, capsys: pytest.C
 
 
 @pytest.mark.slow
-def test_peers_judge_the_windows_of_the_stream(
+def test_peers_score_the_windows_of_the_stream(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamser.cli.bench.installed_peers", lambda: ["torchaudio"])

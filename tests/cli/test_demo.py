@@ -92,7 +92,7 @@ class Collector:
         self.closed = True
 
 
-def test_what_is_judged_is_what_is_played() -> None:
+def test_what_is_scored_is_what_is_played() -> None:
     source, output = PushSource(), Collector()
     source.push(babble(1.0))
     source.close()
@@ -121,7 +121,7 @@ print(20 * np.log10(np.sqrt(np.mean(np.concatenate(recorded)[16000:] ** 2)) + 1e
 
 
 @needs_virtual_mic
-def test_the_loudspeaker_really_sounds() -> None:
+def test_the_loudspeaker_really_plays() -> None:
     device = VirtualMic()
     device.start()
     try:
@@ -138,7 +138,7 @@ def test_the_loudspeaker_really_sounds() -> None:
     assert -20 < float(done.stdout) < -8
 
 
-def test_without_a_loudspeaker_the_demo_says_so_and_goes_on(
+def test_without_a_loudspeaker_the_demo_reports_it_and_goes_on(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from streamser.cli import demo
@@ -153,7 +153,7 @@ def test_without_a_loudspeaker_the_demo_says_so_and_goes_on(
     assert "without playback (no loudspeaker: Error querying device -1)" in capsys.readouterr().err
 
 
-def test_the_table_says_truly_which_speakers_the_default_checkpoint_has_met() -> None:
+def test_the_table_states_correctly_which_speakers_the_default_checkpoint_was_trained_on() -> None:
     provenance = load_bundle(DEFAULT_MODEL).provenance
     parts = {"train_speakers": "seen", "validation_speakers": "validation"}
     known = {name: word for part, word in parts.items() for name in provenance[part]}

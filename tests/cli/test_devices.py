@@ -40,9 +40,7 @@ def pushed(audio: Samples) -> PushSource:
         (1.0, 0, "peak 0 dB; too loud, it clips: lower its gain"),
     ],
 )
-def test_a_test_says_what_the_level_means(
-    level: float, code: int, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_test_explains_the_level(level: float, code: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert measure(pushed(np.float32(level) * np.sign(tone(440, 0.5))), 5.0, as_json=False) == code
     assert capsys.readouterr().out == f"a source: {words}\n"
 

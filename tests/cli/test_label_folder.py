@@ -50,7 +50,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return [row for row in all_rows(out) if "error" not in row]
 
 
-def test_each_file_gets_what_the_recognizer_says_and_a_bad_one_its_error(
+def test_each_file_gets_the_recognizers_result_and_a_bad_one_its_error(
     folder: Path, bundle: Bundle, recognizer: Recognizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "labels.jsonl"
@@ -154,7 +154,7 @@ def test_label_and_replay_call_an_utterance_the_same_in_a_csv(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_files_can_be_cut_into_utterances_and_one_without_speech_has_a_row_that_says_so(
+def test_files_can_be_cut_into_utterances_and_one_without_speech_has_a_row_with_the_reason(
     folder: Path, bundle: Bundle, tmp_path: Path, suffix: str
 ) -> None:
     soundfile.write(folder / "quiet.wav", silence(2.0), SAMPLE_RATE)
@@ -173,7 +173,7 @@ def test_files_can_be_cut_into_utterances_and_one_without_speech_has_a_row_that_
 
 
 @pytest.mark.parametrize(("seconds", "reason"), [(2.0, "no sound"), (0.01, "too short")])
-def test_a_file_with_nothing_to_judge_is_uncertain_without_a_guess(
+def test_a_file_with_nothing_to_score_is_uncertain_without_a_guess(
     bundle: Bundle, tmp_path: Path, seconds: float, reason: str
 ) -> None:
     (tmp_path / "talks").mkdir()

@@ -123,7 +123,7 @@ def test_an_unplugged_microphone_is_a_line_and_portaudios_complaints_are_not_see
 
 
 @needs_virtual_mic
-def test_a_wedged_sound_server_does_not_keep_the_program_from_ending(
+def test_a_hanging_sound_server_does_not_keep_the_program_from_ending(
     mic: VirtualMic, bundle: Bundle, talk: Path
 ) -> None:
     with live(mic, bundle, "--jsonl", "-") as process:

@@ -43,7 +43,7 @@ def test_a_name_shows_the_card(models: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.startswith("# beta")
 
 
-def test_json_tells_everything(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_reports_everything(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
     listing = json.loads(capsys.readouterr().out)
     assert [model["name"] for model in listing["models"]] == ["alpha", "beta"]
@@ -71,7 +71,7 @@ def test_a_damaged_checkpoint_is_named_and_does_not_hide_the_others(
     assert "truncated or altered" in capsys.readouterr().err
 
 
-def test_an_empty_list_says_where_it_looked(
+def test_an_empty_list_names_where_it_looked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for place in ("streamser.bundle.model_folders", "streamser.cli.models.model_folders"):

@@ -52,7 +52,7 @@ def test_a_person_reads_a_line_for_each_utterance(
     assert printed.err == ""
 
 
-def test_the_summary_says_which_files_were_continued(
+def test_the_summary_names_which_files_were_continued(
     bundle: Bundle, talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, new = tmp_path / "a.csv", tmp_path / "b.rttm"
@@ -111,7 +111,7 @@ def test_of_several_files_those_that_cannot_be_read_are_skipped(
     assert "bad.wav" in skipped[0] and "torn.flac" in skipped[1]
 
 
-def test_when_none_of_several_files_can_be_read_the_end_says_so(
+def test_when_no_file_can_be_read_the_end_reports_it(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a.wav", "b.wav"):

@@ -21,7 +21,7 @@ def words(corpora: Path, *more: str) -> list[str]:
     return ["train", "--corpora", "IEMOCAP", "--corpora-root", str(corpora), "--compute", "cpu", *more]
 
 
-def test_it_says_how_long_the_rows_take_before_it_begins(
+def test_it_estimates_the_time_of_the_rows_before_it_begins(
     corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -13,14 +13,14 @@ from streamser.errors import ConfigError, MissingExtraError
 
 
 @pytest.mark.parametrize("command", ["label", "serve"])
-def test_the_help_tells_of_ray(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_describes_ray(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
     printed = capsys.readouterr().out
     assert "--ray [ADDRESS]" in printed and "extra 'ray'" in printed
 
 
-def test_without_ray_the_error_says_what_to_install(
+def test_without_ray_the_error_names_what_to_install(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(start, "find_spec", lambda _: None)
@@ -57,6 +57,6 @@ def test_options_that_do_not_go_together_are_one_line(
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
-def test_an_address_where_nothing_answers_is_named_at_once(address: str) -> None:
+def test_an_unreachable_address_is_named_at_once(address: str) -> None:
     with pytest.raises(ConfigError, match=f"--ray {address}: no Ray cluster answers there"), start.connected(address):
         pass

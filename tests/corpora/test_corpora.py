@@ -249,7 +249,7 @@ def test_map_labels_counts_what_it_leaves_out(tmp_path: Path) -> None:
 # ---- faults
 
 
-def test_a_missing_folder_is_an_error_that_says_where_it_was_looked_for(
+def test_a_missing_folder_is_an_error_that_names_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("STREAMSER_CORPORA", raising=False)
@@ -330,7 +330,7 @@ def test_labels_of_ones_own_are_known_when_they_are_named(tmp_path: Path) -> Non
     assert len(clips) == 1 and not report.problems
 
 
-def test_noise_without_labels_and_speakers_is_read_when_that_is_said(tmp_path: Path) -> None:
+def test_noise_without_labels_and_speakers_is_read_on_request(tmp_path: Path) -> None:
     audio(tmp_path / "rain.wav")
     manifest(tmp_path, ["rain.wav,,"])
     assert read_corpus(tmp_path)[1].counts == {"no label": 1}
@@ -369,7 +369,7 @@ def test_listening_finds_unreadable_silent_and_repeated_files(tmp_path: Path) ->
     assert report.kept == 2
 
 
-def test_quiet_speech_is_kept_where_the_threshold_says_so_and_named_where_not(tmp_path: Path) -> None:
+def test_quiet_speech_above_the_threshold_is_kept_and_below_it_reported(tmp_path: Path) -> None:
     audio(tmp_path / "faint.wav", level=0.003)  # -50 dBFS
     folder = manifest(tmp_path, ["faint.wav,1,sad"])
     (problem,) = read_corpus(folder, name="mine", check=AudioCheck())[1].problems

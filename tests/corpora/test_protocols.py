@@ -159,14 +159,14 @@ def test_a_shared_clip_is_refused_whatever_the_protocol() -> None:
             check_split(split_of([*clips[:8], clips[16]], clips[8:16], clips[16:], protocol))
 
 
-def test_the_same_sound_under_two_names_is_refused() -> None:
+def test_the_same_audio_under_two_names_is_refused() -> None:
     clips = corpus(speakers=3)
     clips[16] = replace(clips[16], digest=clips[0].digest)
     with pytest.raises(ProtocolError, match="train and test share the same audio: c/03-0 = c/01-0"):
         check_split(split_of(clips[:8], clips[8:16], clips[16:]))
 
 
-def test_only_a_few_of_many_names_are_said() -> None:
+def test_only_a_few_of_many_names_are_listed() -> None:
     clips = corpus(speakers=10)
     with pytest.raises(ProtocolError, match="c/01, c/02, c/03, c/04 and 6 more"):
         check_split(split_of(clips[::2], clips[1::2], []))
@@ -244,7 +244,7 @@ def test_sepconv_takes_eight_one_and_a_fixed_one_of_ten_stratified_subsets() -> 
         assert Counter(clip.label for clip in split.validation) == dict.fromkeys(LABELS, 5)
 
 
-def test_lightsernet_chooses_on_the_test_fold_and_says_so() -> None:
+def test_lightsernet_chooses_on_the_test_fold_and_reports_it() -> None:
     splits = make_splits("paper:lightsernet", corpus(speakers=10, each=20))
     assert len(splits) == 10
     assert {split.choose_on for split in splits} == {"test"}

@@ -84,7 +84,7 @@ def test_a_stream_begins_anew_and_the_others_go_on(checkpoint: Bundle, device: s
     assert np.abs(second - first).max() > 10 * TOLERANCE
 
 
-def test_samples_of_16_bits_are_the_same_sound(checkpoint: Bundle, device: str) -> None:
+def test_samples_of_16_bits_are_the_same_audio(checkpoint: Bundle, device: str) -> None:
     floats, shorts = (DeviceStreams(checkpoint, device, 2, sizes=(2,), pcm16=pcm16) for pcm16 in (False, True))
     pcm = (babble(1.0)[: floats.samples(floats.chunks[1])] * 32767).astype(np.int16)[None]
     slot = np.array([1])

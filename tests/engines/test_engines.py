@@ -112,7 +112,7 @@ def test_a_callers_slip_is_no_reason_to_leave_the_device(bundle: Bundle) -> None
     assert (engine.compute, engine.metrics()["fallback"]) == ("cuda:0", None)
 
 
-def test_an_engine_with_ears_is_told_from_one_without(bundle: Bundle) -> None:
+def test_an_engine_that_computes_features_is_distinguished_from_one_that_does_not(bundle: Bundle) -> None:
     assert isinstance(EarDevice(bundle, 1), AudioEngine)
     assert isinstance(falling(no_device, bundle), AudioEngine)
     assert not isinstance(OnnxEngine(bundle), AudioEngine)

@@ -146,7 +146,7 @@ def test_a_hostile_graph_is_refused_before_it_reaches_native_code(
         OnnxEngine(bundle)
 
 
-def test_a_graph_that_asks_for_more_memory_than_any_net_needs_fails_alone(tmp_path: Path) -> None:
+def test_a_graph_that_asks_for_more_memory_than_any_network_needs_fails_alone(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "hungry", onnx=of(fills_the_memory()))
     began = time.monotonic()
     with pytest.raises(BundleError, match=r"(?s)the graph fails on one window of \d+ frames \(.*ConstantOfShape"):

@@ -61,7 +61,7 @@ def test_a_graph_that_is_no_relative_head_is_refused(graph: Any, message: str, t
         load(make_adaptive(tmp_path / "broken", relative=graph()).path, "cpu")
 
 
-def test_a_head_for_other_embeddings_than_the_nets_is_refused(tmp_path: Path) -> None:
+def test_a_head_for_other_embeddings_than_the_networks_is_refused(tmp_path: Path) -> None:
     relative = make_relative({"weight": np.zeros((32, 4), np.float32)})
     with pytest.raises(BundleError, match=r"takes embeddings of 32 values, but the network gives 64"):
         load(make_adaptive(tmp_path / "other", relative=relative).path, "cpu")
@@ -87,7 +87,7 @@ def test_the_answers_mix_by_the_weight_of_the_baseline(adaptive: Recognizer) -> 
     assert list(found) == pytest.approx(half, abs=1e-6)
 
 
-def test_one_baseline_or_one_for_each_sound(adaptive: Recognizer) -> None:
+def test_one_baseline_or_one_for_each_recording(adaptive: Recognizer) -> None:
     recordings = [babble(1.0, seed=seed) for seed in range(3)]
     one = Baseline(np.full(64, 5.0), 2.0, 2)
     both = adaptive.predict(recordings, [one, None, one])

@@ -85,7 +85,7 @@ def test_a_checkpoint_without_a_step_graph_has_no_steps(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("pieces", [[20], [1] * 20, [5, 1, 0, 7, 7], [6, 4, 4, 4, 2]])
-def test_a_track_judges_all_that_was_fed_whatever_the_pieces(tmp_path: Path, pieces: list[int]) -> None:
+def test_a_track_scores_all_that_was_fed_whatever_the_pieces(tmp_path: Path, pieces: list[int]) -> None:
     frames = frames_of(20)
     track = chunk_steps(tmp_path / "mean").track()
     fed = 0
@@ -125,7 +125,7 @@ def test_asking_for_scores_changes_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(asked.scores().logits, silent.scores().logits)
 
 
-def test_only_states_that_say_so_go_on_into_the_next_utterance(tmp_path: Path) -> None:
+def test_only_carried_states_continue_in_the_next_utterance(tmp_path: Path) -> None:
     steps = chunk_steps(tmp_path / "mean")
     first = steps.track()
     first.feed(frames_of(10))

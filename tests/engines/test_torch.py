@@ -58,7 +58,7 @@ def engine(net_bundle: Bundle) -> TorchEngine:
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
-def test_features_and_net_on_the_device_give_what_numpy_and_onnx_give(tmp_path: Path, front_end: str) -> None:
+def test_features_and_network_on_the_device_give_what_numpy_and_onnx_give(tmp_path: Path, front_end: str) -> None:
     bundle = make_net_bundle(tmp_path / "net", "lightsernet", FRONT_ENDS[front_end])
     expected = run_audio(OnnxEngine(bundle), RECORDINGS, bundle.features)
     found = TorchEngine(bundle, "cpu").run_audio(RECORDINGS)
@@ -85,7 +85,7 @@ def test_frames_give_the_same_scores_in_both_engines(tmp_path: Path, variant: st
     assert np.abs(other[0] - wanted[0]).max() > 0.1  # the control that must fail
 
 
-def test_both_recognizers_say_the_same(net_bundle: Bundle) -> None:
+def test_both_recognizers_give_the_same_results(net_bundle: Bundle) -> None:
     on_torch, on_onnx = load(net_bundle.path, "cpu", engine="torch"), load(net_bundle.path, "cpu")
     assert (on_torch.metrics()["engine"], on_onnx.metrics()["engine"]) == ("torch", "onnx")
     for got, wanted in zip(on_torch.predict(RECORDINGS), on_onnx.predict(RECORDINGS), strict=True):
@@ -140,7 +140,7 @@ def test_many_threads_get_the_answers_of_one(engine: TorchEngine) -> None:
 
 
 @pytest.mark.parametrize("open_one", [OnnxEngine, TorchEngine])
-def test_sound_too_short_for_a_net_that_keeps_its_length_is_an_error_that_says_so(
+def test_audio_too_short_for_a_network_that_keeps_its_length_is_an_error_with_the_reason(
     tmp_path: Path, open_one: type[OnnxEngine] | type[TorchEngine]
 ) -> None:
     bundle = make_net_bundle(tmp_path / "keep", "sepconv", replace(zoo.get("sepconv").features, short="keep"))
@@ -155,7 +155,7 @@ def test_a_variant_that_the_zoo_does_not_know_is_a_bundle_error_and_onnx_still_s
     assert open_engine(bundle, "auto", "cpu").name == "onnx"
 
 
-def test_weights_of_another_net_are_a_bundle_error(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_a_bundle_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"weights\.safetensors: not the weights of variant lightsernet"):
         TorchEngine(make_bundle(tmp_path / "odd", variant="lightsernet", features=HOUSE))
     with pytest.raises(BundleError, match="variant lightsernet takes 40 bins, but features give 64"):

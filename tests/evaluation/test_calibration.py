@@ -85,7 +85,7 @@ def test_a_bias_that_every_speaker_needs_is_kept() -> None:
     assert cross_validated_nll(logits, targets, speakers, bias=True) < plain
 
 
-def test_balanced_weights_give_every_class_of_every_group_the_same_say() -> None:
+def test_balanced_weights_give_every_class_of_every_group_the_same_influence() -> None:
     targets, groups = np.array([0, 0, 0, 1, 0, 1, 1]), ["a", "a", "a", "a", "b", "b", "b"]
     weights = balanced_weights(targets, groups)
     assert weights.mean() == pytest.approx(1.0)
@@ -105,13 +105,13 @@ def test_the_threshold_is_the_smallest_that_keeps_the_risk() -> None:
     assert choose_threshold(probabilities, targets, 0.1).coverage == pytest.approx(0.4)
 
 
-def test_everybody_is_answered_when_the_risk_allows_it() -> None:
+def test_no_clip_is_uncertain_when_the_risk_allows_it() -> None:
     logits, targets = drawn(1.0)
     chosen = choose_threshold(softmax(logits), targets, 0.9)
     assert (chosen.value, chosen.coverage) == (0.0, 1.0)
 
 
-def test_a_risk_out_of_reach_takes_the_least_and_says_so() -> None:
+def test_a_risk_out_of_reach_takes_the_least_and_reports_it() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
     chosen = choose_threshold(probabilities, np.array([1, 0, 0, 0]), 0.05)
     assert not chosen.reached

@@ -157,7 +157,7 @@ def test_an_unknown_way_to_spoil_is_refused_with_the_known_ones() -> None:
         EvaluationConfig(degrade=("nois-0",))
 
 
-def test_sounds_without_speech_are_told_apart_by_kind(
+def test_recordings_without_speech_are_reported_by_kind(
     recognizer: Recognizer, clips: list[Clip], tmp_path: Path
 ) -> None:
     recordings = []
@@ -172,7 +172,7 @@ def test_sounds_without_speech_are_told_apart_by_kind(
     assert rows["all"].clips == 2
 
 
-def test_noise_that_was_mixed_into_the_training_is_said_to_be_known(tmp_path: Path, clips: list[Clip]) -> None:
+def test_noise_that_was_mixed_into_the_training_is_marked(tmp_path: Path, clips: list[Clip]) -> None:
     path = tmp_path / "rain.wav"
     soundfile.write(path, noise(0.5), 16_000)
     recordings = [Clip(path, "noises", "", "", text_id="rain")]
@@ -244,7 +244,7 @@ def test_json_on_standard_output_is_the_report(
         (["evaluate", "{model}", "{nowhere}"], "no such corpus folder"),
     ],
 )
-def test_a_wrong_call_says_what_would_be_right(
+def test_a_wrong_call_is_an_error_that_explains_the_right_one(
     words: list[str],
     message: str,
     bundle: Bundle,
@@ -257,7 +257,7 @@ def test_a_wrong_call_says_what_would_be_right(
     assert message in capsys.readouterr().err
 
 
-def test_a_corpus_without_one_label_of_the_model_is_said(
+def test_a_corpus_without_one_label_of_the_model_is_reported(
     corpora: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_bundle(tmp_path / "moods", ("calm", "pain"))
@@ -302,7 +302,7 @@ def test_a_library_that_only_draws_is_named_first_and_the_report_is_written_with
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["whole"]["clips"] == 40
 
 
-def test_a_map_of_the_embedding_without_scikit_learn_is_refused_before_anything_is_judged(
+def test_a_map_of_the_embedding_without_scikit_learn_is_refused_before_anything_is_scored(
     recognizer: Recognizer, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)

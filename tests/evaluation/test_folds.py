@@ -57,7 +57,7 @@ def test_a_fold_without_its_numbers_is_named(tmp_path: Path) -> None:
         load_folds(tmp_path)
 
 
-def test_a_folder_without_folds_says_who_writes_them(tmp_path: Path) -> None:
+def test_a_folder_without_folds_is_an_error_that_names_what_writes_them(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match="streamser train"):
         load_folds(tmp_path)
 
@@ -94,7 +94,7 @@ def test_of_runs_that_share_their_test_clips_the_mean_is_told() -> None:
     assert summary["training_wa"] == pytest.approx(260 / 3, abs=0.01)
 
 
-def test_folds_that_divide_the_clips_are_judged_together() -> None:
+def test_folds_that_divide_the_clips_are_scored_together() -> None:
     summary = summarize([make_fold("a"), make_fold("b")])
     pooled = pool([make_fold("a"), make_fold("b")])
     predicted = pooled.logits.argmax(axis=1)

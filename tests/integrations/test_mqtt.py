@@ -421,7 +421,7 @@ def test_a_server_that_hangs_up_without_a_word_is_no_broker() -> None:
         (["--speed", "0"], "--speed: a number above 0"),
     ],
 )
-def test_a_wrong_option_is_told_before_anything_is_opened(
+def test_a_wrong_option_is_reported_before_anything_is_opened(
     words: list[str], rule: str, talk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["mqtt", str(talk), *words]) == 1

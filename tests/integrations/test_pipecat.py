@@ -240,7 +240,7 @@ async def test_a_failing_recognizer_is_reported_and_the_conversation_goes_on(rec
     assert "emotion" not in of(TranscriptionFrame, down)[0].metadata
 
 
-async def test_sound_that_finds_no_room_is_counted_as_lost_and_time_goes_on(
+async def test_audio_that_finds_no_room_is_counted_as_lost_and_time_goes_on(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import emotion_processor

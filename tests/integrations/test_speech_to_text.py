@@ -76,7 +76,7 @@ def test_a_turn_has_the_emotion_of_what_was_said_since_the_last_one(recognizer: 
     voice.close()
 
 
-def test_without_consent_nothing_is_judged(recognizer: Recognizer) -> None:
+def test_without_consent_nothing_is_scored(recognizer: Recognizer) -> None:
     finals: list[EmotionEvent] = []
     voice = TurnEmotion(recognizer, on_final=finals.append)
     for pcm in chunks():

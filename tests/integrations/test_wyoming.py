@@ -100,7 +100,7 @@ def plain(words: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in words.items() if key not in ("latency_ms", "stream")}
 
 
-async def test_describe_is_answered_with_an_info_that_the_package_reads(server: WyomingServer) -> None:
+async def test_describe_gets_an_info_that_the_package_reads(server: WyomingServer) -> None:
     async with client_of(server) as client:
         await client.write_event(Describe().event())
         event = await client.read_event()
@@ -146,7 +146,7 @@ async def test_partials_come_only_where_they_were_asked_for(recognizer: Recogniz
     assert sum(not words["final"] for words in responses) > 2
 
 
-async def test_an_utterance_is_answered_while_the_sound_still_goes_on(server: WyomingServer) -> None:
+async def test_an_utterance_is_answered_while_the_audio_still_goes_on(server: WyomingServer) -> None:
     async with client_of(server) as client:
         for chunk in chunks(pcm(talk()), 16_000, 1):  # no audio-start: some clients never say it
             await client.write_event(chunk.event())
@@ -205,7 +205,7 @@ def chunk_event(**changes: Any) -> Event:
         (chunk_event(width=None), "width must be 2 (16-bit samples, little endian), not None"),
     ],
 )
-async def test_what_cannot_be_sound_is_refused_once_and_the_next_start_is_heard(
+async def test_what_cannot_be_audio_is_refused_once_and_the_next_start_is_accepted(
     server: WyomingServer, event: Event, rule: str
 ) -> None:
     data = pcm(talk())
@@ -243,7 +243,7 @@ async def test_what_cannot_be_sound_is_refused_once_and_the_next_start_is_heard(
         b"a" * 200_000,
     ],
 )
-async def test_garbage_is_told_and_ends_that_connection_alone(
+async def test_garbage_is_reported_and_ends_only_that_connection(
     server: WyomingServer, garbage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with client_of(server) as other:
@@ -271,7 +271,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_message_disturbs_nobody(
     assert caplog.text == ""
 
 
-async def test_when_all_clients_send_sound_one_more_is_told_to_try_later(
+async def test_when_all_clients_send_audio_one_more_is_told_to_try_later(
     server: WyomingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "MAX_CLIENTS", 1)
@@ -396,7 +396,7 @@ def test_a_uri_that_is_none_is_refused_before_the_model_is_loaded(uri: str, caps
     assert capsys.readouterr().err.endswith(": must be like tcp://127.0.0.1:10400 or unix:///run/emotion.sock\n")
 
 
-async def test_a_port_that_is_taken_is_told_in_one_line(recognizer: Recognizer) -> None:
+async def test_a_port_that_is_taken_is_reported_in_one_line(recognizer: Recognizer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = WyomingAddress("tcp", "127.0.0.1", taken.getsockname()[1])
         with pytest.raises(DeviceError, match=r"cannot listen on tcp://127.0.0.1:\d+ \(.+\); is another service there"):

@@ -59,14 +59,14 @@ def test_export_refuses_a_checkpoint_whose_graph_is_not_of_its_weights(
     assert not out.exists()
 
 
-def test_export_to_a_place_that_is_not_there_says_so(
+def test_export_to_a_place_that_is_not_there_reports_it(
     checkpoint: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(checkpoint.path), "--out", str(tmp_path / "no" / "x.onnx")]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_a_restored_net_has_the_checkpoint_s_numbers(checkpoint: Bundle) -> None:
+def test_a_restored_network_has_the_checkpoint_s_numbers(checkpoint: Bundle) -> None:
     net = restore(checkpoint)
     assert not net.training and not any(parameter.requires_grad for parameter in net.parameters())
     probe = probe_frames(FEATURES, 2, 50)
@@ -82,7 +82,7 @@ def test_a_checkpoint_of_an_unknown_or_another_variant_is_a_bundle_error(checkpo
         restore(replace(checkpoint, variant="lightsernet"))
 
 
-def test_a_checkpoint_with_another_net_s_weights_is_a_bundle_error(tmp_path: Path) -> None:
+def test_a_checkpoint_with_another_networks_weights_is_a_bundle_error(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "foreign", features=FEATURES, variant="sepconv")
     with pytest.raises(BundleError, match="not the weights of variant sepconv"):
         restore(bundle)

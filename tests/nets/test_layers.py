@@ -31,7 +31,7 @@ every_net = pytest.mark.parametrize(("make", "frames", "bins"), LEAST.values(), 
 
 
 @every_net
-def test_a_net_takes_any_size_from_its_least_on(make: Callable[..., SerNet], frames: int, bins: int) -> None:
+def test_a_network_takes_any_size_from_its_least_on(make: Callable[..., SerNet], frames: int, bins: int) -> None:
     for more_bins in (0, 1, 33):
         net = make(CLASSES, bins=bins + more_bins).eval()
         assert net.min_frames == frames
@@ -42,7 +42,7 @@ def test_a_net_takes_any_size_from_its_least_on(make: Callable[..., SerNet], fra
 
 
 @every_net
-def test_a_net_refuses_less_and_says_what_it_takes(make: Callable[..., SerNet], frames: int, bins: int) -> None:
+def test_a_network_refuses_less_and_names_what_it_takes(make: Callable[..., SerNet], frames: int, bins: int) -> None:
     net = make(CLASSES, bins=bins)
     with pytest.raises(ValueError, match=f"time >= {frames}, {bins} bins"):
         net(torch.randn(2, frames - 1, bins))
@@ -57,7 +57,7 @@ def test_a_net_refuses_less_and_says_what_it_takes(make: Callable[..., SerNet], 
 @pytest.mark.parametrize(
     "name", ["focal-resnet-mfcc-focal", "parallel-cnn-mfcc-sac", "cnn-blstm-ams-s30-m0.4", "sepconv", "lightsernet"]
 )
-def test_a_net_trains_under_bfloat16_autocast(name: str) -> None:
+def test_a_network_trains_under_bfloat16_autocast(name: str) -> None:
     torch.manual_seed(0)
     variant = get(name)
     net = build(name, CLASSES).train()
@@ -162,7 +162,7 @@ def test_a_decoder_rebuilds_no_more_than_its_window() -> None:
     assert net(torch.rand(2, 61, 40)).reconstruction is None
 
 
-def test_the_report_s_net_adds_its_input_to_each_path() -> None:
+def test_the_report_s_network_adds_its_input_to_each_path() -> None:
     torch.manual_seed(0)
     net = LightSerNet(CLASSES, prelu=True, residual=True).eval()
     frames = torch.from_numpy(probe_frames(get("lightsernet").features, 1, 64))

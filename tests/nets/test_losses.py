@@ -282,7 +282,7 @@ def test_cosine_head_has_the_gradient_of_its_numbers() -> None:
     np.testing.assert_allclose((embedding.grad * embedding.detach()).sum(1).numpy(), 0.0, atol=1e-6)
 
 
-def test_half_precision_outputs_are_judged_in_full_precision() -> None:
+def test_half_precision_outputs_are_scored_in_full_precision() -> None:
     logits = torch.tensor([[8.0, 0.0, 0.0]], dtype=torch.bfloat16)
     loss = LossSpec().build(CLASSES, DIM)(NetOutput(logits, logits), torch.tensor([0]))
     assert loss.dtype == torch.float32
@@ -294,7 +294,7 @@ def test_only_the_centres_are_parameters() -> None:
     assert list(LossSpec(centre=1.0).build(CLASSES, DIM).state_dict()) == ["centres"]
 
 
-def test_a_loss_that_lacks_what_it_needs_says_so() -> None:
+def test_a_loss_without_its_inputs_is_an_error_with_the_reason() -> None:
     output, targets = Batch().output(), torch.from_numpy(TARGETS)
     with pytest.raises(ValueError, match="class_counts"):
         LossSpec(weighted=True).build(CLASSES, DIM)

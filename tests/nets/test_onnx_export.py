@@ -35,7 +35,7 @@ LIGHT = next(name for name in ARCHITECTURES if name.startswith("LightSerNet"))
 
 
 @every_architecture
-def test_graph_and_net_agree_at_several_lengths_and_batch_sizes(name: str) -> None:
+def test_graph_and_network_agree_at_several_lengths_and_batch_sizes(name: str) -> None:
     trained = overfitted(name)
     net, features = trained.net, trained.variant.features
     session = open_session(exported(name))
@@ -53,7 +53,7 @@ def test_graph_and_net_agree_at_several_lengths_and_batch_sizes(name: str) -> No
 
 
 @every_architecture
-def test_graph_classifies_the_training_clips_as_the_net_does(name: str) -> None:
+def test_graph_classifies_the_training_clips_as_the_network_does(name: str) -> None:
     trained = overfitted(name)
     session = open_session(exported(name))
     logits, _ = run_session(session, trained.frames.numpy())
@@ -117,7 +117,7 @@ def test_differences_are_measured_in_digits_that_float32_has() -> None:
     assert largest_difference(ones, ones + 0.5, terms=1000.0) == pytest.approx(0.05)
 
 
-def test_export_leaves_the_net_as_it_is() -> None:
+def test_export_leaves_the_network_as_it_is() -> None:
     net = build("lightsernet", 4).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     before = {name: value.clone() for name, value in net.state_dict().items()}
     export_onnx(net, get("lightsernet").features, 4)
@@ -127,7 +127,7 @@ def test_export_leaves_the_net_as_it_is() -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_export_of_a_net_in_training_has_no_dropout() -> None:
+def test_export_of_a_network_in_training_has_no_dropout() -> None:
     torch.manual_seed(0)
     net = build("sepconv", 4).train()
     features = get("sepconv").features
@@ -139,7 +139,7 @@ def test_export_of_a_net_in_training_has_no_dropout() -> None:
         np.testing.assert_allclose(first, net.eval()(torch.from_numpy(probe)).logits, atol=1e-4)
 
 
-def test_export_refuses_a_net_of_another_shape() -> None:
+def test_export_refuses_a_network_of_another_shape() -> None:
     with pytest.raises(ValueError, match="4 classes and 40 bins"):
         export_onnx(build("lightsernet", 4), get("lightsernet").features, 7)
     with pytest.raises(ValueError, match="but 4 classes and 64 bins"):

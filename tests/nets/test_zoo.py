@@ -44,7 +44,7 @@ def test_a_row_names_its_paper_its_place_and_what_was_published(variant: Variant
 
 
 @every_row
-def test_a_row_judges_its_true_length_and_a_shorter_one(variant: Variant) -> None:
+def test_a_row_scores_its_true_length_and_a_shorter_one(variant: Variant) -> None:
     torch.manual_seed(0)
     net = variant.build(CLASSES).eval()
     features = variant.features
@@ -66,7 +66,7 @@ def test_a_row_judges_its_true_length_and_a_shorter_one(variant: Variant) -> Non
 
 
 @every_row
-def test_a_row_s_loss_fits_its_net(variant: Variant) -> None:
+def test_a_row_s_loss_fits_its_network(variant: Variant) -> None:
     net = variant.build(CLASSES)
     assert isinstance(net.head, CosineHead) == (variant.loss.kind == "am_softmax")
     if isinstance(net.head, CosineHead):
@@ -123,7 +123,7 @@ def test_rows_take_any_number_of_classes() -> None:
         build("lightsernet", 1)
 
 
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+def test_an_unknown_name_is_reported_with_the_nearest() -> None:
     assert get("sepconv").name == "sepconv"
     with pytest.raises(ConfigError, match="did you mean 'lightsernet'"):
         get("lightsernett")

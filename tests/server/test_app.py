@@ -45,7 +45,7 @@ async def test_no_path_of_a_request_reaches_the_disk(server: Server, path: str) 
     assert "import" not in body
 
 
-async def test_health_says_who_answers_and_whether_sound_is_stored(server: Server, bundle: Bundle) -> None:
+async def test_health_names_the_checkpoint_and_whether_audio_is_stored(server: Server, bundle: Bundle) -> None:
     async with aiohttp.ClientSession() as session, session.get(server.url + "healthz") as response:
         health = await response.json()
     assert health["status"] == "ok"
@@ -79,7 +79,7 @@ async def test_metrics_count_what_happened(server: Server) -> None:
     assert count.value == 2
 
 
-async def test_what_is_not_there_says_what_is(server: Server) -> None:
+async def test_an_unknown_path_is_refused_with_the_existing_ones(server: Server) -> None:
     status, body, _ = await get(server, "v1/nothing")
     assert status == 404
     assert "/v1/label" in body
@@ -137,7 +137,7 @@ def test_a_bind_that_others_can_reach_is_refused_before_anything_is_opened(recog
         Server(recognizer, ServerConfig(host="0.0.0.0", port=0))
 
 
-async def test_a_port_in_use_is_said_in_one_line_with_a_way_out(recognizer: Recognizer) -> None:
+async def test_a_port_in_use_is_reported_in_one_line_with_a_way_out(recognizer: Recognizer) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -152,7 +152,7 @@ async def test_an_address_of_another_machine_cannot_be_listened_on(recognizer: R
         await Server(recognizer, ServerConfig(host="192.0.2.1", port=0, token=TOKEN)).start()
 
 
-async def test_closing_tells_every_client_and_waits_for_none_that_does_not_answer(recognizer: Recognizer) -> None:
+async def test_closing_notifies_every_client_and_does_not_wait_for_silent_ones(recognizer: Recognizer) -> None:
     async with (
         serving(recognizer) as server,
         talking(server, sample_rate=16000) as reading,

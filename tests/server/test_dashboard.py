@@ -113,7 +113,9 @@ def test_the_page_shows_how_well_the_voice_is_known_and_a_button_begins_anew(tal
         assert page.complaints() == []
 
 
-def test_a_lost_server_is_said_and_when_it_is_back_listening_goes_on(sure: Bundle, talk: Path, tmp_path: Path) -> None:
+def test_a_lost_server_is_reported_and_when_it_is_back_listening_goes_on(
+    sure: Bundle, talk: Path, tmp_path: Path
+) -> None:
     with running(sure.path) as server:
         port = server.url.rstrip("/").rpartition(":")[2]
         with browsing(server.url, talk, tmp_path) as page:
@@ -141,7 +143,7 @@ def test_a_token_opens_the_page_and_leaves_the_address_bar(sure: Bundle, talk: P
         page.until(lambda: len(page.rows()) == 2)
 
 
-def test_a_file_that_is_no_sound_is_refused_on_the_page_in_words(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_audio_is_refused_on_the_page_in_words(serve: Running, talk: Path, tmp_path: Path) -> None:
     rubbish = tmp_path / "rubbish.wav"
     rubbish.write_bytes(b"no sound at all")
     with browsing(serve.url, talk, tmp_path / "profile") as page:

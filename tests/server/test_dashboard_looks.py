@@ -109,7 +109,7 @@ def test_axe_finds_nothing_while_a_file_is_dragged_over_the_page(serve: Running,
         assert not page.find("#drop").is_displayed()
 
 
-def test_axe_finds_nothing_in_the_banner_that_tells_of_trouble(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_axe_finds_nothing_in_the_banner_of_an_error(serve: Running, talk: Path, tmp_path: Path) -> None:
     rubbish = tmp_path / "rubbish.wav"
     rubbish.write_bytes(b"no sound at all")
     with browsing(serve.url, talk, tmp_path / "profile") as page:

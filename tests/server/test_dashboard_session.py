@@ -183,7 +183,7 @@ def test_wheel_and_pinch_zoom_at_the_pointer_and_z_zooms_to_the_utterance(
         assert right - left > width / 2
 
 
-def test_the_pitch_and_the_spectrum_of_a_known_sound_are_right(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_the_pitch_and_the_spectrum_of_known_audio_are_right(serve: Running, talk: Path, tmp_path: Path) -> None:
     script = """const [hz, rate] = arguments;
         return import('/acoustics.js').then(({ analyze, decimate }) => {
             const pcm = Int16Array.from({ length: 0.7 * rate }, (_, i) =>

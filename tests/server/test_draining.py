@@ -35,7 +35,7 @@ async def test_the_open_utterance_of_a_live_client_gets_its_final_before_the_con
     assert (messages[-1]["code"], talker.ws.close_code) == ("going_away", 1001)
 
 
-async def test_a_file_that_is_being_judged_is_answered(recognizer: Recognizer) -> None:
+async def test_a_file_that_is_being_scored_is_answered(recognizer: Recognizer) -> None:
     async with serving(recognizer) as server:
 
         async def post() -> tuple[int, dict[str, Any]]:

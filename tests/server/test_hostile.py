@@ -276,7 +276,7 @@ async def test_a_small_file_of_very_many_channels_is_refused(server: Server, fil
     assert (status, response["error"]["code"]) == (415, "channels")
 
 
-async def test_the_most_channels_that_are_allowed_are_heard(server: Server) -> None:
+async def test_the_largest_number_of_channels_is_labelled(server: Server) -> None:
     audio = np.repeat(np.concatenate([silence(0.3), babble(1.0), silence(0.6)])[:, None], 32, axis=1)
     status, response = await post(server, io.BytesIO(wav(audio)))
     assert (status, len(response["segments"])) == (200, 1)

@@ -22,7 +22,7 @@ async def post(server: Server, body: Any, query: str = "", **options: Any) -> tu
         return response.status, await response.json()
 
 
-async def test_a_file_gets_the_very_events_that_the_same_sound_gets_without_a_server(
+async def test_a_file_gets_the_very_events_that_the_same_audio_gets_without_a_server(
     server: Server, recognizer: Recognizer
 ) -> None:
     audio = two_utterances()
@@ -55,7 +55,7 @@ async def test_a_form_with_a_file_does_as_well(server: Server) -> None:
 
 @pytest.mark.parametrize("file_format", ["FLAC", "OGG", "WAV"])
 @pytest.mark.parametrize("rate", [8000, 44100])
-async def test_other_formats_and_rates_are_heard_too(server: Server, file_format: str, rate: int) -> None:
+async def test_other_formats_and_rates_are_labelled_too(server: Server, file_format: str, rate: int) -> None:
     audio = resample(two_utterances(), 16000, rate)
     stereo = np.stack([audio, audio], axis=1)
     status, response = await post(server, wav(stereo, rate, file_format))
@@ -97,7 +97,7 @@ async def test_a_misspelled_query_parameter_gets_the_nearest_name(server: Server
     assert response["error"]["message"] == "unknown query parameter 'xyz'; known: stream, partials, model"
 
 
-async def test_a_file_that_is_cut_off_is_judged_with_a_warning(server: Server) -> None:
+async def test_a_file_that_is_cut_off_is_scored_with_a_warning(server: Server) -> None:
     whole = wav(two_utterances())
     status, response = await post(server, whole)
     assert (status, response["warnings"]) == (200, [])
@@ -117,7 +117,7 @@ async def test_a_form_without_a_file_is_refused(server: Server) -> None:
     assert (status, response["error"]["code"]) == (400, "bad_form")
 
 
-async def test_not_a_number_in_a_file_is_refused_and_the_next_file_is_judged(server: Server) -> None:
+async def test_not_a_number_in_a_file_is_refused_and_the_next_file_is_scored(server: Server) -> None:
     import io
 
     import soundfile

@@ -19,7 +19,7 @@ def hello(**words: object) -> str:
     return json.dumps({"type": "hello", "sample_rate": 16000, **words})
 
 
-def test_a_hello_says_what_follows_and_has_sensible_defaults() -> None:
+def test_a_hello_describes_the_audio_and_has_sensible_defaults() -> None:
     assert parse_hello(hello()) == Hello(sample_rate=16000, channels=1, partials=True, lossless=False, status_ms=1000)
     parsed = parse_hello(hello(channels=2, stream="kitchen", partials=False, lossless=True, status_ms=0, v=1))
     assert (parsed.channels, parsed.stream, parsed.partials, parsed.lossless, parsed.status_ms) == (
@@ -82,7 +82,7 @@ def test_a_hello_of_a_megabyte_is_not_even_parsed() -> None:
     assert caught.value.close_code == CLOSE_TOO_BIG
 
 
-def test_a_hello_must_say_the_rate_of_the_sound_unless_none_will_come() -> None:
+def test_a_hello_needs_the_sample_rate_unless_no_audio_follows() -> None:
     with pytest.raises(Refusal, match="sample_rate"):
         parse_hello('{"type": "hello"}')
     assert parse_hello('{"type": "hello", "token": "abc"}', audio=False) == Hello(token="abc")

@@ -40,7 +40,7 @@ async def test_a_file_is_labelled_as_without_a_server(server: Server, recognizer
 
 
 @pytest.mark.parametrize("kind", ["bytes", "int16", "float32"])
-async def test_pushed_sound_gives_the_same_events_and_the_last_final(
+async def test_pushed_audio_gives_the_same_events_and_the_last_final(
     server: Server, recognizer: Recognizer, kind: str
 ) -> None:
     audio = quantized(two_utterances())
@@ -57,7 +57,7 @@ async def test_pushed_sound_gives_the_same_events_and_the_last_final(
     assert isinstance(events[-1], StreamEnded)
 
 
-async def test_a_new_speaker_is_told_by_both_clients(adaptive: Recognizer) -> None:
+async def test_both_clients_can_report_a_new_speaker(adaptive: Recognizer) -> None:
     audio = np.concatenate([two_utterances(), np.zeros(8_000, np.float32)])
 
     def blocking(url: str) -> list[streamser.Event]:
@@ -77,7 +77,7 @@ async def test_a_new_speaker_is_told_by_both_clients(adaptive: Recognizer) -> No
         assert [event.baseline_utterances for event in finals] == [0, 1, 0, 1]
 
 
-async def test_events_can_be_read_while_sound_is_sent(server: Server) -> None:
+async def test_events_can_be_read_while_audio_is_sent(server: Server) -> None:
     async with streamser.AsyncClient(server.url).stream() as stream:
 
         async def send() -> None:

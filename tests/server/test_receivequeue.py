@@ -16,7 +16,7 @@ async def test_what_piled_up_comes_out_as_one_piece_no_longer_than_asked_for() -
     ]
 
 
-async def test_a_word_keeps_its_place_between_the_sounds() -> None:
+async def test_a_message_keeps_its_place_between_pieces_of_audio() -> None:
     received = ReceiveQueue(1000)
     messages: list[Message] = [b"aa", Lost(5), b"bb", b"cc", "new_speaker", b"dd"]
     for message in messages:
@@ -38,7 +38,7 @@ async def test_a_full_inbox_makes_its_client_wait_until_there_is_room() -> None:
     await asyncio.wait_for(putting, 5)
 
 
-async def test_closing_lets_a_waiting_client_go_and_may_forget_what_waits() -> None:
+async def test_closing_wakes_a_waiting_client_and_may_forget_what_waits() -> None:
     received = ReceiveQueue(10)
     await received.put(b"x" * 10)
     putting = asyncio.create_task(received.put(b"y"))

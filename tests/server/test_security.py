@@ -19,7 +19,7 @@ def test_a_bind_that_others_can_reach_needs_a_token(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8765", "localhost:8765", "[::1]:8765", "127.0.0.1", "LOCALHOST:1"])
-def test_this_machine_by_any_of_its_loopback_names_is_let_in(host: str) -> None:
+def test_this_machine_by_any_of_its_loopback_names_is_accepted(host: str) -> None:
     assert refuse_host(host, OPEN) is None
 
 
@@ -34,7 +34,7 @@ def test_behind_a_token_any_name_will_do() -> None:
     assert refuse_host("kitchen.lan:8765", GUARDED) is None
 
 
-def test_the_name_of_an_allowed_site_is_let_in_too() -> None:
+def test_the_name_of_an_allowed_site_is_accepted_too() -> None:
     config = ServerConfig(allowed_origins=("https://home.example",))
     assert refuse_host("home.example", config) is None
     assert refuse_origin("https://home.example", "127.0.0.1:8765", config) is None
@@ -50,7 +50,7 @@ def test_the_name_of_an_allowed_site_is_let_in_too() -> None:
         ("https://home.example", "home.example"),
     ],
 )
-def test_our_own_page_and_programs_are_let_in(origin: str | None, host: str) -> None:
+def test_our_own_page_and_programs_are_accepted(origin: str | None, host: str) -> None:
     assert refuse_origin(origin, host, OPEN) is None
 
 

@@ -62,7 +62,7 @@ async def test_get_waits_for_a_message_and_wakes_at_the_end() -> None:
     assert await asyncio.wait_for(getting, 5) is None
 
 
-async def test_last_words_are_said_even_when_it_is_full_and_nothing_after_them() -> None:
+async def test_the_last_message_is_sent_even_when_the_queue_is_full() -> None:
     queue = SendQueue(8)
     for n in range(8):
         queue.put({"n": n})

@@ -102,7 +102,7 @@ def test_a_token_that_it_makes_is_printed_in_the_address_and_opens(bundle: Bundl
         assert fetch(url + "v1/models", Authorization=f"Bearer {token}")[0] == 200
 
 
-def test_what_is_recorded_and_who_can_listen_is_said_at_the_start(bundle: Bundle, tmp_path: Path) -> None:
+def test_what_is_recorded_and_who_can_listen_is_reported_at_the_start(bundle: Bundle, tmp_path: Path) -> None:
     options = ("--host", "0.0.0.0", "--record", str(tmp_path / "sound"))
     with running(bundle.path, *options, STREAMSER_TOKEN="a-token-from-the-environment") as server:
         server.says("RECORDING all audio to")
@@ -138,7 +138,7 @@ def test_every_line_of_a_server_that_logs_json_is_an_object(bundle: Bundle) -> N
         (["--set", "server.prot=1"], "did you mean"),
     ],
 )
-def test_what_cannot_be_served_is_said_in_one_line(
+def test_what_cannot_be_served_is_reported_in_one_line(
     bundle: Bundle, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", "--model", str(bundle.path), *arguments]) == 1

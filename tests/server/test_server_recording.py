@@ -24,7 +24,7 @@ def test_two_recordings_of_one_second_have_two_files(tmp_path: Path) -> None:
     assert first.path != second.path
 
 
-def test_a_folder_that_cannot_be_one_is_said_at_once(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_one_is_reported_at_once(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(ConfigError, match=r"server\.record"):

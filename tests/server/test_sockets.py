@@ -32,7 +32,7 @@ def is_ready(message: Message) -> bool:
     return bool(message["type"] == "ready")
 
 
-async def test_a_client_gets_the_very_events_that_its_sound_gets_without_a_server(
+async def test_a_client_gets_the_very_events_that_its_audio_gets_without_a_server(
     server: Server, recognizer: Recognizer
 ) -> None:
     async with talking(server, sample_rate=16000, stream="kitchen", lossless=True) as talker:
@@ -53,7 +53,7 @@ async def test_the_size_of_the_messages_changes_nothing(server: Server, recogniz
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (44100, 2), (48000, 1), (96000, 6)])
-async def test_any_rate_and_channel_count_is_heard(server: Server, rate: int, channels: int) -> None:
+async def test_any_rate_and_channel_count_is_accepted(server: Server, rate: int, channels: int) -> None:
     audio = resample(two_utterances(), SAMPLE_RATE, rate)
     data = pcm(audio.repeat(channels))
     async with talking(server, sample_rate=rate, channels=channels, format="s16le") as talker:
@@ -68,7 +68,7 @@ async def test_finals_are_the_same_however_many_partials_were_skipped(server: Se
     assert plain(messages) == [e for e in truth(recognizer, DATA) if e["type"] != "emotion" or e["final"]]
 
 
-async def test_status_tells_how_the_stream_does(server: Server) -> None:
+async def test_status_reports_how_the_stream_does(server: Server) -> None:
     async with talking(server, sample_rate=16000, status_ms=50) as talker:
         await talker.say(DATA)
         statuses = [message for message in await talker.end() if message["type"] == "status"]
@@ -77,7 +77,7 @@ async def test_status_tells_how_the_stream_does(server: Server) -> None:
     assert all(status["dropped"] == 0 for status in statuses)
 
 
-async def test_a_loss_that_the_client_tells_keeps_its_place_in_time(server: Server) -> None:
+async def test_a_loss_that_the_client_reports_keeps_its_place_in_time(server: Server) -> None:
     async with talking(server, sample_rate=48000) as talker:
         await talker.ws.send_bytes(pcm(silence(1.0)) * 3)
         await talker.ws.send_json({"type": "gap", "samples": 24000})
@@ -88,7 +88,7 @@ async def test_a_loss_that_the_client_tells_keeps_its_place_in_time(server: Serv
     assert messages[-1]["end_s"] == 2.5
 
 
-async def test_a_client_says_in_order_with_the_sound_that_another_person_speaks(adaptive: Recognizer) -> None:
+async def test_a_new_speaker_message_keeps_its_order_in_the_audio(adaptive: Recognizer) -> None:
     half = pcm(np.concatenate([two_utterances(), silence(0.5)]))
     async with serving(adaptive) as server, talking(server, sample_rate=16000, lossless=True) as talker:
         await talker.say(half)
@@ -114,7 +114,7 @@ async def test_each_client_has_a_voice_of_its_own(adaptive: Recognizer) -> None:
             assert plain(await talker.end()) == truth(adaptive, DATA)
 
 
-async def test_a_client_that_can_send_only_sound_says_hello_in_the_address(
+async def test_a_client_that_can_send_only_audio_gives_its_hello_in_the_address(
     server: Server, recognizer: Recognizer
 ) -> None:
     async with talking(server, "ws/stream?sample_rate=16000&partials=false&lossless=true&stream=fifo") as talker:
@@ -304,7 +304,7 @@ class NeverReads:
         return received
 
 
-async def test_a_client_that_never_reads_is_let_go_with_a_reason_and_costs_its_neighbour_nothing(
+async def test_a_client_that_never_reads_is_disconnected_with_a_reason_and_costs_its_neighbour_nothing(
     recognizer: Recognizer,
 ) -> None:
     async with serving(recognizer, client_queue=16, send_timeout_s=0.5) as server:
@@ -344,7 +344,9 @@ class Failing(Recognizer):
         return super().predict(audio)
 
 
-async def test_a_fault_of_the_engine_is_told_to_its_client_and_the_server_goes_on(recognizer: Recognizer) -> None:
+async def test_an_error_of_the_engine_is_reported_to_its_client_and_the_server_continues(
+    recognizer: Recognizer,
+) -> None:
     failing = Failing(recognizer.bundle, recognizer.engine)
     async with serving(failing) as server:
         failing.fails = True
@@ -373,7 +375,7 @@ def pushed_microphone(recognizer: Recognizer) -> tuple[PushSource, Listener]:
     return source, Listener(source, recognizer, name="room")
 
 
-async def test_everybody_at_the_servers_microphone_hears_the_same(recognizer: Recognizer) -> None:
+async def test_all_clients_of_the_servers_microphone_get_the_same(recognizer: Recognizer) -> None:
     source, listener = pushed_microphone(recognizer)
     async with Server(recognizer, ServerConfig(port=0), microphone=listener) as server:
         async with talking(server, "ws/events") as one, talking(server, "ws/events", token="ignored-here") as two:
@@ -390,7 +392,7 @@ async def test_everybody_at_the_servers_microphone_hears_the_same(recognizer: Re
         assert (close_code, error["code"]) == (1013, "microphone_ended")
 
 
-async def test_somebody_who_comes_later_is_told_how_far_the_stream_is_and_how_loud(recognizer: Recognizer) -> None:
+async def test_a_later_client_is_told_how_far_the_stream_is_and_how_loud(recognizer: Recognizer) -> None:
     source, listener = pushed_microphone(recognizer)
     async with (
         Server(recognizer, ServerConfig(port=0), microphone=listener) as server,
@@ -402,14 +404,14 @@ async def test_somebody_who_comes_later_is_told_how_far_the_stream_is_and_how_lo
             assert (await two.receive(is_ready))[0]["position_s"] > 3
 
 
-async def test_the_microphones_socket_takes_no_sound(recognizer: Recognizer) -> None:
+async def test_the_microphones_socket_takes_no_audio(recognizer: Recognizer) -> None:
     _, listener = pushed_microphone(recognizer)
     async with Server(recognizer, ServerConfig(port=0), microphone=listener) as server:
         close_code, error = await refused(server, [b"\0\0"], "ws/events")
         assert (close_code, error["code"]) == (4400, "bad_type")
 
 
-async def test_without_a_microphone_the_socket_says_how_to_get_one(server: Server) -> None:
+async def test_without_a_microphone_the_socket_explains_how_to_get_one(server: Server) -> None:
     close_code, error = await refused(server, [], "ws/events")
     assert (close_code, error["code"]) == (4404, "no_microphone")
     assert "--mic" in error["message"]
@@ -429,7 +431,7 @@ async def test_the_microphones_socket_asks_for_the_token_too(recognizer: Recogni
 # --- recording
 
 
-async def test_sound_is_written_only_where_the_operator_asked_and_every_client_is_told(
+async def test_audio_is_written_only_where_the_operator_asked_and_every_client_is_told(
     recognizer: Recognizer, tmp_path: Path
 ) -> None:
     async with serving(recognizer, record=str(tmp_path / "sound")) as server:

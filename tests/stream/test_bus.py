@@ -35,7 +35,7 @@ def in_thread(work: Any, *args: Any) -> threading.Thread:
 # --- AudioQueue
 
 
-def test_a_full_queue_that_drops_loses_the_oldest_and_says_how_much_just_before_the_next() -> None:
+def test_a_full_queue_that_drops_loses_the_oldest_and_reports_the_length_with_the_next() -> None:
     queue = AudioQueue[str](capacity=100, drops=True)
     for name in "abcdefgh":
         queue.put(name, 30)
@@ -63,7 +63,7 @@ def test_a_full_queue_that_does_not_drop_makes_the_giver_wait_until_there_is_roo
     assert taken == [0, 1, 2, 3, 4] and not giver.is_alive()
 
 
-def test_closing_a_queue_lets_a_waiting_giver_and_a_waiting_taker_go() -> None:
+def test_closing_a_queue_wakes_a_waiting_giver_and_a_waiting_taker() -> None:
     full, empty = AudioQueue[int](capacity=1, drops=False), AudioQueue[int](capacity=1, drops=False)
     full.put(0, 1)
     threads = [in_thread(full.put, 1, 1), in_thread(empty.take, 60.0)]
@@ -118,7 +118,7 @@ def test_a_publisher_waits_for_a_reader_that_must_have_everything() -> None:
     assert seen == list(range(20)) and subscription.dropped == 0
 
 
-def test_a_waiting_publisher_is_let_go_when_the_reader_leaves() -> None:
+def test_a_waiting_publisher_continues_when_the_reader_leaves() -> None:
     bus = Bus()
     leaving, staying = bus.subscribe(maxsize=1, policy="block"), bus.subscribe()
     bus.publish(emotion(0))

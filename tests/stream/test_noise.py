@@ -51,13 +51,13 @@ def test_a_voice_at_a_few_decibels_opens_it_whatever_the_level(room: Samples, ga
     assert share(flags, 5.3) < 0.02
 
 
-def test_a_stream_that_begins_in_the_middle_of_speech_is_heard_within_a_syllable() -> None:
+def test_speech_at_the_start_of_a_stream_is_detected_within_a_syllable() -> None:
     flags = opened(babble(3) + noise(3, 0.003))
     assert any(flags[:15])  # 300 ms: the pre-roll brings them back
     assert share(flags, 0.3, 3) > 0.6
 
 
-def test_a_voice_out_of_digital_silence_is_heard_at_once_and_ends_at_once() -> None:
+def test_speech_after_digital_silence_is_detected_at_once_and_ends_at_once() -> None:
     flags = opened(np.concatenate([silence(1), babble(1.4), silence(1)]))
     assert share(flags, 1.04, 2.38) == 1
     assert share(flags, 0, 1) == 0

@@ -80,7 +80,7 @@ def test_a_bad_sample_does_not_end_a_live_listener(recognizer: Recognizer) -> No
 
 
 @pytest.mark.parametrize("dtype", ["bool", "complex64", "U1", "O", "M8[s]", "m8[s]", "V4", "uint16", "uint32"])
-def test_an_array_that_is_no_sound_is_refused(dtype: str) -> None:
+def test_an_array_that_is_not_audio_is_refused(dtype: str) -> None:
     with pytest.raises(ValueError, match=r"audio must be int8\.\.int64, uint8 or float, not"):
         PcmConverter().feed(np.zeros(4, dtype))
 

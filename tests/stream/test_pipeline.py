@@ -59,7 +59,7 @@ def pushed(recognizer: Recognizer, audio: Samples, settings: StreamConfig | None
 # --- Stream
 
 
-def test_an_utterance_is_started_judged_in_parts_judged_whole_and_ended(recognizer: Recognizer) -> None:
+def test_an_utterance_is_started_scored_in_parts_scored_whole_and_ended(recognizer: Recognizer) -> None:
     events = pushed(recognizer, two_utterances())
     for number in (0, 1):
         mine = [event for event in events if getattr(event, "utterance", None) == number]
@@ -72,7 +72,7 @@ def test_an_utterance_is_started_judged_in_parts_judged_whole_and_ended(recogniz
     assert events[-1] == StreamEnded(end=len(two_utterances()))
 
 
-def test_a_final_is_what_the_recognizer_says_of_the_whole_utterance(recognizer: Recognizer) -> None:
+def test_a_final_is_the_recognizers_result_for_the_whole_utterance(recognizer: Recognizer) -> None:
     audio = two_utterances()
     for event in finals(pushed(recognizer, audio)):
         prediction = recognizer.predict(audio[event.start : event.end])
@@ -83,7 +83,7 @@ def test_a_final_is_what_the_recognizer_says_of_the_whole_utterance(recognizer: 
         )
 
 
-def test_a_partial_is_what_the_recognizer_says_of_its_window(recognizer: Recognizer) -> None:
+def test_a_partial_is_the_recognizers_result_for_its_window(recognizer: Recognizer) -> None:
     audio = two_utterances()
     unsmoothed = pushed(recognizer, audio, config(pipeline=PipelineConfig(smoothing=0.0)))
     assert len(partials(unsmoothed)) > 6
@@ -113,7 +113,7 @@ def test_a_smoothed_partial_below_the_threshold_is_uncertain(recognizer: Recogni
     assert {event.uncertain for event in events} == {True, False}
 
 
-def test_a_final_is_computed_at_the_first_silence_and_only_said_at_its_end(recognizer: Recognizer) -> None:
+def test_a_final_is_computed_at_the_first_silence_and_delivered_at_its_end(recognizer: Recognizer) -> None:
     counted, engine = with_engine(recognizer, lambda: None)
     stream = Stream(counted, config(segmenter=SegmenterConfig(hop_ms=0)))
     audio = np.concatenate([silence(0.5), babble(1.4, seed=1), silence(0.4)])
@@ -124,7 +124,7 @@ def test_a_final_is_computed_at_the_first_silence_and_only_said_at_its_end(recog
     assert len(engine.batches) == ahead
 
 
-def test_lost_sound_ends_the_utterance_and_moves_the_time_on(recognizer: Recognizer) -> None:
+def test_lost_audio_ends_the_utterance_and_moves_the_time_on(recognizer: Recognizer) -> None:
     stream = Stream(recognizer, config())
     events = [*stream.push(np.concatenate([silence(0.5), babble(1.0, seed=1)])), *stream.lose(16_000)]
     events += [*stream.push(two_utterances()), *stream.close()]
@@ -144,7 +144,7 @@ def test_a_host_may_change_its_sample_rate_in_the_middle(recognizer: Recognizer)
     assert stream.close() == [StreamEnded(end=16_000)]
 
 
-def test_a_closed_stream_takes_no_more_sound_and_ends_once(recognizer: Recognizer) -> None:
+def test_a_closed_stream_takes_no_more_audio_and_ends_once(recognizer: Recognizer) -> None:
     stream = Stream(recognizer, name="mine")
     assert stream.close() == [StreamEnded(stream="mine", end=0)]
     assert stream.close() == []
@@ -152,7 +152,7 @@ def test_a_closed_stream_takes_no_more_sound_and_ends_once(recognizer: Recognize
         stream.push(b"")
 
 
-def test_a_status_tells_how_the_stream_is_doing(recognizer: Recognizer) -> None:
+def test_a_status_reports_how_the_stream_is_doing(recognizer: Recognizer) -> None:
     stream = Stream(recognizer, config())
     assert stream.status().source_state == "waiting"
     stream.push(two_utterances()[:24_000])
@@ -205,7 +205,7 @@ def test_while_the_worker_is_busy_partials_give_way_to_newer_ones_and_finals_kee
     assert status.partials + status.partials_dropped == len(partials(complete))
 
 
-def test_a_partial_after_skipped_ones_sees_all_the_sound(recognizer: Recognizer) -> None:
+def test_a_partial_after_skipped_ones_sees_all_the_audio(recognizer: Recognizer) -> None:
     gate, events = Gate(), []
     gated, _ = with_engine(recognizer, gate)
     audio = np.concatenate([silence(0.5), babble(2.4, seed=1)])
@@ -238,7 +238,7 @@ def test_a_lossless_stream_waits_for_the_worker_and_drops_nothing(recognizer: Re
     assert as_json(events) == as_json(pushed(recognizer, np.tile(two_utterances(), 3)))
 
 
-def test_many_streams_share_one_worker_and_each_hears_only_its_own_in_order(recognizer: Recognizer) -> None:
+def test_many_streams_share_one_worker_and_each_gets_only_its_own_in_order(recognizer: Recognizer) -> None:
     received: dict[str, list[Event]] = {f"client {number}": [] for number in range(8)}
     with InferenceWorker(recognizer) as worker:
         streams = {name: WorkerStream(worker, events.append, config(), name) for name, events in received.items()}
@@ -317,7 +317,7 @@ def test_on_a_gpu_all_that_waits_is_one_call(recognizer: Recognizer) -> None:
     assert max(engine.batches) >= 5
 
 
-def test_a_stream_with_broken_sound_ends_alone_and_the_others_go_on(recognizer: Recognizer) -> None:
+def test_a_stream_with_broken_audio_ends_alone_and_the_others_go_on(recognizer: Recognizer) -> None:
     good: list[Event] = []
     bad: list[Event] = []
     errors: list[BaseException] = []
@@ -336,7 +336,7 @@ def test_a_stream_with_broken_sound_ends_alone_and_the_others_go_on(recognizer: 
     assert len(finals(good)) == 2 and good[-1] == StreamEnded(stream="fine", end=len(two_utterances()))
 
 
-def test_a_batch_with_one_broken_sound_is_asked_again_one_by_one(recognizer: Recognizer) -> None:
+def test_a_batch_with_one_broken_segment_is_computed_again_one_by_one(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, _ = with_engine(recognizer, gate, compute="cuda:0")
     received: list[Event] = []
@@ -390,7 +390,7 @@ def test_a_listener_without_a_with_closes_itself_when_its_iteration_ends(recogni
     until(lambda: not streamser_threads())
 
 
-def test_callbacks_hear_finals_partials_and_everything(recognizer: Recognizer, spoken: Path) -> None:
+def test_callbacks_get_finals_partials_and_everything(recognizer: Recognizer, spoken: Path) -> None:
     prediction: dict[str, list[Event]] = {"final": [], "partial": [], "event": []}
     listener = replay(
         spoken,
@@ -433,7 +433,7 @@ async def test_a_loop_goes_on_while_a_silent_stream_is_awaited(recognizer: Recog
         assert await asyncio.wait_for(reading, 5) == [StreamEnded(end=0)]
 
 
-def test_two_readers_hear_the_same(recognizer: Recognizer, spoken: Path) -> None:
+def test_two_readers_get_the_same(recognizer: Recognizer, spoken: Path) -> None:
     listener = replay(spoken, model=recognizer, config=config())
     other = listener.subscribe(policy="block")
     with listener:
@@ -519,7 +519,7 @@ def test_closing_ends_within_a_second_with_the_open_utterances_final_and_no_thre
     assert len(finals(events)) == 1 and isinstance(events[-1], StreamEnded)
 
 
-def test_stopping_lets_a_reader_hear_the_end(recognizer: Recognizer) -> None:
+def test_a_reader_gets_the_end_after_stopping(recognizer: Recognizer) -> None:
     with Listener(Endless(), recognizer, config()) as listener:
         events: list[Event] = []
         for event in listener:
@@ -565,7 +565,7 @@ class Wedged(Endless):
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_stopping_a_wedged_device_ends_after_a_second_of_silence(recognizer: Recognizer, waits: bool) -> None:
+def test_stopping_a_hanging_device_ends_after_a_second_of_silence(recognizer: Recognizer, waits: bool) -> None:
     source = Wedged()
     with Listener(source, recognizer, config(), on_partial=lambda event: listener.stop()) as listener:
         began = time.monotonic()
@@ -578,7 +578,7 @@ def test_stopping_a_wedged_device_ends_after_a_second_of_silence(recognizer: Rec
     until(lambda: not streamser_threads())
 
 
-async def test_stopping_a_wedged_device_ends_an_async_reader_too(recognizer: Recognizer) -> None:
+async def test_stopping_a_hanging_device_ends_an_async_reader_too(recognizer: Recognizer) -> None:
     source = Wedged()
     listener = Listener(source, recognizer, config(), on_partial=lambda event: listener.stop())
     events = [event async for event in listener]
@@ -602,7 +602,7 @@ def test_a_listener_may_be_closed_from_its_own_callback(recognizer: Recognizer) 
     until(lambda: not streamser_threads())
 
 
-def test_a_paused_microphone_hears_nothing_and_a_gap_tells_what_was_missed(recognizer: Recognizer) -> None:
+def test_a_paused_microphone_gives_nothing_and_a_gap_reports_what_was_missed(recognizer: Recognizer) -> None:
     source = Endless()
     events: list[Event] = []
     with Listener(source, recognizer, config(), on_event=events.append) as listener:
@@ -702,7 +702,7 @@ def test_an_hour_with_a_thousand_utterances_has_a_thousand_finals_no_drift_and_f
     assert not memory or max(memory[1:]) - memory[0] < 8
 
 
-def test_a_live_source_whose_finals_find_no_room_loses_sound_with_a_gap(recognizer: Recognizer) -> None:
+def test_a_live_source_whose_finals_find_no_room_loses_audio_with_a_gap(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, _ = with_engine(recognizer, gate)
     source = PushSource(live=True, config=SourceConfig(queue_s=1.0))
@@ -719,7 +719,7 @@ def test_a_live_source_whose_finals_find_no_room_loses_sound_with_a_gap(recogniz
     assert events[-1] == StreamEnded(end=8 * len(two_utterances()))
 
 
-def test_sound_may_wait_for_a_hop_and_for_a_tenth_of_a_second_while_somebody_looks_at_the_level(
+def test_audio_may_wait_for_a_hop_and_for_a_tenth_of_a_second_while_the_level_is_read(
     recognizer: Recognizer,
 ) -> None:
     second = np.zeros(SAMPLE_RATE, np.int16)

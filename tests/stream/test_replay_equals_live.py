@@ -79,7 +79,7 @@ def test_blocks_of_any_length_are_the_same(
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_crumbs_of_random_size_pushed_into_a_source_are_the_same(
+def test_pieces_of_random_size_pushed_into_a_source_are_the_same(
     recognizer: Recognizer, expected: list[str], seed: int
 ) -> None:
     source, audio, rng = PushSource(), two_utterances(), np.random.default_rng(seed)
@@ -100,7 +100,9 @@ def test_crumbs_of_random_size_pushed_into_a_source_are_the_same(
 
 
 @pytest.mark.parametrize("size", [1, 160, 7_777])
-def test_crumbs_pushed_into_a_bare_stream_are_the_same(recognizer: Recognizer, expected: list[str], size: int) -> None:
+def test_small_pieces_pushed_into_a_bare_stream_are_the_same(
+    recognizer: Recognizer, expected: list[str], size: int
+) -> None:
     audio = two_utterances() if size > 1 else two_utterances()[:24_000]
     stream = Stream(recognizer)
     events = [event for i in range(0, len(audio), size) for event in stream.push(audio[i : i + size])]
@@ -111,7 +113,7 @@ def test_crumbs_pushed_into_a_bare_stream_are_the_same(recognizer: Recognizer, e
         assert as_json([*events, *stream.close()]) == as_json([*whole_stream.push(audio), *whole_stream.close()])
 
 
-def test_another_sample_rate_in_crumbs_is_the_same_as_in_one(recognizer: Recognizer) -> None:
+def test_another_sample_rate_in_small_pieces_is_the_same_as_in_one(recognizer: Recognizer) -> None:
     audio = (resample(two_utterances(), 16_000, 44_100) * 32767).astype("<i2").tobytes()
     once, often = Stream(recognizer), Stream(recognizer)
     crumbs = [event for i in range(0, len(audio), 777) for event in often.push(audio[i : i + 777], 44_100)]
@@ -130,7 +132,7 @@ def test_a_slow_recognizer_changes_nothing_but_the_waiting(
     assert as_json(replay(spoken, model=slow)) == expected
 
 
-def test_a_control_that_hears_one_sample_less_is_not_the_same(recognizer: Recognizer, expected: list[str]) -> None:
+def test_a_control_that_gets_one_sample_less_is_not_the_same(recognizer: Recognizer, expected: list[str]) -> None:
     stream = Stream(recognizer)
     assert as_json([*stream.push(two_utterances()[1:]), *stream.close()]) != expected
 

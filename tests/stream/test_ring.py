@@ -25,7 +25,7 @@ def test_what_was_written_is_read_by_its_index() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_crumbs_of_any_size_read_like_the_whole_stream(seed: int) -> None:
+def test_pieces_of_any_size_read_like_the_whole_stream(seed: int) -> None:
     rng = np.random.default_rng(seed)
     ring, position = Ring(97), 0
     for size in rng.integers(0, 250, 60):

@@ -163,7 +163,7 @@ def test_partials_of_other_front_ends_hold_a_whole_window(changes: dict[str, Any
     assert {features.frames_in(samples) for samples in at_rate} == {features.window_frames}
 
 
-def test_no_partial_before_there_is_enough_to_judge_nor_in_a_pause() -> None:
+def test_no_partial_before_there_is_enough_to_score_nor_in_a_pause() -> None:
     stream = audio((0.01, 500), (0.5, 1500), (0.01, 380), (0.5, 800), (0.01, 600))
     parts = segments(segmented(stream, first_partial_ms=1000), "partial")
     assert parts[0].end >= 1500 * MS
@@ -287,7 +287,7 @@ def test_only_a_long_absence_makes_the_detector_forget_the_room() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_lost_sound_anywhere_breaks_no_rule(seed: int) -> None:
+def test_lost_audio_anywhere_breaks_no_rule(seed: int) -> None:
     """Every announced utterance has one final and one end, in order, and what it holds is the stream's."""
     rng = np.random.default_rng(seed)
     config = {"max_utterance_s": 3, "cut_search_s": 0.2, "bridge_gap_ms": 500, "end_silence_ms": 300}
@@ -359,7 +359,7 @@ def scene(seed: int) -> Samples:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_crumbs_of_any_size_give_the_same_items_as_the_whole(seed: int) -> None:
+def test_pieces_of_any_size_give_the_same_items_as_the_whole(seed: int) -> None:
     rng, stream = np.random.default_rng(seed), scene(seed)
     config = SegmenterConfig(max_utterance_s=4, cut_search_s=1)
     whole = Segmenter(config, make_vad(VadConfig()), FEATURES)
@@ -436,7 +436,7 @@ def test_impossible_settings_name_the_field_the_rule_and_the_value(values: dict[
 
 
 @pytest.mark.parametrize("block", [320, 77, 1600])
-def test_frames_are_judged_several_at_a_time_and_events_come_no_later(block: int) -> None:
+def test_frames_are_processed_several_at_a_time_and_events_come_no_later(block: int) -> None:
     """The VAD is called a few times a second, and each event still comes with the block that makes it certain.
 
     What is computed ahead is no event; it comes later, but well before the final.

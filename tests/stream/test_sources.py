@@ -55,7 +55,7 @@ def _end(item: SourceItem) -> int:
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("kind", ["bytes", "int16", "float32", "columns"])
-def test_pcm_in_crumbs_of_any_size_is_the_same_sound_as_the_whole(rate: int, channels: int, kind: str) -> None:
+def test_pcm_in_pieces_of_any_size_is_the_same_audio_as_the_whole(rate: int, channels: int, kind: str) -> None:
     rng = np.random.default_rng(3)
     frames = (tone(300, 0.3)[:, None] * np.linspace(1, 0.5, channels) * 32767).astype(np.int16)
     pcm: Any = {
@@ -88,7 +88,7 @@ def write(path: Path, audio: Samples, rate: int = SAMPLE_RATE) -> Path:
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-def test_a_file_is_heard_as_read_audio_reads_it_in_blocks_of_one_length(tmp_path: Path, rate: int) -> None:
+def test_a_file_source_gives_what_read_audio_reads_in_blocks_of_one_length(tmp_path: Path, rate: int) -> None:
     file = write(tmp_path / "a.wav", tone(440, 2.51), rate)
     items = list(WavSource(file))
     np.testing.assert_array_equal(samples_of(items), read_audio(file))
@@ -141,7 +141,7 @@ def test_a_closed_file_ends_at_once_although_it_is_paced(tmp_path: Path) -> None
         ("text.wav", b"this is no sound at all", "not a readable audio file"),
     ],
 )
-def test_a_file_that_is_no_sound_is_named_before_anything_plays(
+def test_a_file_that_is_no_audio_is_named_before_anything_plays(
     tmp_path: Path, name: str, data: bytes | None, rule: str
 ) -> None:
     if data is not None:
@@ -193,7 +193,7 @@ def test_what_many_threads_push_is_all_heard() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_pushed_blocks_crumbs_halves_of_samples_and_arrays_are_one_recording(seed: int) -> None:
+def test_pushed_blocks_small_pieces_halves_of_samples_and_arrays_are_one_recording(seed: int) -> None:
     rng = np.random.default_rng(seed)
     pcm = rng.integers(-32768, 32767, 40_000).astype("<i2")
     data, source, at = pcm.tobytes(), PushSource(config=SourceConfig(queue_s=10)), 0
@@ -221,7 +221,7 @@ def test_a_live_push_never_waits_and_what_nobody_takes_becomes_a_gap() -> None:
     np.testing.assert_array_equal(samples_of(items), tone(duration_s=3.0)[32_000:])
 
 
-def test_a_push_that_waits_for_room_is_let_go_when_the_source_is_closed() -> None:
+def test_a_push_that_waits_for_room_continues_when_the_source_is_closed() -> None:
     source = PushSource(config=SourceConfig(queue_s=0.5))
     pusher = threading.Thread(target=source.push, args=(tone(duration_s=3.0),), daemon=True)
     pusher.start()
@@ -260,7 +260,7 @@ def test_a_late_burst_that_catches_up_is_no_loss() -> None:
     assert lost_by(SampleClock(1_000), times) == 0
 
 
-def test_sound_that_never_came_is_found_within_two_seconds_to_the_millisecond() -> None:
+def test_audio_that_never_came_is_found_within_two_seconds_to_the_millisecond() -> None:
     times = [0.02 * i + (0.35 if i >= 150 else 0.0) for i in range(400)]
     clock = SampleClock(1_000)
     found = [(i, lost) for i, at_s in enumerate(times) if (lost := clock.arrived(20, at_s))]
@@ -351,14 +351,14 @@ def played(source: MicSource, opener: Opener) -> list[SourceItem]:
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 1), (48_000, 2)])
-def test_a_microphone_of_any_rate_and_channels_is_heard_as_16_khz_mono(rate: int, channels: int) -> None:
+def test_a_microphone_of_any_rate_and_channels_gives_16_khz_mono(rate: int, channels: int) -> None:
     audio = tone(440, 0.5) if rate == 16_000 else resample(tone(440, 0.5), 16_000, rate)
     source, opener = microphone(ScriptedLine(chunks(audio, 100.0, rate=rate, channels=channels), rate=rate))
     expected = audio if rate == 16_000 else resample(audio, rate)
     np.testing.assert_allclose(samples_of(played(source, opener))[: len(expected)], expected, atol=1e-6)
 
 
-def test_an_overflow_is_counted_and_its_sound_is_a_gap() -> None:
+def test_an_overflow_is_counted_and_its_audio_is_a_gap() -> None:
     before, after = chunks(tone(duration_s=2.0), 10.0), chunks(tone(duration_s=0.5), 12.3)
     after[0] = after[0]._replace(overflowed=True)
     source, opener = microphone(ScriptedLine(before + after))
@@ -369,14 +369,14 @@ def test_an_overflow_is_counted_and_its_sound_is_a_gap() -> None:
     assert len(samples_of(items)) == 40_000
 
 
-def test_sound_that_the_ear_did_not_take_in_time_is_a_gap() -> None:
+def test_audio_that_was_not_taken_in_time_is_a_gap() -> None:
     source, opener = microphone(ScriptedLine(chunks(tone(duration_s=0.4), 10.0), dropped=1_600))
     items = played(source, opener)
     assert items[0] == Gap(start=0, length=1_600, reason="queue_full")
     assert len(samples_of(items)) == 6_400
 
 
-def test_an_unplugged_microphone_is_said_waited_for_and_heard_again_at_its_true_time() -> None:
+def test_an_unplugged_microphone_is_reported_waited_for_and_resumed_at_its_true_time() -> None:
     now = time.monotonic()
     lines = (
         ScriptedLine(chunks(tone(duration_s=0.4), now - 0.4)),
@@ -395,7 +395,7 @@ def test_an_unplugged_microphone_is_said_waited_for_and_heard_again_at_its_true_
     assert isinstance(lines[0], ScriptedLine) and lines[0].closed
 
 
-def test_a_microphone_that_comes_back_as_another_one_says_so() -> None:
+def test_a_microphone_that_comes_back_as_another_one_is_reported() -> None:
     now = time.monotonic()
     for second, another in (("scripted", False), ("USB", True)):
         lines = [
@@ -416,7 +416,7 @@ def test_a_microphone_that_falls_silent_is_given_up_and_closed() -> None:
     assert line.closed and source.state == "ended"
 
 
-def test_closing_while_the_microphone_is_gone_ends_the_wait_and_tells_the_whole_gap() -> None:
+def test_closing_while_the_microphone_is_gone_ends_the_wait_and_reports_the_whole_gap() -> None:
     source, opener = microphone(ScriptedLine(chunks(tone(duration_s=0.4), time.monotonic() - 5.4)))
     items = played(source, opener)
     lost = sum(item.length for item in items if isinstance(item, Gap))
@@ -482,7 +482,7 @@ def test_a_microphone_is_found_by_index_by_name_or_by_part_of_it(
     assert find_device(wanted).index == index
 
 
-def test_a_microphone_that_is_not_there_is_answered_with_those_that_are(
+def test_a_microphone_that_is_not_there_is_reported_with_those_that_are(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake_sounddevice(monkeypatch, tmp_path, DEVICES)

@@ -49,7 +49,7 @@ def fed_in_crumbs(
 
 
 @pytest.mark.slow
-def test_ten_minutes_of_speech_fed_in_crumbs_give_the_numbers_of_whole_utterances(recognizer: Recognizer) -> None:
+def test_ten_minutes_of_speech_fed_in_small_pieces_give_the_numbers_of_whole_utterances(recognizer: Recognizer) -> None:
     rng = np.random.default_rng(1)
     worst, spread = 0.0, []
     for audio in utterances():

@@ -68,14 +68,14 @@ def test_the_events_are_those_of_whole_windows(stepping: Recognizer) -> None:
     assert len({round(event.confidence, 3) for event in finals(events) + partials(events)}) > 20
 
 
-def test_a_final_is_what_the_recognizer_says_of_its_sound(stepping: Recognizer) -> None:
+def test_a_final_is_the_recognizers_result_for_its_audio(stepping: Recognizer) -> None:
     audio = long_and_short()
     for event in finals(events_of(stepping, audio)):
         alone = stepping.predict(audio[event.start : event.end])
         np.testing.assert_allclose(list(event.scores.values()), list(alone.scores.values()), atol=1e-5)
 
 
-def test_crumbs_give_the_same_events_as_the_whole(stepping: Recognizer) -> None:
+def test_small_pieces_give_the_same_events_as_the_whole(stepping: Recognizer) -> None:
     audio = long_and_short()
     stream = Stream(stepping)
     crumbs = [event for first in range(0, len(audio), 777) for event in stream.push(audio[first : first + 777])]

@@ -88,7 +88,7 @@ def test_without_the_noise_floor_webrtcvad_takes_noise_for_speech() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_quiet_microphone_hears_as_much_as_a_loud_one(engine: str) -> None:
+def test_a_quiet_microphone_detects_as_much_as_a_loud_one(engine: str) -> None:
     samples, speech = real_speech()
     noisy = samples + noise(len(samples) / SAMPLE_RATE, 0.003)
     loud = rates(make_vad(VadConfig(engine=engine)), noisy, speech)
@@ -114,7 +114,7 @@ def test_after_a_reset_it_decides_as_if_it_were_new(engine: str) -> None:
     assert np.array_equal(decided(vad, room), fresh)
 
 
-def test_sound_beyond_full_scale_is_clipped_not_wrapped() -> None:
+def test_audio_beyond_full_scale_is_clipped_not_wrapped() -> None:
     room = np.concatenate([silence(1), babble(2, level=0.5), silence(1)])
     found = decided(make_vad(VadConfig()), room)
     assert np.mean(found == decided(make_vad(VadConfig()), 20 * room)) > 0.95
@@ -176,7 +176,7 @@ def test_a_server_needs_a_detector_for_each_stream(recognizer: Recognizer) -> No
         Server(recognizer, stream=StreamConfig(vad=EverySecond()))
 
 
-def test_silero_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silero_without_its_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'streamser\[silero\]'"):
         make_vad(VadConfig(engine="silero"))

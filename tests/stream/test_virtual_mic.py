@@ -103,7 +103,7 @@ def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
         ("suspend", "resume", "stalled"),
     ],
 )
-def test_a_microphone_lost_in_the_middle_of_an_utterance_is_said_and_heard_again_at_its_true_time(
+def test_a_microphone_lost_in_the_middle_of_an_utterance_is_reported_and_resumed_at_its_true_time(
     mic: VirtualMic, recognizer: Recognizer, tmp_path: Path, fault: str, mend: str, message: str
 ) -> None:
     long = write(tmp_path / "long.wav", np.concatenate([silence(0.3), babble(20.0, seed=1)]))
@@ -143,7 +143,7 @@ def test_a_microphone_lost_in_the_middle_of_an_utterance_is_said_and_heard_again
     until(lambda: not set(streamser_threads()) - stuck)
 
 
-def test_closing_while_the_sound_server_is_wedged_ends_within_a_second(mic: VirtualMic, recognizer: Recognizer) -> None:
+def test_closing_while_the_sound_server_hangs_ends_within_a_second(mic: VirtualMic, recognizer: Recognizer) -> None:
     listener = listen(model=recognizer)
     with listener:
         until(lambda: listener.status().source_state == "open")
@@ -167,6 +167,6 @@ def test_a_failed_open_does_not_keep_the_library_from_looking_for_devices_anew(m
         assert _streams_in_use(sounddevice)
 
 
-def test_a_device_that_is_not_there_is_answered_with_those_that_are(mic: VirtualMic, recognizer: Recognizer) -> None:
+def test_a_device_that_is_not_there_is_reported_with_those_that_are(mic: VirtualMic, recognizer: Recognizer) -> None:
     with pytest.raises(DeviceError, match=r"no microphone 'blue'; there are: .*vmic"):
         listen("blue", model=recognizer)

@@ -80,7 +80,7 @@ def test_each_utterance_stands_on_the_finals_before_it(adaptive: Recognizer) -> 
     assert len(absolute) == 5 and baseline.weight > 0.1
 
 
-def test_a_replay_is_the_same_each_time_and_in_crumbs(adaptive: Recognizer, tmp_path: Path) -> None:
+def test_a_replay_is_the_same_each_time_and_in_small_pieces(adaptive: Recognizer, tmp_path: Path) -> None:
     path = tmp_path / "talk.wav"
     soundfile.write(path, talk(), SAMPLE_RATE, subtype="FLOAT")
     config = adapting(smoothing=0.4)

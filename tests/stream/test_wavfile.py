@@ -31,7 +31,7 @@ for number in range(10**9):
 """
 
 
-def test_16_bit_sound_is_written_bit_for_bit_with_silence_where_it_was_lost(tmp_path: Path) -> None:
+def test_16_bit_audio_is_written_bit_for_bit_with_silence_where_it_was_lost(tmp_path: Path) -> None:
     audio = (np.arange(-20_000, 20_000, dtype=np.int16)).astype(np.float32) / 32768
     writer = WavWriter(tmp_path / NAME)
     writer.write(audio[:7])
@@ -44,7 +44,7 @@ def test_16_bit_sound_is_written_bit_for_bit_with_silence_where_it_was_lost(tmp_
     assert np.array_equal(values, (expected * 32768).astype(np.int16))
 
 
-def test_sound_over_full_scale_is_clipped(tmp_path: Path) -> None:
+def test_audio_over_full_scale_is_clipped(tmp_path: Path) -> None:
     writer = WavWriter(tmp_path / NAME)
     writer.write(np.array([2.0, -2.0, 1.0], np.float32))
     writer.close()
@@ -106,7 +106,7 @@ def test_files_that_are_no_recordings_of_ours_are_left_as_they_are(tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
-def test_a_full_disk_is_an_error_that_says_so_and_what_was_stored_can_be_read(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_with_the_reason_and_what_was_stored_can_be_read(tmp_path: Path) -> None:
     code = f"""
 import resource, numpy as np
 from pathlib import Path
@@ -127,7 +127,7 @@ except AudioError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not let an open file be deleted")
-def test_a_recording_whose_file_was_deleted_is_an_error_within_a_second_of_sound(tmp_path: Path) -> None:
+def test_a_recording_whose_file_was_deleted_is_an_error_within_a_second_of_audio(tmp_path: Path) -> None:
     writer = WavWriter(tmp_path / NAME)
     (tmp_path / NAME).unlink()
     with pytest.raises(AudioError, match="was deleted"):

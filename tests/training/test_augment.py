@@ -161,7 +161,7 @@ def test_pitch_moves_the_tone_and_keeps_length_and_purity(semitones: float) -> N
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])
-def test_stretching_keeps_the_pitch_and_the_order_of_what_is_said(factor: float) -> None:
+def test_stretching_keeps_the_pitch_and_the_order_of_speech(factor: float) -> None:
     two_tones = np.concatenate([sine(300.0), sine(600.0)])
     longer = stretch(two_tones, factor)
     assert len(longer) == round(len(two_tones) * factor)
@@ -247,7 +247,7 @@ def test_what_was_drawn_can_be_applied_again() -> None:
     ],
     ids=["empty", "silent", "short", "full-scale", "click"],
 )
-def test_any_sound_comes_back_finite_and_within_full_scale(samples: Samples) -> None:
+def test_any_audio_comes_back_finite_and_within_full_scale(samples: Samples) -> None:
     everything = [step for _, step in EVERYTHING.steps()]
     for seed in range(5):
         rng = np.random.default_rng(seed)

@@ -67,7 +67,7 @@ def test_a_clips_windows_are_those_that_are_served(store: LevelStore, clips: lis
     np.testing.assert_allclose(trained, served, atol=0.05)
 
 
-def test_where_the_front_end_trims_only_the_speech_judges_a_clip() -> None:
+def test_where_the_front_end_trims_only_the_speech_of_a_clip_is_scored() -> None:
     frames = np.full((200, 4), -60.0, np.float16)
     frames[80:120] = -20.0
     clip = LevelStore(frames, np.zeros((1, 1), np.int64), np.full((1, 1), 200))
@@ -170,7 +170,7 @@ def test_a_feature_augmentation_is_added_from_outside_by_one_row(
             drawn(**settings)
 
 
-def test_a_room_rings_on_after_a_sound_as_its_time_and_its_distance_say() -> None:
+def test_a_room_rings_on_after_a_click_as_its_time_and_its_distance_say() -> None:
     """A click of 0 dB in silence: 60 dB in rt60, all of the tail `direct_db` weaker than the click."""
     features = FeatureConfig(n_mels=4, mfcc=0, log="db", floor=1e-20, length_s=1.0, stride_s=0.5)
     frames = np.full((50, 4), -200.0, np.float16)
@@ -201,7 +201,7 @@ SAMPLES = FeatureConfig(
 )
 
 
-def test_a_net_with_ears_of_its_own_gets_samples(clips: list[Clip], cache: Path) -> None:
+def test_a_network_with_its_own_front_end_gets_samples(clips: list[Clip], cache: Path) -> None:
     store = build_store(clips, SAMPLES, cache=cache, workers=1)
     batches = BatchMaker(store, SAMPLES, FeatureAugment(crop_probability=0.5, mixup=0.2))
     drawn = batches.draw(np.arange(len(clips)), np.random.default_rng(0))

@@ -207,7 +207,7 @@ def test_short_clips_are_learnt_at_their_own_length_where_they_are_served_so() -
 
 
 @pytest.mark.parametrize("attention", [True, False])
-def test_a_padded_batch_is_judged_as_each_of_its_clips_alone(attention: bool) -> None:
+def test_a_padded_batch_is_scored_as_each_of_its_clips_alone(attention: bool) -> None:
     torch.manual_seed(0)
     net = SepConv(2, bins=BINS, blocks=2, attention=attention).eval()
     windows = [torch.randn(length, BINS) for length in (3, 4, 5, 6, 7, 8, 19, 40)]
@@ -218,7 +218,7 @@ def test_a_padded_batch_is_judged_as_each_of_its_clips_alone(attention: bool) ->
     torch.testing.assert_close(together.logits, alone)
 
 
-def test_clips_are_judged_alike_in_whatever_company_and_as_often_as_one_likes() -> None:
+def test_a_clips_score_does_not_depend_on_its_batch_or_on_repetition() -> None:
     features = FeatureConfig(n_mels=BINS, log="db", length_s=0.5, short="keep", long="windows", stride_s=0.2)
     batches = BatchMaker(store_of([12, FRAMES, 25, 80]), features, FeatureAugment())
     net = SepConv(2, bins=BINS, blocks=1).eval()

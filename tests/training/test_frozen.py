@@ -53,13 +53,13 @@ def test_it_is_what_the_served_windows_give_and_comes_back_from_disk(
     assert again.key == first.key
 
 
-def test_two_workers_hear_what_one_does(net: Whisper, store: LevelStore, tmp_path: Path) -> None:
+def test_two_workers_read_what_one_does(net: Whisper, store: LevelStore, tmp_path: Path) -> None:
     one, two = encoded(net, store, tmp_path / "one"), encoded(net, store, tmp_path / "two", workers=2)
     np.testing.assert_allclose(two.levels, one.levels, atol=1e-6)
     np.testing.assert_array_equal(two.starts, one.starts)
 
 
-def test_only_copies_are_cropped_and_another_encoder_hears_anew(
+def test_only_copies_are_cropped_and_another_encoder_computes_its_own_store(
     net: Whisper, store: LevelStore, tmp_path: Path
 ) -> None:
     whole, pieces = encoded(net, store, tmp_path), encoded(net, store, tmp_path, crop=1.0)

@@ -67,14 +67,14 @@ def test_each_change_of_a_recipe_is_played_alone_and_then_all_together(clips: li
         assert np.isfinite(recordings[name]).all() and np.abs(recordings[name]).max() > 0.01
 
 
-def test_all_are_heard_when_none_is_switched_on(clips: list[Clip], tmp_path: Path) -> None:
+def test_all_changes_are_played_when_none_is_switched_on(clips: list[Clip], tmp_path: Path) -> None:
     recordings = previewed(clips, tmp_path / "out")
     line = ["band", "gain", "noise", "pitch", "room", "speed", "telephone"]
     assert sorted(recordings) == sorted([*line, "specaugment", "mixup", "original", "together"])
     assert SHOWN.mask_mels and SHOWN.mixup
 
 
-def test_a_drawn_level_is_the_level_that_is_heard(clips: list[Clip], tmp_path: Path) -> None:
+def test_a_drawn_level_is_the_level_of_the_audio(clips: list[Clip], tmp_path: Path) -> None:
     quiet = previewed(clips, tmp_path / "q", drawn=FeatureAugment(level_db=(-40.0, -40.0)))["drawn-level"]
     louder = previewed(clips, tmp_path / "l", drawn=FeatureAugment(level_db=(-30.0, -30.0)))["drawn-level"]
     assert 20 * np.log10(louder.std() / quiet.std()) == pytest.approx(10.0, abs=0.5)
@@ -128,7 +128,7 @@ def test_a_crop_is_a_shorter_piece_of_the_clip(clips: list[Clip], tmp_path: Path
 
 
 @pytest.mark.parametrize("center", [False, True])
-def test_a_gain_is_heard_when_its_frames_are(center: bool) -> None:
+def test_a_gain_applies_to_the_audio_of_its_frames(center: bool) -> None:
     features = make_features(center=center)
     audio = tone(1000.0, 2.0, level=0.1)
     gains = np.zeros(levels(audio, features).shape, np.float32)

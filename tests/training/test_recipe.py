@@ -63,7 +63,7 @@ def test_an_impossible_value_is_refused_by_its_rule(key: str, value: object, rul
         ("start: &a x\ndescription: *a", "r.yaml:3: aliases (*name) are not supported; write the value out"),
     ],
 )
-def test_a_slip_is_answered_with_its_line_its_rule_and_the_nearest_name(
+def test_a_slip_is_reported_with_its_line_its_rule_and_the_nearest_name(
     tmp_path: Path, text: str, expected: str
 ) -> None:
     file = tmp_path / "r.yaml"
@@ -104,7 +104,7 @@ def test_a_recipe_is_checked_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
-def test_a_file_that_is_no_recipe_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_no_recipe_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such recipe"):
         load_recipe(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"

@@ -185,7 +185,7 @@ def test_only_clips_of_the_styles_that_were_asked_for_are_taken(corpora: Path, c
         gather(make_recipe(styles=["sung"]), corpora, cache)
 
 
-def test_of_sounds_that_are_no_speech_it_learns_to_know_nothing(
+def test_recordings_without_speech_are_trained_towards_equal_probabilities(
     material: Material, tmp_path: Path, cache: Path, noises: Path
 ) -> None:
     """Also for kinds of audio not used in training: whistles are left out, and new hisses are tested."""
@@ -215,7 +215,7 @@ def test_a_label_that_no_clip_has_is_refused(corpora: Path, cache: Path) -> None
         gather(make_recipe(labels=["angry", "happy"]), corpora, cache)
 
 
-def test_features_that_do_not_fit_the_net_are_refused(material: Material, tmp_path: Path, cache: Path) -> None:
+def test_features_that_do_not_fit_the_network_are_refused(material: Material, tmp_path: Path, cache: Path) -> None:
     with pytest.raises(ConfigError, match="takes 40 bins, but features give 13"):
         trainer(make_recipe(features={"mfcc": 13}), material, tmp_path, cache)
 
@@ -242,7 +242,7 @@ def test_every_row_of_the_zoo_has_a_recipe_that_trains_it() -> None:
             assert benchmark_of(asdict(recipe), [BENCHMARKS[name].corpus]) is BENCHMARKS[name]
 
 
-def test_left_out_scores_are_judged_with_the_other_folds_temperature(
+def test_left_out_scores_use_the_other_folds_temperature(
     material: Material, corpora: Path, tmp_path: Path, cache: Path
 ) -> None:
     recipe = make_recipe(corpora=["tiny", "other"], protocol="leave-one-corpus-out", epochs=1)
@@ -316,7 +316,7 @@ def test_the_command_lists_the_published_variants(capsys: pytest.CaptureFixture[
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file store: Linux and macOS")
-def test_two_processes_train_the_net_of_one(corpora: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_network_of_one(corpora: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(  # no batch norm and no dropout: these see another batch, or draw other numbers, in each process
         "variant: sepconv-n1-wce\ncorpora: [tiny]\nlabels: [angry, sad]\nprotocol: ship\nvalidation_speakers: 0.34\n"
@@ -373,7 +373,7 @@ def test_a_frozen_encoder_comes_from_its_file_and_then_from_the_checkpoint(
     assert not np.allclose(net.head.weight.detach().numpy(), shipped["head.weight"])  # a head is learnt anew
 
 
-def test_what_learns_on_what_was_heard_judges_as_the_whole_net_does(
+def test_a_head_on_stored_encoder_output_predicts_as_the_whole_network(
     material: Material, tmp_path: Path, cache: Path, encoder: Path
 ) -> None:
     recipe = on_samples(start=str(encoder), epochs=3, copies=1, augment={"gain_probability": 1.0})
@@ -401,7 +401,9 @@ def test_what_learns_on_what_was_heard_judges_as_the_whole_net_does(
         ("lightsernet", "lightsernet holds nothing that fits Whisper"),
     ],
 )
-def test_a_start_that_is_none_is_said(material: Material, tmp_path: Path, cache: Path, start: str, words: str) -> None:
+def test_a_start_that_is_none_is_reported(
+    material: Material, tmp_path: Path, cache: Path, start: str, words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         trainer(on_samples(start=start), material, tmp_path, cache)
 
@@ -411,7 +413,7 @@ def test_a_start_that_is_none_is_said(material: Material, tmp_path: Path, cache:
     [{"train_window_s": 0.5}, {"feature_augment": {"pause_probability": 0.5}}, {"feature_augment": {"tilt_db": 3.0}}],
     ids=["pieces", "pauses", "colour"],
 )
-def test_what_a_frozen_net_cannot_draw_is_refused(
+def test_what_a_frozen_network_cannot_draw_is_refused(
     material: Material, tmp_path: Path, cache: Path, encoder: Path, changes: dict[str, object]
 ) -> None:
     with pytest.raises(
