@@ -86,7 +86,7 @@ __all__ = [
     "replay",
 ]
 
-_ROOMS = {
+_MODULES = {
     "audio": ("SAMPLE_RATE", "read_audio"),
     "baseline": ("Baseline",),
     "bundle": ("Bundle", "find_models", "load_bundle"),
@@ -112,13 +112,13 @@ _ROOMS = {
     "stream.pipeline": ("Listener", "listen", "replay"),
     "stream.sources": ("MicSource", "PushSource", "WavSource"),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'streamser' has no attribute {name!r}")
-    value = getattr(import_module(f"streamser.{_ROOM_OF[name]}"), name)
+    value = getattr(import_module(f"streamser.{_MODULE_OF[name]}"), name)
     globals()[name] = value  # the next look-up finds it without coming here
     return value
 

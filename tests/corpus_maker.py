@@ -46,7 +46,7 @@ VOICES = {  # pitch in Hz, level, depth of a 6 Hz vibrato
     "fru": (200.0, 0.15, 0.05),
     "xxx": (180.0, 0.10, 0.02),
 }
-"""Emotions of IEMOCAP as such voices, told apart by pitch and level."""
+"""Emotions of IEMOCAP as such voices, which differ in pitch and level."""
 WORDS = {
     "ang": "Anger", "hap": "Happiness", "exc": "Excited", "neu": "Neutral", "sad": "Sadness", "fru": "Frustration",
 }  # fmt: skip

@@ -68,7 +68,7 @@ def make_bundle(
     calibration: Calibration | None = None,
     **changes: Any,
 ) -> Bundle:
-    """A checkpoint in `folder` whose answers depend on the audio; it is random, so it lives in tests only."""
+    """A checkpoint in `folder` whose predictions depend on the audio; its weights are random."""
     features = features or make_features()
     weights = make_weights(features, len(labels), seed)
     values: dict[str, Any] = {

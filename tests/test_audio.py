@@ -1,4 +1,4 @@
-"""Every file gives audio or one clear sentence; a stream fed in crumbs gives the samples of the whole."""
+"""Every file gives audio or one clear error; a stream fed in small pieces gives the samples of the whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The NumPy front end against librosa, against itself in crumbs, and against the torch front end."""
+"""The NumPy front end against librosa, against itself in small pieces, and against the torch front end."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def files_with(pattern: str) -> set[str]:
 
 
 def test_threads_are_started_by_the_pipeline_alone() -> None:
-    stuck = "stream/portaudio.py"  # ends a stream aside, which a dead sound server may never let it
+    stuck = "stream/portaudio.py"  # ends a stream on another thread, since that may hang with a dead sound server
     parent = "cli/exits.py"  # ends a worker process with its parent
     assert files_with(r"\bThread\(") == {"stream/worker.py", "stream/pipeline.py", stuck, parent}
 

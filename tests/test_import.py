@@ -35,9 +35,9 @@ def test_all_is_sorted_and_every_name_is_there() -> None:
 
 
 def test_every_public_name_is_the_one_in_its_room() -> None:
-    assert sorted(streamser._ROOM_OF) == sorted(streamser.__all__)
-    for name, room in streamser._ROOM_OF.items():
-        assert getattr(streamser, name) is getattr(import_module(f"streamser.{room}"), name)
+    assert sorted(streamser._MODULE_OF) == sorted(streamser.__all__)
+    for name, module in streamser._MODULE_OF.items():
+        assert getattr(streamser, name) is getattr(import_module(f"streamser.{module}"), name)
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
@@ -49,8 +49,8 @@ def test_type_checkers_see_the_names_that_running_code_sees() -> None:
     source = (import_module("pathlib").Path(streamser.__file__)).read_text("utf-8")
     block = source.split("if TYPE_CHECKING:\n")[1].split("\n\n")[0]
     rooms = re.findall(r"from streamser\.([\w.]+) import (?:\(([^)]*)\)|(.+))", block)
-    seen = {name: room for room, many, one in rooms for name in re.findall(r"\w+", many or one)}
-    assert seen == streamser._ROOM_OF
+    seen = {name: module for module, many, one in rooms for name in re.findall(r"\w+", many or one)}
+    assert seen == streamser._MODULE_OF
 
 
 def test_importing_streamser_takes_less_than_three_tenths_of_a_second() -> None:
@@ -78,8 +78,8 @@ def test_a_score_on_the_cpu_imports_nothing_heavy(bundle: Bundle) -> None:
 def test_corpora_and_evaluation_are_imported_without_torch() -> None:
     script = (
         "import importlib, pkgutil, sys, streamser.corpora, streamser.evaluation\n"
-        "for room in (streamser.corpora, streamser.evaluation):\n"
-        "    for module in pkgutil.iter_modules(room.__path__, room.__name__ + '.'):\n"
+        "for module in (streamser.corpora, streamser.evaluation):\n"
+        "    for module in pkgutil.iter_modules(module.__path__, module.__name__ + '.'):\n"
         "        importlib.import_module(module.name)\n"
         "print(*(name for name in ('torch', 'onnx', 'safetensors', 'matplotlib') if name in sys.modules))"
     )

@@ -293,9 +293,7 @@ def test_all_files_are_valid_after_kill_9_and_continue_after_it(tmp_path: Path) 
         for _ in range(kill_after):
             assert child.stdout.readline()
         child.kill()
-        written_lines = kill_after + len(
-            child.stdout.read().splitlines()
-        )  # what it said to have written before it died
+        written_lines = kill_after + len(child.stdout.read().splitlines())  # the rows that it reported before it died
         child.stdout.close()
         child.wait()
         for name in NAMES:

@@ -34,7 +34,7 @@ def softmax(values: Frames) -> Frames:
     return weights / weights.sum()
 
 
-# What it says
+# Predictions
 
 
 @pytest.mark.parametrize("audio", RECORDINGS, ids=range(len(RECORDINGS)))

@@ -1,4 +1,4 @@
-"""The table of the small networks: teachers, then students and their controls; a second call goes on."""
+"""The table of the small networks: teachers, then students and their controls; a second call resumes."""
 
 from __future__ import annotations
 

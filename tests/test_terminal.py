@@ -364,7 +364,7 @@ async def test_q_asks_before_results_that_are_written_nowhere_are_lost() -> None
         await until(pilot, lambda: app.session.summary.utterances == 2)
         await pilot.press("q")
         await until(pilot, lambda: isinstance(app.screen, QuitScreen))
-        await pilot.press("x")  # any other key goes on
+        await pilot.press("x")  # any other key continues
         await until(pilot, lambda: not isinstance(app.screen, QuitScreen))
         assert app.is_running and not listener.closed.is_set()
         await pilot.press("q")

@@ -1,4 +1,4 @@
-"""A real PortAudio microphone for tests on machines without a sound card, each test its own daemon."""
+"""A real PortAudio microphone for tests on machines without a sound card, each test with its own server."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class VirtualMic:
         return any(player.poll() is None for player in self._players)
 
     def play(self, file: Path, sink: str = "stereo") -> None:
-        """Play a file into a microphone while the test goes on."""
+        """Play a file into a microphone while the test continues."""
         player = subprocess.Popen(
             ["bash", SCRIPT, "play", self.folder, file, sink],
             env=self._env(),

@@ -24,14 +24,14 @@ from streamser.server.options import ServerConfig
 
 
 async def serve(pipe: Connection) -> None:
-    """A server of many clients, until the pipe says so."""
+    """A server of many clients, until the pipe is closed."""
     async with Server(load("lightsernet"), ServerConfig(port=0, max_clients=1000)) as server:
         pipe.send(server.port)
         await asyncio.to_thread(pipe.recv)
 
 
 async def pass_on(pipe: Connection, port: int) -> None:
-    """The gate before it; answers each message with the CPU seconds so far."""
+    """The gate before it; responds to each message with the CPU seconds so far."""
 
     async def pick() -> AsyncGenerator[Address, None]:
         yield ("127.0.0.1", port)

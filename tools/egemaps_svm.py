@@ -68,7 +68,7 @@ def extract(paths: Sequence[Path]) -> Values:
 
 
 def table_of(clips: Sequence[Clip], cache: Path | None, workers: int) -> Table:
-    """The functionals of all clips; those that the cache file knows are not computed again."""
+    """The functionals of all clips; those in the cache file are not computed again."""
     known: dict[str, Values] = {}
     if cache is not None and cache.is_file():
         with np.load(cache) as arrays:

@@ -165,7 +165,7 @@ def streams_agree(check: Check, name: str, tf32: bool) -> dict[str, Any]:
 
 
 def falls_back(check: Check) -> dict[str, Any]:
-    """With hardly any memory left on the device, the CPU takes over, once, with the same answers."""
+    """With almost no memory left on the device, the CPU takes over, once, with the same predictions."""
     from streamser.recognizer import load
 
     cpu = load("lightsernet", "cpu", engine="onnx")

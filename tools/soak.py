@@ -285,7 +285,7 @@ async def watch(processes: Sequence[Watched], stop: asyncio.Event, record: Recor
 async def keep_doing(
     name: str, job: Callable[[], Awaitable[None]], most_pause_s: float, stop: asyncio.Event, record: Record
 ) -> None:
-    """Repeat a client with pauses; an error counts as a fault, and the soak goes on."""
+    """Repeat a client with pauses; an error counts as a fault, and the soak continues."""
     rng = random.Random(name)
     while not stop.is_set():
         try:
@@ -391,7 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mic", action="store_true", help="listen to a virtual microphone, too")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or its servers and its sound server would go on
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else its servers would continue to run
     args.out.mkdir(parents=True, exist_ok=True)
     rng, recognizer = random.Random(args.seed), streamser.load(args.model)
     clips = [streamser.read_audio(sample.path) for sample in find_samples()]

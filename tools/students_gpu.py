@@ -105,7 +105,7 @@ class Options:
 
 
 def some_of(material: Material, clips: int) -> Material:
-    """At most so many clips of each label of each corpus, of speakers in turn; all of them for 0."""
+    """At most `clips` clips of each label of each corpus, taken from its speakers in turn; 0 takes all."""
 
     def few(of: Sequence[Clip]) -> tuple[Clip, ...]:
         groups: dict[tuple[str, str], dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
@@ -226,7 +226,7 @@ class Students:
 
 
 def tables(runs: Path, plan: Sequence[Student]) -> dict[str, Any]:
-    """What each student's finished folds say: figures of the folds, and of streams where corpora are left out."""
+    """Figures of each student's finished folds, and of streams if corpora are left out."""
     found: dict[str, Any] = {}
     for student in plan:
         folder = runs / student.name

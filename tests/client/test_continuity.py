@@ -1,4 +1,4 @@
-"""A stream that goes on over a new connection: what is sent again, and what its events say."""
+"""A stream that continues over a new connection: the audio that is sent again, and its events."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Line:
 
 
 def events_over(recognizer: Recognizer, cuts: Sequence[int], step: int = 4_800) -> list[Event]:
-    """The events of the talk, over connections that are lost after so many messages."""
+    """The events of the recording, over connections that are lost after a given number of messages."""
     data, continuity, line, events = talk(), Continuity(sample_rate=RATE, channels=1), Line(recognizer), []
     for number, first in enumerate(range(0, len(data), step)):
         piece = data[first : first + step]

@@ -1,4 +1,4 @@
-"""What the Ray options do without Ray: their help, and the error that says how to install it."""
+"""The Ray options without Ray: their help, and the error that explains how to install it."""
 
 from __future__ import annotations
 

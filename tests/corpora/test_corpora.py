@@ -384,7 +384,7 @@ def test_a_check_remembers_what_it_read_until_the_file_changes(tmp_path: Path) -
     (first,), _ = check_audio([clip], AudioCheck(cache))
     stamp = path.stat().st_mtime_ns
     audio(path, seed=2)
-    os.utime(path, ns=(stamp, stamp))  # same size, same time: the memory answers
+    os.utime(path, ns=(stamp, stamp))  # same size, same time: the cache is used
     assert check_audio([clip], AudioCheck(cache))[0][0].digest == first.digest
     os.utime(path, ns=(stamp, stamp + 10**9))
     assert check_audio([clip], AudioCheck(cache))[0][0].digest != first.digest

@@ -71,7 +71,7 @@ def test_logits_that_are_always_right_or_always_wrong_keep_the_temperature_withi
 def test_a_bias_that_only_one_speaker_needs_is_not_kept() -> None:
     logits, targets = drawn(2.0, clips=800)
     speakers = [f"c/{i % 8}" for i in range(800)]
-    logits[::8, 0] += 4.0  # speaker 0 sounds like class 0 whatever he says
+    logits[::8, 0] += 4.0  # speaker 0 always sounds like class 0
     fitted, _ = fit_calibration(logits, targets, risk=0.3, groups=speakers)
     assert fitted.bias == ()
 

@@ -27,7 +27,7 @@ EMOTIONS = (*LABELS, "disgust")
 
 
 def make_corpus(folder: Path, speakers: int = 3, clips: int = 2, seed: int = 0) -> Path:
-    """Half-second clips of every emotion and speaker; tones of a pitch for each emotion, so that answers differ."""
+    """Half-second clips of every emotion and speaker; tones of a pitch for each emotion, so that predictions differ."""
     (folder / "audio").mkdir(parents=True)
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)

@@ -93,7 +93,7 @@ def test_ua_at_coverage_counts_only_the_surest() -> None:
     assert metrics.ua_at_coverage(probabilities, truth, 1.0) == 0.5
     with pytest.raises(ValueError, match="coverage is a share"):
         metrics.ua_at_coverage(probabilities, truth, 70)
-    # weighed: the surest answer alone is half of all there is, and a class's recall follows the weights too
+    # weighted: the most confident prediction has half of the weight, also in the recall of its class
     weights = [3.0, 1.0, 1.0, 1.0]
     assert metrics.most_confident(probabilities.max(axis=1), 0.5, weights).tolist() == [0]
     assert metrics.ua_at_coverage(probabilities, truth, 1.0, weights) == pytest.approx((3 / 4 + 1 / 2) / 2)

@@ -225,7 +225,7 @@ def test_a_replay_is_published_event_by_event_as_the_pipeline_gives_it(
     finals = [event for event in expected_events if event["type"] == "emotion" and event["final"]]
     assert len(finals) == 2
     assert json.loads(watcher.last["streamser/state"]) == finals[-1]
-    watcher.sees("streamser/availability", "offline")  # said goodbye
+    watcher.sees("streamser/availability", "offline")  # disconnected properly
 
 
 def watcher_ready(watcher: Watcher, broker: Broker) -> None:
@@ -264,7 +264,7 @@ def test_after_the_broker_has_restarted_everything_is_announced_again_as_it_is_n
         watch().sees("streamser/speaking", "ON")
         broker.stop()
         until(lambda: "lost the MQTT broker" in caplog.text, "the loss is noticed")
-        publisher.publish(final("sad"))  # while nobody listens
+        publisher.publish(final("sad"))  # without a subscriber
         publisher.publish(SpeechEnded(utterance=0, start=0, end=16_000))
         broker.start()  # it keeps nothing: no persistence
         until(lambda: "is back" in caplog.text, "the connection comes back")

@@ -148,7 +148,7 @@ async def test_partials_come_only_where_they_were_asked_for(recognizer: Recogniz
 
 async def test_an_utterance_is_answered_while_the_audio_still_goes_on(server: WyomingServer) -> None:
     async with client_of(server) as client:
-        for chunk in chunks(pcm(talk()), 16_000, 1):  # no audio-start: some clients never say it
+        for chunk in chunks(pcm(talk()), 16_000, 1):  # no audio-start: some clients never send it
             await client.write_event(chunk.event())
         event = await client.read_event()  # and no audio-stop yet
         assert event is not None

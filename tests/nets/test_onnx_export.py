@@ -47,7 +47,7 @@ def test_graph_and_network_agree_at_several_lengths_and_batch_sizes(name: str) -
         assert logits.shape == (batch, CLASSES) and embedding.shape == expected_embedding.shape
         np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4, rtol=1e-5)
         np.testing.assert_allclose(embedding, expected_embedding.numpy(), atol=1e-4, rtol=1e-5)
-        # The control: another input's logits are far away, so that equality says something.
+        # The control: another input's logits are far away, so that the test can fail.
         others, _ = run_session(session, probe_frames(features, batch, frames, seed=8))
         assert np.abs(logits - others).max() > 100 * TOLERANCE
 

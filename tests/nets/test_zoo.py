@@ -108,7 +108,7 @@ def test_parameter_counts_are_the_published_ones() -> None:
 
 
 def test_the_cnn_blstm_is_larger_than_its_paper_says() -> None:
-    # "Less than 360K" and "383K" in the paper; the module's docstring tells what is counted here.
+    # "Less than 360K" and "383K" in the paper; the module's docstring explains the count.
     baseline, combined = (count_parameters(build(f"cnn-blstm-{row}", 4)) for row in ("softmax", "combined"))
     assert (baseline, combined) == (401_412, 401_668)
     assert combined - baseline == 256  # 64 values by four classes: 0.07 % of the paper's 383K

@@ -43,7 +43,7 @@ def sure_recognizer(sure: Bundle) -> Recognizer:
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two utterances of two answers, as the 48 kHz stereo that the fake microphone of the browser wants."""
+    """Two utterances with different predictions, as 48 kHz stereo for the fake microphone of the browser."""
     parts = [silence(1.2), coloured(bright=True), silence(1.2), coloured(bright=False), silence(1.5)]
     audio = resample(np.concatenate(parts), SAMPLE_RATE, 48_000)
     path = tmp_path_factory.mktemp("sound") / "talk.wav"

@@ -97,7 +97,7 @@ class _ToLoopback(aiohttp.abc.AbstractResolver):
 
 
 async def listens(port: int) -> None:
-    """Return once somebody does."""
+    """Wait until a connection is accepted."""
     while not await connects(port):
         await asyncio.sleep(0.05)
 

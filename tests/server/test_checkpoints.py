@@ -1,4 +1,4 @@
-"""Clients choose among the installed checkpoints, and a second one answers the same audio side by side."""
+"""Clients choose among the installed checkpoints, and a second one classifies the same audio at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that is told to stop finishes what it has begun."""
+"""A server that is stopped finishes the work in progress."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ async def post(server: Server, body: Any, query: str = "", **options: Any) -> tu
 
 @contextlib.asynccontextmanager
 async def watched(server: Server) -> AsyncIterator[list[float]]:
-    """Within, another client asks for /healthz again and again; gives how long each answer took."""
+    """Inside the `with`, another client requests /healthz repeatedly; yields the time of each response."""
     delays: list[float] = []
     loop = asyncio.get_running_loop()
 

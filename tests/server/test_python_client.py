@@ -1,4 +1,4 @@
-"""The Python client gives what the same audio gives without a server, and says why when it cannot."""
+"""The Python client gives the events that the same audio gives without a server, or an error with the reason."""
 
 from __future__ import annotations
 

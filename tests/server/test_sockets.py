@@ -270,7 +270,7 @@ async def test_a_token_opens_by_header_by_query_and_by_hello_and_nothing_else_do
 
 
 class NeverReads:
-    """A client that sends and never reads an answer, until the end."""
+    """A client that sends and never reads until the end."""
 
     def __init__(self, server: Server) -> None:
         self._socket = socket.socket()
@@ -356,7 +356,7 @@ async def test_an_error_of_the_engine_is_reported_to_its_client_and_the_server_c
         assert (messages[-1]["code"], talker.ws.close_code) == ("failed", 1011)
         ended = next(message for message in messages if message["type"] == "stream_ended")
         assert ended["error"] == messages[-1]["message"] == "the engine caught fire"
-        async with talking(server, sample_rate=16000) as unaware:  # it goes on sending, and is told all the same
+        async with talking(server, sample_rate=16000) as unaware:  # it continues to send, and still gets the error
             await unaware.say(DATA)
             messages = await unaware.receive()
         assert [message["type"] for message in messages[-2:]] == ["stream_ended", "error"]

@@ -486,7 +486,7 @@ def test_an_error_of_the_recognizer_reaches_the_caller(recognizer: Recognizer, s
 
 
 class Endless:
-    """A live source that goes on until it is closed: half a second of silence, then nothing but speech."""
+    """A live source that runs until it is closed: half a second of silence, then only speech."""
 
     overflows, description, state, live = 0, "endless", "open", True
 

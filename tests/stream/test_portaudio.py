@@ -48,7 +48,7 @@ def test_a_stream_that_never_ends_is_left_behind_and_ends_when_it_can(caplog: py
 
 def test_the_library_is_not_restarted_over_an_open_stream_but_over_one_that_was_never_opened() -> None:
     class Base:
-        closed = False  # as sounddevice says it of a stream that failed to open
+        closed = False  # sounddevice's message for a stream that failed to open
 
     class Open(Base):
         samplerate = 48_000

@@ -374,7 +374,7 @@ def test_pieces_of_any_size_give_the_same_items_as_the_whole(seed: int) -> None:
 
 
 def test_a_sample_less_is_not_the_same() -> None:
-    """The control: `told` does see differences."""
+    """The control: `told` detects differences."""
     stream = scene(0)
     assert described(segmented(stream)) != described(segmented(stream[1:]))
 

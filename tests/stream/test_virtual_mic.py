@@ -56,7 +56,7 @@ def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
 ) -> None:
     """One at 48 kHz in stereo, one at 16 kHz in mono; each plays another file."""
     # Three seconds of a room's noise first. That noise, beginning after the digital silence that only a virtual
-    # device gives, may be taken for an utterance of its own; it is left out.
+    # device gives, may be detected as a separate utterance; it is left out.
     lead = 3 * SAMPLE_RATE
     voice = np.concatenate([silence(3.0), two_utterances()])
     voice += noise(len(voice) / SAMPLE_RATE, level=0.002)

@@ -1,4 +1,4 @@
-"""A stream builds a baseline of its own utterances, each stream its own, and forgets it when another person speaks."""
+"""Each stream computes a baseline from its own utterances, and resets it when another person speaks."""
 
 from __future__ import annotations
 

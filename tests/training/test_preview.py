@@ -85,7 +85,7 @@ def test_a_masked_band_goes_to_the_mean_and_the_others_stay_as_they_are(clips: l
     before = levels(np.resize(recordings["original"], int(WINDOW_S * SAMPLE_RATE)))
     after = levels(recordings["specaugment"])
     spoken = frames(0.5, 1.5)
-    sounding = before[spoken].mean(axis=0) > before[spoken].mean(axis=0).max() - 30  # others hear what leaks from these
+    sounding = before[spoken].mean(axis=0) > before[spoken].mean(axis=0).max() - 30  # others get their leakage
     change = np.abs(after - before)[spoken].mean(axis=0)[sounding]
     masked, kept = change > 3.5, change < 2.5
     assert masked.sum() >= 3 and kept.sum() >= 3 and (masked | kept).mean() > 0.8  # the band, and its edges

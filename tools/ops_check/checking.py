@@ -61,7 +61,7 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60.0) ->
 
 
 def ready() -> bool:
-    """Whether /healthz answers 200."""
+    """Whether the response of /healthz is 200."""
     return ask("/healthz")[0] == 200
 
 

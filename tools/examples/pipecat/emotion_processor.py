@@ -38,7 +38,7 @@ _FINISH_S = 5.0
 
 @dataclass
 class EmotionFrame(SystemFrame):
-    """One utterance has ended, and so it was said; a system frame, because interruptions drop others."""
+    """The emotion of one finished utterance; a system frame, because interruptions drop other frames."""
 
     emotion: str
     """The likeliest class, also when `uncertain`: act on it only when not."""
@@ -132,7 +132,7 @@ class EmotionProcessor(FrameProcessor):
         self._taken = self._scored = 0  # frames of audio
         self._lost = 0  # samples that did not fit, not yet reported to the stream
         self._position = 0  # samples scored
-        self._open: int | None = None  # the utterance that goes on
+        self._open: int | None = None  # the open utterance
         self._newest: EmotionEvent | None = None
         self._last_told = -1  # the last utterance that the LLM was informed of
         self._task = self.create_task(self._score())
@@ -160,7 +160,7 @@ class EmotionProcessor(FrameProcessor):
             ended = batch[-1][1] is None
             try:
                 await self._handle(await asyncio.to_thread(self._push, batch))
-            except Exception as error:  # whatever fails here: the conversation goes on, without emotions
+            except Exception as error:  # after any error here, the conversation continues without emotions
                 await self.push_error(f"no emotion for this sound: {error}", exception=error)
             async with self._progress:
                 self._scored += len(batch)

@@ -46,7 +46,7 @@ TAIL_S = 3.0  # silence after the file, in which the last turn ends
 
 
 class StandInSTT(FrameProcessor):
-    """Replaces a speech-to-text service: it detects that somebody has spoken, but returns no words."""
+    """Replaces a speech-to-text service: it detects speech, but returns no words."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class StandInSTT(FrameProcessor):
 
 
 class StandInLLM(FrameProcessor):
-    """Replaces a language model: it answers each context and prints the messages it got."""
+    """Replaces a language model: it responds to each context and prints the messages it got."""
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)

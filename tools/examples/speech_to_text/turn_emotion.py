@@ -1,6 +1,6 @@
-"""The emotion of a user's turn, beside any speech-to-text: push the same audio, then ask when the words have come.
+"""The emotion of a user's turn, beside any speech-to-text: push the same audio, then read the emotion with the words.
 
-The words are never held up: scoring happens on a thread of its own, and a push never waits.
+The words are never delayed: scoring happens on a thread of its own, and a push never waits.
 """
 
 from __future__ import annotations
