@@ -34,7 +34,7 @@ def test_all_is_sorted_and_every_name_is_there() -> None:
     assert set(streamser.__all__) <= set(dir(streamser))
 
 
-def test_every_public_name_is_the_one_in_its_room() -> None:
+def test_every_public_name_is_the_one_in_its_module() -> None:
     assert sorted(streamser._MODULE_OF) == sorted(streamser.__all__)
     for name, module in streamser._MODULE_OF.items():
         assert getattr(streamser, name) is getattr(import_module(f"streamser.{module}"), name)

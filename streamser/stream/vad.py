@@ -145,7 +145,7 @@ class WebRtcVad:
         self._peak = 0.0
 
     def _gains(self, frames: Samples, outstanding: list[bool], floors: list[float]) -> Samples:
-        """Amplify a quiet microphone to the level webrtcvad was made for; loud sound is unchanged. (frames,)"""
+        """Amplify a quiet microphone to the level webrtcvad was made for; loud audio is unchanged. (frames,)"""
         energies = np.matmul(frames[:, None], frames[:, :, None]).ravel().tolist()  # as np.dot of each frame
         peak, gains = self._peak, []
         for energy, stands_out, floor_power in zip(energies, outstanding, floors, strict=True):
