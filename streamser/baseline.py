@@ -1,4 +1,4 @@
-"""A baseline: how a voice usually sounds here, as the weighted sum of its earlier utterances' embeddings.
+"""A baseline: the weighted mean of a speaker's earlier embeddings, stored as a sum and its weight.
 
 The relative head of a checkpoint compares an utterance with it. An utterance that the absolute head finds neutral has a
 large weight, one that it finds angry a small one, so that a stream of an always angry speaker does not make anger the
