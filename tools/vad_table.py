@@ -349,7 +349,7 @@ def document(args: argparse.Namespace, speech: Speech, rows: Sequence[tuple[str,
             + "; ".join(f"{name} {cost_us:.0f} us" for name, cost_us in costs.items())
             + ".",
             "",
-            "## Utterances: speech in utterances, % / silence in utterances, % / false utterances per minute",
+            "## Utterances",
             "",
             *UTTERANCES.splitlines(),
             "",
@@ -366,42 +366,46 @@ INTRODUCTION = """\
 
 `{command}`, {date}, {machine}.
 
-- **Speech**: {minutes:.1f} minutes with {voices} voices of LibriSpeech, RAVDESS, EMO-DB and nEMO.
-  {share:.0f} % is speech; the pauses between
-  the clips last 1 to 2.5 s and are digital silence before the noise is added.
-- **Truth**: every 10 ms, a frame is speech if the energy of the clean speech is within 30 dB of its loud parts; pauses
-  under 200 ms are filled.
-- **Ratio**: the level of the speech, without its pauses, relative to the noise. "No speech" is the noise alone for a
-  minute, at -36 dBFS.
+- **Detectors**: `webrtc`, the default, is webrtcvad behind a *noise gate*. The noise gate passes only frames that rise
+  above the noise of the room. `energy` is the noise gate alone, and `silero` is a neural network. "webrtcvad alone" has
+  no noise gate (`vad.noise_floor: false`, `vad.mode: 2`).
+- **Speech**: {minutes:.1f} minutes with {voices} voices of LibriSpeech, RAVDESS, EMO-DB and nEMO. {share:.0f} % is
+  speech; the pauses between the clips last 1 to 2.5 s and are digital silence before the noise is added.
+- **Truth**: every 10 ms of the clean speech count as speech if their level is within 30 dB of the loud parts; so do
+  pauses under 200 ms. The columns of the first table compare this with the detectors' decisions every 10 ms.
+- **Ratio**: the level of the speech, without its pauses, relative to the level of the noise. "No speech" is the noise
+  alone for a minute, at -36 dBFS. In the two last rows, the mixture with pink noise at 20 dB is made 20 or 40 dB
+  quieter and rounded to 16 bits, as from a quiet microphone; the ratio does not change.
 - **Speakers**: the `{half}` half of each corpus. The detectors' constants were chosen on the other half, with noises of
   the same kinds.
 - **Noise**: white, pink and fan noise are generated. Babble is six other LibriSpeech voices at once, without pauses.
-  Music is synthesized (chords, bass, a melody with vibrato, snare) and only roughly similar to real music. ESC-10 is
-  its recorded sounds (rain, dogs, clocks, chainsaws, babies), five seconds of each, one after another at equal level,
-  which is difficult for a detector."""
+  Music is synthesized (chords, bass, a melody with vibrato, snare) and only roughly similar to real music. The rows
+  "ESC-10" use the recorded sounds of that collection (rain, dogs, clocks, chainsaws, babies), five seconds of each, one
+  after another at equal level, which is difficult for a detector."""
 
 UTTERANCES = """\
-The segmenter with its defaults made the utterances. Silence counts only if it is more than half a second from any
-speech. An utterance is false if it contains no speech; false utterances are counted per minute without speech."""
+Each cell: share of speech inside utterances, % / share of silence inside utterances, % / false utterances per minute.
+The segmenter with its default settings cut the utterances. Only silence that is more than half a second from any speech
+is counted. An utterance is false if it contains no speech; false utterances are counted per minute without speech."""
 
 FINDINGS = """\
 ## How to read it
 
 - **webrtcvad alone** mistakes steady noise for speech: all noise at 0 dB, pink noise from 5 dB and a fan from 10 dB.
-  The result is one utterance without end.
-- **The default** (`engine: webrtc`) passes a frame to webrtcvad only if it rises above the room's noise: above the
-  tracked noise floor of 16 bands, and above the background's usual range of levels. Steady noise gives no utterance at
-  any level. The level of the input is normalized, so a quiet microphone works as well. Its weakness is sounds that come
-  and go: music, clatter or a chatting crowd with nobody near the microphone still give an utterance every two to four
-  seconds.
-- **energy** is that gate without webrtcvad. It is as good in loud noise, but in quiet rooms it mistakes more small
-  sounds for speech.
-- **silero** distinguishes speech from other sounds best. Use it (`pip install 'streamser[silero]'`, `vad.engine:
-  silero`) where dogs bark, dishes clatter or music plays. Babble at 10 dB and below gives one utterance without end,
-  since babble is speech.
+  Speech is then detected all the time, so utterances end only at the maximum length (20 s).
+- **The default** (`engine: webrtc`) passes a frame to webrtcvad only if the noise gate is open. For this, the frame
+  must rise above the noise floor, which is tracked in 16 frequency bands, and above the usual range of levels of the
+  background. Steady noise gives no utterance at any level. The level of the input is normalized, so a quiet microphone
+  works as well. Its weakness is sounds whose level changes: music, clatter or a chatting crowd with nobody near the
+  microphone still cause an utterance every two to four seconds.
+- **energy** is the noise gate without webrtcvad. In loud noise it is as good as the default, but in quiet rooms it
+  mistakes more faint sounds for speech.
+- **silero** distinguishes speech from other sounds best. Use it (`pip install 'streamser[silero]'`,
+  `vad.engine: silero`) where dogs bark, dishes clatter or music plays. In babble at 10 dB and below, it detects speech
+  all the time, since babble is speech; utterances then end only at the maximum length.
 - No detector distinguishes a voice on the television from a voice in the room, except by its level.
-- A fan that is switched on counts as speech for at most two seconds; a note or a vowel held steady for longer than 1.5
-  s counts as noise."""
+- A fan that is switched on is mistaken for speech for at most two seconds; a steady note or vowel that is longer than
+  1.5 s is mistaken for noise."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
