@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""CPU of the gate of `streamser serve --ray` for a live stream: a process that passes on the messages of N streams.
+"""Measure the CPU time of the gateway of `streamser serve --ray` for each live stream, with N streams.
 
     python tools/bench_gate.py [--streams 20] [--seconds 10] [--block-ms 20]
 
-A server, the gate and the clients have a process each; only the gate's CPU time counts. Ray is not needed.
+The server, the gateway and the clients have a process each; only the gateway's CPU time counts. Ray is not needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def serve(pipe: Connection) -> None:
 
 
 async def pass_on(pipe: Connection, port: int) -> None:
-    """The gate before it; responds to each message with the CPU seconds so far."""
+    """Run the gateway; respond to each message on the pipe with its CPU seconds so far."""
 
     async def pick() -> AsyncGenerator[Address, None]:
         yield ("127.0.0.1", port)
@@ -47,7 +47,7 @@ async def pass_on(pipe: Connection, port: int) -> None:
 
 
 async def talk(port: int, pipe: Connection, args: argparse.Namespace) -> float:
-    """CPU milliseconds of the gate for each second of each stream."""
+    """CPU milliseconds of the gateway for each second of each stream."""
     block = bytes(32 * args.block_ms)
     async with aiohttp.ClientSession() as session:
         url = f"http://127.0.0.1:{port}/ws/stream?sample_rate=16000"
@@ -96,7 +96,7 @@ def main() -> None:
     gate = context.Process(target=run_gate, args=(gate_end, to_server.recv()))
     gate.start()
     cost_ms = asyncio.run(talk(to_gate.recv(), to_gate, args))
-    print(f"gate: {cost_ms:.2f} ms of CPU for a second of a stream, in messages of {args.block_ms} ms")
+    print(f"gateway: {cost_ms:.2f} ms of CPU for a second of a stream, in messages of {args.block_ms} ms")
     to_gate.send(False)
     to_server.send(False)
     gate.join()

@@ -1,8 +1,8 @@
 """One address for many servers: each connection is forwarded to one of them for as long as it lasts.
 
-The gate passes bytes on as they are, so the protocol, the token, the limits and the pages are those of the servers, and
-a client that sends too fast or reads too slowly is slowed down by TCP all the way. Where a server dies, the gate ends
-its connections with a reason.
+The gateway forwards bytes unchanged, so the protocol, the token, the limits and the pages are those of the servers, and
+a client that sends too fast or reads too slowly is slowed down by TCP. If a server dies, the gateway closes its
+connections with a reason.
 """
 
 from __future__ import annotations
