@@ -97,7 +97,7 @@ def verdict(peak: float) -> str:
     """Advice for the user from the loudest sample of a test.
 
     >>> verdict(0.3), verdict(0.0)
-    ('good', 'no sound: is it muted, or is another one meant?')
+    ('good', 'no signal: is it muted, or did you mean another microphone?')
     """
     if _db(peak) <= _SILENT_DB:
         return "no signal: is it muted, or did you mean another microphone?"

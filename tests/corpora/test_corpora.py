@@ -415,7 +415,7 @@ def test_cautions_name_few_speakers_scarce_labels_and_telling_sentences() -> Non
     few, scarce, telling = cautions(clips)
     assert few.startswith("2 speakers")
     assert scarce == "labels with fewer than 20 clips: angry 19"
-    assert telling.startswith("30 of 69 clips say one of 1 sentences that have a single label")
+    assert telling.startswith("30 of 69 clips have one of 1 sentences that have a single label")
 
 
 # ---- the corpora that are here

@@ -55,7 +55,7 @@ def test_export_refuses_a_checkpoint_whose_graph_is_not_of_its_weights(
     make_bundle(tmp_path / "mixed", features=FEATURES, weights=weights, onnx=graph, variant="sepconv")
     out = tmp_path / "mixed.onnx"
     assert main(["export", str(tmp_path / "mixed"), "--out", str(out)]) == 1
-    assert "not of one training" in capsys.readouterr().err
+    assert "not from the same training" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -311,7 +311,7 @@ def test_a_loss_without_its_inputs_is_an_error_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"kind": "hinge"}, "kind is"),
+        ({"kind": "hinge"}, "kind must be"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"kind": "focal", "label_smoothing": 0.1}, "softmax only"),
         ({"gamma": -1.0}, "gamma"),

@@ -34,13 +34,13 @@ class StuckStream:
         self.closed = True
 
 
-def test_a_stream_that_never_ends_is_left_behind_and_ends_when_it_can(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_that_never_ends_is_abandoned_and_ends_when_it_can(caplog: pytest.LogCaptureFixture) -> None:
     line = portaudio._PortAudioLine(SimpleNamespace(InputStream=StuckStream), DEVICE, 48_000, 2, 20.0, 1.0)
     stream = line._stream
     began = time.monotonic()
     line.close()
     assert time.monotonic() - began < 1.0
-    assert "left behind" in caplog.text and not stream.closed
+    assert "abandoned" in caplog.text and not stream.closed
     assert portaudio._INSIDE  # so that the program's end does not wait for it either
     stream.answers.set()
     until(lambda: stream.closed and not portaudio._INSIDE)
