@@ -49,7 +49,7 @@ class Gate:
         self.port = config.port
         """The port it listens on, once it does."""
         self.most = most or config.max_connections
-        """Number of open connections."""
+        """Largest number of open connections."""
         self.pick = pick
         self._drain = drain
         self.connections: set[Connection] = set()

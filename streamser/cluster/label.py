@@ -25,7 +25,7 @@ Settings: TypeAlias = tuple[Path, Config, Mode]
 
 _MOST_FILES = 64  # in one task: what a worker that dies has to do again, and how many results come at once
 _TASKS_EACH = 8  # tasks for each worker, so that all workers end at about the same time
-_RETRIES = 2  # tries of a task whose worker died
+_RETRIES = 2  # more tries of a task whose worker died
 _ROUNDS = 2
 
 

@@ -1,8 +1,8 @@
 """Compose streams of left-out clips and classify them as a live stream does, with a baseline of earlier utterances.
 
-The speaker's utterances before a clip are drawn in four ways: natural (mostly neutral), all labels equally often,
-only the clip's own label (the hardest case for a baseline), or enrolled neutral speech. Every clip is classified once
-in each kind of stream. True labels are used only for the draw and for the final count.
+The utterances before a clip are drawn by one of six rules (see `Scenario.kind`); the hardest for a baseline is the one
+that draws only the clip's own label. Every clip is classified once in each scenario. True labels are used only to draw
+utterances and to count correct predictions.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Relative = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float3
 NATURAL_NEUTRAL = 0.7
 """Share of neutral utterances in a natural stream; the other labels share the rest."""
 MEMORY = 60
-"""Memory of a baseline in utterances; the streams here are too short to choose it."""
+"""`BaselineRule.memory`, in utterances. It is fixed, because the streams here are too short to choose it."""
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
 HALVES = (0.0, 0.5, 1.0, 2.0)
 MOST_CLIPS = 600
-"""Clips of a corpus that are scored, drawn once; their speakers' other clips may come before them."""
-_ONE_MOOD_COST = 1.0
-"""Points of UA that a stream of one emotion may lose, when the constants are chosen."""
+"""Largest number of clips of a corpus that are scored. Clips that are not scored may still be earlier utterances."""
+_ONE_EMOTION_COST = 1.0
+"""Points of UA that the chosen constants may lose in a stream of one emotion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,17 @@ class Scenario:
 
     name: str
     kind: str
-    """natural, mixed, one-emotion, enrolled (neutral utterances of the speaker, each with full weight), other-speaker,
-    or all: every other clip of the speaker, as `label --two-passes` takes them.
+    """One of six rules:
+
+    - natural: mostly neutral utterances of the speaker
+    - mixed: all labels equally often
+    - one-emotion: only the clip's own label
+    - enrolled: neutral utterances, each with full weight
+    - other-speaker: natural, but of another speaker
+    - all: every other clip of the speaker, as `label --two-passes` uses them
     """
     before: int
-    """Number of utterances."""
+    """Number of utterances before the clip; not used by the rule `all`."""
 
 
 SCENARIOS = (
@@ -55,7 +61,7 @@ SCENARIOS = (
     Scenario("natural_10", "natural", 10),
     Scenario("natural_30", "natural", 30),
     Scenario("mixed_10", "mixed", 10),
-    Scenario("one_mood_10", "one-mood", 10),
+    Scenario("one_mood_10", "one-emotion", 10),
     Scenario("enrolled_6", "enrolled", 6),
     Scenario("other_speaker_10", "other-speaker", 10),
     Scenario("two_passes", "all", 0),
@@ -84,11 +90,11 @@ class LeftOutCorpus:
         return {scenario.name: self._drawn(scenario) for scenario in SCENARIOS}
 
     def own(self, calibration: Calibration) -> Values:
-        """The absolute head's logits for the scored clips, (N, classes)."""
+        """The absolute head's calibrated probabilities for the scored clips, (N, classes)."""
         return softmax(self.fold.logits[self.scored], calibration)
 
     def compared(self, scenario: str, exponent: float, calibration: Calibration) -> tuple[Values, Values]:
-        """The relative head's logits (N, classes) after these utterances, and the baseline's weight (N, 1)."""
+        """The relative head's logits (N, classes) after the scenario's utterances, and the baselines' weights (N, 1)."""
         neutrality = softmax(self.fold.logits, calibration)[:, self.neutral]
         kind = next(one.kind for one in SCENARIOS if one.name == scenario)
         enrolled = kind == "enrolled"
@@ -133,7 +139,7 @@ class LeftOutCorpus:
 
 
 def blend(own: Values, compared: Values, weight: Values, rule: BaselineRule) -> Values:
-    """Both heads' logits, combined as a stream combines them, (N, classes)."""
+    """Probabilities (N, classes), from absolute probabilities `own` and relative logits `compared` as in a stream."""
     share = np.array([[rule.share_of(float(one))] for one in weight[:, 0]])
     return np.asarray((1 - share) * own + share * softmax(compared, rule.calibration))
 
@@ -154,7 +160,7 @@ def choose_rule(corpora: Sequence[LeftOutCorpus], absolute: Calibration, risk: f
                 for name in (_CHOSEN_ON, _GUARDED)
             }
             found.append((ua[_CHOSEN_ON], ua[_GUARDED], rule))
-    least = _mean_ua(corpora, [one.own(absolute) for one in corpora]) - _ONE_MOOD_COST
+    least = _mean_ua(corpora, [one.own(absolute) for one in corpora]) - _ONE_EMOTION_COST
     allowed = [one for one in found if one[1] >= least] or [max(found, key=lambda one: one[1])]
     rule = max(allowed, key=lambda one: one[0])[2]
     blended = [blend(one.own(absolute), *one.compared(_CHOSEN_ON, rule.exponent, absolute), rule) for one in corpora]

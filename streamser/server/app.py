@@ -48,7 +48,8 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# Paths without a token: pages contain no secret, probes have no token, and a WebSocket may send it in hello.
+# Only these paths need a token here: pages contain no secret, probes have no token, and /ws/* checks the token itself,
+# because a client may send it in hello.
 _TOKEN_PATHS = ("/v1/", "/metrics")
 _SHUTDOWN_S = 0.5
 _LOOK_S = 0.02

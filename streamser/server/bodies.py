@@ -16,7 +16,7 @@ _SLOWEST_BYTES_S = 8_000  # an hour of telephone audio, as MP3, in the time it l
 
 
 class Bodies:
-    """All bodies of one server; each is forgotten when its `with` ends.
+    """The request bodies that one server holds in memory; a body is released when its `with` ends.
 
     async with bodies.receive(request) as body:
         ...

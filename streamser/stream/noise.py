@@ -195,7 +195,7 @@ class _Floor:
         self._least_db, self._most_db = min(self._least_db, *levels_db), max(self._most_db, *levels_db)
 
     def _close_block(self) -> _Power:
-        """Drop the oldest block; returns the new floor."""
+        """Store the present block in place of the oldest; returns the new floor."""
         at = self._blocks % self._MEMORY_BLOCKS  # each block is written twice, so that the newest ones lie in a row
         self._minima[at] = self._minima[at + self._MEMORY_BLOCKS] = self._block
         self._block.fill(np.inf)

@@ -182,7 +182,7 @@ class Scorer:
 
 
 def computes_on_cuda(recognizer: Recognizer) -> bool:
-    """Whether a batch costs about as much as one window."""
+    """Whether the network runs on a GPU, where a batch takes about as long as one window."""
     return recognizer.engine.compute.startswith("cuda")
 
 

@@ -416,7 +416,7 @@ class InferenceWorker:
                 state.on_error(error)
             state.deliver(ended)
         except BaseException:
-            logger.exception("stream %s: its reader failed twice", state.scorer.stream)
+            logger.exception("stream %s: a callback failed while the stream was ended after an error", state.scorer.stream)
 
 
 def explain(error: BaseException) -> str:

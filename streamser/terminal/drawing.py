@@ -113,7 +113,7 @@ def headline(session: Session, width: int) -> Text:
 
 
 def now_titles(session: Session) -> tuple[str, str]:
-    """The border of the panel: number of the utterance, and its length so far."""
+    """Title and subtitle of the panel: the present or last utterance, and its length in seconds."""
     event = session.shown
     if event is None or session.before:
         return ("now" if session.open else "waiting for speech"), ""

@@ -73,7 +73,7 @@ class Material:
 
     @property
     def stored(self) -> tuple[Clip, ...]:
-        """All clips, in the order of a run's store."""
+        """Labelled clips, then unlabelled ones: the order of a run's store."""
         return (*self.clips, *self.unlabelled)
 
 

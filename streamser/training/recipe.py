@@ -80,7 +80,7 @@ class BaselineConfig:
     most: int = 16
     """A training baseline is the mean of 1 to this many neutral clips of the speaker."""
     mistakes: float = 0.5
-    """Share of training baselines that clips of other labels get into, with little weight."""
+    """Share of training baselines that also contain clips of any label, with a weight of at most 0.4 each."""
 
     def __post_init__(self) -> None:
         if not self.shrinkage > 0:
