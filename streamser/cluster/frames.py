@@ -7,7 +7,7 @@ import struct
 
 from streamser.events import EVENT_VERSION
 
-__all__ = ["LOST_CODE", "Follower", "last_words", "unavailable"]
+__all__ = ["LOST_CODE", "Follower", "closing_frames", "unavailable"]
 
 LOST_CODE = 1012
 """WebSocket close code "service restart": the client may connect again."""
@@ -25,7 +25,7 @@ class Follower:
         self.closed = False
         """True once the server has sent its close frame."""
         self._head = b""
-        self._looking = True
+        self._in_header = True
         self._left = 0
 
     @property
@@ -35,18 +35,18 @@ class Follower:
 
     def feed(self, data: bytes) -> None:
         """Parse the next bytes."""
-        if self._looking:
-            data = self._look(data)
+        if self._in_header:
+            data = self._read_header(data)
         while data and self.upgraded:
             data = self._frame(data)
 
-    def _look(self, data: bytes) -> bytes:
+    def _read_header(self, data: bytes) -> bytes:
         """Collect bytes up to the end of the first response's header; returns what follows it."""
         self._head += data
         end = self._head.find(b"\r\n\r\n")
         if end < 0 and len(self._head) < _MOST_HEADER:
             return b""
-        self._looking = False
+        self._in_header = False
         self.upgraded = end >= 0 and self._head.startswith(b"HTTP/1.1 101 ")
         rest, self._head = self._head[end + 4 :], b""
         return rest
@@ -70,7 +70,7 @@ class Follower:
         return rest
 
 
-def last_words(code: str, message: str) -> bytes:
+def closing_frames(code: str, message: str) -> bytes:
     """The frames of an error message and of the close that follows it."""
     text = json.dumps({"v": EVENT_VERSION, "type": "error", "code": code, "message": message}).encode()
     reason = message.encode()[:123].decode(errors="ignore").encode()

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import TypeAlias
 
-from streamser.cluster.frames import Follower, last_words, unavailable
+from streamser.cluster.frames import Follower, closing_frames, unavailable
 from streamser.errors import ConfigError
 from streamser.handles import ACCEPTED_AT_ONCE, affordable_connections, widen_backlog
 from streamser.server.options import ServerConfig
@@ -32,8 +32,8 @@ Pick: TypeAlias = Callable[[], AsyncGenerator[Address, None]]
 _PATIENCE_S = 20.0  # for a server with room: a new one starts in this time
 _BUFFER_BYTES = 16 * 1024  # in the kernel; stale results should wait at the server, which can drop them
 _WRITE_BYTES = 8 * 1024
-_LOOK_S = 0.02
-_LAST_WORDS_S = 2.0
+_POLL_S = 0.02
+_CLOSE_S = 2.0
 _BEFORE_BYTES = 64 * 1024  # bytes of a request that waits for its server
 _LOST = "the process that served this connection has ended; connect again to go on"
 
@@ -83,13 +83,13 @@ class Gate:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._drain(), max(0.1, self.config.drain_s))
         while any(one.is_streaming for one in self.connections) and loop.time() < deadline_s:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
         for one in list(self.connections):
             one.end()
-        while self.connections and loop.time() < deadline_s + _LAST_WORDS_S:
-            await asyncio.sleep(_LOOK_S)
+        while self.connections and loop.time() < deadline_s + _CLOSE_S:
+            await asyncio.sleep(_POLL_S)
         if waiting := [one.routing for one in self.connections if one.routing is not None]:
-            await asyncio.wait(waiting, timeout=_LAST_WORDS_S)
+            await asyncio.wait(waiting, timeout=_CLOSE_S)
 
     async def __aenter__(self) -> Gate:
         return await self.start()
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
             return
         if self.follower.upgraded and not self.follower.closed:
             logger.warning("a connection was lost with the process that served it")
-            self._close_with(last_words("replica_lost", _LOST) if self.follower.between_frames else b"")
+            self._close_with(closing_frames("replica_lost", _LOST) if self.follower.between_frames else b"")
         elif self.asked:
             self._close_with(unavailable("replica_lost", _LOST))
         else:
@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
         self._finish()
         self.transport.write(last)
         self.transport.close()
-        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.transport.abort)  # a client that does not read
+        asyncio.get_running_loop().call_later(_CLOSE_S, self.transport.abort)  # a client that does not read
 
     def _finish(self) -> None:
         self._over = True

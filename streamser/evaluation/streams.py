@@ -94,7 +94,7 @@ class LeftOutCorpus:
         return softmax(self.fold.logits[self.scored], calibration)
 
     def compared(self, scenario: str, exponent: float, calibration: Calibration) -> tuple[Values, Values]:
-        """The relative head's logits (N, classes) after the scenario's utterances, and the baselines' weights (N, 1)."""
+        """The relative head's logits (N, classes) after the scenario's utterances, and the baseline weights (N, 1)."""
         neutrality = softmax(self.fold.logits, calibration)[:, self.neutral]
         kind = next(one.kind for one in SCENARIOS if one.name == scenario)
         enrolled = kind == "enrolled"

@@ -142,8 +142,8 @@ class Encoder(nn.Module):
         token, of = number[::FRAMES_PER_TOKEN] / FRAMES_PER_TOKEN, chunk[::FRAMES_PER_TOKEN]
         x = x + positions(token)
         start = torch.where(of < 0, torch.zeros_like(of), (FIRST_FRAMES + of * CHUNK_FRAMES) / FRAMES_PER_TOKEN)
-        seen = (of[None, :] <= of[:, None]) & (token[None, :] >= start[:, None] - CONTEXT_TOKENS)
-        blocked = _blocked(seen)[None]
+        visible = (of[None, :] <= of[:, None]) & (token[None, :] >= start[:, None] - CONTEXT_TOKENS)
+        blocked = _blocked(visible)[None]
         outputs = []
         for layer in self.layers:
             x, _, _ = layer(x, blocked, None, None)

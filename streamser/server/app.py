@@ -52,7 +52,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # because a client may send it in hello.
 _TOKEN_PATHS = ("/v1/", "/metrics")
 _SHUTDOWN_S = 0.5
-_LOOK_S = 0.02
+_POLL_S = 0.02
 
 
 class Server:
@@ -126,7 +126,7 @@ class Server:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self.config.drain_s
         while self._hub.is_busy and loop.time() < deadline_s:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
         self._listening.close()
         await self._runner.cleanup()
         await self._hub.close()

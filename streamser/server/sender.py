@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _SEND_BUFFER_BYTES = 16 * 1024
 _WRITE_BUFFER_BYTES = 8 * 1024
 _CLOSE_PATIENCE_S = 0.5
-_LAST_WORDS_S = 0.05  # sending only fills a buffer, so it does not show whether the client reads
+_LAST_SEND_S = 0.05  # sending only fills a buffer, so it does not show whether the client reads
 # aiohttp's own limit closes the connection within a message; this lower limit leaves time to send a reason.
 _HARD_LIMIT = 16
 
@@ -102,7 +102,7 @@ class Sender:
                     Refusal("slow_reader", f"the client read no message for {self._timeout_s:g} s", CLOSE_SLOW_READER)
                 )
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await self._send(_LAST_WORDS_S)
+                    await self._send(_LAST_SEND_S)
             await self._close()
 
     async def _send(self, timeout_s: float) -> None:

@@ -188,8 +188,8 @@ class Stream(_Channel):
 
     def _event_of(self, segment: Segment) -> EmotionEvent | None:
         partial = not (segment.final or segment.speculative)
-        question = self._scorer.question(segment, [self._novelty.of(segment)] if partial else [])
-        prediction = None if question is None else compute_predictions(self.recognizer, [question])[0]
+        scorer_input = self._scorer.input_of(segment, [self._novelty.of(segment)] if partial else [])
+        prediction = None if scorer_input is None else compute_predictions(self.recognizer, [scorer_input])[0]
         return self._scorer.event(segment, prediction)
 
 

@@ -14,11 +14,20 @@ from streamser.baseline import Baseline, BaselineKind
 from streamser.events import EmotionEvent
 from streamser.features import Frames
 from streamser.recognizer import Prediction, Recognizer
-from streamser.stream.tracks import FeatureTrack, Novelty, Piece, StepTrack, TrackQuestion
+from streamser.stream.tracks import FeatureTrack, Novelty, Piece, StepTrack, TrackInput
 
-__all__ = ["NewSpeaker", "Novelty", "Piece", "Question", "Scorer", "Voice", "compute_predictions", "computes_on_cuda"]
+__all__ = [
+    "NewSpeaker",
+    "Novelty",
+    "Piece",
+    "Scorer",
+    "ScorerInput",
+    "Voice",
+    "compute_predictions",
+    "computes_on_cuda",
+]
 
-Question = Frames | Segment | TrackQuestion
+ScorerInput = Frames | Segment | TrackInput
 """Input of a prediction: frames that are already computed, a whole segment, or a step graph's track."""
 
 
@@ -75,7 +84,7 @@ class Voice:
 class Scorer:
     """The state of one stream between its segments.
 
-    `question` and `event` are called for every segment in the stream's order; in between, `compute_predictions`
+    `input_of` and `event` are called for every segment in the stream's order; in between, `compute_predictions`
     computes the absolute prediction, for several streams at once if there are several. The stream's baseline is applied
     in `event`, so that it depends only on the order of the events.
     """
@@ -98,11 +107,11 @@ class Scorer:
         self._ahead: tuple[Segment, Prediction] | None = None
         self._smooth: tuple[Segment, list[float]] | None = None
 
-    def question(self, segment: Segment, pieces: Sequence[Piece]) -> Question | None:
+    def input_of(self, segment: Segment, pieces: Sequence[Piece]) -> ScorerInput | None:
         """The input of this segment's prediction; None when it was computed ahead.
 
         It feeds `pieces` to the stream's features: the audio that is new in this partial window, and in the windows
-        that were skipped since the last question.
+        that were skipped since the last call.
         """
         if segment.final or segment.speculative:
             if self._known(segment) is not None:
@@ -186,24 +195,21 @@ def computes_on_cuda(recognizer: Recognizer) -> bool:
     return recognizer.engine.compute.startswith("cuda")
 
 
-def compute_predictions(recognizer: Recognizer, questions: Sequence[Question]) -> list[Prediction]:
+def compute_predictions(recognizer: Recognizer, inputs: Sequence[ScorerInput]) -> list[Prediction]:
     """Absolute predictions in order: in one call on a GPU, one by one on a CPU, where batches gain nothing."""
     if recognizer.baseline is not None:
         recognizer = recognizer.with_baseline(None)
     if computes_on_cuda(recognizer):
-        segments = [question for question in questions if isinstance(question, Segment)]
+        segments = [one for one in inputs if isinstance(one, Segment)]
         whole = iter(recognizer.predict(segments) if segments else [])
-        return [
-            next(whole) if isinstance(question, Segment) else _compute_prediction(recognizer, question)
-            for question in questions
-        ]
-    return [_compute_prediction(recognizer, question) for question in questions]
+        return [next(whole) if isinstance(one, Segment) else _compute_prediction(recognizer, one) for one in inputs]
+    return [_compute_prediction(recognizer, one) for one in inputs]
 
 
-def _compute_prediction(recognizer: Recognizer, question: Question) -> Prediction:
-    if isinstance(question, Segment):
-        return recognizer.predict(question)
-    if isinstance(question, TrackQuestion):
-        track, kept = question
+def _compute_prediction(recognizer: Recognizer, scorer_input: ScorerInput) -> Prediction:
+    if isinstance(scorer_input, Segment):
+        return recognizer.predict(scorer_input)
+    if isinstance(scorer_input, TrackInput):
+        track, kept = scorer_input
         return recognizer.predict_scores([track.scores() if kept is None else track.final(kept)])[0]
-    return recognizer.predict_frames([question])[0]
+    return recognizer.predict_frames([scorer_input])[0]

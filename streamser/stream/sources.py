@@ -42,7 +42,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S = 0.1  # an idle source checks whether it was closed this long after audio was due
+_POLL_S = 0.1  # an idle source checks whether it was closed this long after audio was due
 _CLOSE_WAITS_S = 0.1
 _FAST_BLOCK = SAMPLE_RATE // 5
 _FIRST_CHUNK_S = 3.0  # a device may need this long to start
@@ -122,7 +122,7 @@ class PushSource:
     def __iter__(self) -> Iterator[SourceItem]:
         while not self._queue.finished:
             due_s = self.due_s()
-            taken = self._queue.take(_LOOK_S + due_s, round(due_s * SAMPLE_RATE))
+            taken = self._queue.take(_POLL_S + due_s, round(due_s * SAMPLE_RATE))
             if taken is None:
                 continue
             lost, item = taken
@@ -291,7 +291,7 @@ class MicSource:
         timeout_s = _FIRST_CHUNK_S
         silent_s = 0.0  # counted in polls: after this process was suspended, a clock would report a stall
         while not self._closed.is_set():
-            wait_s = _LOOK_S
+            wait_s = _POLL_S
             if isinstance(line, PatientLine):
                 line.enough_s = self.due_s()
                 wait_s += line.enough_s

@@ -11,7 +11,7 @@ from streamser.audio import Samples, Segment
 from streamser.engines.steps import StepEngine, Track
 from streamser.features import FeatureConfig, Frames, FrontEnd, speech_range
 
-__all__ = ["FeatureTrack", "Novelty", "Piece", "StepTrack", "TrackQuestion"]
+__all__ = ["FeatureTrack", "Novelty", "Piece", "StepTrack", "TrackInput"]
 
 
 class Piece(NamedTuple):
@@ -58,7 +58,7 @@ class FeatureTrack:
         return self._frames
 
 
-class TrackQuestion(NamedTuple):
+class TrackInput(NamedTuple):
     """A prediction from a step graph's track."""
 
     track: Track
@@ -82,7 +82,7 @@ class StepTrack:
         """Discard the track, whose state is unknown after an error."""
         self._track, self._utterance = None, -1
 
-    def partial(self, segment: Segment, pieces: Sequence[Piece]) -> TrackQuestion:
+    def partial(self, segment: Segment, pieces: Sequence[Piece]) -> TrackInput:
         """The question for a partial window, once the pieces up to its end are fed."""
         afresh = self._track is None or any(piece.afresh for piece in pieces)
         first = max((place for place, piece in enumerate(pieces) if piece.afresh), default=0)
@@ -91,9 +91,9 @@ class StepTrack:
         if afresh:
             self._begin(segment.utterance, start)
         self._feed(samples[self._end - start :])  # a final computed ahead of its time may have fed a part of it
-        return self._question(None)
+        return self._input(None)
 
-    def whole(self, segment: Segment) -> TrackQuestion | None:
+    def whole(self, segment: Segment) -> TrackInput | None:
         """The question for a final, once the rest of its audio is fed; None if no frame is left to score."""
         first, end = speech_range(segment.samples, self._config)
         frames = self._config.frames_in(end - first)
@@ -104,7 +104,7 @@ class StepTrack:
             self._begin(segment.utterance, segment.start)
         self._feed(segment.samples[self._end - segment.start :])
         kept = -(-first // self._config.hop_samples)
-        return self._question(slice(kept, kept + frames))
+        return self._input(slice(kept, kept + frames))
 
     def _begin(self, utterance: int, start: int) -> None:
         self._track = self._steps.track(self._track)
@@ -116,6 +116,6 @@ class StepTrack:
         self._track.feed(self._front_end.feed(samples))
         self._end += len(samples)
 
-    def _question(self, kept: slice | None) -> TrackQuestion:
+    def _input(self, kept: slice | None) -> TrackInput:
         assert self._track is not None
-        return TrackQuestion(self._track, kept)
+        return TrackInput(self._track, kept)

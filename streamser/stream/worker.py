@@ -24,8 +24,8 @@ from streamser.stream.scorer import (
     NewSpeaker,
     Novelty,
     Piece,
-    Question,
     Scorer,
+    ScorerInput,
     Voice,
     compute_predictions,
     computes_on_cuda,
@@ -320,35 +320,33 @@ class InferenceWorker:
             return jobs
 
     def _serve(self, jobs: Sequence[_Job]) -> None:
-        questions: dict[int, Question] = {}
+        inputs: dict[int, ScorerInput] = {}
         predictions: dict[int, Prediction | None] = {}
         for index, job in enumerate(jobs):
             if isinstance(job.item, Segment) and not job.state.over:
                 try:
-                    question = job.state.scorer.question(job.item, job.pieces)
+                    scorer_input = job.state.scorer.input_of(job.item, job.pieces)
                 except BaseException as error:
                     predictions[index] = self._recover(job, error)
                     continue
-                if question is not None:
-                    questions[index] = question
-        predictions |= self._predictions(jobs, questions)
+                if scorer_input is not None:
+                    inputs[index] = scorer_input
+        predictions |= self._predictions(jobs, inputs)
         for index, job in enumerate(jobs):
             if not job.state.over:
                 self._deliver(job, predictions.get(index), skipped=index in predictions and predictions[index] is None)
 
-    def _predictions(self, jobs: Sequence[_Job], questions: dict[int, Question]) -> dict[int, Prediction | None]:
+    def _predictions(self, jobs: Sequence[_Job], inputs: dict[int, ScorerInput]) -> dict[int, Prediction | None]:
         """Predictions by job; if a batch fails, its jobs are computed one by one, to find the one that fails."""
-        if not questions:
+        if not inputs:
             return {}
         try:
-            predictions = dict(
-                zip(questions, compute_predictions(self.recognizer, list(questions.values())), strict=True)
-            )
+            predictions = dict(zip(inputs, compute_predictions(self.recognizer, list(inputs.values())), strict=True))
         except BaseException as error:
-            if len(questions) > 1:
-                alone = [self._predictions(jobs, {index: question}) for index, question in questions.items()]
+            if len(inputs) > 1:
+                alone = [self._predictions(jobs, {index: one}) for index, one in inputs.items()]
                 return {index: prediction for one in alone for index, prediction in one.items()}
-            index = next(iter(questions))
+            index = next(iter(inputs))
             return {index: self._recover(jobs[index], error)}
         self._calls += 1
         self._segments_scored += len(predictions)
@@ -416,7 +414,7 @@ class InferenceWorker:
                 state.on_error(error)
             state.deliver(ended)
         except BaseException:
-            logger.exception("stream %s: a callback failed while the stream was ended after an error", state.scorer.stream)
+            logger.exception("stream %s: a callback failed while an error ended the stream", state.scorer.stream)
 
 
 def explain(error: BaseException) -> str:

@@ -203,7 +203,7 @@ class Fit:
         with (self.folder / "log.jsonl").open("w", encoding="utf-8") if self.rank == 0 else nullcontext() as lines:
             for row in self.history:  # epochs after the last checkpoint are trained, and written, again
                 _write_row(lines, row)
-            while self.epoch < self.recipe.epochs and not self._tired():
+            while self.epoch < self.recipe.epochs and not self._out_of_patience():
                 row = self._one_epoch()
                 self.epoch += 1
                 if self.epoch % self.recipe.validate_every == 0 or self.epoch == self.recipe.epochs:
@@ -229,7 +229,7 @@ class Fit:
                 self._save()
             raise
 
-    def _tired(self) -> bool:
+    def _out_of_patience(self) -> bool:
         waited = self.epoch - self.best_epoch if self.best_epoch > 0 else 0
         return 0 < self.recipe.patience <= waited
 
@@ -274,7 +274,7 @@ class Fit:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             raw: NetOutput = self.wrapped(frames, *(of[mine] for of in lengths))
         clips = len(drawn[mine])
-        nothing, frames = raw.logits[clips:].float(), frames[:clips]
+        outlier_logits, frames = raw.logits[clips:].float(), frames[:clips]
         memory = None if raw.reconstruction is None else raw.reconstruction[:clips].float()
         output = own = NetOutput(raw.logits[:clips].float(), raw.embedding[:clips].float(), memory)
         if self.prior is not None:
@@ -287,8 +287,8 @@ class Fit:
         loss = share * self._loss_of(output, own, frames, drawn[mine])
         if mix:
             loss = loss + (1 - share) * self._loss_of(output, own, frames, drawn[partner][mine])
-        if len(nothing):  # cross entropy with the uniform distribution
-            loss = loss - self.recipe.outliers.weight * nn.functional.log_softmax(nothing, dim=1).mean()
+        if len(outlier_logits):  # cross entropy with the uniform distribution
+            loss = loss - self.recipe.outliers.weight * nn.functional.log_softmax(outlier_logits, dim=1).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.recipe.gradient_clip:
@@ -394,7 +394,7 @@ class Fit:
         return self.folder / CHECKPOINT
 
     def _save_is_due(self) -> bool:
-        over = self.epoch == self.recipe.epochs or self._tired()
+        over = self.epoch == self.recipe.epochs or self._out_of_patience()
         return over or time.monotonic() - self._saved_at >= SAVE_EVERY_S
 
     def _save(self) -> None:

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "server"))
 from talking import pcm, plain, serving, truth, two_utterances, wav
 
 import streamser
-from streamser.cluster.frames import Follower, last_words
+from streamser.cluster.frames import Follower, closing_frames
 from streamser.cluster.gate import Address, Gate
 from streamser.errors import ConfigError, ServerError
 from streamser.recognizer import Recognizer
@@ -189,7 +189,7 @@ def test_the_follower_knows_where_a_frame_may_stand() -> None:
             follower.feed(stream[first : first + step])
             assert follower.between_frames is (min(first + step, len(stream)) in ends)
         assert follower.upgraded and not follower.closed
-        follower.feed(last_words("x", "y" * 200))
+        follower.feed(closing_frames("x", "y" * 200))
         assert follower.closed and follower.between_frames
     plain_http = Follower()
     plain_http.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")

@@ -112,9 +112,9 @@ def test_every_hop_of_ten_minutes_of_speech_equals_its_whole_window(stepping: Re
         if not isinstance(segment, Segment) or segment.speculative:
             continue
         if segment.final:
-            question = steps.whole(segment)
-            assert question is not None and question.kept is not None
-            given, expected = question.track.final(question.kept).logits.mean(axis=0), stepping.logits(segment)[0]
+            scored = steps.whole(segment)
+            assert scored is not None and scored.kept is not None
+            given, expected = scored.track.final(scored.kept).logits.mean(axis=0), stepping.logits(segment)[0]
             finals += 1
         else:
             given = steps.partial(segment, [novelty.of(segment)]).track.scores().logits[0]
