@@ -1,8 +1,8 @@
 """A baseline: the weighted mean of a speaker's earlier embeddings, stored as a sum and its weight.
 
 The relative head of a checkpoint compares an utterance with it. An utterance that the absolute head finds neutral has a
-large weight, one that it finds angry a small one, so that a stream of an always angry speaker does not make anger the
-usual voice. `BaselineRule` in `streamser.calibration` has the constants.
+large weight, one that it finds angry a small weight: otherwise, for a speaker who is always angry, anger would become
+the usual voice. `BaselineRule` in `streamser.calibration` has the constants.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Baseline:
 
     def __post_init__(self) -> None:
         if self.total.ndim != 1 or not np.isfinite(self.total).all():
-            raise ValueError(f"total holds finite numbers in one dimension, not an array of shape {self.total.shape}")
+            raise ValueError(f"total must be one-dimensional and finite; its shape is {self.total.shape}")
         if not (np.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(f"weight must be 0 or more, not {self.weight!r}")
         if self.utterances < 0:
             raise ValueError(f"utterances must be 0 or more, not {self.utterances!r}")
         if self.source not in ("own", "profile"):
-            raise ValueError(f"source is own or profile, not {self.source!r}")
+            raise ValueError(f"source must be own or profile, not {self.source!r}")
 
     @classmethod
     def empty(cls, size: int) -> Baseline:
@@ -51,7 +51,7 @@ class Baseline:
 
     @property
     def kind(self) -> BaselineKind:
-        """What predictions that use it are compared with."""
+        """Kind of baseline that a prediction is compared with: `none` while its weight is 0, else its source."""
         return self.source if self.weight > 0 else "none"
 
     def plus(self, embedding: NDArray[np.floating[Any]], weight: float, rule: BaselineRule) -> Baseline:
@@ -65,7 +65,7 @@ class Baseline:
         ([0.9, 0.5], 1.4, 2)
         """
         if np.shape(embedding) != self.total.shape:
-            raise ValueError(f"embedding has shape {self.total.shape}, not {np.shape(embedding)}")
+            raise ValueError(f"embedding must have shape {self.total.shape}, not {np.shape(embedding)}")
         kept = 1.0 - 1.0 / rule.memory
         return Baseline(
             kept * self.total + weight * np.asarray(embedding, np.float64),
@@ -78,9 +78,9 @@ class Baseline:
 def weighted_sum(
     embeddings: NDArray[np.floating[Any]], weights: NDArray[np.floating[Any]], kept: float = 1.0
 ) -> tuple[NDArray[np.float64], float]:
-    """The total (D,) and weight of a baseline of utterances (N, D), the newest last, whose weights are (N,).
+    """Total (D,) and weight of a baseline, from embeddings (N, D) and their weights (N,), the newest last.
 
-    Each later utterance leaves an earlier one the share 1 - 1 / `memory` of its weight, as in `Baseline.plus`.
+    Each utterance multiplies the weights of all earlier ones by `kept`, which is 1 - 1 / `memory` in `Baseline.plus`.
     """
     faded = weights * kept ** np.arange(len(weights) - 1, -1, -1)
     return faded @ np.asarray(embeddings, np.float64), float(faded.sum())

@@ -1,10 +1,10 @@
-"""A checkpoint on disk: one folder with its labels, front end, weights, graph, scores and card, sealed by SHA-256.
+"""A checkpoint on disk: a folder with its labels, front end, weights, graphs, figures and card, checked by SHA-256.
 
     models/<name>/
     ├── bundle.yaml           what this module reads and writes; lists the SHA-256 of the others
     ├── weights.safetensors   for torch: fine-tuning, CUDA
     ├── model.onnx            for the CPU: "frames" (batch, time, bins) -> "logits", "embedding"
-    ├── step.onnx             optional, for streams: the scores from what is new; see `streamser.engines.steps`
+    ├── step.onnx             optional, for streams: computes only what is new; see `streamser.engines.steps`
     ├── relative.onnx         optional, for known voices: "embedding" and a baseline -> "logits"; see `BaselineRule`
     ├── model.int8.onnx, step.int8.onnx   optional, the same graphs with 8-bit weights, for the engine onnx-int8
     └── README.md             the card
@@ -158,7 +158,7 @@ class Bundle(BundleValues):
 
     @property
     def has_int8(self) -> bool:
-        """Whether its graphs are there with 8-bit weights too."""
+        """Whether the checkpoint also has its graphs with 8-bit weights."""
         return INT8_GRAPH in self.files and (INT8_STEP in self.files or STEP not in self.files)
 
     @property

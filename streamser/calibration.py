@@ -31,9 +31,9 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not (_finite((self.temperature,)) and self.temperature > 0):
-            raise ValueError(f"calibration.temperature is a positive number, not {self.temperature!r}")
+            raise ValueError(f"calibration.temperature must be a positive number, not {self.temperature!r}")
         if not _finite(self.bias):
-            raise ValueError("calibration.bias holds finite numbers")
+            raise ValueError("calibration.bias must be finite numbers")
         if not (_finite((self.threshold,)) and 0 <= self.threshold <= 1):
             raise ValueError(f"calibration.threshold must be 0 to 1, not {self.threshold!r}")
         if self.risk is not None and not (_finite((self.risk,)) and 0 <= self.risk <= 1):

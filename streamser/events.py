@@ -270,7 +270,7 @@ def event_from_dict(data: Mapping[str, Any]) -> Event:
     >>> event_from_dict({"type": "speech_started", "start_s": 1.0})
     Traceback (most recent call last):
     ...
-    ValueError: speech_started: has no 'utterance'
+    ValueError: speech_started: the field 'utterance' is missing
     """
     kind = _KINDS.get(str(data.get("type")))
     if kind is None:
@@ -284,7 +284,7 @@ def event_from_dict(data: Mapping[str, Any]) -> Event:
         elif one.name in data:
             values[one.name] = _typed(data[one.name], one.name, kind)
         elif one.default is MISSING and one.default_factory is MISSING:
-            raise ValueError(f"{kind.type}: has no {one.name!r}")
+            raise ValueError(f"{kind.type}: the field {one.name!r} is missing")
     event: Event = kind(**values)
     return event
 

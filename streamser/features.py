@@ -443,5 +443,5 @@ def cut_window(frames: Frames, start: int, config: FeatureConfig) -> Frames:
 
 
 def windows(frames: Frames, config: FeatureConfig) -> Frames:
-    """All windows that score a recording, (windows, window_frames, bins)."""
+    """The windows in which a recording is scored, (windows, window_frames, bins)."""
     return np.stack([cut_window(frames, start, config) for start in window_starts(len(frames), config)])

@@ -1,4 +1,4 @@
-"""Keep a listening process from running out of file handles."""
+"""Limit a server's connections so that its process does not run out of file handles."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def check_plot(path: str | PathLike[str]) -> None:
     """Check, before any audio is read, that a picture can be written: ConfigError or MissingExtraError if not."""
     file = Path(fspath(path))
     if file.suffix.lower() not in _FORMATS:
-        raise ConfigError(f"--plot {file}: the extension names the format; known are {', '.join(_FORMATS)}")
+        raise ConfigError(f"--plot {file}: the extension decides the format; known are {', '.join(_FORMATS)}")
     if not file.parent.is_dir():
         raise ConfigError(f"--plot {file}: the folder {file.parent} does not exist; make it first")
     try:

@@ -1,8 +1,8 @@
 """The Recognizer: classify audio into a calibrated prediction, or `uncertain`.
 
 A recording longer than the network's window is scored in overlapping windows whose logits are averaged; the average is
-calibrated into probabilities; a best probability below the threshold makes the prediction `uncertain`. So does audio
-that is nowhere above the features' floor, or shorter than one frame (it is padded to one).
+calibrated into probabilities; a best probability below the threshold makes the prediction `uncertain`. A recording is
+also `uncertain` if no part of it is above the features' floor, or if it is shorter than one frame (it is then padded).
 
 This is the absolute prediction. If there is a baseline of the speaker and the checkpoint has a relative head, the
 relative prediction is mixed in: p = (1 - a) p_absolute + a p_relative, where a grows with the baseline's weight.
@@ -81,7 +81,7 @@ class Prediction:
     """The emotion of the voice in one recording."""
 
     label: str
-    """The likeliest class, also when `uncertain`; use it only when not."""
+    """The likeliest class. Do not use it if `uncertain` is true."""
     scores: Mapping[str, float]
     """Calibrated probability of each class; they sum to 1."""
     confidence: float
@@ -94,7 +94,7 @@ class Prediction:
     threshold: float = field(default=0.0, repr=False)
     """Confidence below which this prediction is `uncertain`."""
     neutrality: float = field(default=0.0, repr=False)
-    """The absolute prediction's probability of neutral, the weight in a baseline; 0 without such a class."""
+    """The absolute prediction's probability of neutral; it decides the weight in a baseline. 0 without such a class."""
     embedding: Frames | None = field(default=None, repr=False, compare=False)
     """(dimensions,), the vector from which baselines are computed."""
 
@@ -156,7 +156,7 @@ class Recognizer:
         return self.bundle.calibration.threshold if self._threshold is None else self._threshold
 
     def with_baseline(self, baseline: Baseline | None) -> Recognizer:
-        """The same checkpoint on the same engine for one speaker, or for anyone again."""
+        """The same checkpoint on the same engine with a speaker's baseline, or with None, without one."""
         return Recognizer(
             self.bundle,
             self.engine,
@@ -185,7 +185,7 @@ class Recognizer:
         return predictions[0] if isinstance(audio, np.ndarray | Segment) else predictions
 
     def check(self, audio: Audio) -> None:
-        """AudioError or ValueError for audio that can't be scored: empty, NaN, infinite, or never scaled."""
+        """AudioError or ValueError for audio that cannot be scored: empty, NaN, infinite, or not scaled to -1..1."""
         _samples(audio, "audio")
 
     def check_embedding(self, embedding: Frames) -> None:
@@ -200,17 +200,17 @@ class Recognizer:
         """Score whole utterances whose features, (frames, bins) each, were computed as the audio came in."""
         for frames in utterances:
             if frames.ndim != 2 or frames.shape[1] != self.features.bins:
-                raise ValueError(f"frames have shape (time, {self.features.bins}), not {frames.shape}")
+                raise ValueError(f"frames must have shape (time, {self.features.bins}), not {frames.shape}")
         if not utterances:
             return []
         return self.predict_scores(run_frames(self.engine, utterances, self.features), baseline)
 
     def predict_scores(self, scores: Sequence[WindowScores], baseline: Baselines = None) -> list[Prediction]:
-        """Predictions from the scores of whole utterances' windows, as a step graph gives them."""
+        """Predictions from the logits and embeddings of whole utterances' windows, which a step graph computes."""
         return self._adapted([self._absolute(score, False) for score in self._finite(scores)], baseline)
 
     def adapted(self, prediction: Prediction, baseline: Baseline | None) -> Prediction:
-        """The absolute prediction of a recording, compared with its speaker's baseline."""
+        """An absolute prediction mixed with the relative one; unchanged without a baseline or a relative head."""
         rule = self.bundle.baseline
         share = 0.0 if rule is None or baseline is None else rule.share_of(baseline.weight)
         if rule is None or baseline is None or self.relative is None or share == 0.0 or prediction.embedding is None:
@@ -232,7 +232,7 @@ class Recognizer:
         return self._utterance_logits(scores), _embeddings(scores)
 
     def logits(self, audio: Audio | Sequence[Audio]) -> Frames:
-        """The network's predictions before calibration, (recordings, classes): each the mean of its windows'."""
+        """The network's logits before calibration, (recordings, classes): the mean over each recording's windows."""
         _, scores = self._score(audio)
         return self._utterance_logits(scores)
 
@@ -308,12 +308,13 @@ class Recognizer:
         return [self.adapted(*pair) for pair in zip(predictions, map(self._checked, each), strict=True)]
 
     def _checked(self, baseline: Baseline | None) -> Baseline | None:
-        """The baseline, ValueError if it belongs to another checkpoint; None for a checkpoint that cannot use it."""
+        """The baseline, or None if the checkpoint has no relative head; ValueError if it is another checkpoint's."""
         if baseline is None or self.relative is None:
             return None
         if baseline.total.shape != (self.relative.size,):
             raise ValueError(
-                f"baseline.total holds {self.relative.size} values for {self.bundle.name}, not {baseline.total.shape}"
+                f"baseline.total must have {self.relative.size} values for {self.bundle.name}, "
+                f"not shape {baseline.total.shape}"
             )
         return baseline
 
@@ -350,7 +351,7 @@ def open_recognizer(config: RecognizerConfig) -> Recognizer:
     bundle = load_bundle(config.model, verify=False)  # each file is verified when it is opened, and read once
     engine = open_engine(bundle, config.engine, config.compute, config.threads)
     recognizer = Recognizer(bundle, engine, config.threshold, neutral_prior=config.neutral_prior)
-    if bundle.step_path is None:  # else no graph is open yet, and the first scores are checked instead
+    if bundle.step_path is None:  # else no graph is open yet; the first predictions are checked instead
         recognizer.check_embedding(recognizer.embed([]))
     return recognizer if config.profile is None else recognizer.with_profile(config.profile)
 
@@ -361,7 +362,7 @@ def _samples(audio: Audio, what: str) -> Samples:
     if not isinstance(samples, np.ndarray) or samples.ndim != 1:
         shape = f"an array of shape {samples.shape}" if isinstance(samples, np.ndarray) else repr(type(audio).__name__)
         raise ValueError(
-            f"{what}: 16 kHz mono samples in a one-dimensional array, or a Segment, not {shape}; "
+            f"{what}: must be 16 kHz mono samples in a one-dimensional array, or a Segment, not {shape}; "
             "streamser.read_audio(path) reads a file, streamser.audio.to_mono mixes channels"
         )
     if not len(samples):
@@ -381,5 +382,5 @@ def _embeddings(scores: Sequence[WindowScores]) -> Frames:
 
 
 def _mean(windows: Frames) -> Frames:
-    """The mean over windows (windows, values): of a stream's newest result, which is one window, that window."""
+    """The mean over windows, (windows, values) to (values,); a single window, as in a stream, is returned unchanged."""
     return windows[0] if len(windows) == 1 else np.asarray(windows.mean(axis=0))

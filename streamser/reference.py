@@ -31,7 +31,7 @@ def read_reference(path: Path, audio: Path, duration_s: float) -> list[Mark]:
     elif path.suffix.lower() == ".csv":
         marks = list(_rows(path, text, audio, duration_s))
     else:
-        raise ConfigError(f"--reference {path}: the extension names the format; known are {_KINDS}")
+        raise ConfigError(f"--reference {path}: the extension decides the format; known are {_KINDS}")
     if not marks:
         raise ConfigError(f"--reference {path}: holds no label for {audio.name}")
     return marks

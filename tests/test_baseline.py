@@ -72,16 +72,16 @@ def test_the_share_rises_with_the_weight_and_is_nought_without() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ((np.array([np.nan]), 1.0, 1), "total holds finite numbers"),
-        ((np.zeros((2, 2)), 1.0, 1), "total holds finite numbers"),
+        ((np.array([np.nan]), 1.0, 1), "total must be one-dimensional and finite"),
+        ((np.zeros((2, 2)), 1.0, 1), "total must be one-dimensional and finite"),
         ((np.zeros(2), -1.0, 1), "weight must be 0 or more"),
         ((np.zeros(2), float("inf"), 1), "weight must be 0 or more"),
         ((np.zeros(2), 1.0, -1), "utterances must be 0 or more"),
-        ((np.zeros(2), 1.0, 1, "mine"), "source is own or profile"),
+        ((np.zeros(2), 1.0, 1, "mine"), "source must be own or profile"),
     ],
 )
 def test_what_cannot_be_a_baseline_is_refused(fields: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Baseline(*fields)
-    with pytest.raises(ValueError, match=r"embedding has shape \(2,\), not \(3,\)"):
+    with pytest.raises(ValueError, match=r"embedding must have shape \(2,\), not \(3,\)"):
         Baseline.empty(2).plus(np.zeros(3), 1.0, RULE)

@@ -193,7 +193,7 @@ def test_what_is_not_audio_is_a_value_error(recognizer: Recognizer, audio: Any) 
 
 
 def test_frames_of_another_checkpoint_are_the_callers_slip(recognizer: Recognizer) -> None:
-    with pytest.raises(ValueError, match=r"frames have shape \(time, 64\), not \(10, 40\)"):
+    with pytest.raises(ValueError, match=r"frames must have shape \(time, 64\), not \(10, 40\)"):
         recognizer.predict_frames([np.zeros((10, 40), np.float32)])
 
 

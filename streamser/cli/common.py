@@ -105,7 +105,7 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 STREAM_SECTIONS = ("source", "vad", "segmenter", "pipeline")
-"""Sections of the configuration that configure a stream; sound that is judged whole has none."""
+"""Sections of the configuration that apply to streams only, not to recordings that are scored whole."""
 
 
 def load_run_config(args: argparse.Namespace, unused: Collection[str] = ("server",), way_out: str = "") -> Config:

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, 3 when some of several files could not be read, 130 after Ctrl-C; an error in the world is raised."""
+    """Exit code: 0, 3 if some of several files could not be read, 130 after Ctrl-C. Other errors are raised."""
     config = load_run_config(args)
     with hushed(args.debug):
         files, skipped = _readable(args.files)

@@ -62,7 +62,7 @@ class Continuity:
         self._gaps_until = 0
 
     def send(self, piece: Piece) -> None:
-        """Record what is sent to the server, in order."""
+        """Record the next piece that is sent to the server."""
         self._pieces.append((self._frames, piece))
         if isinstance(piece, bytes):
             self._frames += len(piece) // self._frame_bytes

@@ -1,1 +1,1 @@
-"""Label archives and serve streams on a Ray cluster; only these modules import Ray, and only when they are asked to."""
+"""Label archives and serve streams on a Ray cluster. Only these modules import Ray, and only when it is used."""

@@ -1,8 +1,8 @@
 """One address for many servers: each connection is forwarded to one of them for as long as it lasts.
 
-The gateway forwards bytes unchanged, so the protocol, the token, the limits and the pages are those of the servers, and
-a client that sends too fast or reads too slowly is slowed down by TCP. If a server dies, the gateway closes its
-connections with a reason.
+The gateway forwards bytes unchanged, so the protocol, the token, the limits and the pages are those of the servers. TCP
+slows down a client that sends too fast or reads too slowly. If a server dies, the gateway sends the reason to its
+clients and closes their connections.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ logger = logging.getLogger(__name__)
 
 Address: TypeAlias = tuple[str, int]
 Pick: TypeAlias = Callable[[], AsyncGenerator[Address, None]]
-"""Gives a server's address, then waits: until the caller closes it, or the server dies; then it ends, or raises."""
+"""Yields a server's address and reserves a place there until the caller closes the generator.
 
-_PATIENCE_S = 20.0  # for a server with room: a new one starts in this time
+If the server dies, the generator ends or raises.
+"""
+
+_PATIENCE_S = 20.0  # longest wait for a server with room: a new server starts within this time
 _BUFFER_BYTES = 16 * 1024  # in the kernel; stale results should wait at the server, which can drop them
 _WRITE_BYTES = 8 * 1024
 _POLL_S = 0.02
 _CLOSE_S = 2.0
 _BEFORE_BYTES = 64 * 1024  # bytes of a request that waits for its server
-_LOST = "the process that served this connection has ended; connect again to go on"
+_LOST = "the process that served this connection has ended; connect again to continue"
 
 
 class Gate:
@@ -47,7 +50,7 @@ class Gate:
         check_bind(config)
         self.config = config
         self.port = config.port
-        """The port it listens on, once it does."""
+        """The port that the gateway listens on; if the configuration has port 0, it is set by `start`."""
         self.most = most or config.max_connections
         """Largest number of open connections."""
         self.pick = pick
@@ -61,7 +64,7 @@ class Gate:
         return f"http://{host}:{self.port}/"
 
     async def start(self) -> Gate:
-        """Listen; ConfigError when the address cannot be had."""
+        """Listen on the address; ConfigError if that is not possible."""
         self.most = affordable_connections(self.most, handles_each=2)
         try:
             self._listening = await asyncio.get_running_loop().create_server(
@@ -101,17 +104,17 @@ class Gate:
 
 
 class Connection(asyncio.Protocol):
-    """A client's half of a connection; it owns the half towards the server."""
+    """The client's side of a connection; it owns the server's side."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._before = b""
         self._server: _ServerSide | None = None
         self.routing: asyncio.Task[None] | None = None
-        """Finds a server and holds it, until the connection ends."""
+        """Finds a server and reserves a place there until the connection ends."""
         self.follower = Follower()
         self.asked = False
-        """Whether bytes of the client wait for a response."""
+        """True from the client's bytes until the server's next bytes: a response is due."""
         self._over = False
 
     @property
@@ -158,7 +161,7 @@ class Connection(asyncio.Protocol):
         self._gate.connections.discard(self)
 
     def end(self) -> None:
-        """Close both halves, once what waits was sent to the client."""
+        """Close both sides, after the waiting bytes were sent to the client."""
         if not self._over:
             self._close_with(b"")
 
@@ -170,7 +173,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
 
     def server_left(self) -> None:
-        """The server closed the connection or has died: send the client the reason, unless the server did."""
+        """The server closed the connection or died: close the client, with a reason unless the server gave one."""
         if self._over:
             return
         if self.follower.upgraded and not self.follower.closed:
@@ -229,7 +232,7 @@ class Connection(asyncio.Protocol):
 
 
 class _ServerSide(asyncio.Protocol):
-    """The half of a connection towards the server."""
+    """The server's side of a connection."""
 
     transport: asyncio.Transport
 
@@ -255,7 +258,7 @@ class _ServerSide(asyncio.Protocol):
 
 
 async def _open(client: Connection, host: str, port: int) -> _ServerSide:
-    """Connect with a small buffer for what the server sends, which must be set before."""
+    """Connect to a server with a small receive buffer; its size must be set before the connection is made."""
     loop = asyncio.get_running_loop()
     ((family, kind, number, _, place), *_) = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     raw = socket.socket(family, kind, number)

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "label_on_ray"]
 
 Settings: TypeAlias = tuple[Path, Config, Mode]
-"""The folder that file names are relative to, the configuration, and what a file's result is."""
+"""The folder to which file names are relative, the configuration, and the mode (see `Mode`)."""
 
-_MOST_FILES = 64  # in one task: what a worker that dies has to do again, and how many results come at once
+_MOST_FILES = 64  # in one task: after a worker died they are all labelled again, and their results arrive together
 _TASKS_EACH = 8  # tasks for each worker, so that all workers end at about the same time
 _RETRIES = 2  # more tries of a task whose worker died
-_ROUNDS = 2
+_ROUNDS = 2  # in the second round, each task has one file
 
 
 def label_on_ray(
     address: str | None, workers: int | None, settings: Settings, files: Sequence[str]
 ) -> Iterator[Labelled]:
-    """Results in the order of the files; those whose workers died come last, in the order of the files as well.
+    """Results in the order of the files; after them, also in order, those of the files whose worker died.
 
-    A file whose worker dies in every try, alone in its task at last, gets an error, and the others go on.
+    These files are tried again, each in a task of its own. If the worker dies in every try, the result is an error.
     """
     if not files:
         return
@@ -55,7 +55,7 @@ def label_on_ray(
                 return
         tries = _ROUNDS * (1 + _RETRIES)
         for file in missing:
-            why = f"the process that read it died, {tries} times, perhaps for want of memory"
+            why = f"the process that read it died {tries} times; it may have run out of memory"
             yield Labelled(file, error=f"{settings[0] / file}: {why}")
 
 
@@ -84,7 +84,7 @@ def _round(files: Sequence[str], size: int, workers: int, settings: Settings) ->
     rows = [{"file": file.encode("utf-8", errors="surrogateescape")} for file in files]
     tasks = math.ceil(len(rows) / size)
     with warnings.catch_warnings():
-        # Ray announces that the two last ones will get other names in 2.64; without them it would retry forever.
+        # Ray warns that the last two arguments will be renamed in 2.64; without them it would retry forever.
         warnings.simplefilter("ignore")
         data: Dataset = ray.data.from_items(rows, override_num_blocks=tasks).map(
             RayWorker,
@@ -100,7 +100,7 @@ def _round(files: Sequence[str], size: int, workers: int, settings: Settings) ->
             yield row["labelled"]
     except RayError as error:
         reason = str(error).strip().rpartition("\n")[2]
-        raise EngineError(f"the Ray cluster failed ({reason}); run it again to go on") from error
+        raise EngineError(f"the Ray cluster failed ({reason}); run it again to continue") from error
 
 
 def _quiet() -> None:

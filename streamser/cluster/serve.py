@@ -1,4 +1,4 @@
-"""Deploy servers with Ray Serve: replicas that come and go with the number of connections."""
+"""Deploy servers with Ray Serve: the number of replicas follows the number of connections."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Replicas:
 
     fewest: int = 1
     most: int | None = None
-    """None takes one for each CPU of the cluster."""
+    """None: one for each CPU of the cluster, but at least `fewest`."""
     streams: int = 16
 
     def __post_init__(self) -> None:
@@ -51,11 +51,11 @@ class Deployment:
 
     handle: DeploymentHandle
     most: int
-    """Replicas at most."""
+    """Largest number of replicas."""
     machines: int
 
     async def pick(self) -> AsyncGenerator[Address, None]:
-        """The address of the replica that Ray Serve chooses, which counts one connection until this is closed."""
+        """Yield the address of a replica that Ray Serve chooses; closing the generator frees the place."""
         response: Any = self.handle.hold.options(stream=True).remote()
         try:
             async for address in response:

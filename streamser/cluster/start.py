@@ -44,7 +44,7 @@ class Cluster:
 
 @contextmanager
 def connected(address: str | None = None, cpus: int | None = None) -> Iterator[Cluster]:
-    """A connection to the cluster at `address`; None starts one on this machine, with `cpus`, that ends afterwards."""
+    """Connect to the cluster at `address`; with None, start one with `cpus` on this machine and stop it afterwards."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if address is not None:
@@ -54,7 +54,7 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[C
     ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if address is None:
-            for last in (False, True):  # Ray allows a busy machine only thirty seconds
+            for last in (False, True):  # Ray waits only 30 s for a start, too short on a busy machine
                 if _start(cpus or _usable_cpus(), last=last):
                     break
         else:
@@ -62,7 +62,9 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[C
     finally:
         with suppress(ValueError, TypeError):  # not the main thread, or a handler that is not Python's
             for number, handler in ours.items():
-                signal.signal(number, handler)  # Ray has its own for SIGTERM, which would skip our clean end
+                signal.signal(
+                    number, handler
+                )  # Ray replaces the handler of SIGTERM; its own would end us without clean-up
     try:
         found = max(1, int(ray.cluster_resources().get("CPU", 1)))
         machines = sum(bool(node["Alive"]) for node in ray.nodes())

@@ -136,7 +136,7 @@ def check_frames(frames: Frames, bundle: Bundle) -> None:
     """ValueError when an array is no batch of windows for this checkpoint."""
     bins = bundle.features.bins
     if frames.ndim != 3 or frames.shape[2] != bins:
-        raise ValueError(f"frames have shape (batch, time, {bins}) for {bundle.name}, not {frames.shape}")
+        raise ValueError(f"frames must have shape (batch, time, {bins}) for {bundle.name}, not {frames.shape}")
 
 
 def check_length(n_frames: int, bundle: Bundle, error: Exception) -> None:

@@ -157,7 +157,7 @@ def _wanted(level: Level, stretches: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _computed(level: Level, stretches: Sequence[tuple[int, int]], keys: Sequence[int]) -> dict[int, int]:
-    """Where the graph leaves each new column: stretches lie behind each other, with meaningless columns between."""
+    """Place of each new column in the graph's output: one stretch after the other, with unused columns between them."""
     between = (level.before + level.after) // level.stride
     places: dict[int, int] = {}
     offset = 0
@@ -305,7 +305,7 @@ class _Columns:
         return twin
 
     def score(self, window: Window, frames: Frames) -> tuple[Frames, Frames]:
-        """Logits (1, classes) and embedding (1, D) of a window of these frames; its columns are kept."""
+        """Logits (1, classes) and embedding (1, D) of a window of these frames; keeps its columns for the next one."""
         steps, before = self._steps, self._window
         moved = window.start - before.start if before.frames else 0
         way = plan(steps.levels, steps.size, moved, before.frames, window.frames)

@@ -42,7 +42,7 @@ class RelativeHead:
         except EngineError as error:
             raise self._broken(f"fails on zeros ({error})") from error
         if logits.shape != (len(bundle.labels),) or logits.dtype != np.float32 or not np.isfinite(logits).all():
-            raise self._broken(f"gives no {len(bundle.labels)} finite float32 scores for zeros")
+            raise self._broken(f"must give {len(bundle.labels)} finite float32 logits for zeros")
 
     def run(self, embedding: Frames, total: np.ndarray[Any, np.dtype[np.float64]], weight: float) -> Frames:
         """Logits (classes,) of one utterance; one at a time, so that its bits do not depend on other utterances."""

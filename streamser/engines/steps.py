@@ -4,7 +4,7 @@ A bundle may hold `step.onnx` beside `model.onnx`. `open_steps` opens it once; a
 The graph's metadata `streamser.step` is its kind:
 
 - `chunks`: a causal encoder. Input `frames` (1, time, bins); every other input NAME is a state of fixed shape that
-  begins as zeros, with an output `next.NAME`; a state named `carried.*` goes on into the next utterance. The first
+  begins as zeros, with an output `next.NAME`; a state named `carried.*` is kept for the next utterance. The first
   call of an utterance takes `streamser.first` frames, later calls `streamser.chunk`, and the last call whatever is
   left, rounded down to a multiple of `streamser.multiple`. `streamser.rings` (JSON) names states that are rings, with
   the axis of their entries: there `next.NAME` holds only new entries, which overwrite the oldest ones.
@@ -41,10 +41,10 @@ class Track(Protocol):
         """Add the next frames, (n, bins)."""
 
     def scores(self) -> WindowScores:
-        """Scores of the newest window, or of all frames if the graph keeps them; more frames may follow."""
+        """Logits and embedding of the newest window, or of all frames if the graph keeps them; more may follow."""
 
     def final(self, kept: slice) -> WindowScores:
-        """Scores of the whole utterance; `kept` are the frames that trimming leaves. More frames may follow."""
+        """Logits and embedding of the whole utterance; `kept` are the frames that trimming leaves; more may follow."""
 
 
 class StepEngine(Protocol):
@@ -72,9 +72,9 @@ def open_steps(bundle: Bundle, name: str, open_session: Callable[[bytes], Any], 
 
             steps = WindowSteps(bundle, session, counters, metadata)
         else:
-            raise ValueError(f"metadata streamser.step is chunks or window, not {kind!r}")
-        # A chunk and a rest that fills none, or a window: all ways through the graph run once, so that the first real
-        # call is fast.
+            raise ValueError(f"metadata streamser.step must be chunks or window, not {kind!r}")
+        # Run every path through the graph once, so that the first real call is fast: a chunk and a shorter rest, or a
+        # window.
         frames = steps.first + steps.multiple if isinstance(steps, ChunkSteps) else bundle.features.window_frames
         silence = steps.track()
         silence.feed(np.repeat(silent_frame(bundle.features), frames, axis=0))
@@ -82,12 +82,12 @@ def open_steps(bundle: Bundle, name: str, open_session: Callable[[bytes], Any], 
     except (ValueError, KeyError, EngineError) as error:
         raise BundleError(f"{path}: {error}; export the checkpoint again") from error
     if scores.logits.shape != (1, len(bundle.labels)) or not np.isfinite(scores.logits).all():
-        raise BundleError(f"{path}: gives no {len(bundle.labels)} finite scores for silence; export it again")
+        raise BundleError(f"{path}: must give {len(bundle.labels)} finite logits for silence; export it again")
     return steps
 
 
 def check_features(config: FeatureConfig) -> None:
-    """ValueError if the end of the audio would complete more frames: each must be complete with its samples."""
+    """ValueError if the end of the audio would add frames: every frame must be complete with its own samples."""
     if config.center or config.fft_size != config.window_samples or config.sample_rate != 16_000:
         raise ValueError("a step graph needs features at 16 kHz, not centred, with window_samples equal to fft_size")
 
@@ -106,7 +106,7 @@ class ChunkSteps:
             self.first % self.multiple,
             self.chunk % self.multiple,
         ) != (0, 0):
-            raise ValueError("streamser.first and streamser.chunk are multiples of streamser.multiple")
+            raise ValueError("streamser.first and streamser.chunk must be multiples of streamser.multiple")
         self._session = session
         self._counters = counters
         self._path = bundle.step_path
@@ -120,7 +120,8 @@ class ChunkSteps:
         self._rings = _rings(metadata.get("streamser.rings", "{}"), self._shapes)
         missing = {"logits", "embedding", *(f"next.{name}" for name in self._shapes)} - outputs
         if "frames" not in inputs or missing:
-            raise ValueError(f"takes frames and states and gives logits, embedding and next states; it lacks {missing}")
+            lacks = "the input 'frames'" if "frames" not in inputs else f"the outputs {', '.join(sorted(missing))}"
+            raise ValueError(f"the graph lacks {lacks}")
         self._outputs = ["logits", "embedding", *(f"next.{name}" for name in self._shapes)]
 
     def track(self, after: Track | None = None) -> ChunkTrack:
@@ -131,7 +132,7 @@ class ChunkSteps:
         return ChunkTrack(self, states)
 
     def run(self, frames: Frames, states: States) -> tuple[Frames, Frames, States]:
-        """Frames (n, bins) to logits (1, classes), embedding (1, D) and what `follow` makes the next states of."""
+        """Frames (n, bins) to logits (1, classes), embedding (1, D) and the outputs for `follow`."""
         started = time.perf_counter()
         try:
             logits, embedding, *following = self._session.run(self._outputs, {"frames": frames[None], **states})
@@ -141,7 +142,7 @@ class ChunkSteps:
         return logits, embedding, dict(zip(self._shapes, following, strict=True))
 
     def follow(self, states: States, following: States, written: dict[str, int]) -> None:
-        """Bring states up to date after a chunk; `written` counts the entries of each ring, and is brought up too."""
+        """Update the states after a chunk, and `written`, the number of entries written to each ring so far."""
         for name, new in following.items():
             axis = self._rings.get(name)
             if axis is None:
@@ -159,7 +160,9 @@ def _rings(text: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         and all(type(axis) is int and 0 <= axis < len(shapes.get(name, ())) for name, axis in axes.items())
         and not any(name.startswith("carried.") for name in axes)
     ):
-        raise ValueError(f"streamser.rings names states that are not carried over, and one axis of each, not {text!r}")
+        raise ValueError(
+            f"streamser.rings must name states that are not carried over, and one axis of each, not {text!r}"
+        )
     return axes
 
 

@@ -82,7 +82,7 @@ def _check(
     if not np.isfinite(table).all():
         raise ValueError("calibration needs finite logits; some are NaN or infinite, so the network has diverged")
     if truth.min() < 0 or truth.max() >= table.shape[1]:
-        raise ValueError(f"targets lie in 0..{table.shape[1] - 1}, not {truth.min()}..{truth.max()}")
+        raise ValueError(f"targets must be in 0..{table.shape[1] - 1}, not {truth.min()}..{truth.max()}")
     share = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
     return table - table.mean(axis=1, keepdims=True), truth, share / share.sum()
 

@@ -65,9 +65,9 @@ class FoldResult:
                 f"fold {self.fold}: logits are (clips, classes) = ({clips}, {classes}), not {self.logits.shape}"
             )
         if self.targets.shape != (clips,) or len(self.speakers) != clips:
-            raise ValueError(f"fold {self.fold}: {clips} clips need as many targets and speakers")
+            raise ValueError(f"fold {self.fold}: there must be as many targets and speakers as clips ({clips})")
         if clips and not (self.targets.min() >= 0 and self.targets.max() < classes):
-            raise ValueError(f"fold {self.fold}: targets lie in 0..{classes - 1}")
+            raise ValueError(f"fold {self.fold}: targets must be in 0..{classes - 1}")
 
     @property
     def corpora(self) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def _classes(values: ArrayLike, n_classes: int, what: str) -> NDArray[np.int64]:
     if array.ndim != 1:
         raise ValueError(f"{what} has one value a clip, not the shape {array.shape}")
     if len(array) and not (array.min() >= 0 and array.max() < n_classes):
-        raise ValueError(f"{what} lie in 0..{n_classes - 1}, not {array.min()}..{array.max()}")
+        raise ValueError(f"{what} must be in 0..{n_classes - 1}, not {array.min()}..{array.max()}")
     return array
 
 
@@ -182,7 +182,7 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
 def most_confident(confidence: ArrayLike, coverage: float, weights: ArrayLike | None = None) -> NDArray[np.int64]:
     """Indexes of the share `coverage` of the predictions with the highest confidence, at least one."""
     if not 0 < coverage <= 1:
-        raise ValueError(f"coverage is a share within (0, 1], not {coverage!r}")
+        raise ValueError(f"coverage must be above 0 and at most 1, not {coverage!r}")
     sure = np.asarray(confidence, np.float64)
     share = np.ones(len(sure)) if weights is None else np.asarray(weights, np.float64)
     order = np.argsort(-sure, kind="stable")

@@ -38,7 +38,7 @@ def figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any
 
 
 def plot_reliability(predictions: Predictions, path: Path) -> None:
-    """How often predictions of each confidence are right, and how many there are."""
+    """Plot the accuracy of the predictions by their confidence, and their number."""
     correct = predictions.predicted == predictions.targets
     bins = [b for b in metrics.reliability(predictions.confidence, correct) if b.count]
     drawn, (axes,) = figure(4.5, 4.2)

@@ -57,7 +57,7 @@ class StreamMetrics:
         return float(np.mean([row[key] for row in self.of.values()]))
 
     def to_dict(self) -> dict[str, Any]:
-        """For the bundle's scores, rounded."""
+        """The figures for bundle.yaml, rounded."""
 
         def rounded(row: Mapping[str, float]) -> dict[str, float]:
             return {key: round(value, 1 if key == "ua" else 3) for key, value in row.items()}

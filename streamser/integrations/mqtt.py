@@ -61,7 +61,7 @@ class MqttConfig:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port: must be 1 to 65535, not {self.port}")
         if self.password and not self.username:
-            raise ValueError("username: a password needs one")
+            raise ValueError("username: must be given with a password")
         if not _is_topic(self.topic):
             raise ValueError(f"topic: must be like home/desk, without wildcards or outer slashes, not {self.topic!r}")
         if self.discovery_prefix and not _is_topic(self.discovery_prefix):

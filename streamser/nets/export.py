@@ -89,7 +89,7 @@ def narrowed(graph: bytes) -> bytes:
         return graph
     nodes = list(model.graph.node)
     del model.graph.node[:]
-    model.graph.node.extend([*casts, *nodes])  # a graph's nodes stand in the order in which they compute
+    model.graph.node.extend([*casts, *nodes])  # the nodes of a graph must be in the order of computation
     return bytes(model.SerializeToString())
 
 
@@ -155,7 +155,7 @@ def _terms(head: nn.Module, embedding: Tensor) -> float:
 
 
 def probe_shapes(net: SerNet, features: FeatureConfig) -> list[tuple[int, int]]:
-    """Batch sizes and lengths to check: the true window, the shortest one, and sizes that were not traced."""
+    """Batch sizes and numbers of frames to check: the network's window, the shortest input, and sizes not traced."""
     least = net.min_frames
     return [(2, max(features.window_frames, least)), (1, least), (5, least + 7), (3, least + 40)]
 

@@ -149,7 +149,7 @@ class SerLoss(nn.Module):
             return F.cross_entropy(logits - lead, targets, reduction="none")
         if spec.kind == "soft":
             if shares is None:
-                raise ValueError("a soft loss needs the shares of the annotators' labels")
+                raise ValueError("a soft loss needs `shares`, each label's share of the annotators' votes")
             return -(shares.to(logits.dtype) * F.log_softmax(logits, dim=1)).sum(dim=1)
         own = F.log_softmax(logits, dim=1).gather(1, targets[:, None]).squeeze(1)
         if spec.kind == "focal":

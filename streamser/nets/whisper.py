@@ -48,7 +48,7 @@ class State(NamedTuple):
     seen: Tensor
     """(B, 1), number of frames so far."""
     mel: Tensor
-    """(B, 2, BINS), the last frames, levelled."""
+    """(B, 2, BINS), the last two frames, scaled by `_scaled`."""
     conv: Tensor
     """(B, 1, WIDTH), the first convolution's last output."""
     keys: Tensor
@@ -58,7 +58,7 @@ class State(NamedTuple):
     mean: Tensor
     """(layers, B, WIDTH), mean of each layer's tokens."""
     scatter: Tensor
-    """(layers, B, WIDTH), sum of the squared differences from it."""
+    """(layers, B, WIDTH), sum of the squared differences from `mean`."""
 
     @classmethod
     def begin(cls, batch: int, layers: int, device: torch.device | None = None) -> State:
@@ -75,7 +75,7 @@ class State(NamedTuple):
 
 
 STATE_AXES = (0, 0, 0, 0, 0, 1, 1, 1, 1)
-"""The axis of each state that counts the streams."""
+"""For each field of the state, the axis of the batch."""
 
 
 class _Layer(nn.Module):
@@ -136,7 +136,7 @@ class Encoder(nn.Module):
         power = frames.exp().mean(dim=2).cumsum(dim=1)[:, last]
         loudest = frames.amax(dim=2).unsqueeze(1)  # a running maximum, in operators that ONNX has
         peak = loudest.masked_fill(chunk[None, :] > chunk[:, None], -torch.inf).amax(dim=2)
-        mel = _levelled(frames, power / end, peak)
+        mel = _scaled(frames, power / end, peak)
         first = F.gelu(self.conv1(F.pad(mel.transpose(1, 2), (2, 0))))
         x = F.gelu(self.conv2(F.pad(first, (1, 0)))).transpose(1, 2)
         token, of = number[::FRAMES_PER_TOKEN] / FRAMES_PER_TOKEN, chunk[::FRAMES_PER_TOKEN]
@@ -151,14 +151,17 @@ class Encoder(nn.Module):
         return outputs
 
     def step(self, frames: Tensor, state: State) -> State:
-        """The state after one more chunk, (B, T, BINS): FIRST_FRAMES, then CHUNK_FRAMES, an even number at the end."""
+        """The state after one more chunk (B, T, BINS).
+
+        T is FIRST_FRAMES in the first chunk, then CHUNK_FRAMES; in the last chunk, it is any even number.
+        """
         ones = torch.ones_like(frames[0, :, 0])
         before = state.seen / FRAMES_PER_TOKEN  # tokens, (B, 1)
         count = state.seen + ones.sum()
         power = state.power + frames.exp().mean(dim=2).sum(dim=1, keepdim=True)
         loudest = frames.amax(dim=(1, 2))[:, None]
         peak = torch.where(state.seen > 0, torch.maximum(state.peak, loudest), loudest)
-        mel = torch.cat([state.mel, _levelled(frames, power / count, peak)], dim=1)
+        mel = torch.cat([state.mel, _scaled(frames, power / count, peak)], dim=1)
         first = F.gelu(self.conv1(mel.transpose(1, 2))).transpose(1, 2)
         joined = torch.cat([state.conv, first], dim=1)
         x = F.gelu(self.conv2(joined.transpose(1, 2))).transpose(1, 2)  # (B, n, WIDTH)
@@ -185,8 +188,8 @@ class Encoder(nn.Module):
         )  # fmt: skip
 
 
-def _levelled(frames: Tensor, power: Tensor, peak: Tensor) -> Tensor:
-    """Whisper's input from ln mel power: one level for all voices, clamped below the loudest, log10 scaled."""
+def _scaled(frames: Tensor, power: Tensor, peak: Tensor) -> Tensor:
+    """Whisper's input from ln mel power: shifted to one mean level, clamped 80 dB below the maximum, log10 scaled."""
     ln10 = math.log(10)
     level = power.log().unsqueeze(-1) - _LEVEL
     clamped = torch.maximum(frames, peak.unsqueeze(-1) - _SPAN)
@@ -321,7 +324,7 @@ class _ChunkStep(nn.Module):
         power = power + frames.exp().mean(dim=2).sum(dim=1, keepdim=True)
         loudest = frames.amax(dim=(1, 2))[:, None]
         peak = torch.where(seen > 0, torch.maximum(peak, loudest), loudest)
-        level = torch.cat([mel, _levelled(frames, power / count, peak)[0]])
+        level = torch.cat([mel, _scaled(frames, power / count, peak)[0]])
         inner = F.gelu(torch.cat([level[:-2], level[1:-1], level[2:]], dim=1) @ self.first + self.biases[0])
         joined = torch.cat([conv, inner])
         pairs = joined[:-1].reshape(-1, FRAMES_PER_TOKEN * WIDTH)

@@ -78,7 +78,7 @@ def open_writer(path: str | PathLike[str], *, labels: Sequence[str] = (), stream
     file = Path(name)
     kind = FORMATS.get(file.suffix.lower())
     if kind is None:
-        raise ConfigError(f"{name}: the extension names the format; known are {known_suffixes()}")
+        raise ConfigError(f"{name}: the extension decides the format; known are {known_suffixes()}")
     if not file.parent.is_dir():
         raise ConfigError(f"{name}: the folder {file.parent} does not exist; make it first")
     if "{stream}" in file.name:

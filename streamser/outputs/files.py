@@ -168,7 +168,7 @@ class FileWriter(Writer):
 
 
 def read_bytes(file: io.FileIO, size: int) -> bytes:
-    """Exactly that many bytes, or all up to the end: one raw read may give fewer."""
+    """The next `size` bytes, or fewer at the end of the file; a single raw read may return fewer anywhere."""
     parts: list[bytes] = []
     while size and (part := file.read(size)):
         parts.append(part)

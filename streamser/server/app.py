@@ -77,7 +77,7 @@ class Server:
         one_for_each(self._stream.vad)
         self._listener = microphone
         self.port = self.config.port
-        """The port it listens on, once it does."""
+        """The port that the server listens on; if the configuration has port 0, it is set by `start`."""
 
     @property
     def url(self) -> str:
@@ -86,7 +86,7 @@ class Server:
         return f"http://{host}:{self.port}/"
 
     async def start(self) -> Server:
-        """Listen; ConfigError when the address cannot be had."""
+        """Listen on the address; ConfigError if that is not possible."""
         self._hub = Hub(self._recognizer, self.config, self._stream)
         self._microphone = Microphone(self._listener, self._hub) if self._listener is not None else None
         app = web.Application(middlewares=[self._guard])
@@ -269,7 +269,7 @@ class Server:
         return web.json_response({"v": EVENT_VERSION, "current": current, "models": await asyncio.to_thread(catalogue)})
 
     async def _health(self, _: web.Request) -> web.Response:
-        """Whether the server can do its work, status 503 where it cannot; and whether audio is stored."""
+        """The server's state, and whether it stores audio; status 503 unless the state is ok."""
         microphone, problems = self._microphone, self._problems()
         status = "failing" if problems else "draining" if self._hub.draining else "ok"
         return web.json_response(

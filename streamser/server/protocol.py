@@ -209,7 +209,7 @@ def check_pcm(data: bytes, hello: Hello, most_bytes: int) -> None:
     if len(data) > most_bytes:
         raise Refusal(
             "too_big",
-            f"a message may have at most {most_bytes} bytes, not {len(data)}; send about 20 ms each",
+            f"a message may have at most {most_bytes} bytes, not {len(data)}; send messages of about 20 ms",
             CLOSE_TOO_BIG,
         )
     frame_bytes = 2 * hello.channels

@@ -134,7 +134,7 @@ class Subscription:
             self._changed.notify_all()
 
     def put(self, event: Event) -> None:
-        """Add an event, by the publisher."""
+        """Add an event (for the publisher); with policy `block`, wait for room first."""
         with self._changed:
             while self._policy == "block" and len(self._events) >= self.maxsize and not self._closed:
                 self._changed.wait(_WAKE_S)

@@ -15,23 +15,23 @@ from streamser.audio import SAMPLE_RATE, Samples
 __all__ = ["NoiseGate"]
 
 _Power = NDArray[np.float64]
-"""Of each band, as the mean square of white noise that would be as strong in it, (bands,)."""
+"""Power in each band, (bands,): the mean square of white noise that has the same power in this band."""
 
 _BLOCK_MS = 100  # floor and background are updated this often
 _SMOOTH_MS = 70.0  # about the length of a phone: averages noise, but keeps syllables
 _HOLD_MS = 100  # an open gate outlasts a dip this long
-_LEAVE = 0.8  # an open gate closes at this share of the decibels that open it
+_LEAVE = 0.8  # an open gate closes below this share of `rise_db`
 _WINDOW_SAMPLES = 512  # 32 ms, whatever the frames: two periods of a mains hum
 _BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # where speech is; below lies a fan's rumble
-_DROP = 4.0  # smoothing never holds the level more than 6 dB above the frame's own: words end when they end
-_DIGITAL_SILENCE = 1e-11  # a frame below this (-110 dBFS) holds no audio: a muted device, an edited file
-_QUIET_ROOM = 10**-6.0  # and counts as a room of -60 dBFS: later audio is not compared with digital silence
+_DROP = 4.0  # smoothed power is at most 4 times (6 dB) the frame's own, so that the end of a word is not delayed
+_DIGITAL_SILENCE = 1e-11  # mean square (-110 dBFS); quieter frames come from a muted device or an edited file
+_QUIET_ROOM = 10**-6.0  # -60 dBFS, the power assumed for such frames, so that later audio is not compared with zero
 _SILENCE = np.full(_BANDS, _QUIET_ROOM)
 _NO_FLOOR = np.full(_BANDS, np.inf)
 
 
 def _band_edges() -> tuple[NDArray[np.intp], int]:
-    """First FFT bin of each of 16 bands, equally wide in mel, and the bin behind the last; none is empty."""
+    """First FFT bin of each of 16 bands of equal width in mel, and the bin after the last band. No band is empty."""
     ends = 2595.0 * np.log10(1.0 + np.array([_LOWEST_HZ, _HIGHEST_HZ]) / 700.0)
     corners = 700.0 * (10.0 ** (np.linspace(ends[0], ends[1], _BANDS + 1) / 2595.0) - 1.0)
     edges = np.searchsorted(np.fft.rfftfreq(_WINDOW_SAMPLES, 1.0 / SAMPLE_RATE), corners)
@@ -48,7 +48,7 @@ class NoiseGate:
 
     Each frame is tested twice. Does it rise `rise_db` above the floor, the least power of each band
     in the last four seconds? This separates speech from steady noise down to 0 dB. And is it louder than the
-    background of the last ten seconds, spread included? This separates a near voice from chatter and music.
+    background of the last ten seconds usually gets? This separates a near voice from chatter and music.
     """
 
     def __init__(self, frame_samples: int, rise_db: float = 4.0, min_level_dbfs: float = -85.0) -> None:
@@ -64,18 +64,21 @@ class NoiseGate:
         self._floor = _Floor()
         self._background = _Background(frame_samples)
         self._power: _Power | None = None  # of the last frame
-        self._sum = 0.0  # and over all bands
+        self._sum = 0.0  # its sum over the bands
         self._frames = 0
         self._held = 0
         self.floor_power = self._least
-        """The room's steady noise: mean square of white noise as strong."""
+        """Power of the room's steady noise: the mean square of white noise with the same power."""
 
     def open(self, frame: Samples) -> bool:
         """Whether this frame, the next one of the stream, stands out."""
         return self.open_all(frame[None])[0][0]
 
     def open_all(self, frames: Samples) -> tuple[list[bool], list[float]]:
-        """For each frame (frames, samples), whether it stands out, and the floor's power; batches change no result."""
+        """For each frame (frames, samples): whether it stands out, and the floor's power.
+
+        The results do not depend on how many frames one call gets.
+        """
         size = frames.shape[1]
         audio = np.concatenate([self._recent, frames.ravel()])
         self._recent = audio[-_WINDOW_SAMPLES:]
@@ -98,8 +101,8 @@ class NoiseGate:
         size = self._frames_per_block
         ends = range(size - self._frames % size, len(frames) + 1, size)  # a block closes with the frame before each
         self._frames += len(frames)
-        # Bands count by the root of their floors: halfway between raw power, where hum hides speech in other
-        # bands, and power relative to each floor, where the band with the least noise dominates.
+        # A mean over the bands of power / floor, weighted by the root of the floor. Weighted by the floor itself, hum
+        # would hide speech in other bands; with equal weights, the band with the least noise would dominate.
         floor = np.maximum(self._floor.follow(power, levels_db, ends), self._least)
         root = np.sqrt(floor)
         rises = (np.add.reduce(power / root, axis=1) / np.add.reduce(root, axis=1)).tolist()
@@ -121,7 +124,7 @@ class NoiseGate:
         return flags
 
     def _smoothed(self, frames: Samples, windows: Samples) -> tuple[_Power, list[float]]:
-        """Power in the bands, a little of the past mixed in, (frames, bands); and the level of all bands in dB."""
+        """Power in the bands, smoothed over time, (frames, bands); and each frame's level over all bands in dB."""
         power = _band_power(windows)
         sums = np.add.reduce(power, axis=1).tolist()
         energies = np.matmul(frames[:, None], frames[:, :, None]).ravel().tolist()  # as np.dot of each frame
@@ -171,7 +174,7 @@ class _Floor:
         self._minima = np.full((2 * self._MEMORY_BLOCKS, _BANDS), np.inf)
         self._blocks = 0
         self._least_db, self._most_db = math.inf, -math.inf  # levels in the present block
-        self._leasts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)  # and in those before it
+        self._leasts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)  # the same for the blocks before it
         self._mosts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)
 
     def follow(self, power: _Power, levels_db: list[float], ends: Sequence[int]) -> _Power:
@@ -214,9 +217,9 @@ class _Floor:
 class _Background:
     """Estimates the background's level and variation from a decaying histogram of levels.
 
-    Otsu's threshold parts the levels of the last ten seconds in two. The lower part is background: its middle, and its
-    deviation below the middle, which weak speech does not influence. What exceeds the middle by two deviations stands
-    out: 2 dB for a fan, up to 7 dB for chatter and music.
+    Otsu's threshold divides the levels of the last ten seconds into two parts. The lower part is the background. It has
+    a median, and a deviation that is measured below the median, where weak speech has no influence. Audio stands out
+    when it exceeds the median by two deviations: by 2 dB for a fan, by up to 7 dB for chatter and music.
     """
 
     _MEMORY_S = 10.0
@@ -232,7 +235,10 @@ class _Background:
         self._histogram = np.zeros(len(self._LEVELS_DB))
 
     def follow(self, levels_db: list[float], ends: Sequence[int]) -> list[float]:
-        """Count the levels of new frames; the threshold at each in dB. It changes with the frame before each end."""
+        """Count the levels of new frames; returns the threshold in dB at each.
+
+        The threshold changes at the frame before each of `ends`.
+        """
         histograms = np.empty((len(ends), len(self._histogram)))
         first = 0
         for number, end in enumerate(ends):

@@ -61,7 +61,7 @@ class Voice:
         return 0 if self.baseline is None else self.baseline.utterances
 
     def adapted(self, prediction: Prediction) -> Prediction:
-        """The absolute prediction of a recording, compared with the baseline."""
+        """An absolute prediction, adjusted by the baseline."""
         return self._recognizer.adapted(prediction, self.baseline)
 
     def add(self, prediction: Prediction, duration_s: float) -> None:
@@ -102,7 +102,7 @@ class Scorer:
         self.voice = voice or Voice(recognizer)
         self._new_speaker: int | None = None  # the first utterance of another speaker
         self._features = FeatureTrack(recognizer.features)
-        # Opened now, before the first audio; an engine that falls back to another one has no step graph.
+        # Opened before the first audio, because it takes time. An engine that falls back to another has no step graph.
         self._steps = None if recognizer.steps is None else StepTrack(recognizer.steps, recognizer.features)
         self._ahead: tuple[Segment, Prediction] | None = None
         self._smooth: tuple[Segment, list[float]] | None = None
@@ -163,7 +163,7 @@ class Scorer:
         )
 
     def new_speaker(self, utterance: int) -> None:
-        """Another person speaks from this utterance on: the baseline starts again."""
+        """Another person speaks from this utterance on: the baseline is reset when it is scored."""
         self._new_speaker = utterance
 
     def restart(self) -> None:

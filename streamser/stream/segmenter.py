@@ -26,10 +26,10 @@ State = Literal["quiet", "starting", "speaking", "stopping"]
 
 _Reason = Literal["silence", "max_length", "stream_end", "gap"]
 
-_REMEMBERED_BLOCKS = 4096  # 80 s of 20 ms blocks: longer than any utterance may wait for its cut
+_REMEMBERED_BLOCKS = 4096  # blocks whose arrival time is kept: 80 s of 20 ms blocks, longer than an utterance
 _SLICE_SAMPLES = SAMPLE_RATE  # a block of any length passes through the ring in slices of a second
 _RESET_GAP_SAMPLES = 5 * SAMPLE_RATE  # after a gap of this length the microphone and the room may be different ones
-_MOST_WAIT = 4096  # 256 ms, a usual hop: audio that may wait for the detector when no event can be due
+_MOST_WAIT = 4096  # 256 ms, the default hop: most audio that waits for the detector while no event can be due
 _METER_SAMPLES = SAMPLE_RATE // 12  # 80 ms: the level meter follows syllables
 
 
@@ -114,15 +114,15 @@ class _Utterance:
 class _Grid:
     """Positions of partial windows, counted from an utterance's onset in 16 kHz samples."""
 
-    frame: float  # one step of the model's frames
-    hop: float  # a whole number of them
+    frame: float  # the frame step of the network's features
+    hop: float  # from one partial window to the next: a multiple of the frame step
     window: int
 
     @classmethod
     def of(cls, features: FeatureConfig, hop_ms: float) -> _Grid:
         frame = features.hop_samples * SAMPLE_RATE / features.sample_rate
         hop = frame * max(1, round(hop_ms * SAMPLE_RATE / 1000 / frame))
-        # Exactly the samples of the network's window: half an FFT of padding replaces the last frame's when it centres.
+        # Exactly the samples of the network's window. If frames are centred, they end at the last centre.
         steps = features.window_frames - 1
         whole = max(1, steps) * features.hop_samples if features.center else features.samples_in(steps + 1)
         return cls(frame, hop, math.ceil(whole * SAMPLE_RATE / features.sample_rate))
@@ -139,9 +139,9 @@ class _Grid:
 class Segmenter:
     """Takes blocks; returns events when speech begins and ends, and the audio to classify.
 
-    An utterance is announced once it has `min_speech_ms` of speech, given as partial Segments on the
-    grid of the model's frames, as a whole, speculative Segment at the first silence, and as exactly one final,
-    which equals the last speculative Segment sample for sample.
+    An utterance is announced when it has `min_speech_ms` of speech. Then follow partial Segments on the grid of the
+    network's frames, a speculative Segment of the whole utterance at each silence, and exactly one final, which has the
+    same samples as the last speculative Segment.
     """
 
     def __init__(self, config: SegmenterConfig, vad: Vad, features: FeatureConfig, stream: str = "main") -> None:
@@ -158,7 +158,7 @@ class Segmenter:
         self._resume = _samples(config.resume_ms)
         self._post_roll = _samples(config.post_roll_ms)
         self._speculate = _samples(config.speculate_ms)
-        # The speculative final is not an event: it may wait, if half of the remaining silence is left to compute it.
+        # The speculative final is not an event and may be late: half of the remaining silence suffices to compute it.
         self._ahead_due = (self._speculate + self._end_silence) // 2 if self._speculate else self._end_silence
         self._max = _samples(1000 * config.max_utterance_s)
         self._search = _samples(1000 * config.cut_search_s)
@@ -170,7 +170,7 @@ class Segmenter:
         frames = (self._search + overrun) // vad.frame_samples + 1
         self._recent: deque[tuple[int, float, bool]] = deque(maxlen=frames)  # start, sum of squares, speech
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED_BLOCKS)  # block's end, time of its arrival
-        self._due = 0  # samples before this index can bring no event
+        self._due = 0  # samples before this index cannot cause an event
         self._detected = 0  # the VAD has processed all samples before this index
         self._barrier = 0  # no pre-roll reaches back past this: another utterance's end, or lost audio
         self._open: _Utterance | None = None
@@ -188,7 +188,7 @@ class Segmenter:
 
     @property
     def due(self) -> int:
-        """The earliest sample index that can bring an event: until then, audio may wait before it is fed."""
+        """The earliest sample index that can cause an event; audio before it may be collected and fed later."""
         return self._due
 
     @property
@@ -219,19 +219,21 @@ class Segmenter:
         return items
 
     def gap(self, start: int, length: int) -> list[Item]:
-        """Audio was lost here: up to `bridge_gap_ms` it is silence, and more of it ends the open utterance.
+        """Audio was lost here. A gap of up to `bridge_gap_ms` counts as silence; a longer one ends the open utterance.
 
         In both cases the next block starts after the gap.
         """
         if start != self.position or length <= 0:
-            raise ValueError(f"gap: starts at {self.position} and has a length, not start {start}, length {length}")
+            raise ValueError(
+                f"gap: must start at {self.position} and be longer than 0, not start {start}, length {length}"
+            )
         items = self._detect_speech()
         bridged = length <= self._bridge
-        if self._open is not None and self.state == "stopping":  # the pause goes on through the gap
+        if self._open is not None and self.state == "stopping":  # the pause continues through the gap
             bridged = bridged and start + length - self._open.speech_end < self._end_silence
         items += [] if bridged else self._close("gap")
         self._ring.write(np.zeros(0, np.float32), start + length)
-        self._detected = self._due = start + length  # frames start again behind the gap
+        self._detected = self._due = start + length  # frames start again after the gap
         if self._open is None:
             self._barrier = self._detected
         if length >= _RESET_GAP_SAMPLES:
@@ -283,7 +285,7 @@ class Segmenter:
         return items
 
     def _next_due(self) -> int:
-        """The earliest sample that can bring an event, whatever audio comes before it; at most `_MOST_WAIT` away."""
+        """The earliest sample that can cause an event, whatever the audio before it; at most `_MOST_WAIT` ahead."""
         utterance = self._open
         soon = self._detected + _MOST_WAIT
         if utterance is None:
@@ -291,7 +293,7 @@ class Segmenter:
         if self.state == "starting":
             return min(soon, self._detected + self._min_speech - utterance.speech)
         end = utterance.speech_end + (self._ahead_due if utterance.ahead is None else self._end_silence)
-        # Of a silence that nears its end, half of the rest is taken each time: little is left to do before the final.
+        # Near the end of a silence, process half of the rest each time: little is then left to do before the final.
         if utterance.ahead is not None and end - self._detected > 3 * self._vad.frame_samples:
             end = (end + self._detected) // 2
         tick = utterance.onset + (utterance.ticks + 1) * self._grid.hop if self.config.hop_ms else math.inf
@@ -319,7 +321,7 @@ class Segmenter:
     def _start(self, utterance: _Utterance, end: int, speech: bool) -> list[Item]:
         """Count speech until it is enough for an utterance."""
         dipped = not speech and end - utterance.speech_end >= self._dip
-        if dipped or end - utterance.onset >= self._max:  # too little speech: drop the beginning
+        if dipped or end - utterance.onset >= self._max:  # too little speech: discard the beginning
             self._open, self.state = None, "quiet"
         if self._open is None or not speech:
             return []
@@ -387,7 +389,7 @@ class Segmenter:
         return min(utterance.speech_end + self._post_roll, utterance.onset + self._max, self.position)
 
     def _quietest(self, limit: int) -> int:
-        """The middle of the quietest 100 ms near the limit that leave enough speech behind them."""
+        """Sample index in the middle of the quietest 100 ms near the limit that have enough speech after them."""
         starts = np.array([start for start, _, _ in self._recent])
         power = np.array([power for _, power, _ in self._recent])
         speech = np.array([speech for _, _, speech in self._recent])
@@ -395,9 +397,9 @@ class Segmenter:
         width = 2 * (SAMPLE_RATE // 20 // frame) + 1
         around = np.ones(width)
         smooth = np.convolve(power, around, "same") / np.convolve(np.ones(len(power)), around, "same")
-        behind = np.cumsum(speech[::-1])[::-1] * frame
+        after = np.cumsum(speech[::-1])[::-1] * frame
         near = (starts >= limit - self._search) & (starts + frame <= limit)
-        fit = near & (behind >= self._min_speech)
+        fit = near & (after >= self._min_speech)
         candidates = np.flatnonzero(fit if fit.any() else near)
         if not len(candidates):  # all of it was lost in a gap
             return limit

@@ -83,7 +83,7 @@ class StepTrack:
         self._track, self._utterance = None, -1
 
     def partial(self, segment: Segment, pieces: Sequence[Piece]) -> TrackInput:
-        """The question for a partial window, once the pieces up to its end are fed."""
+        """Feed the pieces up to the end of a partial window; returns its input."""
         afresh = self._track is None or any(piece.afresh for piece in pieces)
         first = max((place for place, piece in enumerate(pieces) if piece.afresh), default=0)
         samples = np.concatenate([piece.samples for piece in pieces[first:]])
@@ -94,7 +94,7 @@ class StepTrack:
         return self._input(None)
 
     def whole(self, segment: Segment) -> TrackInput | None:
-        """The question for a final, once the rest of its audio is fed; None if no frame is left to score."""
+        """Feed the rest of a final's audio; returns its input, or None if no frame is left to score."""
         first, end = speech_range(segment.samples, self._config)
         frames = self._config.frames_in(end - first)
         if not frames:

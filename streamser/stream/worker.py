@@ -87,8 +87,8 @@ class _StreamState:
     novelty: Novelty = field(default_factory=Novelty)
     partial: _Job | None = None  # the waiting partial
     ahead: _Job | None = None  # the waiting speculative final
-    finals: int = 0  # that wait
-    waiting: int = 0  # jobs of any kind
+    finals: int = 0  # number of waiting finals
+    waiting: int = 0  # number of waiting jobs of any kind
     end: int = 0  # sample index up to which the stream was scored
     over: bool = False  # ended, failed or closed: nothing more is delivered
 
@@ -106,8 +106,8 @@ class _Job:
 class StreamHandle:
     """One stream's interface to the worker, as `InferenceWorker.open` returns it.
 
-    Everything the stream has goes through `submit`, in order: segments become emotion events, events pass unchanged,
-    and `deliver` gets them all in that order. StreamEnded is the last. NewSpeaker is not delivered.
+    `submit` takes the stream's segments and events in order. Segments become emotion events, events stay unchanged, and
+    `deliver` gets all of them in the same order. StreamEnded is the last. NewSpeaker is not delivered.
     """
 
     def __init__(self, worker: InferenceWorker, state: _StreamState) -> None:
@@ -127,7 +127,7 @@ class StreamHandle:
         self._worker._submit(self._state, item)
 
     def new_speaker(self, utterance: int) -> None:
-        """Another person speaks from this utterance on: the stream's baseline starts again."""
+        """Another person speaks from this utterance on: the stream's baseline is reset."""
         self.submit(NewSpeaker(utterance))
 
     def close(self) -> None:
@@ -183,8 +183,9 @@ class InferenceWorker:
         """Add a stream; `name` only labels its events, so two streams may have the same.
 
         `lossless` keeps every partial and waits for room instead. An error in scoring or delivering goes to `on_error`
-        and is delivered as StreamEnded; the stream is then over and the others go on. `voice` goes on from an
-        earlier stream of the same speaker. The worker's time is shared fairly between the streams that wait for it.
+        and is delivered as StreamEnded; the stream is then over and the others continue. Give the `voice` of an earlier
+        stream of the same speaker to continue its baseline. The worker's time is shared
+        fairly between the streams that wait for it.
         """
         scorer = Scorer(self.recognizer, self.config.smoothing, name, voice or self.config.voice(self.recognizer))
         state = _StreamState(scorer, deliver, on_error, tally or Tally(), lossless)
@@ -206,7 +207,7 @@ class InferenceWorker:
                 self._append(job)
 
     def _end(self, state: _StreamState) -> None:
-        """Drop what waits for this stream and deliver nothing more to it; a thread that waits for its room is woken."""
+        """Drop the stream's waiting jobs, deliver nothing more to it, and wake threads that wait for room."""
         with self._changed:
             state.over = True
             self._states.discard(state)
@@ -355,9 +356,9 @@ class InferenceWorker:
     def _recover(self, job: _Job, error: BaseException) -> Prediction | None:
         """Try again after an error; None if there is no prediction.
 
-        An engine may fail once, or a GPU may be full for a moment: a partial result is then left out, and a final is
-        scored once more, from its whole recording. When that fails too, or the audio itself is to blame, the stream
-        ends.
+        An engine may fail once, or a GPU may be short of memory for a moment. A partial result is then left out, and a
+        final is scored once more, from its whole recording. If that fails too, or if the error is in the audio, the
+        stream ends.
         """
         state, segment = job.state, job.item
         assert isinstance(segment, Segment)

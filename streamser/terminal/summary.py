@@ -114,7 +114,7 @@ def _duration(seconds: float) -> str:
 
 
 def letters_of(labels: Sequence[str]) -> dict[str, str]:
-    """A letter for each name: its first, or the next of its own that no other name has taken.
+    """A letter for each name: the first of its letters that no earlier name has.
 
     >>> letters_of(["sad", "surprised", "uncertain"])
     {'sad': 's', 'surprised': 'u', 'uncertain': '?'}

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "last.pt"
 SAVE_EVERY_S = 60.0
-"""A checkpoint holds up to five copies of the weights; writing one can take longer than a short epoch."""
+"""Least time between checkpoints: one holds up to five copies of the weights, and writing it may outlast an epoch."""
 
 
 def allowed_labels(clips: Sequence[Clip], labels: Sequence[str]) -> NDArray[np.bool_]:
@@ -54,7 +54,7 @@ def allowed_labels(clips: Sequence[Clip], labels: Sequence[str]) -> NDArray[np.b
 
 
 def with_common_labels(clips: Sequence[Clip], labels: Sequence[str]) -> list[Clip]:
-    """The clips whose label makes up 2 % or more of their corpus, and those that have none."""
+    """The clips whose label makes up 2 % or more of their corpus, and the clips without a label."""
     allowed = allowed_labels(clips, labels)
     return [clip for clip, row in zip(clips, allowed, strict=True) if not clip.label or row[labels.index(clip.label)]]
 
@@ -87,8 +87,8 @@ class Part:
 
     @property
     def grades(self) -> NDArray[np.int64]:
-        """Difficulty of each clip, 0 to 2. Clips without annotators' votes count as easy ones (0): the focal loss of
-        Zhong et al. is the weighted one for them."""
+        """Difficulty of each clip, 0 to 2. Clips without annotators' votes count as easy (0): for them, the focal
+        loss of Zhong et al. is weighted cross entropy."""
         return np.array(["ABC".index(clip.difficulty or "A") for clip in self.clips], np.int64)
 
 
@@ -129,7 +129,7 @@ class FitData:
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """Settings of where a fit computes and what it stores."""
+    """Where a fit computes, and what it stores."""
 
     seed: int
     folder: Path
@@ -197,7 +197,7 @@ class Fit:
         return not any(isinstance(module, (nn.GRU, nn.LSTM)) for module in net.modules())
 
     def run(self) -> Fitted:
-        """Train until the last epoch or until patience ends; the network returned is the best one."""
+        """Train to the last epoch, or until `patience` epochs bring no better score; returns the best network."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
         with (self.folder / "log.jsonl").open("w", encoding="utf-8") if self.rank == 0 else nullcontext() as lines:
@@ -248,7 +248,7 @@ class Fit:
         return {"epoch": float(self.epoch + 1), "loss": float(total), "lr": rate}
 
     def _order(self, count: int) -> NDArray[np.int64]:
-        """Training clips to draw, in order: weighted draws, or shuffles of all clips without balancing."""
+        """Indexes of the clips to train on, in order: weighted draws if the recipe balances, else shuffles of all."""
         if self.recipe.balance:
             return self.rng.choice(len(self.weights), count, p=self.weights / self.weights.sum())
         rounds = -(-count // len(self.train.clips))
@@ -328,7 +328,7 @@ class Fit:
         return result + self.adversary(output.embedding, drawn) if self.adversary else result
 
     def _label_loss(self, output: NetOutput, frames: Tensor, drawn: NDArray[np.int64]) -> Tensor:
-        """The mean loss of the batch's clips; one without a label has none."""
+        """The mean loss over the batch's clips; a clip without a label counts as 0."""
         at = self._there(drawn)
         labelled = self.labelled[drawn]
         if not labelled.all():

@@ -57,8 +57,10 @@ class OutlierConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainConfig:
-    """Speech that is not acted, labelled neutral: reading, broadcasts, prompts. Acted neutral speech is flat and slow;
-    with it alone, plain reading is often classified as happy."""
+    """Speech that is not acted, labelled neutral: reading, broadcasts, prompts.
+
+    Acted neutral speech is flat and slow. A network trained on it alone often classifies plain reading as happy.
+    """
 
     corpora: tuple[str, ...] = ()
     """Corpus folders, below the corpora root; their clips need no label."""
@@ -72,11 +74,11 @@ class PlainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineConfig:
-    """The relative head, which compares an utterance with the speaker's own neutral speech, embedding by embedding."""
+    """Training of the relative head, which compares an utterance's embedding with a baseline of the same speaker."""
 
     train: bool = False
     shrinkage: float = 2.0
-    """Weight of the training corpora's mean neutral speech in every baseline, in neutral utterances."""
+    """Weight of the training corpora's mean neutral speech in every baseline; a neutral utterance has weight 1."""
     most: int = 16
     """A training baseline is the mean of 1 to this many neutral clips of the speaker."""
     mistakes: float = 0.5
@@ -97,12 +99,12 @@ class DistilConfig:
     clean clip, the network an augmented copy."""
 
     teachers: tuple[str, ...] = ()
-    """Checkpoints by name or folder, whose predictions are averaged; empty for no teacher. Of a run's folder, each fold
-    takes the checkpoint of the fold of its name, so that its teacher left out the same clips."""
+    """Checkpoints by name or folder, whose predictions are averaged; empty for no teacher. If a teacher is a run's
+    folder, each fold uses the run's checkpoint for the fold of the same name, which left out the same clips."""
     weight: float = 0.5
     """Weight of the teacher's predictions in the loss; the labels have the rest."""
     temperature: float = 2.0
-    """Softens the probabilities of both sides."""
+    """Divides the logits of the teacher and of the network: a larger value makes their probabilities more equal."""
     embedding: float = 0.0
     """Weight of the distance between the teacher's embedding and a linear map of the network's."""
     unlabelled: tuple[str, ...] = ()
@@ -110,7 +112,7 @@ class DistilConfig:
     `corpora` or `plain` already use with a label are left out.
     """
     unlabelled_share: float = 0.2
-    """Share of such clips among those drawn, if the recipe balances."""
+    """Share of unlabelled clips among the clips drawn, if the recipe has `balance`."""
 
     def __post_init__(self) -> None:
         if not 0 < self.weight <= 1:
@@ -160,7 +162,7 @@ class Recipe:
     """honest, honest-loso, leave-one-corpus-out, ship, or paper:<name>."""
     folds: int = 5
     validation_speakers: float = 0.15
-    """Share of the speakers left for training that only choose epoch, temperature and threshold."""
+    """Share of the training speakers that only choose the epoch, the temperature and the threshold."""
     test_corpora: tuple[str, ...] = ()
     """leave-one-corpus-out: leave out only these, in turn (default: each)."""
     seeds: tuple[int, ...] = (0,)
@@ -171,21 +173,22 @@ class Recipe:
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     outliers: OutlierConfig = field(default_factory=OutlierConfig)
     mask_absent_labels: bool = True
-    """Score a clip only among the labels its corpus has, so that a corpus does not affect labels that it lacks.
-    A corpus has a label when 2 % of its clips do; the few clips of the others are not trained on."""
+    """Compute a clip's loss only over the labels that its corpus has, so that a corpus does not affect other labels.
+    A corpus has a label if 2 % of its clips have it; clips with rarer labels are not trained on."""
     epochs: int = 40
     passes_per_epoch: int = 0
     """Clips drawn in an epoch; 0 draws as many as there are."""
     batch: int = 32
     train_window_s: float = 0.0
-    """Train on pieces of this length (serving may use longer ones if the network pools over time); 0: its window."""
+    """Train on pieces of this length; 0: the network's window. With a network that pools over time, predictions may use
+    longer windows."""
     optimizer: str = "adamw"
     """A name in `streamser.training.optimizers.OPTIMIZERS`: adam, adamw, adadelta or sgd."""
     lr: float = 2e-3
     weight_decay: float = 1e-2
     schedule: Schedule = field(default_factory=Schedule)
     gradient_clip: float = 0.0
-    """Largest gradient norm; 0 leaves it."""
+    """Largest gradient norm; 0 for no limit."""
     ema: float = 0.0
     """Decay of the running average of the weights that is validated and kept; 0 keeps the weights themselves."""
     patience: int = 0
@@ -202,8 +205,8 @@ class Recipe:
     """Waveform augmentation, computed once into `copies` copies of each clip."""
     copies: int = 0
     augment_by: Literal["clip", "speaker"] = "clip"
-    """Draw each copy's room, noise and speed separately for every clip, or once for all clips of a speaker: a baseline
-    compares utterances that share a room."""
+    """Draw the room, noise and speed of each copy separately for every clip (clip), or once for all clips of a speaker
+    (speaker), which suits the relative head: a speaker's utterances then share a room with the baseline."""
     feature_augment: FeatureAugment = field(default_factory=FeatureAugment)
     precision: Literal["fp32", "bf16"] = "fp32"
     risk: float = 0.25
@@ -218,7 +221,7 @@ class Recipe:
 
 
 def recipe_from(values: Mapping[str, Any], lines: Mapping[str, str] | None = None, *, where: str = "recipe") -> Recipe:
-    """Make a Recipe of plain values, checked; `lines` maps each dotted key to the place where it was written."""
+    """Make a Recipe from plain values and check it; `lines` maps each dotted key to the place where it was written."""
 
     def line_of(dotted: str) -> str:
         while dotted and dotted not in (lines or {}):
@@ -230,13 +233,13 @@ def recipe_from(values: Mapping[str, Any], lines: Mapping[str, str] | None = Non
     rules = {
         "epochs must be at least 1": recipe.epochs >= 1,
         "batch must be at least 2 (batch norm needs two)": recipe.batch >= 2,
-        "lr is positive": recipe.lr > 0,
+        "lr must be positive": recipe.lr > 0,
         "labels must be at least two, each once, or [all]": recipe.labels == ALL_LABELS
         or len(set(recipe.labels)) == len(recipe.labels) >= 2,
-        "0 <= ema < 1": 0 <= recipe.ema < 1,
-        "0 < risk < 1": 0 < recipe.risk < 1,
-        "seeds has at least one": len(recipe.seeds) >= 1,
-        "0 < validation_speakers < 1": 0 < recipe.validation_speakers < 1,
+        "ema must be at least 0 and below 1": 0 <= recipe.ema < 1,
+        "risk must be above 0 and below 1": 0 < recipe.risk < 1,
+        "seeds must have at least one": len(recipe.seeds) >= 1,
+        "validation_speakers must be above 0 and below 1": 0 < recipe.validation_speakers < 1,
     }
     broken = [rule for rule, held in rules.items() if not held]
     if broken:
@@ -245,8 +248,8 @@ def recipe_from(values: Mapping[str, Any], lines: Mapping[str, str] | None = Non
 
 
 def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read and check a recipe file; `overrides` replace keys, as {"epochs": 3} or {"schedule.kind": "cosine"}."""
-    known = "those that ship stand in models/*/recipe.yaml and models/recipes/"
+    """Read and check a recipe file; `overrides` replace keys, such as {"epochs": 3} or {"schedule.kind": "cosine"}."""
+    known = "the shipped ones are models/*/recipe.yaml and models/recipes/*.yaml"
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe; {known}")
     values, lines = read_mapping(path, "a recipe", known)
@@ -265,10 +268,10 @@ def _overridden(
     for dotted, value in overrides.items():
         outer, _, inner = dotted.rpartition(".")
         group = values.setdefault(outer, {}) if outer else values
-        if group is None:  # a group that is left out, as augment
+        if group is None:  # a group that the recipe leaves out, such as augment
             group = values[outer] = {}
         if not isinstance(group, dict):
-            raise ConfigError(f"--set {dotted}: {outer} is no group of keys")
+            raise ConfigError(f"--set {dotted}: {outer} is not a group of keys")
         group[inner or dotted] = value
         lines[dotted] = f"--set {dotted}"
     return values, lines

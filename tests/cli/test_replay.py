@@ -158,7 +158,7 @@ def test_a_long_file_shows_its_progress_on_a_terminal(
         (["{empty}"], "streamser: {empty}: the file is empty (0 bytes)"),
         (["{talk}", "--model", "nonsense"], "streamser: "),
         (["{talk}", "{talk}", "--plot", "x.png"], "streamser: --plot: a picture shows one file"),
-        (["{talk}", "--out", "x.mp4"], "streamser: x.mp4: the extension names the format"),
+        (["{talk}", "--out", "x.mp4"], "streamser: x.mp4: the extension decides the format"),
     ],
 )
 def test_a_slip_is_one_line(

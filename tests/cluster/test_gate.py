@@ -133,7 +133,7 @@ async def test_a_client_that_cannot_connect_again_gets_what_came_and_the_reason(
             await stream.push(pcm(two_utterances()))
             choice.servers.clear()
             choice.deaths[-1].set()
-            with pytest.raises(ServerError, match="connect again to go on") as lost:
+            with pytest.raises(ServerError, match="connect again to continue") as lost:
                 await stream.finish()
     assert lost.value.code == "replica_lost"
 

@@ -57,7 +57,7 @@ def test_doubles_and_strided_views_are_computed_as_float32(engine: OnnxEngine) -
 
 @pytest.mark.parametrize("shape", [(59, 64), (1, 59, 40), (1, 1, 59, 64)])
 def test_frames_of_another_shape_are_the_callers_slip(engine: OnnxEngine, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"frames have shape \(batch, time, 64\) for tiny, not"):
+    with pytest.raises(ValueError, match=r"frames must have shape \(batch, time, 64\) for tiny, not"):
         engine.run(np.zeros(shape, np.float32))
 
 

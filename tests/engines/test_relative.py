@@ -48,10 +48,10 @@ def test_a_bundle_without_one_opens_none(bundle: Bundle) -> None:
     [
         (lambda: renamed("weight", "number"), "must map embedding, total and weight to logits"),
         (lambda: renamed("logits", "scores"), "must map embedding, total and weight to logits"),
-        (lambda: make_relative(make_weights(make_features(), 3)), "gives no 4 finite float32 scores"),
+        (lambda: make_relative(make_weights(make_features(), 3)), "must give 4 finite float32 logits"),
         (
             lambda: make_relative({"weight": np.full((64, 4), np.nan, np.float32)}),
-            "gives no 4 finite float32 scores",
+            "must give 4 finite float32 logits",
         ),
         (lambda: b"no graph", "is not an ONNX model"),
     ],

@@ -150,8 +150,8 @@ def test_a_track_with_nothing_or_silence_in_it_is_not_audible(tmp_path: Path) ->
         ({"streamser.step": "sideways"}, "chunks or window, not 'sideways'"),
         ({"streamser.multiple": "3"}, "multiples of streamser.multiple"),
         ({"streamser.step": "window"}, "export the checkpoint again"),
-        ({"streamser.rings": '{"sum": 2}'}, "streamser.rings names states"),
-        ({"streamser.rings": '{"carried.calls": 0}'}, "streamser.rings names states"),
+        ({"streamser.rings": '{"sum": 2}'}, "streamser.rings must name states"),
+        ({"streamser.rings": '{"carried.calls": 0}'}, "streamser.rings must name states"),
     ],
 )
 def test_a_step_graph_that_is_none_of_ours_is_refused(tmp_path: Path, change: dict[str, str], message: str) -> None:

@@ -52,7 +52,7 @@ def test_without_clips_there_is_no_figure() -> None:
 
 
 def test_a_target_that_is_no_class_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"targets lie in 0\.\.2"):
+    with pytest.raises(ValueError, match=r"targets must be in 0\.\.2"):
         metrics.confusion([0, 3], [0, 1], 3)
 
 
@@ -91,7 +91,7 @@ def test_ua_at_coverage_counts_only_the_surest() -> None:
     truth = [0, 1, 1, 0]
     assert metrics.ua_at_coverage(probabilities, truth, 0.5) == 1.0
     assert metrics.ua_at_coverage(probabilities, truth, 1.0) == 0.5
-    with pytest.raises(ValueError, match="coverage is a share"):
+    with pytest.raises(ValueError, match="coverage must be above 0"):
         metrics.ua_at_coverage(probabilities, truth, 70)
     # weighted: the most confident prediction has half of the weight, also in the recall of its class
     weights = [3.0, 1.0, 1.0, 1.0]

@@ -416,7 +416,7 @@ def test_a_server_that_hangs_up_without_a_word_is_no_broker() -> None:
         (["--topic", "home/#"], "--topic: must be like home/desk"),
         (["--topic", "/home"], "--topic: must be like home/desk"),
         (["--host", ""], "--host: must be the broker's name"),
-        (["--password", "secret"], "--username: a password needs one"),
+        (["--password", "secret"], "--username: must be given with a password"),
         (["--discovery-prefix", "a/+"], "--discovery-prefix: must be like homeassistant"),
         (["--speed", "0"], "--speed: a number above 0"),
     ],

@@ -317,7 +317,7 @@ def test_a_block_that_does_not_follow_is_refused() -> None:
     segmenter.feed(AudioBlock(audio((0.01, 100)), 0))
     with pytest.raises(ValueError, match=r"block: starts at 3200, not at 1600; report lost audio with gap\(\)"):
         segmenter.feed(AudioBlock(audio((0.01, 100)), 3200))
-    with pytest.raises(ValueError, match="gap: starts at 1600"):
+    with pytest.raises(ValueError, match="gap: must start at 1600"):
         segmenter.gap(0, 100)
 
 

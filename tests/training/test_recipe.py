@@ -35,7 +35,7 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one() -> None:
     [
         ("epochs", 0, "epochs must be at least 1"),
         ("batch", 1, "batch must be at least 2"),
-        ("ema", 1.0, "ema < 1"),
+        ("ema", 1.0, "ema must be at least 0 and below 1"),
         ("labels", ["sad", "sad"], "labels must be at least two"),
     ],
 )
