@@ -105,11 +105,13 @@ class Bundle(BundleValues):
         """Check the rules between the values; the engines check the graph's shape."""
         labels, features, classes = self.labels, self.features, len(self.labels)
         if classes < 2 or not all(isinstance(label, str) and label and label.isprintable() for label in labels):
-            raise ValueError(f"labels are two or more names, not {list(labels)!r}")
+            raise ValueError(f"labels must be two or more names, not {list(labels)!r}")
         if len(set(labels)) != classes:
-            raise ValueError(f"labels are all different, not {list(labels)!r}")
+            raise ValueError(f"labels must all be different, not {list(labels)!r}")
         if UNCERTAIN in labels:
-            raise ValueError(f"labels must not hold {UNCERTAIN!r}, which stands for a confidence below the threshold")
+            raise ValueError(
+                f"labels must not contain {UNCERTAIN!r}, which stands for a confidence below the threshold"
+            )
         if (self.baseline is None) != (RELATIVE not in self.files):
             raise ValueError(f"{RELATIVE} and the section 'baseline' are both there, or neither is")
         both = (self.calibration, *(() if self.baseline is None else (self.baseline.calibration,)))

@@ -70,7 +70,7 @@ class BaselineRule:
             f"baseline.memory must be a whole number of 2 or more, not {self.memory!r}": type(self.memory) is int
             and self.memory >= 2,
             f"baseline.half must be 0 or more, not {self.half!r}": _finite((self.half,)) and self.half >= 0,
-            "baseline.calibration is a section": isinstance(self.calibration, Calibration),
+            "baseline.calibration must be a section": isinstance(self.calibration, Calibration),
         }
         require(rules)
 

@@ -309,5 +309,5 @@ def _typed(value: Any, name: str, kind: type[EventBase]) -> Any:
     elif name in ("confidence", "latency_ms"):
         numbers = [value]
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise ValueError(f"{kind.type}: {name} holds a value that is no finite number")
+        raise ValueError(f"{kind.type}: {name} has a value that is not a finite number")
     return value

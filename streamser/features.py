@@ -77,15 +77,15 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         rules = {
-            "kind is mel or samples": self.kind in ("mel", "samples"),
-            "kind 'samples' takes them as they are: one frame after the other, neither centred nor changed": (
+            "kind must be mel or samples": self.kind in ("mel", "samples"),
+            "kind 'samples' must have frames without overlap that are neither centred nor changed": (
                 self.kind != "samples"
                 or (
                     self.hop_samples == self.window_samples == self.fft_size
                     and (self.center, self.mfcc, self.clip, self.scale) == (False, 0, None, "none")
                 )
             ),
-            "sample_rate is positive": self.sample_rate > 0,
+            "sample_rate must be positive": self.sample_rate > 0,
             "1 <= hop_samples": self.hop_samples >= 1,
             "2 <= window_samples <= fft_size": 2 <= self.window_samples <= self.fft_size,
             "1 <= n_mels": self.n_mels >= 1,
@@ -93,19 +93,19 @@ class FeatureConfig:
                 0 <= self.mel_min_hz < self.mel_max_hz <= self.sample_rate / 2
             ),
             "0 <= mfcc <= n_mels": 0 <= self.mfcc <= self.n_mels,
-            "floor and reference are positive": self.floor > 0 and self.reference > 0,
-            "clip is (low, high) with low < high": self.clip is None or self.clip[0] < self.clip[1],
+            "floor and reference must be positive": self.floor > 0 and self.reference > 0,
+            "clip must be (low, high) with low < high": self.clip is None or self.clip[0] < self.clip[1],
             "scale 'unit' needs clip": self.scale != "unit" or self.clip is not None,
             "scale 'standard' needs mean and std, one value a bin, std positive": self.scale != "standard"
             or (len(self.mean) == len(self.std) == self.bins and min(self.std) > 0),
-            "window is hann or hamming": self.window in ("hann", "hamming"),
-            "mel_scale is slaney or htk": self.mel_scale in ("slaney", "htk"),
-            "mel_norm is slaney or none": self.mel_norm in ("slaney", "none"),
-            "log is db or ln": self.log in ("db", "ln"),
-            "scale is none, unit or standard": self.scale in ("none", "unit", "standard"),
-            "short is zero, tile or keep": self.short in ("zero", "tile", "keep"),
-            "long is head, middle, windows or pieces": self.long in ("head", "middle", "windows", "pieces"),
-            "length_s and stride_s are positive": self.length_s > 0 and self.stride_s > 0,
+            "window must be hann or hamming": self.window in ("hann", "hamming"),
+            "mel_scale must be slaney or htk": self.mel_scale in ("slaney", "htk"),
+            "mel_norm must be slaney or none": self.mel_norm in ("slaney", "none"),
+            "log must be db or ln": self.log in ("db", "ln"),
+            "scale must be none, unit or standard": self.scale in ("none", "unit", "standard"),
+            "short must be zero, tile or keep": self.short in ("zero", "tile", "keep"),
+            "long must be head, middle, windows or pieces": self.long in ("head", "middle", "windows", "pieces"),
+            "length_s and stride_s must be positive": self.length_s > 0 and self.stride_s > 0,
             "trim_db must be 0 or more": self.trim_db >= 0,
         }
         broken = [rule for rule, held in rules.items() if not held]

@@ -45,7 +45,7 @@ def check_graph(graph: bytes) -> None:
             graphs += 1
             _check_nodes_and_constants(_message(value))
     if not graphs:
-        raise ValueError("is not an ONNX model (it holds no graph)")
+        raise ValueError("is not an ONNX model (it has no graph)")
 
 
 def _check_nodes_and_constants(graph: memoryview) -> None:
@@ -100,7 +100,7 @@ def _check_tensor(tensor: memoryview) -> None:
     values = 1
     for number, value in _fields(tensor):
         if number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and value != 0):
-            raise ValueError("keeps constants in another file (external data), but a checkpoint holds its own files")
+            raise ValueError("keeps constants in another file (external data), but a checkpoint must hold all its data")
         if number == _TENSOR_DIMS:
             for size in [value] if isinstance(value, int) else _varints(value):
                 values *= size

@@ -70,7 +70,7 @@ class Profile:
             raise ValueError(f"weight must be above 0 and at most the number of utterances, not {self.weight!r:.80}")
         total: object = self.total
         if not (isinstance(total, tuple) and 0 < len(total) <= _MOST_VALUES and all(map(_is_number, total))):
-            raise ValueError(f"total holds 1 to {_MOST_VALUES} finite numbers")
+            raise ValueError(f"total must be 1 to {_MOST_VALUES} finite numbers")
 
     def baseline(self, bundle: Bundle) -> Baseline:
         """The first baseline of a stream of this speaker; ConfigError when the profile is for another checkpoint."""

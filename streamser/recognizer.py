@@ -217,7 +217,7 @@ class Recognizer:
             return prediction
         logits = self.relative.run(prediction.embedding, baseline.total, baseline.weight).tolist()
         if not all(map(math.isfinite, logits)):
-            raise EngineError(f"{self.bundle.relative_path}: gives NaN or infinite scores; use another checkpoint")
+            raise EngineError(f"{self.bundle.relative_path}: gives NaN or infinite logits; use another checkpoint")
         relative = self._probabilities(logits, rule.calibration)
         absolute = prediction.scores.values()
         mixed = [(1.0 - share) * one + share * other for one, other in zip(absolute, relative, strict=True)]
@@ -273,7 +273,7 @@ class Recognizer:
         if self.relative is not None:
             used += [score.embedding for score in scores]
         if not all(np.isfinite(values).all() for values in used):
-            raise EngineError(f"{self.bundle.path}: the network gives NaN or infinite scores; use another checkpoint")
+            raise EngineError(f"{self.bundle.path}: the network gives NaN or infinite logits; use another checkpoint")
         for score in scores:
             self.check_embedding(score.embedding)
         return scores

@@ -33,7 +33,7 @@ def read_reference(path: Path, audio: Path, duration_s: float) -> list[Mark]:
     else:
         raise ConfigError(f"--reference {path}: the extension decides the format; known are {_KINDS}")
     if not marks:
-        raise ConfigError(f"--reference {path}: holds no label for {audio.name}")
+        raise ConfigError(f"--reference {path}: has no label for {audio.name}")
     return marks
 
 

@@ -81,7 +81,7 @@ def parse_yaml(path: Path, missing: str) -> yaml.Node | None:
 
 
 def parse_value(text: str, where: str) -> Any:
-    """Parse the value of an override, as the text behind `--set vad.mode=`."""
+    """Parse the value of an override, the text after `--set vad.mode=`."""
     try:
         node = _compose(text, where)
     except ConfigError as error:

@@ -151,7 +151,7 @@ def test_saving_again_replaces_the_checkpoint_and_leaves_other_files(folder: Pat
 
 
 def test_a_bundle_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="labels are all different"):
+    with pytest.raises(ValueError, match="labels must all be different"):
         make_bundle(tmp_path / "bad", labels=("sad", "sad"))
     assert not (tmp_path / "bad").exists()
     with pytest.raises(ValueError, match="JSON compliant"):
@@ -296,9 +296,9 @@ def test_an_oversized_manifest_is_refused_unread(folder: Path) -> None:
 
 
 RULES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "one label": (lambda v: v.update(labels=["sad"]), "labels are two or more names"),
-    "labels that are numbers": (lambda v: v.update(labels=[1, 2]), "labels are two or more names"),
-    "a label twice": (lambda v: v.update(labels=["sad", "sad"]), "labels are all different"),
+    "one label": (lambda v: v.update(labels=["sad"]), "labels must be two or more names"),
+    "labels that are numbers": (lambda v: v.update(labels=[1, 2]), "labels must be two or more names"),
+    "a label twice": (lambda v: v.update(labels=["sad", "sad"]), "labels must all be different"),
     "uncertain as a label": (lambda v: v.update(labels=["sad", "uncertain"]), "must not hold 'uncertain'"),
     "labels that are text": (lambda v: v.update(labels=7), "not iterable"),
     "no labels": (lambda v: v.pop("labels"), "key 'labels' is missing"),

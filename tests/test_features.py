@@ -286,7 +286,7 @@ def test_a_config_survives_a_round_through_plain_values(config: FeatureConfig) -
         ({"window": "boxcar"}, "window is"),
         ({"nmels": 3}, "unknown keys nmels"),
         ({"n_mels": "many"}, "FeatureConfig"),
-        ({"kind": "sound"}, "kind is mel or samples"),
+        ({"kind": "sound"}, "kind must be mel or samples"),
         ({"kind": "samples"}, "one frame after the other"),
         ({"kind": "samples", "hop_samples": 1024, "mfcc": 13}, "neither centred nor changed"),
     ],

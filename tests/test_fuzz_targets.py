@@ -26,7 +26,7 @@ sys.path.insert(0, str(FUZZ))
 
 import targets  # noqa: E402  # after the path to it
 
-# The same examples each time: a test in CI that fails now and then is no test. New ones are the fuzzers' work.
+# The same examples each time: a test in CI must not fail at random. New ones are the fuzzers' work.
 few = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 

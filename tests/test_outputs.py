@@ -335,7 +335,7 @@ def test_a_full_disk_leaves_a_valid_file_of_whole_events_that_can_be_continued(t
         assert kept == READERS[name]((tmp_path / f"all-{name}").read_text())[: len(kept)]
         write(
             path, [*whole[len(kept) :]]
-        )  # TextGrid and subtitles go on after their end; here it is enough that they do
+        )  # TextGrid and subtitles continue after their end; here it is enough that they do
         assert len(READERS[name](path.read_text())) == len(whole)
 
 

@@ -210,7 +210,7 @@ class NanEngine:
 
 
 def test_a_network_that_gives_nan_is_an_error_and_no_answer(bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match="tiny: the network gives NaN or infinite scores"):
+    with pytest.raises(EngineError, match="tiny: the network gives NaN or infinite logits"):
         Recognizer(bundle, NanEngine()).predict(tone())
 
 

@@ -204,7 +204,7 @@ def test_without_clips_there_is_nothing_to_compose(recognizer: Recognizer) -> No
 
 
 def test_an_impossible_plan_is_refused() -> None:
-    with pytest.raises(ValueError, match="minutes and stream_minutes are positive"):
+    with pytest.raises(ValueError, match="minutes and stream_minutes must be positive"):
         StreamPlan(minutes=0)
 
 

@@ -6,7 +6,7 @@
 
 The folds are those of `streamser train` for the same protocol and seed. The 88 functionals are standardised on the
 training clips, C and kernel are chosen on the validation speakers by UA. `--out` gets `result.json` and one fold
-file a fold, which stand in the tables of `streamser evaluate` beside the networks'.
+file per fold, which appear in the tables of `streamser evaluate` beside the networks'.
 """
 
 from __future__ import annotations

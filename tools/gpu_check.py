@@ -1,7 +1,7 @@
 """Check and measure streamser on a CUDA device; see tools/gpu_check.sh.
 
 Parts run in groups, each group in a process of its own with a time limit, each part in a try of its own: the error
-of a part that fails is written to the JSON, and the others go on.
+of a part that fails is written to the JSON, and the others continue.
 """
 
 from __future__ import annotations

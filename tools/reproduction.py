@@ -41,11 +41,11 @@ own figures are.
 """
 
 OWN = """\
-The recipes stand in `models/*/recipe.yaml` and `models/recipes/`: `streamser train RECIPE --corpora-root CORPORA`, for
+The recipes are in `models/*/recipe.yaml` and `models/recipes/`: `streamser train RECIPE --corpora-root CORPORA`, for
 the other column with `--set protocol=paper:lightsernet --set choose_by=wa --set validate_every=1` (whisper-emodb:
-`--set epochs=12` too). `whisper-*` is no paper's net: it is a frozen speech recognizer's encoder under the same
-protocols. `losses-*` is one net on one corpus with the losses and the pooling of papers 1 to 3, two speakers left out
-at a time."""
+`--set epochs=12` too). `whisper-*` is not from a paper: it is a frozen speech recognizer's encoder under the same
+protocols. `losses-*` is one network on one corpus with the losses and the pooling of papers 1 to 3, two speakers left
+out at a time."""
 
 TRIED = """\
 These rows were published on IEMOCAP, which may not be distributed. One fold of EMO-DB's seven emotions on two speakers

@@ -6,10 +6,10 @@ The teachers come first: a run of each teacher's own recipe, whose folds leave o
 the students, seed by seed, so that a run that is cut off has whole tables of fewer seeds. `--teachers whisper=RUN`
 takes a finished run instead; `--ship` trains the checkpoints at the end, each calibrated on its own finished run.
 
-Runs stand in runs/students (`--runs`); the same command goes on with them. OUT gets students.tar.gz (every fold's
-predictions, curves and relative head, no other weights), summary.json with the tables, and progress.log. Unpack the
-archive at the repository's root to go on elsewhere. `--clips 4 --folds 1 --passes 64 --epochs 1` tries it on a CPU in
-minutes.
+Runs are in runs/students (`--runs`); the same command continues them. OUT gets students.tar.gz (every fold's
+predictions, curves and relative head, no other weights), summary.json with the tables, and progress.log. To
+continue elsewhere, unpack the archive at the repository's root. `--clips 4 --folds 1 --passes 64 --epochs 1` tries it
+on a CPU in minutes.
 """
 
 from __future__ import annotations
@@ -272,8 +272,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, Path("runs/students"), "only students whose name begins so")
     parser.add_argument("--teachers", nargs="*", default=[], metavar="NAME=RUN", help="finished runs that teach")
     parser.add_argument("--ship", action="store_true", help="train the checkpoints of whole runs too")
-    parser.add_argument("--clips", type=int, default=0, help="only so many clips of each label of a corpus")
-    parser.add_argument("--folds", type=int, default=0, help="only the first so many folds, to try the script")
+    parser.add_argument("--clips", type=int, default=0, help="use at most this many clips of each label of a corpus")
+    parser.add_argument("--folds", type=int, default=0, help="train only this many folds, to try the script")
     parser.add_argument("--passes", type=int, default=0, help="fewer clips an epoch, to try the script")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: each has one core

@@ -272,7 +272,7 @@ def hushed(debug: bool) -> Iterator[None]:
 
 
 def _descriptor(stream: Any) -> int:
-    """The number of the file behind a stream, or -1 when there is none."""
+    """The number of the file that a stream reads, or -1 if there is none."""
     try:
         return int(stream.fileno())
     except (OSError, ValueError, AttributeError):

@@ -98,7 +98,7 @@ def _hello(
 class AsyncClient:
     """A server at an address; a connection is opened for each call, so that nothing needs to be closed.
 
-    A stream of pushed audio whose connection is lost connects again, for up to `reconnect_s`, and goes on.
+    A stream of pushed audio whose connection is lost connects again, for up to `reconnect_s`, and continues.
     """
 
     def __init__(

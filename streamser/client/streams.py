@@ -1,4 +1,4 @@
-"""One stream over WebSockets: push audio, take events, and go on over a new connection when one is lost."""
+"""One stream over WebSockets: push audio, take events, and continue over a new connection when one is lost."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class AsyncStream:
     """One stream: `push` audio and take the events that have come, `finish` for the rest, or iterate.
 
     When its connection is lost, because the network or the server failed or the server was stopped, it connects again
-    and sends the audio again that has no final yet. Events go on in one timeline, and each utterance has one final, but
-    the server's baseline of the voice is lost with the connection.
+    and sends the audio again that has no final yet. Events continue in one timeline, and each utterance has one final;
+    but the server's baseline of the voice is lost with the connection.
     """
 
     def __init__(self, url: str, headers: dict[str, str], hello: dict[str, Any], *, reconnect_s: float = 0.0) -> None:

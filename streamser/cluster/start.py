@@ -1,4 +1,4 @@
-"""Start a Ray cluster on this machine, or connect to a running one; leave nothing behind."""
+"""Start a Ray cluster on this machine, or connect to a running one; what was started is stopped afterwards."""
 
 from __future__ import annotations
 

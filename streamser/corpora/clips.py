@@ -1,4 +1,4 @@
-"""The data types of corpora: clips with a speaker and a label, and a report of the files that are no clip."""
+"""The data types of corpora: clips with a speaker and a label, and a report of the files that are not clips."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def _read_manifest(folder: Path, corpus: str) -> Found:
     except UnicodeDecodeError as error:
         raise CorpusError(f"{manifest}: is not UTF-8 text; save it as UTF-8") from error
     except csv.Error as error:
-        raise CorpusError(f"{manifest}: is no table of comma-separated values ({error})") from error
+        raise CorpusError(f"{manifest}: is not a table of comma-separated values ({error})") from error
 
 
 def _read_rows(folder: Path, corpus: str, manifest: Path) -> Found:
@@ -136,7 +136,7 @@ class _Named:
 
 @dataclass(frozen=True, slots=True)
 class _Unusable:
-    """Why a file is no clip."""
+    """Why a file is not a clip."""
 
     kind: str
     detail: str = ""
@@ -313,7 +313,7 @@ def _savee_file(path: Path, match: re.Match[str]) -> _Named | _Unusable:
     )
 
 
-# ---- IEMOCAP: labels, times and votes stand in text files beside the audio
+# ---- IEMOCAP: labels, times and votes are in text files beside the audio
 
 IEMOCAP_EMOTIONS = {
     "ang": "angry",

@@ -68,7 +68,7 @@ export class Envelope {
  * @property {number} start
  * @property {number} end
  * @property {number} offset session time at which its stream's clock was 0
- * @property {boolean} open speech goes on
+ * @property {boolean} open speech continues
  * @property {boolean} final
  * @property {{at: number, scores: Record<string, number>, uncertain: boolean}[]} points partial results
  * @property {string | null} label the likeliest label, also when uncertain

@@ -54,7 +54,7 @@ class WindowScores(NamedTuple):
 
 
 class Engine(Protocol):
-    """Computes scores of windows; may be called from several threads."""
+    """Computes logits and embeddings of windows; may be called from several threads."""
 
     @property
     def name(self) -> str:
@@ -76,7 +76,7 @@ class AudioEngine(Protocol):
     """An engine that also computes the features on its processor, in one pass with the network."""
 
     def run_audio(self, recordings: Sequence[Samples]) -> list[WindowScores]:
-        """16 kHz recordings, each whole, to the scores of their windows."""
+        """Whole 16 kHz recordings to the logits and embeddings of their windows."""
 
 
 def steps_of(engine: Engine) -> StepEngine | None:
@@ -93,7 +93,7 @@ def run_audio(engine: Engine, recordings: Sequence[Samples], config: FeatureConf
 
 
 def run_frames(engine: Engine, utterances: Sequence[Frames], config: FeatureConfig) -> list[WindowScores]:
-    """Whole utterances' frames to the scores of their windows, in as few engine calls as memory allows."""
+    """Whole utterances' frames to their windows' logits and embeddings, in as few calls as memory allows."""
     starts = [window_starts(len(frames), config) for frames in utterances]
     audible = [
         any(is_audible(frames[start : start + config.window_frames], config) for start in of_one)
@@ -133,7 +133,7 @@ def audible_frames(frames: Frames, config: FeatureConfig) -> NDArray[np.bool_]:
 
 
 def check_frames(frames: Frames, bundle: Bundle) -> None:
-    """ValueError when an array is no batch of windows for this checkpoint."""
+    """ValueError if an array is not a batch of windows for this checkpoint."""
     bins = bundle.features.bins
     if frames.ndim != 3 or frames.shape[2] != bins:
         raise ValueError(f"frames must have shape (batch, time, {bins}) for {bundle.name}, not {frames.shape}")
@@ -282,7 +282,7 @@ def _open_torch(bundle: Bundle, compute: str) -> Engine:
         raise MissingExtraError("the torch engine", "torch")
     try:
         from streamser.engines.torch import TorchEngine
-    except (ImportError, OSError) as error:  # OSError: a CUDA library that torch wants is not there
+    except (ImportError, OSError) as error:  # OSError: a CUDA library that torch needs is missing
         raise EngineError(
             f"torch is installed but cannot be imported ({error}); install streamser[torch] again"
         ) from error

@@ -2,7 +2,7 @@
 
 A layer's column depends on a few columns of the layer before, and so on a few frames. When the window moves by
 a hop, grows, or repeats a short utterance, most columns were computed for the window before. `plan` finds which
-columns two windows share; the step graph computes the others, and the scores from the last layer's columns.
+columns two windows share; the step graph computes the others, and the logits from the last layer's columns.
 
 The graph takes `frames` (1, time, bins): the frames under the new columns of layer 1, run after run. For each layer L,
 `cL` are the columns from earlier windows, (n, channels, bins), and `xL` all that it computes; those between two runs
@@ -72,7 +72,7 @@ class Plan:
     known: tuple[Index, ...]
     """For each layer, which of the earlier window's columns the graph needs."""
     runs: tuple[Index, ...]
-    """For each layer, what goes on into the next one: first the known columns, then the computed ones."""
+    """For each layer, the input of the next one: first the known columns, then the computed ones."""
     kept: tuple[tuple[Index, Index], ...]
     """For each layer, places in the new window, and where in the earlier window their columns are."""
     fresh: tuple[tuple[Index, Index, Index], ...]
@@ -242,7 +242,7 @@ class WindowTrack:
         self._newest: tuple[Window, Frames, Frames] | None = None
 
     def feed(self, frames: Frames) -> None:
-        """Add frames; nothing is computed before scores are asked for."""
+        """Add frames; nothing is computed before `scores` or `final` is called."""
         end = self.fed + len(frames)
         if end > len(self._frames):
             room = max(end, 2 * len(self._frames))
@@ -255,7 +255,7 @@ class WindowTrack:
         self.fed = end
 
     def scores(self) -> WindowScores:
-        """Scores of the newest window."""
+        """Logits and embedding of the newest window."""
         count = min(self.fed, self._steps.size)
         if not count:
             return self._of_silence()
@@ -279,7 +279,7 @@ class WindowTrack:
         return WindowScores(np.concatenate(logits), np.concatenate(embeddings), audible)
 
     def _of_silence(self) -> WindowScores:
-        """Without any frame, the scores of a window of silence."""
+        """Logits and embedding of a window of silence, for an utterance without frames."""
         silence = silent_frame(self._steps.features)
         return WindowScores(*_Columns(self._steps).score(Window(0, 1), silence), False)
 

@@ -28,7 +28,7 @@ _FATAL_ONLY = 4  # onnxruntime's log level: errors arrive as exceptions anyway
 class OnnxEngine(OldNames):
     """A bundle's graphs in onnxruntime sessions.
 
-    Windows run one at a time: a batch gains under a tenth on a CPU, and this way a window's scores are the same bits
+    Windows run one at a time: a batch gains under a tenth on a CPU, and this way a window's logits are the same bits
     whatever other windows wait. This makes a replay equal to the live stream.
 
     Streams use the step graph and files the whole one, so each is opened only when it is needed.
@@ -137,12 +137,12 @@ class _WholeGraph:
             raise self._broken(f"fails on one window of {silence.shape[1]} frames ({error})") from error
         if logits.ndim != 2 or logits.shape[1] != len(labels):
             raise self._broken(
-                f"gives scores of shape {logits.shape}, but labels in bundle.yaml has {len(labels)} names"
+                f"gives logits of shape {logits.shape}, but labels in bundle.yaml has {len(labels)} names"
             )
         if embedding.ndim != 2 or logits.dtype != np.float32 or embedding.dtype != np.float32:
             raise self._broken("must give float32 logits (B, classes) and embedding (B, D)")
         if not (np.isfinite(logits).all() and np.isfinite(embedding).all()):
-            raise self._broken("gives NaN or infinite scores for silence")
+            raise self._broken("gives NaN or infinite logits for silence")
         return int(embedding.shape[1])
 
     def _broken(self, rule: str) -> BundleError:

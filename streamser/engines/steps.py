@@ -1,4 +1,4 @@
-"""Step graphs: compute the scores of an utterance in progress from its new frames instead of the whole window.
+"""Step graphs: compute the logits of an utterance in progress from its new frames instead of the whole window.
 
 A bundle may hold `step.onnx` beside `model.onnx`. `open_steps` opens it once; a `Track` follows one utterance.
 The graph's metadata `streamser.step` is its kind:
@@ -31,7 +31,7 @@ States = dict[str, Frames]
 
 
 class Track(Protocol):
-    """One utterance: takes frames as they arrive and gives scores at any time. For one thread at a time."""
+    """One utterance: takes frames as they arrive and gives logits at any time. For one thread at a time."""
 
     @property
     def fed(self) -> int:

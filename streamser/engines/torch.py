@@ -80,7 +80,7 @@ class TorchEngine(OldNames):
         )
 
     def run_audio(self, recordings: Sequence[Samples]) -> list[WindowScores]:
-        """Compute features and scores of all windows of whole 16 kHz recordings."""
+        """Compute features, logits and embeddings of all windows of whole 16 kHz recordings."""
         started = time.perf_counter()
         pieces = [_cut(samples, self._bundle.features) for samples in recordings]
         scores = list(self._run_pieces(itertools.chain.from_iterable(pieces)))
@@ -111,7 +111,7 @@ class TorchEngine(OldNames):
         return frames, audible
 
     def _forward(self, frames: Tensor, n: int) -> tuple[Frames, Frames]:
-        """Windows (B, T, bins) on the device to the first n windows' scores."""
+        """Windows (B, T, bins) on the device to the first n windows' logits and embeddings."""
         try:
             self._net.check(frames)
             logits, embedding = self._net.served(frames)  # what the exported graph gives
@@ -150,11 +150,11 @@ class TorchEngine(OldNames):
         self._dimensions = scores[0].embedding.shape[1]
         if scores[0].logits.shape != (1, len(labels)):
             raise BundleError(
-                f"{self._bundle.weights_path}: the network gives {scores[0].logits.shape[1]} scores, "
+                f"{self._bundle.weights_path}: the network gives {scores[0].logits.shape[1]} logits, "
                 f"but labels in bundle.yaml has {len(labels)} names"
             )
         if not all(np.isfinite(value).all() for value in scores[0][:2]):
-            raise BundleError(f"{self._bundle.weights_path}: the network gives NaN or infinite scores for silence")
+            raise BundleError(f"{self._bundle.weights_path}: the network gives NaN or infinite logits for silence")
         self._counters = Counters()
 
 

@@ -173,7 +173,7 @@ def choose_threshold(
     If no threshold that keeps a tenth of the clips does so, the one with the lowest risk, with `reached=False`.
     """
     if not 0 < risk < 1:
-        raise ValueError(f"risk is a share of wrong predictions within 0..1, not {risk!r}")
+        raise ValueError(f"risk must be above 0 and below 1, not {risk!r}")
     table, truth = np.asarray(probabilities, np.float64), np.asarray(targets, np.int64)
     share = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
     confidence, wrong = table.max(axis=1), table.argmax(axis=1) != truth

@@ -36,9 +36,11 @@ class StreamPlan:
 
     def __post_init__(self) -> None:
         if not (self.minutes > 0 and self.stream_minutes > 0):
-            raise ValueError(f"minutes and stream_minutes are positive, not {self.minutes} and {self.stream_minutes}")
+            raise ValueError(
+                f"minutes and stream_minutes must be positive, not {self.minutes} and {self.stream_minutes}"
+            )
         if not 0 <= self.filler_probability <= 1:
-            raise ValueError(f"filler_probability is a share within 0..1, not {self.filler_probability}")
+            raise ValueError(f"filler_probability must be 0 to 1, not {self.filler_probability}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ def measure_predictions(name: str, predictions: Predictions) -> MetricSet:
 
 
 def label_mapping(labels: Collection[str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Corpus label -> the model's label; `excited` is happy, as IEMOCAP's users have it, unless the model knows it."""
+    """Corpus label -> the model's label; `excited` is happy, as usual for IEMOCAP, unless the model has it."""
     mapping = {label: label for label in labels}
     if "happy" in labels:
         mapping.setdefault("excited", "happy")

@@ -61,9 +61,7 @@ class FoldResult:
     def __post_init__(self) -> None:
         clips, classes = len(self.clips), len(self.labels)
         if self.logits.shape != (clips, classes):
-            raise ValueError(
-                f"fold {self.fold}: logits are (clips, classes) = ({clips}, {classes}), not {self.logits.shape}"
-            )
+            raise ValueError(f"fold {self.fold}: logits must have shape ({clips}, {classes}), not {self.logits.shape}")
         if self.targets.shape != (clips,) or len(self.speakers) != clips:
             raise ValueError(f"fold {self.fold}: there must be as many targets and speakers as clips ({clips})")
         if clips and not (self.targets.min() >= 0 and self.targets.max() < classes):
@@ -115,7 +113,7 @@ def save_fold(path: str | PathLike[str], fold: FoldResult) -> None:
     """Write a fold as `path` (.json) and its numbers beside it (.npz); the JSON is written last."""
     place = Path(path)
     if place.suffix != ".json":
-        raise ValueError(f"a fold is saved as NAME.json, not {place.name}")
+        raise ValueError(f"a fold must be saved as NAME.json, not {place.name}")
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.with_suffix(".npz").open("wb") as file:
         embeddings = np.zeros((len(fold.clips), 0)) if fold.embeddings is None else fold.embeddings

@@ -75,7 +75,7 @@ class LeftOutCorpus:
     def __init__(self, fold: FoldResult, relative: Relative, most: int = MOST_CLIPS) -> None:
         """At most `most` clips are scored."""
         if fold.embeddings is None:
-            raise ValueError(f"fold {fold.fold}: holds no embeddings; train it again with `baseline: {{train: true}}`")
+            raise ValueError(f"fold {fold.fold}: has no embeddings; train it again with `baseline: {{train: true}}`")
         self.fold, self.relative = fold, relative
         self.name = fold.fold.removeprefix("without-")
         self.neutral = fold.labels.index("neutral")

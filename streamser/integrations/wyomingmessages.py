@@ -55,7 +55,7 @@ async def _read_rest(first: bytes, reader: asyncio.StreamReader) -> Event:
 def _object(text: str | bytes) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError(f"a JSON object is wanted, not {type(value).__name__}")
+        raise ValueError(f"must be a JSON object, not {type(value).__name__}")
     return value
 
 

@@ -44,7 +44,7 @@ class TorchFrontEnd(nn.Module):
     def forward(self, samples: Tensor) -> Tensor:
         """All whole frames of each signal, (B, n) -> (B, T, bins)."""
         if samples.ndim != 2:
-            raise ValueError(f"samples have shape (batch, samples), not {tuple(samples.shape)}")
+            raise ValueError(f"samples must have shape (batch, samples), not {tuple(samples.shape)}")
         if self.config.kind == "samples":
             size = self.config.hop_samples
             return samples[:, : samples.shape[1] // size * size].float().reshape(len(samples), -1, size)

@@ -151,7 +151,7 @@ def _mirrored(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def recur(rnn: nn.GRU | nn.LSTM, x: Tensor) -> Tensor:
-    """Every step of a recurrent layer, in float32 also under autocast (a CPU knows no mixed-precision recurrence)."""
+    """Every step of a recurrent layer, in float32 also under autocast (CPUs have no mixed-precision recurrence)."""
     with torch.autocast(x.device.type, enabled=False):
         steps: Tensor = rnn(x.float())[0]
     return steps

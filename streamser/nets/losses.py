@@ -54,14 +54,14 @@ class LossSpec:
         rules = {
             f"kind must be one of {', '.join(KINDS)}": self.kind in KINDS,
             "0 < q <= 1": 0.0 < self.q <= 1.0,
-            "classification is not negative": self.classification >= 0.0,
+            "classification must not be negative": self.classification >= 0.0,
             "0 <= label_smoothing < 1": 0.0 <= self.label_smoothing < 1.0,
-            "label_smoothing goes with softmax only": self.label_smoothing == 0.0 or self.kind == "softmax",
-            "gamma is not negative, alpha is positive": self.gamma >= 0.0 and self.alpha > 0.0,
-            "gamma_by_difficulty is not empty or negative": bool(self.gamma_by_difficulty)
+            "label_smoothing must be 0, except for softmax": self.label_smoothing == 0.0 or self.kind == "softmax",
+            "gamma must not be negative, alpha must be positive": self.gamma >= 0.0 and self.alpha > 0.0,
+            "gamma_by_difficulty must not be empty or negative": bool(self.gamma_by_difficulty)
             and min(self.gamma_by_difficulty) >= 0.0,
-            "scale is positive, margin is not negative": self.scale > 0.0 and self.margin >= 0.0,
-            "centre and reconstruction are not negative": self.centre >= 0.0 and self.reconstruction >= 0.0,
+            "scale must be positive, margin must not be negative": self.scale > 0.0 and self.margin >= 0.0,
+            "centre and reconstruction must not be negative": self.centre >= 0.0 and self.reconstruction >= 0.0,
         }
         broken = [rule for rule, held in rules.items() if not held]
         if broken:

@@ -79,7 +79,7 @@ def _own() -> Iterator[Variant]:
             mel_min_hz=0.0,
             mel_max_hz=8_000.0,
             log="ln",
-            length_s=20.0,  # the longest utterance; the encoder knows 30 s of positions
+            length_s=20.0,  # the longest utterance; the encoder has positions for 30 s
             stride_s=10.0,
             short="keep",
             long="windows",

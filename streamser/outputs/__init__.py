@@ -6,9 +6,9 @@
   after the process was killed.
 - A file that exists is continued. An incomplete last record is cut off first; another program's file is refused.
 - Times are the stream's own, from its first sample. JSONL, CSV and RTTM name the stream in every row. WebVTT,
-  TextGrid, EAF and Audacity labels are one timeline and hold one stream: a second one is refused, unless `{stream}`
-  stands in the file's name, which then means a file for each. Such a file, continued by another session, goes
-  on in time where its last entry ended.
+  TextGrid, EAF and Audacity labels are one timeline and hold one stream: a second one is refused, unless the
+  file's name contains `{stream}`, for a file per stream. If another session continues such a file, its timeline
+  continues where the last entry ended.
 - A label is alone in its field, cue or tier, so that you can search for it; below the threshold it is
   `uncertain`. Confidence and the likeliest class have fields of their own.
 

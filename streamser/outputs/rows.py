@@ -99,7 +99,7 @@ class Csv(Finals):
 
 @output_format(".rttm", "RTTM")
 class Rttm(Finals):
-    """NIST's rich transcription: the emotion stands in the field for the speaker."""
+    """NIST's rich transcription: the emotion is in the field for the speaker."""
 
     entry: ClassVar[str] = "row"
 

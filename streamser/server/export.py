@@ -87,7 +87,7 @@ def _parse(line: bytes, number: int) -> Event:
     try:
         data = json.loads(line)
         if not isinstance(data, dict):
-            raise ValueError(f"an event is a JSON object, not {type(data).__name__}")
+            raise ValueError(f"an event must be a JSON object, not {type(data).__name__}")
         return event_from_dict(data)
     except (ValueError, RecursionError) as error:
         raise HttpRefusal(400, "bad_events", f"line {number}: {error}") from error

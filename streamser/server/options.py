@@ -63,7 +63,7 @@ class ServerConfig:
             f"token: must be at least {MIN_TOKEN_CHARACTERS} printable ASCII characters without spaces, or null": (
                 self.token is None or is_token(self.token)
             ),
-            f"allowed_origins: each is http://name[:port] or https://name[:port], not {self.allowed_origins}": all(
+            f"allowed_origins: each must be http://name[:port] or https://name[:port], not {self.allowed_origins}": all(
                 origin.startswith(("http://", "https://")) and origin.count("/") == 2 for origin in self.allowed_origins
             ),
             f"max_clients: must be at least 1, not {self.max_clients}": self.max_clients >= 1,

@@ -21,7 +21,7 @@ from streamser.stream.worker import Deliver, InferenceWorker, OnError, PipelineC
 __all__ = ["Delivery", "Stream", "StreamConfig", "WorkerStream"]
 
 _METER_SAMPLES = SAMPLE_RATE // 10
-"""While somebody looks at the level meter, it is at most this old."""
+"""Largest age of the level while it is read (by a meter)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +213,7 @@ class WorkerStream(_Channel):
         )
 
     def due_s(self) -> float:
-        """Seconds of audio that may be kept before feeding: they bring no event, and nobody watches the level."""
+        """Seconds of audio that may be kept before feeding: they cause no event, and the level is not read."""
         waiting = self._segmenter.due - self.position
         if self.position - self._watched < SAMPLE_RATE:
             waiting = min(waiting, _METER_SAMPLES)

@@ -176,7 +176,7 @@ class Listener:
         return True
 
     def pause(self) -> None:
-        """Pause. A microphone's time goes on and the missed audio is reported as a Gap; a file waits."""
+        """Pause. A microphone's time continues, and the missed audio is reported as a Gap; a file waits."""
         with self._changed:
             self._paused = True
 

@@ -1,4 +1,4 @@
-"""Detect speech frame by frame: webrtcvad behind a noise gate, silero, or the noise gate alone."""
+"""Detect speech frame by frame: webrtcvad after a noise gate, silero, or the noise gate alone."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ class TerminalApp(App[int]):
             event = self._came.popleft()
             rows, known = self.session.rows_ever, self.session.labels
             self.session.take(event)
-            if self._skip:  # new rows must not move the list while the user looks at older ones
+            if self._skip:  # new rows must not move the list while the user reads older ones
                 self._skip += self.session.rows_ever - rows
             if self.session.labels != known:
                 self._arrange(*self.size)

@@ -9,7 +9,7 @@ from streamser.audio import SAMPLE_RATE
 from streamser.colors import clock
 from streamser.events import UNCERTAIN, EmotionEvent, Event, Gap, StreamEnded
 
-_MOST_COLUMNS = 100  # a wider line of time is no easier to read
+_MOST_COLUMNS = 100  # a wider timeline is not easier to read
 _BAR_COLUMNS = 24
 _MARGIN = 12  # columns before the bars and the line of time
 _QUIET, _LOST, _UNKNOWN = ".", "x", "?"
@@ -104,7 +104,7 @@ class Summary:
     @staticmethod
     def _letter(counts: Counter[str], letters: dict[str, str], step: float) -> str:
         name, length = counts.most_common(1)[0] if counts else ("", 0)
-        if length < step / 4:  # a corner of an utterance is no utterance
+        if length < step / 4:  # a corner of an utterance does not count as one
             return _QUIET
         return _LOST if name == _LOST else letters[name]
 

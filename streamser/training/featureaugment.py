@@ -21,7 +21,7 @@ class FeatureAugment:
     no cue: in acted corpora, angry clips are 20 dB louder than neutral ones. (0, 0) keeps it."""
     channel_swap: float = 0.0
     """Share of clips whose long-term spectrum is replaced by another clip's of the batch, half-way or more, so
-    that the audio of a microphone or a room is no cue."""
+    that the coloration of a microphone or a room is not a cue."""
     tilt_db: float = 0.0
     """Random smooth colouring (microphone, distance): up to this much at the band's edges and middle."""
     room_probability: float = 0.0

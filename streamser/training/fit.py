@@ -197,7 +197,7 @@ class Fit:
         return not any(isinstance(module, (nn.GRU, nn.LSTM)) for module in net.modules())
 
     def run(self) -> Fitted:
-        """Train to the last epoch, or until `patience` epochs bring no better score; returns the best network."""
+        """Train to the last epoch, or until `patience` epochs give no better score; returns the best network."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
         with (self.folder / "log.jsonl").open("w", encoding="utf-8") if self.rank == 0 else nullcontext() as lines:

@@ -196,7 +196,7 @@ class Recipe:
     validate_every: int = 1
     norm_clips: int = 0
     """Before each validation, re-estimate batch norm's statistics from this many training clips; 0 keeps the running
-    averages, which lag behind the weights where the learning rate is large."""
+    averages, which follow the weights too slowly if the learning rate is large."""
     choose_by: Literal["ua", "wa", "loss", "last"] = "ua"
     """Criterion for the kept epoch, on the part that the protocol names."""
     balance: tuple[str, ...] = ()

@@ -91,5 +91,5 @@ def _begin_with(net: SerNet, start: str) -> None:
         if name in own and own[name].shape == value.shape and name not in fresh
     }
     if not fitting:
-        raise ConfigError(f"start: {start} holds nothing that fits {type(net).__name__}")
+        raise ConfigError(f"start: {start} has no tensor that fits {type(net).__name__}")
     net.load_state_dict({**own, **fitting})

@@ -85,7 +85,7 @@ def run_jobs(
     """Train jobs in the order given, `processes` at a time, on the devices in turn; yields them as they end.
 
     No epoch begins after `until` (seconds of `time.time`). A job that is done is not done again; one that was stopped
-    goes on from its checkpoint.
+    continues from its checkpoint.
     """
     left, stuck = list(jobs), 0
     while left:

@@ -59,7 +59,7 @@ def family(pid: int) -> dict[int, str]:
 
 
 def lives(pid: int) -> bool:
-    """Whether the process is there and is no zombie."""
+    """Whether the process is there and is not a zombie."""
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

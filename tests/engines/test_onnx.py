@@ -94,7 +94,7 @@ def take_doubles(model: onnx.ModelProto) -> None:
 
 GRAPHS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is not an ONNX model"),
-    "text": (b"this is no graph" * 100, "is not an ONNX model"),
+    "text": (b"this is not a graph" * 100, "is not an ONNX model"),
     "zeros": (b"\0" * 4_096, "is not an ONNX model"),
     "half": (make_onnx(WEIGHTS)[:700], "is not an ONNX model"),
     "an unknown operator": (altered(lambda m: setattr(m.graph.node[1], "op_type", "Frob")), "can load"),

@@ -113,7 +113,7 @@ def test_the_command_tabulates_a_run_folder(tmp_path: Path, capsys: pytest.Captu
     assert "# small: leave-one-corpus-out" in capsys.readouterr().out
     values = json.loads((tmp_path / "folds.json").read_text(encoding="utf-8"))
     assert set(values["folds"]) == {"emodb", "nemo"} and values["speaker_independent"] is True
-    assert main(["evaluate", "--leave-one-corpus-out", str(tmp_path), "--json"]) == 0  # its own report is no fold
+    assert main(["evaluate", "--leave-one-corpus-out", str(tmp_path), "--json"]) == 0  # its own report is not a fold
     assert json.loads(capsys.readouterr().out) == values
 
 

@@ -61,7 +61,7 @@ def test_a_baseline_helps_in_natural_streams_and_most_when_enrolled(corpora: lis
     assert ua["natural_10"] > ua["first"] + 5
     assert ua["enrolled_6"] > ua["first"] + 10
     assert ua["one_mood_10"] > ua["first"] - 5
-    assert ua["other_speaker_10"] < ua["natural_10"], "the control: another voice's baseline is no help"
+    assert ua["other_speaker_10"] < ua["natural_10"], "the control: another voice's baseline does not help"
 
 
 def test_a_row_holds_each_corpus_and_all_pooled_with_an_interval_over_speakers(corpora: list[LeftOutCorpus]) -> None:
@@ -121,7 +121,7 @@ def test_a_fold_without_embeddings_is_refused(corpora: list[LeftOutCorpus]) -> N
     keep = np.arange(200) < 10
     fold = corpora[0].fold.where(keep)
     assert fold.embeddings is not None and len(fold.embeddings) == 10
-    with pytest.raises(ValueError, match="holds no embeddings"):
+    with pytest.raises(ValueError, match="has no embeddings"):
         LeftOutCorpus(FoldResult(**{**_fields(fold), "embeddings": None}), relative)
 
 

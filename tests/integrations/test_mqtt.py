@@ -377,7 +377,7 @@ def test_with_tls_a_broker_is_used_only_when_its_certificate_is_trusted(
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert "certificate verify failed" in error.lower().replace("_", " ")
-        assert main(words) == 1, "and without --tls it is no broker"
+        assert main(words) == 1, "and without --tls it is not a broker"
         assert "see --username and --tls" in capsys.readouterr().err
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # one of the authorities of this system now
         assert main([*words, "--tls"]) == 0

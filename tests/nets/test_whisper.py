@@ -105,7 +105,7 @@ def differences(
     whole = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     x = frames(5 * CONTEXT_TOKENS).numpy()
     track, worst = steps.track(), []
-    for end in (40, FIRST_FRAMES, 300, 390, 412, 700, x.shape[1]):  # some are no ends of chunks
+    for end in (40, FIRST_FRAMES, 300, 390, 412, 700, x.shape[1]):  # some are not at the end of a chunk
         track.feed(x[0, track.fed : end])
         scores = track.scores()
         expected = whole.run(["logits", "embedding"], {"frames": x[:, :end]})

@@ -1,4 +1,4 @@
-"""Each architecture of the zoo, trained once for all tests that want a network whose logits vary."""
+"""Each architecture of the zoo, trained once for all tests that need a network whose logits vary."""
 
 from __future__ import annotations
 

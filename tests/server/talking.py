@@ -25,7 +25,7 @@ from streamser.server.app import Server
 from streamser.stream.channel import Stream, StreamConfig
 
 BLOCK_BYTES = 640  # 20 ms
-DEADLINE_S = 60.0  # a busy machine is no fault
+DEADLINE_S = 60.0  # a busy machine is not a fault
 
 Message = dict[str, Any]
 

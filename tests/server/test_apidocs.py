@@ -109,7 +109,7 @@ def test_schemathesis_finds_no_request_that_breaks_the_contract(process: Running
         )
         @given(case=operation.as_strategy())
         def check(case: Any) -> None:
-            # Random bytes are no audio file, and random text is no event: 415 and 400 are the right responses.
+            # Random bytes are not an audio file, and random text is not an event: 415 and 400 are the right responses.
             case.call_and_validate(excluded_checks=[schemathesis.checks.CHECKS.get_one("positive_data_acceptance")])
 
         check()

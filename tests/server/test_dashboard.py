@@ -93,7 +93,7 @@ def test_what_is_uncertain_is_called_so_and_not_by_a_label(talk: Path, tmp_path:
 def test_the_page_shows_how_well_the_voice_is_known_and_a_button_begins_anew(talk: Path, tmp_path: Path) -> None:
     adaptive = make_adaptive(tmp_path / "adaptive")
     audio, rate = soundfile.read(talk, dtype="int16")
-    twice = tmp_path / "twice.wav"  # four utterances; the button is pressed while the second one goes on
+    twice = tmp_path / "twice.wav"  # four utterances; the button is pressed during the second one
     soundfile.write(twice, np.concatenate([audio, audio]), rate, subtype="PCM_16")
     with running(adaptive.path) as server, browsing(server.url, twice, tmp_path / "profile") as page:
         assert not page.find("#voice").is_displayed()

@@ -101,7 +101,7 @@ def test_axe_finds_nothing_while_a_file_is_dragged_over_the_page(serve: Running,
         for scheme, width, height in SIZES:
             page.look(scheme, width, height)
             found += page.axe()
-            page.do("document.getElementById('drop').removeAttribute('aria-hidden')")  # axe looks at no hidden text
+            page.do("document.getElementById('drop').removeAttribute('aria-hidden')")  # axe does not check hidden text
             found += page.axe("#drop", "color-contrast")
             page.do("document.getElementById('drop').setAttribute('aria-hidden', 'true')")
         assert found == []

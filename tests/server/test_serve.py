@@ -78,7 +78,7 @@ async def test_a_second_signal_ends_it_at_once(bundle: Bundle) -> None:
         upload.write(head)  # the rest never comes: for ten seconds there is something to wait for
         await upload.drain()
         async with aiohttp.ClientSession() as session:
-            await health(session, url)  # it comes behind the upload
+            await health(session, url)  # it comes after the upload
             server.process.send_signal(signal.SIGTERM)
             while (await health(session, url))["status"] != "draining":
                 await asyncio.sleep(0.02)

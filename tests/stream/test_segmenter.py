@@ -437,9 +437,9 @@ def test_impossible_settings_name_the_field_the_rule_and_the_value(values: dict[
 
 @pytest.mark.parametrize("block", [320, 77, 1600])
 def test_frames_are_processed_several_at_a_time_and_events_come_no_later(block: int) -> None:
-    """The VAD is called a few times a second, and each event still comes with the block that makes it certain.
+    """The VAD is called a few times a second, and each event is still returned for the block that makes it certain.
 
-    What is computed ahead is no event; it comes later, but well before the final.
+    What is computed ahead is not an event; it comes later, but well before the final.
     """
 
     class CountingVad(LoudVad):

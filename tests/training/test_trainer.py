@@ -92,7 +92,7 @@ def test_it_learns_and_every_score_comes_from_unheard_speakers(material: Materia
 
 @pytest.fixture(scope="module")
 def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recordings that are no speech."""
+    """Recordings that are not speech."""
     folder = tmp_path_factory.mktemp("noises")
     for seed in range(8):
         soundfile.write(folder / f"hiss-{seed}.wav", noise(1.0, seed=seed), SAMPLE_RATE)
@@ -398,7 +398,7 @@ def test_a_head_on_stored_encoder_output_predicts_as_the_whole_network(
     [
         ("", "name a checkpoint of it, or its weights, under start"),
         ("nowhere.safetensors", "nowhere.safetensors: no such file"),
-        ("lightsernet", "lightsernet holds nothing that fits Whisper"),
+        ("lightsernet", "lightsernet has no tensor that fits Whisper"),
     ],
 )
 def test_a_start_that_is_none_is_reported(

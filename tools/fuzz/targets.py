@@ -126,7 +126,7 @@ def recipe(data: bytes) -> None:
 
 @target
 def bundle_manifest(data: bytes) -> None:
-    """As it is, and sealed again, so that what lies behind the seal is reached too."""
+    """The bytes unchanged, and with a new seal, so that the code after the check of the seal runs too."""
     place = folder() / "manifest"
     place.mkdir(exist_ok=True)
     (place / manifest.MANIFEST).write_bytes(data)

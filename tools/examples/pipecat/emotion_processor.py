@@ -1,4 +1,4 @@
-"""A pipecat processor that attaches the voice's emotion to the user's words; its place is behind the STT.
+"""A pipecat processor that attaches the voice's emotion to the user's words; its place is after the STT.
 
 transport.input() -> stt -> EmotionProcessor -> user aggregator -> llm -> tts -> transport.output()
 """
