@@ -299,7 +299,7 @@ def mono_pieces(audio: soundfile.SoundFile | MediaFile, name: str) -> Iterator[S
 def cut_off(audio: soundfile.SoundFile | MediaFile, frames: int) -> str | None:
     """The reason to believe that a file of `frames` frames is cut off, as after a broken download; None if it is whole.
 
-    Only formats whose header or last page tells their length can be checked.
+    Only formats whose header or last page gives their length can be checked.
     """
     read_s = frames / audio.samplerate
     log = str(getattr(audio, "extra_info", ""))

@@ -187,7 +187,7 @@ class Bundle(BundleValues):
         found = hashlib.sha256(content).hexdigest()
         if found != self.files[name]:
             raise BundleError(
-                f"{path}: SHA-256 is {found[:12]}..., but {MANIFEST} says {self.files[name][:12]}...: "
+                f"{path}: SHA-256 is {found[:12]}..., but {MANIFEST} lists {self.files[name][:12]}...: "
                 f"the file ({len(content)} bytes) is truncated or altered; {GET_ANEW}"
             )
         return content

@@ -299,7 +299,7 @@ RULES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "one label": (lambda v: v.update(labels=["sad"]), "labels must be two or more names"),
     "labels that are numbers": (lambda v: v.update(labels=[1, 2]), "labels must be two or more names"),
     "a label twice": (lambda v: v.update(labels=["sad", "sad"]), "labels must all be different"),
-    "uncertain as a label": (lambda v: v.update(labels=["sad", "uncertain"]), "must not hold 'uncertain'"),
+    "uncertain as a label": (lambda v: v.update(labels=["sad", "uncertain"]), "must not contain 'uncertain'"),
     "labels that are text": (lambda v: v.update(labels=7), "not iterable"),
     "no labels": (lambda v: v.pop("labels"), "key 'labels' is missing"),
     "no features": (lambda v: v.pop("features"), "key 'features' is missing"),

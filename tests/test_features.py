@@ -283,11 +283,11 @@ def test_a_config_survives_a_round_through_plain_values(config: FeatureConfig) -
         ({"scale": "unit"}, "needs clip"),
         ({"scale": "standard"}, "needs mean"),
         ({"clip": (1.0, 1.0)}, "clip"),
-        ({"window": "boxcar"}, "window is"),
+        ({"window": "boxcar"}, "window must be"),
         ({"nmels": 3}, "unknown keys nmels"),
         ({"n_mels": "many"}, "FeatureConfig"),
         ({"kind": "sound"}, "kind must be mel or samples"),
-        ({"kind": "samples"}, "one frame after the other"),
+        ({"kind": "samples"}, "frames without overlap"),
         ({"kind": "samples", "hop_samples": 1024, "mfcc": 13}, "neither centred nor changed"),
     ],
 )

@@ -120,10 +120,10 @@ def test_a_profile_in_the_configuration_is_applied(adaptive: Recognizer, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"total": [float("nan")] * 64}, "total holds 1 to"),
-        ({"total": [1e300] * 64}, "total holds 1 to"),
-        ({"total": []}, "total holds 1 to"),
-        ({"total": "long"}, "total holds 1 to"),
+        ({"total": [float("nan")] * 64}, "total must be 1 to"),
+        ({"total": [1e300] * 64}, "total must be 1 to"),
+        ({"total": []}, "total must be 1 to"),
+        ({"total": "long"}, "total must be 1 to"),
         ({"weight": 0}, "weight must be above 0"),
         ({"weight": 1e9}, "weight must be above 0 and at most the number of utterances"),
         ({"weight": True}, "weight must be above 0"),
@@ -151,7 +151,7 @@ def test_every_field_is_checked_even_under_a_true_seal(
 
 def test_a_sum_of_another_length_is_refused_when_it_is_used(adaptive: Recognizer) -> None:
     short = replace(enrol(adaptive, VOICE), total=(1.0,) * 63)
-    with pytest.raises(ValueError, match=r"baseline\.total holds 64 values"):
+    with pytest.raises(ValueError, match=r"baseline\.total must have 64 values"):
         adaptive.with_baseline(short.baseline(adaptive.bundle))
 
 

@@ -209,7 +209,7 @@ class ChunkTrack:
         self._waiting = waiting
 
     def scores(self) -> WindowScores:
-        """Scores of all frames, except fewer than `streamser.multiple` at the end."""
+        """Logits and embedding of all frames, without a rest of fewer than `streamser.multiple` at the end."""
         steps, rest = self._steps, self._waiting
         whole = len(rest) // steps.multiple * steps.multiple
         if not whole and self._scores is None:  # too short for any call: padded with silence
@@ -222,5 +222,5 @@ class ChunkTrack:
         return WindowScores(*result, self._audible)
 
     def final(self, kept: slice) -> WindowScores:
-        """The same scores: frames that are already encoded cannot be left out."""
+        """The same as `scores`: frames that are already encoded cannot be left out."""
         return self.scores()

@@ -106,8 +106,8 @@ def test_a_failure_of_the_second_engine_is_not_hidden(bundle: Bundle) -> None:
 
 
 def test_a_callers_slip_is_no_reason_to_leave_the_device(bundle: Bundle) -> None:
-    engine = falling(lambda: Device(bundle, 5, ValueError("frames have shape ...")), bundle)
-    with pytest.raises(ValueError, match="frames have shape"):
+    engine = falling(lambda: Device(bundle, 5, ValueError("frames must have shape ...")), bundle)
+    with pytest.raises(ValueError, match="frames must have shape"):
         engine.run(np.zeros((1, 64), np.float32))
     assert (engine.compute, engine.metrics()["fallback"]) == ("cuda:0", None)
 

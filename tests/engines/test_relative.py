@@ -94,7 +94,7 @@ def test_one_baseline_or_one_for_each_recording(adaptive: Recognizer) -> None:
     assert both[0] == adaptive.predict(recordings[0], one) != adaptive.predict(recordings[0])
     assert both[1] == adaptive.predict(recordings[1])
     assert adaptive.predict(recordings, one) == [adaptive.predict(audio, one) for audio in recordings]
-    with pytest.raises(ValueError, match=r"baseline\.total holds 64 values for adaptive, not \(63,\)"):
+    with pytest.raises(ValueError, match=r"baseline\.total must have 64 values for adaptive, not shape \(63,\)"):
         adaptive.predict(recordings[0], Baseline(np.zeros(63), 1.0, 1))
 
 
