@@ -114,11 +114,11 @@ def test_sharing_speakers_is_counted_over_whole_rows_that_can_learn() -> None:
         for column, wa in (("paper", paper), ("honest", honest))
     ]
     text = reproduction.cost_of_unknown_speakers(found)
-    assert "over the 3 published rows" in text and "25.3 \npoints less" in text.replace(" points", " \npoints")
-    low, _, high = text.partition("interval over rows: ")[2].partition(").")[0].partition(" to ")
+    assert "over the 3 variants" in text and "25.3 \npoints less" in text.replace(" points", " \npoints")
+    low, _, high = text.partition("interval over variants: ")[2].partition(").")[0].partition(" to ")
     assert 22.0 <= float(low) < 25.3 < float(high) <= 30.0
     parts = [replace(one, folds=1) if one.row == "sepconv-n4-wce" else one for one in found]
-    assert "over the 2 published rows" in reproduction.cost_of_unknown_speakers(parts)
+    assert "over the 2 variants" in reproduction.cost_of_unknown_speakers(parts)
     assert reproduction.cost_of_unknown_speakers(found[:2]) == ""
 
 

@@ -1,10 +1,11 @@
-"""Write models/REPRODUCTION.md: every published row of the five papers, beside what was measured here.
+"""Write models/REPRODUCTION.md: the published results of the five papers, and ours.
 
     python tools/reproduction.py [RUN ...]
 
-Rows come from the zoo, figures from the finished folds in the run folders of `streamser train VARIANT`. What a run gave
-is kept in models/reproduction.json, so that the table grows run by run; a run of fewer folds or epochs never replaces a
-whole one. A row without a run says so, with the command that measures it; nothing is filled in by hand.
+The rows are the variants (`streamser train --list`); the figures are those of the finished folds in the run folders of
+`streamser train VARIANT`. Results are stored in models/reproduction.json, so each run adds to the table; a run with
+fewer folds or epochs never replaces a complete one. For a variant without results, the table has the command that
+measures it. Nothing is entered by hand.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ TABLE, STORE = MODELS / "REPRODUCTION.md", MODELS / "reproduction.json"
 HEAD = """\
 # Reproduction
 
-Every published row of the five papers as a variant of the zoo, and what was measured of it here. Two protocols: `paper`
-as published, so that readers can compare, and `honest`, in which the test speakers are in no other part and the epoch
-is chosen on other speakers. A paper's own figure may have shared speakers, or have chosen its epoch on the test fold:
-its protocol says which. This file is written by `tools/reproduction.py` from the folds of finished runs
-(`reproduction.json` beside it). F1 is the mean of the classes' F1, weighted by how often each occurs, as LightSERNet's
-own figures are.
+All published results of the five papers, and ours with the same networks. `paper` is the protocol of the paper, for
+comparison with its figure; such a protocol may share speakers between training and test, or choose the epoch on the
+test fold. With `honest`, the test speakers are in no other part, and the epoch is chosen on other speakers.
+[docs/papers.md](../docs/papers.md) describes both. `tools/reproduction.py` writes this file from the folds of finished
+runs; `reproduction.json` has the same figures. F1 is the mean of the F1 of the classes, weighted by their frequency, as
+in the LightSERNet paper.
 """
 
 OWN = """\
@@ -48,8 +49,9 @@ protocols. `losses-*` is one network on one corpus with the losses and the pooli
 out at a time."""
 
 TRIED = """\
-These rows were published on IEMOCAP, which may not be distributed. One fold of EMO-DB's seven emotions on two speakers
-that the net never met, with fewer epochs than published, shows only that each of them learns: chance is UA 14.3."""
+These rows were published on IEMOCAP, which may not be distributed. Each was trained on one fold of EMO-DB's
+seven emotions, with fewer epochs than published, and tested on two speakers who were left out. This shows only that
+each network learns: chance is UA 14.3."""
 
 FOLDS = {
     "paper:focal-resnet": 5,
@@ -64,7 +66,7 @@ FOLDS = {
 OLD = "before batch norm was estimated anew and last batches were trained"
 PARTS = {"whole_wa": "whole corpus", "training_wa": "training part", "validation_wa": "validation part"}
 """Accuracies that the report prints; its validation part is the test part of our protocol."""
-COLUMNS = ("variant", "table", "published", "`paper` here", "`honest` here")
+COLUMNS = ("variant", "table", "published", "`paper`, ours", "`honest`, ours")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +74,9 @@ class Measurement:
     """What the runs of one row on one benchmark gave under one kind of protocol."""
 
     row: str
-    """A variant of the zoo, or the name of a recipe."""
+    """A variant, or the name of a recipe."""
     benchmark: str
-    """Of the zoo's rows; for a recipe of our own the corpora it was tested on."""
+    """Benchmark of a variant; for a recipe of our own the corpora it was tested on."""
     column: str
     """`paper` or `honest`."""
     classes: int
@@ -84,7 +86,7 @@ class Measurement:
     figures: Mapping[str, float] = field(default_factory=dict)
     """ua, wa, f1 in percent, and what else the folds measured."""
     spared: str = ""
-    """What the run spared of the row's own training: `60 of 300 epochs`."""
+    """How the run was shorter than the row's own training: `60 of 300 epochs`."""
     measured: str = ""
     """Day, or why it is old."""
 
@@ -214,9 +216,9 @@ def cost_of_unknown_speakers(found: Sequence[Measurement], seed: int = 0) -> str
     drawn = np.random.default_rng(seed).choice(lost, (10_000, len(lost))).mean(axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return (
-        f"**The effect of sharing speakers:** over the {len(pairs)} published rows that were measured whole in both "
+        f"**The effect of sharing speakers:** over the {len(pairs)} variants that were measured completely in both "
         f"columns, WA is {paper.mean():.1f} %\nas published and {honest.mean():.1f} % on unknown speakers, "
-        f"{lost.mean():.1f} points less (95 % interval over rows: {low:.1f} to {high:.1f}).\n"
+        f"{lost.mean():.1f} points less (95 % interval over variants: {low:.1f} to {high:.1f}).\n"
     )
 
 
@@ -243,7 +245,7 @@ def paper_rows(paper: str, found: Mapping[tuple[str, str, str], Measurement]) ->
             folders.add(benchmark.folder)
     lines = [f"\n## {paper}\n", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *rows]
     if commands:
-        lines += ["\nTo measure what is not (`--set protocol=honest` for the other column):\n", *commands]
+        lines += ["\nCommands for what is not measured (`--set protocol=honest` for the other column):\n", *commands]
     return lines
 
 
@@ -256,7 +258,7 @@ def tried_rows(found: Sequence[Measurement]) -> list[str]:
     ]
     if not tried:
         return []
-    lines = ["\n## IEMOCAP's rows, tried on EMO-DB\n", "| variant | here |", "|---|---|"]
+    lines = ["\n## Variants of IEMOCAP, tried on EMO-DB\n", "| variant | ours |", "|---|---|"]
     return [*lines, *(f"| {one.row} | {one.text()} |" for one in tried), "", TRIED]
 
 
