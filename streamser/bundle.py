@@ -69,7 +69,7 @@ class BundleValues:
     licence: str
     """Licence of the weights, and of the corpora they were trained on."""
     baseline: BaselineRule | None = None
-    """How streams use relative.onnx; None where there is none."""
+    """How streams use relative.onnx; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +82,11 @@ class BundleContents:
     card: str
     """README.md."""
     step: bytes | None = None
-    """The step graph, where the network has one."""
+    """The step graph, if the network has one."""
     relative: bytes | None = None
-    """The relative head, where one was trained."""
+    """The relative head, if one was trained."""
     int8: bytes | None = None
-    """The graph for whole windows with 8-bit weights, where these are as accurate."""
+    """The graph for whole windows with 8-bit weights, if these are as accurate."""
     int8_step: bytes | None = None
     """The step graph with 8-bit weights."""
 
@@ -150,12 +150,12 @@ class Bundle(BundleValues):
 
     @property
     def step_path(self) -> Path | None:
-        """The step graph; None where the checkpoint has none."""
+        """The step graph; None if the checkpoint has none."""
         return self.path / STEP if STEP in self.files else None
 
     @property
     def relative_path(self) -> Path | None:
-        """The relative head; None where the checkpoint has none."""
+        """The relative head; None if the checkpoint has none."""
         return self.path / RELATIVE if RELATIVE in self.files else None
 
     @property

@@ -380,7 +380,7 @@ def at_peak(samples: Samples, config: FeatureConfig) -> Samples:
 
 
 def trimmed(samples: Samples, config: FeatureConfig) -> Samples:
-    """A whole 16 kHz recording without the silence around its speech; all of it where the config does not trim.
+    """A whole 16 kHz recording without the silence around its speech; all of it if the config does not trim.
 
     >>> quiet, loud = np.zeros(16_000, np.float32), np.ones(8_000, np.float32)
     >>> len(trimmed(np.concatenate([quiet, loud, quiet]), FeatureConfig(trim_db=25.0))) / 256

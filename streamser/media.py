@@ -1,4 +1,4 @@
-"""Decode m4a, mp4, webm and other media files through ffmpeg, where it is installed."""
+"""Decode m4a, mp4, webm and other media files through ffmpeg, if it is installed."""
 
 from __future__ import annotations
 

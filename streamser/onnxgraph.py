@@ -40,7 +40,7 @@ def check_graph(graph: bytes) -> None:
     graphs = 0
     for number, value in _fields(memoryview(graph)):
         if number in (_MODEL_FUNCTIONS, _MODEL_TRAINING):
-            raise ValueError("holds functions of its own or training graphs, which no exported checkpoint needs")
+            raise ValueError("has its own functions or training graphs, which no exported checkpoint needs")
         if number == _MODEL_GRAPH:
             graphs += 1
             _check_nodes_and_constants(_message(value))

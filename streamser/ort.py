@@ -3,7 +3,7 @@
 From version 1.29 on, ONNX Runtime keeps events about models, sessions and errors in the user's cache folder and sends
 them to Microsoft, unless `ORT_DISABLE_TELEMETRY` is set when it is first imported; on Windows it gives them to the
 system until `disable_telemetry_events` is called. This module sets the variable during the import and makes the call.
-Where the user has set the variable, to whatever value, it does neither.
+If the user has set the variable, to any value, it does neither.
 """
 
 from __future__ import annotations

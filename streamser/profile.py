@@ -192,7 +192,7 @@ def profile_folder() -> Path:
 
 
 def profile_path(name_or_path: str | PathLike[str]) -> Path:
-    """A bare name lies in `profile_folder()`; whatever ends in .json or has a separator is a path.
+    """A bare name is a file in `profile_folder()`; a value that ends in .json or has a separator is a path.
 
     >>> profile_path("anna").name, profile_path("here/anna.json").as_posix()
     ('anna.json', 'here/anna.json')

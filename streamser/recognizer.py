@@ -147,7 +147,7 @@ class Recognizer:
 
     @property
     def steps(self) -> StepEngine | None:
-        """The engine's step graph, for streams; None where the checkpoint or the engine has none."""
+        """The engine's step graph, for streams; None if the checkpoint or the engine has none."""
         return steps_of(self.engine)
 
     @property
@@ -189,7 +189,7 @@ class Recognizer:
         _samples(audio, "audio")
 
     def check_embedding(self, embedding: Frames) -> None:
-        """BundleError unless the relative head, where there is one, takes embeddings (N, D) of this length."""
+        """BundleError if there is a relative head that does not take embeddings (N, D) of this length."""
         if self.relative is not None and embedding.shape[1] != self.relative.size:
             raise BundleError(
                 f"{self.bundle.relative_path}: takes embeddings of {self.relative.size} values, "

@@ -140,7 +140,7 @@ def _samples(audio: Path, start: int, end: int) -> Samples:
 
 
 def _peak_mb() -> float | None:
-    """Most memory that the process has had resident; None where the system does not report it."""
+    """Most memory that the process has had resident; None if the system does not report it."""
     if sys.platform == "win32":
         return None
     import resource

@@ -86,9 +86,9 @@ def explain_os_error(error: OSError) -> str:
 
 
 def open_missing_streams() -> None:
-    """Open standard input, output and error as /dev/null where the caller has closed them.
+    """Open standard input, output and error as /dev/null if the caller has closed them.
 
-    Else the next file that is opened would take their number, and be written to by whatever prints.
+    Otherwise the next file that is opened would get their number, and printed text would be written to it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

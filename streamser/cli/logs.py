@@ -29,7 +29,7 @@ def set_up_logging(args: argparse.Namespace) -> None:
 
 
 def announce(text: str) -> None:
-    """Write a line in the format of the log, whatever the log level is."""
+    """Write a line in the format of the log, at any log level."""
     handlers = logging.getLogger().handlers
     if any(isinstance(handler.formatter, JsonFormatter) for handler in handlers):
         record = logging.LogRecord("streamser", logging.INFO, __file__, 0, "%s", (text,), None)

@@ -170,7 +170,7 @@ def _play(listener: Listener, source: WavSource, view: terminal.PlainView | None
 
 
 def stream_names(files: tuple[Path, ...]) -> list[str]:
-    """Each file's name without its suffix; where two are alike, with their folders."""
+    """Each file's name without its suffix; if two are alike, with their folders."""
     stems = Counter(file.stem for file in files)
     return [
         file.stem if stems[file.stem] == 1 else "_".join(file.with_suffix("").parts).strip("_/\\") for file in files

@@ -37,7 +37,7 @@ EMOTIONS = frozenset(SYNONYMS.values()) | {"breath", "calm", "other", "pain", "p
 
 
 def plain_label(text: str) -> str:
-    """A label in lower case and in our spelling; unknown ones stay as they are.
+    """A label in lower case and in our spelling; unknown labels stay unchanged.
 
     >>> plain_label(" Happiness ")
     'happy'
@@ -62,7 +62,7 @@ class Clip:
     gender: str = ""
     """f, m or empty."""
     difficulty: str | None = None
-    """A: all annotations are the label, B: at least 65 % of them, C: fewer; None where there are none."""
+    """A: all annotations are the label, B: at least 65 % of them, C: fewer; None if there are none."""
     session: str | None = None
     style: str = ""
     """`scripted`, `improvised`, `speech`, `nonspeech`, an intensity: further properties from the corpus."""

@@ -162,7 +162,7 @@ def _by_name(pattern: re.Pattern[str], parse: Callable[[Path, re.Match[str]], _N
 
 
 def _numbered(names: Sequence[str], code: str) -> str:
-    """The label of a number in a file name; the number itself where it has none."""
+    """The label of a number in a file name; the number itself if it has no label."""
     number = int(code)
     return names[number] if 0 < number < len(names) else code
 

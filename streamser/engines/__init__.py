@@ -80,7 +80,7 @@ class AudioEngine(Protocol):
 
 
 def steps_of(engine: Engine) -> StepEngine | None:
-    """The engine's step graph; None where the engine or the checkpoint has none."""
+    """The engine's step graph; None if the engine or the checkpoint has none."""
     steps: StepEngine | None = getattr(engine, "steps", None)
     return steps
 

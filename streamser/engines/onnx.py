@@ -29,7 +29,7 @@ class OnnxEngine(OldNames):
     """A bundle's graphs in onnxruntime sessions.
 
     Windows run one at a time: a batch gains under a tenth on a CPU, and this way a window's logits are the same bits
-    whatever other windows wait. This makes a replay equal to the live stream.
+    whichever other windows wait. This makes a replay equal to the live stream.
 
     Streams use the step graph and files the whole one, so each is opened only when it is needed.
     """

@@ -65,7 +65,7 @@ class RelativeHead:
 
 
 def open_relative(bundle: Bundle) -> RelativeHead | None:
-    """The bundle's relative head; None where it has none."""
+    """The bundle's relative head; None if it has none."""
     if bundle.relative_path is None:
         return None
     graph = bundle.graph(bundle.relative_path.name)

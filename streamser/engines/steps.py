@@ -5,8 +5,8 @@ The graph's metadata `streamser.step` is its kind:
 
 - `chunks`: a causal encoder. Input `frames` (1, time, bins); every other input NAME is a state of fixed shape that
   begins as zeros, with an output `next.NAME`; a state named `carried.*` is kept for the next utterance. The first
-  call of an utterance takes `streamser.first` frames, later calls `streamser.chunk`, and the last call whatever is
-  left, rounded down to a multiple of `streamser.multiple`. `streamser.rings` (JSON) names states that are rings, with
+  call of an utterance takes `streamser.first` frames, later calls `streamser.chunk`, and the last call takes the
+  rest, rounded down to a multiple of `streamser.multiple`. `streamser.rings` (JSON) names states that are rings, with
   the axis of their entries: there `next.NAME` holds only new entries, which overwrite the oldest ones.
 - `window`: a pooled convolution over a sliding window; see `streamser.engines.columns`.
 """

@@ -31,7 +31,7 @@ class LeftOut:
         """Calibration of the absolute head, fitted on all folds except those of one corpus, and on plain speech.
 
         It has no class bias: plain speech is all neutral, so a bias would be a prior of neutral, which depends on the
-        place of use and is a setting of its own (`recognizer.neutral_prior`).
+        place of use and has its own setting (`recognizer.neutral_prior`).
         """
         folds = [one.fold for one in self.corpora if one.name != without] + list(self.plain)
         logits = np.concatenate([fold.logits for fold in folds])

@@ -31,7 +31,7 @@ class Basis:
     metrics: dict[str, Any] = field(default_factory=dict)
     """Figures on speakers or corpora that the networks of the run were not trained on."""
     rule: BaselineRule | None = None
-    """How streams use the relative head; None where there is none."""
+    """How streams use the relative head; None if there is none."""
 
 
 def basis_of_validation(

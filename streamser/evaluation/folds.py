@@ -93,7 +93,7 @@ class FoldResult:
 
 
 def _words(fold: FoldResult) -> dict[str, Any]:
-    """What goes into the JSON file."""
+    """The content of the JSON file."""
     names = (
         "name",
         "protocol",

@@ -53,7 +53,7 @@ class FoldTable:
     seeds: tuple[int, ...]
     rows: tuple[FoldRow, ...]
     whole: FoldRow | None
-    """All folds' clips pooled; None where folds test the same clips."""
+    """All folds' clips pooled; None if folds test the same clips."""
     shared: tuple[str, ...]
     """Speakers in both training and test of a fold; if there are any, no figure is speaker-independent."""
 

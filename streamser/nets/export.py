@@ -42,7 +42,7 @@ def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
 
     The graph's numbers are compared with torch's at several lengths and batch sizes; a graph that differs by more than
     `TOLERANCE` raises BundleError, a graph that the runtime would refuse raises ValueError. The network's own mode,
-    device and memory layout are left as they are.
+    device and memory layout are unchanged.
     """
     if net.n_classes != n_classes or net.bins != features.bins:
         raise ValueError(

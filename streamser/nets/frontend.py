@@ -52,7 +52,7 @@ class TorchFrontEnd(nn.Module):
             return self._scaled(self._log_mel(self._framed(samples.double()))).float()
 
     def _framed(self, samples: Tensor) -> Tensor:
-        """Overlapping pieces, silence around them where the config has it, (B, n) -> (B, T, fft_size)."""
+        """Overlapping pieces, with silence around them if the config has it, (B, n) -> (B, T, fft_size)."""
         config, size = self.config, samples.shape[1]
         n_frames = config.frames_in(size)
         if not n_frames:

@@ -8,7 +8,7 @@ only these choices give it: both directions of the GRU share their weights, with
 convolution has a bias and the residuals' have none; PReLU has one slope; attention has a bias. Untied directions would
 give 1.78 M. Initial weights are TensorFlow's, Glorot and zero: without norms, a network learns several times slower
 from torch's. For "no attention" the paper names no substitute: we take the GRU's last step of each direction. The
-activations are those of the text, where the figure has none.
+activations are those of the text, if the figure has none.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ __all__ = ["export_step"]
 
 
 def export_step(net: SerNet, features: FeatureConfig) -> bytes | None:
-    """The network's step graph as ONNX; None where it has none for these features."""
+    """The network's step graph as ONNX; None if it has none for these features."""
     if features.center or features.fft_size != features.window_samples or features.sample_rate != 16_000:
         return None  # a frame would need samples that have not arrived
     step = frozen_copy(net).step_graph(features)

@@ -55,4 +55,4 @@ class Variant:
     published: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: MappingProxyType({}))
     """Published figures by benchmark (see `corpora.benchmarks`): ua, wa, f1, accuracy in percent; mse_e4 in 1e-4."""
     notes: str = ""
-    """Differences from the paper, and choices where the paper is silent."""
+    """Differences from the paper, and choices that the paper does not specify."""

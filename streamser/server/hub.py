@@ -188,7 +188,7 @@ class Hub:
             end()
 
     def end_connections(self, *, spare_streams: bool = False) -> None:
-        """Close clients because the server is being stopped; with an exception for those that wait for last results."""
+        """Close clients because the server is being stopped, except those that wait for their last results."""
         for sender in list(self.senders):
             if not (spare_streams and sender in self.end_soon):
                 sender.refuse(going_away())

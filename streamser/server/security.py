@@ -48,7 +48,7 @@ def _is_loopback(name: str) -> bool:
 
 
 def _name_of(host: str | None) -> str:
-    """The name in a Host header, without its port; empty where there is none."""
+    """The name in a Host header, without its port; empty if there is none."""
     try:
         return urlsplit(f"//{host or ''}").hostname or ""
     except ValueError:  # a bracket without its partner

@@ -87,7 +87,7 @@ class Sender:
         self.queue.close()
 
     def hang_up(self) -> None:
-        """The client has left: drop what waits, except the reason for a refused client."""
+        """The client has left: drop the waiting messages, except the reason for a refused client."""
         if self.refusal is None:
             self.queue.clear()
             self.queue.close()

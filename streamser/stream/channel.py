@@ -44,7 +44,7 @@ class Delivery:
     on_error: OnError | None = None
     """Takes, on the worker's thread, the error that ended the stream."""
     lossless: bool = False
-    """Keep every partial result and wait for room, instead of replacing a partial that waits by a newer one."""
+    """Keep every partial result and wait for room, instead of replacing a waiting partial with a newer one."""
     partials: bool = True
     """False delivers no partial results, and computes none where that saves work.
 

@@ -52,7 +52,7 @@ def as_recorded(samples: Samples) -> Samples:
 class WavWriter:
     """A new WAV file, 16 kHz, mono, 16 bit, that only its owner can read.
 
-    The header is brought up to date every second of audio, so that a program that is killed loses at most that second,
+    The header is updated every second of audio, so that a program that is killed loses at most that second,
     and `repair_recordings` brings even that back. A recording that becomes too long continues in a second file.
     """
 

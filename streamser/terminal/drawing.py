@@ -135,7 +135,7 @@ def voice_words(session: Session) -> str:
 
 
 def bars(session: Session, width: int, height: int) -> Text:
-    """A bar a class, always in the same order; in two columns where the height is small."""
+    """One bar per class, always in the same order; in two columns if the height is small."""
     labels = session.labels
     columns = 2 if height < len(labels) and width >= 44 else 1
     if not labels or height < 1:

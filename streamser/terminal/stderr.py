@@ -28,7 +28,7 @@ def stderr_kept() -> Iterator[Complaints]:
     complaints = Complaints()
     before, screen = sys.__stderr__, os.fdopen(os.dup(1), "w", encoding="utf-8")
     vars(sys)["__stderr__"] = screen
-    kept: dict[int, int] = {}  # descriptor: a copy of what it was
+    kept: dict[int, int] = {}  # descriptor: a copy of its original file
     log = Path()
     if sys.stderr.isatty() or os.isatty(2):
         sys.stderr.flush()

@@ -28,7 +28,7 @@ def active_power(samples: Samples) -> float:
 
 
 def limit(samples: Samples) -> Samples:
-    """Make samples quieter, all by the same factor, where their peak would clip."""
+    """Make samples quieter, all by the same factor, if their peak would clip."""
     peak = float(np.abs(samples).max(initial=0.0))
     return samples if peak <= 1.0 else np.asarray(samples / np.float32(peak))
 
@@ -96,7 +96,7 @@ def mu_law(samples: Samples) -> Samples:
 
 
 def telephone(samples: Samples, peak_db: float = -6.0) -> Samples:
-    """300 to 3400 Hz, 8000 samples a second, mu-law at a line level of `peak_db`; the level comes back as it was."""
+    """300 to 3400 Hz, 8000 samples a second, mu-law at a line level of `peak_db`; the original level is restored."""
     peak = float(np.abs(samples).max(initial=0.0))
     if not peak:
         return samples

@@ -83,7 +83,7 @@ class Part:
     shares: NDArray[np.float32] | None = None
     """(clips, classes): each label's share of a clip's annotations, for a loss that uses them."""
     starts: NDArray[np.int64] | None = None
-    """First frame of each piece, where clips are cut into pieces that are separate examples."""
+    """First frame of each piece, if clips are cut into pieces that are separate examples."""
 
     @property
     def grades(self) -> NDArray[np.int64]:

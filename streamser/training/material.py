@@ -146,7 +146,7 @@ def _only(recipe: Recipe, clips: list[Clip], of: str, key: str, wanted: Sequence
 
 
 def with_labels(recipe: Recipe, material: Material) -> Recipe:
-    """The recipe with the labels of its clips, where it trains all of them."""
+    """The recipe with the labels of its clips, if it trains all of them."""
     return replace(recipe, labels=material.labels) if material.labels else recipe
 
 

@@ -40,7 +40,7 @@ class Trained:
     split: Split
     seed: int
     relative: bytes | None = None
-    """The relative head as a graph, where one was trained."""
+    """The relative head as a graph, if one was trained."""
     baseline: BaselineRule | None = None
 
 

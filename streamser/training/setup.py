@@ -53,7 +53,7 @@ class RunSetup:
 
 
 def set_up(recipe: Recipe) -> RunSetup:
-    """Build what the recipe names; raises ConfigError, before any audio is read, where that is impossible."""
+    """Build what the recipe names; raises ConfigError, before any audio is read, if that is impossible."""
     variant = zoo.get(recipe.variant)
     features = features_of(variant, recipe)
     try:

@@ -188,7 +188,7 @@ def keep(
     kind: type[np.float16 | np.float32],
     progress: Callable[[int, int], None] | None = None,
 ) -> LevelStore:
-    """The store in that folder; where there is none yet, `versions` are computed and written as they come.
+    """The store in that folder; if there is none yet, `versions` are computed and written as they come.
 
     `versions` yields each clip's copies in turn, the clean one first, the same number for each clip.
     """

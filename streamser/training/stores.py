@@ -31,7 +31,7 @@ class Stores:
     outliers: LevelStore | None
     """Recordings that are not speech, if the recipe names some."""
     frozen: FeatureConfig | None
-    """The front end of the frozen encoder's output; None where the whole network learns."""
+    """The front end of the frozen encoder's output; None if the whole network learns."""
     row: Mapping[str, int]
     """Index of each clip in the store, by its id."""
 

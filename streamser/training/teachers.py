@@ -158,7 +158,7 @@ def _net_of(bundle: Bundle) -> SerNet:
 
 
 def _key(bundle: Bundle, net: SerNet, clips: Sequence[Clip]) -> str:
-    """Cache key of a teacher's predictions: without the head where the encoder is frozen."""
+    """Cache key of a teacher's predictions: without the head if the encoder is frozen."""
     digest = hashlib.sha256(f"v1 {bundle.variant} {len(bundle.labels)}".encode())
     digest.update(json.dumps(bundle.features.to_dict(), sort_keys=True).encode())
     head = set(net.trained().state_dict()) if net.needs_start else set()

@@ -50,7 +50,7 @@ def resident(
     device: torch.device,
     starts: NDArray[np.int64] | None = None,
 ) -> Resident | None:
-    """The training windows of these clips, or None where they are drawn again or would not fit.
+    """The training windows of these clips, or None if they are drawn again or would not fit.
 
     `starts` are the first frames of pieces; without it each clip has one window.
     """
