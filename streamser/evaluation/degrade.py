@@ -1,6 +1,6 @@
 """Degrade clean speech in fixed, named ways, to measure robustness to noise, rooms, level and telephone lines.
 
-The code is separate from the trainer's augmentation, so that a checkpoint is not tested with what it was trained with.
+The code is separate from the trainer's augmentation, so that a checkpoint is not tested on what it was trained on.
 No degradation needs files, so that the same clip is degraded alike on every machine.
 """
 

@@ -122,7 +122,7 @@ class _Grid:
     def of(cls, features: FeatureConfig, hop_ms: float) -> _Grid:
         frame = features.hop_samples * SAMPLE_RATE / features.sample_rate
         hop = frame * max(1, round(hop_ms * SAMPLE_RATE / 1000 / frame))
-        # Exactly the samples of the network's window. If frames are centred, they end at the last centre.
+        # Exactly the samples of the network's window. Centred frames: up to the last one's centre.
         steps = features.window_frames - 1
         whole = max(1, steps) * features.hop_samples if features.center else features.samples_in(steps + 1)
         return cls(frame, hop, math.ceil(whole * SAMPLE_RATE / features.sample_rate))

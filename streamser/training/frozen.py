@@ -58,7 +58,7 @@ def build_frozen_store(
     recipe: Recipe,
     options: RunOptions,
 ) -> LevelStore:
-    """The store of the frozen part's output: for every window of each clip, cut as the recognizer cuts it, and of each copy.
+    """The store of the frozen part's output, for every window of each clip and each copy, as the recognizer cuts them.
 
     Of the copies, the share that the recipe's augmentation crops is encoded in a shorter piece, drawn once.
     """

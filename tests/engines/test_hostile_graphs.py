@@ -130,7 +130,7 @@ def of(model: onnx.ModelProto) -> bytes:
         (reads_by_attribute, r"keeps constants in another file"),
         (reads_sparsely, r"keeps constants in another file"),
         (loops_for_ever, r"has a 'Loop' node with a graph inside it"),
-        (unfolds_functions, r"holds functions of its own"),
+        (unfolds_functions, r"has its own functions"),
         (claims_a_terabyte, r"has a constant that claims 274877906944 values but has \d+ bytes"),
     ],
     ids=["absolute", "parents", "beside", "attribute", "sparse", "loop", "functions", "terabyte"],
