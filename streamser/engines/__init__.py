@@ -1,7 +1,7 @@
 """Run a network on windows: ONNX Runtime on the CPU by default, torch on CUDA or CPU on request.
 
 `open_engine` chooses. `compute: auto` takes CUDA when torch sees one. Importing torch costs over a second, so it
-is imported to look only where a CUDA driver is present at all (`cuda_is_likely`); elsewhere auto means ONNX Runtime.
+is imported for this check only if a CUDA driver is present (`cuda_is_likely`); elsewhere auto means ONNX Runtime.
 """
 
 from __future__ import annotations

@@ -140,8 +140,8 @@ class Segmenter:
     """Takes blocks; returns events when speech begins and ends, and the audio to classify.
 
     An utterance is announced when it has `min_speech_ms` of speech. Then follow partial Segments on the grid of the
-    network's frames, a speculative Segment of the whole utterance at each silence, and exactly one final, which has the
-    same samples as the last speculative Segment.
+    network's frames, a speculative Segment of the whole utterance at each silence, and exactly one final. A final after
+    a silence has the same samples as the speculative Segment of this silence.
     """
 
     def __init__(self, config: SegmenterConfig, vad: Vad, features: FeatureConfig, stream: str = "main") -> None:

@@ -184,8 +184,8 @@ class InferenceWorker:
 
         `lossless` keeps every partial and waits for room instead. An error in scoring or delivering goes to `on_error`
         and is delivered as StreamEnded; the stream is then over and the others continue. Give the `voice` of an earlier
-        stream of the same speaker to continue its baseline. The worker's time is shared
-        fairly between the streams that wait for it.
+        stream of the same speaker to continue its baseline. The worker's time is shared fairly
+        between the streams that wait for it.
         """
         scorer = Scorer(self.recognizer, self.config.smoothing, name, voice or self.config.voice(self.recognizer))
         state = _StreamState(scorer, deliver, on_error, tally or Tally(), lossless)
