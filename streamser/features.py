@@ -299,7 +299,7 @@ def _mel_power(samples: Samples, config: FeatureConfig) -> Frames:
     window, bands = window_values(config), mel_bands(config)
     power = np.zeros((min(n_frames, _CHUNK_FRAMES), config.fft_size // 2 + 2))  # one silent bin past the end
     for first in range(0, n_frames, _CHUNK_FRAMES):
-        # In a float32 FFT of a full-scale tone, rounding errors exceed the floor of the neighbouring bands.
+        # In float64: in float32, rounding errors of a full-scale tone exceed the floor of other bands.
         spectrum = np.fft.rfft(views[first : first + _CHUNK_FRAMES] * window)
         rows = len(spectrum)
         np.add(np.square(spectrum.real), np.square(spectrum.imag), power[:rows, :-1])

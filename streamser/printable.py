@@ -53,7 +53,7 @@ def guarded(stream: TextIO) -> TextIO:
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Inside the `with`, standard output and standard error are guarded."""
+    """Inside the `with`, escape control characters in everything written to standard output and standard error."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(guarded, before)
     try:

@@ -1,4 +1,4 @@
-"""Composed streams have the truth they claim, and their score counts the events."""
+"""Composed streams match their true labels and times, and the benchmark counts their events correctly."""
 
 from __future__ import annotations
 

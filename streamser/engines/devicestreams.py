@@ -109,9 +109,10 @@ class DeviceStreams:
                 state.index_copy_(axis, index, fresh.expand(shape).contiguous())
 
     def launch(self, slots: NDArray[np.int64], audio: NDArray[Any]) -> Pending:
-        """Score the next chunk of these streams: (n, samples) for n slots, n at most the largest size; don't wait.
+        """Start to score the next chunk of the streams in these slots, without waiting; `audio` is (slots, samples).
 
-        At most two launches of a size may be pending: their buffers take turns.
+        There are at most as many slots as the largest batch size. At most two launches of one batch size and chunk
+        length may be pending, because they alternate between two sets of buffers.
         """
         count, size = len(slots), next((size for size in self._sizes if size >= len(slots)), 0)
         if not size or not count:

@@ -22,7 +22,7 @@ __all__ = ["Basis", "basis_of_run", "basis_of_validation"]
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """A calibration, and where it comes from."""
+    """A calibration with its threshold, the metrics and the rule that belong to it, and where it comes from."""
 
     name: str
     """Whose predictions it was fitted on, for the card."""
@@ -55,11 +55,11 @@ def basis_of_run(run: Path, labels: tuple[str, ...], risk: float, *, relative: b
         calibration, threshold = left_out.calibration(risk)
         metrics = left_out.metrics(calibration, risk) | left_out_metrics([one.fold for one in left_out.corpora])
         return Basis(name, calibration, threshold, metrics, left_out.rule(calibration, risk))
-    unheard = [pool(of_seed) for of_seed in by_seed(folds).values()]  # a clip counts once for each seed's network
+    tested = [pool(of_seed) for of_seed in by_seed(folds).values()]  # a clip counts once for each seed's network
     fitted = _fit(
-        np.concatenate([one.logits for one in unheard]),
-        np.concatenate([one.targets for one in unheard]),
-        [group for one in unheard for group in (one.corpora if by_corpus else one.speakers)],
+        np.concatenate([one.logits for one in tested]),
+        np.concatenate([one.targets for one in tested]),
+        [group for one in tested for group in (one.corpora if by_corpus else one.speakers)],
         risk,
     )
     return Basis(name, *fitted, left_out_metrics(folds) if by_corpus else summarize(folds))

@@ -128,7 +128,7 @@ def label_mapping(labels: Collection[str], extra: Mapping[str, str] | None = Non
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationConfig:
-    """What to measure in addition to the unchanged clips."""
+    """What to measure, and on how many clips."""
 
     degrade: tuple[str, ...] = tuple(DEGRADATIONS)
     degrade_clips: int = 400
@@ -250,7 +250,7 @@ class Evaluation:
 
 
 def sample_clips(clips: Sequence[Clip], per_corpus: int, seed: int = 0) -> list[Clip]:
-    """At most `most` clips of each corpus, taken from its speakers and labels in turn; 0 takes all."""
+    """At most `per_corpus` clips of each corpus, taken from its speakers and labels in turn; 0 takes all."""
     if per_corpus <= 0:
         return list(clips)
     rng = np.random.default_rng(seed)
@@ -260,7 +260,7 @@ def sample_clips(clips: Sequence[Clip], per_corpus: int, seed: int = 0) -> list[
         cells: dict[tuple[str, str], list[Clip]] = {}
         for i in rng.permutation(len(mine)):
             cells.setdefault((mine[i].label, mine[i].speaker), []).append(mine[i])
-        # every cell's first clip, then every cell's second, labels next to each other
+        # Every cell's first clip, then every cell's second, and so on; the cells are in random order.
         turns = [(turn, order, clip) for order, cell in enumerate(cells.values()) for turn, clip in enumerate(cell)]
         kept |= {clip.id for _, _, clip in sorted(turns, key=lambda one: one[:2])[:per_corpus]}
     return [clip for clip in clips if clip.id in kept]

@@ -43,7 +43,7 @@ class _Predictions:
 
 @dataclass(frozen=True, slots=True)
 class StreamMetrics:
-    """One kind of stream: means over the left-out corpora and seeds, each corpus, and all of them pooled."""
+    """Metrics of one kind of stream: of each left-out corpus (mean over the seeds), their mean, and of all pooled."""
 
     of: Mapping[str, Mapping[str, float]]
     """By corpus: `ua` in percent, `coverage` and `risk` at the threshold, `ece`; the mean over the seeds."""
@@ -96,9 +96,9 @@ def stream_metrics(
 
 
 def known_speakers(corpora: Sequence[LeftOutCorpus], rule: BaselineRule) -> dict[str, dict[str, float]]:
-    """UA and macro-F1 in percent of single clips, and of clips whose speaker's other clips are known: `two_passes`.
+    """UA and macro-F1 in percent: `first` without a baseline, `two_passes` with one of the speaker's other clips.
 
-    For runs with too few left-out corpora to choose constants: `rule` comes from elsewhere.
+    For runs with too few left-out corpora to choose a rule: `rule` is that of a checkpoint.
     """
     found: dict[str, list[tuple[float, float]]] = {"first": [], "two_passes": []}
     for one in corpora:

@@ -30,8 +30,8 @@ HEADS = 6
 HEAD_WIDTH = WIDTH // HEADS
 FRAMES_PER_TOKEN = 2
 CHUNK_FRAMES = 26  # 260 ms: one hop of partial results
-# The first chunk ends with the third hop: no partial is due before, and the level needs some speech. Two frames fewer,
-# since the last analysis window reaches 15 ms past its hop.
+# The first chunk ends with the third hop: no partial is due earlier, and an estimate of the utterance's level needs
+# some speech. It is two frames shorter, because the last analysis window reaches 15 ms past its hop.
 FIRST_FRAMES = 3 * CHUNK_FRAMES - 2
 CONTEXT_TOKENS = 200  # a token attends to up to 4 s before it
 _SPAN = 8 * math.log(10)  # Whisper clamps log-mel at 80 dB below its maximum

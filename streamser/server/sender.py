@@ -122,5 +122,5 @@ class Sender:
 
 
 def _fit(reason: str) -> bytes:
-    """A close frame holds 123 bytes of reason; the error message before it holds the rest."""
+    """Cut a reason to the 123 bytes that a close frame may hold; the error message before it has the whole reason."""
     return reason.encode()[:123].decode(errors="ignore").encode()

@@ -158,7 +158,7 @@ class Segmenter:
         self._resume = _samples(config.resume_ms)
         self._post_roll = _samples(config.post_roll_ms)
         self._speculate = _samples(config.speculate_ms)
-        # The speculative final is not an event and may be late: half of the remaining silence suffices to compute it.
+        # The speculative final may be this late: the rest of the silence suffices to compute it.
         self._ahead_due = (self._speculate + self._end_silence) // 2 if self._speculate else self._end_silence
         self._max = _samples(1000 * config.max_utterance_s)
         self._search = _samples(1000 * config.cut_search_s)

@@ -112,7 +112,7 @@ class BatchMaker:
         return slice(max(0, int(loud[0]) - beside), int(loud[-1]) + 1 + beside)
 
     def _loudness(self, frames: Levels) -> NDArray[np.float32]:
-        """Loudness of each frame, in the features' logarithm: its strongest band, or the power of its samples."""
+        """Loudness of each frame on the features' log scale: its strongest mel band, or the power of its samples."""
         values = frames.astype(np.float32)
         if self.features.kind == "mel":
             return np.asarray(values.max(axis=1), np.float32)

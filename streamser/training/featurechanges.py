@@ -132,7 +132,7 @@ class RoomDrawn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Let the power of a share of the clips decay exponentially in each band, as in a room."""
+    """Add reverberation to a share of the clips: in each band, an exponentially decaying tail follows every frame."""
 
     probability: float
     rt60_s: tuple[float, float]

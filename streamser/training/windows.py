@@ -111,7 +111,7 @@ class ServedWindows:
             yield self._joined(waiting), owners
 
     def _windows(self) -> Iterable[tuple[int, Tensor]]:
-        """Every window with its clip; those of one length together if the network takes no lengths."""
+        """Every window with its clip's position in `rows`, sorted by length where windows may be short."""
         found = ((order, window) for order, row in enumerate(self.rows) for window in self.batches.whole(int(row)))
         return sorted(found, key=lambda one: len(one[1])) if self.batches.features.short == "keep" else found
 

@@ -1,4 +1,4 @@
-"""`streamser bench` measures what it names."""
+"""`streamser bench` reports every figure, with plausible values, in its table and as JSON."""
 
 from __future__ import annotations
 

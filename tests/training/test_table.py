@@ -1,4 +1,4 @@
-"""Many folds in parallel processes: each once, the others despite one that fails, none after the time is over."""
+"""Train many folds in parallel: each once, a failed one does not stop the others, and all stop at the time limit."""
 
 from __future__ import annotations
 
