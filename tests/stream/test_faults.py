@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from stream_parts import (
     with_engine,
 )
 
-from streamser.audio import SAMPLE_RATE
+from streamser.audio import SAMPLE_RATE, AudioBlock
 from streamser.bundle import Bundle
 from streamser.engines import Engine, FallbackEngine
 from streamser.errors import AudioError, EngineError
@@ -195,7 +196,13 @@ def test_a_source_that_leaves_by_sys_exit_ends_the_wait(recognizer: Recognizer) 
 def test_a_consumer_that_never_reads_costs_partials_but_no_final(recognizer: Recognizer) -> None:
     config = StreamConfig(pipeline=PipelineConfig(waiting_events=16))
     audio = np.concatenate([two_utterances()] * 2)
-    listener = Listener(ListSource(in_blocks(audio), live=True), recognizer, config)
+
+    def paced() -> Iterator[AudioBlock]:
+        for block in in_blocks(audio):
+            time.sleep(0.002)  # given all at once, most partials would be skipped, and none would have to be dropped
+            yield block
+
+    listener = Listener(ListSource(paced(), live=True), recognizer, config)
     with listener:
         assert listener.wait(20)
         events = list(listener._events)
