@@ -52,7 +52,7 @@ def _list(*, as_json: bool) -> int:
         print(json.dumps(listing, indent=2, ensure_ascii=False))
         return 1 if bad else 0
     if good:
-        header = ("name", "variant", "size", "scores", "labels", "licence")
+        header = ("name", "variant", "size", "figures", "labels", "licence")
         print(table(header, [_row(bundle) for bundle in good], terminal_width()))
     elif not bad:
         print(f"no checkpoint in {', '.join(str(folder) for folder in model_folders())}")
@@ -87,18 +87,34 @@ def _row(bundle: Bundle) -> tuple[str, ...]:
 
 _COUNTS = frozenset({"folds", "seeds"})
 """Numbers among the scores that are not metrics."""
+_WORDS = {
+    "left_out_ua_mean": "UA on left-out corpora",
+    "left_out_ua_at_70": "of the surest 70 %",
+    "left_out_ece_mean": "calibration error",
+    "plain_speech_mood": "plain speech given an emotion",
+    "ua": "UA",
+    "wa": "WA",
+    "ece": "calibration error",
+    "validation_ua": "UA of validation speakers",
+    "validation_wa": "WA of validation speakers",
+}
+"""How the listing names the figures of bundle.yaml, in this order; others follow under their own names."""
 
 
 def headline(scores: Mapping[str, Any]) -> str:
     """The main figures of a checkpoint: the numbers at the top level of its scores.
 
     >>> headline({"ua": 0.612, "wa": 0.64, "ece": 0.031, "per corpus": {"ravdess": {"ua": 0.7}}})
-    'ua 0.612, wa 0.640, ece 0.031'
+    'UA 0.612, WA 0.640, calibration error 0.031'
     """
     numbers = {k: v for k, v in scores.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     numbers = {k: v for k, v in numbers.items() if k not in _COUNTS and not k.endswith("_spread")}
     left_out = {k: v for k, v in numbers.items() if not k.startswith("validation_")}
     numbers = left_out or numbers  # figures on left-out corpora are more meaningful than those on validation speakers
-    return ", ".join(
-        f"{k} {v:.{1 if v > 1 else 3}f}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items()
-    )
+    named = [key for key in _WORDS if key in numbers] + [key for key in numbers if key not in _WORDS]
+    return ", ".join(f"{_WORDS.get(key, key)} {_short(numbers[key])}" for key in named)
+
+
+def _short(value: float) -> str:
+    """Percentages with one digit after the point, shares with three."""
+    return f"{value:.{1 if value > 1 else 3}f}" if isinstance(value, float) else str(value)
