@@ -31,7 +31,14 @@ def test_the_list_shows_name_variant_size_figures_labels_and_licence(
     assert main(["models"]) == 0
     header, alpha, beta = capsys.readouterr().out.splitlines()
     assert header.split() == ["name", "variant", "size", "figures", "labels", "licence"]
-    for cell in ("alpha", "tiny-linear", "0.0 MB", "UA 0.612, calibration error 0.030", "angry, happy, neutral, sad", "CC-BY-NC-4.0"):
+    for cell in (
+        "alpha",
+        "tiny-linear",
+        "0.0 MB",
+        "UA 0.612, calibration error 0.030",
+        "angry, happy, neutral, sad",
+        "CC-BY-NC-4.0",
+    ):
         assert cell in alpha
     assert "calm, excited" in beta
 
