@@ -40,12 +40,7 @@ class Ring:
         if start > self.end:
             self._holes.append((self.end, start))
             self._put(np.zeros(min(start - self.end, self.capacity), np.float32), start)
-        first, length = start % self.capacity, len(samples)
-        if first + length <= self.capacity:
-            self._buffer[first : first + length] = samples
-            self.end = start + length
-        else:
-            self._put(samples, start + length)
+        self._put(samples, start + len(samples))
         while self._holes and self._holes[0][1] <= self.start:
             del self._holes[0]
 
