@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.audio import SAMPLE_RATE, Samples
+from streamser.audio import SAMPLE_RATE, Samples, energies
 
 __all__ = ["NoiseGate"]
 
@@ -127,10 +127,9 @@ class NoiseGate:
         """Power in the bands, smoothed over time, (frames, bands); and each frame's level over all bands in dB."""
         power = _band_power(windows)
         sums = np.add.reduce(power, axis=1).tolist()
-        energies = np.matmul(frames[:, None], frames[:, :, None]).ravel().tolist()  # as np.dot of each frame
         silent = _DIGITAL_SILENCE * frames.shape[1]
         before, total, levels_db = self._power, self._sum, []
-        for row, own, energy in zip(power, sums, energies, strict=True):
+        for row, own, energy in zip(power, sums, energies(frames), strict=True):
             share = 1.0
             if energy < silent:
                 row[:], total = _SILENCE, _BANDS * _QUIET_ROOM

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment
+from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment, energies
 from streamser.errors import AudioError
 from streamser.events import SpeechEnded, SpeechStarted
 from streamser.features import FeatureConfig
@@ -208,9 +208,6 @@ class Segmenter:
             raise ValueError(f"block: starts at {block.start}, not at {self.position}; report lost audio with gap()")
         if block.arrived_s is not None:
             self._arrivals.append((block.end, block.arrived_s))
-        if len(block.samples) <= _SLICE_SAMPLES:
-            self._ring.write(block.samples, block.start)
-            return self._detect_speech() if self._ring.end >= self._due else []
         items: list[Item] = []
         for first in range(0, len(block.samples), _SLICE_SAMPLES):
             self._ring.write(block.samples[first : first + _SLICE_SAMPLES], block.start + first)
@@ -252,7 +249,7 @@ class Segmenter:
             return []
         frames = self._ring.read(self._detected, self._detected + count * size).reshape(count, size)
         with np.errstate(all="ignore"):  # non-finite samples are an error below
-            powers: list[float] = np.matmul(frames[:, None], frames[:, :, None]).ravel().tolist()
+            powers = energies(frames)
         if not math.isfinite(sum(powers)):
             broken = next((place for place, power in enumerate(powers) if not math.isfinite(power)), 0)
             start_s = (self._detected + broken * size) / SAMPLE_RATE

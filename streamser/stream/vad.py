@@ -12,10 +12,11 @@ from typing import Any, Protocol, runtime_checkable
 import _webrtcvad  # the extension itself: the module around it reads package metadata, a tenth of the start-up time
 import numpy as np
 
-from streamser.audio import SAMPLE_RATE, Samples
+from streamser.audio import SAMPLE_RATE, Samples, energies
 from streamser.errors import MissingExtraError
 from streamser.settings import check_choice, require
 from streamser.stream.noise import NoiseGate
+from streamser.stream.pcm import PCM16
 
 __all__ = ["VADS", "EnergyVad", "SileroVad", "Vad", "VadChoice", "VadConfig", "WebRtcVad", "make_vad", "one_for_each"]
 
@@ -25,7 +26,6 @@ _MOST_GAIN = 300.0
 _PEAK_DECAY = 0.82  # a second: -0.9 dB
 _SPEECH_OVER_FLOOR = 30.0
 _FULL_SCALE = np.float32(32767)
-_PCM16 = np.dtype("<i2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ class WebRtcVad:
         else:
             outstanding, floors = self._gate.open_all(frames)
             scaled = frames * self._gains(frames, outstanding, floors)[:, None]
-        pcm = np.minimum(np.maximum(scaled * _FULL_SCALE, -_FULL_SCALE), _FULL_SCALE).astype(_PCM16).tobytes()
+        pcm = np.minimum(np.maximum(scaled * _FULL_SCALE, -_FULL_SCALE), _FULL_SCALE).astype(PCM16).tobytes()
         size = 2 * self.frame_samples
         # Both detectors get every frame, because each keeps a state.
         samples = self.frame_samples
@@ -146,9 +146,8 @@ class WebRtcVad:
 
     def _gains(self, frames: Samples, outstanding: list[bool], floors: list[float]) -> Samples:
         """Amplify a quiet microphone to the level webrtcvad was made for; loud audio is unchanged. (frames,)"""
-        energies = np.matmul(frames[:, None], frames[:, :, None]).ravel().tolist()  # as np.dot of each frame
         peak, gains = self._peak, []
-        for energy, stands_out, floor_power in zip(energies, outstanding, floors, strict=True):
+        for energy, stands_out, floor_power in zip(energies(frames), outstanding, floors, strict=True):
             peak *= self._decay
             if stands_out:
                 peak = max(peak, energy / self.frame_samples)
