@@ -2,21 +2,27 @@
 
     python tools/reproduction_gpu.py OUT --corpora-root CORPORA --minutes 8
 
-The most important rows come first. Runs are kept in runs/reproduction (`--runs`), fold by fold; the same command
-resumes them. OUT gets reproduction.tar.gz (every fold's predictions and curves, no weights), summary.json and
-progress.log. Unpack the archive at the repository's root, and `python tools/reproduction.py runs/reproduction/*` writes
-the table.
+The most important rows come first. Cells of models/reproduction.json that are measured completely are skipped, unless
+`--again` is given. Runs are kept in runs/reproduction (`--runs`), fold by fold; the same command resumes them. OUT gets
+reproduction.tar.gz (every fold's predictions and curves, no weights), summary.json and progress.log. Unpack the archive
+at the repository's root, and `python tools/reproduction.py runs/reproduction/*` writes the table.
+
+Small networks use little of a GPU. Start NVIDIA's Multi-Process Service first (`nvidia-cuda-mps-control -d`), so that
+the processes use the GPU at the same time instead of in turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from reproduction import OLD, STORE, Measurement
 from timed_runs import ProgressLog, add_options, end_at, pack, processors, whole_folds
 
 from streamser.corpora.benchmarks import BENCHMARKS
@@ -24,14 +30,46 @@ from streamser.evaluation.folds import load_folds
 from streamser.evaluation.foldsummary import summarize
 from streamser.nets.zoo import VARIANTS
 from streamser.training.material import Material, gather, recipe_of, write_recipe
-from streamser.training.recipe import Recipe
+from streamser.training.options import RunOptions
+from streamser.training.recipe import Recipe, load_recipe
 from streamser.training.table import Job, JobEnd, jobs_of, processes_for, run_jobs
+from streamser.training.trainer import Trainer
 
 BENCHMARK = BENCHMARKS["emodb"]
 KEPT = ("fold.json", "fold.npz", "log.jsonl", "recipe.json")
 """Files of a run that come back: all that the table and its pictures need."""
 LAST_EPOCHS_S = 25.0
 """No epoch begins in the last seconds: a fold that is trained is exported, scored and packed in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRow:
+    """A recipe of our own that the table has too."""
+
+    path: Path
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    honest: str = ""
+    """Protocol of the column `honest`; empty for the recipe's own."""
+
+
+_RECIPES = Path("models/recipes")
+_LOSSES: Mapping[str, Mapping[str, Any]] = {
+    "softmax": {},
+    "focal": {"loss": {"kind": "focal", "weighted": False, "label_smoothing": 0}},
+    "margin": {"variant": "lightsernet-margin", "loss": {}},
+    "centre": {"loss": {"centre": 0.01, "weighted": False, "label_smoothing": 0}},
+    "reconstruction": {"variant": "lightsernet-reconstruction", "loss": {}},
+    "spread": {"variant": "lightsernet-spread"},
+    "attention": {"variant": "lightsernet-attention"},
+    "combined": {"variant": "lightsernet-combined"},
+}
+"""Changes to models/recipes/losses.yaml, as its first lines list them."""
+OWN_ROWS = {
+    **{f"losses-{name}": OwnRow(_RECIPES / "losses.yaml", changes) for name, changes in _LOSSES.items()},
+    "lightsernet-emodb": OwnRow(Path("models/lightsernet-emodb/recipe.yaml")),
+    "lightsernet-emodb-plain": OwnRow(_RECIPES / "lightsernet-emodb-plain.yaml", honest="honest-loso"),
+}
+_AS_PAPER = {"protocol": "paper:lightsernet", "choose_by": "wa", "validate_every": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,60 +83,81 @@ class Step:
     """Only the first ones; 0 for all."""
     epochs: int = 0
     """Fewer than the row's own, where one fold only shows that it learns; 0 for the row's."""
-    seeds: tuple[int, ...] = (0,)
 
 
 def _named(*starts: str) -> tuple[str, ...]:
     return tuple(name for start in starts for name in VARIANTS if name.startswith(start))
 
 
+def _only_on_others(*starts: str) -> tuple[str, ...]:
+    """The rows of these names that were not published on EMO-DB."""
+    return tuple(name for name in _named(*starts) if BENCHMARK.name not in VARIANTS[name].published)
+
+
 def _sepconvs(*blocks: int, prefix: str = "sepconv-hop768") -> tuple[str, ...]:
     return tuple(f"{prefix}-n{n}-wce" for n in blocks)
 
 
-_WITHOUT = ("sepconv-hop768-n4-no-attention",)
+_HOP768 = (*_sepconvs(5, 4, 1, 2, 3, 6), "sepconv-hop768-n4-no-attention")
+_HOP_10_MS = (*_sepconvs(5, 4, 1, 2, 3, 6, prefix="sepconv"), "sepconv-n4-no-attention")
 PLAN = (
+    Step(_HOP768, "paper"),
+    Step(_HOP768, "honest"),
     Step(("lightsernet-3s-ce", "lightsernet-3s-focal"), "paper"),
-    Step(("lightsernet-report-emodb-parent",), "paper", seeds=(0, 1, 2)),
-    Step(("lightsernet-report-emodb",), "paper"),
-    Step((*_sepconvs(4), *_WITHOUT, *_sepconvs(5)), "paper"),
+    Step(("lightsernet-report-emodb-parent", "lightsernet-report-emodb"), "paper"),
+    Step(tuple(f"losses-{name}" for name in _LOSSES), "paper"),
     Step(("lightsernet-3s-ce", "lightsernet-3s-focal"), "honest"),
-    Step((*_sepconvs(4), *_WITHOUT, *_sepconvs(5)), "honest"),
-    Step(_named("focal-resnet"), "honest", folds=1, epochs=15),
-    Step(_named("parallel-cnn-mfcc-s"), "honest", folds=1, epochs=12),
-    Step(_named("cnn-blstm"), "honest", folds=1, epochs=30),
-    Step(_sepconvs(2, 3, 1, 6), "paper"),
-    Step(_sepconvs(2, 3, 1, 6), "honest"),
-    Step(_named("parallel-cnn-mel-s"), "honest", folds=1, epochs=12),
     Step(("lightsernet-report-emodb-parent", "lightsernet-report-emodb"), "honest"),
-    Step(_sepconvs(4, 5, prefix="sepconv"), "paper", folds=1),  # some 8 GB each: few at a time
-    Step(_sepconvs(4, 5, prefix="sepconv"), "honest", folds=1),
-    Step(("sepconv-n4-no-attention",), "paper", folds=1),
-    Step(("sepconv-n4-no-attention",), "honest", folds=1),
+    Step(("lightsernet-emodb",), "paper"),
+    Step(("lightsernet-emodb-plain",), "honest"),
+    Step(_named("focal-resnet"), "honest", folds=1, epochs=15),
+    Step(_named("parallel-cnn"), "honest", folds=1, epochs=12),
+    Step(_named("cnn-blstm"), "honest", folds=1, epochs=30),
+    Step(_only_on_others("sepconv-hop768"), "honest", folds=1, epochs=30),
+    Step(_named("lightsernet-7s"), "honest", folds=1, epochs=60),
+    Step(_HOP_10_MS, "paper", folds=1),  # some 8 GB each: few at a time
+    Step(_HOP_10_MS, "honest", folds=1),
+    Step(tuple(name for name in _only_on_others("sepconv-") if "hop768" not in name), "honest", folds=1, epochs=20),
 )
 """Every EMO-DB row, the dearest last; IEMOCAP's own rows with one short fold on new speakers."""
 
 
-def recipe_for(row: str, step: Step, epochs: int) -> Recipe:
-    """A row's recipe on EMO-DB in one column; a shorter run has a name of its own."""
+def recipe_for(row: str, column: str, epochs: int) -> Recipe:
+    """A row's recipe on EMO-DB in one column, with its own number of epochs unless another is given."""
+    fewer = {"epochs": epochs} if epochs else {}
+    if row in OWN_ROWS:
+        own = OWN_ROWS[row]
+        protocol = _AS_PAPER if column == "paper" else {"protocol": own.honest} if own.honest else {}
+        return load_recipe(own.path, {"name": row, **own.changes, **protocol, **fewer})
     recipe = recipe_of(VARIANTS[row], BENCHMARK)
-    recipe = replace(recipe, protocol=recipe.protocol if step.column == "paper" else "honest", seeds=step.seeds)
-    fewer = epochs or step.epochs
-    return replace(recipe, epochs=fewer) if fewer else recipe
+    return replace(recipe, protocol=recipe.protocol if column == "paper" else "honest", **fewer)
 
 
-def plan_jobs(material: Material, runs: Path, only: str, epochs: int) -> list[Job]:
-    """All jobs, in the order of PLAN, each once."""
+def measured_cells(store: Path) -> set[tuple[str, str, str]]:
+    """The cells of the table that are measured completely, with today's training."""
+    found = [Measurement(**one) for one in json.loads(store.read_text(encoding="utf-8"))]
+    return {one.key for one in found if one.whole and one.measured != OLD}
+
+
+def plan_jobs(material: Material, args: argparse.Namespace) -> list[Job]:
+    """All jobs that are left, in the order of PLAN, each once."""
+    skipped = set() if args.again else measured_cells(STORE)
     jobs: dict[str, Job] = {}
     for step in PLAN:
         for row in step.rows:
-            if only not in row:
+            if args.only not in row or (row, BENCHMARK.name, step.column) in skipped:
                 continue
-            recipe = recipe_for(row, step, epochs)
-            folder = runs / f"{row}-emodb-{step.column}"
-            for job in jobs_of(recipe, "emodb", material, folder, step.folds):
+            recipe = recipe_for(row, step.column, args.epochs or step.epochs)
+            folder = args.runs / f"{row}-emodb-{step.column}"
+            for job in jobs_of(recipe, "emodb", material, folder, args.folds or step.folds):
                 jobs.setdefault(job.name, job)
     return list(jobs.values())
+
+
+def compute_features(jobs: Sequence[Job], material: Material, cache: Path) -> None:
+    """Compute the features of all jobs with all cores, before many processes need the same ones."""
+    for folder, job in {job.folder: job for job in jobs}.items():
+        Trainer(job.recipe, material, folder, RunOptions(cache=cache, device="cpu", workers=os.cpu_count() or 1))
 
 
 def pack_all(runs: Path, out: Path, ends: Sequence[JobEnd]) -> None:
@@ -113,6 +172,10 @@ def main() -> int:
     """Run what the time allows; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, Path("runs/reproduction"), "only rows whose name holds this")
+    parser.add_argument(
+        "--folds", type=int, default=0, help="train only this many folds of each row, to try the script"
+    )
+    parser.add_argument("--again", action="store_true", help="train the rows that the table already has, too")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: each has one core
     compute = processors(args.compute)
@@ -122,12 +185,13 @@ def main() -> int:
     cache = args.runs.parent / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     material = gather(recipe_of(VARIANTS["lightsernet-3s-ce"], BENCHMARK), args.corpora_root, cache)
-    jobs = plan_jobs(material, args.runs, args.only, args.epochs)
+    jobs = plan_jobs(material, args)
     for job in jobs:
         write_recipe(job.recipe, job.folder)
     left = [job for job in jobs if not job.done]
     ends: list[JobEnd] = []
     timer = end_at(args.minutes, lambda: pack_all(args.runs, args.out, ends))
+    compute_features(left, material, cache)
     progress.report(f"{len(left)} of {len(jobs)} jobs left; {processes} processes on {', '.join(compute)}")
     until = progress.began + args.minutes * 60 - LAST_EPOCHS_S
     for end in run_jobs(left, {"emodb": material}, cache=cache, devices=compute, processes=processes, until=until):
