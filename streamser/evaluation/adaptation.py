@@ -1,4 +1,4 @@
-"""Use a leave-one-corpus-out run to choose calibration and baseline constants for streams, and to measure them."""
+"""Choose a checkpoint's calibration and baseline constants on a leave-one-corpus-out run, and measure them there."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from streamser.evaluation.streams import MOST_CLIPS, LeftOutCorpus, choose_rule
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """The folds of a run: those of emotional corpora, and those of plain speech."""
+    """The folds of a run, divided into emotional corpora and plain speech."""
 
     corpora: tuple[LeftOutCorpus, ...]
     plain: tuple[FoldResult, ...]
 
     def calibration(self, risk: float, without: str = "") -> tuple[Calibration, Threshold]:
-        """Calibration of the absolute head, fitted on all folds except those of one corpus, and on plain speech.
+        """Calibration of the absolute head, fitted on plain speech and on every emotional corpus except `without`.
 
-        It has no class bias: plain speech is all neutral, so a bias would be a prior of neutral, which depends on the
-        place of use and has its own setting (`recognizer.neutral_prior`).
+        It has no class bias: plain speech is all neutral, so a bias would make `neutral` more frequent. How frequent
+        neutral speech is depends on the place of use, and is a setting (`recognizer.neutral_prior`).
         """
         folds = [one.fold for one in self.corpora if one.name != without] + list(self.plain)
         logits = np.concatenate([fold.logits for fold in folds])
@@ -40,11 +40,13 @@ class LeftOut:
         return fit_calibration(logits, targets, risk=risk, weights=balanced_weights(targets, groups))
 
     def rule(self, calibration: Calibration, risk: float) -> BaselineRule:
-        """The constants chosen on all corpora together, which the shipped checkpoint gets."""
+        """The baseline's constants for the checkpoint, chosen on all emotional corpora together."""
         return choose_rule(self.corpora, calibration, risk)
 
     def metrics(self, calibration: Calibration, risk: float) -> dict[str, Any]:
-        """The card's figures: nested for emotional corpora, and for plain speech at the shipped threshold."""
+        """The card's figures: each emotional corpus with constants chosen on the others, plain speech with
+        `calibration`, the checkpoint's own.
+        """
 
         def absolute(others: Sequence[LeftOutCorpus]) -> Calibration:
             (out,) = {one.name for one in self.corpora} - {one.name for one in others}
@@ -60,7 +62,7 @@ class LeftOut:
 
 
 def load_left_out(run: Path, folds: Sequence[FoldResult] | None = None) -> LeftOut:
-    """A run's folds, read unless they are given; ProtocolError if no streams can be composed of them."""
+    """A run's folds, read from disk unless given; ProtocolError if they have fewer than three emotional corpora."""
     found = list(folds or load_folds(run))
     plain = [fold for fold in found if _is_plain(fold)]
     corpora = load_corpora(run, found)
@@ -72,7 +74,7 @@ def load_left_out(run: Path, folds: Sequence[FoldResult] | None = None) -> LeftO
 
 
 def load_corpora(run: Path, folds: Sequence[FoldResult], most: int = MOST_CLIPS) -> list[LeftOutCorpus]:
-    """The folds of a run that have a relative head, without those of plain speech."""
+    """The folds of emotional corpora with a relative head; at most `most` clips of each are scored."""
     places = {folder_name(fold.fold, fold.seed): fold for fold in folds}
     return [
         LeftOutCorpus(fold, _relative(run / name / RELATIVE), most)

@@ -22,30 +22,30 @@ __all__ = ["Basis", "basis_of_run", "basis_of_validation"]
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """A calibration with its threshold, the metrics and the rule that belong to it, and where it comes from."""
+    """A checkpoint's calibration and threshold, and the figures and baseline constants computed with them."""
 
     name: str
-    """Whose predictions it was fitted on, for the card."""
+    """The speakers or corpora that the calibration was fitted on, in words for the card."""
     calibration: Calibration
     threshold: Threshold
     metrics: dict[str, Any] = field(default_factory=dict)
     """Figures on speakers or corpora that the networks of the run were not trained on."""
     rule: BaselineRule | None = None
-    """How streams use the relative head; None if there is none."""
+    """How streams use the relative head; None if the run chose no constants for it."""
 
 
 def basis_of_validation(
     logits: NDArray[np.float32], targets: NDArray[np.int64], groups: Sequence[str], risk: float
 ) -> Basis:
-    """Calibrate on the validation speakers, weighted alike by class and group."""
+    """Calibrate on the validation speakers; every class of every group has the same total weight."""
     return Basis("validation speakers", *_fit(logits, targets, groups, risk))
 
 
 def basis_of_run(run: Path, labels: tuple[str, ...], risk: float, *, relative: bool) -> Basis:
     """Calibrate on the test predictions of a finished run of the same recipe.
 
-    Where its folds left out whole corpora and the checkpoint has a relative head, the run chooses the constants of
-    baselines too.
+    If the folds left out whole corpora and the checkpoint has a relative head (`relative`), the constants of the
+    baseline are chosen on them too.
     """
     folds = _same_labels(load_folds(run), labels)
     by_corpus = are_left_out(folds)
@@ -55,7 +55,7 @@ def basis_of_run(run: Path, labels: tuple[str, ...], risk: float, *, relative: b
         calibration, threshold = left_out.calibration(risk)
         metrics = left_out.metrics(calibration, risk) | left_out_metrics([one.fold for one in left_out.corpora])
         return Basis(name, calibration, threshold, metrics, left_out.rule(calibration, risk))
-    tested = [pool(of_seed) for of_seed in by_seed(folds).values()]  # a clip counts once for each seed's network
+    tested = [pool(of_seed) for of_seed in by_seed(folds).values()]  # a clip counts once for each seed
     fitted = _fit(
         np.concatenate([one.logits for one in tested]),
         np.concatenate([one.targets for one in tested]),

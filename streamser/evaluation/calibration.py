@@ -3,9 +3,8 @@
 p = softmax((logits + bias) / temperature). Both are fitted by minimising the negative log-likelihood, a convex
 problem in 1 / temperature and bias / temperature that Newton's method solves in some ten steps.
 
-A temperature fitted on speakers of the training corpora is too low for a corpus outside the training. Where the trainer
-has leave-one-corpus-out logits, give those (pooled, with `groups` = corpora) to `calibrate`: what they show about
-unknown corpora also applies to a checkpoint of the same recipe.
+A temperature fitted on speakers of the training corpora is too low for other corpora. If a leave-one-corpus-out run of
+the same recipe exists, a checkpoint is therefore calibrated on the pooled logits of its folds.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def softmax(logits: ArrayLike, calibration: Calibration | None = None) -> Logits
 def mean_nll(
     logits: ArrayLike, targets: ArrayLike, calibration: Calibration, weights: ArrayLike | None = None
 ) -> float:
-    """Mean negative log-likelihood in nats, clips weighted."""
+    """Weighted mean of the clips' negative log-likelihood, in nats."""
     table, truth = softmax(logits, calibration), np.asarray(targets, np.int64)
     own = np.log(np.maximum(table[np.arange(len(truth)), truth], 1e-300))
     return float(-np.average(own, weights=None if weights is None else np.asarray(weights, np.float64)))
@@ -67,7 +66,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | 
 def fit_bias(
     logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None, ridge: float = 0.01
 ) -> Calibration:
-    """Temperature and one bias a class; `ridge` pulls the biases to zero where there are few clips."""
+    """Temperature and a bias for each class; `ridge` pulls the biases to zero, which matters if clips are few."""
     return _fit(logits, targets, weights, bias=True, ridge=ridge)
 
 
@@ -88,7 +87,7 @@ def _check(
 
 
 def _fit(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None, *, bias: bool, ridge: float) -> Calibration:
-    """Newton's method with halved steps over (1 / temperature, bias / temperature)."""
+    """Newton's method over (1 / temperature, bias / temperature); a step that raises the loss is halved."""
     table, truth, share = _check(logits, targets, weights)
     classes = table.shape[1]
     onehot = np.eye(classes)[truth]
@@ -96,7 +95,7 @@ def _fit(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None, *, bi
     effects = np.concatenate([table[:, :, None], np.broadcast_to(np.eye(classes), (len(table), classes, classes))], 2)
     effects = effects if bias else effects[:, :, :1]  # (clips, classes, parameters)
     pull = np.array([0.0, *[ridge] * classes])[: effects.shape[2]]
-    pull = pull + 1e-9  # keeps the Hessian regular: one constant on all biases changes nothing
+    pull = pull + 1e-9  # keeps the Hessian regular: adding a constant to all biases changes no probability
     at = np.array([1.0, *[0.0] * classes])[: effects.shape[2]]
 
     def loss(point: Logits) -> float:
@@ -136,7 +135,7 @@ def cross_validated_nll(
     weights: ArrayLike | None = None,
     folds: int = 10,
 ) -> float:
-    """Negative log-likelihood of each group under the calibration fitted on the others."""
+    """Mean negative log-likelihood of clips under a calibration fitted on other groups, in nats."""
     table, truth = np.asarray(logits, np.float64), np.asarray(targets, np.int64)
     share = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
     _, owner = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
@@ -150,15 +149,16 @@ def cross_validated_nll(
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Below `value` the prediction is `uncertain`."""
+    """A confidence threshold, and its effect on the clips that it was chosen on."""
 
     value: float
+    """A prediction with a lower confidence is `uncertain`."""
     risk: float
-    """Share of wrong predictions among those at or above it, on the clips it was chosen on."""
+    """Share of wrong predictions among those that are not uncertain."""
     coverage: float
-    """Share of predictions at or above it."""
+    """Share of predictions that are not uncertain."""
     reached: bool
-    """False when no threshold reaches the requested risk; then it is the one with the lowest risk."""
+    """False if every threshold exceeds the requested risk; `value` is then the one with the lowest risk."""
 
 
 # A risk estimated on a smaller share of the predictions is unreliable: no threshold is chosen there.
@@ -168,9 +168,10 @@ LEAST_COVERAGE = 0.1
 def choose_threshold(
     probabilities: ArrayLike, targets: ArrayLike, risk: float, weights: ArrayLike | None = None
 ) -> Threshold:
-    """The smallest confidence threshold whose predictions are wrong at most `risk` of the time.
+    """The smallest confidence threshold at which at most the share `risk` of the remaining predictions is wrong.
 
-    If no threshold that keeps a tenth of the clips does so, the one with the lowest risk, with `reached=False`.
+    Only thresholds that leave at least a tenth of the predictions are considered. If the risk of each of them is too
+    high, the result is the one with the lowest risk, with `reached=False`.
     """
     if not 0 < risk < 1:
         raise ValueError(f"risk must be above 0 and below 1, not {risk!r}")
@@ -199,10 +200,10 @@ def fit_calibration(
     groups: Sequence[str] | None = None,
     weights: ArrayLike | None = None,
 ) -> tuple[Calibration, Threshold]:
-    """Temperature (with a class bias where that predicts unseen groups better) and the threshold for a risk.
+    """Fit the temperature, a class bias if it helps, and the threshold for a risk.
 
-    `groups` are the speakers, or the corpora where the logits come from leave-one-corpus-out runs; the bias is
-    kept only when it lowers the negative log-likelihood of groups that it was not fitted on by half a percent.
+    `groups` are the clips' speakers, or their corpora in a leave-one-corpus-out run. The bias is kept only if it lowers
+    the negative log-likelihood of groups that it was not fitted on by half a percent; without `groups`, there is none.
     """
     fitted = Calibration(temperature=fit_temperature(logits, targets, weights))
     if groups is not None and len(set(groups)) > 1:

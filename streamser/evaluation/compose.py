@@ -1,4 +1,4 @@
-"""Compose streams of clips, pauses, room noise and music, with the truth known to the sample."""
+"""Compose streams from clips, pauses, noise and music, so that the content of every sample is known."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class StreamPlan:
     """Settings of the composed streams."""
 
     minutes: float = 20.0
-    """All streams together."""
+    """Total length of the streams."""
     stream_minutes: float = 5.0
-    """Each stream has a room and a noise of its own."""
+    """Approximate length of one stream. Each stream has its own room noise."""
     pause_s: tuple[float, float] = (0.8, 4.0)
     filler_probability: float = 0.25
     """Share of pauses that hold music or loud noise, equally often."""
     filler_s: tuple[float, float] = (2.0, 6.0)
     speech_dbfs: tuple[float, float] = (-36.0, -16.0)
-    """Range from which each clip's speech level is drawn: streams are not normalised."""
+    """Range from which each clip's speech level is drawn: in live streams, too, the level varies."""
     snr_db: tuple[float, float] = (12.0, 35.0)
-    """The room's noise below the middle of that range, drawn for each stream."""
+    """Range from which each stream's room noise is drawn, in dB below the middle of `speech_dbfs`."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class StreamPlan:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span of a stream and its content."""
+    """A part of a stream, from sample `start` to just before `end`, and its content."""
 
     start: int
     end: int
@@ -58,7 +58,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Composed:
-    """One stream with its truth."""
+    """A composed stream and its true content."""
 
     samples: Samples
     spans: tuple[Span, ...]
@@ -70,7 +70,7 @@ class Composed:
 
 
 def speech_extent(samples: Samples) -> tuple[int, int]:
-    """Where a clean clip's speech begins and ends: the first and last 10 ms within 35 dB of its loudest."""
+    """Samples at which a clean clip's speech begins and ends: its first and last 10 ms within 35 dB of the loudest."""
     frame = SAMPLE_RATE // 100
     power = np.square(samples[: len(samples) // frame * frame].reshape(-1, frame), dtype=np.float64).mean(axis=1)
     loud = np.flatnonzero(power >= power.max() * 10**-3.5) if len(power) else np.zeros(0, np.int64)
@@ -100,7 +100,7 @@ def _at_level(samples: Samples, now_db: float, wanted_db: float) -> Samples:
 
 
 def compose(clips: Sequence[Clip], plan: StreamPlan, rng: np.random.Generator) -> Composed:
-    """One stream of the clips, in their order, until they or its minutes are used up."""
+    """Compose one stream from the clips, in their order, until it is long enough or the clips are used up."""
     parts: list[Samples] = []
     spans: list[Span] = []
     at = 0
@@ -136,10 +136,12 @@ def _draw(seconds: tuple[float, float], rng: np.random.Generator) -> int:
 
 
 def compose_all(clips: Sequence[Clip], plan: StreamPlan) -> Iterator[Composed]:
-    """Streams until the plan's minutes are full or every clip was used; corpora, labels and speakers mixed evenly."""
+    """Compose streams, with corpora, labels and speakers evenly mixed, for the plan's minutes or until all clips
+    are used.
+    """
     rng = np.random.default_rng(plan.seed)
     left = plan.minutes * 60 * SAMPLE_RATE
-    # Every clip has at least half a second of speech, and pauses are longer: this many clips are enough.
+    # A clip lasts at least half a second, and the pause before it even longer: one clip per second is enough.
     corpora = len({clip.corpus for clip in clips})
     even = sample_clips(clips, round(plan.minutes * 60 / corpora), plan.seed)
     order = [even[i] for i in rng.permutation(len(even))]

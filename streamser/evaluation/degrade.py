@@ -1,7 +1,7 @@
 """Degrade clean speech in fixed, named ways, to measure robustness to noise, rooms, level and telephone lines.
 
 The code is separate from the trainer's augmentation, so that a checkpoint is not tested on what it was trained on.
-No degradation needs files, so that the same clip is degraded alike on every machine.
+Except for `recorded_noise`, no degradation needs files, so a clip is degraded in the same way on every machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Degradation:
 
 
 def generator_of(clip: str, degradation: str) -> np.random.Generator:
-    """The random generator of one clip and one degradation, which depends on nothing else."""
+    """A random generator whose seed depends only on the clip and the degradation."""
     return np.random.default_rng([zlib.crc32(clip.encode()), zlib.crc32(degradation.encode())])
 
 
@@ -39,7 +39,7 @@ def level_db(samples: Samples) -> float:
 
 
 def speech_level_db(samples: Samples) -> float:
-    """RMS of the louder frames (within 20 dB of the loudest 30 ms): pauses do not make speech quieter."""
+    """RMS, in dB of full scale, of the 30 ms frames within 20 dB of the loudest, so that pauses do not count."""
     frame = 480
     whole = samples[: len(samples) // frame * frame].reshape(-1, frame)
     if not len(whole):
@@ -64,7 +64,9 @@ def pink_noise(n: int, rng: np.random.Generator) -> Samples:
 
 
 def room_response(rng: np.random.Generator, rt60_s: float = 0.6, direct_db: float = 0.0) -> Samples:
-    """A room's impulse response: the direct sound, then weaker noise that decays by 60 dB in `rt60_s`."""
+    """A room's impulse response: the direct sound, then noise with `direct_db` less energy that decays by 60 dB
+    in `rt60_s`.
+    """
     t = np.arange(round(rt60_s * SAMPLE_RATE)) / SAMPLE_RATE
     tail = rng.standard_normal(len(t)) * 10 ** (-3 * t / rt60_s)
     tail[: SAMPLE_RATE // 250] = 0  # the first reflection travels 1.4 m further
@@ -74,7 +76,7 @@ def room_response(rng: np.random.Generator, rt60_s: float = 0.6, direct_db: floa
 
 
 def convolve(samples: Samples, response: Samples) -> Samples:
-    """The audio in a room, with unchanged length and level."""
+    """Convolve audio with a room's impulse response; its length and level stay the same."""
     n = len(samples) + len(response) - 1
     size = 1 << (n - 1).bit_length()
     wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(response, size), size)[: len(samples)]
@@ -128,11 +130,11 @@ DEGRADATIONS: dict[str, Degradation] = {
         Degradation("mu-law", "mu-law telephone line, 8 kHz", lambda samples, rng: mu_law(samples)),
     )
 }
-"""In the order of the report."""
+"""The degradations by name, in the order of the report."""
 
 
 def recorded_noise(recordings: Sequence[Samples], snr_db: float) -> Degradation:
-    """Noise drawn from recordings of real places, which pink noise only approximates."""
+    """A degradation that adds noise from real places, which pink noise only approximates: one recording per clip."""
 
     def apply(samples: Samples, rng: np.random.Generator) -> Samples:
         return add_noise(samples, recordings[int(rng.integers(len(recordings)))], snr_db)

@@ -35,7 +35,7 @@ class Predictions:
     """(clips, classes), calibrated."""
     uncertain: NDArray[np.bool_]
     problems: tuple[Problem, ...] = ()
-    """Clips that could not be read or classified."""
+    """Clips that could not be read."""
 
     @property
     def targets(self) -> NDArray[np.int64]:
@@ -66,7 +66,7 @@ class Predictions:
 
 
 ClipProgress = Callable[[int], None]
-"""Callback with the number of further clips that are done."""
+"""Callback that gets the number of clips finished since its last call."""
 
 
 def predict_clips(
@@ -75,7 +75,7 @@ def predict_clips(
     change: Degradation | None = None,
     progress: ClipProgress | None = None,
 ) -> Predictions:
-    """Classify every clip, degraded if `degradation` is given."""
+    """Classify every clip, degraded by `change` if given."""
     classified: list[Clip] = []
     scores: list[list[float]] = []
     uncertain: list[bool] = []
@@ -115,7 +115,7 @@ def measure_predictions(name: str, predictions: Predictions) -> MetricSet:
 
 
 def label_mapping(labels: Collection[str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Corpus label -> the model's label; `excited` is happy, as usual for IEMOCAP, unless the model has it."""
+    """Corpus label -> the model's label; `excited` becomes `happy`, as usual for IEMOCAP, in a model without it."""
     mapping = {label: label for label in labels}
     if "happy" in labels:
         mapping.setdefault("excited", "happy")
@@ -138,7 +138,7 @@ class EvaluationConfig:
     embed: bool = True
     """Compute the map of the embedding (t-SNE)."""
     seen: bool = False
-    """Also score the speakers of the training, in a separate table."""
+    """Also score speakers seen in training, in a separate table."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -201,7 +201,7 @@ class Evaluation:
     variant: str
     independence: Independence
     dropped: Mapping[str, int]
-    """Clips whose label the model does not have."""
+    """Number of clips of each label that the model does not have."""
     problems: tuple[Problem, ...]
     threshold: float
     predictions: Predictions
@@ -211,14 +211,14 @@ class Evaluation:
     degraded: tuple[DegradedRow, ...]
     noise: tuple[NoiseRow, ...]
     noise_seen: tuple[str, ...]
-    """Noise collections used here that were mixed into the training too."""
+    """Names of the noise collections used here that were used in training too."""
     seen: MetricSet | None
     embedding: EmbeddingMap | None
     seconds: float
 
     @property
     def mean_ua(self) -> float:
-        """Mean over the corpora, large or small."""
+        """Mean UA over the corpora, each with the same weight."""
         return float(np.mean([one.ua.value for one in self.corpora]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -358,9 +358,9 @@ def _degraded(
     clean_ua = measure_predictions("clean", clean).ua.value
     rows = []
     for way in ways:
-        spoilt = predict_clips(recognizer, clean.clips, way, _steps(progress, way.title, len(clean.clips)))
-        same = float(np.mean(spoilt.predicted == clean.predicted))
-        rows.append(DegradedRow(way.title, clean_ua, measure_predictions(way.title, spoilt), same))
+        degraded = predict_clips(recognizer, clean.clips, way, _steps(progress, way.title, len(clean.clips)))
+        same = float(np.mean(degraded.predicted == clean.predicted))
+        rows.append(DegradedRow(way.title, clean_ua, measure_predictions(way.title, degraded), same))
     return tuple(rows)
 
 

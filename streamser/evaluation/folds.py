@@ -36,7 +36,7 @@ class FoldResult:
     """Name of the recipe."""
     protocol: str
     fold: str
-    """What is left out of training: a corpus, a speaker, or a fold number."""
+    """The corpus or speaker that was left out of training (`without-...`), or the number of the fold."""
     seed: int
     labels: tuple[str, ...]
     """In the order of the logits."""
@@ -51,7 +51,7 @@ class FoldResult:
     """All speakers used for training or for choosing the epoch, validation speakers included."""
     test_corpora: tuple[str, ...] = ()
     temperature: float = 1.0
-    """Calibration fitted on the fold's own validation speakers."""
+    """Temperature fitted on the fold's own validation speakers."""
     best_epoch: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
     """Further figures of the fold's network: `training_wa`, `reconstruction_mse`."""
@@ -152,7 +152,7 @@ def _load(path: Path) -> FoldResult | None:
     if not isinstance(words, dict) or words.pop("kind", None) != KIND:
         return None
     if words.pop("format", None) != FORMAT:
-        raise ProtocolError(f"{path}: written by another streamser (its format is not {FORMAT}); train the fold again")
+        raise ProtocolError(f"{path}: written by another version (its format is not {FORMAT}); train the fold again")
     try:
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
             numbers = {"targets": arrays["targets"], "logits": arrays["logits"]}
@@ -195,7 +195,7 @@ def pool(folds: Sequence[FoldResult]) -> FoldResult:
         logits=np.concatenate([fold.logits for fold in folds]),
         speakers=tuple(speaker for fold in folds for speaker in fold.speakers),
         clips=clips,
-        # Each test speaker was a training speaker of another fold, so the pool names no training speakers.
+        # A test speaker of one fold is a training speaker of the others, so the pool has no training speakers.
         train_speakers=(),
         test_corpora=tuple(sorted({corpus for fold in folds for corpus in fold.test_corpora})),
     )

@@ -72,10 +72,10 @@ def left_out_metrics(folds: Sequence[FoldResult]) -> dict[str, Any]:
 
 
 def _together(predictions: Sequence[tuple[Values, NDArray[np.int64]]]) -> dict[str, float]:
-    """The same over all corpora together, with equal weights: a user has one threshold for all of them.
+    """ECE and UA of all corpora pooled, each with the same weight, because a user has one threshold for all.
 
-    Confidence may be too high on one corpus and too low on another, and a difficult corpus has fewer of the most
-    confident predictions.
+    They differ from means over corpora: confidence may be too high on one corpus and too low on another, and a
+    difficult corpus has fewer of the most confident predictions.
     """
     probabilities, targets = (np.concatenate(part) for part in zip(*predictions, strict=True))
     weights = np.concatenate([np.full(len(of_one), 1 / len(of_one)) for _, of_one in predictions])
@@ -100,10 +100,10 @@ def scored_together(folds: Sequence[FoldResult]) -> list[FoldResult]:
 
 
 def summarize(folds: Sequence[FoldResult]) -> dict[str, Any]:
-    """UA, WA and F1 in percent, mean and spread, each fold's own UA, and the means of what else the folds measured.
+    """UA, WA and F1 in percent with their standard deviation, each fold's UA, and the means of the folds' `figures`.
 
-    Folds that divide the clips are pooled, and the spread is over seeds. Of folds that share their test clips the mean
-    is taken, and the spread is over these runs.
+    If each clip is tested in only one fold, the folds are pooled, and mean and deviation are over the seeds. If folds
+    share test clips, they are over all folds of all seeds.
     """
     if not folds:
         raise ProtocolError("nothing to summarize: no fold was trained")

@@ -16,11 +16,11 @@ from streamser.evaluation.metricset import MetricSet, compute_metrics
 
 @dataclass(frozen=True, slots=True)
 class FoldRow:
-    """A left-out part, and the mean results over the seeds of networks trained without it."""
+    """A left-out part, and the results of each seed's network that was trained without it."""
 
     name: str
     measured: tuple[MetricSet, ...]
-    """One fold of each seed, at the temperature of its own validation speakers."""
+    """Metrics for each seed, at the temperature fitted on the fold's own validation speakers."""
     transferred_ece: float
     """Mean ECE at the temperature fitted on the other folds' test clips; NaN with one fold."""
 
@@ -29,7 +29,7 @@ class FoldRow:
         return float(np.mean([_figure(one, figure) for one in self.measured]))
 
     def spread(self, figure: str) -> float:
-        """Standard deviation over the seeds; 0 with one."""
+        """Standard deviation over the seeds; 0 with one seed."""
         return float(np.std([_figure(one, figure) for one in self.measured]))
 
 
@@ -59,12 +59,12 @@ class FoldTable:
 
     @property
     def mean_ua(self) -> float:
-        """Mean over the folds of the mean over the seeds."""
+        """Mean UA over the folds, each averaged over its seeds."""
         return float(np.mean([row.mean("ua") for row in self.rows]))
 
 
 def tabulate(folds: Sequence[FoldResult]) -> FoldTable:
-    """The leave-one-corpus-out matrix, or any other run's folds."""
+    """Measure a run's folds and arrange them as rows."""
     first = folds[0]
     seeds = by_seed(folds)
     names = sorted({fold.fold for fold in folds})

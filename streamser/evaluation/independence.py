@@ -20,7 +20,7 @@ class Independence:
     text: str
     """One sentence for the head of the report."""
     excluded: Mapping[str, int]
-    """Clips left out of the main figures, by the part their speakers were in."""
+    """Number of clips whose speakers were in a part of the training: train, validation or teacher."""
 
 
 def part_of(bundle: Bundle) -> dict[str, str]:
@@ -36,7 +36,10 @@ def part_of(bundle: Bundle) -> dict[str, str]:
 
 
 def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Independence]:
-    """The clips of speakers used neither for training nor for validation, and the result of the check."""
+    """The clips whose speakers were not used in training, and the result of the check.
+
+    All clips are returned if every speaker was used, or if the checkpoint does not name its training speakers.
+    """
     parts = part_of(bundle)
     if not parts:
         text = (
@@ -48,7 +51,7 @@ def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Ind
     unseen = [clip for clip in clips if clip.speaker not in parts]
     if not unseen:
         text = (
-            "SPEAKERS SEEN IN TRAINING: every speaker here trained the checkpoint or chose its epoch and threshold. "
+            "SPEAKERS SEEN IN TRAINING: every speaker here was used to train the checkpoint or to choose its settings. "
             "These figures measure memory of the training data; they are not speaker-independent."
         )
         return list(clips), Independence("seen", text, dict(excluded))
@@ -56,12 +59,12 @@ def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Ind
     if twin:
         text = (
             f"The corpora {twin[0]} (here) and {twin[1]} (in training) have exactly the same speaker names. If they "
-            "are one corpus under two names, these speakers were seen; call the folder as in training to be sure. "
+            "are one corpus under two names, these speakers were seen; name the folder as in training to be sure. "
             "Until then nothing here may be called speaker-independent."
         )
         return unseen, Independence("unknown", text, dict(excluded))
     count = len({clip.speaker for clip in unseen})
-    text = f"Speaker-independent: none of these {count} speakers trained the checkpoint or chose anything in it."
+    text = f"Speaker-independent: none of these {count} speakers was used in the checkpoint's training or validation."
     return unseen, Independence("independent", text, dict(excluded))
 
 

@@ -35,7 +35,7 @@ def confusion(targets: ArrayLike, predicted: ArrayLike, n_classes: int) -> Matri
 def _classes(values: ArrayLike, n_classes: int, what: str) -> NDArray[np.int64]:
     array = np.asarray(values, np.int64)
     if array.ndim != 1:
-        raise ValueError(f"{what} has one value a clip, not the shape {array.shape}")
+        raise ValueError(f"{what} must have one value for each clip, not the shape {array.shape}")
     if len(array) and not (array.min() >= 0 and array.max() < n_classes):
         raise ValueError(f"{what} must be in 0..{n_classes - 1}, not {array.min()}..{array.max()}")
     return array
@@ -96,7 +96,7 @@ def weighted_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceBin:
-    """The predictions whose confidence lies within one step."""
+    """The predictions whose confidence is above `low` and at most `high`."""
 
     low: float
     high: float
@@ -108,7 +108,7 @@ class ConfidenceBin:
 
 
 def _bin_of(confidence: Values, bins: int) -> NDArray[np.int64]:
-    """A bin holds its upper edge."""
+    """Index of each confidence's bin; a bin includes its upper edge."""
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
@@ -127,7 +127,7 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS)
 
 
 def ece(probabilities: ArrayLike, targets: ArrayLike, bins: int = ECE_BINS, weights: ArrayLike | None = None) -> float:
-    """Expected calibration error: mean distance between confidence and accuracy, over the predictions.
+    """Expected calibration error: mean distance between a bin's confidence and accuracy, over the predictions.
 
     `weights` are the predictions' weights, for example to give corpora of different sizes equal influence.
     """
@@ -167,7 +167,7 @@ class RiskCoverage:
 
 
 def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
-    """The whole curve."""
+    """The risk-coverage curve of some predictions."""
     sure, right = np.asarray(confidence, np.float64), np.asarray(correct, np.bool_)
     order = np.argsort(-sure, kind="stable")
     sure, wrong = sure[order], np.cumsum(~right[order])
@@ -217,7 +217,7 @@ class Interval:
     value: float
     low: float
     high: float
-    """Ends of the 95 % bootstrap interval; NaN where there is one speaker only."""
+    """Ends of the 95 % bootstrap interval; NaN if there is only one speaker."""
     speakers: int
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from streamser.evaluation import metrics
 from streamser.evaluation.metrics import Interval, Matrix
 
 COVERAGE = 0.7
-"""The UA of this share of predictions, those of highest confidence, shows the gain from abstaining."""
+"""`ua_at_70` is the UA of this share of the predictions, the most confident ones: it shows the gain from abstaining."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class MetricSet:
 
     @property
     def predicted_shares(self) -> dict[str, float]:
-        """Share of the predictions that have each label; shows at once if all have the same."""
+        """Share of each label among the predictions; shows whether a network always predicts the same label."""
         totals = self.matrix.sum(axis=0)
         return {label: float(n / max(1, self.clips)) for label, n in zip(self.labels, totals, strict=True)}
 
@@ -61,7 +61,7 @@ class MetricSet:
 
 
 def plain(value: object) -> object:
-    """A value as JSON has it: five places, and null for a figure that does not exist."""
+    """A value for JSON: a float rounded to five places, and None for NaN, a figure that does not exist."""
     if isinstance(value, float):
         return None if np.isnan(value) else round(value, 5)
     return value

@@ -1,4 +1,4 @@
-"""Pictures: a report's (reliability, risk against coverage, confusion, map of the embedding) and learning curves."""
+"""Draw a report's pictures (reliability, risk against coverage, confusion, embedding) and learning curves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def plot_reliability(predictions: Predictions, path: Path) -> None:
         [b.low for b in bins], [b.count / most * 0.3 for b in bins], 1 / metrics.ECE_BINS, align="edge",
         color="#D9D9D9", label=f"predictions (most: {most})",
     )  # fmt: skip
-    axes.plot([0, 1], [0, 1], color="#8C8C8C", linewidth=1, linestyle="--", label="as sure as right")
+    axes.plot([0, 1], [0, 1], color="#8C8C8C", linewidth=1, linestyle="--", label="calibrated")
     axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], "o-", color=_PALETTE[0], label="measured")
     error = metrics.ece(predictions.probabilities, predictions.targets)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share right", title=f"Reliability, ECE {error:.3f}")
@@ -97,7 +97,7 @@ def plot_confusions(panels: Sequence[tuple[str, Sequence[str], Any]], path: Path
 
 
 def plot_embedding_pair(maps: Sequence[Any], labels: Sequence[str], titles: Sequence[str], path: Path) -> None:
-    """Points in a plane, (N, 2), of the same clips by several networks, side by side and colored by label."""
+    """Plot maps of the same clips by several networks, (N, 2) points each, side by side and colored by label."""
     drawn, all_axes = figure(5.0 * len(maps), 4.8, columns=len(maps))
     colors = {label: color_of(label) for label in set(labels)}
     for axes, points, title in zip(all_axes, maps, titles, strict=True):
@@ -106,7 +106,7 @@ def plot_embedding_pair(maps: Sequence[Any], labels: Sequence[str], titles: Sequ
 
 
 def plot_embedding(embedding: EmbeddingMap, path: Path) -> None:
-    """The same points twice: by emotion, which should form groups, and by corpus, which should not."""
+    """Plot the same points twice: colored by emotion, which should form groups, and by corpus, which should not."""
     drawn, axes = figure(10, 4.8, columns=2)
     labels = [clip.label for clip in embedding.clips]
     corpora = [clip.corpus for clip in embedding.clips]
@@ -127,7 +127,7 @@ def _scatter(axes: Any, points: Any, groups: Sequence[str], colours: dict[str, s
 
 
 def plot_bars(names: Sequence[str], values: Sequence[float], line: float, title: str, path: Path) -> None:
-    """Figures of several conditions, compared with clean speech."""
+    """Plot one bar for each condition, in percent; `line` is the value for clean speech."""
     drawn, (axes,) = figure(7, 0.9 + 0.36 * len(names))
     order = range(len(names))[::-1]
     axes.barh(list(order), values, color=_PALETTE[0])
@@ -140,7 +140,7 @@ def plot_bars(names: Sequence[str], values: Sequence[float], line: float, title:
 
 
 def plot_seconds(points: Sequence[tuple[float, float, int]], final: float, path: Path) -> None:
-    """Accuracy of partial results against the length of the speech so far: (seconds, accuracy, how many)."""
+    """Plot the accuracy of partials against the seconds of speech so far: (seconds, accuracy, number of partials)."""
     drawn, (axes,) = figure(5.2, 4.0)
     axes.plot([p[0] for p in points], [100 * p[1] for p in points], "o-", color=_PALETTE[0], label="partials")
     axes.axhline(100 * final, color="black", linewidth=1, linestyle="--", label="finals")

@@ -38,7 +38,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def percent(share: float, places: int = 1) -> str:
-    """A share in percent; a dash for one that does not exist."""
+    """A share in percent; a dash for NaN."""
     return "-" if np.isnan(share) else f"{100 * share:.{places}f}"
 
 
@@ -107,10 +107,10 @@ def markdown(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
     parts += ["## Confidence", _confidence(e)]
     parts += [*_shown("reliability.png", pictures), *_shown("risk_coverage.png", pictures)]
     if e.degraded:
-        parts += ["## Spoilt copies of the same clips", _degraded(e), *_shown("degraded.png", pictures)]
+        parts += ["## Degraded copies of the same clips", _degraded(e), *_shown("degraded.png", pictures)]
     if e.noise:
         rows = [(row.kind, str(row.clips), percent(row.abstained, 0), row.commonest) for row in e.noise]
-        header = ("kind", "recordings", "uncertain %", "most often called")
+        header = ("kind", "recordings", "uncertain %", "most frequent prediction")
         parts += ["## Recordings without speech", _noise_words(e), md_table(header, rows, "lrrl")]
     if _shown("embedding.png", pictures):
         parts += ["## Embedding", *_shown("embedding.png", pictures)]
@@ -141,14 +141,14 @@ def _confidence(e: Evaluation) -> str:
     gain = 100 * (e.whole.ua_at_70 - e.whole.ua.value)
     return (
         f"ECE {e.whole.ece:.3f}, negative log-likelihood {e.whole.nll:.3f}, AURC {e.whole.aurc:.3f}. Leaving out the "
-        f"least sure 30 % changes UA by {gain:+.1f} points, to {percent(e.whole.ua_at_70)}. At the threshold "
+        f"least confident 30 % changes UA by {gain:+.1f} points, to {percent(e.whole.ua_at_70)}. At the threshold "
         f"{e.threshold:.3f}, {percent(e.whole.abstained)} % are uncertain and {percent(e.whole.risk)} % of the other "
-        "answers are wrong."
+        "predictions are wrong."
     )
 
 
 def _noise_words(e: Evaluation) -> str:
-    words = "They should come out `uncertain`."
+    words = "Their predictions should be `uncertain`."
     if e.noise_seen:
         words += (
             f" **CAUTION** {', '.join(e.noise_seen)} was mixed into the training: these recordings, and recorded noise "
@@ -173,12 +173,12 @@ def _speakers(e: Evaluation) -> str:
         (row.speaker, str(row.clips), percent(row.ua), percent(row.wa), percent(row.abstained, 0), row.commonest)
         for row in sorted(e.speakers, key=lambda row: row.ua)
     ]
-    header = ("speaker", "clips", "UA", "WA", "uncertain %", "most often called")
+    header = ("speaker", "clips", "UA", "WA", "uncertain %", "most frequent prediction")
     return "The hardest first.\n\n" + md_table(header, rows, "lrrrrl")
 
 
 def write_report(evaluation: Evaluation, out: Path) -> Path:
-    """Markdown, JSON and (with matplotlib) pictures into a folder; returns the Markdown file."""
+    """Write Markdown, JSON and, if matplotlib is installed, pictures into a folder; returns the Markdown file."""
     out.mkdir(parents=True, exist_ok=True)
     e = evaluation
     pictures = _draw(e, out)
@@ -201,7 +201,7 @@ def _draw(e: Evaluation, out: Path) -> list[str]:
     if e.degraded:
         names = [row.title for row in e.degraded]
         values = [100 * row.measured.ua.value for row in e.degraded]
-        title = "UA of spoilt copies; dashed: clean"
+        title = "UA of degraded copies; dashed: clean"
         plots.plot_bars(names, values, 100 * e.degraded[0].clean_ua, title, out / "degraded.png")
         pictures.append("degraded.png")
     if e.embedding:
@@ -219,7 +219,7 @@ def _mean_spread(row: FoldRow, figure: str) -> str:
 
 
 def _beside(row: FoldRow, other: FoldTable) -> str:
-    """Another run's UA on the same fold, and its number of clips where that differs."""
+    """Another run's UA on the same fold, and its number of clips if it differs."""
     rows = [*other.rows, *([other.whole] if other.whole else [])]
     same = next((one for one in rows if one.name == row.name), None)
     if same is None:
@@ -251,7 +251,7 @@ def fold_markdown(table: FoldTable, beside: Sequence[FoldTable] = ()) -> str:
         f"{mean} ({several if len(table.seeds) > 1 else 'one seed'}).",
         md_table(header, rows),
         "The last columns are the recalls of the classes in percent. `ECE (T of the others)` uses the temperature that "
-        "the other folds' test clips give: expect such a value for a checkpoint of this recipe on a new corpus.",
+        "was fitted on the other folds' test clips: expect it for a checkpoint of this recipe on a new corpus.",
     ]
     return "\n\n".join(lines) + "\n"
 
@@ -262,7 +262,7 @@ def _shared_warning(table: FoldTable) -> str:
 
 
 def write_fold_report(table: FoldTable, out: Path, beside: Sequence[FoldTable] = ()) -> Path:
-    """The fold table as Markdown and JSON; returns the Markdown file."""
+    """Write the fold table as Markdown and JSON into a folder; returns the Markdown file."""
     out.mkdir(parents=True, exist_ok=True)
     values = {
         "name": table.name,
@@ -282,7 +282,7 @@ def write_fold_report(table: FoldTable, out: Path, beside: Sequence[FoldTable] =
 
 
 def _draw_fold_confusion(table: FoldTable, out: Path) -> str:
-    """The confusion matrix over all folds and seeds, beside the one that the row's paper prints; its Markdown."""
+    """Draw the confusion matrix over all folds and seeds, beside the paper's if it prints one; returns Markdown."""
     from streamser.evaluation import plots
 
     if not plots.can_draw():

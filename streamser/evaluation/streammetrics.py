@@ -1,7 +1,7 @@
 """Metrics of composed streams and of plain speech, for a run that left corpora out.
 
-Nested: calibration, threshold and the baseline's constants for a corpus were chosen on the other corpora. Intervals are
-over redrawn sets of speakers, since predictions for one speaker's clips are correlated.
+For each corpus, calibration, threshold and the baseline's constants are chosen on the other corpora. Intervals are over
+redrawn sets of speakers, since predictions for one speaker's clips are correlated.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Predictions:
 
 @dataclass(frozen=True, slots=True)
 class StreamMetrics:
-    """Metrics of one kind of stream: of each left-out corpus (mean over the seeds), their mean, and of all pooled."""
+    """Metrics of one kind of stream: for each left-out corpus, their mean, and for all corpora pooled."""
 
     of: Mapping[str, Mapping[str, float]]
     """By corpus: `ua` in percent, `coverage` and `risk` at the threshold, `ece`; the mean over the seeds."""
@@ -73,9 +73,9 @@ class StreamMetrics:
 def stream_metrics(
     corpora: Sequence[LeftOutCorpus], absolute: Callable[[Sequence[LeftOutCorpus]], Calibration], risk: float
 ) -> dict[str, StreamMetrics]:
-    """The metrics by kind of stream; `first` is the first utterance of a stream.
+    """The metrics by kind of stream; `first` scores every clip as the first utterance of a stream.
 
-    `absolute` calibrates the absolute head on the given corpora.
+    `absolute` fits a calibration of the absolute head on the corpora that it gets.
     """
     found: dict[str, list[_Predictions]] = {}
     for name in sorted({one.name for one in corpora}):
@@ -96,9 +96,9 @@ def stream_metrics(
 
 
 def known_speakers(corpora: Sequence[LeftOutCorpus], rule: BaselineRule) -> dict[str, dict[str, float]]:
-    """UA and macro-F1 in percent: `first` without a baseline, `two_passes` with one of the speaker's other clips.
+    """UA and macro-F1 in percent: `first` without a baseline, `two_passes` with that of the speaker's other clips.
 
-    For runs with too few left-out corpora to choose a rule: `rule` is that of a checkpoint.
+    `rule` is a checkpoint's, for runs that left out too few corpora to choose constants of their own.
     """
     found: dict[str, list[tuple[float, float]]] = {"first": [], "two_passes": []}
     for one in corpora:

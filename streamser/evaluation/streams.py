@@ -22,7 +22,7 @@ from streamser.evaluation.metrics import unweighted_accuracy
 
 Values = NDArray[np.float64]
 Relative = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""Embedding (N, D), total (N, D) and weight (N, 1) to logits (N, classes), as relative.onnx computes them."""
+"""Embeddings (N, D), baseline sums (N, D) and their weights (N, 1) to logits (N, classes), as relative.onnx does."""
 
 NATURAL_NEUTRAL = 0.7
 """Share of neutral utterances in a natural stream; the other labels share the rest."""
@@ -86,7 +86,7 @@ class LeftOutCorpus:
 
     @cached_property
     def histories(self) -> dict[str, list[NDArray[np.int64]]]:
-        """For each scenario and scored clip, the clips that came before it."""
+        """For each scenario and scored clip, the indexes of the clips before it."""
         return {scenario.name: self._drawn(scenario) for scenario in SCENARIOS}
 
     def own(self, calibration: Calibration) -> Values:
@@ -139,7 +139,7 @@ class LeftOutCorpus:
 
 
 def blend(own: Values, compared: Values, weight: Values, rule: BaselineRule) -> Values:
-    """Probabilities (N, classes), from absolute probabilities `own` and relative logits `compared` as in a stream."""
+    """Blend absolute probabilities `own` with relative logits `compared`, as a stream does; returns (N, classes)."""
     share = np.array([[rule.share_of(float(one))] for one in weight[:, 0]])
     return np.asarray((1 - share) * own + share * softmax(compared, rule.calibration))
 

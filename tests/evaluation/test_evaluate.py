@@ -143,7 +143,7 @@ def test_a_sample_is_even_over_labels_and_speakers(clips: list[Clip]) -> None:
     assert sample_clips(clips, 0) == clips
 
 
-def test_a_spoilt_copy_is_compared_with_the_same_clips_clean(recognizer: Recognizer, clips: list[Clip]) -> None:
+def test_a_degraded_copy_is_compared_with_the_same_clips_clean(recognizer: Recognizer, clips: list[Clip]) -> None:
     result = evaluate(recognizer, clips, quick(degrade=("gain-20", "noise-0"), degrade_clips=8))
     assert [row.title for row in result.degraded] == [DEGRADATIONS[name].title for name in ("noise-0", "gain-20")]
     for row in result.degraded:
@@ -204,7 +204,7 @@ def test_the_command_writes_a_report_with_pictures_and_prints_the_figures(
     printed = capsys.readouterr().out
     assert "Speaker-independent: none of these 3 speakers" in printed
     report = (out / "report.md").read_text(encoding="utf-8")
-    for title in ("## Confusion", "## Confidence", "## Spoilt copies", "## Embedding", "## Speakers", "disgust 10"):
+    for title in ("## Confusion", "## Confidence", "## Degraded copies", "## Embedding", "## Speakers", "disgust 10"):
         assert title in report
     for picture in ("confusion", "reliability", "risk_coverage", "degraded", "embedding"):
         assert f"({picture}.png)" in report
