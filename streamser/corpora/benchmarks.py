@@ -16,7 +16,7 @@ ALL_LABELS = ("all",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """Clips of one corpus under the labels that a paper scored them by."""
+    """The clips of one corpus, and the labels, on which published figures were measured."""
 
     name: str
     """Name in commands."""
@@ -31,7 +31,7 @@ class Benchmark:
     """Corpus labels that are mapped to another label."""
     styles: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
-    """Only these; empty takes all."""
+    """Only clips of these styles and sessions; empty takes all."""
 
     def fits(self, folder: str) -> bool:
         """Whether a folder has this corpus's name: `EMO-DB`, `IEMOCAP_full_release`."""
@@ -113,11 +113,11 @@ CONFUSIONS: dict[str, PublishedConfusion] = {
         ((80.2, 3.2, 15.2, 1.4), (34.7, 52.0, 8.5, 4.8), (16.4, 1.2, 81.6, 0.8), (39.4, 5.4, 2.3, 52.9)),
     ),
 }
-"""The printed confusion matrices, by row of the zoo."""
+"""The papers' confusion matrices, by name of the variant."""
 
 
 def benchmark_of(recipe: Mapping[str, Any], corpora: Sequence[str]) -> Benchmark | None:
-    """The benchmark that a finished run measured, from its recipe.json and the corpora of its test clips."""
+    """The benchmark that a run's recipe.json and the corpora of its test clips match; None if there is none."""
     for one in BENCHMARKS.values():
         same_labels = one.labels == ALL_LABELS or set(one.labels) == set(recipe["labels"])
         if (

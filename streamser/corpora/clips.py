@@ -20,7 +20,7 @@ SYNONYMS = {
     "sadness": "sad",
     "surprised": "surprise",
 }
-"""Other spellings of a label, as corpora write them."""
+"""Spelling of a label in a corpus -> our spelling."""
 
 NO_MAJORITY = "xxx"
 """IEMOCAP's label for turns on which its annotators do not agree."""
@@ -30,7 +30,7 @@ PLAIN = "plain"
 """Style of clips that are not acted: reading, broadcasts, prompts."""
 
 UNLABELLED = "unlabelled"
-"""Style of clips whose label is not used; it is empty then."""
+"""Style of clips whose label is not used, and therefore empty."""
 
 EMOTIONS = frozenset(SYNONYMS.values()) | {"breath", "calm", "other", "pain", "pleasure", NO_MAJORITY}
 """The labels that a corpus may use by default."""
@@ -53,7 +53,7 @@ class Clip:
     path: Path
     corpus: str
     speaker: str
-    """`corpus/speaker`, so that no two corpora share one."""
+    """`corpus/speaker`, so that speakers of two corpora never have the same name."""
     label: str
     text_id: str = ""
     """Which sentence is spoken."""
@@ -65,7 +65,7 @@ class Clip:
     """A: all annotations are the label, B: at least 65 % of them, C: fewer; None if there are none."""
     session: str | None = None
     style: str = ""
-    """`scripted`, `improvised`, `speech`, `nonspeech`, an intensity: further properties from the corpus."""
+    """A further property from the corpus: `scripted`, `improvised`, `speech`, `nonspeech` or an intensity."""
     votes: tuple[str, ...] = ()
     """Each annotator's label, several joined by `+`."""
     name: str = ""

@@ -25,7 +25,7 @@ class Layout:
 
     name: str
     shape: str
-    """What the folder must look like, for the message when it does not."""
+    """The folder's files in words, for the message about a folder without them."""
     matches: Callable[[Path], bool]
     """Whether the folder has this layout; a quick check."""
     read: Reader
@@ -108,7 +108,7 @@ def audio_files(folder: Path) -> list[Path]:
 
 
 def _any_named(pattern: re.Pattern[str], *folders: str) -> Callable[[Path], bool]:
-    """Whether an audio file with such a name lies in the corpus folder or in one of the (globbed) folders below it."""
+    """A check whether a corpus folder, or one of `folders` (globs) below it, has an audio file with such a name."""
 
     def matches(root: Path) -> bool:
         places = [root, *(place for folder in folders for place in sorted(root.glob(folder)) if place.is_dir())]
@@ -126,7 +126,7 @@ class _Named:
     """The fields of `Clip` that an audio file's name gives."""
 
     speaker: str
-    """Within the corpus."""
+    """Name of the speaker within the corpus."""
     label: str
     text_id: str = ""
     language: str = ""
@@ -233,7 +233,7 @@ def _asvp_file(path: Path, match: re.Match[str]) -> _Named | _Unusable:
 
 
 def _read_asvp(root: Path, corpus: str) -> Found:
-    # Bonus/, beside Audio/, has babies, which are not speech
+    # Bonus/, beside Audio/, holds recordings of babies, which are not speech
     audio = root / "Audio"
     return _by_name(ASVP_NAME, _asvp_file)(audio if audio.is_dir() else root, corpus)
 
@@ -361,7 +361,7 @@ def _iemocap_clip(root: Path, corpus: str, session: Path, turn: re.Match[str], v
     return Clip(
         path,
         corpus,
-        f"{corpus}/{number}{gender}",  # the dialog's letter is the actor with markers, not the speaker
+        f"{corpus}/{number}{gender}",  # the letter in a dialog's name is the actor with markers, not the speaker
         label,
         text_id=dialog,
         language="en",

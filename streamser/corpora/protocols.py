@@ -93,7 +93,7 @@ def _check_filled(split: Split) -> None:
     nameless = [clip.id for clips in split.parts.values() for clip in clips if not clip.speaker]
     if nameless and not _may_share_speakers(split.protocol):
         raise ProtocolError(
-            f"{split.name}: {_some(nameless)} have no speaker, so that nothing shows which parts they may be in; "
+            f"{split.name}: {_some(nameless)} have no speaker, so they might share one with another part; "
             "give them speakers or leave them out"
         )
     unlearnt = {clip.label for clip in split.test} - {clip.label for clip in split.train}
@@ -130,11 +130,11 @@ def _may_share_speakers(protocol: str) -> bool:
 def honest_folds(
     clips: Sequence[Clip], n_folds: int | Literal["loso"], seed: int = 0, validation_speakers: int | float = 0.2
 ) -> list[Split]:
-    """Every speaker is tested once, by a model trained without that speaker; validation speakers choose the epoch.
+    """Test every speaker once, with a model trained without that speaker; the epoch is chosen on validation speakers.
 
-    Test folds are the same for every seed (neighbouring speakers of each corpus and gender together, so six folds of
-    RAVDESS are actors 1-4, 5-8, ...): the seed draws the validation speakers, `validation_speakers` of each corpus (a
-    whole number, or a share of those left).
+    The test folds are the same for every seed: they take the speakers of each corpus and gender in the order of their
+    names (so six folds of RAVDESS are actors 1-4, 5-8, ...). The seed draws the validation speakers from the other
+    folds: `validation_speakers` of each corpus, a number or a share.
     """
     folds = _loso_groups(clips) if n_folds == "loso" else _speaker_groups(clips, n_folds)
     splits = []
@@ -151,7 +151,7 @@ def honest_folds(
 EMOBOX_RAVDESS = (
     (1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23), (3, 5, 7, 24), (2, 15, 16, 18), (6, 13, 17, 22),
 )  # fmt: skip
-"""RAVDESS's actors in EmoBox's six folds (Ma et al., Interspeech 2024), so that its figures stand beside ours."""
+"""RAVDESS's actors in EmoBox's six folds (Ma et al., Interspeech 2024), to compare our figures with EmoBox's."""
 
 
 def emobox_ravdess(clips: Sequence[Clip], seed: int = 0, validation_speakers: int | float = 0.15) -> list[Split]:
@@ -169,14 +169,14 @@ def emobox_ravdess(clips: Sequence[Clip], seed: int = 0, validation_speakers: in
 
 
 def leave_one_speaker_out(clips: Sequence[Clip], seed: int = 0, validation_speakers: int | float = 0.2) -> list[Split]:
-    """As many folds as speakers."""
+    """One fold for each speaker."""
     return honest_folds(clips, "loso", seed, validation_speakers)
 
 
 def leave_one_corpus_out(
     clips: Sequence[Clip], seed: int = 0, validation_speakers: int | float = 0.1, test_corpora: Sequence[str] = ()
 ) -> list[Split]:
-    """Each corpus (or each of `test_corpora`) is tested by a model trained, and chosen, on the others."""
+    """Test each corpus (or each of `test_corpora`) with a model trained, and its epoch chosen, on the others."""
     corpora = sorted({clip.corpus for clip in clips})
     absent = set(test_corpora) - set(corpora)
     if absent or len(corpora) < 2:
@@ -192,7 +192,7 @@ def leave_one_corpus_out(
 
 
 def ship(clips: Sequence[Clip], seed: int = 0, validation_speakers: int | float = 0.1) -> list[Split]:
-    """Train on all speakers except those that choose epoch, temperature and threshold; other corpora are the test."""
+    """Train on all speakers except a few, on which epoch, temperature and threshold are chosen; no test part."""
     train, validation = _hold_out_speakers(clips, validation_speakers, np.random.default_rng([seed, 0]))
     return [check_split(Split("ship", 0, train, validation, ()))]
 
@@ -210,7 +210,7 @@ def _loso_groups(clips: Sequence[Clip]) -> list[list[str]]:
 
 
 def _speaker_groups(clips: Sequence[Clip], n_folds: int) -> list[list[str]]:
-    """Speakers in folds, those of each corpus and gender spread evenly, neighbours together."""
+    """Divide speakers into folds: those of each corpus and gender evenly, in the order of their names."""
     speakers = _speakers(clips)
     if not 2 <= n_folds <= len(speakers):
         raise ProtocolError(f"{n_folds} folds of {len(speakers)} speakers: take 2 to {len(speakers)} folds")
@@ -233,7 +233,7 @@ def _speaker_groups(clips: Sequence[Clip], n_folds: int) -> list[list[str]]:
 def _hold_out_speakers(
     clips: Sequence[Clip], amount: int | float, rng: np.random.Generator
 ) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
-    """(train, validation): some speakers of each corpus, genders in turn, are held out."""
+    """(train, validation): `amount` speakers of each corpus, a number or a share, are held out, genders in turn."""
     by_corpus: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for speaker, (corpus, gender) in _speakers(clips).items():
         by_corpus[corpus][gender].append(speaker)
@@ -296,7 +296,7 @@ def stratified_10fold_8_1_1(clips: Sequence[Clip], seed: int = 0) -> list[Split]
 
 
 def five_folds_by_session(clips: Sequence[Clip], seed: int = 0) -> list[Split]:
-    """Each session is held out once; one of its two speakers, drawn by the seed, validates, the other is the test."""
+    """Each session is held out once: one of its two speakers, drawn by the seed, for validation, the other as test."""
     sessions = sorted({clip.session or "" for clip in clips})
     if len(sessions) < 2 or "" in sessions:
         raise ProtocolError("folds by session need clips with sessions, at least two; IEMOCAP has them")
@@ -318,7 +318,7 @@ def five_folds_by_session(clips: Sequence[Clip], seed: int = 0) -> list[Split]:
 
 
 def random_55_25_20(clips: Sequence[Clip], seed: int = 0) -> list[Split]:
-    """Clips at random: five folds of a fifth each are the test once, the rest is divided 55 to 25."""
+    """Five random folds of clips, each the test part once; the rest is divided 55 to 25 for training and validation."""
     order = np.random.default_rng(seed).permutation(len(clips))
     splits = []
     for fold, test in enumerate(np.array_split(order, 5)):
@@ -384,8 +384,8 @@ PAPERS: dict[str, PaperProtocol] = {
         ),
     )
 }
-"""The papers' protocols by name. The 80/20 of the report follows from its table: only these shares make its accuracy on
-the whole of a corpus the mean of those on its parts."""
+"""The papers' protocols. The split 80/20 of `paper:lightsernet-report` follows from the table of its report: only with
+these shares is the accuracy on a whole corpus the weighted mean of the accuracies on its parts."""
 
 HONEST = ("honest", "honest-loso", "emobox-ravdess", "leave-one-corpus-out", "poleval-nemo", "ship")
 """The honest protocols a recipe may name."""

@@ -18,8 +18,8 @@ from streamser.corpora.layouts import LAYOUTS
 from streamser.errors import AudioError, CorpusError
 
 FOUR = {"angry": "angry", "excited": "happy", "happy": "happy", "neutral": "neutral", "sad": "sad"}
-"""The four classes. `calm` is left out: only RAVDESS acts it, beside a neutral of its own, and as a `neutral` it would
-be two thirds of that corpus's neutral clips; to include it, use {**FOUR, "calm": "neutral"}."""
+"""The four classes. `calm`, which only RAVDESS has, is left out: counted as neutral, it would be two thirds of its
+neutral clips. To include it, use {**FOUR, "calm": "neutral"}."""
 
 ENVIRONMENT = "STREAMSER_CORPORA"
 """Environment variable with the folder in which corpora are looked up by name."""
@@ -29,7 +29,7 @@ FEW_CLIPS = 20
 SILENT_PEAK = 1e-4
 """Peak below -80 dBFS: the clip is silent."""
 QUIET_DBFS = -46.0
-"""Peak below half a percent of full scale: what 16 bits keep of such speech is mostly noise."""
+"""Peak below half a percent of full scale: a 16-bit file of such quiet speech contains mostly noise."""
 
 
 def find_corpus(folder: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Path:
@@ -94,7 +94,7 @@ def read_corpora(
     labelled: bool = True,
     check: AudioCheck | None = None,
 ) -> tuple[list[Clip], list[CorpusReport]]:
-    """Several corpora, each in the layout that it is recognised by."""
+    """Read several corpora; the layout of each is recognised."""
     clips: list[Clip] = []
     reports: list[CorpusReport] = []
     for folder in folders:
@@ -119,7 +119,7 @@ def _layout_of(root: Path, layout: str) -> str:
 
 
 def _clip_problem(clip: Clip, known: frozenset[str], labelled: bool, seen: set[str]) -> Problem | None:
-    """The first problem of a clip that shows without reading its audio; None if there is none."""
+    """The first problem of a clip that can be found without reading its audio, or None."""
     if labelled and not clip.label:
         return Problem("no label", clip.id)
     if clip.label and clip.label not in known:
@@ -138,7 +138,7 @@ def cautions(clips: Sequence[Clip]) -> tuple[str, ...]:
     found = []
     speakers = {clip.speaker for clip in clips}
     if len(speakers) < FEW_SPEAKERS:
-        found.append(f"{len(speakers)} speakers: a test by clip measures nothing, one by speaker very little")
+        found.append(f"{len(speakers)} speakers: a split by clip tests nothing, a split by speaker very little")
     scarce = [f"{label} {n}" for label, n in sorted(Counter(clip.label for clip in clips).items()) if n < FEW_CLIPS]
     if scarce:
         found.append(f"labels with fewer than {FEW_CLIPS} clips: {', '.join(scarce)}")
@@ -156,7 +156,7 @@ def cautions(clips: Sequence[Clip]) -> tuple[str, ...]:
 
 
 def map_labels(clips: Iterable[Clip], mapping: Mapping[str, str]) -> tuple[list[Clip], dict[str, int]]:
-    """Clips with their labels mapped, and how many clips of each label the mapping does not have were left out."""
+    """Clips with mapped labels, and for each label that the mapping lacks, how many clips were left out."""
     kept = []
     dropped: Counter[str] = Counter()
     for clip in clips:
@@ -178,7 +178,7 @@ class FileCheck:
 
 
 def check_file(path: Path) -> FileCheck:
-    """Digest (of samples in 16 bits), peak and duration of a file; of an unreadable one, the error and no digest."""
+    """Digest (of samples in 16 bits), peak and duration of a file; for an unreadable file, only the error."""
     try:
         samples = read_audio(path)
     except AudioError as error:
@@ -187,7 +187,7 @@ def check_file(path: Path) -> FileCheck:
 
 
 def _digest(samples: Samples) -> str:
-    # 16-bit steps: the same recording in FLAC and in float WAV is the same recording
+    # of 16-bit samples, so that a recording has the same digest in FLAC and in float WAV
     return hashlib.blake2b(to_pcm16(samples).tobytes(), digest_size=16).hexdigest()
 
 
@@ -202,7 +202,7 @@ class AudioCheck:
 
 
 def check_audio(clips: Sequence[Clip], how: AudioCheck) -> tuple[list[Clip], list[Problem]]:
-    """Read every file: the clips that hold speech once (with their digests), and the problems of the others."""
+    """Read every file; returns the usable clips with their digests, each recording once, and the others' problems."""
     known = _load_cache(how.cache)
     kept: dict[str, Clip] = {}
     problems: list[Problem] = []
