@@ -1,7 +1,7 @@
 """Run a network on windows: ONNX Runtime on the CPU by default, torch on CUDA or CPU on request.
 
-`open_engine` chooses. `compute: auto` takes CUDA when torch sees one. Importing torch costs over a second, so it
-is imported for this check only if a CUDA driver is present (`cuda_is_likely`); elsewhere auto means ONNX Runtime.
+`open_engine` chooses. `compute: auto` uses CUDA if torch finds a device. Importing torch takes over a second, so it
+is imported for this check only if a CUDA driver is present (`cuda_is_likely`); otherwise auto means ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class WindowScores(NamedTuple):
     embedding: Frames
     """(windows, dimensions)."""
     audible: bool
-    """False when no frame is above the features' floor."""
+    """False if every frame is digital silence."""
 
 
 class Engine(Protocol):
@@ -58,7 +58,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """onnx or torch."""
+        """onnx, onnx-int8 or torch."""
 
     @property
     def compute(self) -> str:
@@ -93,7 +93,7 @@ def run_audio(engine: Engine, recordings: Sequence[Samples], config: FeatureConf
 
 
 def run_frames(engine: Engine, utterances: Sequence[Frames], config: FeatureConfig) -> list[WindowScores]:
-    """Whole utterances' frames to their windows' logits and embeddings, in as few calls as memory allows."""
+    """Scores of whole utterances from their frames, in as few calls of the engine as memory allows."""
     starts = [window_starts(len(frames), config) for frames in utterances]
     audible = [
         any(is_audible(frames[start : start + config.window_frames], config) for start in of_one)
@@ -114,7 +114,7 @@ _BATCH_FRAMES = 1 << 18
 
 def _run_batched(engine: Engine, cuts: Iterable[Frames]) -> tuple[Frames, Frames]:
     outputs: list[tuple[Frames, Frames]] = []
-    for length, alike in itertools.groupby(cuts, key=len):  # lengths differ only where `short` is "keep"
+    for length, alike in itertools.groupby(cuts, key=len):  # lengths differ only if `short` is "keep"
         while batch := list(itertools.islice(alike, max(1, _BATCH_FRAMES // length))):
             outputs.append(engine.run(np.stack(batch)))
     return np.concatenate([logits for logits, _ in outputs]), np.concatenate([embedding for _, embedding in outputs])
@@ -140,7 +140,7 @@ def check_frames(frames: Frames, bundle: Bundle) -> None:
 
 
 def check_length(n_frames: int, bundle: Bundle, error: Exception) -> None:
-    """AudioError if a window is too short for the network, which only `short: keep` allows; else the error itself."""
+    """Raise an AudioError from `error` if a window was too short for the network, which only `short: keep` allows."""
     if n_frames < bundle.features.window_frames:
         seconds = n_frames * bundle.features.hop_s
         raise AudioError(f"{seconds:.3f} s of audio ({n_frames} frames) is too little for {bundle.name}") from error

@@ -1,14 +1,16 @@
-"""A pooled convolution over a sliding window, computed column by column: each column of each layer once.
+"""Run a convolutional network with pooling on a sliding window, and compute each column of each layer only once.
 
-A layer's column depends on a few columns of the layer before, and so on a few frames. When the window moves by
-a hop, grows, or repeats a short utterance, most columns were computed for the window before. `plan` finds which
-columns two windows share; the step graph computes the others, and the logits from the last layer's columns.
+A column is a layer's output at one time. It depends on a few columns of the layer below, and so on a few frames. If the
+window moves by a hop, grows, or repeats a short utterance, most of its columns were computed for an earlier window.
+`plan` finds the columns that two windows share; the step graph computes the others, and the logits from the last
+layer's columns.
 
-The graph takes `frames` (1, time, bins): the frames under the new columns of layer 1, run after run. For each layer L,
-`cL` are the columns from earlier windows, (n, channels, bins), and `xL` all that it computes; those between two runs
-are meaningless. `rL` selects columns of both, in order, as input of the next layer; `window` selects the columns of the
-last layer that are used. Metadata `streamser.levels` gives each layer's (before, after, stride, extra): column c needs
-the columns from c * stride - before to c * stride + stride - 1 + after, and n columns give (n + extra) // stride.
+The graph takes `frames` (1, time, bins): the frames under the new columns of layer 1, one stretch of adjacent columns
+after another. For each layer L, `cL` (n, channels, bins) are columns of earlier windows, and `xL` all columns that the
+graph computes; those between two stretches are meaningless. `rL` holds indices into `cL` followed by `xL`, the input
+of the next layer; `window` does the same for the last layer. Metadata `streamser.levels` has (before, after, stride,
+extra) of each layer: column c needs the columns from c * stride - before to c * stride + stride - 1 + after of the
+layer below, and n columns there give (n + extra) // stride.
 """
 
 from __future__ import annotations
@@ -35,11 +37,11 @@ __all__ = ["Level", "Plan", "Window", "WindowSteps", "plan"]
 Index = NDArray[np.int64]
 
 _PADDING = -1  # a column outside the window: zeros
-_PLANS = 512  # remembered: one a hop while an utterance grows, one for all hops after that, and the finals'
+_PLANS = 512  # kept in a cache: one for each hop while an utterance grows, one for all later hops, and the finals'
 
 
 class Level(NamedTuple):
-    """The columns of the layer before that one column depends on."""
+    """The columns of the layer below that a column depends on (see above)."""
 
     before: int
     after: int
@@ -47,17 +49,17 @@ class Level(NamedTuple):
     extra: int
 
     def columns(self, inputs: int) -> int:
-        """Number of columns computed from this many columns of the layer before."""
+        """Number of columns computed from this many columns of the layer below."""
         return (inputs + self.extra) // self.stride
 
     @property
     def reach(self) -> int:
-        """Number of columns that one column needs."""
+        """Number of columns of the layer below that one column needs."""
         return self.before + self.stride + self.after
 
 
 class Window(NamedTuple):
-    """The frames from `start` on, `frames` of them, repeated until they fill the network's window."""
+    """A number of `frames` from frame `start` on, repeated until they fill the network's window."""
 
     start: int
     frames: int
@@ -74,9 +76,10 @@ class Plan:
     runs: tuple[Index, ...]
     """For each layer, the input of the next one: first the known columns, then the computed ones."""
     kept: tuple[tuple[Index, Index], ...]
-    """For each layer, places in the new window, and where in the earlier window their columns are."""
+    """For each layer, the columns that both windows have: their places in the new window and in the earlier one."""
     fresh: tuple[tuple[Index, Index, Index], ...]
-    """For each layer, places in the new window, which of the new columns they show, and where those were computed."""
+    """For each layer, the places of new columns in the window, the number of the new column at each place, and where
+    each new column is in the graph's output."""
 
     @property
     def computed(self) -> tuple[int, ...]:
@@ -86,7 +89,10 @@ class Plan:
 
 @lru_cache(maxsize=_PLANS)
 def plan(levels: tuple[Level, ...], size: int, moved: int, before: int, now: int) -> Plan:
-    """From a window that shows `before` frames (0: nothing is known) to one of `now` frames, `moved` frames later."""
+    """How to compute a window of `now` frames that begins `moved` frames after one of `before` frames (0: no window).
+
+    `size` is the length of the network's window in frames.
+    """
     old = _keys(levels, size, -moved, before) if before else [np.zeros(0, np.int64)] * (len(levels) + 1)
     new = _keys(levels, size, 0, now)
     known: list[Index] = []
@@ -122,7 +128,7 @@ def _append_run(
     known: list[Index],
     runs: list[Index],
 ) -> None:
-    """Input of the next layer: columns just computed, columns of the earlier window, and zeros for None."""
+    """Append the next layer's input: columns just computed, columns of the earlier window, and zeros for None."""
     context: list[int] = []
     order: list[int] = []
     for key in wanted:
@@ -137,7 +143,7 @@ def _append_run(
 
 
 def _stretches(columns: Sequence[int]) -> list[tuple[int, int]]:
-    """Columns as half-open ranges without gaps."""
+    """Sorted columns as half-open ranges of adjacent columns."""
     ranges: list[tuple[int, int]] = []
     for column in columns:
         if ranges and ranges[-1][1] == column:
@@ -182,7 +188,7 @@ def _keys(levels: Sequence[Level], size: int, start: int, frames: int) -> list[I
 
 @lru_cache(maxsize=64)
 def _factors(number: int, count: int) -> Index:
-    """Odd 64-bit factors: different columns get the same number with a probability of about 2^-50."""
+    """Odd 64-bit factors: different columns get the same key with a probability of about 2^-50."""
     return np.random.default_rng(number).integers(-(1 << 62), 1 << 62, count, np.int64) | 1
 
 
@@ -214,11 +220,11 @@ class WindowSteps:
         self._path = bundle.step_path
 
     def track(self, after: Track | None = None) -> WindowTrack:
-        """A track without any column yet."""
+        """A track for a new utterance, without columns yet."""
         return WindowTrack(self)
 
     def run(self, frames: Frames, known: Sequence[Frames], runs: Sequence[Index]) -> list[Frames]:
-        """The graph's outputs, in order."""
+        """Run the graph; returns logits (1, classes), embedding (1, D), and each layer's computed columns."""
         started = time.perf_counter()
         feeds = {"frames": frames[None], **dict(zip(self._runs, runs, strict=True))}
         feeds.update({f"c{number}": columns for number, columns in enumerate(known, 1)})
@@ -285,7 +291,7 @@ class WindowTrack:
 
 
 class _Columns:
-    """The columns of one window, layer by layer, in rows that the next window takes over or overwrites."""
+    """The columns of one window, layer by layer, in rows that the next window reuses or overwrites."""
 
     def __init__(self, steps: WindowSteps) -> None:
         self._steps = steps
@@ -294,7 +300,7 @@ class _Columns:
         self._store = [
             np.zeros((2 * count + 1, *shape), np.float32) for count, shape in zip(counts, steps.shapes, strict=True)
         ]
-        # Row of each column, and at the end the row of zeros, which `_PADDING` finds.
+        # Row of each column; the last entry is the row of zeros, which the index `_PADDING` selects.
         self._rows = [np.full(count + 1, 2 * count) for count in counts]
 
     def copy(self) -> _Columns:
@@ -320,7 +326,7 @@ class _Columns:
         return logits, embedding
 
     def _take(self, number: int, way: Plan, computed: Frames) -> None:
-        """Keep the window's columns of one layer, the earlier ones in their rows."""
+        """Store the window's columns of one layer; columns of the earlier window stay in their rows."""
         store, rows = self._store[number], self._rows[number]
         (places, sources), (late, which, columns) = way.kept[number], way.fresh[number]
         following = rows.copy()

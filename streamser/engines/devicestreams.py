@@ -1,8 +1,8 @@
-"""Many streams on one torch device: their states stay there, and one batched step serves all that have a chunk.
+"""Many streams on one torch device: their states stay on it, and one batched step scores a chunk of each stream.
 
-On CUDA a step of each batch size is captured once as a graph: upload from pinned memory, features, gather of the
-states, the network, scatter of the states, download. A batch is filled up to the next captured size with a slot that no
-stream owns.
+On CUDA a step (features, gather of the states, the network, scatter of the states) is captured once for each batch size
+as a graph; pinned memory serves for upload and download. A batch is filled up to the next captured size with a slot
+that no stream owns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _WARM_UPS = 3  # runs before a capture, in which libraries choose their kernels 
 
 
 class _Buffers(NamedTuple):
-    """Buffers of one batch's input and output: pinned memory of the host, and its copy on the device."""
+    """One batch's input and output, in pinned memory of the host or on the device."""
 
     slots: Tensor
     audio: Tensor
@@ -100,7 +100,7 @@ class DeviceStreams:
         return self.features.samples_in(chunk)
 
     def begin(self, slots: NDArray[np.int64]) -> None:
-        """New utterances in these slots."""
+        """Start new utterances in these slots."""
         with self._computing():
             index = torch.from_numpy(slots).to(self._device)
             for state, fresh, axis in zip(self._states, self._fresh, self._net.stream_axes, strict=True):
@@ -137,7 +137,7 @@ class DeviceStreams:
         return Pending(host, count, done)
 
     def step(self, slots: NDArray[np.int64], audio: NDArray[Any]) -> tuple[Frames, Frames]:
-        """Score the next chunk of any number of these streams, and wait."""
+        """Score the next chunk of the streams in these slots, however many, and wait for the result."""
         most = self._sizes[-1]
         results = [
             self.launch(slots[first : first + most], audio[first : first + most]).result()
@@ -156,7 +156,7 @@ class DeviceStreams:
         return logits.float(), embedding.float()
 
     def _host(self, key: tuple[int, int]) -> _Buffers:
-        """The buffers of the launch before the last one."""
+        """The buffers of the launch before the last one, which is no longer pending."""
         if key not in self._hosts:
             kind = torch.int16 if self._pcm16 else torch.float32
             outputs = self._sizes_of_outputs(key) if self._on_cuda else (0, 0)
@@ -206,7 +206,7 @@ class DeviceStreams:
             allow_tf32=self._tf32,
             fp32_precision="tf32" if self._tf32 else "ieee",
         )
-        if self._tf32:  # before the convolutions': torch refuses to mix the two settings in the other order
+        if self._tf32:  # before the setting for convolutions: torch refuses the other order
             torch.set_float32_matmul_precision("high")
         try:
             with torch.inference_mode(), exact:

@@ -1,4 +1,4 @@
-"""The relative head: an utterance's embedding against a voice's baseline, in ONNX Runtime on the CPU.
+"""The relative head: compare an utterance's embedding with a speaker's baseline, in ONNX Runtime on the CPU.
 
 `relative.onnx` takes `embedding` (B, D), `total` (B, D) and `weight` (B, 1), where total is the weighted sum of the
 embeddings of earlier utterances and weight the sum of their weights, and gives `logits` (B, classes). The graph itself

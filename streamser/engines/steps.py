@@ -51,7 +51,7 @@ class StepEngine(Protocol):
     """A bundle's step graph, ready to run."""
 
     def track(self, after: Track | None = None) -> Track:
-        """A track for a new utterance; `after` is the track of the same stream's last one."""
+        """A track for a new utterance; `after` is the track of the same stream's last utterance."""
 
 
 def open_steps(bundle: Bundle, name: str, open_session: Callable[[bytes], Any], counters: Counters) -> StepEngine:
@@ -87,7 +87,7 @@ def open_steps(bundle: Bundle, name: str, open_session: Callable[[bytes], Any], 
 
 
 def check_features(config: FeatureConfig) -> None:
-    """ValueError if the end of the audio would add frames: every frame must be complete with its own samples."""
+    """ValueError unless every frame depends only on its own samples, so that the end of the audio adds no frames."""
     if config.center or config.fft_size != config.window_samples or config.sample_rate != 16_000:
         raise ValueError("a step graph needs features at 16 kHz, not centred, with window_samples equal to fft_size")
 
@@ -167,7 +167,7 @@ def _rings(text: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
 
 def _write(ring: Frames, new: Frames, written: int) -> None:
-    """Write entries into a ring after the `written` entries before; entries lie along the first axis.
+    """Write `new` entries into a ring to which `written` entries were written before; entries lie along axis 0.
 
     >>> ring = np.zeros(4, np.float32)
     >>> _write(ring, np.array([1, 2, 3], np.float32), 0)

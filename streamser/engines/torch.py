@@ -57,7 +57,7 @@ class TorchEngine(OldNames):
         net = restore(bundle)
         with self._computing():
             self._net = net.to(self._device)
-            # Pieces bring their own silence around the audio, so that one in its middle is framed as the whole was.
+            # Pieces contain the silence around the audio: a piece from its middle has the same frames as the whole.
             self._front_end = TorchFrontEnd(replace(bundle.features, center=False)).to(self._device)
             self._silence = torch.from_numpy(silent_frame(bundle.features).copy()).to(self._device)
         self._warm_up()
@@ -171,7 +171,7 @@ def _cut(samples: Samples, config: FeatureConfig) -> list[_Piece]:
     """A whole 16 kHz recording as the pieces under its windows: the rules of `features.cut_window`, in samples."""
     audio = resample(samples, SAMPLE_RATE, config.sample_rate)
     n_frames = config.frames_in(len(audio))
-    # Centred frames reach half an FFT before the audio; the front end itself adds the FFT's dead margin only.
+    # Centred frames reach half an FFT before the audio; the front end adds only half the FFT's excess over a window.
     margin = (config.fft_size - config.window_samples) // 2
     audio = np.pad(audio, (config.fft_size // 2 - margin if config.center else 0, 0))
     size = config.samples_in(config.window_frames)
