@@ -38,7 +38,7 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".a
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The files of a folder and its folders, by name; hidden ones are left out."""
+    """The files of a folder and its subfolders, sorted by name; hidden ones are left out."""
 
     audio: tuple[Path, ...]
     """The files that can be read."""
@@ -49,7 +49,7 @@ class Folder:
 
 
 def search_folder(folder: Path) -> Folder:
-    """The files of a folder, sorted by suffix."""
+    """The files of a folder and its subfolders, grouped by whether they can be read."""
     audio: list[Path] = []
     media: list[Path] = []
     others = Counter[str]()
@@ -73,7 +73,7 @@ def ffmpeg_notice(files: Sequence[Path]) -> str:
 
 
 def find_audio(folder: Path) -> list[Path]:
-    """All audio files in a folder and its folders that can be read, by name; hidden ones are left out."""
+    """All readable audio files in a folder and its subfolders, sorted by name; hidden ones are left out."""
     return list(search_folder(folder).audio)
 
 
@@ -118,7 +118,7 @@ def read_pieces(path: Path) -> Iterator[Samples]:
 
 
 def blocks(pieces: Iterator[Samples], length: int) -> Iterator[Samples]:
-    """The same audio in blocks of one length, the last one shorter."""
+    """The pieces' audio in blocks of `length` samples; the last block may be shorter."""
     waiting: Samples = np.zeros(0, np.float32)
     for piece in pieces:
         waiting = np.concatenate([waiting, piece])

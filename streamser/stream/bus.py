@@ -21,7 +21,7 @@ _WAKE_S = 0.25  # longest single wait: on Windows a waiting main thread receives
 
 
 class AudioQueue(Generic[T]):
-    """Pieces of audio, bounded by their total length; when it is full the oldest are lost and counted, or `put` waits.
+    """Pieces of audio, bounded by their total length; if full, it drops and counts the oldest, or `put` waits.
 
     >>> queue = AudioQueue[str](capacity=10, drops=True)
     >>> for piece in ("first", "second", "third"):
@@ -48,11 +48,11 @@ class AudioQueue(Generic[T]):
 
     @property
     def finished(self) -> bool:
-        """True when it is closed and empty."""
+        """True when the queue is closed and empty."""
         return self._closed and not self._items
 
     def put(self, item: T, length: int) -> None:
-        """Add a piece; after close() it is ignored."""
+        """Add a piece; after close(), do nothing."""
         with self._changed:
             while not self.drops and self._items and self._length + length > self.capacity and not self._closed:
                 self._ripen()
@@ -93,7 +93,7 @@ class AudioQueue(Generic[T]):
             return lost, item
 
     def _ripen(self) -> None:
-        """Wake the taker."""
+        """Wake the thread that waits in `take`."""
         if not self._ripe:
             self._ripe = True
             self._changed.notify_all()
@@ -150,7 +150,7 @@ class Subscription:
             self.on_put()
 
     def get(self, timeout_s: float | None = None) -> Event | None:
-        """The oldest event; None when none arrived in time, or no more will be added (see `finished`)."""
+        """Take the oldest event; None when none arrived in time, or no more will be added (see `finished`)."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
             while not self._events:

@@ -21,7 +21,7 @@ from streamser.stream.worker import Deliver, InferenceWorker, OnError, PipelineC
 __all__ = ["Delivery", "Stream", "StreamConfig", "WorkerStream"]
 
 _METER_SAMPLES = SAMPLE_RATE // 10
-"""Largest age of the level while it is read (by a meter)."""
+"""Largest age of the level, in samples, while a program reads it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Delivery:
     lossless: bool = False
     """Keep every partial result and wait for room, instead of replacing a waiting partial with a newer one."""
     partials: bool = True
-    """False delivers no partial results, and computes none where that saves work.
+    """False delivers no partial results, and computes none if that saves work.
 
     A step graph computes only new frames, so its partial results cost nothing beyond the final.
     """
@@ -63,7 +63,7 @@ class _Channel:
         self._segmenter = Segmenter(self.config.segmenter, make_vad(self.config.vad), recognizer.features, name)
         self._converter = PcmConverter()
         self._ended = False
-        self._watched = -SAMPLE_RATE  # where the stream was when somebody last asked for its status
+        self._watched = -SAMPLE_RATE  # position at which the status was last read
 
     @property
     def position(self) -> int:
@@ -80,7 +80,7 @@ class _Channel:
         paused: bool = False,
         recording: str | None = None,
     ) -> StreamStatus:
-        """The stream's present status; the host may fill further fields."""
+        """The stream's present status; the arguments are the fields that only the host knows."""
         self._watched = self.position
         state: SourceState = "ended" if self._ended else "open" if self.position else "waiting"
         tally, engine = self.tally, self.recognizer.engine
@@ -156,7 +156,7 @@ class Stream(_Channel):
         self._novelty = Novelty()
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> list[Event]:
-        """The events of this audio: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
+        """Add audio and return its events: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
         return self._events_of(self._segment(pcm, sample_rate, channels))
 
     def lose(self, samples: int, reason: Literal["client", "overflow"] = "client") -> list[Event]:
@@ -173,7 +173,7 @@ class Stream(_Channel):
         self._scorer.new_speaker(self._segmenter.next_utterance)
 
     def close(self) -> list[Event]:
-        """The last events: the open utterance ends here."""
+        """End the stream, and an open utterance with it; returns the last events."""
         return self._events_of(self._end(None))
 
     def _events_of(self, items: Sequence[Item | Event]) -> list[Event]:
@@ -213,7 +213,7 @@ class WorkerStream(_Channel):
         )
 
     def due_s(self) -> float:
-        """Seconds of audio that may be kept before feeding: they cause no event, and the level is not read."""
+        """Seconds of audio that the source may hold back, because they cause no event and the level is not read."""
         waiting = self._segmenter.due - self.position
         if self.position - self._watched < SAMPLE_RATE:
             waiting = min(waiting, _METER_SAMPLES)

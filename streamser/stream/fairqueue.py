@@ -15,8 +15,8 @@ J = TypeVar("J")
 class FairQueue(Generic[S, J]):
     """Jobs of many streams: each stream's in order, and the next one from the stream that has used least time.
 
-    Time that a stream did not use while it had no job is not saved up, so a stream that waits often cannot hold the
-    others up later. A stream that uses less than its share is served next whenever it has a job, however many jobs of
+    Time that a stream did not use while it had no job is not saved up, so a stream that was idle cannot hold up the
+    others later. A stream that uses less than its share is served next whenever it has a job, however many jobs of
     other streams wait.
 
     >>> queue = FairQueue[str, int]()

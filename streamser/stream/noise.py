@@ -21,7 +21,7 @@ _BLOCK_MS = 100  # floor and background are updated this often
 _SMOOTH_MS = 70.0  # about the length of a phone: averages noise, but keeps syllables
 _HOLD_MS = 100  # an open gate outlasts a dip this long
 _LEAVE = 0.8  # an open gate closes below this share of `rise_db`
-_WINDOW_SAMPLES = 512  # 32 ms, whatever the frames: two periods of a mains hum
+_WINDOW_SAMPLES = 512  # 32 ms, for every frame length: two periods of mains hum
 _BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # where speech is; below lies a fan's rumble
 _DROP = 4.0  # smoothed power is at most 4 times (6 dB) the frame's own, so that the end of a word is not delayed
 _DIGITAL_SILENCE = 1e-11  # mean square (-110 dBFS); quieter frames come from a muted device or an edited file
@@ -44,7 +44,7 @@ _WINDOW = np.hanning(_WINDOW_SAMPLES) / np.sqrt(np.sum(np.square(np.hanning(_WIN
 
 
 class NoiseGate:
-    """Open while audio stands out from the room's noise, whatever the level of either.
+    """Open while audio stands out from the room's noise, whatever their levels.
 
     Each frame is tested twice. Does it rise `rise_db` above the floor, the least power of each band
     in the last four seconds? This separates speech from steady noise down to 0 dB. And is it louder than the
@@ -82,7 +82,7 @@ class NoiseGate:
         size = frames.shape[1]
         audio = np.concatenate([self._recent, frames.ravel()])
         self._recent = audio[-_WINDOW_SAMPLES:]
-        # Half a window would make the floor too low: these frames are not measured.
+        # A window that is not full would make the floor too low: these frames are not measured.
         early = min(len(frames), max(0, -(-self._missing // size) - 1))
         self._missing -= len(frames) * size
         flags, floors = [False] * early, [self.floor_power] * early
@@ -96,7 +96,7 @@ class NoiseGate:
         return flags, floors
 
     def _measure(self, frames: Samples, windows: Samples) -> tuple[list[bool], list[float]]:
-        """The same for frames whose windows are full, computed for all frames together where possible."""
+        """`open_all` for frames whose windows are full; what can be is computed for all frames together."""
         power, levels_db = self._smoothed(frames, windows)
         size = self._frames_per_block
         ends = range(size - self._frames % size, len(frames) + 1, size)  # a block closes with the frame before each
@@ -162,7 +162,7 @@ def _band_power(windows: Samples) -> _Power:
 class _Floor:
     """The lowest recent power of each band: falls at once, rises when older blocks are forgotten."""
 
-    _MEMORY_BLOCKS = 40  # four seconds hold a pause of every band, also in speech without pauses
+    _MEMORY_BLOCKS = 40  # in four seconds every band pauses, even in speech without pauses
     _YOUNG_BLOCKS = 5  # at first the memory is shorter: microphones start with a ramp
     _STEADY_BLOCKS = 15  # a level that is steady for this long is not speech: a fan was switched on
     _STEADY_DB = 4.0
@@ -173,7 +173,7 @@ class _Floor:
         self._minima = np.full((2 * self._MEMORY_BLOCKS, _BANDS), np.inf)
         self._blocks = 0
         self._least_db, self._most_db = math.inf, -math.inf  # levels in the present block
-        self._leasts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)  # the same for the blocks before it
+        self._leasts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)  # of the blocks before it
         self._mosts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)
 
     def follow(self, power: _Power, levels_db: list[float], ends: Sequence[int]) -> _Power:

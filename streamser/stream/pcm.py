@@ -14,7 +14,7 @@ __all__ = ["Pcm", "PcmConverter"]
 logger = logging.getLogger(__name__)
 
 PCM16 = np.dtype("<i2")
-"""What bytes of PCM are."""
+"""Type of the samples in bytes of PCM."""
 
 Pcm = bytes | bytearray | memoryview | NDArray[np.generic]
 """Bytes are 16-bit little-endian PCM; arrays are int8..int64, uint8 or float, (samples,) or (samples, channels)."""
@@ -24,7 +24,7 @@ MOST_CHANNELS = 1024  # the maximum of libsndfile
 
 
 class PcmConverter:
-    """A stream of PCM in small pieces: half a sample or half a frame waits for its other half.
+    """Converts PCM that arrives in pieces of any size: half a sample or half a frame waits for its other half.
 
     >>> converter = PcmConverter(channels=2)
     >>> [converter.feed(crumb).tolist() for crumb in (bytes([0, 64, 0]), bytes([64, 0]))]
@@ -44,7 +44,7 @@ class PcmConverter:
         self._half_frame: NDArray[np.generic] = np.zeros(0, np.int16)
 
     def feed(self, pcm: Pcm) -> Samples:
-        """The samples that are ready now."""
+        """Add PCM; returns the 16 kHz mono samples that are ready."""
         samples, replaced = self._mono(pcm), 0
         if not self._whole_numbers:  # integers are always finite
             samples, replaced = made_finite(samples)

@@ -106,11 +106,11 @@ class Listener:
         self._error: BaseException | None = None
         self._paused = False
         self._stopping = False
-        self._alive_s = 0.0  # when it was stopped, or of the last event
+        self._alive_s = 0.0  # time of stop(), or of the last event
         self._ended = False  # StreamEnded was published
         self._over = False  # StreamEnded was delivered to all callbacks and queues
         self._closed = False
-        self._deaf = False  # a callback has failed
+        self._callback_failed = False
         self._skipped = 0  # samples that came while paused and were not yet reported as a gap
         self._pause_reported = False
         self._new_speaker = False  # another person speaks from the next block on
@@ -138,7 +138,7 @@ class Listener:
     def close(self) -> None:
         """End within a second: the open utterance gets its final, and all threads end.
 
-        Events that were not yet iterated still can be.
+        Events that were not yet read can still be iterated.
         """
         if self._closed:
             return
@@ -188,7 +188,7 @@ class Listener:
 
     @property
     def adapts(self) -> bool:
-        """Whether it compares utterances with those before them."""
+        """Whether utterances are compared with the speaker's earlier ones."""
         return self.recognizer.relative is not None and self.config.pipeline.adapt
 
     def new_speaker(self) -> None:
@@ -285,7 +285,7 @@ class Listener:
         self.start()
 
     def _is_blocked(self) -> bool:
-        """Whether it was stopped and no event came since: a device that hangs may block the segmenter forever."""
+        """Whether no event has come since `stop` for too long: a device that hangs may block the segmenter forever."""
         return self._stopping and time.monotonic() - self._alive_s > CLOSE_S
 
     def _raise(self) -> None:
@@ -299,10 +299,12 @@ class Listener:
         self._alive_s = time.monotonic()
         self._publish(event)
         try:
-            if not self._deaf:
+            if not self._callback_failed:
                 self._call_back(event)
         except BaseException:
-            self._deaf = True  # a callback that failed is not called for the StreamEnded that reports the failure
+            self._callback_failed = (
+                True  # a callback that failed is not called for the StreamEnded that reports the failure
+            )
             raise
         finally:
             if isinstance(event, StreamEnded):
@@ -364,7 +366,7 @@ class Listener:
             self._stream.note(item)
 
     def _skip(self, item: AudioBlock | Gap) -> None:
-        """Audio that came while paused: reported as a gap once long enough to end the utterance, the rest later."""
+        """Count audio that came while paused; a gap is reported once it can end the utterance, the rest later."""
         self._skipped += len(item.samples) if isinstance(item, AudioBlock) else item.length
         if not self._pause_reported and self._skipped * 1000 > self.config.segmenter.bridge_gap_ms * SAMPLE_RATE:
             self._report_skipped()

@@ -139,7 +139,7 @@ def list_devices() -> list[InputDevice]:
 
 
 def find_device(wanted: str | int | None) -> InputDevice:
-    """The microphone of that index, that name or with that in its name; None for the default one."""
+    """The microphone with this index, with this name, or with this in its name; None finds the default one."""
     devices = list_devices()
     listed = "; ".join(f"{device.index} {device.name}" for device in devices)
     if not devices:
@@ -170,7 +170,7 @@ def open_line(
     *,
     again: bool,
 ) -> Line:
-    """Open a microphone; `again` first rescans the devices, which is needed after one was unplugged."""
+    """Open a microphone; `again` first rescans the devices, if no stream is open: an unplugged device may be back."""
     with _portaudio() as sd:
         if again and not _streams_in_use(sd):  # a restart would kill every other stream of this process
             try:
@@ -271,7 +271,7 @@ class Speaker:
         self._waiting: Samples = np.zeros(round(_AHEAD_S * rate), np.float32)
 
     def play(self, samples: Samples) -> None:
-        """Queue 16 kHz audio without waiting; at most a second is queued, and the oldest of more is dropped."""
+        """Queue 16 kHz audio without waiting; at most a second is queued, and the oldest audio beyond it is dropped."""
         self._waiting = np.concatenate([self._waiting, self._resampler.feed(samples)])[-self._most :]
         ready = min(len(self._waiting), self._stream.write_available)
         if ready:
@@ -286,7 +286,7 @@ class Speaker:
 
 
 def _sounddevice() -> Any:
-    """The module, imported only now: importing it starts PortAudio."""
+    """The module sounddevice, imported only when it is used: importing it starts PortAudio."""
     try:
         import sounddevice
     except OSError as error:
@@ -296,7 +296,7 @@ def _sounddevice() -> Any:
         }.get(sys.platform, "install it with: pip install --force-reinstall sounddevice")
         raise DeviceError(f"the PortAudio library is missing; {way_out}") from error
     atexit.unregister(_let_exit)
-    atexit.register(_let_exit)  # after sounddevice's own, so that it runs before
+    atexit.register(_let_exit)  # registered after sounddevice's handler, so that it runs before
     return sounddevice
 
 

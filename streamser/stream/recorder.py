@@ -22,7 +22,7 @@ class RecordingSource(WrappedSource):
     """A source that also writes its audio to a new file in `folder`; lost audio becomes silence, so times agree.
 
     Its audio is rounded to the 16 bits that are written, so a replay of the recording gives the same events.
-    Audio that arrives while a Listener is paused is written too; `recording` names the file all that time.
+    Audio that arrives while a Listener is paused is written too.
     """
 
     def __init__(self, source: Source, folder: Path) -> None:

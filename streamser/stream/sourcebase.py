@@ -58,7 +58,7 @@ class SourceConfig:
 
 
 SourceItem = AudioBlock | Gap | SourceChanged
-"""What iterating a source gives."""
+"""An item of a source: audio, or an event of the source itself."""
 
 
 def no_wait() -> float:
@@ -71,7 +71,7 @@ class PatientSource(Protocol):
     """A source that wakes its reader only when there is enough to do."""
 
     due_s: Callable[[], float]
-    """Seconds of audio that it may keep; the reader sets it."""
+    """Returns the seconds of audio that the source may keep before it wakes its reader; the reader sets it."""
 
 
 class Source(Protocol):

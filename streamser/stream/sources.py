@@ -50,7 +50,7 @@ _HELD_UP_S = 0.5  # a replay that lags by more than this does not catch up
 
 
 class _Pushed(NamedTuple):
-    """A block whose samples are not yet converted: the reader does that for several at once, while its code is warm."""
+    """A block whose samples are not yet converted: the reader converts several at once, which is faster."""
 
     pcm: bytes
     start: int
@@ -134,7 +134,7 @@ class PushSource:
         self.state = "ended"
 
     def _is_block(self, pcm: Pcm) -> TypeGuard[bytes]:
-        """Whether it is one block of whole samples that nothing waits before."""
+        """Whether this is at most a block of whole samples, with no part of an earlier sample waiting."""
         whole = type(pcm) is bytes and 0 < len(pcm) <= 2 * self._block_samples and not len(pcm) % 2
         return whole and not self._converter.waits
 
@@ -158,8 +158,8 @@ class WavSource:
     """Audio files as a stream: paced as a microphone would be (`speed` 1.0), or as fast as possible ("max").
 
     Several files, and all files of a folder in the order of their names, are one stream with a silence of
-    `between_files_ms` between them. Any format that libsndfile reads, at any rate; an hour of it takes no more
-    memory than a second.
+    `between_files_ms` between them. Any format that libsndfile or ffmpeg reads, at any rate; memory does not grow with
+    the length.
     """
 
     live = False
@@ -242,8 +242,8 @@ Loss = Literal["unplugged", "stalled"]
 class MicSource:
     """A microphone, at any rate and channel count, on a sample clock that continues while the device is away.
 
-    Audio lost by an overflow, a stall, a full queue or a pulled cable becomes a Gap of that length. A microphone that
-    is lost is announced, waited for with growing pauses, and opened again when it is back.
+    Audio lost by an overflow, a stall, a full queue or a pulled cable becomes a Gap of that length. If the microphone
+    is lost, a SourceChanged reports it, and it is tried again with growing pauses until it can be opened.
     """
 
     live = True
@@ -322,7 +322,7 @@ class MicSource:
         return None
 
     def _greet(self, line: Line, chunk: Chunk) -> Iterator[SourceItem]:
-        """The Gap before a line's first audio, if it is not the first line."""
+        """The Gap and the SourceChanged before the first audio of a line that replaces a lost one."""
         another = line.description != self.description
         self.description = line.description
         if self.state == "lost":
@@ -337,7 +337,7 @@ class MicSource:
         yield from self._report_loss()
 
     def _report_loss(self) -> Iterator[Gap]:
-        """The gap so far, once it is long enough to end the open utterance; the rest is reported when it is over."""
+        """The gap so far, once long enough to end the open utterance; the rest follows when the gap is over."""
         now = time.monotonic()
         if not self._loss_reported and now - self._reported_s >= self.config.stall_ms / 1000:
             yield from self._lose(now - self._reported_s, self._loss)

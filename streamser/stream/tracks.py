@@ -59,7 +59,7 @@ class FeatureTrack:
 
 
 class TrackInput(NamedTuple):
-    """A prediction from a step graph's track."""
+    """Input of a prediction from a step graph's track."""
 
     track: Track
     kept: slice | None
@@ -90,7 +90,7 @@ class StepTrack:
         start = segment.end - len(samples)
         if afresh:
             self._begin(segment.utterance, start)
-        self._feed(samples[self._end - start :])  # a final computed ahead of its time may have fed a part of it
+        self._feed(samples[self._end - start :])  # a final computed ahead may have fed a part of it
         return self._input(None)
 
     def whole(self, segment: Segment) -> TrackInput | None:
@@ -100,7 +100,7 @@ class StepTrack:
         if not frames:
             return None
         known = (self._utterance, self._start) == (segment.utterance, segment.start) and self._end <= segment.end
-        if not known:  # no partial came before it, or one that reached beyond the place of a cut
+        if not known:  # no partial came before this final, or one reached beyond the cut
             self._begin(segment.utterance, segment.start)
         self._feed(segment.samples[self._end - segment.start :])
         kept = -(-first // self._config.hop_samples)

@@ -20,7 +20,8 @@ from streamser.stream.pcm import PCM16
 
 __all__ = ["VADS", "EnergyVad", "SileroVad", "Vad", "VadChoice", "VadConfig", "WebRtcVad", "make_vad", "one_for_each"]
 
-# How webrtcvad's input is levelled: speech to -26 dBFS, by its recent peak or from 15 dB above the room's noise.
+# webrtcvad's input is amplified until speech has -26 dBFS; its level is assumed to be the recent peak's, or 15 dB above
+# the room's noise if that is more.
 _TARGET_RMS = 0.05
 _MOST_GAIN = 300.0
 _PEAK_DECAY = 0.82  # a second: -0.9 dB
@@ -78,7 +79,7 @@ class Vad(Protocol):
 
 @runtime_checkable
 class BatchVad(Protocol):
-    """A detector that takes several frames at once for less than one by one."""
+    """A detector that processes several frames at once, faster than one by one."""
 
     def speech_all(self, frames: Samples) -> list[bool]:
         """Whether each of the next frames (frames, frame_samples) is speech; the size of batches changes no result."""
@@ -192,7 +193,7 @@ def _silero_session() -> Any:
     spec = importlib.util.find_spec("silero_vad")  # finds the package without running it: it would import torch
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError("the VAD engine 'silero'", "silero")
-    from streamser.ort import onnxruntime  # half the start-up time of a stream that does not use it
+    from streamser.ort import onnxruntime  # only here: it takes as long as the rest of a stream's start-up
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -53,7 +53,7 @@ class WavWriter:
     """A new WAV file, 16 kHz, mono, 16 bit, that only its owner can read.
 
     The header is updated every second of audio, so that a program that is killed loses at most that second,
-    and `repair_recordings` brings even that back. A recording that becomes too long continues in a second file.
+    and `repair_recordings` restores even that. A recording that becomes too long continues in a second file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -171,7 +171,7 @@ def _repair(path: Path) -> bool:
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:
-    """Write all of it: an unbuffered file may take less than it was given."""
+    """Write all data: one call of an unbuffered file may write only a part."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]

@@ -279,7 +279,7 @@ class InferenceWorker:
         self._forget(job)
 
     def _forget(self, job: _Job) -> None:
-        """Remove a waiting job."""
+        """Update the stream's counts after a job was taken from the queue."""
         state = job.state
         state.waiting -= 1
         if state.partial is job:
