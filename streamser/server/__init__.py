@@ -1,6 +1,6 @@
 """A WebSocket and HTTP server around one recognizer, with a page for the browser (extra `serve`).
 
-`ServerConfig` is all that is imported here; aiohttp comes in with `streamser.server.app`.
+Importing this package imports only `ServerConfig`; `streamser.server.app` imports aiohttp.
 """
 
 from streamser.server.options import ServerConfig

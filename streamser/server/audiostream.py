@@ -1,4 +1,4 @@
-"""Process a client's audio for the worker: the half of a stream that runs on a thread, not on the event loop."""
+"""Process a client's audio for the worker: the part of a stream that runs on a thread, not on the event loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamser.stream.wavfile import WavWriter
 
 
 class AudioStream:
-    """Resample, segment and submit; its methods are called one after another, from any thread."""
+    """Resamples and segments audio, and submits it to the worker; any thread may call it, one call at a time."""
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from streamser.server.refusals import HttpRefusal
 _CHUNK_BYTES = 64 * 1024
 _HELD_BODIES = 4  # number of bodies of the largest size that may be in memory together
 _START_S = 10.0  # an upload may take this long, plus the time for its bytes at the slowest rate
-_SLOWEST_BYTES_S = 8_000  # an hour of telephone audio, as MP3, in the time it lasts
+_SLOWEST_BYTES_S = 8_000  # 64 kbit/s: an MP3 of telephone audio, in the time that it plays
 
 
 class Bodies:

@@ -35,7 +35,7 @@ class Checkpoints:
 
     @property
     def workers(self) -> list[InferenceWorker]:
-        """All that are in memory, the server's own first."""
+        """The workers of all checkpoints in memory, the server's own first."""
         return [self.own, *self._others.values()]
 
     async def worker(self, name: str | None) -> InferenceWorker:
@@ -84,7 +84,7 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """Every installed checkpoint; a damaged one is marked so."""
+    """Every installed checkpoint; a damaged one has an `error` instead of labels."""
     return [_listed(name, path) for name, path in find_models().items()]
 
 

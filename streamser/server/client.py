@@ -31,12 +31,12 @@ from streamser.stream.worker import InferenceWorker
 
 logger = logging.getLogger(__name__)
 
-# Results of one stream that may wait for the worker before more of its audio is taken: a file can wait, and must not
-# keep those who are speaking waiting.
+# If this many results of a stream wait for the worker, no more of its audio is taken. The limit of a file is lower: a
+# file can wait, and must not delay live streams.
 _WAITING_LIVE = 16
 _WAITING_FILE = 4
 _WAKE_S = 0.1
-_TURN_S = 1.0  # audio that one turn on a worker thread takes, so that no client occupies one for long
+_TURN_S = 1.0  # of audio in one turn on a thread, so that no client occupies a thread for long
 _MAX_LOST_S = 3600
 
 
@@ -76,7 +76,7 @@ class StreamClient:
 
     @property
     def name(self) -> str:
-        """Of its stream."""
+        """Name of its stream."""
         return self._stream.name
 
     async def run(self) -> None:
@@ -92,7 +92,7 @@ class StreamClient:
             await asyncio.wait({self._reader})
             has_left = not self._reader.cancelled() and self._reader.result()
             discard = has_left or (self._reader.cancelled() and not self._ending)
-        except Refusal as refusal:  # valid messages before it still get their results
+        except Refusal as refusal:  # valid messages before the refused one still get their results
             self._refusal, has_left, discard = refusal, False, False
         finally:
             self._reader.cancel()
@@ -218,7 +218,7 @@ class StreamClient:
 
 
 async def wait_for_room(stream: AudioStream, room: asyncio.Event, most: int = _WAITING_FILE) -> None:
-    """Wait until the worker has few enough results of this stream to compute; `room` is set at each one sent."""
+    """Wait until fewer than `most` results of this stream wait for the worker; `room` is set when one is sent."""
     while stream.waiting >= most:
         room.clear()
         with contextlib.suppress(asyncio.TimeoutError):  # a result computed ahead is not sent

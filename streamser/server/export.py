@@ -37,7 +37,7 @@ def media_type(wanted: str) -> str:
 
 
 class Exporter:
-    """Writes one file at a time: a picture takes a thread seconds, and megabytes of memory."""
+    """Writes one file at a time, because a picture occupies a thread for seconds, and megabytes of memory."""
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies

@@ -19,7 +19,7 @@ class FormError(ValueError):
 
 
 def file_of_form(body: bytes, content_type: str) -> bytes | None:
-    """The content of the first part that has a file name or is named "file"; None when no part has or is.
+    """The content of the first part that has a file name or is named "file"; None if there is no such part.
 
     >>> body = b'--x\\r\\nContent-Disposition: form-data; name="file"\\r\\n\\r\\nRIFF...\\r\\n--x--\\r\\n'
     >>> file_of_form(body, "multipart/form-data; boundary=x")
@@ -33,7 +33,7 @@ def file_of_form(body: bytes, content_type: str) -> bytes | None:
         at += len(delimiter)
         if body.startswith(b"--", at):
             return None
-        # A part without any header begins with the empty line itself, so the search starts at the line's own end.
+        # A part without any header begins with the empty line itself, so the search starts right after the boundary.
         header_end = body.find(b"\r\n\r\n", at, at + _MOST_HEADER_BYTES)
         if header_end < 0:
             raise FormError(f"the header of a part is longer than {_MOST_HEADER_BYTES} bytes")

@@ -65,7 +65,7 @@ class Hub:
         self.draining = False
         """True once the server accepts no new clients and only finishes its streams."""
         self.end_soon: dict[Sender, Callable[[], object]] = {}
-        """For each client that sends audio: ends its stream as if the client had."""
+        """For each client that sends audio, a function that ends its stream as if the client had ended it."""
         self.files = 0
         """Number of requests to label a file in progress."""
         self._names: set[str] = set()
@@ -82,7 +82,7 @@ class Hub:
         return bool(self.senders or self.files)
 
     def problems(self) -> list[str]:
-        """The reason that the server cannot work now, without secrets; empty when it can."""
+        """The reasons that the server cannot work now, without secrets; empty when it can."""
         found = [] if self.worker.is_alive else ["inference: the worker has ended"]
         if self._recordings is not None and (problem := self._recordings.problem()) is not None:
             found.append(f"recording: {problem}")

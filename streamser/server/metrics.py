@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms in Prometheus' text format, written by hand: it is ten lines of text."""
+"""Counters, gauges and histograms in Prometheus' text format, written without a library: the format is simple."""
 
 from __future__ import annotations
 

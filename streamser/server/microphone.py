@@ -21,7 +21,7 @@ class Microphone:
     def __init__(self, listener: Listener, hub: Hub) -> None:
         self.listener = listener
         self.end: StreamEnded | None = None
-        """The reason that the microphone stopped."""
+        """The event that ended the microphone's stream; None while the stream runs."""
         self._hub = hub
         self._senders: set[Sender] = set()
         self._events = listener.subscribe(maxsize=4096)

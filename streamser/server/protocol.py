@@ -66,7 +66,7 @@ class Hello:
     sample_rate: int = SAMPLE_RATE
     """Hz."""
     channels: int = 1
-    """Interleaved; they are averaged."""
+    """Number of interleaved channels, which are averaged."""
     stream: str | None = None
     """The stream's name in the events; if the client gives none, the server chooses one."""
     partials: bool = True
@@ -186,7 +186,7 @@ def _query_value(name: str, text: str) -> object:
     try:
         return json.loads(text)
     except ValueError:
-        return text  # its type is checked, and refused, elsewhere
+        return text  # a wrong type is refused by `parse_hello`
 
 
 def parse_word(text: str, max_lost_samples: int) -> Lost | Literal["end", "new_speaker"]:

@@ -103,7 +103,7 @@ def token_matches(shown: str | None, config: ServerConfig) -> bool:
 
 
 def shown_token(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
-    """The token of a request: `Authorization: Bearer ...`, or `?token=...` where a header cannot be set."""
+    """The token of a request: `Authorization: Bearer ...`, or `?token=...` if a header cannot be set."""
     scheme, _, value = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()

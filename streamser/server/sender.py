@@ -39,7 +39,7 @@ def open_socket(config: ServerConfig) -> web.WebSocketResponse:
 
 
 class Sender:
-    """Queue with `say`, end with `finish`, abort with `refuse`; `run` is the task that sends."""
+    """Queue messages with `put`, end with `finish`, abort with `refuse`; `run` is the task that sends."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Sender:
             await asyncio.wait_for(self._ws.send_str(json.dumps(message)), timeout_s)
 
     async def _close(self) -> None:
-        """Close without waiting for a client that may never read; the last messages stay in the buffer a while."""
+        """Close without waiting for a client that may never read; the last messages stay in the buffer for a while."""
         code, reason = CLOSE_DONE, ""
         if self.refusal is not None:
             code, reason = self.refusal.close_code, str(self.refusal)

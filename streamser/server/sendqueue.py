@@ -1,4 +1,4 @@
-"""One client's waiting messages: bounded, oldest partials dropped first, finals kept until the client is given up."""
+"""One client's waiting messages: bounded, oldest partials dropped first, finals kept until the client is refused."""
 
 from __future__ import annotations
 

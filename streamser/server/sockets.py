@@ -33,7 +33,7 @@ class Sockets:
         self._microphone = microphone
 
     async def stream(self, request: web.Request) -> web.WebSocketResponse:
-        """A client sends audio and gets its own events back."""
+        """Serve a client that sends audio and gets the events of this audio."""
         ws, sender = await self._let_in(request)
         sending = asyncio.create_task(sender.run())
         try:
