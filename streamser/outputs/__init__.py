@@ -2,8 +2,8 @@
 
 `open_writer` picks the format by the file's extension. All formats have in common:
 
-- Each record goes to the operating system whole before `write` returns; so the file is valid at any moment, also
-  after the process was killed.
+- Before `write` returns, the operating system has the whole record; so the file is valid at any moment, also after the
+  process was killed.
 - A file that exists is continued. An incomplete last record is cut off first; another program's file is refused.
 - Times are the stream's own, from its first sample. JSONL, CSV and RTTM name the stream in every row. WebVTT,
   TextGrid, EAF and Audacity labels are one timeline and hold one stream: a second one is refused, unless the
@@ -68,8 +68,8 @@ class PerStream(Writer):
 def open_writer(path: str | PathLike[str], *, labels: Sequence[str] = (), streams: int = 1) -> Writer:
     """A writer of the format that the extension names; `-` is JSON lines on standard output.
 
-    Give `labels`, the model's classes, so that a CSV has its header, and a mismatch its error, from the start;
-    and how many `streams` will come, so that a format which cannot hold them refuses now, not midway. Raises
+    With `labels`, the model's classes, a CSV gets its header now, and an existing CSV is refused now if its classes
+    differ. `streams` is the number of streams that will come; a format that cannot hold them refuses now. Raises
     ConfigError when the file cannot be written or continued.
     """
     name = fspath(path)

@@ -26,7 +26,7 @@ class Writer(ABC):
     before = 0
     """Number of entries in the file when it was opened."""
     entry: ClassVar[str] = "entry"
-    """The singular of what `before` counts."""
+    """The word for one of the entries that `before` counts."""
 
     @abstractmethod
     def write(self, event: Event) -> None:
@@ -160,7 +160,7 @@ class FileWriter(Writer):
         """The beginning of a new file."""
 
     def _resume(self) -> None:
-        """Read from a file what is needed to continue it."""
+        """Read from an existing file what is needed to continue it."""
 
     @abstractmethod
     def _is_ours(self, first_line: str, *, torn: bool) -> bool:

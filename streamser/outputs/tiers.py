@@ -71,7 +71,7 @@ class TieredFile(Timeline):
     def _store(self, spans: list[Span], end: int) -> None:
         """Replace the content; if the new content cannot be written, the old one stays."""
         text = self._render(spans, end)
-        if os.name == "nt":  # on systems where an open file cannot be replaced
+        if os.name == "nt":  # an open file cannot be replaced there
             self._overwrite(text)
             self._file.truncate(len(text.encode("utf-8", "replace")))
         else:
@@ -110,7 +110,7 @@ class TieredFile(Timeline):
 
 @output_format(".TextGrid", "Praat TextGrids")
 class TextGrid(TieredFile):
-    """Praat's interval tiers, which cover the whole time: between two finals stands an empty interval."""
+    """Praat's interval tiers, which cover the whole time: between two finals is an empty interval."""
 
     def _render(self, spans: list[Span], end: int) -> str:
         end = max(end, 1)  # Praat requires an interval longer than 0

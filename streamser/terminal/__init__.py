@@ -20,7 +20,7 @@ __all__ = ["PlainView", "run_terminal", "usable"]
 
 
 def usable() -> bool:
-    """Whether there is a terminal to show the view on and keys to steer it: else use PlainView."""
+    """Whether there is a terminal with a screen and keys for the view; if not, use PlainView."""
     return sys.stdout.isatty() and sys.stdin.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -33,10 +33,11 @@ def run_terminal(
     kept: Sequence[str] = (),
     ask: bool = False,
 ) -> int:
-    """Show a listener's events until the user quits, then their summary; the listener is closed then.
+    """Show a listener's events until the user quits; then close the listener, and print a summary.
 
-    `save` is the file, or the folder, for the key `s`; a name with the time in it, here, when None. `kept` are the
-    places where the events are being written. With `ask`, `q` asks before it leaves results that are written nowhere.
+    `save` is the file or folder to which the key `s` saves; None saves to a file named after the time, in the current
+    folder. `kept` are the places where the events are being written. With `ask`, the key `q` asks before it discards
+    results that are written nowhere.
     Returns 0, 130 after Ctrl-C, or 1 when the stream ended with an error, which then goes to standard error.
     """
     from streamser.terminal.app import TerminalApp  # textual takes half a second to import: only for the live view
@@ -48,7 +49,7 @@ def run_terminal(
     )
     try:
         with stderr_kept() as complaints:
-            app.run(mouse=False)  # the mouse stays the terminal's own, for marking and copying
+            app.run(mouse=False)  # the mouse is left to the terminal, for selecting and copying
     finally:
         listener.close()
     summary = app.session.summary.text(shutil.get_terminal_size().columns, [*kept, *app.saved_paths])

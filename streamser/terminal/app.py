@@ -33,7 +33,7 @@ _TICK_S = 0.1
 _LAST_EVENTS_S = 2.0  # the wait for the last events of a stream that was closed
 _NUMBER_TICKS = 5  # the level's number changes twice a second: a faster one cannot be read
 _SILENT_TICKS = 30  # three seconds of nothing at all: no speaker is that quiet between two sentences
-_FALL_DB = 2.0  # a tick: the meter rises at once and falls by 20 dB a second, as meters do
+_FALL_DB = 2.0  # per tick: the meter rises at once and falls by 20 dB a second, as meters do
 
 
 class _Labelled(Protocol):
@@ -253,7 +253,7 @@ class TerminalApp(App[int]):
         self._set("no-level", height < 11)
         self._set("tiny", height < 8)
         self._set("tall", height >= 30)
-        # The other rows that stand above and below, in each of these cases.
+        # Rows that the other parts take at each of these heights.
         taken = 3 if height < 8 else 9 if height < 11 else 10 if height < 17 else 13
         needed = -(-len(self.session.labels) // 2) if width >= 46 else len(self.session.labels)
         rows = min(needed, max(1, height - taken))
@@ -377,10 +377,10 @@ class TerminalApp(App[int]):
         self._quitting = True
         await asyncio.to_thread(self._listener.close)
         if self._reader is not None:
-            with contextlib.suppress(Exception):  # the reading thread still holds the last events; a wedged one is left
+            with contextlib.suppress(Exception):  # the reading thread may hold the last events; if it hangs, it is left
                 await asyncio.wait_for(self._reader.wait(), _LAST_EVENTS_S)
         self._take()
-        if self.saved_paths:  # what followed the key `s`, at least the stream's end
+        if self.saved_paths:  # events after the last save, at least the stream's end
             self._save_rest()
         self.exit_code = self.exit_code or (1 if self.error else code)
         self.exit(self.exit_code)

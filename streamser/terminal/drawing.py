@@ -17,17 +17,17 @@ INK, FAINT, METER, ALARM = "#E6E6E6", "#7D838C", "#9FB3C8", "#FFB454"
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _FLOOR_DB = -60.0  # below is silence to any microphone in a room
-_CLIPPING_DB = -3.0  # a block this loud (RMS) is beyond what a microphone renders truly
+_CLIPPING_DB = -3.0  # most microphones distort a block this loud (RMS)
 _SILENT_DB = -85.0  # below the noise of any open microphone: muted, or the wrong device
 
-_COLUMN_SAMPLES = SAMPLE_RATE // 2  # of the ribbon: an utterance of three seconds has room for most names
+_COLUMN_SAMPLES = SAMPLE_RATE // 2  # a column of the ribbon: an utterance of three seconds has room for most names
 _TICK_COLUMNS = 10
 
 VAD_WORDS = {"quiet": "○ quiet   ", "starting": "◐ starting", "speaking": "● speaking", "stopping": "◑ stopping"}
 
 
 def bar(fraction: float, width: int) -> str:
-    """A bar in steps of an eighth of a letter.
+    """A bar in steps of an eighth of a column.
 
     >>> bar(0.5, 5)
     '██▌  '
@@ -38,17 +38,17 @@ def bar(fraction: float, width: int) -> str:
 
 
 def percent(fraction: float) -> str:
-    """Four columns, always: ' 86%'."""
+    """A percentage in four columns: ' 86%'."""
     return f"{round(fraction * 100):3d}%"
 
 
 def fit(text: str, width: int) -> str:
-    """Exactly that many columns: cut with an ellipsis, or padded."""
+    """The text in exactly `width` columns: cut with an ellipsis, or padded."""
     return text.ljust(width) if len(text) <= width else text[: max(0, width - 1)] + "…" * (width > 0)
 
 
 def spread(left: Text, right: Text, width: int) -> Text:
-    """One line with something at both ends; the left gives way."""
+    """One line with a text at each end; if they do not fit, the left one is cut."""
     room = width - right.cell_len
     left = left.copy()
     left.truncate(max(0, room - 1), overflow="ellipsis", pad=False)
@@ -82,15 +82,15 @@ def header(title: str, status: StreamStatus, session: Session, width: int) -> Te
 
 
 def level(db: float, shown_db: float, loudest_db: float, status: StreamStatus, width: int) -> Text:
-    """The meter moves with `db`; the number, `shown_db`, changes seldom enough to be read.
+    """The meter shows `db`; the number shows `shown_db`, which changes seldom enough to be read.
 
-    `loudest_db` is that of the last seconds: when even that is nothing, the microphone is muted. Both are empty while
-    the stream is paused.
+    `loudest_db` is the highest level of the last seconds: if even that is silence, the microphone is muted. While the
+    stream is paused, meter and number are empty.
     """
     hint = "too loud" if shown_db > _CLIPPING_DB else "no audio" if loudest_db < _SILENT_DB else ""
     number = " -inf dB" if shown_db < -99 else f"{shown_db:5.0f} dB"
     right = Text.assemble(number, "  ", (f"{hint:8}", f"bold {ALARM}"), "  ", VAD_WORDS[status.vad_state])
-    if status.paused:  # no sound comes, so the last level is no longer true
+    if status.paused:  # no audio comes, so the last level is outdated
         db, right = _FLOOR_DB, Text(f"{'-':>5} dB".ljust(right.cell_len - 10) + "‖ paused  ", FAINT)
     room = max(0, width - right.cell_len - len("level ▕▏ "))
     meter = bar((db - _FLOOR_DB) / -_FLOOR_DB, room)
@@ -98,7 +98,7 @@ def level(db: float, shown_db: float, loudest_db: float, status: StreamStatus, w
 
 
 def headline(session: Session, width: int) -> Text:
-    """The utterance's emotion in one line; before its first result the previous utterance's, or that nobody spoke."""
+    """The utterance's emotion in one line; before its first result, the previous one's, or a note if there is none."""
     event = session.shown
     if event is None:
         return Text("…" if session.open else "no speech yet", FAINT)
@@ -124,7 +124,7 @@ def now_titles(session: Session) -> tuple[str, str]:
 
 
 def voice_words(session: Session) -> str:
-    """The baseline of the newest result; empty without a baseline."""
+    """The baseline of the newest result in words; empty without a baseline."""
     if session.forgotten:
         return f"new speaker{' from the next utterance' if session.open else ': baseline reset'}"
     event = session.voice
@@ -176,7 +176,7 @@ def _bar_cell(event: EmotionEvent | None, name: str, width: int, before: bool) -
 
 
 def utterance_row(row: Row, width: int, hours: bool = True) -> Text:
-    """One line of the list: when, how long, what, how sure."""
+    """One line of the list: start, duration, label, confidence."""
     at = clock(row.start if isinstance(row, EmotionEvent | Gap) else row.at)
     line = Text.assemble((at if hours else at[3:], FAINT), " ")
     if isinstance(row, Gap):
@@ -218,7 +218,7 @@ def utterances(session: Session, width: int, height: int, skip: int) -> Text:
 def ribbon(session: Session, position: int, width: int) -> Text:
     """The last half minute or so as a band: each utterance is a field with its name in it.
 
-    It stands still and fills from left to right; when full, its older half goes.
+    The band fills from left to right; when it is full, its older half is removed.
     """
     half = max(_TICK_COLUMNS, width // 2 // _TICK_COLUMNS * _TICK_COLUMNS)
     page = max(0, position // _COLUMN_SAMPLES // half - 1) * half
@@ -249,7 +249,7 @@ def ribbon(session: Session, position: int, width: int) -> Text:
 
 
 def ink_on(colour: str) -> str:
-    """Black or white, whichever reads better on it."""
+    """Black or white, whichever is easier to read on this color."""
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
     return "#000000" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.18 else "#FFFFFF"
 

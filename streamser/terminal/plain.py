@@ -75,7 +75,7 @@ class PlainView:
         self._write(words + "\n")
 
     def _show(self, words: str) -> None:
-        """Replace the live line; without escape codes, since the simplest terminals come here."""
+        """Replace the live line, without escape codes, which the simplest terminals do not know."""
         words = words[: shutil.get_terminal_size().columns - 1]
         if self._live and words != self._shown:
             self._write("\r" + words.ljust(len(self._shown)) + ("\r" if not words else ""))

@@ -38,7 +38,7 @@ class Session:
         self.events_ever = 0
         self.summary = Summary(self.labels)
         self._saved_utterances = 0
-        self._newest = self._earlier_speakers = -1  # utterances: the last that began; the last before a change
+        self._newest = self._earlier_speakers = -1  # utterances: the last begun; the last before a new speaker
 
     @property
     def before(self) -> bool:

@@ -1,8 +1,8 @@
-"""Keep the sound system's complaints off the screen.
+"""Keep messages of the sound system off the screen.
 
 PortAudio and ALSA write to file descriptor 2 from C, and loggers to `sys.stderr`, which may be a descriptor of its own.
-While the view is up both are a log file. The view itself draws on standard output's terminal: textual draws on
-`sys.__stderr__`, which here means a copy of descriptor 1.
+While the view is shown, both are redirected to a log file. textual draws on `sys.__stderr__`, which is meanwhile a copy
+of descriptor 1, standard output.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 class Complaints:
-    """What was written to standard error meanwhile."""
+    """The messages that were written to standard error while the view was shown."""
 
     path: Path | None = None
     """The file that holds them; None when there were none."""
@@ -24,7 +24,7 @@ class Complaints:
 
 @contextmanager
 def stderr_kept() -> Iterator[Complaints]:
-    """A context in which standard error is a log file (if it is a terminal: else it does not touch the screen)."""
+    """A context in which standard error is redirected to a log file, if it is a terminal."""
     complaints = Complaints()
     before, screen = sys.__stderr__, os.fdopen(os.dup(1), "w", encoding="utf-8")
     vars(sys)["__stderr__"] = screen

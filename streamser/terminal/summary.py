@@ -11,7 +11,7 @@ from streamser.events import UNCERTAIN, EmotionEvent, Event, Gap, StreamEnded
 
 _MOST_COLUMNS = 100  # a wider timeline is not easier to read
 _BAR_COLUMNS = 24
-_MARGIN = 12  # columns before the bars and the line of time
+_MARGIN = 12  # columns before the bars and the timeline
 _QUIET, _LOST, _UNKNOWN = ".", "x", "?"
 
 
@@ -70,7 +70,7 @@ class Summary:
         self._end = max(self._end, self._offset + end)
 
     def text(self, width: int, kept: Sequence[str] = ()) -> str:
-        """The summary for a terminal of that many columns; `kept` are the places where the results were saved."""
+        """The summary for a terminal of `width` columns; `kept` are the places where the results were saved."""
         speech = Counter[str]()
         for start, end, name in self._spans:
             if name != _LOST:
@@ -104,7 +104,7 @@ class Summary:
     @staticmethod
     def _letter(counts: Counter[str], letters: dict[str, str], step: float) -> str:
         name, length = counts.most_common(1)[0] if counts else ("", 0)
-        if length < step / 4:  # a corner of an utterance does not count as one
+        if length < step / 4:  # a small part of an utterance does not count
             return _QUIET
         return _LOST if name == _LOST else letters[name]
 
