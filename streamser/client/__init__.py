@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """What the server recognized in one file."""
+    """The server's results for one file."""
 
     labels: tuple[str, ...]
     """The checkpoint's classes."""
@@ -53,12 +53,12 @@ class Labelled:
 
     @property
     def finals(self) -> tuple[EmotionEvent, ...]:
-        """One result an utterance."""
+        """One result for each utterance."""
         return tuple(event for event in self.events if isinstance(event, EmotionEvent) and event.final)
 
 
 class StreamOptions(TypedDict, total=False):
-    """What a stream of pushed audio may be opened with."""
+    """Options of a stream of pushed audio."""
 
     sample_rate: int
     """Hz; 16000 by default."""
@@ -118,7 +118,7 @@ class AsyncClient:
         return found
 
     async def models(self) -> dict[str, Any]:
-        """The checkpoint that answers (`current`), and all that are installed (`models`)."""
+        """The checkpoint in use (`current`), and all installed ones (`models`)."""
         found: dict[str, Any] = json.loads(await self._ask("GET", "/v1/models"))
         return found
 
@@ -171,7 +171,7 @@ class AsyncClient:
 
 
 class Client:
-    """The same methods, blocking: no thread is started, and each call returns when its response has arrived."""
+    """`AsyncClient` with blocking methods: no thread is started, and a call returns when its response has arrived."""
 
     def __init__(
         self, url: str = "http://127.0.0.1:8765", *, token: str | None = None, reconnect_s: float = RECONNECT_S
@@ -184,7 +184,7 @@ class Client:
         return asyncio.run(self._client.health())
 
     def models(self) -> dict[str, Any]:
-        """The checkpoint that answers (`current`), and all that are installed (`models`)."""
+        """The checkpoint in use (`current`), and all installed ones (`models`)."""
         return asyncio.run(self._client.models())
 
     def label(

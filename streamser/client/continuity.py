@@ -1,4 +1,4 @@
-"""Go on with a stream over a new connection: which audio to send again, and how its events fit the whole stream."""
+"""Continue a stream over a new connection: which audio to send again, and where its events are in the whole stream."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Continuity:
 
     A server's stream begins at zero, so events of a later connection are shifted by the place where it began: the end
     of the last utterance that has its final. The audio after it is sent again, and the utterance that was open is
-    computed again, under the number that it had.
+    computed again, under its old number.
 
     >>> continuity = Continuity(sample_rate=16_000, channels=1)
     >>> continuity.send(bytes(64_000))
@@ -56,7 +56,7 @@ class Continuity:
         self._first = 0  # number of the present connection's first utterance
         self._next = 0  # number of the first utterance without an end
         self._started = -1  # the last utterance whose start was passed on
-        self._final = -1  # and whose final was
+        self._final = -1  # the last utterance whose final was passed on
         self._seqs: tuple[int, int] = (-1, 0)  # an utterance, and how many emotion events it had
         self._base_seq: tuple[int, int] = (-1, 0)  # the same when the present connection began
         self._gaps_until = 0
@@ -72,7 +72,7 @@ class Continuity:
         self._forget()
 
     def status(self, position_s: float, silent: bool) -> None:
-        """Take a status of the server: in silence, audio before the last status need not be sent again."""
+        """Take a status of the server: in silence, audio before the previous status need not be sent again."""
         if silent and self._started < self._next:
             if self._silent is not None:
                 self._settle(self._silent)
@@ -118,7 +118,7 @@ class Continuity:
 
     def _emotion(self, event: EmotionEvent) -> EmotionEvent | None:
         if event.utterance <= self._final:
-            return None  # the connection was lost between its final and its end
+            return None  # the connection was lost between the utterance's final and its end
         before = self._base_seq[1] if self._base_seq[0] == event.utterance else 0
         if event.final:
             self._final = event.utterance

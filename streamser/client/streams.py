@@ -92,11 +92,11 @@ class AsyncStream:
         return self._arrived()
 
     async def lose(self, samples: int) -> None:
-        """Report samples that were lost before they could be pushed; the timeline counts them, and nothing shifts."""
+        """Report samples that were lost before they could be pushed, so that later times stay correct."""
         await self._send(Lost(samples))
 
     async def new_speaker(self) -> None:
-        """Another person speaks from here on: what was learned of the voice is forgotten."""
+        """Report that another person speaks from here on: the stream's own baseline is reset."""
         await self._send(NewSpeaker())
 
     async def finish(self) -> list[Event]:
@@ -209,7 +209,7 @@ class AsyncStream:
     # --- connecting
 
     async def _connect(self) -> None:
-        """Open a connection up to the server's ready; raises what went wrong."""
+        """Open a connection, and wait until the server is ready; raises the error of a failure."""
         socket = await self._session.ws_connect(self._url)
         try:
             await socket.send_str(json.dumps(self._hello))
@@ -230,7 +230,7 @@ class AsyncStream:
         self._socket = socket
 
     async def _connect_again(self) -> bool:
-        """Try to connect for `reconnect_s`, then send what has no final yet; False when no connection can be had."""
+        """Try to connect for `reconnect_s`, then send what has no final yet; False when every try fails."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._reconnect_s
         for number in itertools.count():
@@ -284,7 +284,7 @@ def _may_help(refusal: ServerError) -> bool:
 
 
 def _named(error: BaseException, url: str) -> BaseException:
-    """The same error as one of streamser's own."""
+    """The error as a ServerError if it is one of the connection, else unchanged."""
     if isinstance(error, aiohttp.WSServerHandshakeError):
         return ServerError(f"{url}: refused ({error.status})", status=error.status)
     if isinstance(error, aiohttp.ClientError | asyncio.TimeoutError | OSError):
@@ -304,12 +304,12 @@ def _to_bytes(pcm: Pcm) -> bytes:
 
 
 def unreachable(url: str, error: BaseException) -> ServerError:
-    """No response arrived."""
+    """The error for a server that did not respond."""
     return ServerError(f"{url}: no response ({error}); start the server with: streamser serve")
 
 
 def refused(body: bytes, status: int, path: str) -> ServerError:
-    """The reason in an HTTP response."""
+    """The error that an HTTP response describes."""
     try:
         details = json.loads(body)["error"]
         return ServerError(str(details["message"]), code=str(details["code"]), status=status)

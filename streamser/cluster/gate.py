@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
             self._close_with(b"")
 
     def _close_with(self, last: bytes) -> None:
-        """Send this and close."""
+        """Send `last` to the client, and close both sides."""
         self._finish()
         self.transport.write(last)
         self.transport.close()

@@ -30,7 +30,7 @@ class Replica:
         self._address: Address = (host, self._server.port)
 
     async def hold(self) -> AsyncGenerator[Address, None]:
-        """Give the address, and count as a connection until the caller cancels."""
+        """Yield the address; Ray Serve counts this call as a connection until the caller cancels it."""
         yield self._address
         await asyncio.Event().wait()
 

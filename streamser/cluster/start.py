@@ -61,10 +61,8 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[C
             _join(address)
     finally:
         with suppress(ValueError, TypeError):  # not the main thread, or a handler that is not Python's
-            for number, handler in ours.items():
-                signal.signal(
-                    number, handler
-                )  # Ray replaces the handler of SIGTERM; its own would end us without clean-up
+            for number, handler in ours.items():  # Ray's handler of SIGTERM would end the process without clean-up
+                signal.signal(number, handler)
     try:
         found = max(1, int(ray.cluster_resources().get("CPU", 1)))
         machines = sum(bool(node["Alive"]) for node in ray.nodes())

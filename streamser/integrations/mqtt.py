@@ -53,7 +53,7 @@ class MqttConfig:
     name: str = "streamser"
     """Name of the device in Home Assistant."""
     discovery_prefix: str = "homeassistant"
-    """Empty publishes no discovery."""
+    """First level of the topics of discovery messages; empty publishes none."""
 
     def __post_init__(self) -> None:
         if not self.host:
@@ -78,7 +78,7 @@ def _is_topic(text: str) -> bool:
 
 
 def discovery(config: MqttConfig, labels: Sequence[str], model: str = "") -> dict[str, dict[str, Any]]:
-    """Home Assistant's discovery messages, topic -> payload; empty where no prefix is set."""
+    """Home Assistant's discovery messages, topic -> payload; empty if the configuration has no prefix."""
     if not config.discovery_prefix:
         return {}
     state = f"{config.topic}/state"
@@ -138,7 +138,7 @@ def discovery(config: MqttConfig, labels: Sequence[str], model: str = "") -> dic
 
 
 class MqttPublisher:
-    """A connection to the broker that takes events; it reconnects by itself and announces everything again."""
+    """Publishes events to the broker; after a lost connection, it reconnects and publishes retained topics again."""
 
     def __init__(self, config: MqttConfig, labels: Sequence[str], model: str = "") -> None:
         try:
@@ -157,7 +157,7 @@ class MqttPublisher:
         """Current values of the retained topics, published at each connection."""
         self._answered = threading.Event()
         self._refusal: str | None = None  # the broker's response: None before it arrives, "" for success
-        # A broker disconnects the older of two clients with one name, so two would disconnect each other forever.
+        # A broker disconnects the older of two clients of one name, which would then replace each other forever.
         name = f"streamser-{config.node}-{secrets.token_hex(4)}"
         self._client = Client(CallbackAPIVersion.VERSION2, client_id=name)
         self._client.reconnect_delay_set(*_RETRY_S)
@@ -170,7 +170,7 @@ class MqttPublisher:
             self._client.tls_set()
 
     def connect(self) -> MqttPublisher:
-        """Connect and announce; DeviceError, in one line, when the broker is unreachable or refuses."""
+        """Connect and publish the retained topics; DeviceError when the broker is unreachable or refuses."""
         where = f"{self.config.host}:{self.config.port}"
         try:
             self._client.connect(self.config.host, self.config.port, keepalive=_KEEPALIVE_S)
@@ -181,7 +181,7 @@ class MqttPublisher:
         if self._refusal != "":
             self.close()
             why = self._refusal or "it does not speak MQTT, or not without TLS"
-            raise DeviceError(f"the MQTT broker at {where} does not let us in: {why}; see --username and --tls")
+            raise DeviceError(f"the MQTT broker at {where} refuses the connection: {why}; see --username and --tls")
         return self
 
     def publish(self, event: Event) -> None:

@@ -3,10 +3,10 @@
     client -> describe                                  <- info (with a program under "emotion")
     client -> audio-start, audio-chunk ..., audio-stop  <- emotion (one for each utterance's final)
                                                         <- emotion-end (after audio-stop: that was all)
-    client -> what cannot be audio, or no message       <- error (code bad-audio or bad-message)
+    client -> invalid audio, or an invalid message      <- error (code bad-audio or bad-message)
 
 An `emotion` event's data is streamser's own event: label, scores, confidence, uncertain, start_s, end_s.
-Wyoming has no service type for emotion yet, so Home Assistant shows nothing of it by itself; see the MQTT publisher.
+Wyoming has no service type for emotion yet, so Home Assistant does not show these events; use `streamser mqtt` for it.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ DRAIN_S = 5.0
 
 _LINGER_S = 1.0  # a refused client may still be sending; an immediate close would lose the reason
 _MOST_LINGERING = 8
-_TURN_S = 1.0  # audio that one turn on a thread takes, so that no client holds a thread for long
+_TURN_S = 1.0  # of audio in one turn on a thread, so that no client occupies a thread for long
 _AUDIO_THREADS = 4
-_WAITING_LIVE = 16  # results of one stream that may wait for the worker before more of its audio is taken
-_WAITING_ALL = 4  # the same where every partial result is kept
+_WAITING_LIVE = 16  # if this many results of a stream wait for the worker, no more of its audio is taken
+_WAITING_ALL = 4  # the same if every partial result is kept
 _MOST_UNSENT = 1024  # results that may wait for a client that does not read
 _WAKE_S = 0.1
 
@@ -116,7 +116,7 @@ class WyomingAddress:
 
 
 class WyomingServer:
-    """The service, as an async context manager: within, clients can connect to `address`.
+    """The service, as an async context manager: inside it, clients can connect to `address`.
 
     All clients share one inference worker, which serves them fairly.
     """
@@ -265,7 +265,7 @@ class Conversation:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is between two streams."""
+        """Whether the client is between two streams."""
         return self._stream is None
 
     def hang_up(self) -> None:

@@ -69,7 +69,7 @@ def _length(header: dict[str, Any], name: str, most: int) -> int:
 
 
 def checked_chunk(event: Event) -> AudioChunk:
-    """The chunk, if its format is one of a microphone; else ValueError."""
+    """A message's chunk of audio; ValueError if its rate, channels or sample width are not those of a microphone."""
     for name, low, high in (("rate", 4_000, 192_000), ("channels", 1, 32), ("width", 2, 2)):
         value = event.data.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

@@ -337,7 +337,7 @@ def test_with_a_wrong_password_there_is_one_clear_line_and_with_the_right_one_it
         assert main([*command(bundle, broker.port, str(talk))[3:], *words]) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1
-        assert "does not let us in: Not authorized; see --username" in error
+        assert "refuses the connection: Not authorized; see --username" in error
         monkeypatch.setenv(PASSWORD_VARIABLE, "right")
         assert main([*command(bundle, broker.port, str(talk))[3:], *words]) == 0
         watcher = Watcher(broker.port, username="anna", password="right")
