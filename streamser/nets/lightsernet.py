@@ -87,8 +87,11 @@ class LightSerNet(SerNet):
         )
 
     def embed(self, frames: Tensor) -> Tensor:
-        embedding: Tensor = self.maps(frames).mean(dim=(2, 3))  # (B, 320)
-        return embedding
+        return self.pooled(self.maps(frames))
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """The embedding of a window: the mean of its last maps over time and frequency, (B, 320, t, f) -> (B, 320)."""
+        return maps.mean(dim=(2, 3))
 
     def maps(self, frames: Tensor) -> Tensor:
         """The last block's output before its mean over time and frequency, (B, T, F) -> (B, 320, T/32, F/8)."""
@@ -136,7 +139,7 @@ class _LightSerNetStep(nn.Module):
         for block, known, run in zip(list(self.net.body)[:-1], columns, runs, strict=False):
             computed.append(_as_columns(_unpadded(block, _chosen(known, computed[-1], run))))
         window = _chosen(columns[-1], computed[-1], runs[-1])
-        embedding = self.net.body[-1](window).mean(dim=(2, 3))
+        embedding = self.net.pooled(self.net.body[-1](window))
         return self.net.head(embedding), embedding, *computed
 
     def shapes(self, frames: Tensor) -> list[tuple[int, int]]:

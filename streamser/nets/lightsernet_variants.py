@@ -53,8 +53,8 @@ class LightSerNetVariant(LightSerNet):
         output = super().forward(frames)
         return output._replace(reconstruction=rebuilt(self.decoder, output.embedding, frames, self.decode_frames))
 
-    def embed(self, frames: Tensor) -> Tensor:
-        places = self.maps(frames).flatten(2).transpose(1, 2)  # (B, places, 320)
+    def pooled(self, maps: Tensor) -> Tensor:
+        places = maps.flatten(2).transpose(1, 2)  # (B, places, 320)
         # With a zero query, as at the beginning, all places have the same weight.
         scores = (places * self.query).sum(dim=2) if self.query is not None else places.new_zeros(places.shape[:2])
         mean = attend(places, scores)

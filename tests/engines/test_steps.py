@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from makers import LABELS, babble, make_bundle, noise, silence, tone
+from netmakers import make_net
 from onnx import TensorProto, helper
 
 from streamser.audio import SAMPLE_RATE, Samples
@@ -20,6 +22,9 @@ from streamser.engines.onnx import OnnxEngine
 from streamser.engines.steps import ChunkSteps, StepEngine
 from streamser.errors import BundleError
 from streamser.features import FeatureConfig, Frames, cut_window, extract
+from streamser.nets import zoo
+from streamser.nets.export import export_onnx
+from streamser.nets.stepgraph import export_step
 
 FEATURES = FeatureConfig(window_samples=400, hop_samples=160, fft_size=400, n_mels=8)
 TOLERANCE = 1e-4  # what an exported graph may differ from its network
@@ -213,6 +218,22 @@ def test_every_hop_equals_the_full_window(trained: OnnxEngine, hop: int) -> None
     worst, logits = differences(trained, frames, hop)
     assert max(worst) < TOLERANCE
     assert np.ptp(logits, axis=0).max() > 1.0  # or equality would mean little
+
+
+@pytest.mark.parametrize("pooling", ["spread", "attention", "combined"])
+def test_every_pooling_gives_the_full_window_on_every_hop(pooling: str, tmp_path: Path) -> None:
+    variant = f"lightsernet-{pooling}"
+    features = zoo.get(variant).features
+    net = make_net(variant, features)
+    with torch.no_grad():  # all places weigh the same with the query of an untrained network
+        for name, values in net.named_parameters():
+            if name == "query":
+                values.normal_(generator=torch.Generator().manual_seed(1))
+    graph, step = export_onnx(net, features, len(LABELS)), export_step(net, features)
+    engine = OnnxEngine(make_bundle(tmp_path / variant, features=features, onnx=graph, step=step, variant=variant))
+    worst, logits = differences(engine, extract(spoken(4.0), features), 16)
+    assert max(worst) < TOLERANCE
+    assert np.ptp(logits, axis=0).max() > 100 * TOLERANCE
 
 
 def test_columns_at_the_edges_must_be_computed_anew(trained: OnnxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
