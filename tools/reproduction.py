@@ -105,7 +105,7 @@ class Measurement:
         parts = [f"{name} {self.figures[key]:.1f}" for key, name in names.items() if key in self.figures]
         if "whole_wa" in printed_figures(self.row, self.benchmark):
             parts += [f"{name} {self.figures[key]:.1f}" for key, name in PARTS.items() if key in self.figures]
-        if "reconstruction_mse_e4" in self.figures:
+        if "reconstruction_mse_e4" in self.figures and self.row in VARIANTS:  # others scale their input differently
             parts.append(f"MSE {self.figures['reconstruction_mse_e4']:.2f}e-4")
         count = f"{self.folds} of {self.of_folds} folds" if self.folds < self.of_folds else _some(self.folds, "fold")
         seeds = f"{self.seeds} seeds" if self.seeds > 1 else ""

@@ -67,7 +67,7 @@ _LOSSES: Mapping[str, Mapping[str, Any]] = {
 OWN_ROWS = {
     **{f"losses-{name}": OwnRow(_RECIPES / "losses.yaml", changes) for name, changes in _LOSSES.items()},
     "lightsernet-emodb": OwnRow(Path("models/lightsernet-emodb/recipe.yaml")),
-    "lightsernet-emodb-plain": OwnRow(_RECIPES / "lightsernet-emodb-plain.yaml", honest="honest-loso"),
+    "lightsernet-emodb-plain": OwnRow(_RECIPES / "lightsernet-emodb-plain.yaml", honest="honest"),
 }
 _AS_PAPER = {"protocol": "paper:lightsernet", "choose_by": "wa", "validate_every": 1}
 
