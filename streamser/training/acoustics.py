@@ -14,7 +14,7 @@ from streamser.audio import SAMPLE_RATE, Samples
 Colour = Literal["white", "pink", "brown"]
 
 COLOURS: dict[Colour, float] = {"white": 0.0, "pink": 1.0, "brown": 2.0}
-"""Exponent with which each noise's power falls with the frequency."""
+"""Exponent a of each colour's power spectrum, 1 / f**a."""
 
 
 def active_power(samples: Samples) -> float:
@@ -34,7 +34,7 @@ def limit(samples: Samples) -> Samples:
 
 
 def add_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
-    """Add noise of the same length, at this distance below the voice's active level."""
+    """Add noise of the same length, `snr_db` below the voice's active level; silence stays unchanged."""
     wanted = active_power(samples) * 10.0 ** (-snr_db / 10.0)
     power = float(np.mean(np.square(noise))) if len(noise) else 0.0
     if not wanted or not power:  # silent speech or silent noise
@@ -66,11 +66,14 @@ def reverberate(samples: Samples, response: Samples) -> Samples:
 
 
 def room_response(rt60_s: float, direct_db: float, seed: int) -> Samples:
-    """A simple room: the direct path, then noise that decays by 60 dB in rt60_s, `direct_db` weaker in all."""
+    """Impulse response of a simple room: the direct path, then noise that decays by 60 dB in `rt60_s`.
+
+    The energy of the noise is `direct_db` below that of the direct path.
+    """
     rng = np.random.default_rng(seed)
     time = np.arange(1, round(rt60_s * SAMPLE_RATE)) / SAMPLE_RATE
     tail = rng.standard_normal(len(time)) * 10.0 ** (-3.0 * time / rt60_s)
-    tail[: SAMPLE_RATE // 400] = 0.0  # the first reflection's path is at least 40 cm longer
+    tail[: SAMPLE_RATE // 400] = 0.0  # no reflection in the first 2.5 ms: its path is at least 85 cm longer
     power = np.sum(np.square(tail))
     tail *= math.sqrt(10.0 ** (-direct_db / 10.0) / power) if power else 0.0
     return np.concatenate([[1.0], tail]).astype(np.float32)
@@ -88,7 +91,7 @@ def band_limit(samples: Samples, low_hz: float, high_hz: float) -> Samples:
 
 
 def mu_law(samples: Samples) -> Samples:
-    """Eight bits a sample, as G.711 codes them, and back."""
+    """Encode samples in 8 bits with mu-law companding (as in G.711), and decode them."""
     mu = 255.0
     squeezed = np.sign(samples) * np.log1p(mu * np.minimum(np.abs(samples), 1.0)) / math.log1p(mu)
     steps = np.round(squeezed * 127.0) / 127.0
@@ -96,7 +99,10 @@ def mu_law(samples: Samples) -> Samples:
 
 
 def telephone(samples: Samples, peak_db: float = -6.0) -> Samples:
-    """300 to 3400 Hz, 8000 samples a second, mu-law at a line level of `peak_db`; the original level is restored."""
+    """Simulate a telephone line: 300 to 3400 Hz, 8000 samples per second, mu-law at a peak of `peak_db`.
+
+    The original level is restored.
+    """
     peak = float(np.abs(samples).max(initial=0.0))
     if not peak:
         return samples
@@ -107,7 +113,7 @@ def telephone(samples: Samples, peak_db: float = -6.0) -> Samples:
 
 
 def change_speed(samples: Samples, factor: float) -> Samples:
-    """Played faster (above 1) or slower: tempo, pitch and timbre change together."""
+    """Play the audio faster (factor above 1) or slower: tempo, pitch and timbre change together."""
     if factor == 1.0 or not len(samples):
         return samples
     return np.asarray(soxr.resample(samples, SAMPLE_RATE * factor, SAMPLE_RATE), np.float32)
@@ -120,7 +126,7 @@ _STRETCH_SEARCH = 160
 
 
 def stretch(samples: Samples, factor: float) -> Samples:
-    """Longer (factor above 1) or shorter at the same pitch: pieces overlap where their waveforms fit best (WSOLA)."""
+    """Lengthen (factor above 1) or shorten at the same pitch: pieces overlap where their waveforms fit best (WSOLA)."""
     length = round(len(samples) * factor)
     if factor == 1.0 or len(samples) < 2 * _STRETCH_FRAME:
         return samples
@@ -129,12 +135,12 @@ def stretch(samples: Samples, factor: float) -> Samples:
     window = np.hanning(_STRETCH_FRAME + 1)[:-1].astype(np.float32)
     window_at = 0  # where the last piece was taken from, in `padded`
     for start in range(0, length + _STRETCH_HOP, _STRETCH_HOP):
-        first = min(round(start / factor), len(samples))  # = the ideal place less _STRETCH_SEARCH, in `padded`
+        first = min(round(start / factor), len(samples))  # ideal position in `padded`, minus _STRETCH_SEARCH
         region = padded[first : first + _STRETCH_FRAME + 2 * _STRETCH_SEARCH]
         wanted = padded[window_at + _STRETCH_HOP : window_at + _STRETCH_HOP + _STRETCH_FRAME]
         window_at = first + (_best_fit(region, wanted) if start else _STRETCH_SEARCH)
         out[start : start + _STRETCH_FRAME] += padded[window_at : window_at + _STRETCH_FRAME] * window
-    out[:_STRETCH_HOP] = samples[:_STRETCH_HOP]  # nothing overlaps the first half piece
+    out[:_STRETCH_HOP] = samples[:_STRETCH_HOP]  # the first hop has no second piece to overlap with
     return out[:length]
 
 
@@ -147,7 +153,7 @@ def _best_fit(region: Samples, wanted: Samples) -> int:
 
 
 def shift_pitch(samples: Samples, semitones: float) -> Samples:
-    """Higher or lower at the same tempo; the timbre moves along."""
+    """Raise or lower the pitch at the same tempo; the formants shift by the same factor."""
     factor = 2.0 ** (semitones / 12.0)
     return _fit(change_speed(stretch(samples, factor), factor), len(samples))
 
@@ -158,7 +164,7 @@ def _fit(samples: Samples, length: int) -> Samples:
 
 @lru_cache(maxsize=4096)
 def _fast_size(length: int) -> int:
-    """The next size with no prime factor above 5: FFTs of other sizes can be several times slower."""
+    """The smallest size from `length` on with no prime factor above 5: other FFTs can be several times slower."""
     best = 1 << max(0, length - 1).bit_length()
     five = 1
     while five < best:

@@ -46,12 +46,13 @@ class Adversary(nn.Module):
         names = [str(getattr(clip, config.of)) for clip in clips]
         self.groups = sorted(set(names))
         self.group_of = np.array([self.groups.index(name) for name in names])
-        """The group of each training clip."""
+        """Index in `groups` of each training clip."""
         self.guess = nn.Sequential(nn.Linear(embedding_dim, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, len(self.groups)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, embedding: Tensor, drawn: NDArray[np.int64]) -> Tensor:
-        """The adversary's loss; its reversed gradient changes the embedding with a weight that rises from 0."""
+        """The adversary's loss for the training clips `drawn`. Its gradient reaches the embedding reversed, with a
+        weight that rises from 0."""
         if self.training:
             self.steps += 1
         weight = self.config.weight * min(1.0, int(self.steps) / max(1, self.config.warmup_steps))

@@ -1,7 +1,7 @@
-"""Change audio as rooms, microphones, lines and voices do: each change is drawn first and applied second.
+"""Augment audio: other voices, rooms, noise, microphones and telephone lines.
 
-`draw(rng)` returns plain parameters; `apply(samples, drawn)` is deterministic. Nothing clips: a result above full scale
-is scaled down to full scale.
+`draw(rng)` returns parameters; `apply(samples, drawn)` is deterministic. Nothing clips: a result above full scale is
+scaled down to full scale.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class Augmentation(Protocol):
         """Draw all random parameters."""
 
     def apply(self, samples: Samples, drawn: Any) -> Samples:
-        """The audio changed as drawn."""
+        """Change the audio by the drawn parameters."""
 
 
 # ---- recordings to draw from
 
 
 class AudioBank:
-    """The audio files of a folder, each read once and kept as 16 bits."""
+    """The audio files of a folder; each is read once and kept in memory as 16-bit samples."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = audio_files(folder)
@@ -94,13 +94,13 @@ class NoiseDrawn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Noise from files, or generated, at a drawn distance below the voice."""
+    """Add noise, from files or generated, at a drawn signal-to-noise ratio."""
 
     name: ClassVar[str] = "noise"
     snr_db: Range = (0.0, 30.0)
     folders: tuple[str, ...] = ()
     colour_share: float = 0.3
-    """Share of generated noise where there are folders; without them all of it is."""
+    """Share of generated noise if there are folders; without folders, all noise is generated."""
 
     def draw(self, rng: np.random.Generator) -> NoiseDrawn:
         generated = not self.folders or rng.random() < self.colour_share
@@ -125,7 +125,7 @@ class Noise:
 
 class RoomDrawn(NamedTuple):
     folder: str
-    """Empty for a made-up room."""
+    """Empty for a synthetic room."""
     file: float
     """The file's position in the list of files, as a share of their number."""
     rt60_s: float
@@ -135,20 +135,20 @@ class RoomDrawn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A room's response, from files or made up."""
+    """Add reverberation with a room's impulse response, from files or synthetic."""
 
     name: ClassVar[str] = "room"
     folder: str = ""
     rt60_s: Range = (0.15, 0.8)
     direct_db: Range = (-3.0, 9.0)
-    """Direct sound against reverberation."""
+    """Level of the direct sound relative to the reverberation, in synthetic rooms."""
     synthetic_share: float = 0.3
-    """Share of made-up rooms where there is a folder."""
+    """Share of synthetic rooms if there is a folder."""
 
     def draw(self, rng: np.random.Generator) -> RoomDrawn:
-        made_up = not self.folder or rng.random() < self.synthetic_share
+        synthetic = not self.folder or rng.random() < self.synthetic_share
         return RoomDrawn(
-            folder="" if made_up else self.folder,
+            folder="" if synthetic else self.folder,
             file=float(rng.random()),
             rt60_s=float(rng.uniform(*self.rt60_s)),
             direct_db=float(rng.uniform(*self.direct_db)),
@@ -164,7 +164,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """Louder or softer."""
+    """Make the audio louder or softer."""
 
     name: ClassVar[str] = "gain"
     gain_db: Range = (-20.0, 20.0)
@@ -178,7 +178,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Tempo and pitch together, as another, larger or smaller speaker."""
+    """Change tempo and pitch together, like a larger or smaller speaker."""
 
     name: ClassVar[str] = "speed"
     factor: Range = (0.9, 1.1)
@@ -192,7 +192,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Pitch:
-    """Pitch at the same tempo."""
+    """Change the pitch at the same tempo."""
 
     name: ClassVar[str] = "pitch"
     semitones: Range = (-2.0, 2.0)
@@ -211,14 +211,14 @@ class BandDrawn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Band-pass, as a cheap microphone or a narrow line does."""
+    """Limit the band, as a cheap microphone or a narrow-band line does."""
 
     name: ClassVar[str] = "band"
     low_hz: Range = (20.0, 300.0)
     high_hz: Range = (3000.0, 7600.0)
 
     def draw(self, rng: np.random.Generator) -> BandDrawn:
-        # evenly in octaves: 3 to 4 kHz matters as much as 6 to 8
+        # uniform in octaves: 3 to 4 kHz is as likely as 5.7 to 7.6 kHz
         low, high = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (self.low_hz, self.high_hz))
         return BandDrawn(low, high)
 
@@ -228,7 +228,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Telephone:
-    """A telephone line at a drawn level; at lower levels, eight bits are coarser."""
+    """Simulate a telephone line at a drawn level; at lower levels, the 8-bit code is coarser."""
 
     name: ClassVar[str] = "telephone"
     peak_db: Range = (-30.0, 0.0)
@@ -245,29 +245,29 @@ class Telephone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig:
-    """The changes of training clips, with their probabilities and ranges; a probability of 0 disables a change."""
+    """Augmentations of training clips, with their probabilities and ranges; a probability of 0 disables one."""
 
     speed_probability: float = 0.0
     speed: Range = (0.9, 1.1)
-    """Tempo and pitch together, by this factor."""
+    """Factor by which tempo and pitch change together."""
     pitch_probability: float = 0.0
     pitch_semitones: Range = (-2.0, 2.0)
     room_probability: float = 0.0
     room_folder: str = ""
-    """Impulse responses: a folder, or a corpus's name; empty makes rooms up."""
+    """Impulse responses: a folder, or a corpus's name; if empty, all rooms are synthetic."""
     room_synthetic_share: float = 0.3
-    """Share of made-up rooms where there is a folder."""
+    """Share of synthetic rooms if there is a folder."""
     room_rt60_s: Range = (0.15, 0.8)
-    """Of made-up rooms."""
+    """Time in which the reverberation of a synthetic room decays by 60 dB."""
     room_direct_db: Range = (-3.0, 9.0)
-    """Of made-up rooms: direct sound against reverberation."""
+    """Level of the direct sound relative to the reverberation, in synthetic rooms."""
     noise_probability: float = 0.0
     noise_snr_db: Range = (0.0, 30.0)
-    """Below the voice's active level."""
+    """Difference between the voice's active level and the noise's level."""
     noise_folders: tuple[str, ...] = ()
-    """Folders, or corpora's names; empty generates white, pink and brown noise."""
+    """Folders, or names of corpora; if empty, all noise is generated (white, pink or brown)."""
     noise_colour_share: float = 0.3
-    """Share of generated noise where there are folders."""
+    """Share of generated noise if there are folders."""
     band_probability: float = 0.0
     band_low_hz: Range = (20.0, 300.0)
     band_high_hz: Range = (3000.0, 7600.0)
@@ -299,7 +299,7 @@ class AugmentConfig:
             )
 
     def steps(self) -> list[tuple[float, Augmentation]]:
-        """(probability, augmentation) in the order in which audio meets them: voice, room, noise, line, level."""
+        """(probability, augmentation) in the order of application: voice, room, noise, line, level."""
         return [
             (self.speed_probability, Speed(self.speed)),
             (self.pitch_probability, Pitch(self.pitch_semitones)),
@@ -319,7 +319,7 @@ Plan = tuple[tuple[Augmentation, Any], ...]
 
 
 class Augmenter:
-    """Augment one clip after the other, with parameters from one generator.
+    """Augment clips one after the other; one generator draws all parameters.
 
     >>> augmenter = Augmenter(AugmentConfig(gain_probability=1.0), np.random.default_rng(0))
     >>> [round(float(augmenter(np.full(3, 0.1, np.float32)).max()), 2) for _ in range(3)]
@@ -343,7 +343,7 @@ class Augmenter:
 
 
 def apply_plan(samples: Samples, plan: Plan) -> Samples:
-    """Each change in turn."""
+    """Apply each change in turn; the peak stays within full scale."""
     for augmentation, drawn in plan:
         samples = augmentation.apply(samples, drawn)
     return np.ascontiguousarray(limit(samples), np.float32)

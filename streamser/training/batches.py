@@ -20,12 +20,12 @@ from streamser.training.featureaugment import FeatureAugment
 from streamser.training.featurechanges import NEPER_PER_DB, BatchShape, Scale, make_changes
 from streamser.training.store import Levels, LevelStore
 
-# A frame's strongest band this far below the clip's loud frames is a pause or the room, not the voice.
+# A frame whose strongest band is this far below that of the clip's loud frames is a pause, not speech.
 _SPOKEN_DB = 35.0
 
 
 class BatchMaker:
-    """Windows of chosen clips as the network's input, augmented when a Generator is given."""
+    """Make the network's input from clips: `draw` augments one window of each; `window` and `whole` do not augment."""
 
     def __init__(
         self, store: LevelStore, features: FeatureConfig, augment: FeatureAugment, train_frames: int | None = None
@@ -50,7 +50,7 @@ class BatchMaker:
 
     @property
     def fixed(self) -> bool:
-        """Whether a clip's training window is always the same: no copies, no augmentation, no piece at random."""
+        """Whether a clip's training window is always the same: no copies, random pieces or augmentation (but mixup)."""
         drawn = replace(self.augment, mixup=0.0) != FeatureAugment()
         return not (drawn or self.store.copies or self.features.long == "windows")
 
@@ -61,13 +61,13 @@ class BatchMaker:
         )  # fmt: skip
 
     def starts_of(self, clip: int) -> list[int]:
-        """First frame of each window that scores the clean clip."""
+        """First frame of each window from which the clean clip is classified."""
         return window_starts(int(self.store.lengths[0, clip]), self.features)
 
     def window(self, clip: int, *, own_length: bool, start: int | None = None) -> Tensor:
-        """The training window of a clip where it is always the same, (T, bins); or the piece that begins at `start`.
+        """The clip's training window, or the piece that begins at frame `start`, (T, bins), without random changes.
 
-        `own_length` keeps a short window short if serving does; else its frames are repeated to the full length.
+        With `own_length`, a short window stays short if the recognizer keeps it short; otherwise it is lengthened.
         """
         frames = self.store.frames(clip)
         if start is not None:
@@ -91,7 +91,10 @@ class BatchMaker:
         return self._lengthened(self._piece(frames, want, rng), length)
 
     def _piece(self, frames: Levels, want: int, rng: np.random.Generator | None) -> Levels:
-        """Cut to `want` frames: those that the recognizer would use, or any if it uses all windows of a clip."""
+        """Cut to `want` frames: a random piece if the recognizer uses several windows of a clip, else its one window.
+
+        Without a Generator, the first window is taken.
+        """
         if len(frames) <= want:
             return frames
         if rng is not None and self.features.long in ("windows", "pieces"):
@@ -119,7 +122,7 @@ class BatchMaker:
         return np.asarray(10 * self._scale.per_db * np.log10(np.square(values).mean(axis=1) + 1e-10), np.float32)
 
     def _with_pause(self, frames: Levels, rng: np.random.Generator) -> Levels:
-        """A shorter piece with the clip's own quietest frames before and after it, as long as a training piece."""
+        """A training window: a piece of the clip, with the clip's quietest frames before and after it."""
         quiet = frames[np.argsort(self._loudness(frames))[: max(1, len(frames) // 10)]]
         speech = int(self.train_frames * rng.uniform(0.3, 1.0))
         first = int(rng.integers(0, max(1, len(frames) - speech + 1)))
@@ -130,7 +133,7 @@ class BatchMaker:
         return np.concatenate([around[:before], piece, around[before:]])
 
     def _fit(self, frames: Levels, length: int) -> Frames:
-        """The serving rule for short recordings (`cut_window`), applied to log-mel."""
+        """Lengthen log-mel by the rule that serving uses for short recordings (`cut_window`), or cut it."""
         values = frames.astype(np.float32)
         if len(values) >= length or self.features.short == "keep":
             return values[:length]
@@ -140,7 +143,7 @@ class BatchMaker:
         return np.pad(values, ((0, length - len(values)), (0, 0)), constant_values=silence)
 
     def augmented(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change (B, T, mels) log-mel by every augmentation in turn."""
+        """Apply every augmentation in turn to log-mel, (B, T, mels)."""
         shape = BatchShape(*levels.shape)
         for change in self._changes:
             levels = change.apply(levels, change.draw(rng, shape), self._scale)
@@ -162,11 +165,11 @@ class BatchMaker:
     def whole(self, clip: int, copy: int = 0) -> Tensor:
         """All windows from which a clip, or a copy of it, is classified when served, (windows, T, bins).
 
-        Where the front end trims silence, speech is found in the log-mel, nearly as well as in the samples.
+        If the front end trims silence, silence is found in the log-mel here, which is nearly as exact as in samples.
         """
         frames = self.store.frames(clip, copy)
         if self.features.kind == "samples" and self.features.trim_db:
-            samples = trimmed(frames.astype(np.float32).ravel(), self.features).astype(np.float16)  # unchanged
+            samples = trimmed(frames.astype(np.float32).ravel(), self.features).astype(np.float16)  # the store's type
             frames = samples[: len(samples) // self.features.bins * self.features.bins].reshape(-1, self.features.bins)
         elif self.features.trim_db:
             beside = round(TRIM_BESIDE_S / self.features.hop_s)
@@ -179,10 +182,10 @@ class BatchMaker:
 
 
 def sampling_weights(clips: Sequence[Clip], balance: Sequence[str]) -> NDArray[np.float64]:
-    """Probability of drawing each clip, so that each named property in turn is drawn evenly.
+    """Probability of drawing each clip, balanced over the named properties, outermost first.
 
-    `("corpus", "label", "speaker")`: every corpus as often as every other, in each every label, in each of
-    these every speaker. An empty list draws all clips alike.
+    With `("corpus", "label", "speaker")`, all corpora are equally likely, then all labels of a corpus, then all
+    speakers of that label. With an empty list, all clips are equally likely.
     """
     weights = np.ones(len(clips))
 

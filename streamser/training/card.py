@@ -17,7 +17,7 @@ _LIMITS = """\
   (Art. 5(1)(f)) bans inferring emotions at work and in education outside medical and safety uses; Art. 50(3) requires
   that the people concerned are informed."""
 _CALIBRATED_ON = {"unheard speakers of its folds": "speakers that were left out of its folds"}
-"""Wording of sources of calibration whose names in bundle.yaml are old."""
+"""Current wording for the sources of calibration that have an outdated name in bundle.yaml."""
 
 
 def write_card(
@@ -27,7 +27,7 @@ def write_card(
     provenance: Mapping[str, Any],
     scores: Mapping[str, Any],
 ) -> str:
-    """README.md of a checkpoint's folder."""
+    """The text of a checkpoint's README.md."""
     corpora = ", ".join(f"{name} ({count} clips)" for name, count in provenance["corpora"].items())
     speakers = len(provenance["train_speakers"])
     parameters = f"{provenance['parameters']:,}"
@@ -70,7 +70,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _commands(recipe: Recipe, scores: Mapping[str, Any], left_out_epochs: int) -> str:
-    """The commands that made the checkpoint: the leave-one-corpus-out run, if it calibrates it, then its own run."""
+    """The commands that made the checkpoint: the run whose folds calibrate it, if there is one, then its own run."""
     train = f"streamser train models/{recipe.name}/recipe.yaml --corpora-root CORPORA"
     before = {
         "left-out corpora": " --set protocol=leave-one-corpus-out",
@@ -122,7 +122,7 @@ _SCENARIOS = {
     "other_speaker_10": "after 10 utterances of another speaker, baseline not reset",
     "two_passes": "all other clips of the speaker known (`label --two-passes`)",
 }
-_BY_CORPUS = ("first", "natural_10")  # kinds of streams whose certainty the card shows for each corpus
+_BY_CORPUS = ("first", "natural_10")  # streams for which the card has a table of coverage, risk and ECE by corpus
 
 
 def _streams(streams: Mapping[str, Mapping[str, Any]]) -> str:

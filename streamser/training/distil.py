@@ -1,8 +1,9 @@
 """The loss against a teacher's predictions, and the sampling weights of clips without labels.
 
-G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", 2015: the network's probabilities,
-softened by a temperature, come close to the teacher's. A linear map of the network's embedding may come close to the
-teacher's embedding too (A. Romero et al., "FitNets", ICLR 2015); the map is not kept.
+G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", 2015: the loss pulls the network's
+probabilities, softened by a temperature, towards the teacher's. A second term, which a recipe can add, pulls a linear
+map of the network's embedding towards the teacher's embedding (A. Romero et al., "FitNets", ICLR 2015); the map is used
+in training only.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Distiller(nn.Module):
 
 
 def with_share(weights: NDArray[np.float64], members: NDArray[np.bool_], share: float) -> NDArray[np.float64]:
-    """The weights, with those of the members scaled so that they are this share of the sum.
+    """Scale the weights of the members so that they make up this share of the sum of all weights.
 
     >>> with_share(np.array([1.0, 1.0, 1.0, 1.0]), np.array([False, False, False, True]), 0.5).tolist()
     [1.0, 1.0, 1.0, 3.0]

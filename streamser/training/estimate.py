@@ -17,9 +17,9 @@ from streamser.training.recipe import Recipe
 _CLIPS = {"cpu": 4, "cuda": 32}
 """Batch sizes to time: on a CPU the time grows with the batch, on a GPU it hardly does."""
 _FOLD_S = 15.0
-"""Export, check, scoring and drawing of one fold."""
+"""Time for a fold's export, checks, scoring and curves."""
 _RAGGED = 0.8
-"""Approximate length of a padded batch of whole clips, as a share of the whole window."""
+"""Approximate length of a padded batch, as a share of the full window, if short clips stay short."""
 _timed: dict[tuple[object, ...], tuple[float, float]] = {}
 
 
@@ -42,7 +42,7 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, material: Material, folds: int, device: str) -> Estimate:
-    """Estimate the time for this many folds of a recipe, trained one after the other; it is rather too long."""
+    """Estimate the time to train this many folds of a recipe, one after the other; the estimate is rather too long."""
     if not folds:
         return Estimate(0.0)
     settled = with_labels(recipe, material)
@@ -56,7 +56,7 @@ def estimate(recipe: Recipe, material: Material, folds: int, device: str) -> Est
 
 
 def _clip_seconds(recipe: Recipe, device: str) -> tuple[float, float]:
-    """Seconds to train on a whole window, and to classify it; each kind of network is timed once."""
+    """Seconds to train on one full window, and to classify one; each kind of network is timed once."""
     variant = zoo.get(recipe.variant)
     build = variant.build
     net_key = (build.func, tuple(build.keywords.items())) if isinstance(build, partial) else (build,)
@@ -88,7 +88,7 @@ def _time(recipe: Recipe, device: str) -> tuple[float, float]:
 
 
 def _seconds(work: object, device: str) -> float:
-    """The quicker of two runs, after one that warms up."""
+    """Seconds of the faster of two runs, after a warm-up run."""
     assert callable(work)
     times = []
     for _ in range(3):

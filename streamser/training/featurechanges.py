@@ -1,4 +1,4 @@
-"""The augmentations of log-mel, one class each, which draws parameters for a batch and applies them."""
+"""The augmentations of log-mel: each class draws the parameters for a batch and applies them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEPER_PER_DB = math.log(10.0) / 10.0  # of power
 
 
 class BatchShape(NamedTuple):
-    """Of a batch of log-mel, (B, T, mels)."""
+    """Shape of a batch of log-mel, (B, T, mels)."""
 
     clips: int
     frames: int
@@ -30,12 +30,12 @@ class BatchShape(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Unit and lowest value of a front end's log-mel."""
+    """Unit, lowest value and frame step of a front end's log-mel."""
 
     per_db: float
-    """Its units in one decibel."""
+    """Log-mel units per decibel."""
     floor: float
-    """Its lowest value."""
+    """Lowest value, in log-mel units."""
     hop_s: float
 
     def nepers(self, levels: Tensor) -> Tensor:
@@ -65,13 +65,13 @@ def _floats(values: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _swing(rng: np.random.Generator, *shape: int) -> Tensor:
-    """Uniform in -1 to 1."""
+    """Uniform random numbers from -1 to 1."""
     return _floats(rng.uniform(-1.0, 1.0, shape))
 
 
 @dataclass(frozen=True, slots=True)
 class Warp:
-    """Vocal-tract warp: stretch the mel axis by up to this share, by linear interpolation."""
+    """Vocal-tract warp: stretch or shrink the mel axis by up to this share, by linear interpolation."""
 
     share: float
 
@@ -89,14 +89,14 @@ class Warp:
 
 class ChannelDrawn(NamedTuple):
     strength: Tensor
-    """(B,), 0 for clips that keep their own."""
+    """(B,), 0 for clips that keep their spectrum."""
     other: Tensor
-    """(B,), whose spectrum each clip gets."""
+    """(B,), index of the clip whose spectrum is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """Replace the long-term spectrum of a share of the clips by another clip's, half-way or more."""
+    """Move the long-term spectrum of a share of the clips towards another clip's, by 50 to 100 % of the difference."""
 
     share: float
 
@@ -136,7 +136,7 @@ class Room:
 
     probability: float
     rt60_s: tuple[float, float]
-    """In the lowest band; up to half as long in the highest."""
+    """In the lowest band; up to 50 % shorter in the highest."""
     direct_db: tuple[float, float]
 
     def draw(self, rng: np.random.Generator, shape: BatchShape) -> RoomDrawn:
@@ -147,7 +147,7 @@ class Room:
         return RoomDrawn(chosen, rt60_s[:, None] * shorter, direct_db)
 
     def apply(self, levels: Tensor, drawn: RoomDrawn, scale: Scale) -> Tensor:
-        decay = 10 ** (-6 * scale.hop_s / drawn.rt60_s)  # (B, mels), of power, a frame
+        decay = 10 ** (-6 * scale.hop_s / drawn.rt60_s)  # (B, mels), factor on the power per frame
         power = torch.exp(levels * (NEPER_PER_DB / scale.per_db))
         share = (10 ** (-drawn.direct_db / 10))[:, None] * (1 - decay)
         tail = torch.zeros_like(power[:, 0])
@@ -164,9 +164,9 @@ class NoiseDrawn(NamedTuple):
     chosen: Tensor
     snr_db: Tensor
     tilt_db: Tensor
-    """(B, mels), the noise's spectrum."""
+    """(B, mels), spectrum of the noise."""
     grain_db: Tensor
-    """(B, T, mels)"""
+    """(B, T, mels), random variation of the noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Tilt:
-    """Change the spectrum smoothly, as a microphone or a distance does."""
+    """Change the spectrum smoothly, as a microphone or a distance does, by up to `tilt_db`."""
 
     tilt_db: float
 
@@ -219,7 +219,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """SpecAugment: set a band and a stretch of each clip to the clip's mean."""
+    """SpecAugment: set up to `mels` neighbouring bands and up to `frames` frames of each clip to the clip's mean."""
 
     mels: int
     frames: int
@@ -251,7 +251,7 @@ def _curves(values: Tensor, mels: int) -> Tensor:
 
 
 FEATURE_CHANGES: dict[str, Callable[..., FeatureChange]] = {}
-"""Your own changes, dataclasses by the name that a recipe uses: {"smear": Smear} for
+"""Your own changes: dataclasses by the name that a recipe uses. For {"smear": Smear}, a recipe has
 `feature_augment: {changes: {smear: {probability: 0.5}}}`."""
 
 

@@ -36,13 +36,14 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "last.pt"
 SAVE_EVERY_S = 60.0
-"""Least time between checkpoints: one holds up to five copies of the weights, and writing it may outlast an epoch."""
+"""Least time between checkpoints: a checkpoint holds up to five copies of the weights, so writing it can take longer
+than an epoch."""
 
 
 def allowed_labels(clips: Sequence[Clip], labels: Sequence[str]) -> NDArray[np.bool_]:
-    """(clips, classes): True for the labels of 2 % or more of the clips in a clip's corpus.
+    """(clips, classes): True for each label that at least 2 % of the labelled clips in the clip's corpus have.
 
-    Plain speech is neutral as opposed to all other labels, though its corpus has no others.
+    In a corpus of plain speech, all labels are True: its neutral clips are examples against every other label.
     """
     of_corpus: dict[str, NDArray[np.bool_]] = {}
     for corpus in {clip.corpus for clip in clips}:
@@ -60,7 +61,7 @@ def with_common_labels(clips: Sequence[Clip], labels: Sequence[str]) -> list[Cli
 
 
 def batch_slices(clips: int, batch: int, least: int = 2) -> list[slice]:
-    """Consecutive batches over all clips; a rest of fewer than `least` joins the batch before it.
+    """Consecutive batches over all clips; a remainder of fewer than `least` joins the batch before it.
 
     >>> batch_slices(9, 4)
     [slice(0, 4, None), slice(4, 9, None)]
@@ -79,7 +80,7 @@ class Part:
     rows: NDArray[np.int64]
     """Index of each clip in the store."""
     targets: NDArray[np.int64]
-    """-1 for a clip without a label."""
+    """Label of each clip, as an index; -1 for a clip without a label."""
     shares: NDArray[np.float32] | None = None
     """(clips, classes): each label's share of a clip's annotations, for a loss that uses them."""
     starts: NDArray[np.int64] | None = None
@@ -117,19 +118,19 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class FitData:
-    """The training part of a split."""
+    """The data of a fit: the clips to train on, the clips to choose the epoch on, and the makers of their batches."""
 
     batches: BatchMaker
     train: Part
     choose: Part
-    """The part that chooses the epoch."""
+    """The clips on which the epoch is chosen."""
     outliers: BatchMaker | None = None
     distiller: Distiller | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """Where a fit computes, and what it stores."""
+    """Seed, folder, processor and callback of a fit."""
 
     seed: int
     folder: Path
@@ -138,7 +139,7 @@ class FitOptions:
 
 
 class Fit:
-    """One run over one split; `run()` trains to the end, from the last checkpoint when there is one."""
+    """The training of one network on one split; `run()` continues from the last checkpoint, if there is one."""
 
     def __init__(self, recipe: Recipe, net: SerNet, loss: nn.Module, data: FitData, options: FitOptions) -> None:
         batches, train, choose, outliers = data.batches, data.train, data.choose, data.outliers
@@ -248,21 +249,21 @@ class Fit:
         return {"epoch": float(self.epoch + 1), "loss": float(total), "lr": rate}
 
     def _order(self, count: int) -> NDArray[np.int64]:
-        """Indexes of the clips to train on, in order: weighted draws if the recipe balances, else shuffles of all."""
+        """Indexes of the clips to train on, in order: drawn by weight if the recipe has `balance`, else shuffled."""
         if self.recipe.balance:
             return self.rng.choice(len(self.weights), count, p=self.weights / self.weights.sum())
         rounds = -(-count // len(self.train.clips))
         return np.concatenate([self.rng.permutation(len(self.train.clips)) for _ in range(rounds)])[:count]
 
     def _drawn(self, drawn: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        """The windows of training clips, and their lengths where they differ."""
+        """The windows of training clips, and their lengths if they differ."""
         if self.resident is not None:
             return self.resident.batch(drawn)
         return (self.batches.draw(self.train.rows[drawn], rng).to(self.device),)
 
     def _one_step(self, drawn: NDArray[np.int64]) -> Tensor:
         """Train on one batch and return its loss, still on the device."""
-        # Every process draws the whole batch from the same Generator and takes its own share of it.
+        # Every process draws the same whole batch, from a Generator with the same seed, and takes its own share of it.
         frames, *lengths = self._drawn(drawn, self.rng)
         mix = self.recipe.feature_augment.mixup
         share = float(self.rng.beta(mix, mix)) if mix else 1.0
@@ -298,7 +299,7 @@ class Fit:
         return loss.detach()
 
     def _log_prior(self, plain: bool) -> Tensor | None:
-        """(classes,), offsets that the loss adds to the logits where plain speech makes neutral more frequent.
+        """(classes,), offsets that are added to the logits in the loss if plain speech makes neutral more frequent.
 
         The network's own logits then fit equally frequent labels (logit adjustment, Menon et al. 2021).
         """
@@ -320,7 +321,10 @@ class Fit:
         return torch.cat([frames, self.outliers.draw(drawn, self.rng).to(self.device)])
 
     def _loss_of(self, output: NetOutput, own: NetOutput, frames: Tensor, drawn: NDArray[np.int64]) -> Tensor:
-        """The loss for these clips' labels and teachers; `own` is the output without the offsets of the labels."""
+        """The loss for these clips' labels, teachers and adversary.
+
+        `output` has the logits with the offsets and masks that only the labels' loss uses; `own` has the network's own.
+        """
         result = self._label_loss(output, frames, drawn)
         if self.distiller is not None:
             distilled: Tensor = self.distiller(own.logits, own.embedding, self._there(self.train.rows[drawn]))
@@ -342,7 +346,7 @@ class Fit:
         return result * float(labelled.mean())
 
     def _follow(self) -> None:
-        """Update the running average of the weights, and copy batch norm's statistics."""
+        """Update the running average of the weights and of batch norm's statistics; integers are copied."""
         if self.average is None:
             return
         self.followed += 1  # faster at first, so that the initial weights lose their influence
@@ -418,7 +422,10 @@ class Fit:
         partial.replace(self._checkpoint)  # if the process dies while saving, the previous checkpoint stays complete
 
     def resume(self) -> bool:
-        """Resume from the folder's checkpoint, if there is one; on a CPU the final weights are bit-identical."""
+        """Resume from the folder's checkpoint, if there is one; returns whether there was.
+
+        On a CPU the final weights are bit-identical to those of an uninterrupted run.
+        """
         if not self._checkpoint.exists():
             return False
         state: dict[str, Any] = torch.load(self._checkpoint, map_location=self.device, weights_only=True)

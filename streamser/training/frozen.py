@@ -58,9 +58,9 @@ def build_frozen_store(
     recipe: Recipe,
     options: RunOptions,
 ) -> LevelStore:
-    """The store of the frozen part's output, for every window of each clip and each copy, as the recognizer cuts them.
+    """Encode every window of each clip and of its copies, as the recognizer cuts them; the output is kept in a store.
 
-    Of the copies, the share that the recipe's augmentation crops is encoded in a shorter piece, drawn once.
+    With `crop_probability`, this share of the copies is cut to a shorter piece, drawn once, before encoding.
     """
     augment, precision = recipe.feature_augment, recipe.precision
     copies, clips = store.starts.shape
@@ -91,7 +91,7 @@ def _key(net: SerNet, store: LevelStore, features: FeatureConfig, augment: Featu
 
 
 def _windows(batches: BatchMaker, clip: int, copy: int, augment: FeatureAugment) -> Tensor:
-    """The windows from which one copy of a clip is classified; with `crop_probability`, those of a random piece."""
+    """The windows from which one copy of a clip is classified; with `crop_probability`, perhaps one random piece."""
     windows = batches.whole(clip, copy)
     rng = np.random.default_rng((clip, copy))
     if copy and augment.crop_probability and rng.random() < augment.crop_probability:

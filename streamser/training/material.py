@@ -1,4 +1,4 @@
-"""Read, filter and label a recipe's corpora; and make the recipe of a published row."""
+"""Read, filter and label a recipe's corpora; make the recipe of a published variant."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from streamser.training.recipe import Recipe
 from streamser.training.schedules import Schedule
 
 ROW_QUIET_DBFS = -80.0
-"""Published rows leave out only silent clips, because the papers' counts include a corpus's quiet turns."""
+"""For published variants, only silent clips are left out, because the papers' counts include quiet turns."""
 
 
 def recipe_of(variant: Variant, benchmark: Benchmark, corpora: Sequence[str] = ()) -> Recipe:
-    """A published row's own training settings on a benchmark as a Recipe; `corpora` are the folders to read."""
+    """Make a Recipe from a published variant's own settings and a benchmark.
+
+    `corpora` are the folders to read; by default, the benchmark's.
+    """
     own = variant.recipe
     schedule = Schedule(
         kind=own.schedule, start_epoch=own.start_epoch, every_epochs=own.every_epochs, factor=own.factor
@@ -65,11 +68,11 @@ class Material:
     dropped: dict[str, int]
     """Clips of labels that the recipe does not train, by label."""
     labels: tuple[str, ...] = ()
-    """The labels of a recipe that trains all of them; empty for one that names its own."""
+    """All labels of the clips if the recipe has `labels: [all]`, else empty."""
     root: Path | None = None
-    """Folder in which corpora are looked up by name, those of noise and rooms too."""
+    """Folder in which corpora are looked up by name, including those of noise and rooms."""
     unlabelled: tuple[Clip, ...] = ()
-    """Clips without a label that are trained on."""
+    """Clips without a label that are trained on; teachers predict them."""
 
     @property
     def stored(self) -> tuple[Clip, ...]:
@@ -78,7 +81,10 @@ class Material:
 
 
 def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
-    """All clips of the recipe's corpora under the recipe's labels; CorpusError or ConfigError when there are none."""
+    """Read the clips of the recipe's corpora and map their labels to the recipe's.
+
+    Raises CorpusError if a corpus has no clips, ConfigError if a label has none.
+    """
     if not recipe.corpora:
         raise ConfigError(f"{recipe.name}: corpora is empty; name at least one corpus folder")
     clips, reports = read_corpora(
@@ -110,7 +116,7 @@ def gather(recipe: Recipe, root: Path, cache: Path) -> Material:
 def _unlabelled(
     recipe: Recipe, labelled: Sequence[Clip], root: Path, cache: Path
 ) -> tuple[list[Clip], list[CorpusReport]]:
-    """The clips that only a teacher labels: those of distil.unlabelled's corpora that do not already have a label."""
+    """The clips to train on a teacher's predictions only: those of `distil.unlabelled` that are not in `labelled`."""
     clips, reports = read_corpora(
         [root / name for name in recipe.distil.unlabelled],
         labelled=False, check=AudioCheck(cache / "heard.json", recipe.quiet_dbfs),
@@ -128,14 +134,14 @@ def _plain_speech(recipe: Recipe, root: Path, cache: Path) -> tuple[list[Clip], 
     folders = [root / name for name in recipe.plain.corpora]
     if folders and "neutral" not in recipe.labels:
         raise ConfigError(
-            f"{recipe.name}: plain speech is labelled neutral, which is not among labels; leave plain out"
+            f"{recipe.name}: plain speech is labelled neutral, which is not among labels; add it or leave plain out"
         )
     clips, reports = read_corpora(folders, labelled=False, check=AudioCheck(cache / "heard.json"))
     return [replace(clip, label="neutral", style=PLAIN) for clip in clips], reports
 
 
 def _only(recipe: Recipe, clips: list[Clip], of: str, key: str, wanted: Sequence[str]) -> list[Clip]:
-    """The clips whose style or session the recipe takes; ConfigError when there are none."""
+    """The clips of the wanted styles or sessions; ConfigError if there are none."""
     if not wanted:
         return clips
     kept = [clip for clip in clips if getattr(clip, of) in wanted]
@@ -146,7 +152,7 @@ def _only(recipe: Recipe, clips: list[Clip], of: str, key: str, wanted: Sequence
 
 
 def with_labels(recipe: Recipe, material: Material) -> Recipe:
-    """The recipe with the labels of its clips, if it trains all of them."""
+    """The recipe with `labels: [all]` replaced by the labels of its clips."""
     return replace(recipe, labels=material.labels) if material.labels else recipe
 
 
@@ -173,9 +179,9 @@ def _without(split: Split, corpora: Sequence[str]) -> Split:
 
 
 def _with_unlabelled(split: Split, recipe: Recipe, clips: Sequence[Clip]) -> Split:
-    """The split with the unlabelled clips in its training part, except those of its other parts' speakers.
+    """Add the unlabelled clips to the split's training part, except those of speakers in its other parts.
 
-    A corpus that is left out entirely stays out, and so does one of `judge_only`.
+    Clips of a corpus that is left out entirely, or is in `judge_only`, are not added either.
     """
     if not clips:
         return split
@@ -186,7 +192,7 @@ def _with_unlabelled(split: Split, recipe: Recipe, clips: Sequence[Clip]) -> Spl
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> None:
-    """`recipe.json` of a run's folder."""
+    """Write `recipe.json` into a run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     values = json.loads(json.dumps(asdict(recipe), default=dict))
     (folder / "recipe.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
@@ -201,9 +207,9 @@ def write_left_out(material: Material, folder: Path) -> int:
 
 
 def features_of(variant: Variant, recipe: Recipe) -> FeatureConfig:
-    """The variant's front end with the recipe's changes; `standard` scaling gets its constants split by split.
+    """The variant's front end with the recipe's changes; ConfigError if it is impossible.
 
-    ConfigError for an impossible front end.
+    `standard` scaling has placeholders for the constants, which each split replaces by its own.
     """
     values = {**variant.features.to_dict(), **recipe.features}
     if values["scale"] == "standard" and not values["mean"]:
@@ -216,9 +222,9 @@ def features_of(variant: Variant, recipe: Recipe) -> FeatureConfig:
 
 
 def label_shares(clips: Sequence[Clip], labels: Sequence[str], label_map: Mapping[str, str]) -> NDArray[np.float32]:
-    """Each label's share of a clip's annotations, (clips, labels); all of it the clip's own label where there are none.
+    """Each label's share of a clip's annotations, (clips, labels).
 
-    Annotations of labels that are not trained do not count.
+    Annotations of labels that are not trained do not count. A clip without annotations gets 1 for its own label.
     """
     shares = np.zeros((len(clips), len(labels)), np.float32)
     for row, clip in zip(shares, clips, strict=True):

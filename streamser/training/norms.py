@@ -1,4 +1,4 @@
-"""Re-estimate batch norm's statistics if the weights changed faster than the running averages."""
+"""Re-estimate batch norm's statistics, for weights that change faster than the running averages follow."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def norms_of(net: nn.Module) -> list[_BatchNorm]:
 def reestimate_norms(net: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
     """Replace the running statistics by the mean over these batches; weights do not change, and dropout is off.
 
-    A running average weighs the last ten batches or so. With a large learning rate (Adadelta at 1.0) the weights of ten
-    batches ago were very different; then a network that classifies every training batch correctly is at chance level in
-    the test.
+    A running average covers about the last ten batches. With a large learning rate (Adadelta at 1.0) the weights of ten
+    batches ago were very different; a network that classifies every training batch correctly is then at chance level in
+    evaluation mode.
     """
     norms = norms_of(net)
     if not norms:

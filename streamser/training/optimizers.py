@@ -1,4 +1,4 @@
-"""Optimizers: one function each, and the table that recipes choose from (imports torch only when one is made)."""
+"""Optimizers: one function each, and the table that recipes choose from (torch is imported when one is made)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def make_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, wei
 
 
 def _adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> Optimizer:
-    """Parameters with and without weight decay: biases and norms have none."""
+    """AdamW in which biases and norms have no weight decay."""
     from torch.optim import AdamW
 
     groups: list[dict[str, Any]] = [

@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["RunOptions", "StageProgress"]
 
 StageProgress = Callable[[str, int, int], None]
-"""(what, done, of how many)."""
+"""Callback (stage, done, total)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,6 @@ class RunOptions:
     progress: StageProgress | None = None
 
     def stage(self, name: str) -> Callable[[int, int], None] | None:
-        """The progress of one stage, as (done, of how many)."""
+        """A callback (done, total) for one stage; None if no progress is reported."""
         progress = self.progress
-        return None if progress is None else lambda done, of: progress(name, done, of)
+        return None if progress is None else lambda done, total: progress(name, done, total)

@@ -28,9 +28,9 @@ from streamser.training.featureaugment import FeatureAugment
 from streamser.training.store import LevelStore, level_config
 
 SHOWN = FeatureAugment(mask_mels=24, mask_frames=30, mixup=0.4)
-"""Log-mel augmentations that are played, beside all of `AugmentConfig`, for a recipe without any."""
+"""Log-mel augmentations that are rendered, in addition to all of `AugmentConfig`, for a recipe without any."""
 
-_GRAIN = SAMPLE_RATE // 100  # samples of a frame where only time is cut
+_GRAIN = SAMPLE_RATE // 100  # samples in a frame for changes in time only (`_in_time`)
 _PIECE = 1024  # samples of one piece of a spectrum
 _LOUDEST_DB = 40.0  # largest gain: a band at the floor has no audio to raise
 
@@ -49,8 +49,9 @@ def preview_augment(
 ) -> Path:
     """Write each clip unchanged, changed by each augmentation alone, and by all together; returns the page.
 
-    The augmentations are those that a recipe uses, or all when it uses none. `augment` changes a clip once, before the
-    features; `drawn` changes windows of `window_s` (the network's own without it) separately for every batch.
+    `augment` and `drawn` are the augmentations of a recipe; if both are off, all augmentations are rendered. In
+    training, `augment` changes a clip once, before the features; `drawn` changes windows of `window_s` (0: the
+    network's window), separately for every batch.
     """
     augment, drawn = augment or AugmentConfig(), drawn or FeatureAugment()
     drawn.check(features)
@@ -61,7 +62,7 @@ def preview_augment(
         steps, drawn = augment.steps(), replace(SHOWN, mask_mels=widest, mask_frames=longest)
     length_s = window_s or features.length_s
     parts = _alone(drawn)
-    if len(clips) < 2:  # a change that uses another clip has none
+    if len(clips) < 2:  # there is no other clip to use
         parts = {name: part for name, part in parts.items() if name not in ("mixup", "drawn-channel")}
     out_dir.mkdir(parents=True, exist_ok=True)
     originals = [read_audio(clip.path) for clip in clips]
@@ -148,7 +149,7 @@ def _changed(
 def _in_time(
     audio: Samples, augment: FeatureAugment, features: FeatureConfig, length_s: float, rng: np.random.Generator
 ) -> Samples:
-    """Trimmed, cropped or set into a pause, as `BatchMaker` does it, here over frames of plain samples."""
+    """Trim, crop or add pauses as `BatchMaker` does, over frames of plain samples."""
     grains = np.resize(audio, max(len(audio) // _GRAIN, 1) * _GRAIN).reshape(-1, _GRAIN)
     of_samples = FeatureConfig(
         kind="samples", window_samples=_GRAIN, hop_samples=_GRAIN, fft_size=_GRAIN, length_s=length_s,
@@ -176,7 +177,7 @@ def _in_bands(
 
 
 def _loudest_near(levels: Frames, features: FeatureConfig) -> Frames:
-    """(clips, frames, bands), each the loudest within reach of one piece of the spectrum."""
+    """The loudest level of each band within half a `_PIECE` of each frame, (clips, frames, bands)."""
     reach = int(np.ceil(_PIECE / 2 / SAMPLE_RATE / features.hop_s))
     padded = np.pad(levels, ((0, 0), (reach, reach), (0, 0)), mode="edge")
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=1).max(axis=-1))
@@ -203,7 +204,7 @@ def with_gains(samples: Samples, gains_db: Frames, features: FeatureConfig) -> S
 
 
 def _words(plan: Sequence[tuple[Augmentation, Any]]) -> str:
-    """Describe the drawn parameters for people."""
+    """The drawn parameters as text for the page."""
     descriptions = []
     for augmentation, drawn in plan:
         named = drawn._asdict().items() if hasattr(drawn, "_asdict") else [(_first_field(augmentation), drawn)]

@@ -104,5 +104,5 @@ def _own_version() -> str:
 
 
 def _narrow(values: NDArray[Any]) -> NDArray[Any]:
-    """Store a tensor in half precision if that changes no value: some frozen encoders are published so."""
+    """Store a tensor in half precision if that changes no value: some encoders are published in half precision."""
     return values.astype(np.float16) if is_narrow(values) else values

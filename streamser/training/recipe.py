@@ -22,7 +22,7 @@ class AdversaryConfig:
     """An adversary that predicts the corpus or speaker from the embedding (`streamser.training.adversary`)."""
 
     of: Literal["", "corpus", "speaker"] = ""
-    """What it predicts, corpus or speaker; empty for no adversary."""
+    """What the adversary predicts: corpus or speaker; empty for no adversary."""
     weight: float = 0.5
     """Scale of the adversary's reversed gradient in the network."""
     warmup_steps: int = 400
@@ -137,8 +137,8 @@ class Recipe:
     variant: str
     """A row of the zoo: the network, its front end and its loss."""
     start: str = ""
-    """Weights to begin with: a checkpoint's name or folder, or a .safetensors file. Every tensor that the network has
-    under the same name and shape is taken from there, except the head; empty begins with random weights.
+    """Weights to begin with: a checkpoint's name or folder, or a .safetensors file. Every tensor whose name and shape
+    match one of the network's is copied, except the head's. Empty: random weights.
     """
     corpora: tuple[str, ...] = ()
     """Corpus folders, below the corpora root."""
@@ -151,7 +151,7 @@ class Recipe:
     labels: tuple[str, ...] = ("angry", "happy", "neutral", "sad")
     """[all] stands for every label that the clips have."""
     label_map: Mapping[str, str] = field(default_factory=dict)
-    """Corpus labels under another name: {calm: neutral}."""
+    """New names of a corpus's labels: {calm: neutral} trains calm clips as neutral."""
     styles: tuple[str, ...] = ()
     """Only clips of these styles, as the corpus names them: [improvised] for half of IEMOCAP. Empty takes all."""
     sessions: tuple[str, ...] = ()
@@ -162,9 +162,10 @@ class Recipe:
     """honest, honest-loso, leave-one-corpus-out, ship, or paper:<name>."""
     folds: int = 5
     validation_speakers: float = 0.15
-    """Share of the training speakers that only choose the epoch, the temperature and the threshold."""
+    """Share of the training speakers that are not trained on; the epoch, the temperature and the threshold are chosen
+    on their clips."""
     test_corpora: tuple[str, ...] = ()
-    """leave-one-corpus-out: leave out only these, in turn (default: each)."""
+    """leave-one-corpus-out: leave out only these corpora, one at a time (default: every corpus)."""
     seeds: tuple[int, ...] = (0,)
     features: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the variant's FeatureConfig."""
@@ -177,7 +178,7 @@ class Recipe:
     A corpus has a label if 2 % of its clips have it; clips with rarer labels are not trained on."""
     epochs: int = 40
     passes_per_epoch: int = 0
-    """Clips drawn in an epoch; 0 draws as many as there are."""
+    """Clips drawn in an epoch; 0 draws as many as there are training clips."""
     batch: int = 32
     train_window_s: float = 0.0
     """Train on pieces of this length; 0: the network's window. With a network that pools over time, predictions may use
@@ -238,7 +239,7 @@ def recipe_from(values: Mapping[str, Any], lines: Mapping[str, str] | None = Non
         or len(set(recipe.labels)) == len(recipe.labels) >= 2,
         "ema must be at least 0 and below 1": 0 <= recipe.ema < 1,
         "risk must be above 0 and below 1": 0 < recipe.risk < 1,
-        "seeds must have at least one": len(recipe.seeds) >= 1,
+        "seeds must name at least one seed": len(recipe.seeds) >= 1,
         "validation_speakers must be above 0 and below 1": 0 < recipe.validation_speakers < 1,
     }
     broken = [rule for rule, held in rules.items() if not held]
@@ -258,7 +259,7 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
 
 
 def changed(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values, checked; keys as `load_recipe` takes them."""
+    """The recipe with some values replaced, checked; keys are written as in `load_recipe`."""
     return recipe_from(*_overridden(asdict(recipe), {}, overrides), where=recipe.name)
 
 

@@ -1,8 +1,9 @@
 """Batches for the relative head: an encoder's output for a clip, minus a baseline of the same speaker.
 
-In a stream, the baseline is the mean of earlier utterances with neutral predictions, of the same voice in the same
-room. In training, it is the mean of some neutral clips of the same speaker and the same augmented copy. Sometimes clips
-of other labels are among them, as in a stream with wrong predictions.
+In a stream, the baseline is a weighted mean of the speaker's earlier utterances in the same room; utterances that are
+predicted neutral have the largest weights. In training, the baseline is the mean of some neutral clips of the same
+speaker and the same augmented copy. Sometimes clips of any label are added with small weights, as wrong predictions do
+in a stream.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from streamser.training.store import LevelStore
 
 _HIDDEN, _DROPOUT = 128, 0.3  # as in the head of `whisper`
 _WINDOWS = 64  # windows embedded at a time
-_OTHERS_MOST = 0.4  # largest weight of a clip of another label: about that of an utterance with p(neutral) = 0.5
+_OTHERS_MOST = 0.4  # largest weight of an added clip of any label: about that of an utterance with p(neutral) = 0.5
 
 
 class RelativeBatches(BatchMaker):
-    """Vectors of a store relative to baselines."""
+    """Batches of a store's vectors, each minus a baseline of the same speaker."""
 
     def __init__(self, batches: BatchMaker, config: BaselineConfig, clips: Sequence[Clip], rows: NDArray[np.int64]):
         super().__init__(batches.store, batches.features, batches.augment)
         self.config = config
         starts, lengths = batches.store.starts, batches.store.lengths
-        # Vectors (N, D), and the place of each copy's and clip's among them. Nearly always a clip has one window, and
-        # then the store's own values serve every split without a copy.
+        # Vectors (N, D), and the row in them of each copy of each clip. If every clip has one window, as is usual, the
+        # store's own values are used without copying them.
         self._values, self._places = batches.store.levels, starts
         if not (lengths == 1).all():
             self._values, self._places = _means(batches.store), np.arange(starts.size).reshape(starts.shape)
@@ -55,18 +56,18 @@ class RelativeBatches(BatchMaker):
             for row in members:
                 self._neutral[row], self._all[row] = neutral[neutral != row], everything[everything != row]
         self.mean = _mean_neutral(self, clips, rows)
-        """(D,), mean neutral vector of the corpora, with equal weights."""
+        """(D,), mean neutral vector; every corpus has equal weight."""
 
     def usable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which clips have another neutral clip of their speaker."""
+        """True for each clip whose speaker has another neutral clip."""
         return np.array([len(self._neutral[int(row)]) > 0 for row in rows])
 
     def draw(self, clips: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
-        """A vector of each clip minus a random baseline, (B, 1, D)."""
+        """The vector of each clip, or of one of its copies, minus a random baseline, (B, 1, D)."""
         return torch.from_numpy(np.stack([self._relative(int(clip), rng) for clip in clips])[:, None])
 
     def whole(self, clip: int, copy: int = 0) -> Tensor:
-        """The clean clip minus the baseline of all other neutral clips of its speaker, (1, 1, D)."""
+        """The clip, or a copy of it, minus the baseline of all other neutral clips of its speaker, (1, 1, D)."""
         others = self._neutral[clip]
         baseline = self._baseline(others, copy, np.ones(len(others)))
         return torch.from_numpy((self._vectors(clip, copy) - baseline)[None, None])
@@ -107,9 +108,10 @@ def _mean_neutral(batches: RelativeBatches, clips: Sequence[Clip], rows: NDArray
 
 
 def relative_recipe(recipe: Recipe, *, frozen: bool) -> Recipe:
-    """How the relative head is trained: the recipe without outliers, and the last epoch is kept.
+    """The recipe for the relative head: without outliers, and the last epoch is kept.
 
-    On the embedding of a network without a frozen encoder there is no adversary, because the network itself had one.
+    Without a frozen encoder, it also has no adversary, because the network itself was trained with it, and of
+    `feature_augment` only mixup.
     """
     recipe = replace(recipe, choose_by="last", outliers=OutlierConfig())
     return recipe if frozen else replace(recipe, adversary=AdversaryConfig(), feature_augment=_mixup_only(recipe))
@@ -120,7 +122,7 @@ def _mixup_only(recipe: Recipe) -> FeatureAugment:
 
 
 def embedding_head(classes: int, size: int) -> FrozenHead:
-    """A fresh head on top of embeddings of this size, (B, 1, size) to logits."""
+    """A new head on top of embeddings of this size, (B, 1, size) to logits."""
     return FrozenHead(
         classes, Standard(size), nn.Linear(size, _HIDDEN), nn.Linear(_HIDDEN, classes), nn.Dropout(_DROPOUT)
     )
@@ -129,9 +131,9 @@ def embedding_head(classes: int, size: int) -> FrozenHead:
 def embedded(
     net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], device: torch.device, precision: str = "fp32"
 ) -> BatchMaker:
-    """The embeddings of these clips and of their copies, the mean over the windows used when served.
+    """Compute the embeddings of these clips and their copies, each the mean over the windows that serving uses.
 
-    Other clips of the store have zeros.
+    The returned maker of batches has zeros for all other clips of the store.
     """
     copies, clips = batches.store.starts.shape
     vectors = np.zeros((copies, clips, net.embedding_dim), np.float32)
@@ -150,7 +152,7 @@ def embedded(
 
     net = net.to(device).eval()
     pairs = [(copy, int(row)) for copy in range(copies) for row in rows]
-    for pair in sorted(pairs, key=lambda one: int(batches.store.lengths[one])):  # windows of one length together
+    for pair in sorted(pairs, key=lambda one: int(batches.store.lengths[one])):  # windows of equal length in sequence
         for window in batches.whole(pair[1], pair[0]):
             if waiting and (len(waiting) == _WINDOWS or len(window) != len(waiting[0])):
                 flush()

@@ -46,14 +46,14 @@ class RunSetup:
             _begin_with(net, self.recipe.start)
         elif net.needs_start:
             raise ConfigError(
-                f"{self.recipe.name}: much of {self.variant.name} is not trained but taken over; "
-                "name a checkpoint of it, or its weights, under start"
+                f"{self.recipe.name}: the encoder of {self.variant.name} is frozen, so its weights are not trained; "
+                "name a checkpoint or a file with them under start"
             )
         return net
 
 
 def set_up(recipe: Recipe) -> RunSetup:
-    """Build what the recipe names; raises ConfigError, before any audio is read, if that is impossible."""
+    """Build the objects that the recipe names; ConfigError, before any audio is read, if that is impossible."""
     variant = zoo.get(recipe.variant)
     features = features_of(variant, recipe)
     try:
@@ -69,14 +69,14 @@ def set_up(recipe: Recipe) -> RunSetup:
         frozen_augment(recipe.feature_augment)
         if recipe.train_window_s:
             raise ConfigError(
-                f"{recipe.name}: train_window_s is for networks that are trained as a whole; {variant.name} learns on "
-                "the windows that are served, and on pieces of them by feature_augment: {crop_probability: ...}"
+                f"{recipe.name}: train_window_s is for networks that are trained as a whole; {variant.name} is "
+                "trained on the served windows, or on pieces of them with feature_augment: {crop_probability: ...}"
             )
     return setup
 
 
 def _begin_with(net: SerNet, start: str) -> None:
-    """Copy every tensor of `start` that fits the network; ConfigError when none does."""
+    """Copy every tensor of `start` that fits the network, except the head's; ConfigError if none does."""
     if start.endswith(".safetensors"):
         if not Path(start).is_file():
             raise ConfigError(f"start: {start}: no such file")

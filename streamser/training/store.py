@@ -45,7 +45,7 @@ def level_config(features: FeatureConfig) -> FeatureConfig:
 
 @dataclass(frozen=True, slots=True)
 class LevelStore:
-    """Log-mel of clips, all copies end to end; `starts[copy, clip]` and `lengths[copy, clip]` find one."""
+    """Log-mel of clips, all copies end to end; `starts[copy, clip]` and `lengths[copy, clip]` are in frames."""
 
     levels: Levels  # (all frames, n_mels or samples)
     starts: NDArray[np.int64]  # (1 + copies, clips)
@@ -65,7 +65,7 @@ class LevelStore:
 
 @dataclass(frozen=True, slots=True)
 class JoinedStore(LevelStore):
-    """Two stores of as many copies as one; the clips of the second come after those of the first."""
+    """Two stores used as one; the clips of the second come after those of the first. Both have as many copies."""
 
     second: LevelStore | None = None
 

@@ -36,7 +36,7 @@ class Stores:
     """Index of each clip in the store, by its id."""
 
     def scaled(self, features: FeatureConfig, split: Split) -> FeatureConfig:
-        """The features, with the constants of this split's training clips where they are scaled by them."""
+        """The front end; if it has `standard` scaling, with the constants of this split's training clips."""
         if features.scale != "standard":
             return features
         mean, std = standard_of(self.clips, [self.row[clip.id] for clip in split.train], features)
@@ -56,7 +56,7 @@ class Stores:
 
 
 def read_stores(setup: RunSetup, material: Material, options: RunOptions) -> Stores:
-    """Read all audio of a run, from the cache where it was read before."""
+    """Compute the features of all audio of a run, or take them from the cache."""
     recipe, levels = setup.recipe, level_config(setup.features)
     copies = Copies(recipe.augment, recipe.copies, recipe.augment_by == "speaker", material.root)
 

@@ -1,4 +1,4 @@
-"""Train many folds of many recipes in parallel processes: every job can be resumed, and all end in time."""
+"""Train many folds of many recipes in parallel processes, within a given time; every fold can be resumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Job:
 
     recipe: Recipe
     folder: Path
-    """Of the run; the fold has a folder of its own below it."""
+    """Folder of the run; each fold has its own folder in it."""
     material: str
     """Key of the job's clips among those given to `run_jobs`."""
     fold: str
@@ -55,7 +55,7 @@ class JobEnd:
 
     job: Job
     state: str
-    """`done`, `out of time` (it can be resumed), or what went wrong."""
+    """`done`, `out of time` (the job can be resumed), or the error."""
     seconds: float
 
 
@@ -64,7 +64,7 @@ class OutOfTimeError(Exception):
 
 
 def jobs_of(recipe: Recipe, name: str, material: Material, folder: Path, most: int = 0) -> list[Job]:
-    """A recipe's folds of all its seeds, or the first `most` of each; `name` is that of the material."""
+    """Jobs for all folds of all seeds of a recipe, or for each seed's first `most`; `name` is the material's key."""
     settled = with_labels(recipe, material)
     return [
         Job(settled, folder, name, split.name, seed)
@@ -82,7 +82,7 @@ def run_jobs(
     processes: int,
     until: float = float("inf"),
 ) -> Iterator[JobEnd]:
-    """Train jobs in the order given, `processes` at a time, on the devices in turn; yields them as they end.
+    """Train jobs in the order given, `processes` at a time, on the devices in turn; yields each job's end.
 
     No epoch begins after `until` (seconds of `time.time`). A job that is done is not done again; one that was stopped
     continues from its checkpoint.
@@ -97,7 +97,7 @@ def run_jobs(
                 yield end
         stuck = stuck + 1 if len(broken) == len(left) else 0
         if stuck > _TRIES:
-            yield from (JobEnd(job, "its process was killed, more than once", 0.0) for job in broken)
+            yield from (JobEnd(job, "its process was killed more than once", 0.0) for job in broken)
             return
         left = broken
 
@@ -110,7 +110,7 @@ def _round(
     processes: int,
     until: float,
 ) -> Iterator[tuple[Job, JobEnd | None]]:
-    """Jobs and their ends; None for those that were not done when a process was killed (out of memory)."""
+    """Jobs and their ends; None for jobs that were not done when a process was killed (for example, out of memory)."""
     context = get_context("spawn")
     places = context.Queue()
     for worker in range(processes):
@@ -156,7 +156,7 @@ def _run(job: Job) -> JobEnd:
 
 
 def _trainer(job: Job) -> Trainer:
-    """The job's trainer; the last one is kept, because folds of one run follow each other."""
+    """The job's trainer; the latest trainer is kept, because folds of one run follow each other."""
     key = (job.folder, job.recipe.name)
     if _shared.get("key") != key:
         material = _shared["materials"][job.material]
@@ -172,7 +172,7 @@ def _trainer(job: Job) -> Trainer:
 
 
 def _free_device() -> None:
-    """Free a GPU's memory between jobs: other processes may need what this one's largest network used."""
+    """Free a GPU's memory between jobs, because other processes may need it."""
     if str(_shared["device"]).startswith("cuda"):
         gc.collect()
         torch.cuda.empty_cache()

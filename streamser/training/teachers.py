@@ -1,7 +1,7 @@
-"""Teachers of a run: choose each fold's checkpoint, refuse one that was trained on the test part, keep the predictions.
+"""Choose each fold's teachers, refuse teachers that were trained on its test part, and keep their predictions.
 
-A teacher predicts each clip once, from the clean audio. The predictions are kept in the cache folder. Folds of a run
-on one frozen encoder share the encoder's output, so that only their heads are computed separately.
+A teacher predicts each clip once, from the clean audio. The predictions are kept in the cache folder. Teachers with the
+same frozen encoder, such as the folds of a run, share its output; only their heads are computed separately.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Predictions:
     """The teachers' predictions for the clips of a store."""
 
     probabilities: NDArray[np.float32]
-    """(clips, classes), softened by the recipe's temperature, the mean of the teachers."""
+    """(clips, classes), softened by the recipe's temperature; the mean over the teachers."""
     embeddings: NDArray[np.float32]
-    """(clips, D), those of all teachers side by side."""
+    """(clips, D), the embeddings of all teachers side by side."""
 
     def only(self, rows: NDArray[np.int64]) -> Predictions:
         """The predictions for these clips; NaN for all others, so that using them by mistake is noticed."""
@@ -65,13 +65,13 @@ def speakers_of(bundle: Bundle) -> set[str]:
 
 
 def check_teacher(bundle: Bundle, split: Split) -> Bundle:
-    """The same checkpoint, or a ProtocolError if it was trained on a part of the split's test part. If a corpus is left
+    """Return the checkpoint; ProtocolError if it was trained on speakers of the split's test part. If a corpus is left
     out entirely, the teacher must have left it out entirely too.
     """
     known = speakers_of(bundle)
     where = f"{split.name}: the teacher {bundle.path}"
     if not known:
-        raise ProtocolError(f"{where} does not record the speakers it was trained on; take one that does")
+        raise ProtocolError(f"{where} does not record the speakers it was trained on; use a teacher that does")
     left_out = {clip.corpus for clip in split.test} - {clip.corpus for clip in split.train}
     corpora = left_out & {speaker.partition("/")[0] for speaker in known}
     speakers = {clip.speaker for clip in split.test} & known
@@ -104,7 +104,7 @@ class Teachers:
         """The predictions of a split's teachers for all clips of the store."""
         probabilities, embeddings = [], []
         for bundle in self.of(split, seed):
-            logits, embedding = self._answer(bundle)
+            logits, embedding = self._outputs(bundle)
             missing = [label for label in self.labels if label not in bundle.labels]
             if missing:
                 raise ConfigError(f"distil.teachers: {bundle.path} has no label {', '.join(missing)}")
@@ -115,7 +115,8 @@ class Teachers:
         return Predictions(np.mean(probabilities, axis=0, dtype=np.float32), np.concatenate(embeddings, axis=1))
 
     def _checkpoint(self, name: str, split: Split, seed: int) -> Bundle:
-        """A checkpoint by its name; of a run's folder the fold of that name, of the same seed if there is one."""
+        """Load a checkpoint by name or folder; from a run's folder, load the split's fold, with the same seed if there
+        is one."""
         run = Path(name)
         if not run.is_dir() or (run / MANIFEST).exists():
             return load_bundle(name)
@@ -128,8 +129,8 @@ class Teachers:
             )
         return load_bundle(found.get(seed, found[min(found)]))
 
-    def _answer(self, bundle: Bundle) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits (clips, classes) and embeddings (clips, D) of one teacher, from the cache where they are known."""
+    def _outputs(self, bundle: Bundle) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits (clips, classes) and embeddings (clips, D) of one teacher, from the cache if they are there."""
         net = _net_of(bundle)
         key = _key(bundle, net, self.clips)
         if key not in self._kept:
@@ -171,7 +172,7 @@ def _key(bundle: Bundle, net: SerNet, clips: Sequence[Clip]) -> str:
 
 
 def _predictions(bundle: Bundle, paths: Sequence[Path], workers: int) -> Iterator[Frames]:
-    """Logits and embedding of each file in one vector, computed by the recognizer that users get."""
+    """Logits and embedding of each file in one vector, computed with `Recognizer`, as users compute them."""
     jobs = [paths[i : i + _CLIPS] for i in range(0, len(paths), _CLIPS)]
     if workers < 2:
         recognizer = load(bundle.path, compute="cpu")

@@ -109,7 +109,7 @@ class Trainer:
         )
         try:
             fitted = fit.run()
-        finally:  # also of a run that was stopped
+        finally:  # draw the curves of a stopped run too
             if fit.rank == 0:
                 _draw_curves(fit.history, fit.best_epoch, split.name, fit.folder / "curves.png")
         net.load_state_dict({**net.state_dict(), **fitted.net.state_dict()})
@@ -161,7 +161,11 @@ class Trainer:
     # ---- results ---------------------------------------------------------------------------------------
 
     def run_split(self, split: Split, seed: int) -> FoldResult:
-        """Train, keep the fold's checkpoint, and score its test clips through the recognizer that users get."""
+        """Train, keep the fold's checkpoint, and score its test clips with `Recognizer`; a finished fold is only read.
+
+        If another seed's fold has a frozen encoder's output for the test clips, only the head is computed, and no
+        checkpoint is kept.
+        """
         place = self.folder_of(split, seed)
         if (place / "fold.json").exists():
             return load_folds(place)[0]
@@ -209,7 +213,7 @@ class Trainer:
         return found
 
     def _known_embeddings(self, split: Split, seed: int) -> NDArray[np.float32] | None:
-        """Embeddings of the test clips that another seed's fold has: a frozen encoder gives the same for every seed."""
+        """The test clips' embeddings from the first seed's fold; None unless a frozen encoder makes them equal."""
         first = self.folder_of(split, self.recipe.seeds[0])
         if self.stores.frozen is None or seed == self.recipe.seeds[0] or not (first / "fold.json").exists():
             return None
@@ -217,7 +221,7 @@ class Trainer:
         return fold.embeddings if fold.clips == tuple(clip.id for clip in split.test) else None
 
     def _score(self, recognizer: Recognizer, split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits and embeddings of the test clips, by the recognizer that users get."""
+        """Logits and embeddings of the test clips, computed with the recognizer."""
         found = []
         progress = self.options.stage("test")
         for i in range(0, len(split.test), 32):
@@ -272,7 +276,7 @@ class Trainer:
             "validation_wa": round(100 * weighted_accuracy(part.targets, logits.argmax(1)), 1),
             "validation_note": "of the training corpora"
             if split.choose_on == "nothing"
-            else "the epoch was chosen on these speakers: a ceiling, not a promise",
+            else "the epoch was chosen on these speakers, so the figures are optimistic",
             "calibrated_on": basis.name,
             "threshold": asdict(basis.threshold),
             **{name: value for name, value in basis.metrics.items() if name != "each"},
@@ -289,7 +293,7 @@ class Trainer:
             self.teachers.of(split, seed)
 
     def _teacher_record(self, split: Split, seed: int) -> dict[str, Any]:
-        """A checkpoint's provenance of its teachers: which, and the speakers that they were trained on."""
+        """The teachers in a checkpoint's provenance: which they are, and the speakers they were trained on."""
         if self.teachers is None:
             return {}
         found = self.teachers.of(split, seed)
@@ -302,7 +306,7 @@ class Trainer:
 
 
 def _recipe_name(bundle: Bundle) -> str:
-    """The name of the recipe that trained a checkpoint, else the checkpoint's."""
+    """The name of the recipe that trained a checkpoint, or else the checkpoint's own name."""
     recipe = bundle.provenance.get("recipe")
     return str(recipe.get("name", bundle.name)) if isinstance(recipe, dict) else bundle.name
 
@@ -336,7 +340,7 @@ def _draw_curves(history: list[dict[str, float]], best_epoch: int, title: str, p
 
 
 def _epochs_of(run: Path) -> int | None:
-    """Training time of each network of a run, read from the files in its folder."""
+    """Number of epochs in a run's `recipe.json`; None if it cannot be read."""
     try:
         return int(json.loads((run / "recipe.json").read_text(encoding="utf-8"))["epochs"])
     except (OSError, ValueError, KeyError):

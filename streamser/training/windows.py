@@ -1,4 +1,4 @@
-"""Windows without random changes: computed once and kept in the network's memory, so that batches need no NumPy."""
+"""Windows without random changes: computed once and kept on the network's device, so that batches need no NumPy."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from streamser.nets.layers import SerNet
 from streamser.training.batches import BatchMaker
 
 Batch = tuple[Tensor, ...]
-"""A network's arguments: (B, T, bins), and the true lengths (B,) where rows are padded."""
+"""A network's arguments: windows (B, T, bins) and, if they are padded, their true lengths (B,)."""
 
 _WINDOWS_AT_ONCE = 64
 """Windows that are scored at a time."""
 _KEPT_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
-"""Limit of memory for these windows; if they need more, they are computed again each time."""
+"""Largest size of the windows that are kept, by device; larger sets of windows are computed again each time."""
 
 
 class Resident:
-    """Windows on one device, drawn by their index; shorter ones are padded, and their lengths go with them."""
+    """Windows on one device, taken by index; shorter windows are padded, and batches then contain the lengths."""
 
     def __init__(self, windows: Sequence[Tensor], device: torch.device) -> None:
         lengths = [len(window) for window in windows]
@@ -35,7 +35,7 @@ class Resident:
         self._lengths = torch.from_numpy(self.lengths).to(device)
 
     def batch(self, index: NDArray[np.int64]) -> Batch:
-        """The windows at these places, as long as the longest of them."""
+        """The windows with these indexes, padded to the longest of them."""
         place = torch.from_numpy(index).to(self.frames.device)
         if not self.padded:
             return (self.frames[place],)
@@ -50,9 +50,9 @@ def resident(
     device: torch.device,
     starts: NDArray[np.int64] | None = None,
 ) -> Resident | None:
-    """The training windows of these clips, or None if they are drawn again or would not fit.
+    """The training windows of these clips; None if they change from epoch to epoch or need too much memory.
 
-    `starts` are the first frames of pieces; without it each clip has one window.
+    `starts` are the first frames of pieces; without `starts`, each clip has one window.
     """
     if not batches.fixed:
         return None
@@ -85,7 +85,7 @@ class ServedWindows:
         self._kept: list[tuple[Batch, list[int]]] | None = None
 
     def __iter__(self) -> Iterator[tuple[Batch, list[int]]]:
-        """Batches, and which clip each of their windows is of."""
+        """Batches, and for each window the position in `rows` of its clip."""
         if self._kept is not None:
             yield from self._kept
             return
@@ -111,7 +111,7 @@ class ServedWindows:
             yield self._joined(waiting), owners
 
     def _windows(self) -> Iterable[tuple[int, Tensor]]:
-        """Every window with its clip's position in `rows`, sorted by length where windows may be short."""
+        """Every window with its clip's position in `rows`, sorted by length if windows may be short."""
         found = ((order, window) for order, row in enumerate(self.rows) for window in self.batches.whole(int(row)))
         return sorted(found, key=lambda one: len(one[1])) if self.batches.features.short == "keep" else found
 

@@ -126,7 +126,7 @@ def test_a_room_keeps_length_and_level_and_fills_the_pauses() -> None:
 
 
 @pytest.mark.parametrize("rt60_s", [0.2, 0.6])
-def test_a_made_up_room_decays_by_60_db_in_its_time(rt60_s: float) -> None:
+def test_a_synthetic_room_decays_by_60_db_in_its_time(rt60_s: float) -> None:
     response = room_response(rt60_s, 6.0, 0)
     decay = np.cumsum(np.square(response[1:], dtype=np.float64)[::-1])[::-1]
     half = len(response) // 2
