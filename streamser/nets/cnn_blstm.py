@@ -3,13 +3,13 @@
 "Discriminative feature learning for speech emotion recognition" (additive margin, focal loss and combined
 attentive pooling on one CNN-BLSTM baseline), 2019, tables 1 and 2.
 
-Attention weighs "each time step and each recurrent direction", which is what makes the pooled feature 64-d: all
-2 T vectors of 64 values share one softmax. Luong's multiplicative score against a constant query is a dot product
-with one learned vector, here one a direction.
+Attention weighs "each time step and each recurrent direction": all 2 T vectors of 64 values share one softmax, so the
+pooled feature has 64 values. Luong's multiplicative score with a constant query is a dot product with a learned vector;
+here each direction has its own.
 
-The paper gives two sizes, "less than 360K" and "383K". As printed, with torch's two LSTM biases, the network has
+The paper gives two sizes, "less than 360K" and "383K". Built as printed, with torch's two LSTM biases, the network has
 401,412 parameters, and 401,668 with combined pooling, whose 256 further weights are the paper's 0.07 %. ReLU after
-batch norm is our choice, since the paper names no activation.
+batch norm is our choice, because the paper names no activation.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def _module(inputs: int, filters: int, pooled: bool) -> nn.Sequential:
 class CnnBlstm(SerNet):
     """(B, T >= 32, F >= 32) log-mel frames to logits.
 
-    `combined` pools the weighted standard deviation beside the mean; `cosine_scale` > 0 replaces the linear head by the
-    additive-margin softmax's normalised head.
+    `combined` pools the weighted standard deviation in addition to the mean; `cosine_scale` > 0 replaces the linear
+    head by the normalised head of the additive-margin softmax.
     """
 
     def __init__(self, n_classes: int, *, bins: int = 40, combined: bool = False, cosine_scale: float = 0.0) -> None:
         embedding_dim = LSTM_UNITS * (2 if combined else 1)
-        # Five halvings of both axes.
+        # Five poolings halve both axes.
         super().__init__(n_classes, bins=bins, embedding_dim=embedding_dim, min_frames=32, min_bins=32)
         widths = (1, *FILTERS)
         self.convolutions = nn.Sequential(

@@ -21,7 +21,7 @@ from streamser.nets.tracing import Traceable, trace
 from streamser.onnxgraph import check_graph
 from streamser.ort import onnxruntime
 
-_LONG = 1024  # shorter constants stay float32: the saving would be smaller than another node
+_LONG = 1024  # shorter constants stay float32: a Cast node would take more than half precision saves
 TOLERANCE = 1e-4
 """Largest difference of a logit or an embedding value between torch and ONNX Runtime."""
 
@@ -47,7 +47,7 @@ def export_onnx(net: SerNet, features: FeatureConfig, n_classes: int) -> bytes:
     if net.n_classes != n_classes or net.bins != features.bins:
         raise ValueError(
             f"the network has {net.n_classes} classes and {net.bins} bins, "
-            f"but {n_classes} classes and {features.bins} bins were promised"
+            f"but {n_classes} classes and {features.bins} bins are needed"
         )
     twin = frozen_copy(net)
     example = torch.from_numpy(probe_frames(features, 2, net.min_frames + 20))
@@ -113,21 +113,21 @@ def check_onnx(net: SerNet, features: FeatureConfig, graph: bytes) -> float:
         logits, embedding = run_session(session, probe)
         differences = [
             largest_difference(logits, expected.numpy(), _terms(net.head, hidden)),
-            # Rounding follows the largest terms of the layer, also for a small value that is a sum of large terms.
+            # A small value may be a sum of large terms, so the allowed error follows the layer's largest value.
             largest_difference(embedding, expected_embedding.numpy(), 10.0 * float(expected_embedding.abs().max())),
         ]
-        difference = float(np.max(differences))  # NaN, unlike Python's max, wins
+        difference = float(np.max(differences))  # NaN if one of them is NaN, unlike Python's max
         if not difference <= TOLERANCE:
             raise BundleError(
                 f"the exported graph differs from the network by {difference:.1e} at {batch} x {frames} frames, "
-                f"more than {TOLERANCE:.0e}; export with the torch and onnxruntime that streamser[torch] names"
+                f"more than {TOLERANCE:.0e}; use the versions of torch and onnxruntime that streamser[torch] requires"
             )
         worst = max(worst, difference)
     return worst
 
 
 def compare_graphs(graph: bytes, other: bytes, net: SerNet, features: FeatureConfig) -> float:
-    """Largest difference between two graphs' outputs at the lengths and batch sizes that `net` is checked at."""
+    """Largest difference between two graphs' outputs at the lengths and batch sizes of `probe_shapes`."""
     sessions = [open_session(graph), open_session(other)]
     differences: list[float] = []
     for batch, frames in probe_shapes(net, features):
@@ -138,9 +138,10 @@ def compare_graphs(graph: bytes, other: bytes, net: SerNet, features: FeatureCon
 
 
 def largest_difference(values: Frames, references: Frames, terms: float = 0.0) -> float:
-    """Largest difference of any value, relative to float32's precision.
+    """Largest difference between values and references, scaled for the seven digits of float32.
 
-    It has seven digits: beyond 10 a value is measured at its own size, and so is a sum whose terms exceed 100.
+    Each difference is divided by the largest of 1, a tenth of the reference, and a hundredth of `terms`: the magnitude
+    of the terms that were summed.
     """
     slack = np.maximum(max(1.0, terms / 100.0), np.abs(references) / 10.0)
     return float(np.max(np.abs(values - references) / slack))
@@ -155,13 +156,13 @@ def _terms(head: nn.Module, embedding: Tensor) -> float:
 
 
 def probe_shapes(net: SerNet, features: FeatureConfig) -> list[tuple[int, int]]:
-    """Batch sizes and numbers of frames to check: the network's window, the shortest input, and sizes not traced."""
+    """Batch sizes and numbers of frames to check: a whole window, the shortest input, and two more."""
     least = net.min_frames
     return [(2, max(features.window_frames, least)), (1, least), (5, least + 7), (3, least + 40)]
 
 
 def probe_frames(features: FeatureConfig, batch: int, frames: int, seed: int = 0) -> Frames:
-    """Random frames of speech-like levels, (batch, frames, bins), in the config's range."""
+    """Random frames with levels like speech, scaled by the front end, (batch, frames, bins)."""
     rng = np.random.default_rng(seed)
     if features.kind == "samples":
         level = 10.0 ** rng.uniform(-3.0, -1.0, (batch, 1, 1)) * (1.0 + 0.8 * rng.uniform(-1, 1, (batch, frames, 1)))
@@ -173,7 +174,7 @@ def probe_frames(features: FeatureConfig, batch: int, frames: int, seed: int = 0
 
 
 def open_session(graph: bytes) -> onnxruntime.InferenceSession:
-    """The graph, ready to run on one CPU thread."""
+    """Load the graph into ONNX Runtime, to run on one CPU thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -4,7 +4,7 @@ S. Tripathi, A. Kumar, A. Ramesh, C. Singh, P. Yenigalla, "Focal loss based resi
 for speech emotion recognition", 2019, tables 1 and 4.
 
 The 18-layer network of He et al. 2015 with one input channel: 11.17 M parameters. The paper's spectrogram is relative
-to each clip's maximum, as in librosa; ours has a fixed reference, and the first batch norm compensates the difference.
+to each clip's maximum, as in librosa; ours has a fixed reference, so level differences between clips remain.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BLOCKS_A_STAGE = 2
 
 
 class _Residual(nn.Module):
-    """Two 3x3 convolutions, each with batch norm before ReLU, around a shortcut."""
+    """Two 3x3 convolutions with batch norm, plus a shortcut; ReLU follows the first and the sum."""
 
     def __init__(self, inputs: int, filters: int, stride: int) -> None:
         super().__init__()

@@ -14,9 +14,9 @@ from streamser.features import FeatureConfig, dct_matrix, mel_matrix, window_val
 class TorchFrontEnd(nn.Module):
     """Samples (B, n) at `config.sample_rate` to frames (B, T, bins), the values of `features.extract`.
 
-    It does not resample: audio for a config of another rate than 16 kHz goes through `audio.resample` first. Everything
-    is float64 until the last line, since rounding errors of a float32 FFT would exceed the floor beside a full-scale
-    tone.
+    This module does not resample: if the config has another rate than 16 kHz, call `audio.resample` first. It computes
+    in float64 and returns float32, because beside a full-scale tone, the rounding errors of a float32 FFT would exceed
+    the floor.
     """
 
     window: Tensor
@@ -52,7 +52,7 @@ class TorchFrontEnd(nn.Module):
             return self._scaled(self._log_mel(self._framed(samples.double()))).float()
 
     def _framed(self, samples: Tensor) -> Tensor:
-        """Overlapping pieces, with silence around them if the config has it, (B, n) -> (B, T, fft_size)."""
+        """Overlapping pieces of the audio, padded with silence as the config asks, (B, n) -> (B, T, fft_size)."""
         config, size = self.config, samples.shape[1]
         n_frames = config.frames_in(size)
         if not n_frames:
@@ -63,7 +63,7 @@ class TorchFrontEnd(nn.Module):
         return padded.unfold(1, config.fft_size, config.hop_samples)[:, :n_frames]
 
     def _log_mel(self, pieces: Tensor) -> Tensor:
-        """(B, T, fft_size) -> (B, T, n_mels)"""
+        """Log-mel of the pieces, (B, T, fft_size) -> (B, T, n_mels)."""
         config = self.config
         if not pieces.shape[1]:
             return pieces.new_zeros(len(pieces), 0, config.n_mels)

@@ -16,7 +16,7 @@ def hidden_of(statistics: Tensor, standard: nn.Module, hidden: nn.Module) -> Ten
 
 
 class Standard(nn.Module):
-    """Each statistic relative to the training set's mean and deviation, which the trainer measures before it begins."""
+    """Standardize each statistic with its mean and deviation in the training set, which the trainer measures first."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -36,7 +36,7 @@ class Standard(nn.Module):
 
 
 class FrozenHead(SerNet):
-    """(B, 1, size) of an encoder's statistics to logits, built from the modules of the network that it is a part of."""
+    """An encoder's statistics (B, 1, size) to logits; the modules may be shared with the whole network."""
 
     def __init__(self, n_classes: int, standard: Standard, hidden: nn.Linear, head: nn.Module, dropout: nn.Dropout):
         super().__init__(

@@ -1,9 +1,9 @@
 """Store the large matrices of a graph in 8 bits; ONNX Runtime then multiplies 8-bit integers.
 
-Every 128 values of a matrix's column share a scale, and so do every 128 values of a row that it is multiplied by, so a
-row's result does not depend on other rows, and chunks give the same results as the whole. Convolutions and small
-matrices stay in 32 bits. One scale for all rows together (`DynamicQuantizeMatMul`) is faster but costs accuracy;
-docs/performance.md has both.
+Each block of 128 values in a column of the matrix has its own scale, and so has each block of 128 values in a row of
+the input. A row's result thus does not depend on other rows, and chunks give the same results as the whole utterance.
+Convolutions and small matrices stay in 32 bits. One scale for all rows together (`DynamicQuantizeMatMul`) is faster but
+costs accuracy; docs/performance.md compares the two.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from streamser.features import Frames
 
 __all__ = ["quantized"]
 
-_LEAST = 10_000  # values of a matrix; smaller ones cost little
-_KEPT = "hidden"  # the layer on top of an encoder's statistics: one row for each result
-_BLOCK = 128
-_INT8 = 4  # the operator's name for rows in 8 bits too
+_LEAST = 10_000  # values of a matrix; smaller matrices cost little
+_KEPT = "hidden"  # name of a layer that stays in 32 bits: it has one row for each result, so it costs little
+_BLOCK = 128  # values that share a scale
+_INT8 = 4  # the operator's `accuracy_level` at which it also rounds the input to 8 bits
 _DOMAIN = "com.microsoft"  # of ONNX Runtime's own operators
 
 

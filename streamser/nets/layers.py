@@ -18,7 +18,7 @@ class NetOutput(NamedTuple):
     logits: Tensor
     """(B, C), before softmax and calibration."""
     embedding: Tensor
-    """(B, D), the last hidden layer; the logits are a linear function of it."""
+    """(B, D), the last hidden layer, which the head turns into logits."""
     reconstruction: Tensor | None = None
     """(B, T, F), the decoder's reconstruction of the input; only networks with a decoder."""
 
@@ -30,7 +30,7 @@ class SerNet(nn.Module):
     """
 
     needs_start = False
-    """Whether a part of it is frozen, so that training needs the weights of that part."""
+    """Whether a part of the network is frozen, so that training needs a file with the weights of this part."""
     takes_lengths = False
     """Whether `forward` also takes the true length of each window, so that a batch may be padded."""
 
@@ -60,7 +60,7 @@ class SerNet(nn.Module):
         raise NotImplementedError
 
     def served(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, C), and the embedding (B, D) that the runtime returns and makes baselines of."""
+        """Logits (B, C), and the embedding (B, D) that the runtime returns and computes baselines from."""
         output: NetOutput = self(frames)
         return output.logits, output.embedding
 
@@ -73,13 +73,14 @@ class SerNet(nn.Module):
         return self
 
     def step_graph(self, features: FeatureConfig) -> Traceable | None:
-        """The module that computes only new frames of a stream, if the network has one for these features. Its metadata
-        `streamser.step`, `window` or `chunks`, decides how `streamser.engines` runs the graph.
+        """The module that computes only new frames of a stream, if the network has one for these features.
+
+        Its metadata `streamser.step` (`window` or `chunks`) decides how `streamser.engines` runs the graph.
         """
         return None
 
     def check(self, frames: Tensor) -> None:
-        """ValueError unless the frames are of a shape that this network can score."""
+        """Raise ValueError if this network cannot score frames of this shape."""
         if torch.onnx.is_in_onnx_export():  # a comparison would become a constant when the export is traced
             return
         if frames.ndim != 3 or frames.shape[2] != self.bins or frames.shape[1] < self.min_frames:
@@ -92,8 +93,8 @@ class SerNet(nn.Module):
 class CosineHead(nn.Module):
     """Scaled cosines between an embedding and each class direction: no bias, both sides normalised.
 
-    The scale lives here, so that the logits that are served and calibrated are the ones that were trained.
-    The additive-margin loss only subtracts scale * margin from the true class's logit.
+    The scale belongs to the head, so that the served and calibrated logits have the scale of training. The
+    additive-margin loss only subtracts scale * margin from the true class's logit.
     """
 
     def __init__(self, embedding_dim: int, n_classes: int, scale: float) -> None:
@@ -114,7 +115,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 class SharedBiGru(nn.Module):
-    """A bidirectional GRU whose two directions are one set of weights, with the single bias of TensorFlow's cell.
+    """A bidirectional GRU whose two directions share their weights, with the single bias of TensorFlow's cell.
 
     The sequence and its mirror image go through one GRU as one batch of twice the size.
     """
@@ -158,7 +159,10 @@ def recur(rnn: nn.GRU | nn.LSTM, x: Tensor) -> Tensor:
 
 
 def rebuilt(decoder: nn.Module | None, code: Tensor, frames: Tensor, most: int) -> Tensor | None:
-    """The reconstruction of the input from `code`, (B, T, F); None without a decoder, and in an exported graph."""
+    """The reconstruction of the input from `code`, (B, T, F).
+
+    None without a decoder, in an exported graph, and for inputs of more than `most` frames.
+    """
     if decoder is None or torch.onnx.is_in_onnx_export() or frames.shape[1] > most:
         return None
     whole: Tensor = decoder(code).reshape(-1, most, frames.shape[2])

@@ -1,8 +1,8 @@
 """LightSERNet: three parallel convolutions of the MFCC, then small convolutions to one vector.
 
 A. Aftab, A. Morsali, S. Ghaemmaghami, B. Champagne, "Light-SERNet: a lightweight fully convolutional neural
-network for speech emotion recognition", ICASSP 2022, tables 1 and 2; and A. Scardino, L. Distefano, A. Cadoli's
-report on it, whose variant has PReLU for ReLU and a residual connection over each parallel path.
+network for speech emotion recognition", ICASSP 2022, tables 1 and 2; and a report on it by A. Scardino, L. Distefano
+and A. Cadoli, whose variant has PReLU instead of ReLU and a residual connection over each parallel path.
 
 462,468 parameters with batch-norm statistics and four classes: the parallel paths' convolutions have a bias, the blocks
 after them have none. The report does not define how its residual joins the pooled path: we add the input before
@@ -37,7 +37,7 @@ def _activation(prelu: bool) -> nn.Module:
 
 
 class _Path(nn.Module):
-    """Convolution, batch norm, activation, average pool; with the report's residual on request."""
+    """Convolution, batch norm, activation, average pool; `residual` adds the input before pooling."""
 
     def __init__(self, kernel: tuple[int, int], prelu: bool, residual: bool) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _Path(nn.Module):
 
 
 def _block(inputs: int, filters: int, kernel: int, pool: tuple[int, int] | None, prelu: bool) -> nn.Sequential:
-    """A local feature learning block; the last one's pooling is the mean over everything, computed by the network."""
+    """A local feature learning block; the last one has no `pool`, because `embed` averages its maps."""
     layers = [
         nn.Conv2d(inputs, filters, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(filters),
@@ -124,7 +124,8 @@ class LightSerNet(SerNet):
 
 
 class _LightSerNetStep(nn.Module):
-    """LightSERNet on runs of columns. Convolutions have no padding in time, since a run includes its neighbours."""
+    """LightSERNet on runs of columns, as `streamser.engines.columns` gives them. Convolutions do not pad in time,
+    because a run includes its neighbouring columns."""
 
     def __init__(self, net: LightSerNet) -> None:
         super().__init__()
@@ -172,12 +173,12 @@ def _as_columns(x: Tensor) -> Tensor:
 
 
 def _chosen(known: Tensor, computed: Tensor, run: Tensor) -> Tensor:
-    """Columns in the order of the run, of the known ones (n, C, F) and the computed ones (m, C, F): (1, C, r, F)."""
+    """Select the columns of a run, in its order, from the known (n, C, F) and the computed (m, C, F): (1, C, r, F)."""
     return torch.cat([known, computed]).index_select(0, run).transpose(0, 1).unsqueeze(0)
 
 
 def _unpadded(block: nn.Module, x: Tensor) -> Tensor:
-    """One of the body's blocks without its padding in time."""
+    """Apply a block of the body without padding in time."""
     assert isinstance(block, nn.Sequential)
     conv, *others = block
     assert isinstance(conv, nn.Conv2d)

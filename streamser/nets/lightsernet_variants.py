@@ -1,8 +1,8 @@
-"""LightSERNet with one idea of papers 1 to 3 at a time, so that their claims can be compared on one network.
+"""LightSERNet with one idea of papers 1 to 3 (docs/papers.md) at a time, to compare their claims on one network.
 
-Their losses need no network of their own, but for the additive margin's normalised head and the reconstruction's
-decoder. Pooling: `spread` appends the standard deviation to the mean, `attention` weighs every place of the last plane
-by a learned query, `combined` does both, as paper 3 pools its recurrent steps.
+Of their losses, two need a change of the network: the additive margin a normalised head, the reconstruction a decoder.
+Pooling: `spread` appends the standard deviation to the mean, `attention` weighs every position of the last feature map
+by a learned query, `combined` does both, as paper 3 does with its recurrent steps.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Pooling = Literal["mean", "spread", "attention", "combined"]
 class LightSerNetVariant(LightSerNet):
     """(B, T >= 32, F >= 8) frames to logits.
 
-    `cosine_scale` > 0 adds the additive margin's head, `decode_frames` > 0 a decoder that rebuilds windows of up to
-    that many frames from the embedding; an exported graph has no decoder.
+    `cosine_scale` > 0 replaces the head by the additive margin's; `decode_frames` > 0 adds a decoder that reconstructs
+    windows of up to that many frames from the embedding. An exported graph has no decoder.
     """
 
     def __init__(

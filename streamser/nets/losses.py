@@ -121,8 +121,8 @@ class SerLoss(nn.Module):
         difficulty: Tensor | None = None,
         shares: Tensor | None = None,
     ) -> Tensor:
-        """A scalar. `frames` are the reconstruction's target, `difficulty` (B,) indexes `gamma_by_difficulty`, `shares`
-        (B, C) are those of each label among a clip's annotations."""
+        """The batch's loss, a scalar. `frames` are the reconstruction's target, `difficulty` (B,) indexes
+        `gamma_by_difficulty`, `shares` (B, C) has each label's share of a clip's annotations."""
         with torch.autocast(output.logits.device.type, enabled=False):
             each = self._classification(_full(output.logits), targets, difficulty, shares)
             if self.weights is not None:
@@ -132,7 +132,7 @@ class SerLoss(nn.Module):
                 total = total + self.spec.centre * centre_distance(_full(output.embedding), self.centres, targets)
             if self.spec.reconstruction:
                 if output.reconstruction is None or frames is None:
-                    raise ValueError("a reconstruction loss needs a network with a decoder, and the frames it was fed")
+                    raise ValueError("a reconstruction loss needs a network with a decoder, and its input frames")
                 error = F.mse_loss(_full(output.reconstruction), _full(frames))
                 total = total + self.spec.reconstruction * error
             return total

@@ -4,8 +4,8 @@ S. Tripathi, A. Ramesh, A. Kumar, C. Singh, P. Yenigalla, "Learning discriminati
 reconstruction as regularizer for speech emotion recognition", 2019, tables 1 and 2.
 
 260,452 parameters without the decoder: convolutions are valid, and pooling reduces each path to 2 x 2. The paper gives
-no sizes for the decoder ("even more FC layers"): ours are 64, 128 and 256. Its output has the size of the whole
-window; a shorter input is compared with its beginning, and a longer one has no reconstruction.
+no sizes for the decoder ("even more FC layers"): ours are 64, 128 and 256. The decoder's output has the size of a whole
+window; a shorter input is compared with the output's beginning, and a longer input has no reconstruction.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ParallelCnn(SerNet):
 
 
 def _decoder(values: int, dropout: float) -> nn.Sequential:
-    """The second branch: its own hidden layer, more of them, and a sigmoid of the input's size."""
+    """The second branch: hidden layers, and a sigmoid layer with `values` outputs."""
     first, *rest = DECODER
     layers: list[nn.Module] = [nn.Linear(SHARED, first), nn.BatchNorm1d(first), nn.ReLU(), nn.Dropout(dropout)]
     for inputs, units in zip(DECODER, rest, strict=False):

@@ -69,7 +69,7 @@ def _focal_resnets() -> Iterator[Variant]:
             loss=losses[loss],
             recipe=_recipe("focal-resnet"),
             published=_scores("iemocap-improvised-happy", ua, wa),
-            notes="Optimizer, rate and batch are ours. The dB reference is fixed, not each clip's own maximum.",
+            notes="Optimizer, learning rate and batch are ours. The dB reference is fixed, not each clip's maximum.",
         )
 
 
@@ -110,8 +110,8 @@ def _parallel_cnns() -> Iterator[Variant]:
             build=partial(ParallelCnn, bins=features.bins),
             loss=LossSpec(),
             recipe=_recipe("parallel-cnn", optimizer="adadelta", lr=1.0),
-            notes="Lambda 1 is the paper's best, 4; lambda 2, the rate, the batch and the decoder's sizes are ours, "
-            "dropout is the middle of the paper's 25 to 75 %.",
+            notes="Lambda 1 is the paper's best, 4; lambda 2, the learning rate, the batch and the decoder's sizes are "
+            "ours, dropout is the middle of the paper's 25 to 75 %.",
         )
         decoding = partial(ParallelCnn, bins=features.bins, decode_frames=features.window_frames)
         yield replace(
@@ -221,7 +221,7 @@ def _sepconvs() -> Iterator[Variant]:
         short="keep",
         long="middle",
     )
-    loss = "Epochs are ours, and Lq's q is that of the work it cites."
+    loss = "The number of epochs is ours; Lq's q is that of the paper that Zhong et al. cite."
     yield from _sepconv_rows("sepconv", features, f"A 40 ms window every 10 ms, as in the authors' code. {loss}")
     literal = replace(features, window_samples=1024, hop_samples=768)
     yield from _sepconv_rows(
@@ -276,7 +276,7 @@ def _sepconv_rows(name: str, features: FeatureConfig, notes: str) -> Iterator[Va
             table=f"Table 2, no attention, {blocks} blocks",
             build=partial(SepConv, bins=128, blocks=blocks, attention=False),
             published=_scores(*scores),
-            notes=f"{notes} Table 2 does not name its blocks: its row with attention is table 4's of {blocks}.",
+            notes=f"{notes} Table 2 gives no number of blocks; its row with attention is table 4's with {blocks}.",
         )
     others = {
         "soft": ("Soft_loss", LossSpec(kind="soft", weighted=True), (69.95, 69.05, 69.29)),
@@ -328,8 +328,8 @@ def _lightsernets() -> Iterator[Variant]:
             epochs=300,
             weight_decay=1e-6,
         ),
-        notes="The published figures pick the best of 300 epochs on the test fold. Whether excited counts as happy in "
-        "the improvised half too is not printed; it does here.",
+        notes="The published figures are those of the best of 300 epochs on the test fold. The paper leaves open "
+        "whether excited counts as happy in the improvised half too; here it does.",
     )
     losses = {"ce": LossSpec(), "focal": LossSpec(kind="focal", gamma=2.0)}
     published: dict[tuple[int, str], Mapping[str, tuple[float, float, float]]] = {  # UA, WA, F1
@@ -361,9 +361,9 @@ def _lightsernets() -> Iterator[Variant]:
 def _lightsernet_reports(row: Variant) -> Iterator[Variant]:
     """Scardino et al.: PReLU, a residual connection over each path, Hamming, mel from 40 Hz, clips scaled to peak 1.
 
-    Its schedule has two readings. As printed, "decreased each epoch with a rate of exp(-0.9)", all epochs together
-    equal 1.7 epochs at the full rate, and the network learns almost nothing. With the parent's schedule (from epoch 50,
-    every 20 epochs) it learns.
+    The report's schedule has two readings. As printed, "decreased each epoch with a rate of exp(-0.9)", all epochs
+    together equal 1.7 epochs at the full rate, and the network learns almost nothing. With the schedule of Aftab et al.
+    (from epoch 50, every 20 epochs) it learns.
     """
     features = replace(row.features, window="hamming", mel_min_hz=40.0, peak=True)
     build = partial(LightSerNet, bins=40, prelu=True, residual=True)
@@ -377,7 +377,7 @@ def _lightsernet_reports(row: Variant) -> Iterator[Variant]:
             features=replace(features, length_s=2.0, long="pieces", stride_s=2.0),
             recipe=replace(recipe, lr=1e-5),
             published={"emodb": {"accuracy": 78.63, "f1": 78.63, "wa": 82.05} | _parts(94.40, 96.39, 86.44)},
-            notes="Its accuracy and its F1 are one figure, 78.63: F1 was averaged over clips.",
+            notes="Accuracy and F1 are equal, 78.63, so F1 was averaged over clips.",
         ),
         replace(
             report,
@@ -394,7 +394,7 @@ def _lightsernet_reports(row: Variant) -> Iterator[Variant]:
             build=partial(build, body_filters=(96, 144, 128, 160)),
             recipe=recipe,
             published={"asvp-esd": {"accuracy": 49.37, "wa": 65.68} | _parts(81.90, 85.55, 67.28)},
-            notes="The first two blocks are wider by an unnamed amount: half as much again here.",
+            notes="The report does not name the width of the first two blocks; here it is 1.5 times the paper's.",
         ),
     )
     own = "The report averages accuracies with weights of its own; its WA is not the papers'."

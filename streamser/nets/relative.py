@@ -35,7 +35,7 @@ class RelativeHead(nn.Module):
 
 
 def export_relative(head: RelativeHead) -> bytes:
-    """The head as ONNX, compared with torch's numbers; BundleError where they differ."""
+    """The head as ONNX, compared with torch's numbers; BundleError if they differ."""
     head = head.to("cpu").eval()
     size = len(head.mean)
     rng = np.random.default_rng(0)

@@ -6,9 +6,9 @@ recognition", Interspeech 2020, tables 2 to 5.
 860,166 + 17,728 N parameters for four classes and N inverted residuals. This is exactly table 4 in units of 2^20, and
 only these choices give it: both directions of the GRU share their weights, with one bias; the first block's depthwise
 convolution has a bias and the residuals' have none; PReLU has one slope; attention has a bias. Untied directions would
-give 1.78 M. Initial weights are TensorFlow's, Glorot and zero: without norms, a network learns several times slower
-from torch's. For "no attention" the paper names no substitute: we take the GRU's last step of each direction. The
-activations are those of the text, if the figure has none.
+give 1.78 M. Initial weights are Glorot and biases zero, as in TensorFlow: from torch's initial weights, this network
+without norms learns several times more slowly. For "no attention" the paper names no substitute: we take the GRU's last
+step of each direction. If the figure shows no activation, we take the one in the text.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class SepConv(SerNet):
         self.apply(_begin)
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> NetOutput:
-        """Score windows of frames, (B, T, F); with `lengths`, (B,), only the first frames of each."""
+        """Score windows of frames, (B, T, F); with `lengths`, (B,), the frames from there on are padding."""
         self.check(frames)
         embedding = self.embed(frames, lengths)
         return NetOutput(self.head(self.dropout(embedding)), embedding)
@@ -105,10 +105,10 @@ class SepConv(SerNet):
         return embedding
 
     def _middle(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The first block and the residuals on padded maps, with the results of each row alone; and the new lengths.
+        """Run the first block and the residuals on padded maps; every row gets the result that it would get alone.
 
-        Only a 3x3 kernel reads beyond a row's end. Its input there must equal its own padding: zeros, and nothing to
-        pool.
+        Returns the maps and their new lengths. Only 3x3 kernels read beyond a row's end. Their input there must equal
+        their own padding: zeros for a convolution, the lowest number for the pooling.
         """
         widen, relu, depthwise, project, pool = self.first
         inside = _inside(x, lengths)
@@ -131,5 +131,5 @@ class SepConv(SerNet):
 
 
 def _inside(x: Tensor, lengths: Tensor) -> Tensor:
-    """Which times of maps (B, C, T, F) lie before each row's end, (B, 1, T, 1)."""
+    """True for the times of maps (B, C, T, F) that lie before each row's end, (B, 1, T, 1)."""
     return (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None, :, None]

@@ -1,7 +1,4 @@
-"""Export a network as a step graph, which computes only columns that earlier windows did not compute.
-
-`streamser.engines.columns` runs it.
-"""
+"""Export a network as a step graph, which computes only what new audio changes; `streamser.engines` runs it."""
 
 from __future__ import annotations
 
@@ -16,6 +13,6 @@ __all__ = ["export_step"]
 def export_step(net: SerNet, features: FeatureConfig) -> bytes | None:
     """The network's step graph as ONNX; None if it has none for these features."""
     if features.center or features.fft_size != features.window_samples or features.sample_rate != 16_000:
-        return None  # a frame would need samples that have not arrived
+        return None  # a frame would need later samples, or resampled ones
     step = frozen_copy(net).step_graph(features)
     return None if step is None else narrowed(trace(step))

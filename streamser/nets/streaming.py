@@ -59,7 +59,7 @@ class WindowNet(nn.Module):
 
 
 def stream_net(net: SerNet, features: FeatureConfig) -> StreamNet:
-    """The network itself where it takes chunks, else the network on whole windows."""
+    """The network itself if it takes chunks, else a `WindowNet` around it."""
     chunked: Any = net
     if isinstance(chunked, StreamNet):
         return chunked

@@ -35,7 +35,7 @@ CHUNK_FRAMES = 26  # 260 ms: one hop of partial results
 FIRST_FRAMES = 3 * CHUNK_FRAMES - 2
 CONTEXT_TOKENS = 200  # a token attends to up to 4 s before it
 _SPAN = 8 * math.log(10)  # Whisper clamps log-mel at 80 dB below its maximum
-_LEVEL = -3.75  # ln of the mean mel power of speech at -26 dBFS (RMS 0.05), which every utterance is brought to
+_LEVEL = -3.75  # ln of the mean mel power of speech at -26 dBFS (RMS 0.05); every utterance is shifted to this level
 
 
 class State(NamedTuple):
@@ -176,7 +176,7 @@ class Encoder(nn.Module):
             x, key, value = layer(x, blocked, state.keys[index], state.values[index])
             keys.append(key[:, -CONTEXT_TOKENS:])
             values.append(value[:, -CONTEXT_TOKENS:])
-            # Chan's rule for the statistics of two parts together: no difference of large sums
+            # Chan's rule merges the statistics of two parts without a difference of large sums.
             here = x.mean(dim=1)
             away = here - state.mean[index]
             means.append(state.mean[index] + away * own.sum() / total)
@@ -208,8 +208,8 @@ def statistics(mean: Tensor, variance: Tensor) -> Tensor:
 class Whisper(SerNet):
     """(B, T >= 2, BINS) log-mel to logits: encoder, mean and deviation of each layer over time, one hidden layer.
 
-    The encoder is frozen: a recipe names the file of its weights under `start`. The embedding that is served is the
-    statistics themselves, since a stream compares them with those of its own neutral utterances.
+    The encoder is frozen: a recipe names the file of its weights under `start`. The served embedding is the statistics
+    themselves, because a stream compares them with those of the speaker's earlier utterances.
     """
 
     needs_start = True
@@ -271,7 +271,7 @@ class Whisper(SerNet):
 
 
 class _ChunkStep(nn.Module):
-    """One chunk of one stream, (1, T, BINS), for ONNX Runtime on the CPU; it never copies its keys and values.
+    """One chunk of one stream, (1, T, BINS), for ONNX Runtime on the CPU; earlier keys and values are never copied.
 
     `stream_step` appends a chunk's keys and values to those before it and returns all of them, for many streams in one
     batch on a device. For one stream on the CPU these copies cost a sixth of the step. Here the keys and values of the
@@ -313,7 +313,7 @@ class _ChunkStep(nn.Module):
         return {name: 2 if name.startswith("keys") else 1 for name in self.states() if "." in name}
 
     def forward(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """The same numbers as `Whisper.stream_step`, up to the order of sums; states as `states` orders them."""
+        """The same numbers as `Whisper.stream_step`, except for the order of sums; states in the order of `states`."""
         power, peak, seen, mel, conv, mean, scatter, *rings = states
         encoder = self.net.encoder
         layers = len(encoder.layers)
@@ -331,7 +331,7 @@ class _ChunkStep(nn.Module):
         x = F.gelu(torch.cat([pairs, joined[2::2]], dim=1) @ self.second + self.biases[1])
         x = x + positions((before + own.cumsum(0) - 1)[:, 0])
         slot = torch.arange(CONTEXT_TOKENS, dtype=x.dtype)
-        blocked = torch.where(slot < before, 0.0, -torch.inf)  # (1, CONTEXT_TOKENS), of a ring that is not yet full
+        blocked = torch.where(slot < before, 0.0, -torch.inf)  # (1, CONTEXT_TOKENS), -inf for unused slots of the ring
         keys, values, heres, withins = [], [], [], []
         for module, old_keys, old_values in zip(encoder.layers, rings[:layers], rings[layers:], strict=True):
             layer: Any = module
@@ -348,7 +348,7 @@ class _ChunkStep(nn.Module):
             values.append(value)
             heres.append(here)
             withins.append((x - here).square().sum(dim=0, keepdim=True))
-        # Chan's rule for the statistics of two parts together, all layers at once
+        # Chan's rule merges the statistics of two parts, for all layers at once.
         away = torch.cat(heres) - mean
         share = tokens / (before + tokens)
         mean = mean + away * share

@@ -23,7 +23,7 @@ from streamser.nets.whisper import Whisper
 
 
 def _own() -> Iterator[Variant]:
-    """The shipped checkpoints: the papers' networks with a front end and a recipe that suit new speakers better."""
+    """Rows of our own, shipped or for ablations: front ends and recipes that suit new speakers better."""
     features = FeatureConfig(
         n_mels=128,
         mel_min_hz=80.0,
@@ -47,7 +47,7 @@ def _own() -> Iterator[Variant]:
         ),
     )
     yield row
-    # Ideas of papers 1 to 3 on this network, each alone, so that they can be compared.
+    # Ideas of papers 1 to 3 (docs/papers.md) on this network, each alone, so that they can be compared.
     idea = partial(LightSerNetVariant, bins=40)
     margin = LossSpec(kind="am_softmax", scale=10.0, margin=0.4)
     rebuild = LossSpec(reconstruction=1.0)
@@ -90,7 +90,7 @@ def _own() -> Iterator[Variant]:
         recipe=PublishedRecipe(
             protocol="honest", optimizer="adamw", lr=2e-3, schedule="onecycle", epochs=10, weight_decay=0.02
         ),
-        notes="Two encoder layers of a speech recognizer, frozen and chunk-causal: a recipe names them under `start`.",
+        notes="Two frozen, chunk-causal encoder layers of a speech recognizer; a recipe's `start` names the weights.",
     )
 
 
@@ -106,7 +106,7 @@ OWN_VARIANTS = _table(_own())
 
 
 def get(name: str) -> Variant:
-    """The variant of that name; ConfigError, with the nearest name, when there is none."""
+    """The variant of that name; if there is none, ConfigError with the nearest name."""
     found = OWN_VARIANTS.get(name) or VARIANTS.get(name)
     if found is None:
         near = difflib.get_close_matches(name, [*OWN_VARIANTS, *VARIANTS], n=1, cutoff=0.0)

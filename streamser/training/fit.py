@@ -36,8 +36,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "last.pt"
 SAVE_EVERY_S = 60.0
-"""Least time between checkpoints: a checkpoint holds up to five copies of the weights, so writing it can take longer
-than an epoch."""
+"""Least time between checkpoints: writing one, with up to five copies of the weights, can take longer than an epoch."""
 
 
 def allowed_labels(clips: Sequence[Clip], labels: Sequence[str]) -> NDArray[np.bool_]:
@@ -321,10 +320,7 @@ class Fit:
         return torch.cat([frames, self.outliers.draw(drawn, self.rng).to(self.device)])
 
     def _loss_of(self, output: NetOutput, own: NetOutput, frames: Tensor, drawn: NDArray[np.int64]) -> Tensor:
-        """The loss for these clips' labels, teachers and adversary.
-
-        `output` has the logits with the offsets and masks that only the labels' loss uses; `own` has the network's own.
-        """
+        """The loss for labels, teachers and adversary; `own` is `output` without the offsets and masks for labels."""
         result = self._label_loss(output, frames, drawn)
         if self.distiller is not None:
             distilled: Tensor = self.distiller(own.logits, own.embedding, self._there(self.train.rows[drawn]))
@@ -422,10 +418,7 @@ class Fit:
         partial.replace(self._checkpoint)  # if the process dies while saving, the previous checkpoint stays complete
 
     def resume(self) -> bool:
-        """Resume from the folder's checkpoint, if there is one; returns whether there was.
-
-        On a CPU the final weights are bit-identical to those of an uninterrupted run.
-        """
+        """Resume from the folder's checkpoint, if any; on a CPU, the final weights are those of an unbroken run."""
         if not self._checkpoint.exists():
             return False
         state: dict[str, Any] = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
