@@ -1,1 +1,1 @@
-"""Measure streamser, and what else is installed, on one recording in one run: `streamser bench` shows the results."""
+"""Measure streamser and other installed programs on the same audio; `streamser bench` prints the results."""

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: a request in JSON on the command line, figures in JSON as the last line."""
+"""One measurement in a separate process: a request in JSON on the command line, figures in JSON as the last line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many live streams one process serves: pushed in real time, more of them until results come too late."""
+"""Measure how many live streams one process serves: push more and more streams until results are too late."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamser.stream.pipeline import InferenceWorker, StreamConfig, WorkerStrea
 __all__ = ["Trial", "largest", "try_streams"]
 
 LATE_MS = 150.0
-"""A p95 of partial results beyond this, or a final that takes longer than this to compute, is too late."""
+"""Longest acceptable p95 of partial results, time to compute a final, and delay of pushed audio."""
 _BLOCK = SAMPLE_RATE // 50
 
 
@@ -36,7 +36,7 @@ class Trial:
     behind_ms: float
     """How late the slowest push of audio was."""
     cpu_cores: float
-    """CPU seconds a second, all threads."""
+    """CPU seconds per second, over all threads."""
 
     @property
     def in_time(self) -> bool:
@@ -44,7 +44,7 @@ class Trial:
 
 
 def try_streams(recognizer: Recognizer, audio: Samples, streams: int, seconds: float) -> Trial:
-    """Push this number of streams in real time, each from another place of the audio."""
+    """Push this number of streams in real time, each from another position in the audio."""
     config = StreamConfig()
     closing_ms = config.segmenter.end_silence_ms - config.segmenter.post_roll_ms
     partials: list[float] = []
@@ -83,7 +83,7 @@ def try_streams(recognizer: Recognizer, audio: Samples, streams: int, seconds: f
 
 
 def largest(attempt: Callable[[int], Trial], most: int) -> dict[str, Any]:
-    """The largest number of streams up to `most` that are served in time, within a tenth; and what was tried."""
+    """Find the largest number of streams, up to `most`, that is served in time, to within 10 %; with all trials."""
     tried: dict[int, Trial] = {}
 
     def in_time(streams: int) -> bool:

@@ -1,4 +1,4 @@
-"""What other ways of scoring the same windows cost: each peer takes one window of samples at a time."""
+"""Measure other ways of scoring the same windows (peers): each takes one window of samples at a time."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Predict = Callable[[Samples], object]
 
 
 class Peer(NamedTuple):
-    """Something to compare with."""
+    """A way of scoring windows to compare with."""
 
     title: str
     packages: tuple[str, ...]
-    """Modules that it imports."""
+    """Modules that the peer imports."""
     make: Callable[[str], Predict]
     """Takes a checkpoint's name, which only some peers use."""
 
@@ -142,14 +142,14 @@ PEERS = {
 
 
 def installed_peers() -> list[str]:
-    """The peers whose packages are there."""
+    """The peers whose packages are installed."""
     return [name for name, peer in PEERS.items() if all(find_spec(package) for package in peer.packages)]
 
 
 def measure_peer(
     name: str, model: str, audio: Path, windows: Sequence[tuple[int, int]], seconds: float
 ) -> dict[str, Any]:
-    """CPU and wall time of a window, over windows taken evenly from the stream, for about `seconds`."""
+    """CPU and wall time per window, over randomly chosen windows of the stream, for about `seconds`."""
     pcm = np.fromfile(audio, "<i2")
     predict = PEERS[name].make(model)
     order = np.random.default_rng(0).permutation(len(windows))

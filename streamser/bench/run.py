@@ -1,4 +1,4 @@
-"""Measure contenders in turn, round after round, each in a process of its own; figures are medians over the rounds."""
+"""Measure contenders in turn, round after round, each in a separate process; figures are medians over the rounds."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def measure(
 
 
 def medians(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Key by key the median of what all results have.
+    """The median of each figure over the results; of `scores_differ`, the largest value.
 
     >>> medians([{"a": 1.0, "b": {"c": 2.0}}, {"a": 3.0, "b": {"c": 2.0}}, {"a": 9.0, "b": {"c": 5.0}}])
     {'a': 3.0, 'b': {'c': 2.0}}
@@ -96,7 +96,7 @@ def medians(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _run(request: dict[str, Any], may_fail: bool) -> dict[str, Any]:
-    """The child's figures, and how long its first score took from the start of its process."""
+    """The child process's figures, and the time from its start to its first score."""
     command = [sys.executable, "-m", "streamser.bench.child", json.dumps(request)]
     began = time.perf_counter()
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What a live stream costs: one process, one checkpoint on one engine, the whole pipeline."""
+"""Measure the cost of a live stream: one process, one checkpoint on one engine, the whole pipeline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COMPARED = 24  # results that are computed once more from their whole window
 
 
 def measure_stream(model: str, engine: str, compute: str, threads: int, audio: Path) -> dict[str, Any]:
-    """Figures of one stream over a file of 16-bit samples; prints "ready" at the first score, for a cold start."""
+    """Figures of one stream over a file of 16-bit samples; prints "ready" at the first score (cold start)."""
     recognizer = load(model, compute, engine=engine, threads=threads)
     _first_score(recognizer, audio)
     sys.stdout.write("ready\n")
@@ -65,7 +65,7 @@ def _blocks(audio: Path) -> Iterator[bytes]:
 
 
 class _Blocks:
-    """The file as a source of 20 ms blocks, each as soon as the last one is taken."""
+    """The file as a source of 20 ms blocks that never waits."""
 
     live = False
     overflows = 0
@@ -83,17 +83,17 @@ class _Blocks:
             yield block
 
     def close(self) -> None:
-        """It ends by itself."""
+        """Do nothing; the source ends with the file."""
 
 
 def _live(recognizer: Recognizer, audio: Path) -> list[tuple[int, int]]:
-    """Run the threads of a live stream, as fast as they can; the windows that were scored."""
+    """Run the threads of a live stream as fast as possible; returns the windows that were scored, in samples."""
     with Listener(_Blocks(audio), recognizer) as events:
         return [(event.start, event.end) for event in events if isinstance(event, EmotionEvent)]
 
 
 def _latencies(recognizer: Recognizer, audio: Path, config: StreamConfig) -> dict[str, Any]:
-    """Milliseconds of a push that brings a result, and how far results are from those of their whole windows."""
+    """Milliseconds of the pushes that give a result, and the largest difference from the scores of whole windows."""
     stream = Stream(recognizer, config)
     partials, finals, totals = [], [], []
     worst, compared, onset = 0.0, 0, 0
@@ -122,7 +122,7 @@ def _latencies(recognizer: Recognizer, audio: Path, config: StreamConfig) -> dic
 
 
 def _difference(recognizer: Recognizer, event: EmotionEvent, onset: int, audio: Path) -> float:
-    """Largest difference of a partial's scores from those that the whole window gives, computed in one piece."""
+    """Largest difference of a partial's scores from those of the same window computed as a whole."""
     whole = isinstance(recognizer.steps, ChunkSteps)  # its results cover the utterance so far
     frames = extract(_samples(audio, onset if whole else event.start, event.end), recognizer.features)
     if whole:
@@ -140,7 +140,7 @@ def _samples(audio: Path, start: int, end: int) -> Samples:
 
 
 def _peak_mb() -> float | None:
-    """Most memory that the process has had resident; None if the system does not report it."""
+    """Peak resident memory of the process in MiB; None on Windows."""
     if sys.platform == "win32":
         return None
     import resource

@@ -92,7 +92,7 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """The command's exit code; what went wrong is one line on standard error."""
+    """Run the command and return its exit code; an error is reported in one line on standard error."""
     try:
         code = int(importlib.import_module(COMMANDS[args.command][0]).run(args) or 0)
         sys.stdout.flush()  # here, where an error can still be explained

@@ -208,7 +208,7 @@ def _report(figures: dict[str, Any]) -> str:
             "CPU ms/s: CPU time of the whole process per second of audio. partial, final: time from",
             "the last audio that is needed to the result; silence + final: from the end of speech. cold start: from",
             "the process's start to a stream's first result. differ: largest difference of a score from that of the",
-            "window computed as a whole. All times are longer under high load.",
+            "same window computed as a whole. All times are longer under high load.",
         ]
     )
 

@@ -29,7 +29,7 @@ _METER_DB = 60  # the left end of the meter, in dB below full scale
 _METER_WIDTH = 20
 _SILENT_DB = -80.0  # a microphone in a quiet room is louder than this; below it, it is muted or not connected
 _SILENT_S = 3.0
-_MARGIN_S = 1.0  # an utterance loses the silence at its end when it ends
+_MARGIN_S = 1.0  # recorded in addition, because the silence at an utterance's end is cut off afterwards
 
 _TEXT = """Speak in your normal, calm voice, at your usual distance and in your language. For example:
 
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; an error in the world is raised."""
+    """Exit code 0; errors are raised."""
     if args.list:
         return _list()
     place = args.out or profile_path(args.name)
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, place: Path) -> None:
-    """ConfigError, before the recording starts, for options with which the profile could not be saved."""
+    """Raise ConfigError for unusable options, before the recording starts."""
     if not args.seconds >= LEAST_SPEECH_S:
         raise ConfigError(
             f"--seconds: must be at least {LEAST_SPEECH_S:.0f}, the minimum for a profile, not {args.seconds:g}"
@@ -113,7 +113,7 @@ def _microphone(args: argparse.Namespace, config: Config) -> MicSource:
 
 
 def segmenter_for(recognizer: Recognizer, config: Config) -> Segmenter:
-    """The segmenter of live streams, without partial results."""
+    """A segmenter as in live streams, but without partial results."""
     finals_only = replace(config.segmenter, hop_ms=0, speculate_ms=0)
     return Segmenter(finals_only, make_vad(config.vad), recognizer.features)
 
@@ -121,14 +121,14 @@ def segmenter_for(recognizer: Recognizer, config: Config) -> Segmenter:
 def collect(
     source: Source, segmenter: Segmenter, wanted_s: float, file: TextIO | None = None
 ) -> tuple[list[Samples], float]:
-    """The utterances, and the total duration of the recording.
+    """Record utterances; returns them and the total duration of the recording in seconds.
 
     A microphone is recorded until there is enough speech, but no longer than three times `wanted_s`.
     """
     meter = _Meter(sys.stderr if file is None else file, wanted_s)
     found: list[Samples] = []
     loudest_db = -float("inf")
-    opened: int | None = None  # where the utterance began that is being spoken
+    opened: int | None = None  # start of the utterance that is being spoken
     for item in source:
         if isinstance(item, AudioBlock):
             items = segmenter.feed(item)

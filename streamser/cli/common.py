@@ -111,7 +111,7 @@ STREAM_SECTIONS = ("source", "vad", "segmenter", "pipeline")
 def load_run_config(args: argparse.Namespace, unused: Collection[str] = ("server",), way_out: str = "") -> Config:
     """The configuration of this run: file, then --set, then the options that have a name of their own.
 
-    --set may not name a section in `unused`; where another mode of the command uses it, `way_out` names that mode.
+    --set may not name a section in `unused`; `way_out` is the advice for a section that another mode uses.
     """
     refuse_unused(args, unused, way_out)
     config = load_config(args.config, args.set)
@@ -158,7 +158,7 @@ class Places:
 
             check_plot(picture)
         self.kept: list[str] = []
-        """The files for the summary; for a continued file with the number of rows that it had."""
+        """The written files, for the summary; a continued file with the number of its earlier rows."""
         self._stack = ExitStack()
         self._writers: list[Writer] = []
         for path in [*args.out, *([args.jsonl] if args.jsonl else [])]:
@@ -219,9 +219,9 @@ def parse_speed(text: str) -> float | Literal["max"]:
 
 @contextmanager
 def stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """A context in which the first Ctrl-C, SIGTERM or SIGHUP calls `stop` and the second interrupts; gives the signals.
+    """A context in which the first Ctrl-C, SIGTERM or SIGHUP calls `stop`, and the second raises KeyboardInterrupt.
 
-    A signal that is ignored (nohup) stays ignored.
+    It yields a list to which every signal is appended. A signal that is ignored (nohup) stays ignored.
     """
     came: list[int] = []
 
@@ -272,7 +272,7 @@ def hushed(debug: bool) -> Iterator[None]:
 
 
 def _descriptor(stream: Any) -> int:
-    """The number of the file that a stream reads, or -1 if there is none."""
+    """The stream's file descriptor, or -1 if it has none."""
     try:
         return int(stream.fileno())
     except (OSError, ValueError, AttributeError):

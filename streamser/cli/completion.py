@@ -34,7 +34,7 @@ class _Command:
     help: str
     options: tuple[_Option, ...]
     words: tuple[str, ...]
-    """Choices for its first argument, besides files."""
+    """Choices for the command's first argument, besides files."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the completion script of a shell; the exit status is 0."""
+    """Print the completion script of a shell; exit code 0."""
     print(_WRITERS[args.shell](_commands()), end="")
     return 0
 

@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, 130 after Ctrl-C; an error in the world is raised."""
+    """Exit code: 0, or 130 after Ctrl-C. Errors are raised."""
     config = load_run_config(args)
-    config = replace(config, pipeline=replace(config.pipeline, adapt=False))  # each sentence is another speaker's
+    config = replace(config, pipeline=replace(config.pipeline, adapt=False))  # every sentence has another speaker
     samples = find_samples()
     with hushed(args.debug):
         files = WavSource([sample.path for sample in samples], speed=args.speed, config=config.source)
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _now_playing(samples: Sequence[Sample], begun: int) -> str:
-    """As '2 of 6, played happy'."""
+    """For example '2 of 6, played happy'."""
     sample = samples[max(0, begun - 1)]
     return f"{max(1, begun)} of {len(samples)}, played {sample.label}"
 
@@ -105,7 +105,7 @@ def comparison(
 ) -> str:
     """A table of the played and the recognized emotions; `starts` are the samples' first sample indexes.
 
-    Sentences are wrapped where the terminal's `width` is known and too small.
+    Sentences are wrapped if the terminal's `width` is known and too small.
     """
     rows = [("played", "recognized", "sentence")]
     ends = [*starts[1:], float("inf")]
@@ -123,7 +123,7 @@ def comparison(
 
 
 def _next_steps(width: int) -> str:
-    """Three commands, each with what it does next to it, or below it on a narrow terminal."""
+    """Three commands, each with its description beside it, or below it on a narrow terminal."""
     column = max(len(command) for command, _ in _NEXT) + 4
     beside = column + max(len(words) for _, words in _NEXT) <= width
     return "\n".join(f"  {c:{column - 2}}{w}" if beside else f"  {c}\n      {w}" for c, w in _NEXT)

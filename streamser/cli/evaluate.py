@@ -23,7 +23,7 @@ from streamser.evaluation.foldtable import tabulate
 from streamser.evaluation.independence import unseen_clips
 from streamser.recognizer import Recognizer, open_recognizer
 
-_QUICK_CLIPS = 150  # of each corpus: the interval is some five points wide, the time a minute
+_QUICK_CLIPS = 150  # of each corpus: takes about a minute; the interval is about five points wide
 _QUICK_DEGRADE = ("noise-10", "reverb", "gain+20", "gain-20")
 
 _EXAMPLES = """examples:

@@ -38,7 +38,7 @@ _READER_LEFT = (errno.EPIPE, errno.EIO)  # a closed pipe; a terminal that hung u
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP arrived: everything is closed as after Ctrl-C, and the exit code is that of the signal."""
+    """SIGTERM or SIGHUP arrived: everything is closed as after Ctrl-C; the exit code is 128 + the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -47,9 +47,9 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within, the first Ctrl-C, SIGTERM or SIGHUP raises KeyboardInterrupt, so that all is closed; a second one kills.
+    """A context in which the first Ctrl-C, SIGTERM or SIGHUP raises KeyboardInterrupt, so that everything is closed.
 
-    A signal that is ignored (nohup) stays so, and so does a host program's own handler.
+    A second signal ends the process at once. Ignored signals (nohup) and a host program's handlers stay unchanged.
     """
     usual: dict[signal.Signals, Any] = {
         signal.SIGINT: signal.default_int_handler,
@@ -62,7 +62,7 @@ def interruptible() -> Iterator[None]:
             signal.signal(ending, signal.SIG_DFL)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    with suppress(ValueError):  # not the main thread: then signals are the host program's
+    with suppress(ValueError):  # not the main thread: the host program handles the signals
         for number in ours:
             signal.signal(number, interrupt)
     try:

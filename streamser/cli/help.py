@@ -1,4 +1,4 @@
-"""`streamser help COMMAND`: what `streamser COMMAND --help` shows."""
+"""`streamser help COMMAND`: print the same text as `streamser COMMAND --help`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0."""
+    """Exit code 0."""
     from streamser.cli import build_parser
     from streamser.cli.parsing import command_parsers
 

@@ -41,7 +41,7 @@ exit code: 0 all files labelled, 3 some could not be read, 130 stopped by Ctrl-C
 """
 
 LOCAL = "local"
-_REPORT_S = 30.0  # between two lines of progress of a run on Ray without a terminal
+_REPORT_S = 30.0  # time between progress lines, in a run on Ray without a terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--two-passes",
         action="store_true",
-        help="classify again with a baseline from all files, which are of one speaker",
+        help="classify again with a baseline from all files, which must be of one speaker (or see --speakers)",
     )
     add(
         "--speakers",
@@ -89,10 +89,10 @@ def run(args: argparse.Namespace) -> int:
     unused = ("server",) if args.utterances else ("server", *STREAM_SECTIONS)
     config = load_run_config(args, unused, "label classifies whole files; add --utterances")
     if args.no_adapt and not args.utterances:
-        raise ConfigError("--no-adapt: without --utterances nothing adapts; add --utterances, or leave this out")
+        raise ConfigError("--no-adapt: only --utterances adapts; add --utterances, or leave --no-adapt out")
     _check_passes(args, config)
     if not args.archive.is_dir():
-        open_archive(args.archive)  # a wrong name is reported first, but a folder may take long to search
+        open_archive(args.archive)  # report a wrong name first; a folder is searched later, as that may take long
     recognizer = open_recognizer(config.recognizer)  # a wrong model is reported before the folder is searched
     if args.two_passes:
         check_adaptable(recognizer.bundle, "--two-passes")
@@ -136,7 +136,7 @@ def _summarize(args: argparse.Namespace, archive: Archive, todo: int, collector:
     if needing:
         print(f"streamser: skipped: {ffmpeg_notice(needing)}", file=sys.stderr)
     words = f"{files - collector.failed} of {files + len(needing)} files labelled in {args.out}"
-    words += f", {files - todo} of them before" if todo < files else ""
+    words += f", {files - todo} of them before this run" if todo < files else ""
     words += f"; {collector.rate()}" if collector.audio_s else ""
     if archive.others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in archive.others.most_common(3))
@@ -165,12 +165,12 @@ class _Collector:
         self._of = of
         self._done = before
         self._report = report and not sys.stderr.isatty()
-        self._began_s = self._told_s = time.monotonic()
+        self._began_s = self._reported_s = time.monotonic()
         self.failed = 0
         self.audio_s = 0.0
 
     def collect(self, results: Iterator[Labelled], speakers: Mapping[str, str] | None, worker: Worker) -> None:
-        """Write results in order, and after them those of the second pass."""
+        """Write the results in order, then those of a second pass."""
         progress = ProgressLine()
         scored: list[ScoredFile] = []
         try:
@@ -206,14 +206,14 @@ class _Collector:
         return self.audio_s / max(1e-9, time.monotonic() - self._began_s)
 
     def _print_progress(self) -> None:
-        if self._report and time.monotonic() - self._told_s >= _REPORT_S:
-            self._told_s = time.monotonic()
+        if self._report and time.monotonic() - self._reported_s >= _REPORT_S:
+            self._reported_s = time.monotonic()
             print(f"streamser: {self._done} of {self._of} files; {self.rate()}", file=sys.stderr)
 
 
 # --- several processes
 
-_worker: Worker | None = None  # a process's own, made once
+_worker: Worker | None = None  # of this process
 
 
 def _begin(folder: Path, config: Config, mode: Mode) -> None:
@@ -248,7 +248,7 @@ def _in_processes(jobs: int, settings: tuple[Path, Config, Mode], files: Sequenc
             "a worker process died, perhaps because the memory was full; run it again with fewer --jobs"
         ) from error
     finally:
-        if not finished:  # what the workers have begun is begun again next time
+        if not finished:  # the next run labels the files again that the workers have begun
             for worker in set(active_children()) - others:
                 worker.kill()
         pool.shutdown(wait=True, cancel_futures=True)

@@ -29,7 +29,7 @@ def open_table(path: Path, labels: Sequence[str], model: str, utterances: bool, 
 
 
 class LabelTable:
-    """Rows of files; the rows of a file are written at once, so that after a crash they are all there or none is."""
+    """Rows of files; all rows of a file are written at once, so that after a crash a file has all its rows or none."""
 
     def __init__(self, path: Path, labels: Sequence[str], model: str, utterances: bool, overwrite: bool) -> None:
         places = ("utterance", "start_s", "end_s") if utterances else ("duration_s",)
@@ -48,7 +48,7 @@ class LabelTable:
             "error",
         )
         self.done: set[str] = set()
-        """Files that have their rows; files with an error are not included."""
+        """Files whose rows are in the table; files with an error are not included."""
         self._path, self._labels, self._model = path, tuple(labels), model
         self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
         try:
@@ -56,7 +56,7 @@ class LabelTable:
                 raise self._busy()
             kept = (
                 b"" if overwrite else self._whole_rows(path.read_bytes())
-            )  # a last row that a crash has torn is written again
+            )  # a last row that a crash left incomplete is written again
             self._without_errors = self._take_up(kept.decode("utf-8", errors="surrogateescape"))
             self._file.truncate(len(kept))
             self._file.seek(0, os.SEEK_END)
@@ -67,32 +67,32 @@ class LabelTable:
             raise
 
     def drop_errors(self) -> None:
-        """Remove the rows that earlier runs wrote for files with an error, since these files are tried again now."""
+        """Remove the rows of files with an error from earlier runs, because these files are tried again now."""
         if self._without_errors is not None:
             self._replace(self._without_errors.encode("utf-8", errors="surrogateescape"))
             self._without_errors = None
 
     def write(self, file: str, rows: Sequence[dict[str, Any]]) -> None:
-        """All rows of one file; a file without speech has one row without times and label."""
+        """Write all rows of one file; a file without speech gets one row without times and label."""
         nothing = {"file": file, "uncertain": True, "reason": "no speech", "model": self._model}
         self._put("".join(map(self._text, rows or [nothing])))
         self.done.add(file)
 
     def write_error(self, file: str, error: str) -> None:
-        """The one row of a file that cannot be labelled; the next run tries it again."""
+        """Write the one row of a file that cannot be labelled; the next run tries the file again."""
         self._put(self._text({"file": file, "error": error, "model": self._model}))
 
     def close(self) -> None:
         self._file.close()
 
     def _replace(self, content: bytes) -> None:
-        """Give the table this content, so that after a crash it has the old or the new one."""
+        """Replace the whole content at once: after a crash, the table has either the old or the new content."""
         fresh = self._path.with_name(f".{self._path.name}.new")
         with fresh.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        self._file.close()  # Windows replaces no open file
+        self._file.close()  # Windows cannot replace an open file
         fresh.replace(self._path)
         self._file = self._path.open("r+b", buffering=0)
         if not try_lock(self._file):
@@ -105,7 +105,7 @@ class LabelTable:
         )
 
     def _put(self, text: str) -> None:
-        data, end = text.encode("utf-8", errors="surrogateescape"), self._file.tell()  # as odd file names are decoded
+        data, end = text.encode("utf-8", errors="surrogateescape"), self._file.tell()  # file names may not be UTF-8
         try:
             while data:  # one write, unless the disk fills up
                 data = data[self._file.write(data) :]
@@ -141,7 +141,7 @@ class LabelTable:
 
 class _Jsonl(LabelTable):
     def _take_up(self, text: str) -> str | None:
-        lines = text.split("\n")[:-1]  # a name may hold other line ends
+        lines = text.split("\n")[:-1]  # a file name may contain other line ends
         try:
             rows = [json.loads(line) for line in lines]
             self.done = {row["file"] for row in rows if "error" not in row}
@@ -164,7 +164,7 @@ class _Jsonl(LabelTable):
 class _Csv(LabelTable):
     def _whole_rows(self, content: bytes) -> bytes:
         kept = super()._whole_rows(content)
-        while kept.count(b'"') % 2:  # a file's name may hold a line end, between quotes
+        while kept.count(b'"') % 2:  # a file name may contain a line end, between quotes
             kept = super()._whole_rows(kept[:-1])
         return kept
 
@@ -198,6 +198,6 @@ class _Csv(LabelTable):
 
     def _line(self, flat: dict[str, Any]) -> str:
         out = io.StringIO()
-        # The csv module quotes what holds a character of its line end: a carriage return in a name must be quoted too.
+        # The csv module quotes a cell with a character of `lineterminator`: a carriage return in a name must be quoted.
         csv.DictWriter(out, self.columns, lineterminator="\r\n").writerow(flat)
         return out.getvalue().removesuffix("\r\n") + "\n"

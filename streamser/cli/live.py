@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, also after Ctrl-C, which is how it ends; an error in the world is raised."""
+    """Exit code 0, also after Ctrl-C, which ends the command. Errors are raised."""
     config = load_run_config(args)
     if args.device is not None:
         config = replace(config, source=replace(config.source, device=args.device))

@@ -50,7 +50,7 @@ class PlainFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time (UTC), level, logger, message, what the caller added as `fields`, and a traceback."""
+    """One JSON object per line: time (UTC), level, logger, message, the record's `fields`, and a traceback, if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, timezone.utc)
@@ -67,7 +67,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def printable(text: str) -> str:
-    r"""The same text with control characters written out.
+    r"""The text with control characters escaped.
 
     >>> print(printable("name\nstreamser: ERROR: forged \x1b[31m"))
     name\nstreamser: ERROR: forged \x1b[31m

@@ -89,7 +89,7 @@ _COUNTS = frozenset({"folds", "seeds"})
 """Numbers among the scores that are not metrics."""
 _WORDS = {
     "left_out_ua_mean": "UA on left-out corpora",
-    "left_out_ua_at_70": "of the surest 70 %",
+    "left_out_ua_at_70": "UA of the most confident 70 %",
     "left_out_ece_mean": "calibration error",
     "plain_speech_mood": "plain speech given an emotion",
     "ua": "UA",

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, also after Ctrl-C, which is how it ends; an error in the world is raised."""
+    """Exit code 0, also after Ctrl-C, which ends the command. Errors are raised."""
     broker = _broker(args)
     config = load_run_config(args)
     if args.device is not None and args.files:

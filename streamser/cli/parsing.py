@@ -1,4 +1,4 @@
-"""The argument parser of the command: a usage error is one line that suggests the nearest valid word."""
+"""The program's argument parser: a usage error is one line that suggests the nearest valid word."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; an error in the world is raised."""
+    """Exit code 0; errors are raised."""
     if not args.delete:
         return _list()
     for name in args.delete:

@@ -11,7 +11,9 @@ _EVERY_S = 0.1  # a terminal line that changes more often only flickers
 
 
 class ProgressLine:
-    """Call it as `progress(what, done, of, note)`, however often; a new `what` begins a new line.
+    """Call `progress(what, done, of, note)` at any rate; the line is redrawn at most ten times per second.
+
+    A new `what` restarts the estimate of the time left.
 
     >>> import io
     >>> line = ProgressLine(io.StringIO())  # no terminal
@@ -41,7 +43,7 @@ class ProgressLine:
         self._file.flush()
 
     def close(self) -> None:
-        """End the line that is open."""
+        """Erase the line."""
         if self._what:
             self._file.write("\r\x1b[K")
             self._file.flush()
@@ -49,7 +51,8 @@ class ProgressLine:
 
 
 def clock_left(seconds: float) -> str:
-    """
+    """The time left, as text.
+
     >>> clock_left(75), clock_left(3700)
     ('1:15 left', '1:01:40 left')
     """

@@ -88,13 +88,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _readable(paths: Sequence[str]) -> tuple[tuple[Path, ...], int]:
-    """The files that can be opened, folders searched, and how many cannot; AudioError when there is only one file."""
+    """The files that can be opened, and the number of those that cannot; folders are searched.
+
+    If there is only one file and it cannot be opened, its AudioError is raised.
+    """
     files = [file for path in paths for file in expand(Path(path))]
     problems = {file: error for file in files if (error := _problem(file)) is not None}
     for error in problems.values():
         if len(files) == 1:
             raise error
-        _tell_skipped(error)
+        _report_skipped(error)
     good = tuple(file for file in files if file not in problems)
     if not good:
         raise AudioError(f"none of the {len(files)} files can be read")
@@ -109,7 +112,7 @@ def _problem(file: Path) -> AudioError | None:
     return None
 
 
-def _tell_skipped(error: AudioError) -> None:
+def _report_skipped(error: AudioError) -> None:
     print(f"streamser: skipped: {error}", file=sys.stderr)
 
 
@@ -139,10 +142,10 @@ def _play_all(
         else:
             try:
                 code = _play(listener, source, view)
-            except AudioError as error:  # damaged in its middle: what comes before it has been shown
+            except AudioError as error:  # damaged in the middle: the events before that have been shown
                 if len(files) == 1:
                     raise
-                _tell_skipped(error)
+                _report_skipped(error)
                 code = 1
         if code > 1:
             break
@@ -170,7 +173,7 @@ def _play(listener: Listener, source: WavSource, view: terminal.PlainView | None
 
 
 def stream_names(files: tuple[Path, ...]) -> list[str]:
-    """Each file's name without its suffix; if two are alike, with their folders."""
+    """Each file's name without its suffix; if two names are equal, with their folders."""
     stems = Counter(file.stem for file in files)
     return [
         file.stem if stems[file.stem] == 1 else "_".join(file.with_suffix("").parts).strip("_/\\") for file in files

@@ -142,7 +142,7 @@ def _run_on_ray(args: argparse.Namespace, config: Config) -> int:
 
 
 def _replicas(args: argparse.Namespace) -> Replicas:
-    """The options --replicas and --streams-each."""
+    """Read the options --replicas and --streams-each."""
     from streamser.cluster.serve import Replicas
 
     given = {} if args.streams_each is None else {"streams": args.streams_each}
@@ -160,7 +160,7 @@ def _replicas(args: argparse.Namespace) -> Replicas:
 
 
 def _server_config(config: ServerConfig, args: argparse.Namespace) -> ServerConfig:
-    """The configuration's section, changed by the options of the command line."""
+    """The section `server`, changed by the options of the command line."""
     token = _given_token(args)
     given = {
         "host": args.host,
@@ -187,7 +187,7 @@ def _open_microphone(config: Config) -> Source:
 
 
 async def _serve(server: Server | Gate, greet: Callable[[], None]) -> None:
-    """Until Ctrl-C or SIGTERM."""
+    """Serve until Ctrl-C or SIGTERM."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def stop() -> None:
@@ -202,7 +202,7 @@ async def _serve(server: Server | Gate, greet: Callable[[], None]) -> None:
 
 
 def _greet(server: Server | Gate, config: Config, model: str, source: Source | None, *, made_token: bool) -> None:
-    """Startup lines for the operator: address, access, microphone and recordings."""
+    """Print lines for the operator: address, access, microphone and recordings."""
     options = config.server
     secret = f"#token={options.token}" if made_token else ""
     lines = [f"serving {model} at {server.url}{secret}; Ctrl-C ends"]

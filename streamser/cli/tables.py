@@ -56,7 +56,7 @@ def _block(header: Sequence[str], row: Sequence[str], width: int) -> str:
 
 
 def refill(text: str, width: int | None) -> str:
-    """The same paragraphs, each with its own indent, in lines of at most that width (at most 100; 80 where unknown).
+    """Wrap paragraphs to lines shorter than `width` (80 if unknown, at most 100); each keeps its indent.
 
     >>> print(refill("Speak calmly, as you do.\\n\\n    Tomorrow it will\\n    be cloudy.", 30))
     Speak calmly, as you do.

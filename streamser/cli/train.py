@@ -136,7 +136,7 @@ def _is_file(recipe: str) -> bool:
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
-    """The changes of the recipe by the options: dotted key -> value."""
+    """The options' changes to the recipe: dotted key -> value."""
     changes: dict[str, Any] = {}
     for pair in args.set:
         key, equals, value = pair.partition("=")
@@ -168,7 +168,8 @@ def _published(args: argparse.Namespace, changes: dict[str, Any]) -> Recipe:
 
 
 def _benchmark(variant: Variant, folders: Sequence[str], name: str | None) -> Benchmark:
-    """The benchmark of that name, or the variant's first one that fits the folders' names, or four basic classes."""
+    """The benchmark of that name, or else the variant's first benchmark that fits the folders' names, or else four
+    basic classes."""
     from streamser.corpora.benchmarks import BENCHMARKS, FOUR_LABELS, Benchmark
 
     if name and name not in BENCHMARKS:
@@ -191,7 +192,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
     protocol = recipe.protocol.replace(":", "-")
     folder = args.out or Path("runs") / f"{recipe.name}-{protocol}"
     if (folder / "recipe.json").exists() and not args.resume and not args.dry_run:
-        raise ConfigError(f"{folder}: already holds a run; add --resume to continue it, or give another --out")
+        raise ConfigError(f"{folder}: already contains a run; add --resume to continue it, or give another --out")
     cache = args.cache or Path("runs") / "cache"
     rank = int(os.environ.get("RANK", 0))
     device = _device(args.compute)
@@ -200,7 +201,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
     _log_to(folder, quiet=args.dry_run)
     bar = _Bar(rank)
     cache.mkdir(parents=True, exist_ok=True)
-    if rank:  # the first process reads the corpora and computes the features, the others wait and find them
+    if rank:  # the first process reads the corpora and caches the features; the others wait for it
         torch.distributed.barrier()
     material = gather(recipe, root, cache)
     if rank == 0:

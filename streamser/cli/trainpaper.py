@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a paper's table: what is trained, and the folder of its run."""
+    """One row of a paper's table, its recipe, and the folder of its run."""
 
     variant: Variant
     benchmark: Benchmark
@@ -128,7 +128,7 @@ def _devices(wanted: str) -> list[str]:
 def _print_plan(
     rows: list[Row], jobs: Mapping[Path, list[Job]], guesses: Mapping[Path, Estimate], at_once: int
 ) -> None:
-    """The number of folds that are left, and an estimate of their training time."""
+    """Print the number of folds that are left, and an estimate of their training time."""
     whole = 0.0
     for row in rows:
         of_row, guess = jobs[row.folder], guesses[row.folder]

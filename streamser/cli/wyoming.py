@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, also after Ctrl-C, which is how it ends; an error in the world is raised."""
+    """Exit code 0, also after Ctrl-C, which ends the command. Errors are raised."""
     from streamser.integrations.wyoming import WyomingAddress, WyomingServer  # an extra: --help works without it
 
     config = load_run_config(args)
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(server: WyomingServer) -> None:
-    """Until Ctrl-C or SIGTERM."""
+    """Serve until Ctrl-C or SIGTERM."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def stop() -> None:

@@ -1,1 +1,1 @@
-"""Label many files into rows; the caller decides where files come from and where rows go."""
+"""Turn many audio files into rows of labels; the caller chooses the files and stores the rows."""

@@ -1,4 +1,4 @@
-"""The files of an archive: a folder that is searched, or a text file with one path a line."""
+"""The files of an archive: a folder that is searched, or a text file with one path per line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Archive:
     root: Path
     """The folder that the files' names are relative to."""
     files: tuple[str, ...]
-    """Each once, with forward slashes; names from a list stay unchanged."""
+    """Each file once. Names from a folder have forward slashes; names from a list are unchanged."""
     needs_ffmpeg: tuple[Path, ...] = ()
     """Files that could be read if ffmpeg were installed."""
     others: Counter[str] = field(default_factory=Counter)
@@ -30,7 +30,7 @@ class Archive:
 
 
 def open_archive(path: Path) -> Archive:
-    """The files of a folder, or those that a list names; AudioError where there are none."""
+    """The files of a folder, or those that a list names; AudioError if there are none."""
     if path.is_dir():
         found = search_folder(path)
         files = tuple(file.relative_to(path).as_posix() for file in found.audio)

@@ -1,4 +1,4 @@
-"""Label files in two passes: first learn each speaker's voice from all of the files, then compare each file with it."""
+"""Label files in two passes: first compute each speaker's baseline from all files, then compare each file with it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class ScoredFile:
 def adapt_to_voices(
     recognizer: Recognizer, scored: Sequence[ScoredFile], speakers: Mapping[str, str] | None = None
 ) -> list[Prediction]:
-    """Each file's prediction, compared with all other files of its speaker; without `speakers` all are one speaker's.
+    """Each file's prediction, compared with a baseline of its speaker's other files.
 
-    A file weighs as much as an utterance of a stream. Weights do not decay, since files have no order in time.
+    Without `speakers`, all files are of one speaker. A file has the weight of an utterance in a stream, but weights do
+    not decay, because files have no order in time.
     """
     rule, head = recognizer.bundle.baseline, recognizer.relative
     assert rule is not None and head is not None, "the caller has checked that the checkpoint adapts"
@@ -55,7 +56,7 @@ def adapt_to_voices(
 
 
 def read_speakers(path: Path, files: Sequence[str]) -> dict[str, str]:
-    """Who speaks in each file, from a CSV file with the columns file and speaker; ConfigError where one is missing."""
+    """The speaker of each file, from a CSV file with the columns file and speaker; ConfigError if one is missing."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as source:
             rows = csv.DictReader(source)
@@ -68,6 +69,6 @@ def read_speakers(path: Path, files: Sequence[str]) -> dict[str, str]:
     if missing:
         raise ConfigError(
             f"--speakers {path}: names no speaker for {missing[0]!r} and {len(missing) - 1} other files; "
-            "write their paths as in the table, relative to the folder"
+            "write the paths as in the table of labels, relative to the folder"
         )
     return {file: found[file].strip() for file in files}

@@ -18,7 +18,7 @@ from streamser.stream.pipeline import Stream
 __all__ = ["Labelled", "Mode", "Worker"]
 
 _SHORT_S = 0.1
-"""A recording that could not be scored and is shorter than this was too short; a longer one is silent."""
+"""A recording without a prediction is reported as too short below this duration, otherwise as without sound."""
 
 Mode: TypeAlias = Literal["whole", "utterances", "score"]
 """One row for each file, one row for each utterance, or no rows: the first of two passes."""
@@ -29,13 +29,13 @@ class Labelled:
     """One file's rows, or the reason that there are none."""
 
     file: str
-    """Its path within the folder, with forward slashes."""
+    """The file's name in the archive."""
     rows: tuple[dict[str, Any], ...] = ()
     scored: ScoredFile | None = None
-    """Instead of rows, the first pass's result."""
+    """The first pass's result, instead of rows."""
     error: str | None = None
     audio_s: float = 0.0
-    """Duration of its audio."""
+    """Duration of the file's audio."""
 
 
 class Worker:
@@ -78,10 +78,10 @@ class Worker:
         return Labelled(file, (self._row(scored),), audio_s=scored.duration_s)
 
     def _utterances(self, file: str) -> Labelled:
-        # Finals only: partial results would be computed for nothing.
+        # Finals only: nothing uses partial results here.
         config = replace(self._config, segmenter=replace(self._config.segmenter, hop_ms=0.0))
         stream = Stream(self._recognizer, config, file)
-        pieces = read_pieces(self._folder / file)  # an hour takes no more memory than a second
+        pieces = read_pieces(self._folder / file)  # so that an hour takes no more memory than a second
         events = [event for piece in pieces for event in stream.push(piece)] + stream.close()
         finals = [event.to_dict() for event in events if event.type == "emotion"]
         keys = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
