@@ -31,7 +31,7 @@ class Peer(NamedTuple):
 
 
 def _net(model: str) -> tuple[Callable[[Frames], Frames], FeatureConfig]:
-    """The checkpoint's network in torch, eager, one window at a time."""
+    """A function that runs the checkpoint's network in torch on one window's frames, and its front end."""
     import torch
 
     from streamser.nets.zoo import restore

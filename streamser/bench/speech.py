@@ -1,4 +1,4 @@
-"""Composed speech for measurements: recorded sentences, alone or in runs, between pauses of quiet noise."""
+"""Compose speech for measurements: utterances of one to three recorded sentences, and pauses of quiet noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAUSE_S = (0.6, 1.6)  # between utterances, long enough to end one
 
 
 def compose(minutes: float, file: Path | None = None, seed: int = 0) -> Samples:
-    """Speech of the given length: one to three sentences of the package in each utterance, or the file repeated."""
+    """Speech of the given length, composed of the package's recorded sentences, or the file, repeated."""
     length = round(minutes * 60 * SAMPLE_RATE)
     if file is not None:
         return np.resize(read_audio(file), length)

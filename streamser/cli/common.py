@@ -205,7 +205,7 @@ def _continued(writer: Writer) -> str:
 
 
 def parse_speed(text: str) -> float | Literal["max"]:
-    """An argument's value: a number above 0, or max."""
+    """Parse an argument's value: a number above 0, or max."""
     if text == "max":
         return "max"
     try:

@@ -178,7 +178,7 @@ def _all_options(commands: list[_Command]) -> Iterator[tuple[_Command, _Option]]
 
 
 def _quoted(text: str) -> str:
-    """In single quotes, which bash, zsh and fish read in the same way."""
+    """The text in single quotes, which bash, zsh and fish read in the same way."""
     return "'" + text.replace("'", "'\"'\"'") + "'"
 
 

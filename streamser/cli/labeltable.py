@@ -198,6 +198,6 @@ class _Csv(LabelTable):
 
     def _line(self, flat: dict[str, Any]) -> str:
         out = io.StringIO()
-        # The csv module quotes a cell with a character of `lineterminator`: a carriage return in a name must be quoted.
+        # The csv module quotes cells that contain a character of `lineterminator`: "\r\n" protects both in file names.
         csv.DictWriter(out, self.columns, lineterminator="\r\n").writerow(flat)
         return out.getvalue().removesuffix("\r\n") + "\n"

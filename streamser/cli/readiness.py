@@ -11,7 +11,7 @@ __all__ = ["NOTIFY_VARIABLE", "READY", "STOPPING", "notify"]
 logger = logging.getLogger(__name__)
 
 NOTIFY_VARIABLE = "NOTIFY_SOCKET"
-"""systemd sets it to the address of its socket; "@" stands for the first byte of an abstract address."""
+"""systemd sets this variable to its socket's address; a leading "@" stands for the zero byte of an abstract address."""
 
 READY = "READY=1"
 STOPPING = "STOPPING=1"

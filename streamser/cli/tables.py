@@ -21,7 +21,7 @@ def terminal_width(stream: TextIO | None = None) -> int | None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
-    """Columns two spaces apart; if `width` is too small for them, one block for each row.
+    """Format rows as columns two spaces apart, or if `width` is too small, as one block of lines for each row.
 
     >>> rows = [("a", "1 MB", "angry, happy"), ("longer", "12 MB", "calm")]
     >>> print(table(("name", "size", "labels"), rows))

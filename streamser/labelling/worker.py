@@ -62,7 +62,7 @@ class Worker:
             return Labelled(file, error=f"{self._folder / file}: needs more memory than there is; split the file")
 
     def second_pass(self, scored: Sequence[ScoredFile], speakers: Mapping[str, str] | None) -> Iterator[dict[str, Any]]:
-        """The rows of files that were scored in a first pass."""
+        """Compare each file of the first pass with its speaker's baseline, and yield the file's row."""
         predictions = adapt_to_voices(self._recognizer, scored, speakers) if scored else []
         for one, prediction in zip(scored, predictions, strict=True):
             yield self._row(replace(one, prediction=prediction))

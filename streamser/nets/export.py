@@ -21,7 +21,7 @@ from streamser.nets.tracing import Traceable, trace
 from streamser.onnxgraph import check_graph
 from streamser.ort import onnxruntime
 
-_LONG = 1024  # shorter constants stay float32: a Cast node would take more than half precision saves
+_LONG = 1024  # shorter constants stay float32: they would save little, and each would need a Cast node
 TOLERANCE = 1e-4
 """Largest difference of a logit or an embedding value between torch and ONNX Runtime."""
 

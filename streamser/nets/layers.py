@@ -30,7 +30,7 @@ class SerNet(nn.Module):
     """
 
     needs_start = False
-    """Whether a part of the network is frozen, so that training needs a file with the weights of this part."""
+    """Whether a part of the network is frozen, so that training has to start from weights for this part."""
     takes_lengths = False
     """Whether `forward` also takes the true length of each window, so that a batch may be padded."""
 
@@ -175,7 +175,7 @@ def attend(x: Tensor, scores: Tensor) -> Tensor:
 
 
 def count_parameters(net: nn.Module, *, statistics: bool = False, frozen: bool = False) -> int:
-    """Trainable parameters; `statistics` adds batch norm's running statistics, `frozen` the frozen parameters."""
+    """Number of trainable parameters; `statistics` adds batch norm's statistics, `frozen` the frozen parameters."""
     trained = sum(p.numel() for p in net.parameters() if frozen or p.requires_grad)
     running = sum(b.numel() for name, b in net.named_buffers() if name.endswith(("running_mean", "running_var")))
     return trained + (running if statistics else 0)

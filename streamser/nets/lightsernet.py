@@ -54,7 +54,7 @@ class _Path(nn.Module):
 
 
 def _block(inputs: int, filters: int, kernel: int, pool: tuple[int, int] | None, prelu: bool) -> nn.Sequential:
-    """A local feature learning block; the last one has no `pool`, because `embed` averages its maps."""
+    """A local feature learning block; the last one has no `pool`, because `pooled` pools its maps."""
     layers = [
         nn.Conv2d(inputs, filters, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(filters),

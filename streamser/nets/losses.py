@@ -68,7 +68,7 @@ class LossSpec:
             raise ValueError("LossSpec: " + "; ".join(broken))
 
     def build(self, n_classes: int, embedding_dim: int, class_counts: Sequence[int] | None = None) -> SerLoss:
-        """The loss as a module; `class_counts` of the training set are needed when `weighted`."""
+        """The loss as a module; `class_counts` of the training set are needed if `weighted`."""
         return SerLoss(self, n_classes, embedding_dim, class_counts)
 
 

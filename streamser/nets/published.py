@@ -141,7 +141,7 @@ def _parallel_cnns() -> Iterator[Variant]:
 
 
 def _cnn_blstms() -> Iterator[Variant]:
-    """Table 2: softmax, six additive margins, six focal losses, combined pooling; all on one network."""
+    """Discriminative feature learning, table 2: softmax, additive margins, focal losses, combined pooling."""
     features = FeatureConfig(
         window_samples=400,
         hop_samples=160,
@@ -414,7 +414,7 @@ def _lightsernet_reports(row: Variant) -> Iterator[Variant]:
 
 
 def _parts(whole: float, training: float, validation: float) -> dict[str, float]:
-    """Accuracy on the whole of a corpus and on its two parts."""
+    """Accuracy on a whole corpus and on its training and validation parts."""
     return {"whole_wa": whole, "training_wa": training, "validation_wa": validation}
 
 

@@ -13,6 +13,6 @@ __all__ = ["export_step"]
 def export_step(net: SerNet, features: FeatureConfig) -> bytes | None:
     """The network's step graph as ONNX; None if it has none for these features."""
     if features.center or features.fft_size != features.window_samples or features.sample_rate != 16_000:
-        return None  # a frame would need later samples, or resampled ones
+        return None  # a frame would need samples that come later, or resampling
     step = frozen_copy(net).step_graph(features)
     return None if step is None else narrowed(trace(step))

@@ -52,9 +52,9 @@ class State(NamedTuple):
     conv: Tensor
     """(B, 1, WIDTH), the first convolution's last output."""
     keys: Tensor
-    """(layers, B, CONTEXT_TOKENS, WIDTH)."""
+    """(layers, B, CONTEXT_TOKENS, WIDTH), attention keys of the last tokens."""
     values: Tensor
-    """(layers, B, CONTEXT_TOKENS, WIDTH)."""
+    """(layers, B, CONTEXT_TOKENS, WIDTH), attention values of the last tokens."""
     mean: Tensor
     """(layers, B, WIDTH), mean of each layer's tokens."""
     scatter: Tensor

@@ -295,7 +295,8 @@ class AugmentConfig:
                 raise ValueError(f"{name}: {getattr(self, name)} is not positive")
         if self.band_low_hz[1] >= self.band_high_hz[0] or self.band_high_hz[1] > SAMPLE_RATE / 2:
             raise ValueError(
-                f"band_low_hz < band_high_hz <= {SAMPLE_RATE // 2}: {self.band_low_hz}, {self.band_high_hz}"
+                f"band_low_hz {self.band_low_hz}, band_high_hz {self.band_high_hz}: all values must satisfy "
+                f"band_low_hz < band_high_hz <= {SAMPLE_RATE // 2}"
             )
 
     def steps(self) -> list[tuple[float, Augmentation]]:

@@ -50,7 +50,7 @@ class BatchMaker:
 
     @property
     def fixed(self) -> bool:
-        """Whether a clip's training window is always the same: no copies, random pieces or augmentation (but mixup)."""
+        """Whether a clip's training window never changes: no copies, no random pieces, no augmentation except mixup."""
         drawn = replace(self.augment, mixup=0.0) != FeatureAugment()
         return not (drawn or self.store.copies or self.features.long == "windows")
 

@@ -42,7 +42,7 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, material: Material, folds: int, device: str) -> Estimate:
-    """Estimate the time to train this many folds of a recipe, one after the other; the estimate is rather too long."""
+    """Estimate the time to train this many folds of a recipe, one after the other; the estimate tends to be long."""
     if not folds:
         return Estimate(0.0)
     settled = with_labels(recipe, material)

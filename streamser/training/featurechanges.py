@@ -17,7 +17,7 @@ from streamser.training.featureaugment import FeatureAugment
 
 __all__ = ["FEATURE_CHANGES", "NEPER_PER_DB", "BatchShape", "FeatureChange", "Scale", "make_changes"]
 
-NEPER_PER_DB = math.log(10.0) / 10.0  # of power
+NEPER_PER_DB = math.log(10.0) / 10.0  # units of the natural logarithm of power
 
 
 class BatchShape(NamedTuple):

@@ -91,7 +91,7 @@ def _key(net: SerNet, store: LevelStore, features: FeatureConfig, augment: Featu
 
 
 def _windows(batches: BatchMaker, clip: int, copy: int, augment: FeatureAugment) -> Tensor:
-    """The windows from which one copy of a clip is classified; with `crop_probability`, perhaps one random piece."""
+    """The windows from which one copy of a clip is classified; with `crop_probability`, one random piece for some."""
     windows = batches.whole(clip, copy)
     rng = np.random.default_rng((clip, copy))
     if copy and augment.crop_probability and rng.random() < augment.crop_probability:

@@ -66,7 +66,7 @@ class Material:
     clips: tuple[Clip, ...]
     reports: tuple[CorpusReport, ...]
     dropped: dict[str, int]
-    """Clips of labels that the recipe does not train, by label."""
+    """Number of clips of each label that the recipe does not train."""
     labels: tuple[str, ...] = ()
     """All labels of the clips if the recipe has `labels: [all]`, else empty."""
     root: Path | None = None

@@ -13,7 +13,7 @@ __all__ = ["OPTIMIZERS", "make_optimizer"]
 
 
 def make_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> Optimizer:
-    """Make the named optimizer of the parameters that are trained."""
+    """Make the named optimizer for the parameters that are trained."""
     return OPTIMIZERS[name]([p for p in parameters if p.requires_grad], lr, weight_decay)
 
 

@@ -199,7 +199,7 @@ class Recipe:
     """Before each validation, re-estimate batch norm's statistics from this many training clips; 0 keeps the running
     averages, which follow the weights too slowly if the learning rate is large."""
     choose_by: Literal["ua", "wa", "loss", "last"] = "ua"
-    """Criterion for the kept epoch, on the part that the protocol names."""
+    """Criterion by which the best epoch is chosen, on the part that the protocol names; `last` keeps the last epoch."""
     balance: tuple[str, ...] = ()
     """Draw evenly over these clip properties, outermost first: corpus, label, speaker."""
     augment: AugmentConfig | None = None

@@ -2,8 +2,8 @@
 
 In a stream, the baseline is a weighted mean of the speaker's earlier utterances in the same room; utterances that are
 predicted neutral have the largest weights. In training, the baseline is the mean of some neutral clips of the same
-speaker and the same augmented copy. Sometimes clips of any label are added with small weights, as wrong predictions do
-in a stream.
+speaker, all from the same augmented copy. Sometimes clips of any label are added with small weights, as in a stream
+after wrong predictions.
 """
 
 from __future__ import annotations

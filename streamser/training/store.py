@@ -65,7 +65,7 @@ class LevelStore:
 
 @dataclass(frozen=True, slots=True)
 class JoinedStore(LevelStore):
-    """Two stores used as one; the clips of the second come after those of the first. Both have as many copies."""
+    """Two stores used as one; the clips of the second come after those of the first. Both have equally many copies."""
 
     second: LevelStore | None = None
 

@@ -59,7 +59,7 @@ class Predictions:
 
 
 def speakers_of(bundle: Bundle) -> set[str]:
-    """All speakers that trained the checkpoint, chose its epoch, or trained or chose its own teachers."""
+    """All speakers in the checkpoint's training and validation parts, and in those of its own teachers."""
     names = ("train_speakers", "validation_speakers", "teacher_speakers")
     return {str(speaker) for name in names for speaker in bundle.provenance.get(name) or ()}
 

@@ -1,4 +1,4 @@
-"""Run a recipe: read corpora, check splits, fit a network to each, score the folds, write the checkpoint."""
+"""Run a recipe: check the splits, train a network on each, score the folds, write the checkpoint."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ class Trainer:
     def run_split(self, split: Split, seed: int) -> FoldResult:
         """Train, keep the fold's checkpoint, and score its test clips with `Recognizer`; a finished fold is only read.
 
-        If another seed's fold has a frozen encoder's output for the test clips, only the head is computed, and no
-        checkpoint is kept.
+        If the first seed's fold already has the frozen encoder's output for the test clips, only the head is computed,
+        and no checkpoint is kept.
         """
         place = self.folder_of(split, seed)
         if (place / "fold.json").exists():

@@ -35,7 +35,7 @@ class Resident:
         self._lengths = torch.from_numpy(self.lengths).to(device)
 
     def batch(self, index: NDArray[np.int64]) -> Batch:
-        """The windows with these indexes, padded to the longest of them."""
+        """The windows with these indexes, padded to the longest of them; with their lengths if the lengths differ."""
         place = torch.from_numpy(index).to(self.frames.device)
         if not self.padded:
             return (self.frames[place],)
