@@ -67,10 +67,10 @@ function correlate(frame, re, im, power) {
     im[i] = 0;
   }
   power.set(re.subarray(0, WINDOW));
-  fft.run(re, im); // of a symmetric spectrum the forward transform is the inverse, up to the scale
+  fft.run(re, im); // the spectrum is symmetric, so the forward transform equals the inverse one up to the scale
 }
 
-/** Autocorrelation of the window itself, by which a frame's is divided: it would favor short periods otherwise. */
+/** Autocorrelation of the window itself. A frame's is divided by it, because it would favor short periods otherwise. */
 const windowCorrelation = new Float32Array(2 * WINDOW);
 correlate(hann, windowCorrelation, new Float32Array(2 * WINDOW), new Float32Array(WINDOW));
 
@@ -124,7 +124,7 @@ export function analyze(samples, rate) {
   return { levels, pitch };
 }
 
-/** Pitch in Hz, or 0 where nothing repeats. */
+/** Pitch in Hz, or 0 if nothing repeats. */
 function peak(correlation, rate) {
   const [shortest, longest] = [Math.floor(rate / PITCH_HZ[1]), Math.ceil(rate / PITCH_HZ[0])];
   const at = (lag) => correlation[lag] / correlation[0] / (windowCorrelation[lag] / windowCorrelation[0]);
@@ -164,7 +164,7 @@ export class Acoustics {
     const block = this.memory.blocks.findLast(({ start: first }) => first < start + TILE_S);
     if (!block) return null;
     const end = this.memory.blocks.at(-1);
-    if (end.start + end.length / end.rate < start + TILE_S) return null; // its audio is still on the way
+    if (end.start + end.length / end.rate < start + TILE_S) return null; // its audio has not all arrived
     const factor = Math.max(1, Math.floor(block.rate / 16_000));
     const half = (WINDOW / 2) * (factor / block.rate);
     const sound = this.memory.between(start - half, start + TILE_S + half);

@@ -17,8 +17,8 @@ const SLOW_READER = 4429; // ... but for this one: the client did not read fast 
 export class ServerError extends Error {
   /**
    * @param {string} message
-   * @param {string} [code] the protocol's word for it
-   * @param {number} [status] HTTP status, or the WebSocket's close code; 0 when no answer came
+   * @param {string} [code] the protocol's code for it
+   * @param {number} [status] HTTP status, or the WebSocket's close code; 0 when no response came
    */
   constructor(message, code = "", status = 0) {
     super(message);
@@ -50,12 +50,12 @@ export class Client {
     this.WebSocket = options.WebSocket ?? globalThis.WebSocket;
   }
 
-  /** How the server is, and whether it records; it answers also when it cannot do its work. */
+  /** The server's state, and whether it records; it responds even when it cannot do its work. */
   async health() {
     return (await this.#fetch("/healthz", {}, [503])).json();
   }
 
-  /** The checkpoint that answers unless another is named, and all that can be named. */
+  /** The checkpoint that is used unless another is named, and all that can be named. */
   models() {
     return this.#json("/v1/models");
   }

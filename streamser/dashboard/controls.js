@@ -55,7 +55,7 @@ export function bindTimeline(timeline, acts) {
     if (!isZoom) timeline.scroll((event.deltaX / stage.clientWidth) * timeline.span);
     else if (event.ctrlKey || event.altKey || document.activeElement === stage) {
       timeline.zoom(Math.exp(Math.max(-60, Math.min(60, event.deltaY)) / 150), timeline.timeAt(event.clientX));
-    } else return; // the page scrolls: a picture that catches every wheel would stop it half way
+    } else return; // the page scrolls: if the picture took every wheel event, scrolling would stop over it
     event.preventDefault();
   }, { passive: false });
   stage.addEventListener("keydown", (event) => {

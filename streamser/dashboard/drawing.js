@@ -7,7 +7,7 @@ const SPACE = 8;
 const AXIS = 22;
 const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600];
 export const GUTTER = 58; // for the lanes' names
-const NAME_PX = 15; // a ribbon shows its name where it is at least this thick all along it
+const NAME_PX = 15; // a ribbon shows its name where it is at least this thick over the whole width of the name
 
 /**
  * Lanes from top to bottom with their heights in CSS pixels.
@@ -234,7 +234,7 @@ export class Painter {
     return [first, ...utterance.points, { ...last, at: end }];
   }
 
-  /** The name at the place where the band is thickest, if it holds the whole word there and is sure. */
+  /** The name where the band is thickest, if the whole word fits there and the result is not uncertain. */
   #nameBand({ label, floor, ceiling }, points, xs) {
     const half = this.#wide(label, 12, 600) / 2 + 5;
     let best = null;

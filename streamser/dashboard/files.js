@@ -77,7 +77,7 @@ export class FileSource {
     return new OfflineAudioContext(1, 1, DECODED_HZ).decodeAudioData(bytes);
   }
 
-  /** The waveform; there is none where the browser cannot decode the file. */
+  /** The waveform; there is none if the browser cannot decode the file. */
   #draw(decoded) {
     const envelope = new Envelope();
     if (!decoded) return envelope;
@@ -96,7 +96,7 @@ export class FileSource {
 
   async #play() {
     this.audio = new Audio(URL.createObjectURL(this.file));
-    // Where the audio may not or cannot be played, the clock alone moves the picture.
+    // If the audio may not or cannot be played, the clock alone moves the picture.
     this.isAudible = await this.audio.play().then(() => true, () => false);
     this.began = performance.now();
     await new Promise((/** @type {(value?: any) => void} */ resolve) => {

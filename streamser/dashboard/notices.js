@@ -35,9 +35,9 @@ const VOICE_WORDS = {
   profile: (count) => `voice: baseline of ${count} utterances, with a profile`,
 };
 
-/** How well the voice is known, once something is; `canReset` offers to forget it. */
+/** The voice's baseline, once there is one; `canReset` shows the button that resets it. */
 export function showVoice(event, canReset) {
-  if (event?.baseline === "none" && $("voice").hidden) return; // a checkpoint that does not adapt never knows one
+  if (event?.baseline === "none" && $("voice").hidden) return; // a checkpoint that does not adapt never has a baseline
   $("voice").hidden = !event?.baseline;
   if (!event?.baseline) return;
   setText("voice-text", VOICE_WORDS[event.baseline]?.(event.baseline_utterances ?? 0) ?? "");

@@ -43,7 +43,7 @@ function paintTile(color, pattern, ink) {
   return tile;
 }
 
-/** Black or white, whichever reads better on a color; `dark` tells which. */
+/** Whether a color is so light that black is easier to read on it than white. */
 function isLight(color) {
   const [r, g, b] = [1, 3, 5].map((i) => (parseInt(color.slice(i, i + 2), 16) / 255) ** 2.2);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.2; // where black and white have about equal contrast

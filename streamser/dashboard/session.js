@@ -209,7 +209,7 @@ export class Session {
       else high = middle;
     }
     const found = [];
-    // An utterance lasts a quarter of a minute at most, so that few before the part can reach into it.
+    // Utterances are far shorter than two minutes, so those that begin earlier than that cannot reach into the part.
     for (let i = low - 1; i >= 0 && utterances[i].start > start - 120; i--) {
       if (this.endOf(utterances[i]) > start) found.push(utterances[i]);
     }

@@ -106,7 +106,8 @@ export class BrowserMicrophone {
         event: (event) => listener.second(event),
       });
       this.second.connection.done.catch((error) => listener.failed(error));
-      // It may have to be loaded first, and both are to get the same audio; a lost server must not block the page.
+      // The second checkpoint may have to be loaded first, and both must get the same audio, so wait for it; but not
+      // forever, because a lost server must not block the page.
       await Promise.race([this.second.connection.ready, new Promise((resolve) => setTimeout(resolve, LOADING_MS))]);
     }
     const node = new AudioWorkletNode(this.context, "collector", {

@@ -21,7 +21,7 @@ export class Timeline {
     this.acoustics = new Acoustics(memory);
     this.painter = new Painter(this);
     this.span = canvas.clientWidth < 500 ? 10 : 20;
-    /** @type {number | null} right edge in seconds; null follows the sound */
+    /** @type {number | null} right edge in seconds; null follows the audio */
     this.end = null;
     /** @type {string | null} */
     this.selected = null;
