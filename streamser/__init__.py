@@ -119,7 +119,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'streamser' has no attribute {name!r}")
     value = getattr(import_module(f"streamser.{_MODULE_OF[name]}"), name)
-    globals()[name] = value  # the next look-up finds it without coming here
+    globals()[name] = value  # the next look-up does not call this function
     return value
 
 

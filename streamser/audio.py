@@ -33,7 +33,7 @@ LONGEST_S = 4 * 3600.0
 """The longest audio that is read into one array; a small file may decode to years of silence."""
 
 LOUDEST = 100.0
-"""Float audio lies within [-1, 1], with some headroom for a hot recording; audio beyond this was never scaled."""
+"""Largest value of float audio, which should lie within [-1, 1]; audio with a larger value was never scaled."""
 
 Samples = NDArray[np.float32]
 
@@ -82,7 +82,7 @@ class AudioBlock(_Placed):
     start: int
     """Index of the first sample since the stream began."""
     arrived_s: float | None = None
-    """When its last sample came in (time.monotonic). Only the latency of results is measured by it."""
+    """When its last sample came in (time.monotonic). It is used only to measure latency."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +163,7 @@ def resample(samples: Samples, from_rate: int, to_rate: int = SAMPLE_RATE) -> Sa
 
 
 def to_pcm16(samples: NDArray[np.floating[Any]]) -> NDArray[np.int16]:
-    """Float audio as little-endian 16-bit integers; what lies outside [-1, 1] is clipped.
+    """Float audio as little-endian 16-bit integers; values outside [-1, 1] are clipped.
 
     >>> to_pcm16(np.array([0.25, -2.0, 1.0])).tolist()
     [8192, -32768, 32767]
@@ -201,7 +201,7 @@ def to_mono(pcm: NDArray[np.generic], channels: int | None = None) -> Samples:
 
 
 def energies(frames: Samples) -> list[float]:
-    """The sum of squares of each frame (frames, samples), with the bits that np.dot of a frame alone gives."""
+    """The sum of squares of each frame (frames, samples), with the same bits as np.dot of one frame alone."""
     values: list[float] = np.matmul(frames[:, None], frames[:, :, None]).ravel().tolist()
     return values
 
@@ -215,7 +215,7 @@ def check_finite(samples: Samples, what: str) -> Samples:
 
 
 def decoder_words(error: Exception) -> str:
-    """The reason for which libsndfile refuses a file, without the name of the file or of a Python object.
+    """libsndfile's reason for refusing a file, without the name of the file or of a Python object.
 
     >>> import io, soundfile
     >>> try:
@@ -268,7 +268,7 @@ def made_finite(samples: Samples) -> tuple[Samples, int]:
 
 
 def open_audio(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.SoundFile | MediaFile:
-    """Open an audio file for reading; AudioError, with `name`, if it is not audio or its sample rate is absurd.
+    """Open an audio file for reading; AudioError, with `name`, if it is not audio or its sample rate is out of range.
 
     A file with the suffix m4a, mp4, webm and the like is decoded by ffmpeg.
     """
@@ -326,7 +326,7 @@ def cut_off(audio: soundfile.SoundFile | MediaFile, frames: int) -> str | None:
 def read_audio(path: str | PathLike[str], sample_rate: int = SAMPLE_RATE) -> Samples:
     """Read an audio file of any rate, channel count and sample type as mono float32.
 
-    WAV, FLAC, Ogg and MP3 are read by libsndfile; m4a, mp4, webm and the like by ffmpeg, where it is installed.
+    WAV, FLAC, Ogg and MP3 are read by libsndfile; m4a, mp4, webm and the like by ffmpeg, if it is installed.
 
     A file that is cut off is read as far as it goes, with a warning in the log.
 

@@ -37,7 +37,7 @@ from streamser.onnxgraph import check_graph
 
 DEFAULT_MODEL = "whisper"
 NEUTRAL = "neutral"
-"""The label whose probability is an utterance's weight in a baseline."""
+"""The label whose probability decides an utterance's weight in a baseline."""
 
 WEIGHTS = "weights.safetensors"
 GRAPH = "model.onnx"
@@ -69,7 +69,7 @@ class BundleValues:
     licence: str
     """Licence of the weights, and of the corpora they were trained on."""
     baseline: BaselineRule | None = None
-    """How streams use relative.onnx; None if there is none."""
+    """How streams use relative.onnx; None if the checkpoint has no such file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +170,7 @@ class Bundle(BundleValues):
 
     @property
     def size_bytes(self) -> int:
-        """The graph, which the CPU engine loads."""
+        """Size of the graph, which the CPU engine loads."""
         return self.onnx_path.stat().st_size
 
     def read(self, name: str) -> bytes:
@@ -314,7 +314,7 @@ def _manifest(bundle: Bundle) -> dict[str, Any]:
 
 
 def _locate(name_or_path: str | os.PathLike[str]) -> Path:
-    """An installed name has priority over a folder in the working directory; with a separator it is a path."""
+    """A checkpoint's folder. An installed name has priority over a folder here; a text with a separator is a path."""
     text = os.fspath(name_or_path)
     is_name = isinstance(name_or_path, str) and not text.startswith((".", "~")) and not {"/", os.sep} & set(text)
     models = find_models() if is_name else {}
@@ -354,7 +354,7 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
         files = values["files"]
         if not (isinstance(files, dict) and set(files) - _OPTIONAL == {WEIGHTS, GRAPH, CARD}):
             raise ValueError(
-                f"files lists exactly {WEIGHTS}, {GRAPH}, {CARD}, at will {', '.join(sorted(_OPTIONAL))}, no other name"
+                f"files must list {WEIGHTS}, {GRAPH} and {CARD}, and nothing else but {', '.join(sorted(_OPTIONAL))}"
             )
         if not all(isinstance(digest, str) for digest in files.values()):
             raise ValueError("files gives the SHA-256 of each in hexadecimal")

@@ -21,7 +21,7 @@ class Calibration:
 
     temperature: float = 1.0
     bias: tuple[float, ...] = ()
-    """One value a class, or none at all."""
+    """One value for each class, or empty."""
     threshold: float = 0.0
     """Below this confidence the prediction is `uncertain`."""
     risk: float | None = None
@@ -42,7 +42,7 @@ class Calibration:
 
 
 def check_prior(rule: str, prior: float | None) -> None:
-    """ValueError, beginning with `rule`, unless it is a probability that leaves room for the other classes, or None."""
+    """ValueError, beginning with `rule`, unless the prior is None or a probability above 0 and below 1."""
     if prior is not None and not (_finite((prior,)) and 0 < prior < 1):
         raise ValueError(f"{rule} above 0 and below 1, or null, not {prior!r}")
 
@@ -60,7 +60,7 @@ class BaselineRule:
     half: float
     """Weight of the baseline at which the relative prediction counts as much as the absolute one."""
     calibration: Calibration
-    """Of the relative logits."""
+    """Calibration of the relative logits."""
 
     def __post_init__(self) -> None:
         rules = {

@@ -98,9 +98,7 @@ def _new_name(where: str, section: str, key: str) -> str:
     new = _RENAMED.get((section, key))
     if new is None:
         return key
-    logger.warning(
-        "%s: %s.%s is now %s.%s; the old name will go with the next release", where, section, key, section, new
-    )
+    logger.warning("%s: %s.%s is now %s.%s; the next release removes the old name", where, section, key, section, new)
     return new
 
 

@@ -1,7 +1,7 @@
 """The events of a stream: small frozen dataclasses, timed by sample index; `to_dict()` makes JSON values.
 
 Every event carries `v` (the format's version), `type` and `stream`. Times are seconds since the stream
-began, derived from sample indexes and never from a clock; `latency_ms` alone is wall time and alone may
+began, derived from sample indexes and never from a clock. Only `latency_ms` is wall time, and only it may
 differ between two replays of the same audio.
 """
 
@@ -199,7 +199,7 @@ class SourceChanged(EventBase):
 
     state: Literal["lost", "back"]
     at: int
-    """Sample index at which it was noticed."""
+    """Sample index at which the change was detected."""
     detail: str = ""
     """Description for people: the device, and its message."""
     another: bool = False

@@ -29,7 +29,7 @@ class FeatureConfig:
     kind: Literal["mel", "samples"] = "mel"
     """`samples`: a frame is the next `hop_samples` samples unchanged, for a network that takes raw audio."""
     sample_rate: int = SAMPLE_RATE
-    """Hz; 16 kHz audio is resampled where a paper asks for another rate."""
+    """Hz; 16 kHz audio is resampled if a paper uses another rate."""
     window: Literal["hann", "hamming"] = "hann"
     """Periodic, as in librosa and torch.stft."""
     window_samples: int = 1024
@@ -66,14 +66,15 @@ class FeatureConfig:
     """Audio longer than the window: its beginning, its middle, or all of it in overlapping windows; `pieces` leaves out
     a rest that is shorter than a window, and each piece is an example of its own in training."""
     stride_s: float = 1.0
-    """Step between those windows; the last one always ends with the audio."""
+    """Step between those windows; the last one ends with the audio, except with `pieces`."""
     peak: bool = False
     """Scale a whole recording so that its largest sample is 1. A stream's segments are scaled one by one, and only
     where they are scored as whole recordings.
     """
     trim_db: float = 0.0
     """Trim leading and trailing parts that are this many dB quieter than the loud parts; 0 keeps everything.
-    A stream's segmenter cuts there anyway, but corpora differ in it, and networks learn to recognize a corpus by it."""
+    A stream's segmenter removes such parts anyway, but their length differs between corpora, and a network would learn
+    to recognize a corpus by it."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -207,7 +208,8 @@ def mel_matrix(config: FeatureConfig) -> Frames:
 
 
 class MelBands(NamedTuple):
-    """The filters as two slopes over each FFT bin: sums over short runs instead of a matrix product with many zeros."""
+    """The mel filters as two slopes over each FFT bin, for sums over short runs instead of a matrix product with many
+    zeros."""
 
     rising: NDArray[np.float64]
     """Weight of each FFT bin in the filter that rises over it, (fft_size // 2 + 2,)."""
@@ -221,7 +223,7 @@ class MelBands(NamedTuple):
 
 @lru_cache(maxsize=32)
 def mel_bands(config: FeatureConfig) -> MelBands:
-    """`mel_matrix`, run by run."""
+    """The filters of `mel_matrix` as `MelBands`."""
     weights = mel_matrix(config).astype(np.float64)
     bins, mels = weights.shape
     hz = np.fft.rfftfreq(config.fft_size, 1.0 / config.sample_rate)
@@ -246,7 +248,7 @@ def dct_matrix(config: FeatureConfig) -> Frames:
 
 
 def log_mel(power: Frames, config: FeatureConfig) -> Frames:
-    """Mel power (frames, n_mels) in dB or nepers against the fixed reference, floored."""
+    """Mel power (frames, n_mels) to log-mel: dB or natural logarithm, relative to `reference`, at least `floor`."""
     reference = np.float32(math.log(max(config.reference, config.floor)))
     level: Frames = np.log(np.maximum(power, np.float32(config.floor))) - reference
     return level * np.float32(10.0 / math.log(10.0)) if config.log == "db" else level
@@ -335,7 +337,7 @@ class FrontEnd:
         """The frames that only the end of the audio completes."""
         frames = [self._advance(self._resampler.flush())]
         missing = self.config.frames_in(self._received) - self._given
-        if missing > 0:  # frames that reach past the end, over silence: centred ones, or the FFT's dead margin
+        if missing > 0:  # frames that reach past the end: centred ones, or those with an FFT longer than the window
             need = (missing - 1) * self.config.hop_samples + self.config.fft_size - len(self._waiting)
             received = self._received
             frames.append(self._advance(np.zeros(max(0, need), np.float32)))
@@ -356,7 +358,7 @@ def _whole_frames(samples: Samples, config: FeatureConfig) -> Frames:
     if config.kind == "mel":
         return from_log_mel(log_mel(_mel_power(samples, config), config), config)
     count = len(samples) // config.hop_samples
-    # a copy: what came in may be written over
+    # a copy: the caller may overwrite its array
     return np.array(samples[: count * config.hop_samples].reshape(count, config.bins), np.float32)
 
 
@@ -391,7 +393,7 @@ def trimmed(samples: Samples, config: FeatureConfig) -> Samples:
 
 
 def speech_range(samples: Samples, config: FeatureConfig) -> tuple[int, int]:
-    """Where `trimmed` begins and ends; it begins on a multiple of 256 samples."""
+    """First sample of the `trimmed` recording, a multiple of 256, and one past its last sample."""
     count = len(samples) // _PIECE
     if not config.trim_db or not count:
         return 0, len(samples)
@@ -432,7 +434,7 @@ def window_starts(n_frames: int, config: FeatureConfig) -> list[int]:
 
 
 def cut_window(frames: Frames, start: int, config: FeatureConfig) -> Frames:
-    """One window of exactly `window_frames` frames (fewer only where `short` is "keep")."""
+    """One window of exactly `window_frames` frames (fewer only if `short` is "keep")."""
     window = frames[start : start + config.window_frames]
     missing = config.window_frames - len(window)
     if missing <= 0 or config.short == "keep":

@@ -30,7 +30,7 @@ def seal_of(values: Mapping[str, Any]) -> str:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """bundle.yaml as a dictionary whose seal holds."""
+    """The values of bundle.yaml, after the seal was checked; the seal itself is left out."""
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{path}: must be a plain file; copy the checkpoint's own {MANIFEST} here")
     try:

@@ -20,7 +20,7 @@ MEDIA_SUFFIXES = (".m4a", ".mp4", ".webm", ".aac", ".mka", ".mkv", ".mov", ".3gp
 
 WAY_OUT = "install ffmpeg, or: pip install 'streamser[media]'"
 
-# A file is decoded only as a format of its suffix: ffmpeg would also follow playlists to other files and URLs.
+# Only the formats of these suffixes are decoded: ffmpeg would also follow playlists to other files and URLs.
 _ONLY = ("-protocol_whitelist", "file", "-format_whitelist", "mov,matroska,webm,aac,amr,asf,3gp")
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _CHUNK_HEADER = 8
@@ -33,7 +33,7 @@ def is_media(path: Path) -> bool:
 
 def find_ffmpeg() -> str | None:
     """Path of ffmpeg: the system's, or that of the extra 'media'; None when there is neither."""
-    import shutil  # as `subprocess` and `tempfile` below: every start would take longer, and few programs need them
+    import shutil  # here, as `subprocess` and `tempfile` below, because importing them slows down every start
 
     if found := shutil.which("ffmpeg"):
         return found

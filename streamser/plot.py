@@ -25,7 +25,7 @@ _WIDTH_INCHES = 10.0
 _SECONDS_PER_INCH = 4.0  # an utterance of two seconds has room for its label
 _MOST_ROWS = 12  # a longer stream gets longer rows instead of more than this many
 _LETTER_INCHES = 0.078  # a letter of the captions; captions that would not fit are left out
-_ENVELOPE_POINTS = 4000  # twice what a row has columns
+_ENVELOPE_POINTS = 4000  # twice the number of columns of a row
 _SIDE_INCHES = 1.2  # beside the lanes
 _KEY_INCHES = 1.1  # an entry of the legend
 
@@ -177,7 +177,7 @@ def _ribbons(events: list[Event], labels: list[str]) -> Iterator[_Ribbon]:
 
 
 def _draw_ribbons(axes: Any, ribbons: list[_Ribbon], labels: list[str]) -> None:
-    """Stacked probabilities, a ribbon a class."""
+    """Stacked probabilities, one ribbon for each class."""
     colors = [color_of(name) for name in labels]
     for ribbon in ribbons:
         axes.stackplot(ribbon.times_s, ribbon.scores, colors=colors, linewidth=0.4, edgecolor="white")
@@ -227,7 +227,7 @@ def _draw_reference(axes: Any, reference: Sequence[Mark], start_s: float, stop_s
 
 
 def _write_caption(axes: Any, wordings: list[str], at_s: float, letters: int) -> None:
-    """The longest of the wordings that fits into the bar; none when even the shortest does not."""
+    """Write the longest of the wordings that fits into the bar; none when even the shortest does not."""
     for text in wordings:
         if max(map(len, text.split("\n"))) <= letters:
             box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}

@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 
 __all__ = ["guarded", "guarded_output", "printable"]
 
-# Control characters but for tab and line feed, marks that change the direction of text, and halves of characters.
+# Control characters except tab and line feed, marks that change the direction of text, and lone surrogates.
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NOT_OURS = re.compile(rf"(?!\r|\x1b\[K){_COMMANDS.pattern}")  # a progress line goes back and clears the line
 
@@ -47,7 +47,7 @@ class _Guarded:
 
 
 def guarded(stream: TextIO) -> TextIO:
-    """The same stream, without control sequences."""
+    """The stream, with control sequences escaped except those of a progress line."""
     return stream if isinstance(stream, _Guarded) else cast(TextIO, _Guarded(stream))
 
 

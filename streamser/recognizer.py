@@ -124,7 +124,7 @@ class Recognizer:
     ) -> None:
         """`baseline` is the first baseline of streams and predictions, None for an unknown speaker.
 
-        `relative` is the bundle's relative head where it is already open.
+        `relative` is the bundle's relative head if it is already open.
         """
         self.bundle = bundle
         self.engine = engine

@@ -18,8 +18,9 @@ _KINDS = ".TextGrid and .csv"
 def read_reference(path: Path, audio: Path, duration_s: float) -> list[Mark]:
     """The labels of one recording; ConfigError when the file has none for it.
 
-    A TextGrid's first interval tier is taken. A table has columns start_s, end_s and label; or, as a corpus manifest,
-    path (or file) and emotion (or label), of which the row with the recording's name counts for all of it.
+    From a TextGrid, the first interval tier is read. A CSV table has the columns start_s, end_s and label, or those of
+    a corpus manifest: path (or file) and emotion (or label). The manifest's row with the recording's file name labels
+    the whole recording.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -52,7 +53,7 @@ def _intervals(path: Path, text: str) -> Iterator[Mark]:
                     if words := label[1:-1].replace('""', '"').strip():
                         yield Mark(float(start), float(end), words)
                 return
-    except (ValueError, StopIteration, RuntimeError) as error:  # the generator's second value becomes the third
+    except (ValueError, StopIteration, RuntimeError) as error:  # StopIteration in a generator becomes a RuntimeError
         raise ConfigError(f"--reference {path}: is no TextGrid that can be read; save it as text in Praat") from error
 
 

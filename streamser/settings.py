@@ -36,7 +36,7 @@ __all__ = [
 T = TypeVar("T")
 
 SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The loader of plain values: libyaml's where PyYAML was built with it, which takes a tenth of the time."""
+"""The loader of plain values: libyaml's if PyYAML was built with it, which takes a tenth of the time."""
 
 Where = Callable[[str], str]
 """Dotted key -> its place, as "recipe.yaml:12"."""
@@ -255,7 +255,7 @@ def _dotted(name: str, key: str) -> str:
 
 
 def _dataclass_of(kind: Any) -> type[Any] | None:
-    """The dataclass of a field, also where the field may be None."""
+    """The dataclass of a field, also if the field may be None."""
     for one in get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,):
         if isinstance(one, type) and is_dataclass(one):
             return one
@@ -271,7 +271,7 @@ def _fit(value: Any, kind: Any) -> Any:
     if kind is Any or (isinstance(kind, type) and is_dataclass(kind) and isinstance(value, kind)):
         return value
     if origin in (Union, types.UnionType):
-        # `device: 3` is an index though a text would do as well: a type that needs no conversion is tried first.
+        # `device: 3` is an index, although the field also takes text: a type that needs no conversion is tried first.
         kinds = sorted(inner, key=lambda one: type(value) is not one)
         return next((fit for fit in (_fit(value, one) for one in kinds) if fit is not _UNFIT), _UNFIT)
     if origin is Literal:

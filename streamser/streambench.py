@@ -1,8 +1,8 @@
-"""The streaming benchmark: streams composed with known truth, pushed through the real pipeline, scored as events.
+"""The streaming benchmark: compose streams of known content, push them through the pipeline, and score the events.
 
-A stream is room noise with speech between pauses; some pauses have music or a burst of louder noise. The truth is exact
-to the sample. Only the real-time factor is measured in wall time, so that the same clips, plan and checkpoint give the
-same figures on every machine.
+A stream is room noise with speech between pauses; some pauses have music or a burst of louder noise. The content of
+every sample is known. Only the real-time factor is measured in wall time, so that the same clips, plan and checkpoint
+give the same other figures on every machine.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from streamser.events import UNCERTAIN, EmotionEvent
 from streamser.recognizer import Recognizer
 from streamser.stream.pipeline import Stream, StreamConfig
 
-_BLOCK = SAMPLE_RATE // 50  # 20 ms: as fine as the delay is known
-_STEP_S = 0.5  # step of the accuracy against seconds of speech
+_BLOCK = SAMPLE_RATE // 50  # 20 ms, the resolution of the measured delays
+_STEP_S = 0.5  # resolution of the accuracy against seconds of speech
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class _Sheet:
     """Samples of all utterances."""
 
 
-# An utterance owns a clip when it covers half of its speech; it is false when a tenth of it at most is speech.
+# An utterance belongs to a clip if it covers half of the clip; it is false if at most a tenth of it is speech.
 _FOUND, _FALSE = 0.5, 0.1
 
 
@@ -173,11 +173,11 @@ class StreamResult:
     """From the last sample of speech to the final, in stream time."""
     delay_p95_s: float
     onset_p50_s: float
-    """From the first sample of speech to the utterance's; negative: pre-roll."""
+    """From the first sample of speech to the utterance's first sample; negative because of the pre-roll."""
     first_p50_s: float
     """From the first sample of speech to the first partial."""
     flips_per_minute: float
-    """Changes of what is shown, `uncertain` included, within utterances, a minute of utterance."""
+    """Changes of the label, with `uncertain` as a label, within utterances, per minute of utterances."""
     false: tuple[FalseRow, ...]
     real_time_factor: float
     """Wall time of the pipeline over stream time; the one figure that depends on the machine."""
@@ -207,7 +207,7 @@ def measure_streams(
 ) -> StreamResult:
     """Compose streams of clips that have the recognizer's labels, run them, and score the events.
 
-    Every clip of a composed stream is another speaker's, so that streams do not adapt here.
+    Successive clips of a composed stream have different speakers, so that streams do not adapt here.
     """
     plan, config = plan or StreamPlan(), config or StreamConfig()
     config = replace(config, pipeline=replace(config.pipeline, adapt=False))
@@ -232,7 +232,7 @@ def _result(
 ) -> StreamResult:
     found = [one for one in sheet.results if one.found]
     if not found:
-        raise CorpusError(f"not one of {len(sheet.results)} spoken clips was found; the VAD lets nothing pass")
+        raise CorpusError(f"not one of {len(sheet.results)} spoken clips was found; the detector finds no speech")
     length_s = sum(sheet.length.values()) / SAMPLE_RATE
     delays = [(one.predictions[-1].at - one.span.end) / SAMPLE_RATE for one in found]
     onsets = [(one.predictions[-1].event.start - one.span.start) / SAMPLE_RATE for one in found]
@@ -275,7 +275,7 @@ def _finals(labels: tuple[str, ...], found: Sequence[_SpanResult]) -> MetricSet:
 
 
 def _by_seconds(found: Sequence[_SpanResult]) -> tuple[SecondsRow, ...]:
-    """Partials by the speech before them, in half seconds; a clip counts once in each."""
+    """Partials by the length of speech so far, in half seconds; a clip counts once in each half second."""
     table: dict[int, dict[int, tuple[bool, bool]]] = {}
     for i, one in enumerate(found):
         assert one.span.clip is not None
@@ -289,7 +289,7 @@ def _by_seconds(found: Sequence[_SpanResult]) -> tuple[SecondsRow, ...]:
         right = np.array([value[0] for value in table[step].values()])
         certain = np.array([not value[1] for value in table[step].values()])
         sure = float(right[certain].mean()) if certain.any() else float("nan")
-        if len(right) >= min(20, len(found)):  # the few long utterances are not those of the first rows
+        if len(right) >= min(20, len(found)):  # a few long utterances cannot be compared with all of them
             rows.append(SecondsRow((step + 1) * _STEP_S, float(right.mean()), sure, len(right)))
     return tuple(rows)
 
@@ -322,7 +322,7 @@ def stream_markdown(result: StreamResult) -> str:
         ("speech end to final, median / p95", f"{r.delay_p50_s:.2f} s / {r.delay_p95_s:.2f} s"),
         ("speech start to first partial, median", "-" if np.isnan(r.first_p50_s) else f"{r.first_p50_s:.2f} s"),
         ("onset against the truth, median", f"{r.onset_p50_s:+.2f} s"),
-        ("changes of what is shown, a minute of speech", f"{r.flips_per_minute:.1f}"),
+        ("changes of the label, a minute of speech", f"{r.flips_per_minute:.1f}"),
         ("real-time factor on this machine", f"{r.real_time_factor:.3f}"),
     ]
     seconds = [
@@ -356,7 +356,7 @@ def stream_markdown(result: StreamResult) -> str:
 
 
 def write_stream_report(result: StreamResult, out: Path) -> Path:
-    """Markdown, JSON and (with matplotlib) a picture into a folder; returns the Markdown file."""
+    """Write Markdown, JSON and, if matplotlib is installed, a picture into a folder; returns the Markdown file."""
     from streamser.evaluation.plots import can_draw, plot_seconds
 
     out.mkdir(parents=True, exist_ok=True)
