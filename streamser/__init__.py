@@ -1,4 +1,4 @@
-"""Real-time speech emotion recognition: local, streaming, and honest about what it does not know.
+"""Real-time speech emotion recognition: local, streaming, and `uncertain` when the confidence is too low.
 
     import streamser
 

@@ -144,7 +144,7 @@ def _resample_stream(from_rate: int, to_rate: int) -> Any:
 
 
 def check_rate(rate: float) -> int:
-    """A sample rate as a whole number; ValueError when it is none, or beyond what streamser takes.
+    """A sample rate as a whole number; ValueError if it is not whole, or a rate that streamser does not take.
 
     >>> check_rate(44_100.0)
     44100

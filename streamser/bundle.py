@@ -63,7 +63,7 @@ class BundleValues:
     """Name of the row in the zoo that built the network."""
     calibration: Calibration
     provenance: Mapping[str, Any]
-    """Corpora, speakers, recipe and versions from which the weights were trained."""
+    """Corpora, speakers, recipe and versions of the training."""
     scores: Mapping[str, Any]
     """Measured figures, and the data they were measured on."""
     licence: str
@@ -314,7 +314,7 @@ def _manifest(bundle: Bundle) -> dict[str, Any]:
 
 
 def _locate(name_or_path: str | os.PathLike[str]) -> Path:
-    """A checkpoint's folder. An installed name has priority over a folder here; a text with a separator is a path."""
+    """A checkpoint's folder, by its installed name or by its path; a text with a separator is always a path."""
     text = os.fspath(name_or_path)
     is_name = isinstance(name_or_path, str) and not text.startswith((".", "~")) and not {"/", os.sep} & set(text)
     models = find_models() if is_name else {}

@@ -6,7 +6,7 @@ from streamser.audio import SAMPLE_RATE
 from streamser.events import UNCERTAIN
 
 # Any two differ by a CIE76 distance of at least 19, for normal vision and for protan, deutan and
-# tritan colour blindness, and each differs from a dark background. A label always stands beside the color.
+# tritan color blindness, and each differs from a dark background. A label always stands beside the color.
 COLORS: dict[str, str] = {
     "angry": "#DD4E03",
     "happy": "#F4C63A",
@@ -37,7 +37,7 @@ _SPARE = ("#7E6BB0", "#5F9EA0", "#C9A27E", "#6E8B3D")
 
 
 def color_of(label: str) -> str:
-    """The colour of an emotion, the same for all its names.
+    """The color of an emotion, the same for all its names.
 
     >>> color_of("happiness") == color_of("joy") == color_of("happy") == COLORS["happy"]
     True

@@ -45,7 +45,7 @@ def enrol(
 
 
 def check_recording(recordings: Sequence[Samples], least_speech_s: float = LEAST_SPEECH_S) -> None:
-    """AudioError, with the way out, for speech that cannot be used for a profile."""
+    """Raise an AudioError, with advice, for speech that cannot be used for a profile."""
     speech_s = sum(map(len, recordings)) / SAMPLE_RATE
     if not recordings or speech_s < least_speech_s:
         raise AudioError(

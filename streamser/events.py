@@ -81,7 +81,7 @@ class EmotionEvent(EventBase):
     """Sample index one past the last sample scored."""
     final: bool
     label: str
-    """The likeliest class, also when `uncertain`; show it only when not."""
+    """The likeliest class, even if `uncertain`; show it only if the event is not uncertain."""
     scores: Mapping[str, float]
     """Calibrated probability of each class; they sum to 1."""
     confidence: float

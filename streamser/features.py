@@ -24,7 +24,7 @@ Frames = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureConfig:
-    """Everything between samples and a network's input; the five papers' front ends are five values of it."""
+    """Everything between samples and a network's input; each of the five papers' front ends is one instance."""
 
     kind: Literal["mel", "samples"] = "mel"
     """`samples`: a frame is the next `hop_samples` samples unchanged, for a network that takes raw audio."""
@@ -256,7 +256,7 @@ def log_mel(power: Frames, config: FeatureConfig) -> Frames:
 
 @lru_cache(maxsize=32)
 def _dct_matrix64(config: FeatureConfig) -> NDArray[np.float64]:
-    """The same values in float64: `einsum` would convert them at every call, which takes longer than the sums."""
+    """`dct_matrix` in float64: `einsum` would convert it at every call, which takes longer than the sums."""
     return dct_matrix(config).astype(np.float64)
 
 

@@ -49,7 +49,7 @@ class Labelled:
     """The checkpoint's classes."""
     duration_s: float
     events: tuple[Event, ...]
-    """All events, in the order of a stream."""
+    """All events, in order."""
 
     @property
     def finals(self) -> tuple[EmotionEvent, ...]:
@@ -214,7 +214,7 @@ class Client:
 
 
 class ClientStream:
-    """One connection of a `Client`; messages are read while a call runs."""
+    """A stream of a `Client`; messages are read only while a call runs."""
 
     def __init__(self, make: Callable[[], AsyncStream]) -> None:
         self._make = make

@@ -201,7 +201,7 @@ class Connection(asyncio.Protocol):
             self.routing.cancel()
 
     async def _route(self) -> None:
-        """Find a server with room, connect to it, and hold it until the connection ends or the server dies."""
+        """Find a server with room, connect to it, and keep the place until the connection ends or the server dies."""
         held = self._gate.pick()
         try:
             async with contextlib.aclosing(held):

@@ -83,7 +83,7 @@ def _start(cpus: int, *, last: bool) -> bool:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except Exception as error:  # Ray raises plain ones here
+    except Exception as error:  # Ray raises plain Exceptions here
         ray.shutdown()
         if last:
             raise EngineError(f"Ray could not be started on this machine: {_first_line(error)}") from error

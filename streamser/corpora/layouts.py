@@ -37,7 +37,7 @@ def inside(folder: Path, path: Path) -> str:
 
 
 def leaves(path: str) -> bool:
-    """Whether a path from a manifest points, on any system, outside the folder that it is relative to.
+    """Whether a path from a manifest leads out of the manifest's folder, on any operating system.
 
     >>> [leaves(path) for path in ("audio/a.wav", "/etc/passwd", "a/../../b.wav", "C:\\\\a.wav", "a..b/c.wav")]
     [False, True, True, True, False]

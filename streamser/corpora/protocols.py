@@ -220,7 +220,7 @@ def _speaker_groups(clips: Sequence[Clip], n_folds: int) -> list[list[str]]:
         strata[stratum].append(speaker)
     for members in strata.values():
         share, spare = divmod(len(members), n_folds)
-        # the smallest folds get one more, so that small strata do not all fall into the first fold
+        # the smallest folds get one speaker more, so that small strata do not all fall into the first fold
         richer = set(sorted(range(n_folds), key=lambda fold: len(folds[fold]))[:spare])
         start = 0
         for fold in range(n_folds):

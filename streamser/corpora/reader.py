@@ -247,7 +247,7 @@ def _load_cache(cache: Path | None) -> dict[str, list[object]]:
         return {}
     try:
         values = json.loads(cache.read_text(encoding="utf-8"))
-    except ValueError:  # cut off while it was written: the files are read again
+    except ValueError:  # the cache was cut off while it was written: the files are read again
         return {}
     return values if isinstance(values, dict) else {}
 

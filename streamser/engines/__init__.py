@@ -176,7 +176,7 @@ class OldNames:
 
 
 class FallbackEngine(OldNames):
-    """Uses the first engine until it fails, then the second: it warns once and adds a line to `metrics()`."""
+    """Uses the first engine until it fails, then the second; it warns once, and `metrics()` has the reason."""
 
     def __init__(self, first: Callable[[], Engine], second: Callable[[], Engine], features: FeatureConfig) -> None:
         self._second = second
@@ -265,7 +265,7 @@ def cuda_is_likely() -> bool:
         return False
     if sys.platform == "win32":
         return (Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvcuda.dll").exists()
-    # The driver's control node; WSL 2's; Jetson's.
+    # Device nodes of the driver on Linux, on WSL 2 and on Jetson.
     return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap"))
 
 

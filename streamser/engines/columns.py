@@ -59,7 +59,7 @@ class Level(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A number of `frames` from frame `start` on, repeated until they fill the network's window."""
+    """The frames from `start` to `start + frames`, repeated until they fill the network's window."""
 
     start: int
     frames: int
@@ -70,7 +70,7 @@ class Plan:
     """How to compute a window after another one."""
 
     frames: Index
-    """Frames under the new columns, counted from the window's start; `_PADDING` is zeros."""
+    """Indices, from the window's start, of the frames under the new columns; `_PADDING` stands for zeros."""
     known: tuple[Index, ...]
     """For each layer, which of the earlier window's columns the graph needs."""
     runs: tuple[Index, ...]

@@ -28,8 +28,8 @@ _FATAL_ONLY = 4  # onnxruntime's log level: errors arrive as exceptions anyway
 class OnnxEngine(OldNames):
     """A bundle's graphs in onnxruntime sessions.
 
-    Windows run one at a time: on a CPU a batch is less than a tenth faster, and its size would change the last bits of
-    a window's logits. So a replay equals the live stream.
+    Windows run one at a time: on a CPU a batch is less than a tenth faster, and the last bits of a window's logits
+    could depend on the other windows in it. So a replay equals the live stream.
 
     Streams use the step graph and files the whole one, so each is opened only when it is needed.
     """

@@ -41,10 +41,10 @@ class Track(Protocol):
         """Add the next frames, (n, bins)."""
 
     def scores(self) -> WindowScores:
-        """Logits and embedding of the newest window, or of all frames if the graph keeps them; more may follow."""
+        """Logits and embedding of the newest window, or of all frames if the graph keeps them; `feed` may follow."""
 
     def final(self, kept: slice) -> WindowScores:
-        """Logits and embedding of the whole utterance; `kept` are the frames that trimming leaves; more may follow."""
+        """Logits and embedding of the whole utterance; `kept`: the frames that trimming leaves; `feed` may follow."""
 
 
 class StepEngine(Protocol):

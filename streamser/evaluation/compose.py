@@ -62,7 +62,7 @@ class Composed:
 
     samples: Samples
     spans: tuple[Span, ...]
-    """In order, without holes."""
+    """In order; together they cover the whole stream."""
 
     @property
     def spoken(self) -> list[Span]:

@@ -1,8 +1,8 @@
 """A fold's predictions on its test clips: the trainer writes them, and evaluation pools and measures them later.
 
-A fold is two files: `<any name>.json` and, beside it, `<the same name>.npz` with the logits and targets. The
-trainer calls `save_fold(run / f"{fold}-seed{seed}.json", FoldResult(...))` once a fold is trained, with the
-logits as the recognizer combines them (mean over the windows of a clip, not calibrated).
+A fold is two files: `<any name>.json` and, beside it, `<the same name>.npz` with the arrays. Once a fold is trained,
+the trainer calls `save_fold(run / folder_name(fold, seed) / "fold.json", FoldResult(...))`, with the logits as the
+recognizer combines them (mean over the windows of a clip, not calibrated).
 
     folds = load_folds(run)          # every fold below the folder, sorted by seed and name
     for seed, group in by_seed(folds).items():
@@ -93,7 +93,7 @@ class FoldResult:
 
 
 def _words(fold: FoldResult) -> dict[str, Any]:
-    """The content of the JSON file."""
+    """The values of a fold that its JSON file holds."""
     names = (
         "name",
         "protocol",

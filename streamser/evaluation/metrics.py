@@ -187,7 +187,9 @@ def most_confident(confidence: ArrayLike, coverage: float, weights: ArrayLike | 
     share = np.ones(len(sure)) if weights is None else np.asarray(weights, np.float64)
     order = np.argsort(-sure, kind="stable")
     reached = np.cumsum(share[order]) / share.sum()
-    count = int(np.argmin(np.abs(reached - coverage))) + 1 if len(sure) else 0  # as near as whole predictions allow
+    count = (
+        int(np.argmin(np.abs(reached - coverage))) + 1 if len(sure) else 0
+    )  # the number of predictions nearest to `coverage`
     return order[:count]
 
 

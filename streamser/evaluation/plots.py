@@ -17,7 +17,7 @@ from streamser.evaluation.metricset import COVERAGE, MetricSet
 if TYPE_CHECKING:
     from streamser.evaluation.evaluate import EmbeddingMap, Predictions
 
-# Distinguishable with normal and impaired colour vision (Okabe and Ito), for corpora.
+# Colors of corpora, distinguishable with normal and impaired color vision (Okabe and Ito).
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
 

@@ -96,7 +96,7 @@ def stream_metrics(
 
 
 def known_speakers(corpora: Sequence[LeftOutCorpus], rule: BaselineRule) -> dict[str, dict[str, float]]:
-    """UA and macro-F1 in percent: `first` without a baseline, `two_passes` with that of the speaker's other clips.
+    """UA and macro-F1 in percent: `first` has no baseline, `two_passes` has one of the speaker's other clips.
 
     `rule` is a checkpoint's, for runs that left out too few corpora to choose constants of their own.
     """

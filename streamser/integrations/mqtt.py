@@ -69,7 +69,7 @@ class MqttConfig:
 
     @property
     def node(self) -> str:
-        """The topic as an identifier."""
+        """The topic as an identifier for Home Assistant."""
         return re.sub(r"[^a-zA-Z0-9_-]", "_", self.topic)
 
 

@@ -233,7 +233,7 @@ class WyomingServer:
             read.cancel()
 
     async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, code: str, text: str) -> None:
-        """Send the reason, and discard what the client still sends for a moment, so that it can read the reason."""
+        """Send the reason; to let the client read it, discard for a moment what the client still sends."""
         if self._lingering >= _MOST_LINGERING:  # many clients: each has a file handle
             writer.transport.abort()
             return

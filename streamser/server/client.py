@@ -108,7 +108,7 @@ class StreamClient:
             self._sender.refuse(self._refusal)
         else:
             self._sender.finish()
-        # Its windows of audio take megabytes: free them now instead of waiting for the garbage collector.
+        # The stream's windows of audio take megabytes: free them now instead of waiting for the garbage collector.
         self._sender.on_refuse = lambda: None
         del self._stream
 

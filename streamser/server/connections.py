@@ -10,7 +10,7 @@ from streamser.server.metrics import Metrics
 
 __all__ = ["ConnectionLimit"]
 
-_TRIES = 8  # a client may take this many times the header's limit to read a response
+_TRIES = 8  # a client may take this many times `header_timeout_s` to read a response
 _BUSY_BODY = b'{"error": {"code": "too_many_connections", "message": "all connections are in use; try again later"}}'
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 5\r\n"

@@ -44,7 +44,7 @@ class Exporter:
         self._turn = asyncio.Semaphore(1)
 
     async def response(self, request: web.Request) -> web.Response:
-        """The handler."""
+        """Handle POST /v1/export."""
         check_query(request, "format")
         wanted = request.query.get("format", "")
         if wanted not in EXPORT_FORMATS:

@@ -37,7 +37,7 @@ class Labeller:
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
     async def response(self, request: web.Request) -> web.Response:
-        """The handler."""
+        """Handle POST /v1/label."""
         name, partials, model = _wishes(request)
         worker = await self._hub.checkpoints.worker(model)
         receiving = self._bodies.receive(request)

@@ -17,7 +17,7 @@ _PAUSE_S = 0.9  # pause between two sentences: longer than the silence that ends
 
 
 async def response(_: web.Request) -> web.Response:
-    """The handler."""
+    """Handle GET /v1/sample."""
     try:
         body = await asyncio.to_thread(_joined)
     except OSError as error:

@@ -53,7 +53,7 @@ class SendQueue:
         self.dropped += 1
 
     async def get(self) -> dict[str, Any] | None:
-        """The oldest message, or None once closed and empty."""
+        """Take the oldest message, waiting for one; None once the queue is closed and empty."""
         while not self._waiting:
             if self._closed:
                 return None

@@ -221,7 +221,7 @@ class WorkerStream(_Channel):
 
     @property
     def waiting(self) -> int:
-        """Number of items that wait for the worker; the host feeds no more audio while there are too many."""
+        """Number of items that wait for the worker; a host should feed no audio while there are too many."""
         return self._handle.waiting
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> None:

@@ -285,7 +285,7 @@ class Listener:
         self.start()
 
     def _is_blocked(self) -> bool:
-        """Whether no event has come since `stop` for too long: a device that hangs may block the segmenter forever."""
+        """Whether it was stopped and no event has come for a second: a device may hang and block the segmenter."""
         return self._stopping and time.monotonic() - self._alive_s > CLOSE_S
 
     def _raise(self) -> None:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class RecordingSource(WrappedSource):
-    """A source that also writes its audio to a new file in `folder`; lost audio becomes silence, so times agree.
+    """A source that also writes its audio to a new file in `folder`, with silence for lost audio.
 
     Its audio is rounded to the 16 bits that are written, so a replay of the recording gives the same events.
     Audio that arrives while a Listener is paused is written too.

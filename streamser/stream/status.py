@@ -26,7 +26,7 @@ class StreamStatus:
     position_s: float
     """Seconds of audio since the stream began, lost audio included."""
     level_db: float
-    """Loudness now, RMS in dB of full scale."""
+    """Present level: RMS in dB of full scale."""
     vad_state: State
     source_state: SourceState
     device: str

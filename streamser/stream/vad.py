@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import _webrtcvad  # the extension itself: the module around it reads package metadata, a tenth of the start-up time
+import _webrtcvad  # the extension itself: the module around it reads package metadata, which slows the start by a tenth
 import numpy as np
 
 from streamser.audio import SAMPLE_RATE, Samples, energies
@@ -24,7 +24,7 @@ __all__ = ["VADS", "EnergyVad", "SileroVad", "Vad", "VadChoice", "VadConfig", "W
 # the room's noise if that is more.
 _TARGET_RMS = 0.05
 _MOST_GAIN = 300.0
-_PEAK_DECAY = 0.82  # a second: -0.9 dB
+_PEAK_DECAY = 0.82  # per second: -0.9 dB
 _SPEECH_OVER_FLOOR = 30.0
 _FULL_SCALE = np.float32(32767)
 
