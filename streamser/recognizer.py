@@ -2,7 +2,7 @@
 
 A recording longer than the network's window is scored in overlapping windows whose logits are averaged; the average is
 calibrated into probabilities; a best probability below the threshold makes the prediction `uncertain`. A recording is
-also `uncertain` if no part of it is above the features' floor, or if it is shorter than one frame (it is then padded).
+also `uncertain` if all of it is digital silence, or if it is shorter than one frame (it is then padded).
 
 This is the absolute prediction. If there is a baseline of the speaker and the checkpoint has a relative head, the
 relative prediction is mixed in: p = (1 - a) p_absolute + a p_relative, where a grows with the baseline's weight.

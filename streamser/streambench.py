@@ -207,7 +207,7 @@ def measure_streams(
 ) -> StreamResult:
     """Compose streams of clips that have the recognizer's labels, run them, and score the events.
 
-    Successive clips of a composed stream have different speakers, so that streams do not adapt here.
+    A composed stream mixes the clips of many speakers, so that streams do not adapt here.
     """
     plan, config = plan or StreamPlan(), config or StreamConfig()
     config = replace(config, pipeline=replace(config.pipeline, adapt=False))
