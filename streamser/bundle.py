@@ -354,7 +354,7 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
         files = values["files"]
         if not (isinstance(files, dict) and set(files) - _OPTIONAL == {WEIGHTS, GRAPH, CARD}):
             raise ValueError(
-                f"files must list {WEIGHTS}, {GRAPH} and {CARD}, and nothing else but {', '.join(sorted(_OPTIONAL))}"
+                f"files lists exactly {WEIGHTS}, {GRAPH}, {CARD}, optionally {', '.join(sorted(_OPTIONAL))}, no other"
             )
         if not all(isinstance(digest, str) for digest in files.values()):
             raise ValueError("files gives the SHA-256 of each in hexadecimal")
