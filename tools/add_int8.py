@@ -1,10 +1,11 @@
-"""Give a checkpoint graphs with 8-bit weights, if they are as accurate and faster.
+"""Add graphs with 8-bit weights to a checkpoint, if they are about as accurate and faster.
 
     python tools/add_int8.py models/whisper CORPORA
 
-UA is measured on clips of the checkpoint's validation speakers and of corpora that it never saw (emovo, casia), on the
-graph that files use and on the step graph that streams use. Both must lose at most 0.5 points and take less CPU time;
-then the graphs and the figures are added to the folder, else nothing changes. CORPORA holds the corpus folders.
+UA is measured on clips of the checkpoint's validation speakers and of corpora that it was not trained on (emovo,
+casia), with the graph that files use and with the step graph that streams use. Both must lose at most 0.5 points of UA
+and take less CPU time. Then the graphs and the figures are added to the folder; otherwise nothing changes. CORPORA is
+the folder that contains the corpora.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MOST_LOST = 0.5
 
 
 def held_out_clips(bundle: Bundle, corpora: Path, most: int) -> list[tuple[str, Path, int]]:
-    """(corpus, file, class) of at most `most` clips a corpus, drawn at random."""
+    """Draw at most `most` clips per corpus at random; returns (corpus, file, class) for each."""
     known = set(bundle.provenance["validation_speakers"])
     same = bundle.provenance["recipe"].get("label_map") or {}
     rng = np.random.default_rng(0)
@@ -52,13 +53,16 @@ def held_out_clips(bundle: Bundle, corpora: Path, most: int) -> list[tuple[str, 
 
 
 def ways(bundle: Bundle, folder: Path) -> dict[str, Callable[[Frames], Frames]]:
-    """How clips' frames are scored: whole and in steps, with 32-bit and 8-bit weights; `folder` is for a trial copy."""
+    """Functions from a clip's frames to its logits: whole clip or step graph, 32-bit or 8-bit weights.
+
+    `folder` receives a trial copy of the checkpoint.
+    """
     contents = bundle.contents()
     small = replace(
         contents, int8=quantized(contents.onnx), int8_step=None if contents.step is None else quantized(contents.step)
     )
     if small.int8 is None:
-        raise SystemExit(f"{bundle.name}: multiplies by no large matrix; its convolutions stay as they are")
+        raise SystemExit(f"{bundle.name}: has no large matrix; only these get 8-bit weights, convolutions do not")
     trial = save_bundle(folder, bundle.values, small)
     found: dict[str, Callable[[Frames], Frames]] = {}
     for bits in (32, 8):
@@ -80,14 +84,14 @@ def _stepwise(steps: StepEngine, frames: Frames) -> Frames:
 
 
 def measure(bundle: Bundle, clips: list[tuple[str, Path, int]], folder: Path) -> dict[str, dict[str, Any]]:
-    """For each way its UA, CPU time a second of audio, and how it differs from 32 bits."""
+    """For each of `ways`: UA, CPU time per second of audio, and the difference from 32-bit weights."""
     by = ways(bundle, folder)
     logits: dict[str, list[Frames]] = {way: [] for way in by}
     cpu_s, seconds = dict.fromkeys(by, 0.0), 0.0
     for _, file, _ in clips:
         frames = extract(trimmed(read_audio(file), bundle.features), bundle.features)
         seconds += len(frames) * bundle.features.hop_s
-        for way, predict in by.items():  # in turn, so that other work on the machine slows all alike
+        for way, predict in by.items():  # in turn, so that other work on the machine slows all ways alike
             began = time.thread_time()
             logits[way].append(predict(frames))
             cpu_s[way] += time.thread_time() - began
@@ -119,7 +123,7 @@ def _ua(scores: NDArray[np.float64], truth: NDArray[Any], chosen: NDArray[np.boo
 
 
 def passes(result: dict[str, dict[str, Any]]) -> bool:
-    """Whether 8 bits lose little and are faster, in every way that there is."""
+    """Whether 8-bit weights lose little UA and are faster, on whole clips and (if there is a step graph) in steps."""
     kinds = {way.split()[0] for way in result}
     pairs = [(result[f"{kind} 32"], result[f"{kind} 8"]) for kind in kinds]
     return all(
@@ -128,7 +132,7 @@ def passes(result: dict[str, dict[str, Any]]) -> bool:
 
 
 def main(folder: Path, corpora: Path, most: int, scratch: Path) -> None:
-    """Measure, print, and add the graphs where they pass."""
+    """Measure, print the figures, and add the graphs if they pass."""
     bundle = load_bundle(folder)
     clips = held_out_clips(bundle, corpora, most)
     result = measure(bundle, clips, scratch)

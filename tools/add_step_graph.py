@@ -2,7 +2,7 @@
 
     python tools/add_step_graph.py models/lightsernet
 
-Everything else in the folder stays as it is; bundle.yaml is sealed again.
+Nothing else in the folder changes, except the seal of bundle.yaml.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Ask databases of known vulnerabilities about installed packages: pip-audit, and osv-scanner where it is installed.
+"""Look up installed packages in databases of known vulnerabilities, with pip-audit, and osv-scanner if it is installed.
 
 audit.py INSTALLED FOLDER [--pip-audit PROGRAM] [--osv-scanner PROGRAM]
 
-INSTALLED lists name==version, a line for each package; the reports go to FOLDER. Exit code: 0 one of the two knew every
-package and found nothing, 1 a vulnerability was found, 3 not done: neither could answer for every package.
+INSTALLED lists name==version, a line for each package; the reports go to FOLDER. Exit code: 0 one of the two programs
+knew every package, and none found a vulnerability; 1 a vulnerability was found; 3 not done: neither program could
+answer for every package.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ FOUND, NOT_DONE = 1, 3
 
 
 class NotDoneError(Exception):
-    """The database was not asked, or did not know every package; the message is the reason."""
+    """The scanner did not run, or its database does not contain every package; the message is the reason."""
 
 
 def report_of(command: list[str], report: Path) -> Any:
-    """Run a scanner that writes `report`; a report of an earlier run is deleted first."""
+    """Run a scanner that writes `report`, and return its content; an earlier run's report is deleted first."""
     log = report.with_suffix(".log")
     report.unlink(missing_ok=True)
     with log.open("w", encoding="utf-8") as file:
@@ -36,7 +37,7 @@ def report_of(command: list[str], report: Path) -> Any:
 
 
 def pip_audit(program: str, installed: Path, folder: Path) -> tuple[int, list[str]]:
-    """How many packages were looked up, and a line for each vulnerability."""
+    """Run pip-audit; returns the number of packages and a line for each vulnerability."""
     report = folder / "pip-audit.json"
     options = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json", "--output", str(report)]
     packages = report_of([program, "--requirement", str(installed), *options], report)["dependencies"]
@@ -47,12 +48,12 @@ def pip_audit(program: str, installed: Path, folder: Path) -> tuple[int, list[st
     ]
     skipped = [each["name"] for each in packages if "skip_reason" in each]
     if skipped and not found:
-        raise NotDoneError(f"{len(skipped)} of {len(packages)} packages are unknown to it: {', '.join(skipped[:5])}")
+        raise NotDoneError(f"{len(skipped)} of {len(packages)} packages are unknown to PyPI: {', '.join(skipped[:5])}")
     return len(packages), found
 
 
 def osv_scanner(program: str, installed: Path, folder: Path) -> tuple[int, list[str]]:
-    """The same; its report has only the packages with vulnerabilities."""
+    """Run osv-scanner; returns the number of packages and a line for each vulnerability."""
     report = folder / "osv-scanner.json"
     options = ["--lockfile", f"requirements.txt:{installed}", "--format", "json", "--output", str(report)]
     results = report_of([program, "scan", *options], report)["results"] or []
@@ -66,7 +67,7 @@ def osv_scanner(program: str, installed: Path, folder: Path) -> tuple[int, list[
 
 
 def main() -> int:
-    """Ask both, print what each found, and return the exit code."""
+    """Run both programs, print what each found, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("installed", type=Path)
     parser.add_argument("folder", type=Path)

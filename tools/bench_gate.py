@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Measure the CPU time of the gateway of `streamser serve --ray` for each live stream, with N streams.
+"""Measure the CPU time that the gateway of `streamser serve --ray` needs per live stream, while it serves N streams.
 
     python tools/bench_gate.py [--streams 20] [--seconds 10] [--block-ms 20]
 
-The server, the gateway and the clients have a process each; only the gateway's CPU time counts. Ray is not needed.
+The server, the gateway and the clients run in separate processes, so that only the gateway's CPU time is counted. Ray
+is not needed.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from streamser.server.options import ServerConfig
 
 
 async def serve(pipe: Connection) -> None:
-    """A server of many clients, until the pipe is closed."""
+    """Run a server for many clients until a message arrives on the pipe."""
     async with Server(load("lightsernet"), ServerConfig(port=0, max_clients=1000)) as server:
         pipe.send(server.port)
         await asyncio.to_thread(pipe.recv)
 
 
 async def pass_on(pipe: Connection, port: int) -> None:
-    """Run the gateway; respond to each message on the pipe with its CPU seconds so far."""
+    """Run the gateway; respond to each message on the pipe with the CPU seconds of this process, until it is False."""
 
     async def pick() -> AsyncGenerator[Address, None]:
         yield ("127.0.0.1", port)
@@ -47,7 +48,7 @@ async def pass_on(pipe: Connection, port: int) -> None:
 
 
 async def talk(port: int, pipe: Connection, args: argparse.Namespace) -> float:
-    """CPU milliseconds of the gateway for each second of each stream."""
+    """Send audio in all streams; returns the gateway's CPU milliseconds per second of one stream."""
     block = bytes(32 * args.block_ms)
     async with aiohttp.ClientSession() as session:
         url = f"http://127.0.0.1:{port}/ws/stream?sample_rate=16000"
@@ -96,7 +97,7 @@ def main() -> None:
     gate = context.Process(target=run_gate, args=(gate_end, to_server.recv()))
     gate.start()
     cost_ms = asyncio.run(talk(to_gate.recv(), to_gate, args))
-    print(f"gateway: {cost_ms:.2f} ms of CPU for a second of a stream, in messages of {args.block_ms} ms")
+    print(f"gateway: {cost_ms:.2f} ms of CPU time per second of a stream, with messages of {args.block_ms} ms")
     to_gate.send(False)
     to_server.send(False)
     gate.join()

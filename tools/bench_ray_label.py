@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""How much faster `streamser label --ray --jobs 2` labels than one process: interleaved rounds over the same files.
+"""Measure how much faster `streamser label --ray --jobs 2` is than one process, alternating over the same files.
 
     python tools/bench_ray_label.py FOLDER [--files 240] [--skip 40] [--rounds 3] [--model whisper]
 
-The rate counts from the row number `--skip` to the last one, so that the start of the cluster, which does not grow with
-the archive, is left out; it is shown beside the rate. So is the CPU time of all processes in between (Linux only): on a
-machine with other work, twice the ratio of both ways' CPU time says what the rates would be on two idle cores.
+The rate is measured from row `--skip` of the table to the last row. This leaves out the start of the cluster, whose
+duration does not depend on the size of the archive; it is printed beside the rate. The CPU time of all processes over
+the same rows is printed too (Linux only). On a machine with other work, estimate the speed-up on two idle cores as
+twice the CPU time of one process, divided by the CPU time with Ray.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from streamser.stream.audiofiles import find_audio
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds of a process and all that descend from it."""
+    """CPU seconds of a process and all its descendants."""
     parents, spent = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -40,7 +41,11 @@ def cpu_s(pid: int) -> float:
 
 
 def measure(files: Path, out: Path, skip: int, of: int, options: list[str]) -> tuple[float, float, float]:
-    """Files a second after the first `skip`, the seconds before those, and the CPU milliseconds of each file."""
+    """Label the files once.
+
+    Returns the files per second after the first `skip` files, the seconds until then, and the CPU milliseconds per file
+    after the first `skip`.
+    """
     began_s = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "streamser", "label", str(files), "--out", str(out), *options],
@@ -57,7 +62,7 @@ def measure(files: Path, out: Path, skip: int, of: int, options: list[str]) -> t
             spent_s = cpu_s(process.pid) - spent_s
     end_s = time.monotonic()
     if process.wait() != 0 or rows < of:
-        raise SystemExit(f"streamser label has ended with {process.returncode} after {rows} of {of} files")
+        raise SystemExit(f"streamser label ended with exit code {process.returncode} after {rows} of {of} files")
     return (of - skipped) / (end_s - at_skip_s), at_skip_s - began_s, 1000 * spent_s / (of - skipped)
 
 
@@ -85,14 +90,14 @@ def main() -> None:
                 rates[way].append(rate)
                 tables.append(out.read_bytes())
                 costs[way].append(cost_ms)
-                start = f"{cost_ms:.1f} ms of CPU each; the first {args.skip} took {start_s:.1f} s"
+                start = f"{cost_ms:.1f} ms of CPU time per file; the first {args.skip} took {start_s:.1f} s"
                 print(f"{way}: {rate:.2f} files/s; {start}; load {os.getloadavg()[0]:.1f}", flush=True)
         if len(set(tables)) != 1:
             raise SystemExit("the tables differ")
     one, two = (statistics.median(rates[way]) for way in ways)
     print(f"median {one:.2f} and {two:.2f} files/s: {two / one:.2f} times as fast; all tables are equal")
     one, two = (statistics.median(costs[way]) for way in ways)
-    print(f"median {one:.1f} and {two:.1f} ms of CPU for a file: {2 * one / two:.2f} times as fast on two idle cores")
+    print(f"median {one:.1f} and {two:.1f} CPU ms per file: {2 * one / two:.2f} times as fast on two idle cores")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 # All checks: format, lint, types, import contracts, JavaScript, tests. Warnings are errors.
 #   tools/check.sh             everything
 #   tools/check.sh --fast      without the tests that are marked slow
-#   tools/ray_check.sh         the tests that need Ray, in an environment of their own
-#   python -m pytest -m papers the rows of the papers that take minutes; -m soak two minutes of load: none runs by itself
 #   tools/check.sh --coverage  everything, and how much of the code the tests run (see tools/coverage.sh)
+# Not included: tools/ray_check.sh (the tests that need Ray), `python -m pytest -m papers` (rows of the papers' tables that
+# take minutes to train) and `python -m pytest -m soak` (two minutes of load).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OPENBLAS_NUM_THREADS="${OPENBLAS_NUM_THREADS:-1}"
 python=${PYTHON:-python}
-# One command a line: in a chain of && only the last one's failure would stop the script.
+# One command per line: in a chain of &&, only a failure of the last command would stop the script.
 echo "== ruff"
 "$python" -m ruff format --check .
 "$python" -m ruff check .

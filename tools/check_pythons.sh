@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Test every supported Python that this machine has, each in an environment of its own.
+# Run the tests in every supported Python version that is installed, each in its own virtual environment.
 #   tools/check_pythons.sh                  the whole suite in 3.10, 3.11, 3.12 and 3.13 (installs torch four times)
 #   tools/check_pythons.sh --runtime        without torch: the runtime and the tests that need no training
 #   tools/check_pythons.sh --runtime 3.13   only these versions
-# uv is used where it is installed; else python3.10 and so on are looked for. A version that is missing is named at the end.
+# Interpreters are found with uv if it is installed, otherwise on PATH or in pyenv. Missing versions are listed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runtime=false
@@ -13,7 +13,7 @@ versions=("$@")
 home=$(mktemp -d)
 trap 'rm -rf "$home"' EXIT
 
-find_python() { # the interpreter of a version, by its full path
+find_python() { # print the full path of a version's interpreter
   if command -v uv >/dev/null; then
     uv python find --no-python-downloads "$1" 2>/dev/null && return
   fi

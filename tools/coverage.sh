@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run the tests and show which lines of streamser they do not run; fail when less is covered than before.
-# tools/coverage.txt holds the percentage that must not fall. A higher one is written there: commit it.
+# Run the tests and print the lines of streamser that no test runs; fail if the coverage falls by more than 0.3 points.
+# tools/coverage.txt holds the coverage so far, in percent. A higher coverage is written there: commit the file.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -15,7 +15,7 @@ import sys
 
 total, before, kept = float(sys.argv[1]), float(sys.argv[2]), pathlib.Path(sys.argv[3])
 if total + 0.3 < before:  # tests that look for a browser, a broker or a GPU may be skipped here
-    sys.exit(f"coverage has fallen from {before} to {total} %; test what was added, or say why in {kept}")
+    sys.exit(f"coverage has fallen from {before} to {total} %; add tests, or lower the figure in {kept} and explain why")
 if total > before:
     kept.write_text(f"{total}\n", encoding="utf-8")
 END

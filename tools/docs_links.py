@@ -1,4 +1,4 @@
-"""A hook of mkdocs: links that leave docs/ lead to $STREAMSER_REPOSITORY, or are plain text where it is not set."""
+"""A hook of mkdocs: links to files outside docs/ lead to $STREAMSER_REPOSITORY, or become plain text without it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REPOSITORY = os.environ.get("STREAMSER_REPOSITORY", "")
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Rewrite each link to a file above docs/; a link to a file that is not there stops the build."""
+    """Rewrite each link to a file outside docs/; a link to a file that does not exist stops the build."""
     folder = Path(page.file.abs_src_path).parent
 
     def rewritten(match: re.Match[str]) -> str:
@@ -20,7 +20,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         target, _, anchor = match[2].partition("#")
         file = (folder / target).resolve()
         if not file.exists():
-            raise SystemExit(f"{page.file.src_path}: links to {target}, which is not there")
+            raise SystemExit(f"{page.file.src_path}: links to {target}, which does not exist")
         if not REPOSITORY:
             return words
         kind = "tree" if file.is_dir() else "blob"

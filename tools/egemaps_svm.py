@@ -1,12 +1,12 @@
-"""Measure the usual alternative: openSMILE eGeMAPS functionals and a support vector machine.
+"""Measure a common alternative: openSMILE eGeMAPS functionals and a support vector machine.
 
     pip install -e . -r tools/egemaps_requirements.txt
     python tools/egemaps_svm.py ravdess --protocol honest --folds 6 --out runs/egemaps-ravdess
     python tools/egemaps_svm.py emodb ravdess nemo ased --labels four --protocol leave-one-corpus-out
 
-The folds are those of `streamser train` for the same protocol and seed. The 88 functionals are standardised on the
-training clips, C and kernel are chosen on the validation speakers by UA. `--out` gets `result.json` and one fold
-file per fold, which appear in the tables of `streamser evaluate` beside the networks'.
+The folds are those of `streamser train` for the same protocol and seed. The 88 functionals are standardized with the
+mean and deviation of the training clips; C and kernel are chosen by UA on the validation speakers. `--out` gets
+`result.json` and one file per fold, which `streamser evaluate` reads like the folds of networks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from streamser.evaluation.calibration import fit_temperature
 from streamser.evaluation.folds import FoldResult, save_fold
 from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 
-# (kernel, C), from strongly regularized and linear to weakly regularized and RBF
+# (kernel, C), from linear with strong regularization to RBF with weak regularization
 CHOICES = [
     ("linear", 0.001),
     ("linear", 0.01),
@@ -51,7 +51,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Functionals and classes of clips, row by row."""
+    """The functionals of clips, one row per clip."""
 
     rows: dict[str, int]
     """Clip id -> row."""
@@ -62,13 +62,13 @@ class Table:
 
 
 def extract(paths: Sequence[Path]) -> Values:
-    """eGeMAPS functionals of files, (files, 88)."""
+    """Compute the eGeMAPS functionals of files, (files, 88)."""
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
     return np.concatenate([smile.process_signal(read_audio(path), SAMPLE_RATE).to_numpy(np.float64) for path in paths])
 
 
 def table_of(clips: Sequence[Clip], cache: Path | None, workers: int) -> Table:
-    """The functionals of all clips; those in the cache file are not computed again."""
+    """The functionals of all clips; functionals that the cache file contains are not computed again."""
     known: dict[str, Values] = {}
     if cache is not None and cache.is_file():
         with np.load(cache) as arrays:
@@ -86,7 +86,7 @@ def table_of(clips: Sequence[Clip], cache: Path | None, workers: int) -> Table:
 
 
 def speakers_own(table: Table, clips: Sequence[Clip]) -> Table:
-    """The functionals, standardized by each speaker's mean and deviation; this needs all clips of a test speaker."""
+    """Standardize the functionals by each speaker's mean and deviation; this needs all clips of a test speaker."""
     values = table.values.copy()
     for speaker in {clip.speaker for clip in clips}:
         rows = [table.rows[clip.id] for clip in clips if clip.speaker == speaker]
@@ -100,7 +100,10 @@ def machine(kernel: str, cost: float) -> Pipeline:
 
 
 def run_fold(split: Split, table: Table, labels: Sequence[str], name: str, seed: int) -> tuple[FoldResult, str]:
-    """Train on the split, choose on its validation speakers, classify its test clips; also returns what was chosen."""
+    """Train on the split, choose kernel and C on its validation speakers, and classify its test clips.
+
+    Returns the fold's result and the choice as text.
+    """
 
     def xy(clips: Sequence[Clip]) -> tuple[Values, NDArray[np.int64]]:
         return table.of(clips), np.array([labels.index(clip.label) for clip in clips], np.int64)
@@ -137,7 +140,7 @@ def run_fold(split: Split, table: Table, labels: Sequence[str], name: str, seed:
 
 
 def scores(model: Pipeline, x: Values, n_labels: int) -> NDArray[np.float32]:
-    """One score for each label; a label that is not in the training set gets the lowest."""
+    """One score per label and clip, (clips, labels); a label that is not in the training set gets -10."""
     raw = model.decision_function(x)
     raw = np.stack([-raw, raw], axis=1) if raw.ndim == 1 else raw
     out = np.full((len(x), n_labels), -10.0, np.float32)
@@ -158,7 +161,7 @@ def main() -> None:
         "--validation-speakers", type=float, default=0.15, help="share of each corpus's speakers (0.15)"
     )
     parser.add_argument("--test-corpora", nargs="*", default=[], help="leave-one-corpus-out: leave out only these")
-    parser.add_argument("--speaker-norm", action="store_true", help="each speaker's own mean and deviation")
+    parser.add_argument("--speaker-norm", action="store_true", help="standardize by each speaker's mean and deviation")
     parser.add_argument("--cache", type=Path, help="an .npz file that keeps the functionals")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, help="folder for result.json and the fold files")

@@ -1,8 +1,8 @@
-"""Draw t-SNE of the last hidden layer of two runs side by side, as figures 2 and 3 of Tripathi, Ramesh et al. 2019.
+"""Draw t-SNE maps of two runs' last hidden layers side by side, like figures 2 and 3 of Tripathi, Ramesh et al. 2019.
 
     python tools/embedding_pair.py RUN_S RUN_SC OUT.png --corpora-root CORPORA
 
-Takes the first fold of each run, and the same clips of it for both: at most 250 of each class, drawn by `--seed`.
+Each run's checkpoint of the first fold embeds the same clips: at most 250 of each class, drawn at random by `--seed`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from streamser.training.material import gather
 from streamser.training.recipe import recipe_from
 
 MOST = 250
-"""Clips of a class, as in the paper."""
+"""Clips per class, as in the paper."""
 
 
 def chosen_clips(clips: Sequence[Clip], most: int, seed: int) -> list[Clip]:
@@ -41,10 +41,10 @@ def chosen_clips(clips: Sequence[Clip], most: int, seed: int) -> list[Clip]:
 
 
 def embeddings(run: Path, fold: str, clips: Sequence[Clip]) -> NDArray[np.float32]:
-    """Embeddings of the clips (last hidden layer) by a fold's checkpoint, (clips, D)."""
+    """Embed the clips with a fold's checkpoint (last hidden layer), (clips, D)."""
     bundles = sorted(run.glob(f"{fold}-s*/bundle"))
     if not bundles:
-        raise ProtocolError(f"{run}: no checkpoint of {fold}; train the row there first")
+        raise ProtocolError(f"{run}: no checkpoint of {fold}; first train the row into this folder")
     recognizer = load(bundles[0], compute="cpu")
     return np.concatenate([recognizer.embed([read_audio(clip.path)]) for clip in clips])
 

@@ -1,7 +1,7 @@
 """Check and measure streamser on a CUDA device; see tools/gpu_check.sh.
 
-Parts run in groups, each group in a process of its own with a time limit, each part in a try of its own: the error
-of a part that fails is written to the JSON, and the others continue.
+The parts run in groups. Each group is a process with a time limit. If a part fails, its error is written to the JSON,
+and the other parts still run.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 GROUPS = {"equality": 85, "speed": 112, "training": 38}
-"""Seconds that each group may take; together under four minutes."""
+"""Time limit of each group in seconds; together under four minutes."""
 TOLERANCE = 1e-3
 P99_MS = 50.0
 GOAL_STREAMS = 20_000
 
 
 class Check:
-    """What all parts need: device, size of the measurements, deadline, and where each result is written at once."""
+    """Shared by the parts of a group: device, size of the measurements, deadline and results."""
 
     def __init__(self, small: bool, limit_s: float, out: Path) -> None:
         self.small = small
@@ -38,7 +38,7 @@ class Check:
         self._out = out
 
     def attempt(self, name: str, call: Callable[..., dict[str, Any]], *args: Any, into: str = "") -> None:
-        """Keep what the call gives, or its error, under its name, within the part `into`."""
+        """Store the call's result or error under `name` (in the group of results `into`), and write the file."""
         place = self.results.setdefault(into, {}) if into else self.results
         started = time.monotonic()
         try:
@@ -58,7 +58,7 @@ class Check:
 
 
 def recordings(count: int = 6) -> list[np.ndarray]:
-    """Synthetic voices of many lengths: harmonics of varying pitch, in noise."""
+    """Synthetic voices of different lengths: harmonics of varying pitch, in noise."""
     found = []
     for seed in range(count):
         rng = np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def percentiles(ms: Sequence[float]) -> dict[str, float]:
 
 
 def timed(call: Callable[[], object], seconds: float) -> dict[str, float]:
-    """Milliseconds of a call, the first few not counted."""
+    """Percentiles of the call's duration in milliseconds, after five calls that are not counted."""
     for _ in range(5):
         call()
     times: list[float] = []
@@ -110,7 +110,7 @@ def versions(check: Check) -> dict[str, Any]:
 
 
 def engines_agree(check: Check, name: str) -> dict[str, Any]:
-    """Logits of whole recordings: ONNX Runtime on the CPU against torch on the device."""
+    """Compare the logits of whole recordings: ONNX Runtime on the CPU with torch on the device."""
     from streamser.recognizer import load
 
     cpu, device = load(name, "cpu", engine="onnx"), load(name, check.device, engine="torch")
@@ -120,13 +120,13 @@ def engines_agree(check: Check, name: str) -> dict[str, Any]:
     return {
         "logits_differ": worst,
         "embeddings_differ": float(np.abs(expected[1] - embeddings).max()) if same_shape else None,
-        "logits_vary": float(np.ptp(expected[0], axis=0).max()),  # or equality would mean little
+        "logits_vary": float(np.ptp(expected[0], axis=0).max()),  # equality of constant logits would prove little
         "within_1e-3": worst <= TOLERANCE,
     }
 
 
 def streams_agree(check: Check, name: str, tf32: bool) -> dict[str, Any]:
-    """Logits after every chunk: batched steps on the device against the step graph, or whole windows, on the CPU."""
+    """Compare the logits after every chunk: batched steps on the device with the CPU (step graph, or whole windows)."""
     from streamser.bundle import load_bundle
     from streamser.engines.devicestreams import DeviceStreams
     from streamser.engines.onnx import OnnxEngine
@@ -165,7 +165,7 @@ def streams_agree(check: Check, name: str, tf32: bool) -> dict[str, Any]:
 
 
 def falls_back(check: Check) -> dict[str, Any]:
-    """With almost no memory left on the device, the CPU takes over, once, with the same predictions."""
+    """With almost no memory left on the device, the recognizer must fall back to the CPU, with the same predictions."""
     from streamser.recognizer import load
 
     cpu = load("lightsernet", "cpu", engine="onnx")
@@ -192,7 +192,7 @@ def falls_back(check: Check) -> dict[str, Any]:
 
 
 def latency(check: Check, name: str) -> dict[str, Any]:
-    """Batch 1: a window of audio, and a chunk of a stream, on the device and on this machine's CPU."""
+    """Latency at batch size 1: a window on the CPU and on the device, and a chunk of a stream on the device."""
     from streamser.bundle import load_bundle
     from streamser.engines.devicestreams import DeviceStreams
     from streamser.recognizer import load
@@ -211,7 +211,7 @@ def latency(check: Check, name: str) -> dict[str, Any]:
 
 
 def capacity(check: Check, name: str, tf32: bool, limit: int = 100_000) -> dict[str, Any]:
-    """How many live streams one device serves at once with a p99 below 50 ms from chunk to scores."""
+    """How many live streams one device serves at once with at most 50 ms (p99) from a chunk to its scores."""
     import torch
 
     from streamser.bundle import load_bundle
@@ -276,7 +276,10 @@ def capacity(check: Check, name: str, tf32: bool, limit: int = 100_000) -> dict[
 
 
 def simulate(many: Any, pool: np.ndarray, count: int, chunk_s: float, seconds: float) -> dict[str, float]:
-    """All streams speak all the time, their chunks evenly spread; milliseconds from a chunk's arrival to its scores."""
+    """Serve `count` streams that all speak without pause, with chunks spread evenly over time.
+
+    Returns percentiles of the milliseconds from the arrival of a chunk to its scores.
+    """
     largest = many._sizes[-1]
     waits: list[np.ndarray] = []
     pending: tuple[Any, int, int] | None = None
@@ -286,7 +289,7 @@ def simulate(many: Any, pool: np.ndarray, count: int, chunk_s: float, seconds: f
     def finish(entry: tuple[Any, int, int]) -> None:
         entry[0].result()
         now = time.perf_counter() - started
-        if now > 0.2 * seconds:  # the start of the queue is not its steady state
+        if now > 0.2 * seconds:  # leave out the start, before the queue reaches its steady state
             waits.append((now - np.arange(entry[1] + 1, entry[2] + 1) / count * chunk_s) * 1000)
 
     while (now := time.perf_counter() - started) < seconds:
@@ -312,7 +315,7 @@ def simulate(many: Any, pool: np.ndarray, count: int, chunk_s: float, seconds: f
 
 
 def training(check: Check, name: str, precision: str) -> dict[str, Any]:
-    """Clips a second that a training step takes; where the encoder is frozen, that the encoder takes."""
+    """Clips per second of a training step, or of the encoder alone if it is frozen."""
     import torch
     from torch.nn import functional as F
 
@@ -365,11 +368,11 @@ def synchronize(device: Any) -> None:
         torch.cuda.synchronize(device)
 
 
-# --- running them
+# --- running the groups
 
 
 def run_group(group: str, check: Check) -> None:
-    """The group's parts, the most important first."""
+    """Run the group's parts, the most important first."""
     precisions = ("fp32",) if check.small else ("fp32", "tf32")
     if group == "equality":
         from streamser.bundle import find_models
@@ -405,7 +408,7 @@ def failure(error: BaseException) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", nargs="?", type=Path, default=Path("gpu_check.json"))
-    parser.add_argument("--small", action="store_true", help="on the CPU, in seconds")
+    parser.add_argument("--small", action="store_true", help="a short trial on the CPU")
     parser.add_argument("--group", choices=list(GROUPS), help="one group only, in this process")
     args = parser.parse_args()
     if args.group:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Pin what the checks install: each package with its version and the SHA-256 of its file.
+"""Pin the packages that the checks install, each with its version and the SHA-256 of its file.
 
-    python tools/lock.py              renew both files below with the newest versions that are allowed
-    python tools/lock.py --check      fail where a file lacks a hash or does not meet pyproject.toml; needs no network
-    python tools/lock.py --install    install exactly these files into this environment, then streamser itself
+    python tools/lock.py              write both files below, with the newest versions that are allowed
+    python tools/lock.py --check      fail if a pin lacks a hash or does not meet pyproject.toml; needs no network
+    python tools/lock.py --install    install exactly the pinned packages into this environment, then streamser itself
 
-tools/ci_requirements.txt      what `pip install -e '.[dev]'` installs
-tools/security_requirements.txt    what tools/security_check.sh installs
+tools/ci_requirements.txt          pins the packages of `pip install -e '.[dev]'`
+tools/security_requirements.txt    pins the packages of tools/security_check.sh
 
 The files are for Python 3.11 on Linux (x86-64), where CI runs. JavaScript is pinned by package-lock.json.
 """
@@ -32,7 +32,7 @@ _LINE = re.compile(r"^([A-Za-z0-9._-]+)==(\S+) --hash=sha256:[0-9a-f]{64}$")
 
 
 def wanted() -> dict[Path, list[Requirement]]:
-    """What each file must hold at least: the runtime and all that the extra `dev` names; the security tools."""
+    """The requirements that each file must pin: the runtime's and those of the extra `dev`; the security tools."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras, found, todo = project["optional-dependencies"], list(project["dependencies"]), ["dev"]
     while todo:
@@ -46,7 +46,7 @@ def wanted() -> dict[Path, list[Requirement]]:
 
 
 def problems() -> list[str]:
-    """What is wrong with the files."""
+    """A line for each pin that is missing, lacks a hash or does not meet its requirement."""
     found = []
     for path, requirements in wanted().items():
         pins = {}
@@ -65,7 +65,7 @@ def problems() -> list[str]:
 
 
 def renew() -> None:
-    """Resolve both files again."""
+    """Resolve the requirements of both files with pip, and write the files."""
     for path, words in ((CI, [f"{ROOT}[dev]"]), (SECURITY, list(SECURITY_TOOLS))):
         command = [
             sys.executable,
@@ -86,7 +86,7 @@ def renew() -> None:
 
 
 def _pinned(item: dict[str, Any]) -> str | None:
-    """A line of the file; None for streamser itself."""
+    """The file's line for an item of pip's report; None for streamser itself, which has no hash."""
     digest = item["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
     if digest is None:
         return None
@@ -94,7 +94,7 @@ def _pinned(item: dict[str, Any]) -> str | None:
 
 
 def install() -> None:
-    """Install the pinned files and nothing else; the build of streamser may download nothing either."""
+    """Install the pinned packages and streamser, and nothing else: building streamser downloads nothing."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--require-hashes", "--no-deps", "--requirement", str(CI)], check=True)
     subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], check=True)

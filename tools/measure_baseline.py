@@ -1,10 +1,11 @@
-"""Print how much a stream's baseline improves the results, from a run of `streamser train` that left corpora out.
+"""Print how much the baseline of a stream improves the results, from a run of `streamser train` that left corpora out.
 
     streamser train models/whisper/recipe.yaml --set protocol=leave-one-corpus-out --seeds 0,1,2 --out runs/left-out
     python tools/measure_baseline.py runs/left-out
 
-Every corpus is scored with a calibration and constants that the other corpora chose. A run with fewer than three
-left-out corpora can choose none: `--rule whisper` takes those of a checkpoint, and the table is shorter.
+Every corpus is scored with a calibration and constants that were chosen on the other corpora. With fewer than three
+left-out corpora this is impossible: `--rule whisper` then takes the constants of that checkpoint, and prints a shorter
+table.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from streamser.evaluation.streammetrics import known_speakers
 
 
 def print_known_speakers(run: Path, checkpoint: str) -> None:
-    """UA and macro-F1 of single clips, and with the speaker's other clips known."""
+    """Print UA and macro-F1 of clips on their own, and with a baseline from the speaker's other clips."""
     rule = load_bundle(checkpoint).baseline
     if rule is None:
         raise SystemExit(f"{checkpoint}: has no constants of a baseline")
@@ -33,7 +34,7 @@ def print_known_speakers(run: Path, checkpoint: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--risk", type=float, default=0.25, help="share of wrong answers accepted (default 0.25)")
+    parser.add_argument("--risk", type=float, default=0.25, help="accepted share of wrong predictions (default 0.25)")
     parser.add_argument("--rule", metavar="CHECKPOINT", help="take the constants of this checkpoint")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     args = parser.parse_args()
@@ -57,7 +58,7 @@ def main() -> None:
     for name, shares in metrics["plain_speech"].items():
         print(f"plain speech, {name}: " + ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items()))
     rule = left_out.rule(calibration, args.risk)
-    print("what all corpora together choose:", asdict(rule), asdict(calibration))
+    print("constants chosen on all corpora together:", asdict(rule), asdict(calibration))
 
 
 if __name__ == "__main__":

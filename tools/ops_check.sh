@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Start the systemd unit and the container image, and check them (tools/ops_check): as root, on Debian, in about ten minutes.
-#   tools/ops_check.sh list                       print what is checked
-#   tools/ops_check.sh [unit|image|all] [FOLDER]  check it; FOLDER (default: build/ops) keeps a Debian system, about 4 GB
-# Both run in that Debian system, which systemd-nspawn boots with a network of its own, so that nothing of this machine
-# changes. Packages come from Debian's mirror and PyPI. Needed: systemd-container, debootstrap; for the image buildah, too.
+#   tools/ops_check.sh list                       print the list of checks
+#   tools/ops_check.sh [unit|image|all] [FOLDER]  run them; FOLDER (default: build/ops) keeps a Debian system, about 4 GB
+# The unit and the image run in that Debian system. systemd-nspawn boots it with its own network, so this machine is not
+# changed. Packages come from Debian's mirror and PyPI. Needed: systemd-container and debootstrap, and buildah for the image.
 #   MIRROR=http://deb.debian.org/debian SUITE=bookworm    where the Debian system comes from
-#   BASE_PYTHON=/path/of/python3.12   where no registry has python:3.12-slim: make it from Debian and this Python
-# Exit code: 0 all checks held, 1 one did not, 3 not done, and the reason.
+#   BASE_PYTHON=/path/of/python3.12   if python:3.12-slim cannot be pulled: make it from Debian and this Python
+# Exit code: 0 all checks held, 1 a check failed, 3 the checks were not run (the reason is printed).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 part=${1:-all}
@@ -29,7 +29,7 @@ done
 folder=$(realpath -m "${2:-build/ops}")
 root=$folder/debian
 mirror=${MIRROR:-http://deb.debian.org/debian}
-authorities=/etc/ssl/certs/ca-certificates.crt # of this machine: its way to PyPI may have one of its own
+authorities=/etc/ssl/certs/ca-certificates.crt # this machine's: a proxy in front of PyPI may have its own authority
 nspawn=(systemd-nspawn --quiet --directory "$root" --register=no --keep-unit)
 mkdir -p "$folder"
 
@@ -54,12 +54,12 @@ rm -rf "$root/opt/wheels" && mkdir -p "$root/opt/wheels"
   /opt/streamser/bin/pip install --quiet "$wheel[serve]" &&
   /opt/streamser/bin/pip install --quiet --no-deps --force-reinstall "$wheel"'
 
-echo "== the unit, as its header says"
+echo "== the unit, installed as the comment at its top describes"
 cp tools/deploy/streamser.service "$root/etc/systemd/system/"
 "${nspawn[@]}" --private-network sh -c '
   install -d -m 700 /etc/streamser && umask 077 && echo "STREAMSER_TOKEN=$(openssl rand -hex 24)" > /etc/streamser/environment'
 
-base_image() { # python:3.12-slim from Debian and the Python in $BASE_PYTHON, in the same places as in the true one
+base_image() { # make python:3.12-slim from Debian and the Python in $BASE_PYTHON, with the real image's paths
   local base=$folder/base container
   if [ ! -e "$folder/base.done" ]; then
     debootstrap --variant=minbase --include=ca-certificates,libbz2-1.0,libffi8,liblzma5,libsqlite3-0,libssl3t64,zlib1g \
@@ -99,7 +99,7 @@ if [ "$part" != unit ]; then
     >"$folder/build.log" 2>&1 || { tail -20 "$folder/build.log"; exit 1; }
 fi
 
-check() { # boot the system, run the checks of a part as its last unit, and end with their exit code
+check() { # boot the Debian system, run the checks of a part as its last unit, and return their exit code
   echo "== checks: $1"
   rm -rf "$root/opt/ops_check" "$root/var/log/ops_check.log"
   cp -r tools/ops_check "$root/opt/"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Look for weaknesses: the code (bandit), the Dockerfile (hadolint), the dependencies (pip-audit, osv-scanner where
-# it is installed, and safety-db, which needs no network), their pins (tools/lock.py), and a list of them (CycloneDX SBOM).
+# Check for weaknesses: the code (bandit), the Dockerfile (hadolint), the dependencies (pip-audit, osv-scanner if it is
+# installed, and safety-db, which needs no network) and their pins (tools/lock.py). Also list the dependencies (CycloneDX
+# SBOM).
 #   tools/security_check.sh [FOLDER]     the SBOM and the reports go to FOLDER (default: build/security)
-# The tools are installed by hash into an environment of their own. Exit code: 0 nothing found, 1 something found,
+# The tools are installed by hash into their own virtual environment. Exit code: 0 nothing found, 1 something found,
 # 3 nothing found, but the audit was NOT DONE: no database of vulnerabilities could be asked about every package.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,7 +17,8 @@ if [ ! -x "$tools/bin/bandit" ]; then
 fi
 
 echo "== bandit"
-# Left out: assertions (mypy's own), a subprocess that gets a list and no shell, names of variables that hold passwords.
+# Left out: B101 assertions (they inform mypy), B404 and B603 subprocesses that get a list and no shell, B105 variables
+# that are named like passwords.
 "$tools/bin/bandit" --quiet --recursive streamser --skip B101,B404,B603,B105 --format txt --output "$out/bandit.txt" ||
   { cat "$out/bandit.txt"; exit 1; }
 
@@ -26,7 +28,7 @@ echo "== hadolint"
 echo "== pins"
 "$tools/bin/python" tools/lock.py --check
 
-echo "== what is installed"
+echo "== installed packages"
 "$python" -m pip list --format=freeze --exclude streamser 2>/dev/null |
   sed -E 's/\+(cpu|cu[0-9]+)$//' >"$out/installed.txt"
 wc -l <"$out/installed.txt"
@@ -35,7 +37,7 @@ echo "== SBOM"
 "$tools/bin/cyclonedx-py" requirements "$out/installed.txt" --pyproject pyproject.toml --output-reproducible \
   --output-format JSON --output-file "$out/sbom.cdx.json"
 
-echo "== safety-db (ends in July 2021), for what is installed and for the oldest versions that pyproject.toml allows"
+echo "== safety-db (ends in July 2021), for the installed packages and the oldest versions that pyproject.toml allows"
 "$tools/bin/python" - "$out/installed.txt" <<'PY'
 import importlib.util
 import json
@@ -64,9 +66,9 @@ found = [
     for entry in known.get(name.lower(), [])
     if any(SpecifierSet(specs).contains(version, prereleases=True) for specs in entry["specs"])
 ]
-print("\n".join(found) or f"{installed} installed and {len(pairs) - installed} oldest versions, nothing known against them")
+print("\n".join(found) or f"{installed} installed and {len(pairs) - installed} oldest versions: no known vulnerability")
 sys.exit(1 if found else 0)
 PY
 
-echo "== known vulnerabilities (pip-audit, and osv-scanner where it is installed)"
+echo "== known vulnerabilities (pip-audit, and osv-scanner if it is installed)"
 exec "$python" tools/audit.py "$out/installed.txt" "$out" --pip-audit "$tools/bin/pip-audit"

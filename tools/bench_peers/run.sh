@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Measure streamser beside its peers, in an environment of their own; arguments go to `streamser bench`.
+# Measure streamser and its peers in a virtual environment that is made for this; arguments go to `streamser bench`.
 #   tools/bench_peers/run.sh lightsernet --minutes 10 --json > peers.json
-# faster-whisper's weights must be in its cache already: nothing is downloaded at the time of measuring.
+# The weights of faster-whisper must be in its cache already: nothing is downloaded while measuring.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 venv=${VENV:-.venv-peers}

@@ -18,13 +18,13 @@ REPLIES = {
 
 
 def reply(event: streamser.EmotionEvent) -> str:
-    """The reply to an utterance; if the emotion is uncertain, the reply does not depend on it."""
+    """The reply to an utterance: neutral if the emotion is uncertain."""
     return "All right." if event.uncertain else REPLIES.get(event.label, "All right.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", nargs="?", help="a sound file instead of the microphone")
+    parser.add_argument("file", nargs="?", help="an audio file instead of the microphone")
     parser.add_argument("--model", default="whisper")
     args = parser.parse_args()
     voice = (
@@ -36,7 +36,7 @@ def main() -> None:
                 print("(you speak)")
             elif isinstance(event, streamser.EmotionEvent) and event.final:
                 label = "uncertain" if event.uncertain else event.label
-                print(f"heard {label} ({event.confidence:.0%}): {reply(event)}", flush=True)
+                print(f"{label} ({event.confidence:.0%}): {reply(event)}", flush=True)
 
 
 if __name__ == "__main__":

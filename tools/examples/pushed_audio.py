@@ -1,4 +1,4 @@
-"""Emotions for a program that has its own audio loop: push PCM as it comes, no threads, no microphone.
+"""Emotions for a program that has its own audio loop: push PCM as it arrives; no threads, no microphone.
 
 ffmpeg -loglevel error -i talk.mp3 -f s16le -ar 48000 -ac 2 - | python pushed_audio.py --rate 48000 --channels 2
 """

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Fuzz streamser's inputs, guided by coverage (atheris): `tools/fuzz/fuzz.py all --seconds 60`.
 
-Each target runs in a process of its own, beginning with its seeds and regressions. A finding is written to
-tools/fuzz/crashes/; once it is fixed, move it to tools/fuzz/regressions/TARGET/, where CI runs it from then on.
-A corpus that grows is kept in --corpus, outside the repository.
+Each target runs in its own process and begins with its seeds and regressions. An input that causes a fault is written
+to tools/fuzz/crashes/. After fixing the fault, move the input to tools/fuzz/regressions/TARGET/; CI runs the files
+there. Inputs that reach new code are kept in --corpus, outside the repository.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _RSS_MB, _HANG_S = 2048, 20
 
 
 def main() -> int:
-    """0 when nothing was found."""
+    """Fuzz the targets; returns 0 if no fault was found, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="+", help="names of targets, or all")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: %(default)s)")
-    parser.add_argument("--corpus", type=Path, default=Path("/tmp/streamser-fuzz"), help="where found inputs are kept")
+    parser.add_argument("--corpus", type=Path, default=Path("/tmp/streamser-fuzz"), help="folder for new inputs")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -55,12 +55,12 @@ def main() -> int:
 
 
 def known_targets() -> list[str]:
-    """The names in targets.py, without importing it: that takes seconds."""
+    """The names of the targets, read from the text of targets.py because importing it takes seconds."""
     return re.findall(r"^@target\ndef (\w+)", (HERE / "targets.py").read_text(encoding="utf-8"), re.M)
 
 
 def fuzz(name: str, seconds: int, corpus: Path) -> None:
-    """Run one target; ends the process."""
+    """Fuzz one target; this function ends the process."""
     import atheris
 
     logging.disable(logging.CRITICAL)  # a warning for every input would take most of the time

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the seeds of the fuzz targets: small valid inputs, and some that once caused a fault."""
+"""Write the seeds of the fuzz targets: small valid inputs, and inputs that once caused a fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import soundfile
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-import targets  # noqa: E402  # after the path to it
+import targets  # noqa: E402  # needs the path added above
 from makers import babble, make_bundle, make_onnx, make_weights  # noqa: E402
 
 from streamser.config import shipped_config  # noqa: E402

@@ -1,7 +1,8 @@
-"""The fuzz targets: one function for each input, which takes any bytes and allows only the documented errors.
+"""The fuzz targets: one function for each kind of input, which takes any bytes and allows only the documented errors.
 
-`fuzz.py` drives them guided by coverage; `tests/test_fuzz_targets.py` runs their seeds and regressions in CI, and
-hypothesis on top. A target returns after a documented error or a correct result; anything else is a finding.
+`fuzz.py` calls them with inputs chosen by coverage. `tests/test_fuzz_targets.py` calls them in CI, with the seeds, the
+regressions and inputs from hypothesis. A target returns after a correct result or a documented error; any other error
+is a fault.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ Target = Callable[[bytes], object]
 
 TARGETS: dict[str, Target] = {}
 
-_MOST_SAMPLES = 1 << 20  # a small file may hold hours: what is read of it is bounded, as everywhere in streamser
+_MOST_SAMPLES = 1 << 20  # a small file may hold hours of audio, so only its beginning is read
 _DTYPES = ("i1", "u1", "<i2", ">i2", "i4", "i8", "f2", "<f4", ">f4", "f8", "g", "?", "u2", "c8", "M8[s]", "m8[s]", "S2")
 _LABELS = ("angry", "happy", "sad")
 
@@ -68,8 +69,8 @@ def target(function: Target) -> Target:
 
 @functools.cache
 def folder() -> Path:
-    """A place for files, in memory where the system has one."""
-    memory = Path("/dev/shm")  # a folder of its own is made below it
+    """A folder for files, in memory if the system has /dev/shm."""
+    memory = Path("/dev/shm")
     return Path(tempfile.mkdtemp(prefix="streamser-fuzz-", dir=memory if memory.is_dir() else None))
 
 
@@ -126,7 +127,7 @@ def recipe(data: bytes) -> None:
 
 @target
 def bundle_manifest(data: bytes) -> None:
-    """The bytes unchanged, and with a new seal, so that the code after the check of the seal runs too."""
+    """Load the bytes unchanged, then with a new seal, so that the code after the check of the seal runs too."""
     place = folder() / "manifest"
     place.mkdir(exist_ok=True)
     (place / manifest.MANIFEST).write_bytes(data)
@@ -161,7 +162,7 @@ def onnx_graph(data: bytes) -> None:
 
 @target
 def onnx_session(data: bytes) -> None:
-    """A graph that passes the check, in ONNX Runtime."""
+    """Open the bytes as an engine: check the graph, then load it in ONNX Runtime."""
     path = folder() / "graph"
     path.mkdir(exist_ok=True)
     (path / bundles.GRAPH).write_bytes(data)
@@ -172,7 +173,7 @@ def onnx_session(data: bytes) -> None:
 
 @target
 def profile(data: bytes) -> None:
-    """As it is, and sealed again."""
+    """Load the bytes unchanged, then with a new seal."""
     with suppress(ConfigError):
         Profile.load(written("profile.json", data))
     with suppress(ConfigError, ValueError, RecursionError, TypeError, AttributeError):
@@ -197,7 +198,7 @@ def corpus_manifest(data: bytes) -> None:
 
 @target
 def output_file(data: bytes) -> None:
-    """A file of any content is refused as it is, or continued."""
+    """A file of any content is refused and stays unchanged, or it is continued."""
     suffixes = (".jsonl", ".csv", ".vtt", ".TextGrid", ".txt", ".rttm")
     path = written("out" + suffixes[data[0] % len(suffixes)] if data else "out.csv", data[1:])
     try:
@@ -219,7 +220,7 @@ def label_table(data: bytes) -> None:
 
 @target
 def websocket(data: bytes) -> None:
-    """A hello, then words and audio, separated by zero bytes."""
+    """Parse a hello, then each further part (separated by zero bytes) as a command and as audio."""
     first, *rest = data.split(b"\0")
     with suppress(Refusal):
         hello = parse_hello(first.decode("utf-8", "replace"))
@@ -252,7 +253,7 @@ def http_form(data: bytes) -> None:
 @target
 def http_headers(data: bytes) -> None:
     host, origin, authorization, token = (*data.decode("utf-8", "surrogateescape").split("\n", 3), "", "", "", "")[:4]
-    for config in (ServerConfig(), ServerConfig(token="x" * 32)):  # a made-up token
+    for config in (ServerConfig(), ServerConfig(token="x" * 32)):
         refuse_host(host, config)
         refuse_origin(origin, host, config)
         shown = shown_token({"Authorization": authorization}, {"token": token})
@@ -261,7 +262,7 @@ def http_headers(data: bytes) -> None:
 
 @target
 def http_events(data: bytes) -> None:
-    """A line of /v1/export: an event comes back as it is written."""
+    """Parse a line of /v1/export; an event that is written and parsed again must be equal."""
     with suppress(ValueError, RecursionError):
         values = json.loads(data)
         if isinstance(values, dict):
@@ -293,7 +294,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def array_from(data: bytes) -> tuple[np.ndarray[Any, Any] | bytes, float, int]:
-    """PCM of any type, shape and stride, a sample rate and a channel count, from bytes."""
+    """Make PCM of any type, shape and stride, a sample rate and a number of channels from bytes."""
     head, body = (data[:12] + bytes(12))[:12], data[12:]
     rate = float(np.frombuffer(head[:8], "<f8")[0]) if head[8] & 1 else int.from_bytes(head[:3], "little")
     channels = head[9] if head[8] & 2 else 1 + head[9] % 4
@@ -320,7 +321,7 @@ def pushed_array(data: bytes) -> None:
 
 @target
 def pushed_stream(data: bytes) -> None:
-    """The same into a whole stream, in two pieces, beside valid audio."""
+    """Push the PCM of `array_from` into a stream in two pieces, then valid audio."""
     pcm, rate, channels = array_from(data)
     stream = Stream(recognizer())
     with np.errstate(all="ignore"):

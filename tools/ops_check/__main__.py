@@ -1,9 +1,9 @@
-"""Check the installed systemd unit and the container image; `tools/ops_check.sh` runs it in a Debian system of its own.
+"""Check the installed systemd unit and the container image; `tools/ops_check.sh` runs this in a separate Debian system.
 
-ops_check list          print what is checked
-ops_check unit|image    check it: a line for each check, exit code 1 if one fails
+ops_check list          print the list of checks
+ops_check unit|image    run the checks of this part: prints a line for each, exit code 1 if a check fails
 
-It changes the system on which it runs (it kills and reconfigures the service), so it needs a system made for it.
+The checks kill and reconfigure the service, so run them only in a system that is made for them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the checks of the unit and of the image share: requests, a client that speaks, and the list of checks."""
+"""Shared by the checks of the unit and of the image: requests, a client that streams speech, and the list of checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ CHECKS: dict[str, dict[str, Check]] = {"unit": {}, "image": {}}
 
 
 def check(part: str, promise: str) -> Callable[[Check], Check]:
-    """Add a function to a part. It returns its figure, and raises AssertionError if the promise is broken."""
+    """Register the decorated function as a check of a part.
+
+    The check returns a figure to print, or "", and raises AssertionError if the promise is broken.
+    """
 
     def add(function: Check) -> Check:
         CHECKS[part][promise] = function
@@ -28,19 +31,19 @@ def check(part: str, promise: str) -> Callable[[Check], Check]:
 
 
 def run(*command: str, check: bool = True) -> str:
-    """What a command prints."""
+    """Run a command and return its output; with `check`, an exit code other than 0 is an AssertionError."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert not check or done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}: {done.stderr[-500:]}"
     return done.stdout.strip()
 
 
 def code(*command: str) -> int:
-    """The exit code of a command."""
+    """Run a command and return its exit code."""
     return subprocess.run(command, capture_output=True, check=False, timeout=300).returncode
 
 
 def ask(path: str, token: str | None = None) -> tuple[int, str]:
-    """The HTTP status and the body; status 0 if nothing listens."""
+    """Send a GET request; returns the HTTP status and the body, status 0 if nothing listens."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         with urllib.request.urlopen(urllib.request.Request(URL + path, headers=headers), timeout=5) as response:
@@ -52,7 +55,7 @@ def ask(path: str, token: str | None = None) -> tuple[int, str]:
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> float:
-    """Ask again until it holds; returns the seconds that it took."""
+    """Wait until the condition is true; returns the seconds that this took."""
     start = time.monotonic()
     while not condition():
         assert time.monotonic() - start < seconds, f"not within {seconds:.0f} s: {what}"
@@ -61,12 +64,12 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60.0) ->
 
 
 def ready() -> bool:
-    """Whether the response of /healthz is 200."""
+    """Whether /healthz responds with status 200."""
     return ask("/healthz")[0] == 200
 
 
 def needs_token(token: str) -> None:
-    """Probes are open, the rest needs the token."""
+    """Check that the probes are open and that the API needs the token."""
     assert ask("/healthz")[0] == ask("/livez")[0] == 200
     assert (ask("/v1/models")[0], ask("/v1/models", token)[0]) == (401, 200)
 
@@ -101,7 +104,7 @@ def speech(seconds: float) -> bytes:
 
 
 def stopped_in_mid_utterance(token: str, *stop: str) -> str:
-    """Stop the server while a client speaks; the client gets its final and close code 1001."""
+    """Stop the server (command `stop`) while a client speaks; the client must get its final and close code 1001."""
     return asyncio.run(_stopped_in_mid_utterance(token, *stop))
 
 

@@ -32,12 +32,12 @@ TOKEN = "token-of-the-image-check"
 
 
 def podman(*arguments: str, check: bool = True) -> str:
-    """What podman prints."""
+    """Run podman and return its output."""
     return run("podman", *arguments, check=check)
 
 
 def start_container(*options: str, command: tuple[str, ...] = ()) -> None:
-    """Replace the container by one with these options, and wait until it is ready."""
+    """Replace the container by a new one with these options, and wait until the server is ready."""
     podman("rm", "--force", "--ignore", NAME)
     podman("create", "--name", NAME, "--env", f"STREAMSER_TOKEN={TOKEN}", *options, IMAGE, *command)
     podman("start", NAME)
@@ -45,12 +45,12 @@ def start_container(*options: str, command: tuple[str, ...] = ()) -> None:
 
 
 def healthy() -> bool:
-    """Run the health check of the image once, as podman does."""
+    """Run the image's health check once, as podman does, and return whether it succeeds."""
     return code("podman", "healthcheck", "run", NAME) == 0
 
 
 def exit_code() -> tuple[str, str]:
-    """The state and the exit code of the container."""
+    """The container's state and its exit code."""
     state, ended = podman("inspect", NAME, "--format", "{{.State.Status}} {{.State.ExitCode}}").split()
     return state, ended
 
@@ -99,7 +99,7 @@ def draining() -> str:
     assert healthy()
     uploading = threading.Thread(target=upload_minutes, daemon=True)
     uploading.start()
-    time.sleep(1.0)  # until it has arrived and its finals are computed
+    time.sleep(1.0)  # until the upload has arrived and the server computes its finals
     start = time.monotonic()
     podman("kill", "--signal", "TERM", NAME)
     assert not healthy(), "healthy while it drains"
@@ -110,7 +110,7 @@ def draining() -> str:
 
 
 def upload_minutes() -> None:
-    """Send eight minutes of speech to be labelled, so that there is work to drain; the answer may not come any more."""
+    """Send eight minutes of speech to /v1/label, so that the server has work to drain; no response is needed."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(1)
@@ -118,8 +118,8 @@ def upload_minutes() -> None:
         writer.setframerate(16_000)
         writer.writeframes(speech(480))
     request = urllib.request.Request(URL + "/v1/label", file.getvalue(), {"Authorization": f"Bearer {TOKEN}"})
-    with contextlib.suppress(OSError, http.client.HTTPException), urllib.request.urlopen(request, timeout=60) as answer:
-        answer.read()
+    with contextlib.suppress(OSError, http.client.HTTPException), urllib.request.urlopen(request, timeout=60) as reply:
+        reply.read()
 
 
 @check("image", "its health check fails while the disk for recordings is full, and succeeds again afterwards")

@@ -27,23 +27,23 @@ RECORDINGS = Path("/var/lib/streamser/recordings")
 
 
 def token() -> str:
-    """The token that the unit's environment file has."""
+    """The token in the unit's environment file."""
     return ENVIRONMENT.read_text().partition("=")[2].strip()
 
 
 def shown(name: str) -> str:
-    """A property of the service."""
+    """The value of a systemd property of the service."""
     return run("systemctl", "show", "streamser", "--property", name, "--value")
 
 
 def status_of_process() -> dict[str, str]:
-    """/proc/PID/status of the service."""
+    """The fields of /proc/PID/status for the service's main process."""
     lines = Path(f"/proc/{shown('MainPID')}/status").read_text().splitlines()
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def reconfigure(text: str | None) -> None:
-    """Replace the check's own drop-in, or remove it, and start the service again."""
+    """Write the drop-in file of these checks, or remove it (None), and restart the service."""
     if text is None:
         DROP_IN.unlink()
     else:
@@ -55,9 +55,9 @@ def reconfigure(text: str | None) -> None:
 
 @check("unit", "the enabled unit starts at boot, and `systemctl start` waits until it accepts clients")
 def starts() -> str:
-    # This check is ordered after the service and runs as soon as systemd calls it started.
+    # The checks' own unit is ordered after the service: systemd starts it as soon as it considers the service started.
     assert (shown("ActiveState"), shown("NRestarts")) == ("active", "0")
-    assert ready(), "started, but /healthz does not answer 200"
+    assert ready(), "started, but /healthz does not respond with status 200"
     took = [int(shown(name)) for name in ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")]
     return f"ready {(took[1] - took[0]) / 1e6:.1f} s after its start"
 

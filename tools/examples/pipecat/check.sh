@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Make a virtual environment with pipecat and this checkout, run the processor's tests in it, then the example on a file.
+# Make a virtual environment with pipecat and this checkout; run the processor's tests in it, then the example on a file.
 #
-#   tools/examples/pipecat/check.sh [FILE [MODEL]]      PYTHON=python3.12 VENV=folder choose others
+#   tools/examples/pipecat/check.sh [FILE [MODEL]]      PYTHON=python3.12 VENV=folder choose another Python or folder
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
-sound=$(realpath "${1:-$root/samples/1001_DFA_ANG_XX.opus}")
+audio=$(realpath "${1:-$root/samples/1001_DFA_ANG_XX.opus}")
 venv=${VENV:-${TMPDIR:-/tmp}/streamser-pipecat}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
@@ -14,4 +14,4 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     pytest pytest-asyncio pytest-timeout onnx safetensors
 cd "$root"
 "$venv/bin/python" -m pytest -q -p no:cacheprovider tests/integrations/test_pipecat.py
-"$venv/bin/python" "$here/example.py" "$sound" ${2:+--model "$2"}
+"$venv/bin/python" "$here/example.py" "$audio" ${2:+--model "$2"}

@@ -1,4 +1,4 @@
-"""A pipecat processor that attaches the voice's emotion to the user's words; its place is after the STT.
+"""A pipecat processor that attaches the voice's emotion to the user's words; put it after the STT.
 
 transport.input() -> stt -> EmotionProcessor -> user aggregator -> llm -> tts -> transport.output()
 """
@@ -30,8 +30,8 @@ from streamser.stream.channel import StreamConfig
 
 __all__ = ["EmotionFrame", "EmotionProcessor"]
 
-# Audio that may wait to be scored: ten seconds in pipecat's usual 20 ms. Past that the machine is too slow for now;
-# what does not fit is reported to the stream as lost, so that its times stay right.
+# Frames of audio that may wait to be scored: ten seconds with pipecat's usual 20 ms. Further frames are dropped and
+# reported to the stream as lost, so that the times of its events stay right.
 _WAITING_FRAMES = 500
 _FINISH_S = 5.0
 
@@ -41,7 +41,7 @@ class EmotionFrame(SystemFrame):
     """The emotion of one finished utterance; a system frame, because interruptions drop other frames."""
 
     emotion: str
-    """The likeliest class, also when `uncertain`: act on it only when not."""
+    """The likeliest class, even if `uncertain`; do not act on an uncertain emotion."""
     confidence: float
     uncertain: bool
     event: EmotionEvent
@@ -50,8 +50,8 @@ class EmotionFrame(SystemFrame):
 class EmotionProcessor(FrameProcessor):
     """Passes every frame on, and attaches `{"emotion", "confidence", "uncertain"}` to each transcription's metadata.
 
-    An EmotionFrame follows the end of each utterance. The audio of one speaker is scored by a thread, in order; the
-    event loop never waits for it. A recognizer may be shared by many pipelines; a processor belongs to one.
+    It pushes an EmotionFrame at the end of each utterance. The audio is scored in order on a thread, so the event loop
+    never waits for it. Many pipelines may share a recognizer; each needs its own processor.
     """
 
     def __init__(
@@ -64,10 +64,11 @@ class EmotionProcessor(FrameProcessor):
         max_age_s: float = 3.0,
         **kwargs: Any,
     ) -> None:
-        """`tell_llm` adds a developer message to the context, where the emotion is certain.
+        """`tell_llm` adds a developer message to the context if the emotion is not uncertain.
 
-        A transcription waits up to `wait_s` for the audio before it to be scored, and for the first prediction of an
-        utterance that is open; a prediction of audio older than `max_age_s` belongs to other words.
+        A transcription waits at most `wait_s` until the audio before it is scored and an open utterance has its first
+        result. A result that ends more than `max_age_s` before the newest scored audio is not attached: it belongs to
+        earlier words.
         """
         super().__init__(**kwargs)
         self._recognizer, self._config = recognizer, config
@@ -91,14 +92,14 @@ class EmotionProcessor(FrameProcessor):
         await self.push_frame(frame, direction)
 
     async def cleanup(self) -> None:
-        """Release the task, when no frame has ended it."""
+        """Cancel the task if no frame has ended it."""
         await self._stop()
         await super().cleanup()
 
     # --- the user's words
 
     async def _attach(self, frame: TranscriptionFrame) -> None:
-        """Attach the newest result to the words; waiting for it here delays neither audio nor system frames."""
+        """Attach the newest result to the words; waiting for the result delays neither audio nor system frames."""
         taken = self._taken
         await self._until(lambda: self._scored >= taken and self._open in (None, self._scored_utterance))
         event = self._newest
@@ -111,7 +112,7 @@ class EmotionProcessor(FrameProcessor):
         }
         if self._tell_llm and not event.uncertain and event.utterance != self._last_told:
             self._last_told = event.utterance
-            words = f"The user's voice sounds {event.label} (confidence {event.confidence:.2f}, judged by sound alone)."
+            words = f"The user's voice sounds {event.label} (confidence {event.confidence:.2f}, words not considered)."
             await self.push_frame(LLMMessagesAppendFrame([{"role": "developer", "content": words}], run_llm=False))
 
     async def _until(self, true: Callable[[], bool]) -> None:
@@ -130,7 +131,7 @@ class EmotionProcessor(FrameProcessor):
         self._waiting: asyncio.Queue[tuple[int, InputAudioRawFrame | None]] = asyncio.Queue(_WAITING_FRAMES)
         self._progress = asyncio.Condition()
         self._taken = self._scored = 0  # frames of audio
-        self._lost = 0  # samples that did not fit, not yet reported to the stream
+        self._lost = 0  # dropped samples that are not yet reported to the stream
         self._position = 0  # samples scored
         self._open: int | None = None  # the open utterance
         self._newest: EmotionEvent | None = None
@@ -151,7 +152,7 @@ class EmotionProcessor(FrameProcessor):
             self._taken += 1
 
     async def _score(self) -> None:
-        """The task: classify all waiting audio on a thread and push the events; None ends it."""
+        """The task's loop: score all waiting audio on a thread and handle the events, until None is in the queue."""
         ended = False
         while not ended:
             batch = [await self._waiting.get()]
@@ -161,13 +162,13 @@ class EmotionProcessor(FrameProcessor):
             try:
                 await self._handle(await asyncio.to_thread(self._push, batch))
             except Exception as error:  # after any error here, the conversation continues without emotions
-                await self.push_error(f"no emotion for this sound: {error}", exception=error)
+                await self.push_error(f"no emotion for this audio: {error}", exception=error)
             async with self._progress:
                 self._scored += len(batch)
                 self._progress.notify_all()
 
     def _push(self, batch: list[tuple[int, InputAudioRawFrame | None]]) -> list[Event]:
-        """Runs on a thread; only here the stream is used."""
+        """Push audio into the stream, on a thread; no other method uses the stream."""
         events: list[Event] = []
         for lost, frame in batch:
             if lost:
@@ -190,7 +191,7 @@ class EmotionProcessor(FrameProcessor):
                     await self.push_frame(EmotionFrame(event.label, event.confidence, event.uncertain, event))
 
     async def _finish(self) -> None:
-        """The audio is over: what still waits is scored, and the open utterance gets its final."""
+        """Score the audio that still waits, and let the open utterance get its final."""
         if self._task is not None:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._end(self._task), _FINISH_S)

@@ -2,8 +2,8 @@
 
     python example.py talk.wav
 
-It needs no network and no keys. In an assistant of yours put a transport in Player's place, and real services in
-those of StandInSTT and StandInLLM; EmotionProcessor stays as it is.
+It needs no network and no keys. For your own assistant, replace `play` by a transport, and StandInSTT and StandInLLM by
+real services; EmotionProcessor stays unchanged.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ import streamser
 
 RATE = streamser.SAMPLE_RATE
 FRAME_S = 0.02
-TAIL_S = 3.0  # silence after the file, in which the last turn ends
+TAIL_S = 3.0  # silence after the file, so that the last turn ends
 
 
 class StandInSTT(FrameProcessor):
-    """Replaces a speech-to-text service: it detects speech, but returns no words."""
+    """Replaces a speech-to-text service: pushes a numbered placeholder instead of the words of each sentence."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class StandInSTT(FrameProcessor):
 
 
 class StandInLLM(FrameProcessor):
-    """Replaces a language model: it responds to each context and prints the messages it got."""
+    """Replaces a language model: prints the last two messages of each context and gives a fixed response."""
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -77,7 +77,7 @@ class StandInLLM(FrameProcessor):
 
 
 class Printer(FrameProcessor):
-    """Prints what EmotionProcessor has attached and sent."""
+    """Prints the emotions that EmotionProcessor attached to words or pushed as frames."""
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -91,7 +91,7 @@ class Printer(FrameProcessor):
 
 
 async def play(path: str, worker: PipelineWorker) -> None:
-    """Send the file as a microphone would, in real time: pipecat's turns depend on real time."""
+    """Send the file in real time, as a microphone would; pipecat detects turns by real time."""
     size = round(RATE * FRAME_S)
     samples = np.round(streamser.read_audio(path) * 32767).astype("<i2")
     silence = bytes(2 * size)

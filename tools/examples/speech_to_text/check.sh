@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make a virtual environment with the real packages and this checkout, and run the recipes' tests in it.
+# Make a virtual environment with the real packages and this checkout, and run these examples' tests in it.
 #
-#   tools/examples/speech_to_text/check.sh      PYTHON=python3.12 VENV=folder choose others
+#   tools/examples/speech_to_text/check.sh      PYTHON=python3.12 VENV=folder choose another Python or folder
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)

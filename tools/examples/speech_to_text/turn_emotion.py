@@ -1,6 +1,6 @@
 """The emotion of a user's turn, beside any speech-to-text: push the same audio, then read the emotion with the words.
 
-The words are never delayed: scoring happens on a thread of its own, and a push never waits.
+A push never delays the words: scoring runs on its own thread, and `push` does not wait for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Emotion", "TurnEmotion", "merge"]
 
 
 class Emotion(TypedDict):
-    """What is attached to a turn; do not act on one that is uncertain."""
+    """The emotion that is attached to a turn; do not act on an uncertain emotion."""
 
     emotion: str
     confidence: float
@@ -26,7 +26,7 @@ class Emotion(TypedDict):
 
 
 class TurnEmotion:
-    """Scores one speaker's audio, if and only if that person has agreed to it."""
+    """Scores one speaker's audio, only while this person's consent is given."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class TurnEmotion:
         self._open = False
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> None:
-        """Give it audio: 16-bit bytes or an array; the first push decides the rate and the channels."""
+        """Score audio: 16-bit PCM bytes or an array; the first push sets the rate and the channels."""
         if not self.consent:
             return
         if self._source is None:
@@ -58,14 +58,14 @@ class TurnEmotion:
         self._source.push(pcm)
 
     def turn(self, wait_s: float = 0.0) -> Emotion | None:
-        """The emotion since the last call, None where nothing was scored; waits for an open utterance's final."""
+        """The emotion since the last call, or None if nothing was scored; waits up to `wait_s` for an open final."""
         with self._changed:
             self._changed.wait_for(lambda: not self._open, wait_s)
             results, self._results = self._results, {}
         return merge(results.values()) if self.consent else None
 
     def close(self) -> None:
-        """No more audio will come; an open utterance still gets its final."""
+        """End the stream; an open utterance still gets its final (waits at most 5 s)."""
         if self._source is not None and self._listener is not None:
             self._source.close()
             self._listener.wait(5.0)
@@ -87,9 +87,10 @@ class TurnEmotion:
 def merge(
     results: Iterable[streamser.EmotionEvent], start_s: float = 0.0, end_s: float = float("inf")
 ) -> Emotion | None:
-    """One emotion for a stretch of time: the mean of the results' scores, weighted by their seconds within it.
+    """One emotion for the time from `start_s` to `end_s`; None if no result lies in it.
 
-    It is uncertain where more than half of these seconds are.
+    The scores are the mean of the results' scores, weighted by each result's seconds within this time. The emotion is
+    uncertain if more than half of these seconds belong to uncertain results.
     """
     weighed = [(max(0.0, min(one.end_s, end_s) - max(one.start_s, start_s)), one) for one in results]
     weighed = [(seconds, one) for seconds, one in weighed if seconds > 0]

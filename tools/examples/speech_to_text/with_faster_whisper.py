@@ -1,4 +1,4 @@
-"""faster-whisper with emotions: a recording's words, each segment with the emotion of the voice during it.
+"""faster-whisper with emotions: print the words of a recording, and the emotion of the voice for each segment.
 
 pip install faster-whisper streamser
 python with_faster_whisper.py talk.wav
@@ -20,7 +20,7 @@ import streamser
 def transcribe(
     path: str, whisper: WhisperModel, recognizer: streamser.Recognizer, **options: Any
 ) -> Iterator[tuple[Segment, Emotion | None]]:
-    """Segment by segment, as faster-whisper gives them; `options` are those of its `transcribe`."""
+    """Yield each segment of faster-whisper with its emotion; `options` are those of `WhisperModel.transcribe`."""
     events = streamser.replay(path, model=recognizer)
     finals = [event for event in events if isinstance(event, streamser.EmotionEvent) and event.final]
     segments, _ = whisper.transcribe(path, **options)

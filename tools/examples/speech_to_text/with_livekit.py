@@ -5,7 +5,7 @@ pip install livekit-agents streamser
     session = AgentSession(stt=..., llm=..., tts=..., vad=...)
     await session.start(agent=EmotionAgent(streamser.load(), consent=True, instructions="..."), room=ctx.room)
 
-The turn's message carries it as `new_message.extra["emotion"]`; with `tell_llm` the model reads it too.
+The emotion is in `new_message.extra["emotion"]` of the turn's message; with `tell_llm` the language model reads it too.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from turn_emotion import TurnEmotion
 
 import streamser
 
-_WAIT_S = 0.5  # for the final of an utterance that the turn's end cut short; its partial result counts otherwise
+_WAIT_S = 0.5  # wait for the final of an utterance that is open at the turn's end; later, its newest partial is used
 
 
 class EmotionAgent(Agent):
-    """Scores the audio on its way to the speech-to-text, which gets every frame at once."""
+    """Scores the audio on its way to the speech-to-text, which gets every frame without delay."""
 
     def __init__(
         self, recognizer: streamser.Recognizer, *, consent: bool, tell_llm: bool = False, **settings: Any
     ) -> None:
-        """`consent` is the participant's; `voice.consent` changes it later. `settings` are those of Agent."""
+        """`consent`: the participant has agreed; `voice.consent` changes this later. `settings` are those of Agent."""
         super().__init__(**settings)
         self.voice = TurnEmotion(recognizer, consent=consent)
         self._tell_llm = tell_llm
@@ -51,7 +51,7 @@ class EmotionAgent(Agent):
             return
         new_message.extra["emotion"] = emotion
         if self._tell_llm and not emotion["uncertain"]:
-            words = f"The user's voice sounds {emotion['emotion']} (judged by sound alone)."
+            words = f"The user's voice sounds {emotion['emotion']} (words not considered)."
             turn_ctx.add_message(role="system", content=words)
 
     async def on_exit(self) -> None:

@@ -1,4 +1,4 @@
-"""RealtimeSTT with emotions: each text is printed at once, the emotion of its utterance as soon as it is final.
+"""RealtimeSTT with emotions: print each text at once, and the emotion of an utterance as soon as it is final.
 
 pip install RealtimeSTT[recommended] streamser
 python with_realtimestt.py
@@ -15,7 +15,7 @@ import streamser
 
 
 def make_recorder(voice: TurnEmotion, **settings: Any) -> AudioToTextRecorder:
-    """A recorder whose microphone streamser scores too; `settings` are RealtimeSTT's own."""
+    """A recorder that also passes its microphone's audio to streamser; `settings` are RealtimeSTT's own."""
     return AudioToTextRecorder(on_recorded_chunk=voice.push, **settings)  # 16 kHz, mono, 16-bit
 
 
@@ -26,7 +26,7 @@ def show(event: streamser.EmotionEvent) -> None:
 
 def main() -> None:
     voice = TurnEmotion(streamser.load(), on_final=show)
-    voice.consent = input("May this program judge how your voice sounds? [y/N] ").strip().lower() == "y"
+    voice.consent = input("May this program predict emotions from your voice? [y/N] ").strip().lower() == "y"
     recorder = make_recorder(voice)
     print("Speak; Ctrl-C ends.")
     try:
