@@ -1,4 +1,4 @@
-"""A corpus small enough to train on in seconds: two emotions, different in pitch and level, from synthetic voices."""
+"""Make corpora of synthetic voices, small enough to train on in seconds; the emotions differ in pitch and level."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamser.audio import SAMPLE_RATE
 
 
 def make_corpus(folder: Path, *, speakers: int = 6, takes: int = 3, duration_s: float = 0.8, seed: int = 7) -> Path:
-    """`folder` with a manifest and WAV files; angry is high and rough, sad is low and soft."""
+    """Make a corpus with a manifest and WAV files in `folder`: angry is high and loud, sad is low and soft."""
     rng = np.random.default_rng(seed)
     (folder / "audio").mkdir(parents=True)
     rows = []
@@ -46,14 +46,14 @@ VOICES = {  # pitch in Hz, level, depth of a 6 Hz vibrato
     "fru": (200.0, 0.15, 0.05),
     "xxx": (180.0, 0.10, 0.02),
 }
-"""Emotions of IEMOCAP as such voices, which differ in pitch and level."""
+"""A synthetic voice for each of IEMOCAP's label codes."""
 WORDS = {
     "ang": "Anger", "hap": "Happiness", "exc": "Excited", "neu": "Neutral", "sad": "Sadness", "fru": "Frustration",
 }  # fmt: skip
 
 
 def voice(code: str, speaker: int, rng: np.random.Generator, duration_s: float = 0.8) -> np.ndarray:
-    """One utterance of a speaker."""
+    """An utterance with the label `code` of one speaker."""
     hz, level, vibrato = VOICES[code]
     t = np.arange(round(duration_s * SAMPLE_RATE)) / SAMPLE_RATE
     pitch = hz * (1 + 0.03 * speaker) * (1 + 0.05 * rng.random()) * (1 + vibrato * np.sin(2 * np.pi * 6 * t))
@@ -63,7 +63,7 @@ def voice(code: str, speaker: int, rng: np.random.Generator, duration_s: float =
 
 
 def make_iemocap(folder: Path, *, takes: int = 1, seed: int = 3) -> Path:
-    """`folder` in IEMOCAP's official layout: five sessions of two speakers, improvised and scripted, with votes."""
+    """Make a corpus in IEMOCAP's official layout: five sessions of two speakers, improvised and scripted, and votes."""
     rng = np.random.default_rng(seed)
     for session in range(1, 6):
         base = folder / f"Session{session}"
@@ -91,7 +91,7 @@ def _votes(code: str) -> list[str]:
 
 
 def make_asvp(folder: Path, *, actors: int = 6, seed: int = 5) -> Path:
-    """`folder` in ASVP-ESD's official layout: twelve emotions of a few actors."""
+    """Make a corpus in ASVP-ESD's official layout: twelve emotions of a few actors."""
     rng = np.random.default_rng(seed)
     codes = [*VOICES]
     for actor in range(1, actors + 1):

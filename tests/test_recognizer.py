@@ -249,7 +249,7 @@ def test_a_prior_of_neutral_needs_the_label(tmp_path: Path) -> None:
 # Many callers, and how it is opened
 
 
-def test_many_threads_get_the_answers_of_one(recognizer: Recognizer) -> None:
+def test_many_threads_get_the_same_logits_as_one_thread(recognizer: Recognizer) -> None:
     expected = recognizer.predict(RECORDINGS)
     with ThreadPoolExecutor(8) as threads:
         predictions: list[list[Prediction]] = list(threads.map(lambda _: recognizer.predict(RECORDINGS), range(40)))

@@ -1,4 +1,4 @@
-"""How many streams are served is found by trying, and every reason to be too late counts."""
+"""The largest number of streams that are served in time is found by trials, and any lateness ends the search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GOOD = Trial(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 40, 63, 64])
-def test_the_largest_number_in_time_is_found_within_a_tenth(limit: int) -> None:
+def test_the_largest_number_of_streams_in_time_is_found_within_a_tenth(limit: int) -> None:
     tried = []
 
     def attempt(streams: int) -> Trial:
@@ -35,18 +35,18 @@ def test_the_largest_number_in_time_is_found_within_a_tenth(limit: int) -> None:
     assert len(tried) == len(set(tried)) == len(found["tried"])
 
 
-def test_where_one_stream_is_too_many_none_is_served() -> None:
+def test_if_one_stream_is_already_late_the_number_of_streams_is_0() -> None:
     assert largest(lambda streams: replace(GOOD, streams=streams, behind_ms=999), 64)["streams"] == 0
 
 
 @pytest.mark.parametrize(
     "late", [{"partial_p95_ms": 200}, {"slowest_final_ms": 200}, {"behind_ms": 200}, {"finals": 0}]
 )
-def test_whatever_is_late_counts(late: dict[str, float]) -> None:
+def test_a_trial_with_anything_late_or_without_finals_is_not_in_time(late: dict[str, float]) -> None:
     assert GOOD.in_time and not replace(GOOD, **late).in_time  # type: ignore[arg-type]
 
 
-def test_streams_that_are_pushed_get_their_results(recognizer: Recognizer) -> None:
+def test_a_trial_with_two_streams_counts_their_partials_and_finals(recognizer: Recognizer) -> None:
     trial = try_streams(recognizer, compose(0.25), 2, 4.0)
     assert trial.streams == 2 and trial.partials > 2 and trial.finals >= 1
     assert trial.cpu_cores > 0 and trial.partial_p95_ms > 0

@@ -1,4 +1,4 @@
-"""The other ways score the same windows alike, or their time would mean nothing."""
+"""The peers of the benchmark give the same results as streamser for a window, so that their times can be compared."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from streamser.recognizer import load
 
 
 @pytest.mark.parametrize("name", ["torchaudio", "librosa"])
-def test_a_naive_window_has_the_logits_of_ours(name: str) -> None:
+def test_a_peer_computes_the_same_logits_for_a_window_as_streamser(name: str) -> None:
     assert name in installed_peers()
     recognizer = load("lightsernet", "cpu", engine="onnx")
     windows = [babble(seconds, seed=seed) for seed, seconds in enumerate((2.992, 2.992, 1.3))]
     predict = PEERS[name].make("lightsernet")
     naive = np.concatenate([np.asarray(predict(window)) for window in windows])
-    # Partial windows are not trimmed, and neither are the peers'.
+    # Neither the windows of a partial result nor those of the peers are trimmed.
     from streamser.engines import run_frames
     from streamser.features import extract
 
     frames = [extract(window, recognizer.features) for window in windows]
     ours = np.concatenate([scores.logits for scores in run_frames(recognizer.engine, frames, recognizer.features)])
-    np.testing.assert_allclose(naive, ours, atol=2e-2)  # their FFT is in float32
+    np.testing.assert_allclose(naive, ours, atol=2e-2)  # the peers compute the FFT in float32
     assert np.ptp(ours, axis=0).max() > 0.3
 
 
-def test_composed_speech_is_the_same_each_time_and_as_long_as_asked() -> None:
+def test_composed_speech_is_the_same_each_time_and_has_the_given_length() -> None:
     first, again = compose(0.1), compose(0.1)
     np.testing.assert_array_equal(first, again)
     assert len(first) == 96_000 and 0.01 < np.abs(first).max() <= 1.0
 
 
-def test_the_worst_difference_of_all_rounds_counts() -> None:
+def test_rounds_are_merged_by_the_median_but_differences_by_the_maximum() -> None:
     merged = medians(
         [{"scores_differ": 1e-8, "x": 1.0}, {"scores_differ": 1e-3, "x": 5.0}, {"scores_differ": 0.0, "x": 2.0}]
     )

@@ -1,4 +1,4 @@
-"""`streamser bench` reports every figure, with plausible values, in its table and as JSON."""
+"""`streamser bench` prints plausible figures, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamser.cli import main
 SMALL = ["--engine", "onnx", "--minutes", "0.2", "--rounds", "1"]
 
 
-def test_json_has_every_figure_and_each_is_plausible(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_every_figure_with_a_plausible_value(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(bundle.path), *SMALL, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["machine"]["cpus"] >= 1
@@ -43,7 +43,7 @@ def test_peers_score_the_windows_of_the_stream(
     stream, peer = json.loads(capsys.readouterr().out)["rows"]
     assert peer["peer"] == "torchaudio" and peer["measured"] >= 3
     assert stream["judged"] > 5
-    assert peer["cpu_ms_per_s"] > 0  # tests/bench/test_guard.py compares costs: twelve seconds are too few here
+    assert peer["cpu_ms_per_s"] > 0  # 12 s are too short to compare costs; see bench/test_guard.py
 
 
 def test_an_impossible_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

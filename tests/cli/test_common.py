@@ -1,4 +1,4 @@
-"""Options that every command shares: what a command would ignore is refused, with the way out."""
+"""Options that commands share: a command refuses an option that it would ignore, and names a solution."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_option_that_would_be_ignored_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav"]
 
 
-def test_a_setting_that_a_command_uses_is_taken(bundle: Bundle, tmp_path: Path) -> None:
+def test_label_with_utterances_accepts_stream_settings(bundle: Bundle, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(), 16_000)
     out = ["--out", str(tmp_path / "labels.csv"), "--model", str(bundle.path)]
     assert main(["label", str(tmp_path), *out, "--utterances", "--set", "vad.mode=3"]) == 0

@@ -1,4 +1,4 @@
-"""`streamser demo`: recorded voices that come with the package, what was recognized in them, and what to do next."""
+"""`streamser demo`: play recorded voices, and print the recognized emotions and commands to try next."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_final_belongs_to_the_sample_that_its_middle_lies_in() -> None:
 
 
 class Collector:
-    """An output that keeps what it is given."""
+    """A loudspeaker that keeps the samples instead of playing them."""
 
     def __init__(self) -> None:
         self.played: list[Samples] = []
@@ -92,7 +92,7 @@ class Collector:
         self.closed = True
 
 
-def test_what_is_scored_is_what_is_played() -> None:
+def test_the_played_samples_are_the_samples_that_are_scored() -> None:
     source, output = PushSource(), Collector()
     source.push(babble(1.0))
     source.close()
@@ -138,7 +138,7 @@ def test_the_loudspeaker_really_plays() -> None:
     assert -20 < float(done.stdout) < -8
 
 
-def test_without_a_loudspeaker_the_demo_reports_it_and_goes_on(
+def test_without_a_loudspeaker_the_demo_prints_the_reason_and_continues(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from streamser.cli import demo

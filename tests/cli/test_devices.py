@@ -1,4 +1,4 @@
-"""`streamser devices`: the list of microphones, and the test of one."""
+"""`streamser devices`: list the microphones, and test one of them."""
 
 from __future__ import annotations
 
@@ -40,18 +40,22 @@ def pushed(audio: Samples) -> PushSource:
         (1.0, 0, "peak 0 dB; too loud, it clips: lower its gain"),
     ],
 )
-def test_a_test_explains_the_level(level: float, code: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_microphone_test_explains_the_level(
+    level: float, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert measure(pushed(np.float32(level) * np.sign(tone(440, 0.5))), 5.0, as_json=False) == code
     assert capsys.readouterr().out == f"a source: {words}\n"
 
 
-def test_a_test_ends_after_its_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_microphone_test_ends_after_the_given_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     assert measure(pushed(tone(duration_s=1.5)), 0.5, as_json=True) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == {"device": "a source", "seconds": 0.5, "peak_db": -10.5, "overflows": 0, "verdict": "good"}
 
 
-def test_no_microphone_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_devices_exits_with_code_1_if_there_is_no_microphone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("streamser.cli.devices.list_devices", list)
     assert main(["devices"]) == 1
     assert "no microphone found; plug one in" in capsys.readouterr().err
@@ -60,7 +64,7 @@ def test_no_microphone_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @needs_virtual_mic
-def test_the_list_marks_the_default(mic: VirtualMic, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_microphones_marks_the_default(mic: VirtualMic, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["devices"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["microphone", "system", "channels", "rate"]
@@ -71,7 +75,7 @@ def test_the_list_marks_the_default(mic: VirtualMic, capsys: pytest.CaptureFixtu
 
 
 @needs_virtual_mic
-def test_a_microphone_is_tested_by_part_of_its_name(
+def test_a_microphone_is_chosen_by_a_part_of_its_name(
     mic: VirtualMic, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     soundfile.write(tmp_path / "tone.wav", tone(440, 8.0), SAMPLE_RATE)
@@ -81,11 +85,11 @@ def test_a_microphone_is_tested_by_part_of_its_name(
 
 
 @needs_virtual_mic
-def test_a_silent_microphone_is_exit_code_1(mic: VirtualMic, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_test_of_a_silent_microphone_exits_with_code_1(mic: VirtualMic, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["devices", "--test", "vmic", "--seconds", "0.3"]) == 1
     assert "is it muted" in capsys.readouterr().out
 
 
-def test_an_unknown_setting_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_setting_is_refused_with_the_nearest_known_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["devices", "--test", "--set", "source.chanels=1"]) == 1
     assert "did you mean 'source.channels'?" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""However a command is ended, its files are whole and no process stays behind."""
+"""However a command ends, its output files are complete and none of its processes remains."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def lives(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def long_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short file and, after it, half hours that keep workers busy."""
+    """A folder with a short file and five files of half an hour, which keep workers busy."""
     folder = tmp_path_factory.mktemp("long")
     soundfile.write(folder / "a.wav", babble(1.0), SAMPLE_RATE)
     soundfile.write(folder / "long0.flac", np.zeros(8_000 * 1800, np.int16), 8_000)
@@ -76,7 +76,7 @@ def long_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=["TERM", "HUP", "INT", "INT twice", "KILL"],
 )
-def test_a_labelling_that_is_ended_leaves_no_worker_behind(
+def test_a_label_command_that_a_signal_ends_leaves_no_worker_process(
     long_folder: Path, bundle: Bundle, tmp_path: Path, signals: list[signal.Signals], code: int
 ) -> None:
     out = tmp_path / "labels.jsonl"
@@ -87,10 +87,8 @@ def test_a_labelling_that_is_ended_leaves_no_worker_behind(
         for number in signals:
             process.send_signal(number)
             time.sleep(0.05)
-        assert process.wait(timeout=10) in (
-            code,
-            130 if code == -2 else code,
-        )  # the second comes before or after the end
+        # A second SIGINT may arrive before or after the command has handled the first.
+        assert process.wait(timeout=10) in (code, 130 if code == -2 else code)
     until(lambda: not any(map(lives, workers)), "the workers' end", 10)
     assert [json.loads(line)["file"] for line in out.read_text().splitlines()] == ["a.wav"]
 
@@ -105,7 +103,7 @@ def test_a_table_with_odd_file_names_is_resumed(bundle: Bundle, tmp_path: Path, 
     words = ["label", str(folder), "--model", str(bundle.path), "--out", str(out)]
     assert main(words) == 0
     whole = out.read_bytes()
-    for cut in range(len(whole) - 1, len(whole) - 400, -37):  # killed anywhere in its last rows
+    for cut in range(len(whole) - 1, len(whole) - 400, -37):  # as if killed anywhere within the last rows
         out.write_bytes(whole[:cut])
         assert main(words) == 0
         assert out.read_bytes() == whole
@@ -116,7 +114,7 @@ def test_a_table_with_odd_file_names_is_resumed(bundle: Bundle, tmp_path: Path, 
         assert sorted(row["file"] for row in rows) == names
 
 
-def test_a_file_that_needs_more_memory_than_there_is_gets_an_error(
+def test_a_file_that_needs_too_much_memory_gets_an_error_row(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = tmp_path / "talks", tmp_path / "labels.jsonl"
@@ -141,7 +139,7 @@ def test_a_file_that_needs_more_memory_than_there_is_gets_an_error(
 
 @pytest.fixture
 def talk(tmp_path: Path) -> Path:
-    """One long utterance, which is still open when a signal comes."""
+    """A file with one long utterance, which is still open when the signal is sent."""
     audio = np.concatenate([silence(0.5), babble(20.0, seed=2)])
     path = tmp_path / "talk.wav"
     soundfile.write(path, audio + noise(len(audio) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
@@ -150,7 +148,7 @@ def talk(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_paced_stream_with_its_last_final(
+def test_a_signal_ends_a_replay_at_real_speed_with_the_final_of_the_open_utterance(
     talk: Path, bundle: Bundle, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "events.jsonl"
@@ -165,20 +163,20 @@ def test_a_signal_ends_a_paced_stream_with_its_last_final(
 
 
 @pytest.mark.slow
-def test_two_signals_at_once_leave_a_whole_file(talk: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_two_signals_at_once_leave_an_output_file_of_complete_lines(talk: Path, bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "events.jsonl"
     with start("replay", talk, "--speed", 1, "--plain", "--model", bundle.path, "--out", out) as process:
         until(lambda: out.exists() and b'"emotion"' in out.read_bytes(), "a partial result")
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) in (130, -signal.SIGINT)  # the second comes before or after the end
+        assert process.wait(timeout=10) in (130, -signal.SIGINT)  # the second may come before or after the end
         assert process.stderr is not None and b"Traceback" not in process.stderr.read()
     content = out.read_text()
     assert content.endswith("\n") and all(json.loads(line)["v"] == 1 for line in content.splitlines())
 
 
 @pytest.mark.slow
-def test_a_terminal_window_that_is_closed_ends_the_stream_with_its_last_final(
+def test_closing_the_terminal_window_ends_the_stream_with_the_final_of_the_open_utterance(
     talk: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     out = tmp_path / "events.jsonl"
@@ -188,14 +186,14 @@ def test_a_terminal_window_that_is_closed_ends_the_stream_with_its_last_final(
         os.close(slave)
         until(lambda: out.exists() and b'"emotion"' in out.read_bytes(), "a partial result")
         process.send_signal(signal.SIGHUP)
-        os.close(master)  # what is printed from here on fails with EIO
+        os.close(master)  # printing now fails with EIO
         process.wait(timeout=10)
     events = [json.loads(line) for line in out.read_text().splitlines()]
     assert [event["type"] for event in events][-3:] == ["emotion", "speech_ended", "stream_ended"]
 
 
 @pytest.mark.slow
-def test_a_signal_that_is_ignored_stays_ignored(talk: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_sighup_does_not_end_a_command_that_was_started_with_nohup(talk: Path, bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "events.jsonl"
     words = ("replay", talk, "--speed", 8, "--plain", "--model", bundle.path, "--out", out)
     with start(*words, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:  # as nohup does
@@ -223,7 +221,9 @@ def closed_pipe() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("form", ["--plain", "--jsonl"])
-def test_a_reader_that_has_left_ends_the_command_quietly(short_talk: Path, bundle: Bundle, form: str) -> None:
+def test_a_closed_pipe_at_standard_output_ends_the_command_without_an_error(
+    short_talk: Path, bundle: Bundle, form: str
+) -> None:
     for writer in closed_pipe():
         with start("replay", short_talk, "--model", bundle.path, form, stdout=writer) as process:
             assert process.stderr is not None
@@ -232,7 +232,7 @@ def test_a_reader_that_has_left_ends_the_command_quietly(short_talk: Path, bundl
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("form", ["--plain", "--jsonl"])
-def test_a_full_disk_behind_standard_output_is_one_line(short_talk: Path, bundle: Bundle, form: str) -> None:
+def test_a_full_disk_at_standard_output_is_reported_in_one_line(short_talk: Path, bundle: Bundle, form: str) -> None:
     with (
         Path("/dev/full").open("wb") as full,
         start("replay", short_talk, "--model", bundle.path, form, stdout=full) as process,
@@ -247,7 +247,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(short_talk: Path, bundle
 
 
 @pytest.mark.parametrize("form", ["--plain", "--jsonl"])
-def test_a_closed_standard_output_is_no_traceback(short_talk: Path, bundle: Bundle, form: str) -> None:
+def test_a_closed_standard_output_causes_no_traceback(short_talk: Path, bundle: Bundle, form: str) -> None:
     words = [sys.executable, "-m", "streamser", "replay", str(short_talk), "--model", str(bundle.path), form]
     done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *words], capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr

@@ -23,14 +23,14 @@ from streamser.recognizer import Recognizer
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three files that are audio, one that is not, and one that is something else."""
+    """Three audio files, a damaged audio file and a text file."""
     for seed, name in enumerate(("a.wav", "deep/er/b.flac", 'ü, "c".wav')):
         path = tmp_path / "talks" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         audio = np.concatenate([silence(1.2), babble(1.2 + seed / 5, seed=seed), silence(1.0)])
         soundfile.write(path, audio + noise(len(audio) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
     (tmp_path / "talks" / "bad.wav").write_bytes(b"RIFF no")
-    (tmp_path / "talks" / "notes.txt").write_text("not sound")
+    (tmp_path / "talks" / "notes.txt").write_text("not audio")
     return tmp_path / "talks"
 
 
@@ -46,11 +46,11 @@ def all_rows(out: Path) -> list[dict[str, Any]]:
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
-    """Those of files that could be labelled."""
+    """The rows of files that could be labelled."""
     return [row for row in all_rows(out) if "error" not in row]
 
 
-def test_each_file_gets_the_recognizers_result_and_a_bad_one_its_error(
+def test_each_file_gets_the_recognizers_prediction_or_its_error(
     folder: Path, bundle: Bundle, recognizer: Recognizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "labels.jsonl"
@@ -67,22 +67,22 @@ def test_each_file_gets_the_recognizers_result_and_a_bad_one_its_error(
         assert row["scores"] == {name: round(score, 4) for name, score in prediction.scores.items()}
 
 
-def test_all_well_is_exit_code_0(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_label_exits_with_code_0_if_every_file_is_labelled(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
     (folder / "bad.wav").unlink()
     assert label(folder, bundle, tmp_path / "labels.jsonl") == 0
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_a_second_run_goes_on_where_the_first_stopped_and_takes_a_torn_row_anew(
+def test_a_second_run_continues_the_table_and_replaces_an_incomplete_last_row(
     folder: Path, bundle: Bundle, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / f"labels{suffix}"
     label(folder, bundle, out)
     whole = out.read_bytes()
-    out.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 20])  # killed in the middle of the last row
+    out.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 20])  # as if killed in the middle of the last row
     capsys.readouterr()
     assert label(folder, bundle, out) == 3
-    assert sorted(out.read_bytes().splitlines()) == sorted(whole.splitlines())  # the bad file was tried again, at last
+    assert sorted(out.read_bytes().splitlines()) == sorted(whole.splitlines())  # the damaged file was tried again, last
     assert "3 of 4 files labelled" in (printed := capsys.readouterr().out) and "2 of them before" in printed
 
 
@@ -99,7 +99,7 @@ def test_a_file_with_an_error_is_tried_again_and_has_one_row_in_the_end(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_list_names_the_files_each_once(
+def test_files_can_be_named_by_a_list_and_a_repeated_name_counts_once(
     folder: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named, out = folder / "these.txt", tmp_path / "labels.jsonl"
@@ -135,8 +135,8 @@ def test_a_csv_opens_in_a_spreadsheet(folder: Path, bundle: Bundle, tmp_path: Pa
     assert all(sum(float(row[f"p_{name}"]) for name in bundle.labels) == pytest.approx(1, abs=1e-3) for row in table)
 
 
-def test_label_and_replay_call_an_utterance_the_same_in_a_csv(tmp_path: Path) -> None:
-    timid = make_bundle(tmp_path / "timid", calibration=Calibration(threshold=0.99))  # never sure
+def test_label_and_replay_write_the_same_columns_and_values_for_an_utterance(tmp_path: Path) -> None:
+    timid = make_bundle(tmp_path / "timid", calibration=Calibration(threshold=0.99))  # always uncertain
     audio = np.concatenate([silence(1.2), babble(1.4), silence(1.0)])
     path = tmp_path / "talks" / "a.wav"
     path.parent.mkdir()
@@ -154,7 +154,7 @@ def test_label_and_replay_call_an_utterance_the_same_in_a_csv(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_files_can_be_cut_into_utterances_and_one_without_speech_has_a_row_with_the_reason(
+def test_with_utterances_each_utterance_has_a_row_and_a_file_without_speech_has_a_row_with_the_reason(
     folder: Path, bundle: Bundle, tmp_path: Path, suffix: str
 ) -> None:
     soundfile.write(folder / "quiet.wav", silence(2.0), SAMPLE_RATE)
@@ -173,7 +173,7 @@ def test_files_can_be_cut_into_utterances_and_one_without_speech_has_a_row_with_
 
 
 @pytest.mark.parametrize(("seconds", "reason"), [(2.0, "no sound"), (0.01, "too short")])
-def test_a_file_with_nothing_to_score_is_uncertain_without_a_guess(
+def test_a_file_with_nothing_to_score_is_uncertain_and_has_no_likeliest_label(
     bundle: Bundle, tmp_path: Path, seconds: float, reason: str
 ) -> None:
     (tmp_path / "talks").mkdir()
@@ -188,7 +188,7 @@ def test_a_file_with_nothing_to_score_is_uncertain_without_a_guess(
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_a_table_of_another_kind_is_left_alone(
+def test_a_table_of_another_model_or_kind_is_refused_and_not_changed(
     folder: Path, bundle: Bundle, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / f"labels{suffix}"
@@ -199,9 +199,9 @@ def test_a_table_of_another_kind_is_left_alone(
     assert "has labels of the model 'tiny', not 'other'" in capsys.readouterr().err
     assert label(folder, bundle, out, "--utterances") == 1
     assert out.read_bytes() == before
-    out.write_text("something of somebody's\n")
+    out.write_text("another program's file\n")
     assert label(folder, bundle, out) == 1
-    assert out.read_text() == "something of somebody's\n"
+    assert out.read_text() == "another program's file\n"
     assert label(folder, other, out, "--overwrite") == 3
     assert out.read_bytes() != before
 
@@ -220,7 +220,7 @@ def test_a_table_of_another_kind_is_left_alone(
         ("talks", "nowhere/x.csv", "cannot be written (No such file or directory)"),
     ],
 )
-def test_a_slip_is_one_line(
+def test_an_invalid_argument_is_reported_in_one_line(
     folder: Path, bundle: Bundle, tmp_path: Path, name: str, out: str, error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -229,7 +229,7 @@ def test_a_slip_is_one_line(
     assert error in printed and printed.count("\n") == 1
 
 
-def test_settings_of_streams_are_refused_before_a_table_is_begun(
+def test_stream_options_without_utterances_are_refused_before_a_table_is_written(
     folder: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "labels.jsonl"
@@ -245,14 +245,14 @@ def test_settings_of_streams_are_refused_before_a_table_is_begun(
 
 
 def adapted_by_hand(recognizer: Recognizer, folder: Path, names: list[str]) -> dict[str, dict[str, float]]:
-    """Each file against the weighted sum of the others, worked out again."""
+    """The scores of each file with a baseline from the other files, computed again in a second way."""
     rule = recognizer.bundle.baseline
     assert rule is not None
     recordings = {name: read_audio(folder / name) for name in names}
     alone = recognizer.predict(list(recordings.values()))
     weights = [
-        answer.scores["neutral"] * min(1.0, len(audio) / SAMPLE_RATE / 2.0)
-        for answer, audio in zip(alone, recordings.values(), strict=True)
+        prediction.scores["neutral"] * min(1.0, len(audio) / SAMPLE_RATE / 2.0)
+        for prediction, audio in zip(alone, recordings.values(), strict=True)
     ]
     found = {}
     for row, name in enumerate(names):
@@ -298,7 +298,7 @@ def test_each_speaker_is_compared_with_their_own_files(folder: Path, adaptive: R
         (["--two-passes", "--speakers", "nowhere.csv"], "--speakers nowhere.csv: cannot be read"),
     ],
 )
-def test_passes_that_cannot_be_are_refused_before_a_table_is_begun(
+def test_options_that_two_passes_cannot_use_are_refused_before_a_table_is_written(
     folder: Path,
     adaptive: Recognizer,
     tmp_path: Path,
@@ -312,7 +312,7 @@ def test_passes_that_cannot_be_are_refused_before_a_table_is_begun(
     assert not out.exists()
 
 
-def test_a_manifest_that_misses_a_file_or_a_column_is_refused(
+def test_a_table_of_speakers_without_a_file_or_a_column_is_refused(
     folder: Path, adaptive: Recognizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest, out = tmp_path / "who.csv", tmp_path / "labels.jsonl"
@@ -326,7 +326,7 @@ def test_a_manifest_that_misses_a_file_or_a_column_is_refused(
     assert not out.exists()
 
 
-def test_two_passes_need_a_relative_head_and_a_table_of_their_own(
+def test_two_passes_need_a_relative_head_and_a_new_table(
     folder: Path, bundle: Bundle, adaptive: Recognizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "labels.jsonl"

@@ -1,4 +1,4 @@
-"""`streamser live`, as a user runs it: a process, a microphone, Ctrl-C."""
+"""`streamser live` as a user runs it: a process, a microphone, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mic() -> Iterator[VirtualMic]:
 
 @pytest.fixture
 def talk(tmp_path: Path) -> Path:
-    """A second of background noise, one utterance, and another long one."""
+    """A file with one second of background noise, a short utterance and a long one."""
     audio = np.concatenate([silence(1.0), babble(1.5, seed=1), silence(0.9), babble(12.0, seed=2)])
     path = tmp_path / "talk.wav"
     soundfile.write(path, audio + noise(len(audio) / SAMPLE_RATE, level=0.001), SAMPLE_RATE)
@@ -62,10 +62,10 @@ def wait_for(path: Path, suffix: str) -> Path:
 
 
 @needs_virtual_mic
-def test_a_program_reads_json_lines_and_ctrl_c_brings_the_open_utterances_final(
+def test_live_prints_json_lines_and_ctrl_c_gives_the_final_of_the_open_utterance(
     mic: VirtualMic, bundle: Bundle, talk: Path, tmp_path: Path
 ) -> None:
-    folder, subtitles = tmp_path / "sound", tmp_path / "talk.vtt"
+    folder, subtitles = tmp_path / "audio", tmp_path / "talk.vtt"
     with live(mic, bundle, "--jsonl", "-", "--record", folder, "--out", subtitles) as process:
         recording = wait_for(folder, ".wav")
         mic.play(talk)
@@ -88,7 +88,7 @@ def test_a_program_reads_json_lines_and_ctrl_c_brings_the_open_utterances_final(
 
 
 @needs_virtual_mic
-def test_a_person_reads_a_line_for_each_utterance(mic: VirtualMic, bundle: Bundle, talk: Path) -> None:
+def test_each_utterance_is_printed_as_a_line(mic: VirtualMic, bundle: Bundle, talk: Path) -> None:
     with live(mic, bundle) as process:
         assert process.stderr is not None and process.stdout is not None
         assert process.stderr.readline().startswith("streamser: listening to vmic (ALSA) with tiny; Ctrl-C ends")
@@ -103,7 +103,7 @@ def test_a_person_reads_a_line_for_each_utterance(mic: VirtualMic, bundle: Bundl
 
 
 @needs_virtual_mic
-def test_an_unplugged_microphone_is_a_line_and_portaudios_complaints_are_not_seen(
+def test_an_unplugged_microphone_is_reported_in_a_line_and_portaudios_messages_are_hidden(
     mic: VirtualMic, bundle: Bundle, talk: Path
 ) -> None:
     with live(mic, bundle) as process:
@@ -136,7 +136,7 @@ def test_a_hanging_sound_server_does_not_keep_the_program_from_ending(
         assert process.wait(8) == 0
 
 
-def test_a_microphone_that_is_not_there_is_one_line(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_microphone_is_reported_in_one_line(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sounddevice", exc_type=OSError)
     assert main(["live", "--model", str(bundle.path), "--device", "no such thing"]) == 1
     error = capsys.readouterr().err
@@ -151,7 +151,9 @@ def test_a_microphone_that_is_not_there_is_one_line(bundle: Bundle, capsys: pyte
         (["--config", "none.yaml"], "streamser: none.yaml: cannot be read (No such file or directory)"),
     ],
 )
-def test_a_slip_in_an_option_is_one_line(options: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_option_is_reported_in_one_line(
+    options: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["live", *options]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith(error) and printed.count("\n") == 1

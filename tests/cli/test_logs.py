@@ -17,7 +17,7 @@ def record_of(message: str, *args: object, **extra: object) -> logging.LogRecord
     return record
 
 
-def test_a_json_line_is_one_object_with_utc_time_and_the_callers_fields() -> None:
+def test_a_json_log_line_is_one_object_with_utc_time_and_the_callers_fields() -> None:
     line = JsonFormatter().format(record_of("stream %s ended", "a\nb", fields={"stream": "a\nb", "finals": 3}))
     assert "\n" not in line
     words = json.loads(line)
@@ -31,7 +31,7 @@ def test_a_json_line_is_one_object_with_utc_time_and_the_callers_fields() -> Non
     }
 
 
-def test_a_traceback_stays_inside_its_json_line() -> None:
+def test_a_traceback_is_a_field_of_its_json_log_line() -> None:
     try:
         raise ValueError("broken")
     except ValueError:
@@ -42,7 +42,7 @@ def test_a_traceback_stays_inside_its_json_line() -> None:
     assert "ValueError: broken" in json.loads(line)["traceback"]
 
 
-def test_a_plain_line_cannot_be_forged_by_what_it_quotes() -> None:
+def test_quoted_text_cannot_forge_a_second_log_line() -> None:
     line = PlainFormatter().format(record_of("path %s", "x\nstreamser: ERROR: forged\x1b]52;c;AA\x07"))
     assert "\n" not in line and "\x1b" not in line
     assert line.startswith("streamser: WARNING: path x\\n")
@@ -57,7 +57,7 @@ def test_a_plain_line_cannot_be_forged_by_what_it_quotes() -> None:
         (["--debug", "--log-level", "error"], logging.ERROR, PlainFormatter),
     ],
 )
-def test_the_options_choose_level_and_form(
+def test_the_options_choose_the_log_level_and_format(
     words: list[str], level: int, kind: type[logging.Formatter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = logging.Logger("root")
@@ -68,7 +68,7 @@ def test_the_options_choose_level_and_form(
     assert root.level == level
 
 
-def test_an_unknown_level_is_refused() -> None:
+def test_an_unknown_log_level_is_refused() -> None:
     parser = ArgumentParser()
     logs.add_log_arguments(parser)
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""`streamser models` shows what is there, also when one of them is damaged."""
+"""`streamser models` lists the checkpoints, even if one of them is damaged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamser.cli.tables import refill
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two checkpoints, and no others."""
+    """Make a folder with two checkpoints, the only one that is searched."""
     make_bundle(tmp_path / "alpha", scores={"ua": 0.6123, "ece": 0.03, "per corpus": {"x": 1}}, licence="CC-BY-NC-4.0")
     make_bundle(tmp_path / "beta", labels=("calm", "excited"))
     monkeypatch.setattr("streamser.bundle.model_folders", lambda: [tmp_path])
@@ -43,14 +43,14 @@ def test_the_list_shows_name_variant_size_figures_labels_and_licence(
     assert "calm, excited" in beta
 
 
-def test_a_name_shows_the_card(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_with_a_name_prints_the_card(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "alpha"]) == 0
     assert capsys.readouterr().out == "# alpha\n\nRandom weights for tests.\n"
     assert main(["models", str(models / "beta")]) == 0
     assert capsys.readouterr().out.startswith("# beta")
 
 
-def test_json_reports_everything(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_prints_all_fields_as_json(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
     listing = json.loads(capsys.readouterr().out)
     assert [model["name"] for model in listing["models"]] == ["alpha", "beta"]
@@ -78,7 +78,7 @@ def test_a_damaged_checkpoint_is_named_and_does_not_hide_the_others(
     assert "truncated or altered" in capsys.readouterr().err
 
 
-def test_an_empty_list_names_where_it_looked(
+def test_an_empty_list_names_the_folder_that_was_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for place in ("streamser.bundle.model_folders", "streamser.cli.models.model_folders"):
@@ -88,7 +88,7 @@ def test_an_empty_list_names_where_it_looked(
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120, 140])
-def test_on_a_terminal_the_list_is_as_narrow_as_the_terminal(
+def test_on_a_terminal_the_list_is_no_wider_than_the_terminal(
     columns: int, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):

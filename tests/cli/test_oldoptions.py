@@ -9,7 +9,7 @@ import pytest
 from streamser.cli.oldoptions import add_old_option
 
 
-def test_the_old_name_sets_the_new_option_and_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_old_name_sets_the_new_option_and_warns_with_the_new_name(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--new-name", type=int, default=1)
     add_old_option(parser, "--old-name", "--new-name", type=int)

@@ -1,4 +1,4 @@
-"""A usage error is one line with the nearest valid word; shells complete the parser's commands and options."""
+"""A usage error is one line with the nearest known word; shells complete the commands and options of the parser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from streamser.cli.parsing import command_parsers, options_of
         (["help", "replya"], "did you mean 'replay'? See: streamser help --help"),
     ],
 )
-def test_a_wrong_call_is_one_line_with_the_nearest_right_word(
+def test_a_usage_error_is_one_line_with_the_nearest_known_word(
     words: list[str], error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -42,7 +42,9 @@ def test_a_wrong_call_is_one_line_with_the_nearest_right_word(
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "help"])
-def test_help_shows_what_the_commands_own_help_shows(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_with_a_command_prints_the_same_as_the_commands_help_option(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["help", command]) == 0
     by_help = capsys.readouterr().out
     with pytest.raises(SystemExit):
@@ -56,7 +58,7 @@ def test_help_alone_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> No
     assert all(f"\n  {command}" in printed or f"\n    {command}" in printed for command in COMMANDS)
 
 
-# What each shell is asked to complete: it sources the script and prints its proposals, one a line.
+# Code for each shell: read the completion script, and print the proposals for the given words, one per line.
 _BASH = """. "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _streamser; printf '%s\\n' "${COMPREPLY[@]}" """
 _ZSH = """
 compdef() { : }; _files() { print FILES }

@@ -1,4 +1,4 @@
-"""A file's name, a card or a licence is shown, never obeyed: no escape sequence of theirs reaches a terminal."""
+"""Escape sequences in file names, cards and licences never reach a terminal; they are printed as visible text."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def is_calm(text: str) -> bool:
     return not any(character in text for character in "\x1b\x07\x9b\u202e\x08")
 
 
-def test_commands_become_visible_and_other_text_stays() -> None:
+def test_escape_sequences_become_visible_and_other_text_is_unchanged() -> None:
     assert printable("ünï\tcode ✓ 中文\n") == "ünï\tcode ✓ 中文\n"
     assert printable(EVIL) == r"\u001b]52;c;cm0gLXJmIH4=\u0007\u009b2J\u202egnp\u0008"
     assert printable("\udcff") == r"\udcff"
 
 
-def test_a_progress_line_may_clear_its_line_but_not_what_it_names() -> None:
+def test_a_progress_line_may_clear_its_line_but_the_name_in_it_may_not() -> None:
     out = Terminal()
     line = ProgressLine(guarded(out))
     line(f"reading {OSC52}", 1, 2)
@@ -47,7 +47,7 @@ def test_a_progress_line_may_clear_its_line_but_not_what_it_names() -> None:
     assert is_calm(out.getvalue().replace("\r\x1b[K", ""))
 
 
-def test_a_card_and_a_licence_are_shown_not_obeyed(
+def test_escape_sequences_in_a_card_and_a_licence_are_made_visible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_bundle(tmp_path / "models" / "odd", card=f"# odd {EVIL}\n", licence=f"CC {EVIL}", variant=f"v{EVIL}")
@@ -63,7 +63,7 @@ def test_a_card_and_a_licence_are_shown_not_obeyed(
 @pytest.mark.parametrize(
     "name", [f"a{OSC52}.wav", "b\u202e.wav", os.fsdecode(b"c\xff.wav")], ids=["escape", "bidi", "bytes"]
 )
-def test_a_file_name_is_shown_not_obeyed(tmp_path: Path, bundle: Bundle, name: str) -> None:
+def test_escape_sequences_in_a_file_name_are_made_visible(tmp_path: Path, bundle: Bundle, name: str) -> None:
     folder = tmp_path / "talks"
     folder.mkdir()
     try:
@@ -81,11 +81,11 @@ def test_a_file_name_is_shown_not_obeyed(tmp_path: Path, bundle: Bundle, name: s
         ["models", folder / name],
     ):
         done = subprocess.run([sys.executable, "-m", "streamser", *words], capture_output=True, timeout=60, check=False)
-        printed = (done.stdout + done.stderr).decode()  # strict: what is written can be decoded
+        printed = (done.stdout + done.stderr).decode()  # a strict decoder: the output must be valid UTF-8
         assert is_calm(printed) and "Traceback" not in printed and printed
 
 
-def test_a_slip_in_an_option_is_shown_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_escape_sequences_in_a_wrong_option_are_made_visible(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["replay", "--speed", OSC52, "a.wav"])
     assert is_calm(capsys.readouterr().err)

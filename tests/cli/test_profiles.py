@@ -1,4 +1,4 @@
-"""`streamser profiles`: what is known of a voice can be seen, and be deleted by one command."""
+"""`streamser profiles` lists the stored profiles of voices, and deletes them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_profiles_are_listed_with_their_folder(adaptive: Recognizer, capsys: pyt
     assert last == f"2 in {profile_folder()}"
 
 
-def test_one_command_deletes_a_profile_and_what_a_crash_has_left_of_it(
+def test_one_command_deletes_profiles_and_their_partial_files_from_a_crash(
     adaptive: Recognizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("anna", "bert", "carl"):
@@ -56,7 +56,7 @@ def test_a_profile_that_cannot_be_used_can_still_be_deleted(home: Path, content:
     assert not find_profiles()
 
 
-def test_what_is_no_profile_is_left_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_profile_is_not_deleted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home.mkdir()
     (home / "package.json").write_text('{"name": "mine"}')
     assert main(["profiles", "--delete", str(home / "package.json")]) == 1

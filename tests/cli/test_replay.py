@@ -1,4 +1,4 @@
-"""`streamser replay`: files in, the events of the pipeline out."""
+"""`streamser replay` prints or writes the events of files."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def rows(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_person_reads_a_line_for_each_utterance(
-    bundle: Bundle, talk: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_utterance_is_printed_as_a_line(bundle: Bundle, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(talk), "--model", str(bundle.path)]) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
@@ -52,7 +50,7 @@ def test_a_person_reads_a_line_for_each_utterance(
     assert printed.err == ""
 
 
-def test_the_summary_names_which_files_were_continued(
+def test_the_summary_names_the_output_files_that_were_continued(
     bundle: Bundle, talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, new = tmp_path / "a.csv", tmp_path / "b.rttm"
@@ -66,7 +64,7 @@ def test_the_summary_names_which_files_were_continued(
     assert "an existing file is continued" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_program_reads_the_events_of_the_python_call(
+def test_jsonl_prints_the_same_events_as_the_python_function(
     bundle: Bundle, recognizer: Recognizer, talk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["replay", str(talk), "--model", str(bundle.path), "--jsonl", "-"]) == 0
@@ -77,7 +75,7 @@ def test_a_program_reads_the_events_of_the_python_call(
     assert received == expected and sum(row.get("final", False) for row in received) == 2
 
 
-def test_each_file_of_a_folder_is_a_stream_of_its_own(
+def test_each_file_of_a_folder_is_a_separate_stream(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("talks/b.wav", "talks/a/x.wav", "talks/c/x.flac"):
@@ -92,7 +90,7 @@ def test_each_file_of_a_folder_is_a_stream_of_its_own(
     assert (tmp_path / "b.vtt").read_text().startswith("WEBVTT")
 
 
-def test_of_several_files_those_that_cannot_be_read_are_skipped(
+def test_files_that_cannot_be_read_are_skipped_if_there_are_others(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "talks"
@@ -100,7 +98,7 @@ def test_of_several_files_those_that_cannot_be_read_are_skipped(
         write(folder / name)
     (folder / "bad.wav").write_bytes(b"RIFF no")
     torn = write(folder / "torn.flac", times=8).read_bytes()
-    (folder / "torn.flac").write_bytes(torn[: len(torn) // 2])  # opens, and fails in its middle
+    (folder / "torn.flac").write_bytes(torn[: len(torn) // 2])  # can be opened, but not read to its end
     assert main(["replay", str(folder), "--model", str(bundle.path), "--jsonl", "-"]) == 3
     printed = capsys.readouterr()
     ended = {row["stream"]: row.get("error") for row in rows(printed.out) if row["type"] == "stream_ended"}
@@ -111,7 +109,7 @@ def test_of_several_files_those_that_cannot_be_read_are_skipped(
     assert "bad.wav" in skipped[0] and "torn.flac" in skipped[1]
 
 
-def test_when_no_file_can_be_read_the_end_reports_it(
+def test_if_no_file_can_be_read_the_last_line_reports_this(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a.wav", "b.wav"):
@@ -161,7 +159,7 @@ def test_a_long_file_shows_its_progress_on_a_terminal(
         (["{talk}", "--out", "x.mp4"], "streamser: x.mp4: the extension decides the format"),
     ],
 )
-def test_a_slip_is_one_line(
+def test_an_invalid_argument_is_reported_in_one_line(
     options: list[str], error: str, bundle: Bundle, talk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = talk.with_name("empty.wav")
@@ -173,7 +171,7 @@ def test_a_slip_is_one_line(
 
 
 @pytest.mark.parametrize("speed", ["0", "-1", "fast", "inf"])
-def test_a_speed_that_is_none_is_a_wrong_call(speed: str, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_speed_is_a_usage_error(speed: str, talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["replay", str(talk), "--speed", speed])
     assert ended.value.code == 2
@@ -186,7 +184,7 @@ def process(bundle: Bundle, *options: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
-def test_ctrl_c_ends_a_replay_with_the_open_utterances_final(bundle: Bundle, talk: Path) -> None:
+def test_ctrl_c_ends_a_replay_with_the_final_of_the_open_utterance(bundle: Bundle, talk: Path) -> None:
     with process(bundle, talk, "--speed", "1") as replaying:
         assert replaying.stdout is not None
         lines = [replaying.stdout.readline(), replaying.stdout.readline()]
@@ -198,7 +196,7 @@ def test_ctrl_c_ends_a_replay_with_the_open_utterances_final(bundle: Bundle, tal
     assert (replaying.returncode, errors) == (130, "")
 
 
-def test_a_reader_that_leaves_ends_it_without_a_word(bundle: Bundle, talk: Path) -> None:
+def test_a_reader_that_closes_the_pipe_ends_the_replay_without_a_message(bundle: Bundle, talk: Path) -> None:
     with process(bundle, talk, talk, talk) as replaying:
         assert replaying.stdout is not None and replaying.stderr is not None
         replaying.stdout.readline()
@@ -207,7 +205,7 @@ def test_a_reader_that_leaves_ends_it_without_a_word(bundle: Bundle, talk: Path)
         assert replaying.stderr.read() == ""
 
 
-def test_lines_of_several_files_stand_under_their_files_names(
+def test_the_lines_of_several_files_are_printed_under_their_names(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [str(write(tmp_path / name)) for name in ("first.wav", "second.wav")]
@@ -218,7 +216,7 @@ def test_lines_of_several_files_stand_under_their_files_names(
     assert "-- " not in capsys.readouterr().out
 
 
-def test_every_picture_that_is_asked_for_is_drawn(bundle: Bundle, talk: Path, tmp_path: Path) -> None:
+def test_every_requested_picture_is_drawn(bundle: Bundle, talk: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     pictures = [tmp_path / "one.png", tmp_path / "two.svg"]
     words = [word for picture in pictures for word in ("--plot", str(picture))]
@@ -227,7 +225,7 @@ def test_every_picture_that_is_asked_for_is_drawn(bundle: Bundle, talk: Path, tm
 
 
 @pytest.mark.parametrize("command", ["replay", "label"])
-def test_a_damaged_mp3_is_one_line_and_the_decoders_own_lines_are_not_seen(
+def test_a_damaged_mp3_is_reported_in_one_line_and_the_decoders_messages_are_hidden(
     command: str, bundle: Bundle, tmp_path: Path
 ) -> None:
     folder, whole = tmp_path / "talks", tmp_path / "whole.mp3"

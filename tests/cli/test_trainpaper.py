@@ -1,4 +1,4 @@
-"""A paper's whole table in one command: its plan, its run, and that it resumes."""
+"""`streamser train --paper` trains the rows of a paper's table: the estimate, the run, and resuming."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def words(corpora: Path, *more: str) -> list[str]:
     return ["train", "--corpora", "IEMOCAP", "--corpora-root", str(corpora), "--compute", "cpu", *more]
 
 
-def test_it_estimates_the_time_of_the_rows_before_it_begins(
+def test_a_dry_run_prints_the_folds_and_the_estimated_time_of_each_row(
     corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -46,7 +46,7 @@ def test_it_estimates_the_time_of_the_rows_before_it_begins(
         (("lightsernet-3s-ce", "--paper", "sepconv"), "leave out lightsernet-3s-ce"),
     ],
 )
-def test_what_cannot_be_is_refused(
+def test_impossible_choices_of_papers_and_rows_are_refused(
     corpora: Path, more: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(corpora, *more)) == 1
@@ -54,7 +54,7 @@ def test_what_cannot_be_is_refused(
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_until_all_is_done(
+def test_the_same_command_continues_until_all_folds_are_done(
     corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = words(

@@ -1,4 +1,4 @@
-"""A stream that continues over a new connection: the audio that is sent again, and its events."""
+"""A stream that continues over a new connection: audio that is sent again, and events in one timeline."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ RATE = 24_000
 
 
 def talk() -> bytes:
-    """Four utterances at 24 kHz, as 16-bit samples."""
+    """Four utterances as 16-bit PCM at 24 kHz."""
     parts = [part for seed in range(4) for part in (silence(0.7), babble(1.3, seed))]
     audio = resample(np.concatenate([*parts, silence(0.8)]), 16_000, RATE)
     return (np.clip(audio, -1, 0.999) * 32767).astype("<i2").tobytes()
 
 
 class Line:
-    """One connection: a stream without a server."""
+    """Replaces one connection to a server by a stream in this process."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         self.stream = Stream(recognizer, StreamConfig())
@@ -36,14 +36,14 @@ class Line:
 
 
 def events_over(recognizer: Recognizer, cuts: Sequence[int], step: int = 4_800) -> list[Event]:
-    """The events of the recording, over connections that are lost after a given number of messages."""
+    """The events of the recording if the connection is lost at the messages whose numbers are in `cuts`."""
     data, continuity, line, events = talk(), Continuity(sample_rate=RATE, channels=1), Line(recognizer), []
     for number, first in enumerate(range(0, len(data), step)):
         piece = data[first : first + step]
         continuity.send(piece)
         found = list(line.take(piece))
         if number in cuts:
-            found = found[: len(found) // 2]  # the rest was on its way
+            found = found[: len(found) // 2]  # the connection is lost before the rest arrives
             events += [event for one in found if (event := continuity.event(one)) is not None]
             line, found = Line(recognizer), []
             for again in continuity.restart():
@@ -80,7 +80,7 @@ def test_each_utterance_has_one_start_one_final_and_one_end_in_one_timeline(
     assert events[-1].to_dict()["end_s"] == pytest.approx(len(talk()) / 2 / RATE, abs=0.01)
 
 
-def test_what_has_its_end_is_not_sent_again_and_the_order_of_all_else_is_kept() -> None:
+def test_finished_utterances_are_not_sent_again_and_the_rest_keeps_its_order() -> None:
     continuity = Continuity(sample_rate=16_000, channels=2)
     continuity.send(bytes(4 * 16_000))
     continuity.send(Lost(8_000))
@@ -99,7 +99,7 @@ def test_what_has_its_end_is_not_sent_again_and_the_order_of_all_else_is_kept() 
     assert isinstance(started, SpeechStarted) and (started.utterance, started.start) == (1, 10_500)
 
 
-def test_silence_is_not_kept_and_memory_is_bounded() -> None:
+def test_silence_is_not_kept_and_the_kept_audio_is_bounded() -> None:
     continuity = Continuity(sample_rate=16_000, channels=1)
     for second in range(1, 61):
         continuity.send(bytes(32_000))

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, and the processes that a command has started."""
+"""Run `streamser` commands as processes, and find the processes that a command has started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def command(*words: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A `streamser` command in a session of its own, killed at the end if it still runs."""
+    """Run a `streamser` command in a new session; it is killed at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "streamser", *map(str, words)],
         stdin=subprocess.DEVNULL,
@@ -30,7 +30,7 @@ def command(*words: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
 
 
 def until(true: Callable[[], object], what: str, patience_s: float = 90.0) -> None:
-    """Wait until it is true."""
+    """Wait until the condition `true` holds."""
     end_s = time.monotonic() + patience_s
     while not true():
         assert time.monotonic() < end_s, f"waited for {what}"
@@ -38,7 +38,7 @@ def until(true: Callable[[], object], what: str, patience_s: float = 90.0) -> No
 
 
 def family(pid: int) -> dict[int, str]:
-    """The processes that descend from this one, and what they call themselves."""
+    """The process IDs and command lines of all descendants of a process, without zombies."""
     parents: dict[int, int] = {}
     names: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
@@ -59,7 +59,7 @@ def family(pid: int) -> dict[int, str]:
 
 
 def lives(pid: int) -> bool:
-    """Whether the process is there and is not a zombie."""
+    """Whether the process exists and is not a zombie."""
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

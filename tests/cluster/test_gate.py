@@ -1,4 +1,4 @@
-"""The gate before many servers, without Ray: connections stay on a server, and end with a reason when it is gone."""
+"""The gateway, without Ray: a connection stays on one server, and ends with a reason if this server dies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOKEN = "a-token-of-enough-letters"
 
 
 class Choice:
-    """Holds its servers in turn, and can let one die."""
+    """Picks the servers in turn; setting one of `deaths` reports a picked server as dead."""
 
     def __init__(self, *servers: Server) -> None:
         self.servers = list(servers)
@@ -56,7 +56,7 @@ async def gate(choice: Choice, **settings: object) -> AsyncIterator[Gate]:
         yield opened
 
 
-async def test_through_the_gate_all_is_as_without_it(recognizer: Recognizer) -> None:
+async def test_the_gateway_passes_requests_streams_and_pages_on_unchanged(recognizer: Recognizer) -> None:
     async with serving(recognizer) as one, serving(recognizer) as two:
         choice = Choice(one, two)
         async with gate(choice) as opened:
@@ -78,7 +78,7 @@ async def test_through_the_gate_all_is_as_without_it(recognizer: Recognizer) -> 
         assert choice.held >= 4
 
 
-async def test_the_token_is_the_servers_and_a_public_address_needs_one(recognizer: Recognizer) -> None:
+async def test_the_gateway_needs_the_servers_token_and_a_token_for_a_public_address(recognizer: Recognizer) -> None:
     async with serving(recognizer, token=TOKEN) as server, gate(Choice(server), token=TOKEN) as opened:
         with pytest.raises(ServerError, match="needs a token"):
             await streamser.AsyncClient(opened.url).models()
@@ -102,7 +102,9 @@ async def test_a_connection_whose_server_dies_ends_with_a_reason(recognizer: Rec
             assert "connect again" in closed.extra
 
 
-async def test_a_client_whose_servers_die_goes_on_with_others_and_has_every_final_once(recognizer: Recognizer) -> None:
+async def test_a_client_whose_servers_die_continues_with_others_and_gets_each_final_once(
+    recognizer: Recognizer,
+) -> None:
     audio = pcm(np.concatenate([two_utterances(), two_utterances(5)]))
     async with serving(recognizer) as one, serving(recognizer) as two:
         choice = Choice(one, two)
@@ -114,7 +116,7 @@ async def test_a_client_whose_servers_die_goes_on_with_others_and_has_every_fina
                     if number in (8, 25):
                         choice.deaths[-1].set()
                         await asyncio.sleep(0)
-                choice.deaths[-1].set()  # and once more before the end
+                choice.deaths[-1].set()  # once more before the end
                 events += await stream.finish()
             assert stream.reconnections >= 2
     finals = [event for event in events if event.type == "emotion" and event.final]
@@ -126,7 +128,7 @@ async def test_a_client_whose_servers_die_goes_on_with_others_and_has_every_fina
     assert events[-1].type == "stream_ended" and events[-1].end_s == pytest.approx(len(audio) / 32_000)
 
 
-async def test_a_client_that_cannot_connect_again_gets_what_came_and_the_reason(recognizer: Recognizer) -> None:
+async def test_a_client_that_cannot_connect_again_gets_the_reason(recognizer: Recognizer) -> None:
     async with serving(recognizer) as server:
         choice = Choice(server)
         async with gate(choice) as opened, streamser.AsyncClient(opened.url, reconnect_s=0.3).stream() as stream:
@@ -153,7 +155,7 @@ async def test_without_a_server_a_request_gets_503_and_the_reason(recognizer: Re
                 await streamser.AsyncClient(opened.url).models()
 
 
-async def test_a_gate_that_is_closed_lets_each_stream_have_its_last_final(recognizer: Recognizer) -> None:
+async def test_a_gateway_that_closes_gives_each_stream_its_last_final(recognizer: Recognizer) -> None:
     async with serving(recognizer) as server:
         choice = Choice(server)
         async with gate(choice) as opened, aiohttp.ClientSession() as session:
@@ -172,7 +174,7 @@ async def test_a_gate_that_is_closed_lets_each_stream_have_its_last_final(recogn
         assert not opened.connections
 
 
-def test_the_follower_knows_where_a_frame_may_stand() -> None:
+def test_the_follower_recognizes_the_ends_of_frames_in_any_pieces() -> None:
     response = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
     frames = [
         b"\x81\x02hi",

@@ -1,4 +1,4 @@
-"""`streamser label --ray` on a cluster of two workers: the table of one process, also when a worker dies."""
+"""`streamser label --ray` with two workers writes the same table as one process, even if a worker dies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Forty audio files and one that is none."""
+    """A folder with forty audio files and a damaged one."""
     path = tmp_path / "talks"
     path.mkdir()
     for seed in range(40):
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def slow_reading(tmp_path: Path) -> dict[str, str]:
-    """Variables with which each file takes a tenth of a second, and one named poison.wav kills who reads it."""
+    """Environment variables that delay the opening of each file by 0.1 s; opening poison.wav kills the process."""
     place = tmp_path / "hooks"
     place.mkdir()
     (place / "sitecustomize.py").write_text(
@@ -57,7 +57,7 @@ def slow_reading(tmp_path: Path) -> dict[str, str]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """The processes of the command's cluster that label."""
+    """The process IDs of the workers that label in the command's cluster."""
     return [one for one, name in family(pid).items() if name.startswith("ray::") and "RayWorker" in name]
 
 
@@ -70,7 +70,7 @@ def label(folder: Path, bundle: Bundle, out: Path, *options: object) -> list[obj
 
 
 def ended(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
-    """Its output, after it has ended with this code and left no process behind."""
+    """Wait until the command has ended with this code and without leaving a process; returns stdout and stderr."""
     started = list(family(process.pid))
     out, err = process.communicate(timeout=200)
     assert process.returncode == code, err
@@ -78,7 +78,7 @@ def ended(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
     return out, err
 
 
-def test_a_worker_that_is_killed_costs_no_file_and_no_row_twice(
+def test_after_a_worker_is_killed_each_file_has_one_row_and_no_file_is_missing(
     folder: Path, bundle: Bundle, tmp_path: Path, slow_reading: dict[str, str]
 ) -> None:
     alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
@@ -100,7 +100,7 @@ def test_a_worker_that_is_killed_costs_no_file_and_no_row_twice(
     assert by_file == {row["file"]: row for row in rows(alone)}
 
 
-def test_without_a_fault_the_table_is_that_of_one_process_and_a_second_run_goes_on(
+def test_a_run_on_ray_continues_a_table_and_gives_the_table_of_one_process(
     folder: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     alone, together = tmp_path / "alone.csv", tmp_path / "together.csv"
@@ -114,7 +114,7 @@ def test_without_a_fault_the_table_is_that_of_one_process_and_a_second_run_goes_
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_ended_leaves_no_process_and_whole_rows(
+def test_a_run_that_a_signal_ends_leaves_no_process_and_complete_rows(
     folder: Path, bundle: Bundle, tmp_path: Path, slow_reading: dict[str, str], number: signal.Signals
 ) -> None:
     out = tmp_path / "labels.jsonl"
@@ -124,7 +124,7 @@ def test_a_run_that_is_ended_leaves_no_process_and_whole_rows(
         if number == signal.SIGKILL:
             process.kill()
         else:
-            os.killpg(process.pid, number)  # as a terminal sends it: to all of the group
+            os.killpg(process.pid, number)  # to the whole process group, as a terminal does
         _, err = ended(process, {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -9))
         assert number == signal.SIGKILL or err.endswith("streamser: stopped\n")
     until(lambda: not any(map(lives, started)), "the end of the cluster", 90)

@@ -1,4 +1,4 @@
-"""`streamser serve --ray` on two replicas: the protocol of one server, also when one of the replicas is killed."""
+"""`streamser serve --ray` with two replicas has the protocol of one server, even if a replica is killed."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ TOKEN = "a-token-of-enough-letters"
 
 
 def replicas_of(pid: int) -> list[int]:
-    """The processes of the command's cluster that serve."""
+    """The process IDs of the replicas in the command's cluster."""
     return [one for one, name in family(pid).items() if name.startswith("ray::ServeReplica")]
 
 
 def url_of(process: subprocess.Popen[str], log: Path) -> str:
-    """Where it serves, once it does."""
+    """Wait until the server serves, and return its URL from the log."""
     until(lambda: "serving" in log.read_text() or process.poll() is not None, "the server", 180)
     found = re.search(r"serving .* at (http://\S+/)", log.read_text())
     assert found, log.read_text()
@@ -45,7 +45,7 @@ def url_of(process: subprocess.Popen[str], log: Path) -> str:
 
 
 async def speak(url: str, audio: bytes, seconds_each: float) -> tuple[list[Event], int]:
-    """Send the audio in pieces of 200 ms with pauses; the events and how often the connection was replaced."""
+    """Send the audio in pieces of 200 ms with pauses; returns the events and the number of reconnections."""
     client = streamser.AsyncClient(url, token=TOKEN, reconnect_s=60)
     async with client.stream(lossless=True) as stream:
         events: list[Event] = []
@@ -57,7 +57,7 @@ async def speak(url: str, audio: bytes, seconds_each: float) -> tuple[list[Event
 
 
 async def speak_without_the_client(url: str, audio: bytes) -> tuple[list[str], int | None]:
-    """A client that does not connect again: the types of what it received, and the close code."""
+    """Send the audio without reconnecting; returns the types (or error codes) of the messages, and the close code."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with (
         aiohttp.ClientSession(headers=headers) as session,
@@ -77,9 +77,9 @@ async def speak_without_the_client(url: str, audio: bytes) -> tuple[list[str], i
 
 
 async def talk_while_one_dies(url: str, pid: int, audio: bytes) -> tuple[list[tuple[list[Event], int]], list[object]]:
-    """Clients of both kinds; one of two replicas is killed while they speak."""
+    """Kill one of two replicas while clients with and without reconnection speak; returns the results of both kinds."""
     talking, others = [], []
-    for _ in range(6):  # one after the other, so that both replicas have some of each kind
+    for _ in range(6):  # alternately, so that both replicas get clients of each kind
         talking.append(asyncio.create_task(speak(url, audio, 0.1)))
         await asyncio.sleep(0.1)
         others.append(asyncio.create_task(speak_without_the_client(url, audio)))
@@ -90,7 +90,7 @@ async def talk_while_one_dies(url: str, pid: int, audio: bytes) -> tuple[list[tu
     return await asyncio.gather(*talking), await asyncio.gather(*others)
 
 
-def test_when_a_replica_is_killed_each_client_has_all_finals_or_a_close_with_a_reason(
+def test_if_a_replica_is_killed_each_client_gets_all_finals_or_a_close_with_a_reason(
     bundle: Bundle, recognizer: Recognizer, tmp_path: Path
 ) -> None:
     audio = pcm(np.concatenate([two_utterances(), two_utterances(5)]))
@@ -127,7 +127,7 @@ def test_a_server_that_is_stopped_gives_each_stream_its_last_final(bundle: Bundl
 
     async def talk(url: str, pid: int) -> tuple[list[str], int | None]:
         talking = asyncio.create_task(speak_without_the_client(url, pcm(two_utterances())))
-        await asyncio.sleep(1.5)  # in the first utterance
+        await asyncio.sleep(1.5)  # until the first utterance has begun
         os.killpg(pid, signal.SIGINT)
         return await talking
 

@@ -39,7 +39,7 @@ def test_without_ray_the_error_names_what_to_install(
     ("words", "error"),
     [
         (["--ray", "--mic"], "--mic: cannot be used with --ray"),
-        (["--ray", "--record", "sound"], "--record: cannot be used with --ray"),
+        (["--ray", "--record", "audio"], "--record: cannot be used with --ray"),
         (["--ray", "--replicas", "3-2"], "--replicas: must be N, or FEWEST-MOST with at least 1, not 3-2"),
         (["--ray", "--replicas", "many"], "--replicas: must be N, or FEWEST-MOST, not 'many'"),
         (["--ray", "--streams-each", "0"], "--streams-each: must be at least 1, not 0"),
@@ -47,7 +47,7 @@ def test_without_ray_the_error_names_what_to_install(
         (["--replicas", "2"], "--replicas, --streams-each: need --ray"),
     ],
 )
-def test_options_that_do_not_go_together_are_one_line(
+def test_options_that_exclude_each_other_are_reported_in_one_line(
     words: list[str], error: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(start, "find_spec", lambda _: True)

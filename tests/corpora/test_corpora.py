@@ -1,4 +1,4 @@
-"""Corpora: every layout is read from a small tree in that layout, and every fault is named and counted."""
+"""Corpora: each layout is read from a small folder in this layout; every fault is reported by name and counted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REAL = Path(os.environ.get("STREAMSER_CORPORA") or Path(__file__).parents[3] / "
 
 
 def audio(path: Path, seed: int = 0, level: float = 0.1, seconds: float = 0.2) -> Path:
-    """A short file of noise at that level."""
+    """Write a short file of noise with this peak level."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).uniform(-level, level, round(16_000 * seconds))
     soundfile.write(path, np.round(noise * 32767).astype(np.int16), 16_000)
@@ -49,7 +49,7 @@ def by_name(clips: list[Clip]) -> dict[str, Clip]:
 # ---- layouts
 
 
-def test_a_manifest_gives_clips_with_all_that_it_says(tmp_path: Path) -> None:
+def test_a_manifest_gives_clips_with_the_values_of_all_its_columns(tmp_path: Path) -> None:
     audio(tmp_path / "mine" / "audio" / "a.wav")
     folder = manifest(
         tmp_path / "mine",
@@ -63,7 +63,7 @@ def test_a_manifest_gives_clips_with_all_that_it_says(tmp_path: Path) -> None:
     assert report.kept == 1 and not report.problems
 
 
-def test_a_manifest_may_call_its_column_label_and_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+def test_a_manifest_may_have_a_column_label_and_a_byte_order_mark(tmp_path: Path) -> None:
     audio(tmp_path / "a.wav")
     (tmp_path / "manifest.csv").write_text("path,label,speaker\r\na.wav,sad,1\r\n", encoding="utf-8-sig", newline="")
     (clip,), _ = read_corpus(tmp_path, name="mine")
@@ -82,7 +82,7 @@ def test_emodb_is_read_from_its_file_names(tmp_path: Path) -> None:
     assert by_name(clips)["16a02Lb"].gender == "f"
 
 
-def test_a_layout_is_added_from_outside_by_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layout_is_added_by_one_row_of_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(folder: Path, corpus: str) -> Iterator[Clip | Problem]:
         for path in sorted(folder.glob("*/*/*.wav")):
             speaker, label = path.parts[-3:-1]
@@ -99,7 +99,7 @@ def test_a_layout_is_added_from_outside_by_one_row(tmp_path: Path, monkeypatch: 
         read_corpus(tmp_path / "anna")
 
 
-def test_ravdess_is_read_and_its_songs_are_left_out_by_name(tmp_path: Path) -> None:
+def test_ravdess_is_read_and_its_songs_are_left_out_and_reported(tmp_path: Path) -> None:
     for number in range(1, 9):
         audio(tmp_path / "Actor_01" / f"03-01-{number:02d}-01-02-01-01.wav", number)
     audio(tmp_path / "Actor_02" / "03-01-05-02-01-02-02.wav")
@@ -112,17 +112,17 @@ def test_ravdess_is_read_and_its_songs_are_left_out_by_name(tmp_path: Path) -> N
     assert report.counts == {"song, not speech": 1}
 
 
-def test_ravdess_is_found_below_the_folder_of_its_archive(tmp_path: Path) -> None:
+def test_ravdess_is_found_in_a_subfolder_named_like_its_archive(tmp_path: Path) -> None:
     audio(tmp_path / "Audio_Speech_Actors_01-24" / "Actor_03" / "03-01-05-02-01-02-03.wav")
     (clip,), _ = read_corpus(tmp_path)
     assert (clip.speaker, clip.gender) == ("ravdess/03", "m")
 
 
-def test_cremad_takes_genders_from_the_demographics_when_they_are_there(tmp_path: Path) -> None:
+def test_cremad_takes_genders_from_the_demographics_table_if_it_exists(tmp_path: Path) -> None:
     for emotion in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"):
         audio(tmp_path / "AudioWAV" / f"1001_DFA_{emotion}_XX.wav")
     audio(tmp_path / "AudioWAV" / "1002_IEO_SAD_HI.wav")
-    audio(tmp_path / "AudioWAV" / "1002_IEO_SAD_X.wav", 3)  # one published name lost a letter of its level
+    audio(tmp_path / "AudioWAV" / "1002_IEO_SAD_X.wav", 3)  # one published file name lacks a letter of the level
     clips, _ = read_corpus(tmp_path)
     assert {clip.gender for clip in clips} == {""}
     (tmp_path / "VideoDemographics.csv").write_text("ActorID,Age,Sex,Race\n1001,51,Male,x\n1002,21,Female,x\n")
@@ -133,7 +133,7 @@ def test_cremad_takes_genders_from_the_demographics_when_they_are_there(tmp_path
     assert (loud.speaker, loud.gender, loud.style, loud.text_id) == ("crema-d/1002", "f", "high", "IEO")
 
 
-def test_tess_is_read_whatever_its_folders_are_called(tmp_path: Path) -> None:
+def test_tess_is_read_with_any_names_of_its_folders(tmp_path: Path) -> None:
     audio(tmp_path / "OAF_angry" / "OAF_back_angry.wav")
     audio(tmp_path / "OAF_neutral" / "OA_bite_neutral.wav", 1)
     audio(tmp_path / "YAF_pleasant_surprised" / "YAF_door_ps.wav", 2)
@@ -156,7 +156,7 @@ def test_savee_is_read_in_folders_and_flat(tmp_path: Path, flat: bool) -> None:
     assert len({clip.id for clip in clips}) == 7
 
 
-def test_asvp_esd_is_read_without_its_babies_and_mixed_voices(tmp_path: Path) -> None:
+def test_asvp_esd_is_read_without_babies_and_mixed_voices(tmp_path: Path) -> None:
     audio(tmp_path / "Audio" / "actor_12" / "03-01-06-01-02-12-02-01-01-16.wav")
     audio(tmp_path / "Audio" / "actor_5" / "03-02-13-02-02-05-02-03-02-77.wav", 1)
     audio(tmp_path / "Audio" / "actor_5" / "03-01-03-02-02-05-02-03-02-66.wav", 2)
@@ -204,7 +204,7 @@ def iemocap(root: Path) -> Path:
     evaluation = root / "Session1" / "dialog" / "EmoEvaluation"
     evaluation.mkdir(parents=True)
     (evaluation / "Ses01F_impro01.txt").write_text(DIALOG, encoding="utf-8")
-    (evaluation / "._Ses01F_impro01.txt").write_bytes(b"\x00\x05\x16\x07")  # archives made on macOS bring these
+    (evaluation / "._Ses01F_impro01.txt").write_bytes(b"\x00\x05\x16\x07")  # archives from macOS contain such files
     (evaluation / "Ses01M_script01_1.txt").write_text(
         "[1.0 - 2.5]\tSes01M_script01_1_FXX0\tsad\t[1.0, 2.0, 3.0]\n", encoding="utf-8"
     )
@@ -232,7 +232,7 @@ def test_iemocap_gives_each_turn_its_speaker_votes_and_difficulty(tmp_path: Path
     assert {clip.session for clip in clips} == {"Ses01"}
 
 
-def test_excited_and_happy_are_one_of_the_four_classes(tmp_path: Path) -> None:
+def test_excited_and_happy_are_the_same_of_the_four_classes(tmp_path: Path) -> None:
     clips, dropped = map_labels(read_corpus(iemocap(tmp_path))[0], FOUR)
     assert sorted(clip.label for clip in clips) == ["happy", "happy", "happy", "neutral", "sad"]
     assert dropped == {"xxx": 1}  # turns on which the annotators do not agree are counted
@@ -249,7 +249,7 @@ def test_map_labels_counts_what_it_leaves_out(tmp_path: Path) -> None:
 # ---- faults
 
 
-def test_a_missing_folder_is_an_error_that_names_where_it_was_looked_for(
+def test_a_missing_folder_is_an_error_that_names_the_folders_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("STREAMSER_CORPORA", raising=False)
@@ -305,7 +305,7 @@ def test_every_fault_of_a_row_is_named_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["../a.wav", "audio/../../a.wav", "/etc/hostname", "C:/a.wav", "..\\a.wav", "\\\\host\\a.wav"]
 )
-def test_a_path_that_leaves_the_corpus_is_a_problem_and_not_followed(tmp_path: Path, path: str) -> None:
+def test_a_path_outside_the_corpus_is_a_problem_and_is_not_read(tmp_path: Path, path: str) -> None:
     (tmp_path / "corpus" / "audio").mkdir(parents=True)
     audio(tmp_path / "a.wav")
     audio(tmp_path / "corpus" / "b.wav")
@@ -323,14 +323,14 @@ def test_a_row_that_names_no_file_is_a_problem(tmp_path: Path, path: str) -> Non
     assert report.counts == {"row without a path": 1}
 
 
-def test_labels_of_ones_own_are_known_when_they_are_named(tmp_path: Path) -> None:
+def test_own_labels_are_accepted_if_they_are_passed(tmp_path: Path) -> None:
     audio(tmp_path / "b.wav")
     manifest(tmp_path, ["b.wav,1,hangry"])
     clips, report = read_corpus(tmp_path, labels=["hangry"])
     assert len(clips) == 1 and not report.problems
 
 
-def test_noise_without_labels_and_speakers_is_read_on_request(tmp_path: Path) -> None:
+def test_clips_without_labels_and_speakers_are_read_on_request(tmp_path: Path) -> None:
     audio(tmp_path / "rain.wav")
     manifest(tmp_path, ["rain.wav,,"])
     assert read_corpus(tmp_path)[1].counts == {"no label": 1}
@@ -347,7 +347,7 @@ def test_an_unknown_emotion_letter_is_a_problem_not_a_class(tmp_path: Path) -> N
     assert report.counts == {"unknown label": 1, "foreign file name": 1}
 
 
-def test_listening_finds_unreadable_silent_and_repeated_files(tmp_path: Path) -> None:
+def test_the_audio_check_finds_unreadable_silent_and_repeated_files(tmp_path: Path) -> None:
     audio(tmp_path / "a.wav", seed=1)
     audio(tmp_path / "again.flac", seed=1)
     audio(tmp_path / "b.wav", seed=2)
@@ -377,7 +377,7 @@ def test_quiet_speech_above_the_threshold_is_kept_and_below_it_reported(tmp_path
     assert len(read_corpus(folder, name="mine", check=AudioCheck(quiet_dbfs=-60.0))[0]) == 1
 
 
-def test_a_check_remembers_what_it_read_until_the_file_changes(tmp_path: Path) -> None:
+def test_the_audio_check_caches_a_file_until_its_time_changes(tmp_path: Path) -> None:
     path = audio(tmp_path / "a.wav", seed=1)
     clip = Clip(path, "mine", "mine/1", "sad")
     cache = tmp_path / "cache" / "heard.json"
@@ -390,7 +390,7 @@ def test_a_check_remembers_what_it_read_until_the_file_changes(tmp_path: Path) -
     assert check_audio([clip], AudioCheck(cache))[0][0].digest != first.digest
 
 
-def test_a_damaged_cache_costs_a_reading_and_nothing_else(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_replaced(tmp_path: Path) -> None:
     clip = Clip(audio(tmp_path / "a.wav"), "mine", "mine/1", "sad")
     cache = tmp_path / "heard.json"
     cache.write_text('{"half')
@@ -398,7 +398,7 @@ def test_a_damaged_cache_costs_a_reading_and_nothing_else(tmp_path: Path) -> Non
     assert cache.read_text().endswith("}")
 
 
-def test_two_corpora_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_corpora_with_the_same_name_are_refused(tmp_path: Path) -> None:
     for parent in ("x", "y"):
         audio(tmp_path / parent / "mine" / "a.wav")
         manifest(tmp_path / parent / "mine", ["a.wav,1,sad"])
@@ -406,7 +406,7 @@ def test_two_corpora_of_one_name_are_refused(tmp_path: Path) -> None:
         read_corpora([tmp_path / "x" / "mine", tmp_path / "y" / "mine"])
 
 
-def test_cautions_name_few_speakers_scarce_labels_and_telling_sentences() -> None:
+def test_cautions_name_few_speakers_scarce_labels_and_sentences_that_reveal_the_label() -> None:
     clips = [
         Clip(Path(f"{text}{n}.wav"), "c", f"c/{n % 2}", label, text_id=text)
         for text, label, count in (("t1", "sad", 30), ("t2", "sad", 20), ("t2", "angry", 19))
@@ -418,7 +418,7 @@ def test_cautions_name_few_speakers_scarce_labels_and_telling_sentences() -> Non
     assert telling.startswith("30 of 69 clips have one of 1 sentences that have a single label")
 
 
-# ---- the corpora that are here
+# ---- real corpora
 
 
 def real(name: str) -> Path:
@@ -428,7 +428,7 @@ def real(name: str) -> Path:
 
 
 def checked(name: str, only: tuple[str, ...]) -> CorpusReport:
-    """The report of listening to a few named files of a corpus."""
+    """The report of the audio check for the named files of a real corpus."""
     clips, _ = read_corpus(real(name))
     _, problems = check_audio([clip for clip in clips if clip.path.stem in only], AudioCheck())
     return CorpusReport(name, 0, tuple(problems))
@@ -441,7 +441,7 @@ def test_the_known_faults_of_the_real_corpora_are_found() -> None:
 
 
 @pytest.mark.parametrize(("name", "clips", "speakers"), [("emodb", 535, 10), ("ravdess", 1440, 24), ("ased", 2474, 65)])
-def test_the_real_manifests_are_read_whole(name: str, clips: int, speakers: int) -> None:
+def test_all_clips_of_the_real_manifests_are_read(name: str, clips: int, speakers: int) -> None:
     found, report = read_corpus(real(name))
     assert (len(found), len({clip.speaker for clip in found})) == (clips, speakers)
     assert not report.problems

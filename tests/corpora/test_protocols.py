@@ -1,4 +1,4 @@
-"""Protocols: honest splits share no speaker, papers' splits follow the papers, and a leak is refused by name."""
+"""Protocols: parts of honest splits share no speaker, splits of papers follow the papers, and leaks are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LABELS = ("angry", "happy", "neutral", "sad")
 
 
 def corpus(name: str = "c", speakers: int = 10, each: int = 8, sessions: bool = False) -> list[Clip]:
-    """Speakers, every second one a woman, two in a session, each with every text in every label."""
+    """Clips of speakers of alternating gender, with labels in turn; with `sessions`, two speakers share a session."""
     return [
         Clip(
             path=Path(f"{name}/{speaker:02d}-{n}.wav"),
@@ -49,7 +49,7 @@ def speakers(clips: tuple[Clip, ...]) -> list[str]:
 # ---- honest
 
 
-def test_six_folds_of_ravdess_are_neighbouring_actors_two_of_each_gender() -> None:
+def test_six_folds_of_ravdess_test_neighbouring_actors_and_validate_on_both_genders_equally() -> None:
     splits = honest_folds(corpus(speakers=24), 6)
     assert speakers(splits[0].test) == ["01", "02", "03", "04"]
     assert speakers(splits[5].test) == ["21", "22", "23", "24"]
@@ -69,19 +69,19 @@ def test_honest_folds_test_every_clip_once_and_share_no_speaker(n_folds: int) ->
         assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
 
 
-def test_the_seed_draws_validation_speakers_and_leaves_the_test_folds() -> None:
+def test_the_seed_changes_the_validation_speakers_but_not_the_test_folds() -> None:
     first, same, other = (honest_folds(corpus(speakers=12), 4, seed) for seed in (0, 0, 1))
     assert first == same
     assert [split.test for split in first] == [split.test for split in other]
     assert [split.validation for split in first] != [split.validation for split in other]
 
 
-def test_leaving_one_speaker_out_names_him() -> None:
+def test_a_fold_that_leaves_one_speaker_out_is_named_after_the_speaker() -> None:
     splits = leave_one_speaker_out(corpus("emodb", speakers=4))
     assert [split.name for split in splits] == [f"without-emodb/0{n}" for n in (1, 2, 3, 4)]
 
 
-def test_folds_over_several_corpora_spread_each_corpus_and_small_ones_too() -> None:
+def test_folds_over_several_corpora_spread_each_corpus_over_the_folds() -> None:
     clips = [*corpus("a", 10), *corpus("b", 2), *corpus("d", 15)]
     splits = honest_folds(clips, 5)
     sizes = [Counter(clip.corpus for clip in split.test) for split in splits]
@@ -99,12 +99,12 @@ def test_validation_speakers_are_a_number_or_a_share_of_each_corpus() -> None:
     assert split.test == ()
 
 
-def test_a_corpus_keeps_a_speaker_to_train_on_however_many_are_asked_for() -> None:
+def test_each_corpus_keeps_a_training_speaker_however_many_validation_speakers_are_wanted() -> None:
     (split,) = ship([*corpus("a", 2), *corpus("b", 6)], validation_speakers=5)
     assert {clip.corpus for clip in split.train} == {"a", "b"}
 
 
-def test_leaving_a_corpus_out_tests_on_it_alone_and_chooses_on_the_others() -> None:
+def test_a_left_out_corpus_is_tested_alone_and_neither_trained_nor_validated_on() -> None:
     clips = [*corpus("a"), *corpus("b"), *corpus("d")]
     splits = leave_one_corpus_out(clips)
     assert [{clip.corpus for clip in split.test} for split in splits] == [{"a"}, {"b"}, {"d"}]
@@ -113,7 +113,7 @@ def test_leaving_a_corpus_out_tests_on_it_alone_and_chooses_on_the_others() -> N
     assert only.name == "without-b"
 
 
-def test_a_corpus_that_is_not_there_cannot_be_left_out() -> None:
+def test_an_unknown_or_the_only_corpus_cannot_be_left_out() -> None:
     with pytest.raises(ProtocolError, match="no clips of x; there are a, b"):
         leave_one_corpus_out([*corpus("a"), *corpus("b")], test_corpora=["x"])
     with pytest.raises(ProtocolError, match="one corpus cannot be left out of one"):
@@ -130,14 +130,14 @@ def test_two_speakers_cannot_train_validate_and_test() -> None:
         honest_folds(corpus(speakers=2), 2)
 
 
-# ---- the guard
+# ---- the check of splits
 
 
 def split_of(train: list[Clip], validation: list[Clip], test: list[Clip], protocol: str = "honest") -> Split:
     return Split("mine", 0, tuple(train), tuple(validation), tuple(test), protocol)
 
 
-def test_a_shared_speaker_is_refused_by_name_with_the_way_out() -> None:
+def test_a_shared_speaker_is_refused_by_name_with_a_solution() -> None:
     clips = corpus(speakers=3)
     leaking = split_of(clips[:12], clips[12:16], clips[16:])
     with pytest.raises(ProtocolError) as error:
@@ -146,13 +146,13 @@ def test_a_shared_speaker_is_refused_by_name_with_the_way_out() -> None:
     assert check_split(replace(leaking, protocol="paper:sepconv"))
 
 
-def test_a_paper_that_kept_speakers_apart_may_not_share_them_either() -> None:
+def test_a_paper_protocol_that_separates_speakers_refuses_shared_speakers() -> None:
     clips = corpus(speakers=3)
     with pytest.raises(ProtocolError, match="share speakers"):
         check_split(split_of(clips[:12], clips[12:16], clips[16:], "paper:parallel-cnn"))
 
 
-def test_a_shared_clip_is_refused_whatever_the_protocol() -> None:
+def test_a_shared_clip_is_refused_in_every_protocol() -> None:
     clips = corpus(speakers=3)
     for protocol in ("honest", "paper:lightsernet"):
         with pytest.raises(ProtocolError, match="train and test share clips: c/03-0"):
@@ -166,20 +166,20 @@ def test_the_same_audio_under_two_names_is_refused() -> None:
         check_split(split_of(clips[:8], clips[8:16], clips[16:]))
 
 
-def test_only_a_few_of_many_names_are_listed() -> None:
+def test_an_error_lists_four_names_and_the_number_of_the_others() -> None:
     clips = corpus(speakers=10)
     with pytest.raises(ProtocolError, match="c/01, c/02, c/03, c/04 and 6 more"):
         check_split(split_of(clips[::2], clips[1::2], []))
 
 
-def test_an_honest_split_may_not_choose_on_the_test() -> None:
+def test_an_honest_split_may_not_choose_the_epoch_on_the_test_part() -> None:
     clips = corpus(speakers=3)
     split = replace(split_of(clips[:8], clips[8:16], clips[16:]), choose_on="test")
     with pytest.raises(ProtocolError, match="honest protocol chooses the best epoch on validation speakers"):
         check_split(split)
 
 
-def test_an_empty_part_that_is_chosen_on_is_refused() -> None:
+def test_an_empty_validation_or_training_part_is_refused() -> None:
     clips = corpus(speakers=3)
     with pytest.raises(ProtocolError, match="chosen on the validation part, which is empty"):
         check_split(split_of(clips[:16], [], clips[16:]))
@@ -187,14 +187,14 @@ def test_an_empty_part_that_is_chosen_on_is_refused() -> None:
         check_split(split_of([], clips[:16], clips[16:]))
 
 
-def test_a_label_that_training_never_shows_is_refused() -> None:
+def test_a_test_label_without_training_clips_is_refused() -> None:
     clips = corpus(speakers=3)
     clips[16] = replace(clips[16], label="boredom")
     with pytest.raises(ProtocolError, match="asks for boredom, which the training part never shows"):
         check_split(split_of(clips[:8], clips[8:16], clips[16:]))
 
 
-def test_clips_without_a_speaker_cannot_be_honest() -> None:
+def test_an_honest_split_needs_a_speaker_for_every_clip() -> None:
     clips = corpus(speakers=3)
     clips[0] = replace(clips[0], speaker="")
     with pytest.raises(ProtocolError, match="c/01-0 have no speaker"):
@@ -234,7 +234,7 @@ def test_every_protocol_gives_checked_splits_that_share_no_clip(protocol: str) -
         assert split.protocol in split.text()
 
 
-def test_sepconv_takes_eight_one_and_a_fixed_one_of_ten_stratified_subsets() -> None:
+def test_sepconv_trains_on_8_of_10_stratified_subsets_validates_on_1_and_tests_on_a_fixed_one() -> None:
     splits = make_splits("paper:sepconv", corpus(speakers=10, each=20))
     assert len(splits) == 9
     assert len({split.test for split in splits}) == 1
@@ -244,7 +244,7 @@ def test_sepconv_takes_eight_one_and_a_fixed_one_of_ten_stratified_subsets() -> 
         assert Counter(clip.label for clip in split.validation) == dict.fromkeys(LABELS, 5)
 
 
-def test_lightsernet_chooses_on_the_test_fold_and_reports_it() -> None:
+def test_lightsernet_chooses_the_epoch_on_the_test_fold_and_reports_this() -> None:
     splits = make_splits("paper:lightsernet", corpus(speakers=10, each=20))
     assert len(splits) == 10
     assert {split.choose_on for split in splits} == {"test"}
@@ -253,16 +253,16 @@ def test_lightsernet_chooses_on_the_test_fold_and_reports_it() -> None:
     assert "best epoch chosen on test" in splits[0].text()
 
 
-def test_the_report_trains_on_a_label_s_only_clip() -> None:
+def test_the_lightsernet_report_protocol_trains_on_the_only_clip_of_a_label() -> None:
     clips = corpus(speakers=10, each=20)
-    for place in range(0, 200, 40):  # wherever the draw would put it
+    for place in range(0, 200, 40):  # at any position in the list
         rare = [replace(clip, label="disgust") if i == place else clip for i, clip in enumerate(clips)]
         for seed in range(3):
             (split,) = make_splits("paper:lightsernet-report", rare, seed=seed)
             assert rare[place] in split.train
 
 
-def test_folds_by_session_validate_on_one_of_its_two_speakers() -> None:
+def test_folds_by_session_test_one_speaker_of_the_session_and_validate_on_the_other() -> None:
     splits = make_splits("paper:parallel-cnn", corpus(speakers=10, sessions=True))
     assert [split.name for split in splits] == [f"session-Ses{n}" for n in range(1, 6)]
     for split in splits:

@@ -1,4 +1,4 @@
-"""Many streams in one batched step: each gets what it would get alone, on whatever device."""
+"""Many streams in one batched step: each stream's logits equal those that it would get alone, on CPU and CUDA."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 def recordings() -> list[Samples]:
-    """One voice a stream, long enough for a window to fill and to slide."""
+    """One recording per stream, long enough that the window fills and slides."""
     voices = [
         babble(4.2, seed=1),
         noise(4.2, 0.05),
@@ -52,7 +52,9 @@ def expected(engine: OnnxEngine, audio: Samples, frames: int, config: FeatureCon
     return engine.run(cut_window(newest, 0, config)[None])[0][0]
 
 
-def test_every_chunk_of_every_stream_equals_its_window_on_the_cpu(checkpoint: Bundle, device: str) -> None:
+def test_the_logits_of_every_chunk_and_stream_equal_those_of_the_window_on_the_cpu(
+    checkpoint: Bundle, device: str
+) -> None:
     config = checkpoint.features
     many = DeviceStreams(checkpoint, device, STREAMS, sizes=(1, 4))
     engine = OnnxEngine(checkpoint)
@@ -68,10 +70,10 @@ def test_every_chunk_of_every_stream_equals_its_window_on_the_cpu(checkpoint: Bu
             whole = expected(engine, recordings()[slot][: at + size], (step + 1) * chunk, config)
             np.testing.assert_allclose(of_slot, whole, atol=TOLERANCE)
         scored.append(logits)
-    assert np.ptp(np.stack(scored), axis=(0, 1)).max() > 1.0  # or equality would mean little
+    assert np.ptp(np.stack(scored), axis=(0, 1)).max() > 1.0  # equality of constant logits would prove little
 
 
-def test_a_stream_begins_anew_and_the_others_go_on(checkpoint: Bundle, device: str) -> None:
+def test_beginning_a_stream_again_does_not_affect_the_others(checkpoint: Bundle, device: str) -> None:
     many = DeviceStreams(checkpoint, device, STREAMS, sizes=(4,))
     size = many.samples(many.chunks[1])
     slots, audio = np.array([0, 1]), np.stack([babble(1.0, seed=seed)[:size] for seed in (1, 2)])
@@ -84,7 +86,7 @@ def test_a_stream_begins_anew_and_the_others_go_on(checkpoint: Bundle, device: s
     assert np.abs(second - first).max() > 10 * TOLERANCE
 
 
-def test_samples_of_16_bits_are_the_same_audio(checkpoint: Bundle, device: str) -> None:
+def test_16_bit_samples_give_the_same_logits_as_float_samples(checkpoint: Bundle, device: str) -> None:
     floats, shorts = (DeviceStreams(checkpoint, device, 2, sizes=(2,), pcm16=pcm16) for pcm16 in (False, True))
     pcm = (babble(1.0)[: floats.samples(floats.chunks[1])] * 32767).astype(np.int16)[None]
     slot = np.array([1])
@@ -93,7 +95,7 @@ def test_samples_of_16_bits_are_the_same_audio(checkpoint: Bundle, device: str) 
     )
 
 
-def test_more_streams_than_a_step_takes_are_refused_at_launch(checkpoint: Bundle) -> None:
+def test_launch_refuses_more_streams_than_its_largest_batch_but_step_splits_them(checkpoint: Bundle) -> None:
     many = DeviceStreams(checkpoint, "cpu", 4, sizes=(2,))
     audio = np.zeros((3, many.samples(many.chunks[1])), np.float32)
     with pytest.raises(ValueError, match="1 to 2 in one step, not 3"):

@@ -1,4 +1,4 @@
-"""Which engine is opened, and what happens when a device fails in the middle of the work."""
+"""Which engine is opened, and the fallback to the CPU if a device fails during the work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from streamser.recognizer import Recognizer, load
 
 
 class Device:
-    """A small device: works `good` times, then is always out of memory."""
+    """An engine that works `good` times, and then always fails (out of memory, or `error`)."""
 
     name, compute = "torch", "cuda:0"
 
@@ -47,8 +47,8 @@ class Device:
         return {"engine": self.name, "device": self.compute}
 
 
-class EarDevice(Device):
-    """The same, but it computes features itself."""
+class AudioDevice(Device):
+    """A `Device` that also computes the features."""
 
     def run_audio(self, recordings: Sequence[Samples], shift: Frames | None = None) -> list[WindowScores]:
         return [WindowScores(*self.run(np.zeros((1, 59, 64), np.float32)), True) for _ in recordings]
@@ -62,8 +62,8 @@ def no_device() -> Engine:
     raise EngineError("device cuda: torch sees no CUDA device")
 
 
-@pytest.mark.parametrize("device", [Device, EarDevice])
-def test_out_of_memory_falls_back_to_the_cpu_with_one_warning_and_a_line_in_the_metrics(
+@pytest.mark.parametrize("device", [Device, AudioDevice])
+def test_out_of_memory_falls_back_to_the_cpu_with_one_warning_and_a_reason_in_the_metrics(
     bundle: Bundle, caplog: pytest.LogCaptureFixture, device: type[Device]
 ) -> None:
     engine = falling(lambda: device(bundle, good=1), bundle)
@@ -80,7 +80,7 @@ def test_out_of_memory_falls_back_to_the_cpu_with_one_warning_and_a_line_in_the_
     assert "out of memory" in recognizer.metrics()["fallback"]
 
 
-def test_a_device_that_is_not_there_falls_back_at_once(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_device_falls_back_to_the_cpu_at_once(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         engine = falling(no_device, bundle)
     assert len(caplog.records) == 1
@@ -89,7 +89,7 @@ def test_a_device_that_is_not_there_falls_back_at_once(bundle: Bundle, caplog: p
     assert (engine.name, engine.compute) == ("onnx", "cpu")
 
 
-def test_many_threads_that_meet_one_failure_warn_once(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_threads_with_the_same_failure_cause_one_warning(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     recognizer = Recognizer(bundle, falling(lambda: Device(bundle, good=20), bundle))
     expected = load(bundle.path, "cpu").predict(babble(2.0))
     with caplog.at_level(logging.WARNING), ThreadPoolExecutor(8) as threads:
@@ -105,7 +105,7 @@ def test_a_failure_of_the_second_engine_is_not_hidden(bundle: Bundle) -> None:
             engine.run(np.zeros((1, 59, 64), np.float32))
 
 
-def test_a_callers_slip_is_no_reason_to_leave_the_device(bundle: Bundle) -> None:
+def test_an_invalid_argument_does_not_cause_a_fallback(bundle: Bundle) -> None:
     engine = falling(lambda: Device(bundle, 5, ValueError("frames must have shape ...")), bundle)
     with pytest.raises(ValueError, match="frames must have shape"):
         engine.run(np.zeros((1, 64), np.float32))
@@ -113,20 +113,20 @@ def test_a_callers_slip_is_no_reason_to_leave_the_device(bundle: Bundle) -> None
 
 
 def test_an_engine_that_computes_features_is_distinguished_from_one_that_does_not(bundle: Bundle) -> None:
-    assert isinstance(EarDevice(bundle, 1), AudioEngine)
+    assert isinstance(AudioDevice(bundle, 1), AudioEngine)
     assert isinstance(falling(no_device, bundle), AudioEngine)
     assert not isinstance(OnnxEngine(bundle), AudioEngine)
 
 
-# Which engine
+# Which engine is opened
 
 
 @pytest.mark.parametrize(("engine", "device"), [("auto", "cpu"), ("onnx", "cpu"), ("onnx", "auto")])
-def test_the_cpu_is_served_by_onnx_runtime(bundle: Bundle, engine: str, device: str) -> None:
+def test_onnx_runtime_is_the_engine_for_the_cpu(bundle: Bundle, engine: str, device: str) -> None:
     assert isinstance(open_engine(bundle, engine, device), OnnxEngine)
 
 
-def test_auto_without_a_driver_is_onnx_runtime_and_never_imports_torch(bundle: Bundle) -> None:
+def test_auto_without_cuda_opens_onnx_runtime_and_never_imports_torch(bundle: Bundle) -> None:
     script = (
         "import sys, streamser; from streamser import engines\n"
         "engines.cuda_is_likely = lambda: False\n"
@@ -137,7 +137,7 @@ def test_auto_without_a_driver_is_onnx_runtime_and_never_imports_torch(bundle: B
     assert done.stdout.split() == ["onnx", "False"]
 
 
-def test_auto_tries_cuda_where_it_is_likely_and_falls_back(
+def test_auto_tries_cuda_if_it_is_likely_and_falls_back(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[str] = []
@@ -158,7 +158,7 @@ def test_auto_tries_cuda_where_it_is_likely_and_falls_back(
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:3"])
-def test_cuda_asked_for_by_name_is_had_or_an_error(
+def test_cuda_by_name_is_an_error_if_there_is_no_cuda_device(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, device: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(engines, "_open_torch", lambda bundle, device: no_device())
@@ -183,13 +183,13 @@ def test_hiding_the_gpus_makes_cuda_unlikely(monkeypatch: pytest.MonkeyPatch) ->
         assert not cuda_is_likely()
 
 
-def test_8_bit_weights_are_used_where_the_checkpoint_has_them(tmp_path: Path) -> None:
+def test_the_int8_engine_uses_the_8_bit_graph_and_refuses_a_checkpoint_without_it(tmp_path: Path) -> None:
     plain = make_bundle(tmp_path / "plain")
     with pytest.raises(EngineError, match="plain has no graphs with 8-bit weights; use the engine onnx"):
         open_engine(plain, "onnx-int8")
     with pytest.raises(ValueError, match="the onnx-int8 engine computes on the cpu"):
         open_engine(plain, "onnx-int8", "cuda")
-    weights = make_weights(plain.features, len(plain.labels), seed=1)  # others, so that it shows which are used
+    weights = make_weights(plain.features, len(plain.labels), seed=1)  # other weights, to see which graph is used
     both = make_bundle(tmp_path / "both", int8=make_onnx(weights))
     frames = np.ones((1, both.features.window_frames, both.features.bins), np.float32)
     engine = open_engine(both, "onnx-int8")

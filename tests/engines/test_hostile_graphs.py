@@ -1,4 +1,4 @@
-"""A checkpoint from a stranger cannot read other files, run without end or fill the memory."""
+"""The graph of an untrusted checkpoint cannot read other files, run without end or fill the memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def honest() -> onnx.ModelProto:
 
 
 def elsewhere(location: str) -> TensorProto:
-    """A constant of 16 bytes that lie in another file."""
+    """A constant whose 16 bytes are in another file."""
     tensor = TensorProto(name="secret", data_type=TensorProto.UINT8, dims=[16], data_location=TensorProto.EXTERNAL)
     for key, value in (("location", location), ("offset", "0"), ("length", "16")):
         tensor.external_data.add(key=key, value=value)
@@ -54,7 +54,7 @@ def reads_sparsely() -> onnx.ModelProto:
 
 
 def loops_for_ever() -> onnx.ModelProto:
-    """`logits` waits for a Loop that never stops by itself."""
+    """A graph whose `logits` come from a Loop node that never ends."""
     model = honest()
     body = helper.make_graph(
         [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Identity", ["x"], ["x_out"])],
@@ -95,7 +95,7 @@ def claims_a_terabyte() -> onnx.ModelProto:
 
 
 def fills_the_memory() -> onnx.ModelProto:
-    """Some hundred bytes whose one constant has 16 GiB."""
+    """A small graph that computes a constant of 16 GiB."""
     model = honest()
     model.graph.node[-1].output[0] = "before"
     # The size depends on the input, so that no optimizer computes the constant while the graph is loaded.
@@ -140,18 +140,18 @@ def test_a_hostile_graph_is_refused_before_it_reaches_native_code(
 ) -> None:
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: pytest.fail("native code was reached"))
     with pytest.raises(BundleError, match=rf"model\.onnx: {rule}"):
-        make_bundle(tmp_path / "hostile", onnx=of(model()))  # sealed as if it were honest
+        make_bundle(tmp_path / "hostile", onnx=of(model()))  # with a valid seal
     bundle = load_bundle(tmp_path / "hostile", verify=False)
     with pytest.raises(BundleError, match=rf"model\.onnx: {rule}"):
         OnnxEngine(bundle)
 
 
-def test_a_graph_that_asks_for_more_memory_than_any_network_needs_fails_alone(tmp_path: Path) -> None:
+def test_a_graph_that_needs_too_much_memory_is_refused_and_the_process_continues(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "hungry", onnx=of(fills_the_memory()))
     began = time.monotonic()
     with pytest.raises(BundleError, match=r"(?s)the graph fails on one window of \d+ frames \(.*ConstantOfShape"):
         OnnxEngine(bundle)
-    assert time.monotonic() - began < 30  # a machine that fills 16 GiB takes longer, if it lives
+    assert time.monotonic() - began < 30  # filling 16 GiB would take longer
     OnnxEngine(make_bundle(tmp_path / "honest")).run(np.zeros((1, 9, 64), np.float32))
 
 
@@ -161,7 +161,7 @@ def test_onnx_runtimes_own_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 1, 7, 100, -1])
-def test_a_torn_graph_is_no_model(keep: int) -> None:
+def test_a_truncated_graph_is_refused(keep: int) -> None:
     with pytest.raises(ValueError, match="is not an ONNX model"):
         check_graph(make_onnx(make_weights(FEATURES, 4))[:keep])
 
@@ -178,5 +178,5 @@ def test_two_tensors_that_a_protobuf_reader_would_merge_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", find_models())
-def test_every_shipped_checkpoint_passes(name: str) -> None:
+def test_the_graph_of_every_shipped_checkpoint_passes_the_check(name: str) -> None:
     check_graph(load_bundle(name, verify=False).onnx_path.read_bytes())

@@ -1,4 +1,4 @@
-"""The ONNX engine computes the graph, and refuses a graph that is not this checkpoint's."""
+"""The ONNX engine computes the graph, and refuses a graph that does not fit the checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def engine(bundle: Bundle) -> OnnxEngine:
 
 
 @pytest.mark.parametrize("shape", [(1, 59), (7, 59), (3, 1), (2, 200)])
-def test_any_batch_and_length_gives_what_the_graph_says(engine: OnnxEngine, shape: tuple[int, int]) -> None:
+def test_any_batch_and_length_gives_the_logits_and_embeddings_of_the_graph(
+    engine: OnnxEngine, shape: tuple[int, int]
+) -> None:
     given = frames(*shape)
     logits, embedding = engine.run(given)
     np.testing.assert_allclose(embedding, given.mean(axis=1), rtol=1e-5, atol=1e-4)
@@ -39,13 +41,13 @@ def test_any_batch_and_length_gives_what_the_graph_says(engine: OnnxEngine, shap
     assert len(given) == 1 or logits.std(axis=0).min() > 0.01
 
 
-def test_a_window_gives_the_same_bits_alone_and_among_others(engine: OnnxEngine) -> None:
+def test_a_window_gives_identical_logits_alone_and_in_a_batch(engine: OnnxEngine) -> None:
     given = frames(9)
     alone = np.concatenate([engine.run(given[i : i + 1])[0] for i in range(9)])
     np.testing.assert_array_equal(engine.run(given)[0], alone)
 
 
-def test_no_window_gives_no_scores(engine: OnnxEngine) -> None:
+def test_an_empty_batch_gives_empty_logits(engine: OnnxEngine) -> None:
     logits, embedding = engine.run(frames(0))
     assert (logits.shape, embedding.shape) == ((0, 4), (0, 64))
 
@@ -56,12 +58,12 @@ def test_doubles_and_strided_views_are_computed_as_float32(engine: OnnxEngine) -
 
 
 @pytest.mark.parametrize("shape", [(59, 64), (1, 59, 40), (1, 1, 59, 64)])
-def test_frames_of_another_shape_are_the_callers_slip(engine: OnnxEngine, shape: tuple[int, ...]) -> None:
+def test_frames_of_another_shape_are_a_value_error(engine: OnnxEngine, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"frames must have shape \(batch, time, 64\) for tiny, not"):
         engine.run(np.zeros(shape, np.float32))
 
 
-def test_threads_are_at_least_one(bundle: Bundle) -> None:
+def test_an_engine_needs_at_least_one_thread(bundle: Bundle) -> None:
     with pytest.raises(ValueError, match="threads: 1 to 256"):
         OnnxEngine(bundle, threads=0)
     assert OnnxEngine(bundle, threads=2).metrics()["threads"] == 2
@@ -110,7 +112,9 @@ GRAPHS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_a_graph_that_is_not_this_checkpoints_is_refused_though_its_hash_is_right(tmp_path: Path, graph: str) -> None:
+def test_a_graph_that_does_not_fit_the_checkpoint_is_refused_even_with_the_right_hash(
+    tmp_path: Path, graph: str
+) -> None:
     content, message = GRAPHS[graph]
     with pytest.raises(BundleError, match=rf"odd.model\.onnx: .*{message}"):
         OnnxEngine(make_bundle(tmp_path / "odd", onnx=content))

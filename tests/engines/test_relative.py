@@ -1,4 +1,4 @@
-"""A relative head runs one utterance at a time, and one that is not what it should be is refused when it is opened."""
+"""A relative head scores one utterance against a baseline; an invalid relative head is refused when it is opened."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEIGHTS = make_weights(make_features(), 4)
 
 
 def renamed(old: str, new: str) -> bytes:
-    """The graph with one input or output of another name."""
+    """The graph of a relative head with one input or output renamed."""
     model = onnx.load_from_string(make_relative(WEIGHTS))
     for value in (*model.graph.input, *model.graph.output):
         value.name = new if value.name == old else value.name
@@ -31,7 +31,7 @@ def renamed(old: str, new: str) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_the_head_is_the_difference_to_the_shrunken_mean(adaptive: Recognizer) -> None:
+def test_the_relative_head_computes_logits_of_the_difference_to_the_shrunken_mean(adaptive: Recognizer) -> None:
     assert adaptive.relative is not None
     rng = np.random.default_rng(0)
     embedding, total = rng.normal(size=(2, 64)).astype(np.float32)
@@ -39,7 +39,7 @@ def test_the_head_is_the_difference_to_the_shrunken_mean(adaptive: Recognizer) -
     np.testing.assert_allclose(adaptive.relative.run(embedding, total.astype(np.float64), 3.0), expected, atol=1e-4)
 
 
-def test_a_bundle_without_one_opens_none(bundle: Bundle) -> None:
+def test_a_bundle_without_a_relative_head_opens_none(bundle: Bundle) -> None:
     assert open_relative(bundle) is None
 
 
@@ -56,18 +56,20 @@ def test_a_bundle_without_one_opens_none(bundle: Bundle) -> None:
         (lambda: b"no graph", "is not an ONNX model"),
     ],
 )
-def test_a_graph_that_is_no_relative_head_is_refused(graph: Any, message: str, tmp_path: Path) -> None:
+def test_a_relative_graph_with_wrong_names_shapes_or_values_is_refused(
+    graph: Any, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(BundleError, match=rf"relative\.onnx: .*{message}"):
         load(make_adaptive(tmp_path / "broken", relative=graph()).path, "cpu")
 
 
-def test_a_head_for_other_embeddings_than_the_networks_is_refused(tmp_path: Path) -> None:
+def test_a_relative_head_for_embeddings_of_another_size_is_refused(tmp_path: Path) -> None:
     relative = make_relative({"weight": np.zeros((32, 4), np.float32)})
     with pytest.raises(BundleError, match=r"takes embeddings of 32 values, but the network gives 64"):
         load(make_adaptive(tmp_path / "other", relative=relative).path, "cpu")
 
 
-def test_the_answers_mix_by_the_weight_of_the_baseline(adaptive: Recognizer) -> None:
+def test_the_predictions_of_both_heads_are_mixed_by_the_weight_of_the_baseline(adaptive: Recognizer) -> None:
     audio = babble(2.0, seed=4)
     absolute = np.array(list(adaptive.predict(audio).scores.values()))
     total = np.full(64, 5.0)
@@ -82,12 +84,12 @@ def test_the_answers_mix_by_the_weight_of_the_baseline(adaptive: Recognizer) -> 
     assert relative is not None
     logits = relative.run(adaptive.embed(audio)[0], total, 0.5).astype(np.float64)
     odds = np.exp(logits - logits.max())
-    half = 0.5 * absolute + 0.5 * odds / odds.sum()  # half is 0.5 in the tests' rule
+    half = 0.5 * absolute + 0.5 * odds / odds.sum()  # the share of the relative head is 0.5 at this weight
     found = adaptive.predict(audio, Baseline(total, 0.5, 1)).scores.values()
     assert list(found) == pytest.approx(half, abs=1e-6)
 
 
-def test_one_baseline_or_one_for_each_recording(adaptive: Recognizer) -> None:
+def test_predict_takes_one_baseline_for_all_recordings_or_one_for_each(adaptive: Recognizer) -> None:
     recordings = [babble(1.0, seed=seed) for seed in range(3)]
     one = Baseline(np.full(64, 5.0), 2.0, 2)
     both = adaptive.predict(recordings, [one, None, one])
@@ -98,7 +100,7 @@ def test_one_baseline_or_one_for_each_recording(adaptive: Recognizer) -> None:
         adaptive.predict(recordings[0], Baseline(np.zeros(63), 1.0, 1))
 
 
-def test_the_prior_of_neutral_holds_for_both_heads(tmp_path: Path) -> None:
+def test_the_neutral_prior_applies_to_both_heads(tmp_path: Path) -> None:
     path = make_adaptive(tmp_path / "calm", calibration=Calibration()).path
     audio, baseline = babble(2.0, seed=4), Baseline(np.full(64, 5.0), 1e12, 1)
     plain = load(path, "cpu").predict(audio, baseline).scores["neutral"]

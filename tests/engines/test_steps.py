@@ -1,4 +1,4 @@
-"""Step graphs give what the whole window gives: chunks with a state, and windows that share columns."""
+"""Step graphs give the same scores as the whole window: step graphs with chunks, and windows that share columns."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from streamser.nets.export import export_onnx
 from streamser.nets.stepgraph import export_step
 
 FEATURES = FeatureConfig(window_samples=400, hop_samples=160, fft_size=400, n_mels=8)
-TOLERANCE = 1e-4  # what an exported graph may differ from its network
+TOLERANCE = 1e-4  # largest accepted difference between an exported graph and its network
 
 
 def running_mean(first: int = 6, chunk: int = 4, multiple: int = 2) -> bytes:
-    """A step graph whose embedding is the mean of all frames fed, and how many utterances' sums it carried over."""
+    """A step graph whose embedding is the mean of all frames; the state `carried.calls` counts the runs so far."""
     zero = helper.make_tensor("axis", TensorProto.INT64, [1], [1])
     size = helper.make_tensor("one", TensorProto.FLOAT, [1, 8], [1.0] * 8)
     weights = np.random.default_rng(0).normal(0, 1, (8, len(LABELS))).astype(np.float32)
@@ -43,9 +43,9 @@ def running_mean(first: int = 6, chunk: int = 4, multiple: int = 2) -> bytes:
         helper.make_node("ReduceSum", ["ones", "axis"], ["counted"], keepdims=0),
         helper.make_node("Add", ["counted", "count"], ["next.count"]),
         helper.make_node("Div", ["next.sum", "next.count"], ["embedding"]),
-        helper.make_node("MatMul", ["embedding", "weights"], ["judged"]),
+        helper.make_node("MatMul", ["embedding", "weights"], ["scored"]),
         helper.make_node("Add", ["carried.calls", "one"], ["next.carried.calls"]),
-        helper.make_node("Identity", ["judged"], ["logits"]),
+        helper.make_node("Identity", ["scored"], ["logits"]),
     ]
     state = ["sum", "count", "carried.calls"]
     graph = helper.make_graph(
@@ -90,7 +90,9 @@ def test_a_checkpoint_without_a_step_graph_has_no_steps(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("pieces", [[20], [1] * 20, [5, 1, 0, 7, 7], [6, 4, 4, 4, 2]])
-def test_a_track_scores_all_that_was_fed_whatever_the_pieces(tmp_path: Path, pieces: list[int]) -> None:
+def test_the_scores_of_a_track_do_not_depend_on_the_pieces_in_which_frames_are_fed(
+    tmp_path: Path, pieces: list[int]
+) -> None:
     frames = frames_of(20)
     track = chunk_steps(tmp_path / "mean").track()
     fed = 0
@@ -104,14 +106,14 @@ def test_a_track_scores_all_that_was_fed_whatever_the_pieces(tmp_path: Path, pie
     np.testing.assert_allclose(track.final(slice(3, 9)).embedding[0], frames.mean(axis=0), atol=1e-5)
 
 
-def test_opening_a_step_graph_runs_it_twice_however_long_the_window_is(tmp_path: Path) -> None:
+def test_opening_a_step_graph_runs_two_windows_whatever_the_window_length(tmp_path: Path) -> None:
     engine = OnnxEngine(make_bundle(tmp_path / "mean", features=replace(FEATURES, length_s=20.0), step=running_mean()))
     assert engine.steps is not None
     assert engine.metrics()["windows"] == 2
 
 
-def test_streams_open_no_graph_but_the_step_graph(tmp_path: Path) -> None:
-    """A file that is scored whole opens the other one, once."""
+def test_a_stream_opens_the_step_graph_only_and_not_the_graph_for_whole_windows(tmp_path: Path) -> None:
+    """The graph for whole windows is opened when audio is scored as a whole."""
     bundle = make_bundle(tmp_path / "mean", features=FEATURES, step=running_mean())
     engine = OnnxEngine(bundle)
     bundle.onnx_path.write_bytes(b"altered")
@@ -120,7 +122,7 @@ def test_streams_open_no_graph_but_the_step_graph(tmp_path: Path) -> None:
         engine.run(np.zeros((1, FEATURES.window_frames, FEATURES.bins), np.float32))
 
 
-def test_asking_for_scores_changes_nothing(tmp_path: Path) -> None:
+def test_asking_a_track_for_scores_does_not_change_its_state(tmp_path: Path) -> None:
     steps = chunk_steps(tmp_path / "mean")
     asked, silent = steps.track(), steps.track()
     for start in range(0, 18, 3):
@@ -139,7 +141,7 @@ def test_only_carried_states_continue_in_the_next_utterance(tmp_path: Path) -> N
     assert not steps.track().states["carried.calls"].any()
 
 
-def test_a_track_with_nothing_or_silence_in_it_is_not_audible(tmp_path: Path) -> None:
+def test_a_track_without_frames_or_with_silence_is_not_audible(tmp_path: Path) -> None:
     steps = chunk_steps(tmp_path / "mean")
     track = steps.track()
     assert not track.scores().audible
@@ -159,7 +161,7 @@ def test_a_track_with_nothing_or_silence_in_it_is_not_audible(tmp_path: Path) ->
         ({"streamser.rings": '{"carried.calls": 0}'}, "streamser.rings must name states"),
     ],
 )
-def test_a_step_graph_that_is_none_of_ours_is_refused(tmp_path: Path, change: dict[str, str], message: str) -> None:
+def test_a_step_graph_with_invalid_metadata_is_refused(tmp_path: Path, change: dict[str, str], message: str) -> None:
     model = onnx.load_from_string(running_mean())
     metadata = {prop.key: prop.value for prop in model.metadata_props} | change
     del model.metadata_props[:]
@@ -177,7 +179,7 @@ def test_a_step_graph_without_the_next_state_is_refused(tmp_path: Path) -> None:
         _ = engine.steps
 
 
-# --- windows that share columns, with the trained weights that ship
+# --- windows that share columns, with the shipped weights
 
 
 @pytest.fixture(scope="module", params=["lightsernet", "lightsernet-emodb"])
@@ -198,7 +200,7 @@ def steps_of(engine: OnnxEngine) -> StepEngine:
 
 
 def differences(engine: OnnxEngine, frames: Frames, hop: int) -> tuple[list[float], Frames]:
-    """Of each hop's logits to those of the full graph on the same window; and the logits."""
+    """The largest difference of each hop's scores from those of the full graph for the same window; and the logits."""
     config = engine.steps.features  # type: ignore[union-attr]
     track = steps_of(engine).track()
     worst, logits = [], []
@@ -213,11 +215,11 @@ def differences(engine: OnnxEngine, frames: Frames, hop: int) -> tuple[list[floa
 
 
 @pytest.mark.parametrize("hop", [16, 7, 31])
-def test_every_hop_equals_the_full_window(trained: OnnxEngine, hop: int) -> None:
+def test_the_logits_of_every_hop_equal_those_of_the_full_window(trained: OnnxEngine, hop: int) -> None:
     frames = extract(spoken(6.0), steps_of(trained).features)  # type: ignore[attr-defined]
     worst, logits = differences(trained, frames, hop)
     assert max(worst) < TOLERANCE
-    assert np.ptp(logits, axis=0).max() > 1.0  # or equality would mean little
+    assert np.ptp(logits, axis=0).max() > 1.0  # equality of constant logits would prove little
 
 
 @pytest.mark.parametrize("pooling", ["spread", "attention", "combined"])
@@ -236,14 +238,16 @@ def test_every_pooling_gives_the_full_window_on_every_hop(pooling: str, tmp_path
     assert np.ptp(logits, axis=0).max() > 100 * TOLERANCE
 
 
-def test_columns_at_the_edges_must_be_computed_anew(trained: OnnxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: columns from the window's edges, used as its inside, give other scores."""
+def test_columns_at_the_edges_of_the_window_must_be_computed_again(
+    trained: OnnxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: if columns at the edges of the window are treated like those inside, the scores differ."""
     inside = columns._keys
 
     def continued(levels: Any, size: int, start: int, frames: int) -> Any:
         if frames < size:
             return inside(levels, size, start, frames)
-        around = 2 ** len(levels)  # frames on either side, as if the window had no edge
+        around = 2 ** len(levels)  # frames added on both sides, as if the window had no edges
         wider = inside(levels, size + 2 * around, start - around, size + 2 * around + 1)
         return [k[around >> n : (around >> n) + (size >> n)] for n, k in enumerate(wider)]
 
@@ -271,14 +275,14 @@ def test_a_final_equals_the_mean_over_the_same_windows(trained: OnnxEngine, kept
     np.testing.assert_array_equal(track.scores().logits, before)
 
 
-def test_a_hop_of_a_long_utterance_computes_a_third_of_the_columns(trained: OnnxEngine) -> None:
+def test_a_hop_of_a_long_utterance_computes_less_than_a_third_of_the_columns(trained: OnnxEngine) -> None:
     steps = steps_of(trained)
     way = columns.plan(steps.levels, steps.size, 16, steps.size, steps.size)  # type: ignore[attr-defined]
     every = columns.plan(steps.levels, steps.size, 0, 0, steps.size)  # type: ignore[attr-defined]
     assert sum(way.computed) / sum(every.computed) < 1 / 3
 
 
-def test_a_track_without_frames_is_a_window_of_silence(trained: OnnxEngine) -> None:
+def test_a_track_without_frames_has_the_scores_of_silence(trained: OnnxEngine) -> None:
     track = steps_of(trained).track()
     assert isinstance(track, WindowTrack)
     (expected,) = run_frames(trained, [np.zeros((0, 40), np.float32)], track._steps.features)

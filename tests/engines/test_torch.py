@@ -1,4 +1,4 @@
-"""The torch engine gives the scores of the ONNX engine, from frames and from audio; CUDA where there is one."""
+"""The torch engine gives the scores of the ONNX engine, from frames and from audio, on the CPU and CUDA."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def engine(net_bundle: Bundle) -> TorchEngine:
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
-def test_features_and_network_on_the_device_give_what_numpy_and_onnx_give(tmp_path: Path, front_end: str) -> None:
+def test_features_and_network_in_torch_give_the_same_logits_as_numpy_and_onnx(tmp_path: Path, front_end: str) -> None:
     bundle = make_net_bundle(tmp_path / "net", "lightsernet", FRONT_ENDS[front_end])
     expected = run_audio(OnnxEngine(bundle), RECORDINGS, bundle.features)
     found = TorchEngine(bundle, "cpu").run_audio(RECORDINGS)
@@ -68,11 +68,11 @@ def test_features_and_network_on_the_device_give_what_numpy_and_onnx_give(tmp_pa
         assert got.audible == wanted.audible
     assert [score.audible for score in found] == [True] * 4 + [FRONT_ENDS[front_end].long != "head", True, False]
     means = np.stack([score.logits.mean(axis=0) for score in found])
-    assert means.std(axis=0).min() > 0.5  # the test can fail: scores differ by far more than the tolerance
+    assert means.std(axis=0).min() > 0.5  # the recordings' scores differ by far more than the tolerance
 
 
 @pytest.mark.parametrize("variant", ["lightsernet", "sepconv"])
-def test_frames_give_the_same_scores_in_both_engines(tmp_path: Path, variant: str) -> None:
+def test_frames_give_the_same_logits_in_both_engines(tmp_path: Path, variant: str) -> None:
     bundle = make_net_bundle(tmp_path / "net", variant)
     frames = np.stack(
         [extract(audio[:40_000], bundle.features) for audio in (RECORDINGS[0], RECORDINGS[3], noise(2.5))]
@@ -82,10 +82,10 @@ def test_frames_give_the_same_scores_in_both_engines(tmp_path: Path, variant: st
     np.testing.assert_allclose(got[1], wanted[1], atol=1e-4, rtol=1e-4)
     assert wanted[0].std(axis=0).min() > 0.1
     other = OnnxEngine(make_net_bundle(tmp_path / "other", variant, seed=1)).run(frames)
-    assert np.abs(other[0] - wanted[0]).max() > 0.1  # the control that must fail
+    assert np.abs(other[0] - wanted[0]).max() > 0.1  # the control: another network's logits differ
 
 
-def test_both_recognizers_give_the_same_results(net_bundle: Bundle) -> None:
+def test_a_recognizer_gives_the_same_predictions_with_both_engines(net_bundle: Bundle) -> None:
     on_torch, on_onnx = load(net_bundle.path, "cpu", engine="torch"), load(net_bundle.path, "cpu")
     assert (on_torch.metrics()["engine"], on_onnx.metrics()["engine"]) == ("torch", "onnx")
     for got, wanted in zip(on_torch.predict(RECORDINGS), on_onnx.predict(RECORDINGS), strict=True):
@@ -95,7 +95,7 @@ def test_both_recognizers_give_the_same_results(net_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("batch", [2, 8])
-def test_batches_filled_up_to_a_power_of_two_change_nothing(
+def test_filling_batches_up_to_a_power_of_two_does_not_change_the_logits(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     alone = engine.run_audio(RECORDINGS)
@@ -114,13 +114,13 @@ def test_batches_filled_up_to_a_power_of_two_change_nothing(
     assert max(sizes) == batch
 
 
-def test_no_window_gives_no_scores(engine: TorchEngine) -> None:
+def test_an_empty_batch_gives_empty_logits(engine: TorchEngine) -> None:
     logits, embedding = engine.run(np.zeros((0, 10, 40), np.float32))
     assert (logits.shape[0], logits.shape[1], embedding.shape[0]) == (0, 4, 0)
     assert engine.run_audio([]) == []
 
 
-def test_the_engine_leaves_torch_as_it_found_it(net_bundle: Bundle) -> None:
+def test_the_torch_engine_does_not_change_global_settings_of_torch(net_bundle: Bundle) -> None:
     before = (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
     TorchEngine(net_bundle).run_audio(RECORDINGS[:2])
     assert (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == before
@@ -128,7 +128,7 @@ def test_the_engine_leaves_torch_as_it_found_it(net_bundle: Bundle) -> None:
     assert not torch.is_inference_mode_enabled()
 
 
-def test_many_threads_get_the_answers_of_one(engine: TorchEngine) -> None:
+def test_many_threads_get_the_same_logits_as_one_thread(engine: TorchEngine) -> None:
     expected = engine.run_audio(RECORDINGS[:3])
     with ThreadPoolExecutor(4) as threads:
         for predictions in threads.map(lambda _: engine.run_audio(RECORDINGS[:3]), range(8)):
@@ -136,11 +136,11 @@ def test_many_threads_get_the_answers_of_one(engine: TorchEngine) -> None:
                 np.testing.assert_array_equal(got.logits, wanted.logits)
 
 
-# What it refuses
+# Errors
 
 
 @pytest.mark.parametrize("open_one", [OnnxEngine, TorchEngine])
-def test_audio_too_short_for_a_network_that_keeps_its_length_is_an_error_with_the_reason(
+def test_audio_that_is_too_short_for_the_network_is_an_error_with_the_reason(
     tmp_path: Path, open_one: type[OnnxEngine] | type[TorchEngine]
 ) -> None:
     bundle = make_net_bundle(tmp_path / "keep", "sepconv", replace(zoo.get("sepconv").features, short="keep"))
@@ -148,7 +148,7 @@ def test_audio_too_short_for_a_network_that_keeps_its_length_is_an_error_with_th
         open_one(bundle).run(np.zeros((1, 2, 64), np.float32))
 
 
-def test_a_variant_that_the_zoo_does_not_know_is_a_bundle_error_and_onnx_still_serves(tmp_path: Path) -> None:
+def test_the_torch_engine_refuses_an_unknown_variant_but_onnx_runtime_opens_it(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "foreign", variant="lightsernett")
     with pytest.raises(BundleError, match=r"foreign: unknown variant 'lightsernett'; .*lightsernet"):
         open_engine(bundle, "torch", "cpu")
@@ -162,14 +162,14 @@ def test_weights_of_another_network_are_a_bundle_error(tmp_path: Path) -> None:
         TorchEngine(make_bundle(tmp_path / "odd", variant="lightsernet", features=make_features()))
 
 
-def test_weights_of_other_classes_are_a_bundle_error(tmp_path: Path) -> None:
+def test_weights_for_another_number_of_classes_are_a_bundle_error(tmp_path: Path) -> None:
     weights = {name: value.numpy() for name, value in make_net("lightsernet", HOUSE, classes=7).state_dict().items()}
     bundle = make_bundle(tmp_path / "seven", variant="lightsernet", features=HOUSE, weights=weights)
     with pytest.raises(BundleError, match="not the weights of variant lightsernet"):
         TorchEngine(bundle)
 
 
-def test_weights_that_are_nan_are_a_bundle_error(tmp_path: Path) -> None:
+def test_nan_weights_are_a_bundle_error(tmp_path: Path) -> None:
     weights = {name: value.numpy().copy() for name, value in make_net("lightsernet", HOUSE).state_dict().items()}
     weights["head.weight"][:] = np.nan
     bundle = make_bundle(tmp_path / "nan", variant="lightsernet", features=HOUSE, weights=weights)
@@ -190,7 +190,7 @@ def test_altered_weights_never_reach_torch(net_bundle: Bundle, tmp_path: Path) -
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_cuda_asked_for_by_name_on_a_machine_without_one_is_an_error(net_bundle: Bundle) -> None:
+def test_cuda_by_name_on_a_machine_without_a_gpu_is_an_error(net_bundle: Bundle) -> None:
     for device in ("cuda", "cuda:1"):
         with pytest.raises(
             EngineError, match=f"compute {device}: torch sees no CUDA device.*; use compute auto or cpu"
@@ -198,10 +198,10 @@ def test_cuda_asked_for_by_name_on_a_machine_without_one_is_an_error(net_bundle:
             load(net_bundle.path, device)
 
 
-def test_a_cuda_failure_in_the_middle_is_an_engine_error_that_falls_back(
+def test_a_cuda_failure_during_the_work_is_an_engine_error_that_causes_a_fallback(
     net_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The true engine with the true exception, on a device that is called CUDA for the moment of the failure."""
+    """The real engine on the CPU, which takes the name of a CUDA device when it raises torch's exception."""
     engine = TorchEngine(net_bundle, "cpu")
 
     def out_of_memory(*_: object) -> None:
@@ -220,21 +220,21 @@ def test_a_cuda_failure_in_the_middle_is_an_engine_error_that_falls_back(
     np.testing.assert_array_equal(predictions[-1][0].logits, expected[0].logits)
 
 
-def test_a_failure_on_the_cpu_is_not_taken_for_a_device_failure(
+def test_a_failure_of_torch_on_the_cpu_is_not_converted_into_an_engine_error(
     net_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = TorchEngine(net_bundle, "cpu")
 
     def broken(*_: object) -> None:
-        raise RuntimeError("a slip in the net")
+        raise RuntimeError("a fault in the network")
 
     monkeypatch.setattr(engine._net, "forward", broken)
-    with pytest.raises(RuntimeError, match="a slip in the net"):
+    with pytest.raises(RuntimeError, match="a fault in the network"):
         engine.run_audio(RECORDINGS[:1])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-def test_cuda_gives_the_scores_of_the_cpu(net_bundle: Bundle) -> None:
+def test_cuda_gives_the_same_logits_as_the_cpu(net_bundle: Bundle) -> None:
     on_cuda = load(net_bundle.path, "cuda")
     assert on_cuda.metrics()["device"].startswith("cuda:")
     expected = run_audio(OnnxEngine(net_bundle), RECORDINGS, HOUSE)

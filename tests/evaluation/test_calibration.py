@@ -1,4 +1,4 @@
-"""Logits are drawn from a known temperature and bias; the fit must find them again."""
+"""Fitting calibrations and thresholds: targets are drawn with a known temperature and bias, which the fit recovers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streamser.evaluation.calibration import (
 def drawn(
     temperature: float, bias: tuple[float, ...] = (0, 0, 0, 0), clips: int = 6000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits whose true class probabilities are softmax((logits + bias) / temperature)."""
+    """Random logits, and targets drawn with the probabilities softmax((logits + bias) / temperature)."""
     rng = np.random.default_rng(seed)
     logits = 4 * rng.standard_normal((clips, len(bias)))
     chances = softmax(logits, Calibration(temperature, bias))
@@ -30,19 +30,19 @@ def drawn(
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_the_temperature_that_made_the_targets_is_found_again(temperature: float) -> None:
+def test_the_fit_recovers_the_temperature_that_the_targets_were_drawn_with(temperature: float) -> None:
     logits, targets = drawn(temperature)
     assert fit_temperature(logits, targets) == pytest.approx(temperature, rel=0.08)
 
 
-def test_no_other_temperature_is_likelier() -> None:
+def test_no_temperature_near_the_fitted_one_has_a_lower_loss() -> None:
     logits, targets = drawn(2.0, clips=500)
     best = fit_temperature(logits, targets)
     least = mean_nll(logits, targets, Calibration(best))
     assert all(mean_nll(logits, targets, Calibration(best * factor)) > least for factor in (0.9, 0.99, 1.01, 1.1))
 
 
-def test_the_bias_that_made_the_targets_is_found_again() -> None:
+def test_the_fit_recovers_the_bias_that_the_targets_were_drawn_with() -> None:
     bias = (2.0, 0.0, -3.0, 1.0)
     logits, targets = drawn(2.0, bias)
     fitted = fit_bias(logits, targets)
@@ -51,7 +51,7 @@ def test_the_bias_that_made_the_targets_is_found_again() -> None:
     assert sum(fitted.bias) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_calibration_lowers_the_calibration_error_on_clips_it_has_not_seen() -> None:
+def test_calibration_lowers_the_calibration_error_on_clips_that_were_not_fitted() -> None:
     logits, targets = drawn(3.0)
     fitted = Calibration(fit_temperature(logits[:3000], targets[:3000]))
     before = metrics.ece(softmax(logits[3000:]), targets[3000:])
@@ -61,7 +61,7 @@ def test_calibration_lowers_the_calibration_error_on_clips_it_has_not_seen() -> 
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_logits_that_are_always_right_or_always_wrong_keep_the_temperature_within_bounds(right: bool) -> None:
+def test_the_temperature_stays_within_bounds_for_logits_that_are_always_right_or_always_wrong(right: bool) -> None:
     targets = np.arange(40) % 4
     logits = 5 * np.eye(4)[targets if right else (targets + 1) % 4]
     temperature = fit_temperature(logits, targets)
@@ -94,8 +94,8 @@ def test_balanced_weights_give_every_class_of_every_group_the_same_influence() -
     )
 
 
-def test_the_threshold_is_the_smallest_that_keeps_the_risk() -> None:
-    # sure to unsure: right, right, wrong, right, wrong
+def test_the_threshold_is_the_smallest_whose_risk_is_low_enough() -> None:
+    # from the most to the least confident: right, right, wrong, right, wrong
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.65, 0.35], [0.6, 0.4]])
     targets = np.array([0, 0, 1, 0, 1])
     chosen = choose_threshold(probabilities, targets, 0.25)
@@ -105,21 +105,21 @@ def test_the_threshold_is_the_smallest_that_keeps_the_risk() -> None:
     assert choose_threshold(probabilities, targets, 0.1).coverage == pytest.approx(0.4)
 
 
-def test_no_clip_is_uncertain_when_the_risk_allows_it() -> None:
+def test_no_clip_is_uncertain_if_the_accepted_risk_is_high() -> None:
     logits, targets = drawn(1.0)
     chosen = choose_threshold(softmax(logits), targets, 0.9)
     assert (chosen.value, chosen.coverage) == (0.0, 1.0)
 
 
-def test_a_risk_out_of_reach_takes_the_least_and_reports_it() -> None:
+def test_if_the_risk_cannot_be_reached_the_lowest_possible_risk_is_chosen_and_reported() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
     chosen = choose_threshold(probabilities, np.array([1, 0, 0, 0]), 0.05)
     assert not chosen.reached
     assert (chosen.risk, chosen.coverage) == pytest.approx((0.25, 1.0))
 
 
-def test_a_lucky_handful_does_not_set_the_threshold() -> None:
-    # the two surest of a hundred are right, the other ninety-eight are right half of the time
+def test_a_few_confident_right_predictions_do_not_set_the_threshold() -> None:
+    # the two most confident of a hundred predictions are right; half of the other ninety-eight are right
     confidence = np.r_[0.99, 0.98, np.linspace(0.9, 0.5, 98)]
     targets = np.r_[0, 0, np.arange(98) % 2]
     chosen = choose_threshold(np.stack([confidence, 1 - confidence], axis=1), targets, 0.05)
@@ -127,7 +127,7 @@ def test_a_lucky_handful_does_not_set_the_threshold() -> None:
     assert chosen.coverage >= 0.1
 
 
-def test_weights_count_in_the_risk() -> None:
+def test_the_risk_is_weighted() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2]])
     assert choose_threshold(probabilities, np.array([0, 1]), 0.3, weights=[9, 1]).risk == pytest.approx(0.1)
 
@@ -141,7 +141,7 @@ def test_weights_count_in_the_risk() -> None:
         (np.zeros((2, 4)), np.array([0, 4]), r"0\.\.3"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused_with_the_reason(
+def test_data_that_cannot_be_fitted_are_refused_with_the_reason(
     logits: np.ndarray, targets: np.ndarray, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

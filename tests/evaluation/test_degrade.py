@@ -1,4 +1,4 @@
-"""Each degradation changes a clip by what its name promises, as measured."""
+"""Each degradation changes a clip as its name says; the tests measure the change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def band_power(samples: np.ndarray, low_hz: float, high_hz: float) -> float:
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
-def test_a_spoilt_clip_is_as_long_finite_float32_and_the_same_each_time(name: str) -> None:
+def test_a_degraded_clip_has_the_same_length_finite_values_and_is_reproducible(name: str) -> None:
     clip = babble(0.7, seed=1)
     spoilt = spoil(name, clip)
     assert spoilt.shape == clip.shape and spoilt.dtype == np.float32
@@ -38,19 +38,19 @@ def test_a_spoilt_clip_is_as_long_finite_float32_and_the_same_each_time(name: st
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
-def test_silence_and_the_shortest_clip_can_be_spoilt(name: str) -> None:
+def test_silence_and_a_clip_of_one_sample_can_be_degraded(name: str) -> None:
     assert np.isfinite(spoil(name, silence(0.1))).all()
     assert len(spoil(name, np.array([0.1], np.float32))) == 1
 
 
 @pytest.mark.parametrize("snr_db", [20, 10, 0])
-def test_noise_lies_so_many_db_below_the_speech(snr_db: int) -> None:
+def test_noise_is_added_at_the_given_signal_to_noise_ratio(snr_db: int) -> None:
     clip = babble(1.0)
     rest = spoil(f"noise-{snr_db}", clip) - clip
     assert speech_level_db(clip) - level_db(rest) == pytest.approx(snr_db, abs=0.1)
 
 
-def test_a_pause_does_not_make_the_speech_quieter() -> None:
+def test_a_pause_does_not_lower_the_speech_level() -> None:
     clip = babble(1.0)
     assert speech_level_db(np.concatenate([clip, silence(3.0)])) == pytest.approx(speech_level_db(clip), abs=0.3)
 
@@ -66,14 +66,14 @@ def test_short_noise_is_repeated_under_long_speech() -> None:
     assert level_db(mixed[-1600:] - tone()[-1600:]) > -40
 
 
-def test_a_room_adds_a_tail_and_keeps_the_level() -> None:
+def test_reverb_adds_a_tail_and_keeps_the_level() -> None:
     clip = np.concatenate([babble(0.5), silence(0.5)])
     wet = spoil("reverb", clip)
     assert level_db(wet) == pytest.approx(level_db(clip), abs=0.1)
     assert level_db(wet[8_400:10_000]) > level_db(clip[8_400:10_000]) + 20
 
 
-def test_gain_is_plain_and_clipping_stops_at_full_scale() -> None:
+def test_gain_scales_the_samples_and_clipping_limits_them_to_full_scale() -> None:
     clip = babble(0.5)
     assert spoil("gain+20", clip) == pytest.approx(10 * clip, rel=1e-5)
     assert spoil("gain-20", clip) == pytest.approx(clip / 10, rel=1e-5)
@@ -81,19 +81,19 @@ def test_gain_is_plain_and_clipping_stops_at_full_scale() -> None:
 
 
 @pytest.mark.parametrize("name", ["band-8k", "mu-law"])
-def test_a_telephone_carries_nothing_above_four_kilohertz(name: str) -> None:
+def test_the_telephone_degradations_remove_everything_above_4_khz(name: str) -> None:
     spoilt = spoil(name, noise(1.0))
     assert band_power(spoilt, 4200, 8000) < 0.01 * band_power(spoilt, 300, 4000)
 
 
-def test_mu_law_keeps_eight_bits_of_quiet_and_loud_speech_alike() -> None:
+def test_mu_law_has_the_same_relative_error_for_quiet_and_loud_speech() -> None:
     clip = babble(1.0)
     rest_db = [level_db(spoil("mu-law", g * clip) - g * spoil("band-8k", clip)) - level_db(g * clip) for g in (1, 0.01)]
     assert rest_db[0] == pytest.approx(rest_db[1], abs=0.5)
     assert -45 < rest_db[0] < -25
 
 
-def test_recorded_noise_is_drawn_by_the_clip_not_by_the_order() -> None:
+def test_recorded_noise_is_chosen_by_the_clip_and_not_by_the_order_of_clips() -> None:
     way = recorded_noise([noise(0.5, seed=i) for i in range(9)], 10)
     first, again = (way.apply(tone(), generator_of("c/7", way.name)) for _ in range(2))
     other = way.apply(tone(), generator_of("c/8", way.name))

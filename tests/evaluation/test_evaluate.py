@@ -1,4 +1,4 @@
-"""A checkpoint is examined on corpora that the test makes, through the recognizer that serves it."""
+"""`streamser evaluate`: measure a checkpoint on corpora that the tests make, with a `Recognizer`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EMOTIONS = (*LABELS, "disgust")
 
 
 def make_corpus(folder: Path, speakers: int = 3, clips: int = 2, seed: int = 0) -> Path:
-    """Half-second clips of every emotion and speaker; tones of a pitch for each emotion, so that predictions differ."""
+    """Make clips of 0.5 s for every emotion and speaker; each emotion has its own pitch, so that predictions differ."""
     (folder / "audio").mkdir(parents=True)
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
@@ -62,18 +62,16 @@ def quick(**changes: object) -> EvaluationConfig:
     return EvaluationConfig(**{"degrade": (), "embed": False, **changes})  # type: ignore[arg-type]
 
 
-def test_answers_are_those_of_the_recognizer(recognizer: Recognizer, clips: list[Clip]) -> None:
+def test_evaluation_gives_the_predictions_of_the_recognizer(recognizer: Recognizer, clips: list[Clip]) -> None:
     predictions = predict_clips(recognizer, clips)
     audio, _ = soundfile.read(clips[3].path, dtype="float32")
     alone = recognizer.predict(audio)
     assert predictions.probabilities[3] == pytest.approx(list(alone.scores.values()), abs=1e-5)
     assert predictions.uncertain[3] == alone.uncertain
-    assert len(set(predictions.predicted.tolist())) > 1  # else the tests below compare nothing
+    assert len(set(predictions.predicted.tolist())) > 1  # otherwise the tests below would compare nothing
 
 
-def test_a_clip_that_cannot_be_read_is_named_and_left_out(
-    recognizer: Recognizer, clips: list[Clip], tmp_path: Path
-) -> None:
+def test_an_unreadable_clip_is_reported_and_left_out(recognizer: Recognizer, clips: list[Clip], tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFFnothing")
     broken = Clip(tmp_path / "broken.wav", "one", "one/s0", "sad")
     predictions = predict_clips(recognizer, [broken, clips[0]])
@@ -81,7 +79,7 @@ def test_a_clip_that_cannot_be_read_is_named_and_left_out(
     assert predictions.clips == (clips[0],)
 
 
-def test_figures_are_counted_over_all_clips_and_each_corpus(recognizer: Recognizer, clips: list[Clip]) -> None:
+def test_figures_are_computed_over_all_clips_and_for_each_corpus(recognizer: Recognizer, clips: list[Clip]) -> None:
     result = evaluate(recognizer, clips, quick())
     assert {one.name: one.clips for one in result.corpora} == {"one": 24, "two": 16}
     assert result.whole.matrix.sum() == 40
@@ -96,7 +94,7 @@ def test_figures_are_counted_over_all_clips_and_each_corpus(recognizer: Recogniz
     assert sum(result.whole.predicted_shares.values()) == pytest.approx(1.0)
 
 
-def test_speakers_that_trained_or_chose_are_left_out_of_the_figures(tmp_path: Path, clips: list[Clip]) -> None:
+def test_training_and_validation_speakers_are_left_out_of_the_figures(tmp_path: Path, clips: list[Clip]) -> None:
     bundle = trained_on(tmp_path, train_speakers=["one/s0"], validation_speakers=["two/s1"])
     result = evaluate(load(bundle.path, "cpu"), clips, quick(seen=True))
     assert {row.speaker for row in result.speakers} == {"one/s1", "one/s2", "two/s0"}
@@ -105,7 +103,9 @@ def test_speakers_that_trained_or_chose_are_left_out_of_the_figures(tmp_path: Pa
     assert result.seen is not None and result.seen.clips == 8
 
 
-def test_with_seen_speakers_only_the_figures_are_not_called_independent(tmp_path: Path, clips: list[Clip]) -> None:
+def test_if_all_speakers_were_trained_on_the_figures_are_not_called_independent(
+    tmp_path: Path, clips: list[Clip]
+) -> None:
     everybody = sorted({clip.speaker for clip in clips})
     kept, independence = unseen_clips(trained_on(tmp_path, train_speakers=everybody), clips)
     assert independence.kind == "seen"
@@ -113,20 +113,24 @@ def test_with_seen_speakers_only_the_figures_are_not_called_independent(tmp_path
     assert len(kept) == len(clips)
 
 
-def test_a_checkpoint_that_names_nobody_is_not_called_independent(bundle: Bundle, clips: list[Clip]) -> None:
+def test_figures_of_a_checkpoint_without_training_speakers_are_not_called_independent(
+    bundle: Bundle, clips: list[Clip]
+) -> None:
     _, independence = unseen_clips(bundle, clips)
     assert independence.kind == "unknown"
     assert "does not name its training speakers" in independence.text
 
 
-def test_the_training_corpus_under_another_name_is_noticed(tmp_path: Path, clips: list[Clip]) -> None:
+def test_speakers_with_the_names_of_training_speakers_of_another_corpus_are_not_called_independent(
+    tmp_path: Path, clips: list[Clip]
+) -> None:
     bundle = trained_on(tmp_path, train_speakers=["first/s0", "first/s1"], validation_speakers=["first/s2"])
     _, independence = unseen_clips(bundle, clips)
     assert independence.kind == "unknown"
     assert "one (here) and first (in training)" in independence.text
 
 
-def test_excited_counts_as_happy_unless_the_model_knows_it() -> None:
+def test_excited_counts_as_happy_unless_the_model_has_the_label() -> None:
     assert label_mapping(LABELS)["excited"] == "happy"
     assert label_mapping((*LABELS, "excited"))["excited"] == "excited"
     assert label_mapping(LABELS, {"calm": "neutral"})["calm"] == "neutral"
@@ -134,7 +138,7 @@ def test_excited_counts_as_happy_unless_the_model_knows_it() -> None:
         label_mapping(LABELS, {"neutral": "calm"})
 
 
-def test_a_sample_is_even_over_labels_and_speakers(clips: list[Clip]) -> None:
+def test_a_sample_of_clips_is_drawn_evenly_over_labels_and_speakers(clips: list[Clip]) -> None:
     few = sample_clips(clips, 12)
     assert len(few) == 24
     assert {(clip.corpus, clip.speaker, clip.label) for clip in few if clip.corpus == "one"} == {
@@ -143,7 +147,9 @@ def test_a_sample_is_even_over_labels_and_speakers(clips: list[Clip]) -> None:
     assert sample_clips(clips, 0) == clips
 
 
-def test_a_degraded_copy_is_compared_with_the_same_clips_clean(recognizer: Recognizer, clips: list[Clip]) -> None:
+def test_degraded_clips_are_compared_with_the_same_clips_without_degradation(
+    recognizer: Recognizer, clips: list[Clip]
+) -> None:
     result = evaluate(recognizer, clips, quick(degrade=("gain-20", "noise-0"), degrade_clips=8))
     assert [row.title for row in result.degraded] == [DEGRADATIONS[name].title for name in ("noise-0", "gain-20")]
     for row in result.degraded:
@@ -152,12 +158,12 @@ def test_a_degraded_copy_is_compared_with_the_same_clips_clean(recognizer: Recog
     assert min(row.unchanged for row in result.degraded) < 1
 
 
-def test_an_unknown_way_to_spoil_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_degradation_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown nois-0; known are noise-20"):
         EvaluationConfig(degrade=("nois-0",))
 
 
-def test_recordings_without_speech_are_reported_by_kind(
+def test_predictions_for_noise_are_reported_by_kind_of_noise(
     recognizer: Recognizer, clips: list[Clip], tmp_path: Path
 ) -> None:
     recordings = []
@@ -172,7 +178,7 @@ def test_recordings_without_speech_are_reported_by_kind(
     assert rows["all"].clips == 2
 
 
-def test_noise_that_was_mixed_into_the_training_is_marked(tmp_path: Path, clips: list[Clip]) -> None:
+def test_noise_that_was_used_in_training_is_marked(tmp_path: Path, clips: list[Clip]) -> None:
     path = tmp_path / "rain.wav"
     soundfile.write(path, noise(0.5), 16_000)
     recordings = [Clip(path, "noises", "", "", text_id="rain")]
@@ -184,7 +190,7 @@ def test_noise_that_was_mixed_into_the_training_is_marked(tmp_path: Path, clips:
     assert "noises was mixed into the training" in markdown(result)
 
 
-def test_the_command_writes_a_report_with_pictures_and_prints_the_figures(
+def test_evaluate_writes_a_report_with_pictures_and_prints_whether_speakers_are_independent(
     corpora: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = trained_on(tmp_path, train_speakers=["one/s0"], validation_speakers=["two/s1"])
@@ -214,7 +220,7 @@ def test_the_command_writes_a_report_with_pictures_and_prints_the_figures(
     assert numbers["dropped_labels"] == {"disgust": 10}
 
 
-def test_json_on_standard_output_is_the_report(
+def test_evaluate_with_json_prints_the_report_that_it_writes(
     corpora: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = trained_on(tmp_path)
@@ -244,7 +250,7 @@ def test_json_on_standard_output_is_the_report(
         (["evaluate", "{model}", "{nowhere}"], "no such corpus folder"),
     ],
 )
-def test_a_wrong_call_is_an_error_that_explains_the_right_one(
+def test_a_wrong_call_of_evaluate_is_an_error_with_an_explanation(
     words: list[str],
     message: str,
     bundle: Bundle,
@@ -257,17 +263,17 @@ def test_a_wrong_call_is_an_error_that_explains_the_right_one(
     assert message in capsys.readouterr().err
 
 
-def test_a_corpus_without_one_label_of_the_model_is_reported(
+def test_a_corpus_without_any_label_of_the_model_is_an_error(
     corpora: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = make_bundle(tmp_path / "moods", ("calm", "pain"))
+    bundle = make_bundle(tmp_path / "others", ("calm", "pain"))
     assert main(["evaluate", str(bundle.path), str(corpora[0])]) == 1
     printed = capsys.readouterr().err
-    assert "no clip has a label of 'moods' (calm, pain)" in printed and "--map" in printed
+    assert "no clip has a label of 'others' (calm, pain)" in printed and "--map" in printed
 
 
-def test_voices_louder_than_the_map_can_show_do_not_stop_it(recognizer: Recognizer, tmp_path: Path) -> None:
-    """t-SNE of embeddings with a constant dimension, which has no spread to divide by."""
+def test_a_constant_dimension_of_the_embeddings_does_not_stop_the_map(recognizer: Recognizer, tmp_path: Path) -> None:
+    """A constant dimension has a deviation of 0, by which t-SNE must not divide."""
     recordings = []
     for i in range(12):
         path = tmp_path / f"{i}.wav"
@@ -279,7 +285,7 @@ def test_voices_louder_than_the_map_can_show_do_not_stop_it(recognizer: Recogniz
 
 
 @pytest.mark.parametrize(("missing", "extra"), [("matplotlib", "plot"), ("sklearn", "torch")])
-def test_a_library_that_only_draws_is_named_first_and_the_report_is_written_without_its_pictures(
+def test_without_a_library_for_pictures_the_report_is_written_without_them_and_the_library_is_named(
     missing: str,
     extra: str,
     corpora: list[Path],
@@ -302,7 +308,7 @@ def test_a_library_that_only_draws_is_named_first_and_the_report_is_written_with
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["whole"]["clips"] == 40
 
 
-def test_a_map_of_the_embedding_without_scikit_learn_is_refused_before_anything_is_scored(
+def test_without_scikit_learn_a_map_of_embeddings_is_refused_before_anything_is_scored(
     recognizer: Recognizer, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)

@@ -1,4 +1,4 @@
-"""Fold results go to disk and come back, and are pooled only where that means something."""
+"""Folds are saved and loaded unchanged, and pooled only if their test clips, labels and protocols allow it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_fold(fold: str = "a", seed: int = 0, clips: int = 6, **changes: object)
     return FoldResult(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def test_a_fold_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_a_saved_fold_is_loaded_with_the_same_values(tmp_path: Path) -> None:
     fold = make_fold()
     save_fold(tmp_path / "deep" / "a-seed0.json", fold)
     (back,) = load_folds(tmp_path)
@@ -43,21 +43,21 @@ def test_a_fold_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert (back.logits == fold.logits).all() and (back.targets == fold.targets).all()
 
 
-def test_other_json_files_in_a_run_are_passed_over(tmp_path: Path) -> None:
+def test_other_json_files_in_a_run_are_ignored(tmp_path: Path) -> None:
     save_fold(tmp_path / "a.json", make_fold())
     (tmp_path / "recipe.json").write_text("{}")
     (tmp_path / "torn.json").write_text('{"kind": "stre')
     assert len(load_folds(tmp_path)) == 1
 
 
-def test_a_fold_without_its_numbers_is_named(tmp_path: Path) -> None:
+def test_a_fold_whose_array_file_is_missing_is_refused_by_name(tmp_path: Path) -> None:
     save_fold(tmp_path / "a.json", make_fold())
     (tmp_path / "a.npz").unlink()
     with pytest.raises(ProtocolError, match=r"a\.json: not a whole fold result"):
         load_folds(tmp_path)
 
 
-def test_a_folder_without_folds_is_an_error_that_names_what_writes_them(tmp_path: Path) -> None:
+def test_a_folder_without_folds_is_an_error_that_names_the_command_that_writes_them(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match="streamser train"):
         load_folds(tmp_path)
 
@@ -67,7 +67,7 @@ def test_logits_that_do_not_fit_the_clips_are_refused() -> None:
         make_fold(logits=np.zeros((6, 3), np.float32))
 
 
-def test_each_seed_is_pooled_by_itself(tmp_path: Path) -> None:
+def test_the_folds_of_each_seed_are_pooled_separately(tmp_path: Path) -> None:
     for seed in (0, 1):
         for name in ("b", "a"):
             save_fold(tmp_path / f"{name}{seed}.json", make_fold(name, seed))
@@ -78,13 +78,13 @@ def test_each_seed_is_pooled_by_itself(tmp_path: Path) -> None:
     assert set(pooled.corpora) == {"a", "b"}
 
 
-def test_a_clip_tested_twice_is_no_run_of_folds() -> None:
+def test_folds_that_test_a_clip_twice_are_not_pooled() -> None:
     with pytest.raises(ProtocolError, match="more than one fold"):
         pool([make_fold("a"), make_fold("a")])
 
 
-def test_of_runs_that_share_their_test_clips_the_mean_is_told() -> None:
-    """The nine runs of Zhong et al. have one test part."""
+def test_the_summary_of_runs_that_share_their_test_clips_is_the_mean() -> None:
+    """For example, the nine runs of Zhong et al. have the same test part."""
     right = make_fold("a")
     good = replace(right, logits=np.eye(2, dtype=np.float32)[right.targets], figures={"training_wa": 90.0})
     bad = replace(good, fold="b", logits=1 - good.logits, figures={"training_wa": 80.0})
@@ -94,7 +94,7 @@ def test_of_runs_that_share_their_test_clips_the_mean_is_told() -> None:
     assert summary["training_wa"] == pytest.approx(260 / 3, abs=0.01)
 
 
-def test_folds_that_divide_the_clips_are_scored_together() -> None:
+def test_folds_with_different_test_clips_are_scored_together() -> None:
     summary = summarize([make_fold("a"), make_fold("b")])
     pooled = pool([make_fold("a"), make_fold("b")])
     predicted = pooled.logits.argmax(axis=1)
@@ -104,7 +104,7 @@ def test_folds_that_divide_the_clips_are_scored_together() -> None:
     )
 
 
-def test_folds_of_two_runs_are_not_pooled() -> None:
+def test_folds_of_different_protocols_are_not_pooled() -> None:
     with pytest.raises(ProtocolError, match="labels, seed or protocol"):
         pool([make_fold("a"), replace(make_fold("b"), protocol="honest")])
 
@@ -114,7 +114,7 @@ def test_a_speaker_in_training_and_test_is_found() -> None:
     assert make_fold().shared_speakers == ()
 
 
-def test_some_clips_of_a_fold_are_a_fold() -> None:
+def test_a_fold_can_be_reduced_to_some_of_its_clips() -> None:
     fold = make_fold()
     few = fold.where(np.array([True, False, True, False, False, False]))
     assert few.clips == ("a/clip0", "a/clip2")

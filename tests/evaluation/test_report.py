@@ -1,4 +1,4 @@
-"""What is written about a run's folds is what the folds hold."""
+"""The report about the folds of a run has the figures that follow from the folds' predictions."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_each_fold_is_a_row_with_the_mean_over_its_seeds() -> None:
     assert "seeds 0, 1" in text and "| left out |" in text and "| all folds | 1600 |" in text
 
 
-def test_the_temperature_of_the_other_folds_mends_what_this_one_cannot_know() -> None:
-    # logits four times too large everywhere; the folds' own validation speakers did not notice
+def test_the_temperature_of_the_other_folds_corrects_the_calibration_of_a_fold() -> None:
+    # All logits are four times too large, and the folds' own temperature (1) does not correct this.
     table = tabulate([make_fold(name, scale=8.0) for name in ("a", "b", "c")])
     for row in table.rows:
         assert row.mean("ece") > 0.1
@@ -69,7 +69,7 @@ def test_a_folds_own_temperature_is_applied() -> None:
 
 
 def test_folds_that_test_the_same_clips_are_not_pooled() -> None:
-    """The fixed test part of one of the papers' protocols."""
+    """For example, `paper:sepconv` has one fixed test part."""
     folds = [make_fold("a", fold=f"fold-{i}", protocol="paper:sepconv") for i in range(3)]
     table = tabulate(folds)
     assert table.whole is None
@@ -82,10 +82,10 @@ def test_a_run_that_shares_speakers_is_not_called_independent() -> None:
 
 
 @pytest.mark.parametrize("name", ["small", "focal-resnet-mfcc-focal"])
-def test_a_run_s_confusion_is_drawn_beside_the_published_one(
+def test_the_confusion_matrix_of_a_run_is_drawn_beside_the_published_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of folds that share their speakers or their test clips."""
+    """This also holds for folds that share speakers or test clips."""
     drawn: list[Any] = []
     draw = plots.plot_confusions
     monkeypatch.setattr(plots, "plot_confusions", lambda panels, path: (drawn.extend(panels), draw(panels, path)))
@@ -106,25 +106,25 @@ def test_a_run_s_confusion_is_drawn_beside_the_published_one(
         assert percents[1][1] == 52.0
 
 
-def test_the_command_tabulates_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_a_table_of_the_folds_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("emodb", "nemo"):
         save_fold(tmp_path / name / "results.json", make_fold(name))
     assert main(["evaluate", "--leave-one-corpus-out", str(tmp_path)]) == 0
     assert "# small: leave-one-corpus-out" in capsys.readouterr().out
     values = json.loads((tmp_path / "folds.json").read_text(encoding="utf-8"))
     assert set(values["folds"]) == {"emodb", "nemo"} and values["speaker_independent"] is True
-    assert main(["evaluate", "--leave-one-corpus-out", str(tmp_path), "--json"]) == 0  # its own report is not a fold
+    assert (
+        main(["evaluate", "--leave-one-corpus-out", str(tmp_path), "--json"]) == 0
+    )  # the report written before is not taken for a fold
     assert json.loads(capsys.readouterr().out) == values
 
 
-def test_a_folder_without_folds_is_an_error_and_no_empty_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_refuses_a_folder_without_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--leave-one-corpus-out", str(tmp_path)]) == 1
     assert "has no fold results" in capsys.readouterr().err
 
 
-def test_another_runs_figures_stand_beside_on_the_same_folds(
+def test_evaluate_prints_the_figures_of_another_run_for_the_same_folds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("emodb", "nemo"):
@@ -145,5 +145,5 @@ def test_a_bar_in_a_cell_does_not_break_the_table() -> None:
     assert md_table(("a",), [("x|y",)]).splitlines()[-1] == "| x\\|y |"
 
 
-def test_a_figure_that_does_not_exist_is_a_dash() -> None:
+def test_nan_is_printed_as_a_dash() -> None:
     assert (percent(float("nan")), percent(0.1234), percent(0.5, 0)) == ("-", "12.3", "50")

@@ -1,4 +1,4 @@
-"""Composed streams: a baseline of earlier utterances takes a voice's own offset out of the predictions."""
+"""Composed streams: a baseline of earlier utterances removes a speaker's offset from the predictions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from streamser.evaluation.streams import LeftOutCorpus, blend, choose_rule
 
 LABELS = ("angry", "happy", "neutral", "sad")
 SHRINKAGE = 1.0
-DIRECTIONS = np.eye(4, 6, dtype=np.float32) * 3.0  # of each label; the other two dimensions are constant
+DIRECTIONS = np.eye(4, 6, dtype=np.float32) * 3.0  # (labels, dimensions); the last two dimensions are 0 for every label
 
 
 def relative(
     embedding: NDArray[np.float32], total: NDArray[np.float32], weight: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Compare with the baseline; neutral speech of the training corpora has the direction of neutral."""
+    """A relative head: logits of the difference to the baseline, shrunken towards the direction of neutral."""
     baseline = (total + SHRINKAGE * DIRECTIONS[2]) / (weight + SHRINKAGE)
     return np.asarray((embedding - baseline + DIRECTIONS[2]) @ DIRECTIONS.T, np.float32)
 
 
 def left_out_corpus(name: str, seed: int, offset: float = 2.0) -> LeftOutCorpus:
-    """Five speakers, each with an offset of its own on every utterance."""
+    """A corpus of five speakers; each speaker's embeddings have their own constant offset."""
     rng = np.random.default_rng(seed)
     speakers, targets = np.repeat(np.arange(5), 40), np.tile(np.repeat(np.arange(4), 10), 5)
     voices = rng.normal(0, offset, (5, 6))
@@ -55,33 +55,37 @@ def absolute(_: object) -> Calibration:
     return Calibration(temperature=3.0, threshold=0.4)
 
 
-def test_a_baseline_helps_in_natural_streams_and_most_when_enrolled(corpora: list[LeftOutCorpus]) -> None:
+def test_a_baseline_helps_in_natural_streams_and_enrolment_helps_most(corpora: list[LeftOutCorpus]) -> None:
     found = stream_metrics(corpora, absolute, risk=0.25)
     ua = {name: one.mean("ua") for name, one in found.items()}
     assert ua["natural_10"] > ua["first"] + 5
     assert ua["enrolled_6"] > ua["first"] + 10
     assert ua["one_mood_10"] > ua["first"] - 5
-    assert ua["other_speaker_10"] < ua["natural_10"], "the control: another voice's baseline does not help"
+    assert ua["other_speaker_10"] < ua["natural_10"], "the control: the baseline of another speaker does not help"
 
 
-def test_a_row_holds_each_corpus_and_all_pooled_with_an_interval_over_speakers(corpora: list[LeftOutCorpus]) -> None:
+def test_a_row_has_the_figures_of_each_corpus_and_of_all_with_an_interval_over_speakers(
+    corpora: list[LeftOutCorpus],
+) -> None:
     found = stream_metrics(corpora, absolute, risk=0.25)["first"]
     low, high = found.ua_interval
     assert sorted(found.of) == ["one", "three", "two"]
     assert low < found.mean("ua") < high and high - low > 1
     shares = [row["coverage"] for row in found.of.values()]
-    assert found.pooled["coverage"] == pytest.approx(np.mean(shares)), "corpora and labels are of one size here"
+    assert found.pooled["coverage"] == pytest.approx(np.mean(shares)), (
+        "all corpora and labels have equally many clips here"
+    )
     assert found.pooled["ece"] <= found.mean("ece"), "errors of opposite sign cancel"
     assert found.to_dict()["of"]["one"]["ua"] == round(found.of["one"]["ua"], 1)
 
 
-def test_the_rule_comes_from_the_corpora_that_it_is_given(corpora: list[LeftOutCorpus]) -> None:
+def test_the_rule_is_chosen_reproducibly_and_reaches_the_risk(corpora: list[LeftOutCorpus]) -> None:
     rule = choose_rule(corpora[:2], absolute(None), risk=0.25)
     assert rule.calibration.risk is not None and rule.calibration.risk <= 0.25
     assert rule == choose_rule(corpora[:2], absolute(None), risk=0.25)
 
 
-def test_with_nothing_before_an_answer_is_the_absolute_one(corpora: list[LeftOutCorpus]) -> None:
+def test_without_earlier_utterances_the_prediction_is_that_of_the_absolute_head(corpora: list[LeftOutCorpus]) -> None:
     one = corpora[0]
     own = one.own(absolute(None))
     rule = BaselineRule(exponent=1.0, full_s=1.0, memory=60, half=0.5, calibration=Calibration())
@@ -89,7 +93,9 @@ def test_with_nothing_before_an_answer_is_the_absolute_one(corpora: list[LeftOut
     np.testing.assert_array_equal(blend(own, compared, np.zeros((len(own), 1)), rule), own)
 
 
-def test_histories_hold_the_same_speaker_and_never_the_clip_itself(corpora: list[LeftOutCorpus]) -> None:
+def test_the_history_of_a_clip_has_clips_of_the_same_speaker_but_never_the_clip_itself(
+    corpora: list[LeftOutCorpus],
+) -> None:
     one = corpora[0]
     for name, histories in one.histories.items():
         for clip, before in zip(one.scored, histories, strict=True):
@@ -98,7 +104,7 @@ def test_histories_hold_the_same_speaker_and_never_the_clip_itself(corpora: list
             assert (one.fold.speakers[clip] in voices) != (name == "other_speaker_10")
 
 
-def test_two_passes_know_all_other_clips_of_the_speaker(corpora: list[LeftOutCorpus]) -> None:
+def test_the_history_of_two_passes_is_all_other_clips_of_the_speaker(corpora: list[LeftOutCorpus]) -> None:
     one = corpora[0]
     assert {len(before) for before in one.histories["two_passes"]} == {39}
     rule = BaselineRule(exponent=1.0, full_s=1.0, memory=60, half=0.5, calibration=Calibration())

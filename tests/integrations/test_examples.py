@@ -1,4 +1,4 @@
-"""The examples, run as their readers would run them."""
+"""The examples of docs/assistants.md run as described; the commands and the Python code on that page are valid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUN_S = 60.0
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two utterances."""
+    """A file with two utterances."""
     path = tmp_path_factory.mktemp("talk") / "talk.wav"
     soundfile.write(
         path, np.concatenate([silence(0.4), babble(1.0), silence(0.7), babble(0.8, 7), silence(0.6)]), 16_000
@@ -44,7 +44,7 @@ def shown(event: EmotionEvent) -> str:
     return "uncertain" if event.uncertain else event.label
 
 
-def test_the_assistant_loop_answers_each_utterance(recognizer: Recognizer, bundle: Bundle, talk: Path) -> None:
+def test_the_assistant_loop_replies_to_each_utterance(recognizer: Recognizer, bundle: Bundle, talk: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "assistant_loop.py"), str(talk), "--model", str(bundle.path)],
         capture_output=True,
@@ -54,11 +54,11 @@ def test_the_assistant_loop_answers_each_utterance(recognizer: Recognizer, bundl
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith("(")] == ["(you speak)"] * 2
-    received = [line.split(":")[0] for line in lines if line.startswith("heard")]
-    assert received == [f"{shown(event)} ({event.confidence:.0%})" for event in finals(recognizer, talk)]
+    received = [line.split(":")[0] for line in lines if line.startswith("recognized")]
+    assert received == [f"recognized {shown(event)} ({event.confidence:.0%})" for event in finals(recognizer, talk)]
 
 
-def test_pushed_audio_says_one_line_for_each_utterance(recognizer: Recognizer, bundle: Bundle, talk: Path) -> None:
+def test_pushed_audio_prints_one_line_for_each_utterance(recognizer: Recognizer, bundle: Bundle, talk: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "pushed_audio.py"), "--model", str(bundle.path)],
         input=soundfile.read(talk, dtype="int16")[0].tobytes(),
@@ -75,18 +75,18 @@ def commands() -> list[str]:
     return sorted({match.strip() for match in re.findall(r"^streamser .+$|(?<=`)streamser [^`]+(?=`)", text, re.M)})
 
 
-def test_the_page_has_commands() -> None:
+def test_the_page_about_assistants_has_at_least_four_commands() -> None:
     assert len(commands()) >= 4
 
 
 @pytest.mark.parametrize("command", commands())
-def test_the_commands_on_the_page_are_ones_that_streamser_takes(command: str) -> None:
+def test_the_commands_on_the_page_about_assistants_are_valid(command: str) -> None:
     words = shlex.split(command)[1:]
     assert words[0] in COMMANDS
     build_parser(words[0]).parse_args(words)
 
 
-def test_the_python_on_the_page_can_be_read() -> None:
+def test_the_python_code_on_the_page_about_assistants_compiles() -> None:
     text = (ROOT / "docs" / "assistants.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
     assert len(blocks) == 3

@@ -1,4 +1,4 @@
-"""MQTT against a real mosquitto on a loopback port of its own."""
+"""MQTT with a real mosquitto broker on a free loopback port."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEADLINE_S = 20.0
 
 
 def until(true: Callable[[], Any], what: str) -> Any:
-    """Poll, for threads and processes that need their time; fails when it does not become true."""
+    """Wait until `true()` returns a true value, and return this value; fail after `DEADLINE_S`."""
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end:
         if value := true():
@@ -53,7 +53,7 @@ def free_port() -> int:
 
 
 class Broker:
-    """A mosquitto that can be stopped and started again on its port."""
+    """A mosquitto broker that can be stopped and started again on the same port."""
 
     def __init__(self, folder: Path, rules: str = "allow_anonymous true\n") -> None:
         self.port = free_port()
@@ -79,7 +79,7 @@ class Broker:
 
 
 class Watcher:
-    """Somebody else on the broker, as Home Assistant is: remembers the last message of each topic, and all events."""
+    """Another client of the broker, like Home Assistant: keeps the last message of each topic, and all events."""
 
     def __init__(self, port: int, **login: str) -> None:
         self.last: dict[str, str] = {}
@@ -132,7 +132,7 @@ def watch(broker: Broker) -> Iterator[Callable[[], Watcher]]:
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two utterances."""
+    """A file with two utterances."""
     path = tmp_path_factory.mktemp("talk") / "talk.wav"
     parts = [silence(0.5), babble(1.5), silence(0.8), babble(1.0, seed=3), silence(0.8)]
     soundfile.write(path, np.concatenate(parts), 16_000)
@@ -169,7 +169,7 @@ def test_the_sensors_of_home_assistant_are_announced_once_and_retained(
     with MqttPublisher(MqttConfig(host="127.0.0.1", port=broker.port, topic="home/desk"), LABELS, "tiny") as publisher:
         publisher.publish(final("angry", 0.8))
         watch().sees("home/desk/state", json.dumps(final("angry", 0.8).to_dict()))
-        late = watch()  # a Home Assistant that starts later
+        late = watch()  # like a Home Assistant that starts later
         late.sees("home/desk/availability", "online")
         topics = {topic for topic in late.last if topic.startswith("homeassistant/")}
         assert topics == set(discovery(publisher.config, LABELS))
@@ -182,7 +182,7 @@ def test_the_sensors_of_home_assistant_are_announced_once_and_retained(
         assert sensor["availability_topic"] == "home/desk/availability"
         assert sensor["device"]["identifiers"] == ["streamser_home_desk"]
         assert sensor["origin"]["name"] == "streamser"
-        assert sensor["state_topic"] in late.last, "every sensor has a state to show at once"
+        assert sensor["state_topic"] in late.last, "every sensor must have a retained state"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_the_templates_show_the_state_as_home_assistant_would(event: EmotionEven
 
 
 @needs_mosquitto
-def test_a_replay_is_published_event_by_event_as_the_pipeline_gives_it(
+def test_each_event_of_a_replay_is_published_unchanged_and_in_order(
     broker: Broker, watch: Callable[[], Watcher], talk: Path, recognizer: Recognizer
 ) -> None:
     watcher = watch()
@@ -213,23 +213,23 @@ def test_a_replay_is_published_event_by_event_as_the_pipeline_gives_it(
     expected_events: list[dict[str, Any]] = []
     with MqttPublisher(MqttConfig(host="127.0.0.1", port=broker.port), LABELS) as publisher:
 
-        def tell(event: Any) -> None:
+        def publish(event: Any) -> None:
             expected_events.append(event.to_dict())
             publisher.publish(event)
 
-        with replay(talk, model=recognizer, on_event=tell) as listener:
+        with replay(talk, model=recognizer, on_event=publish) as listener:
             assert listener.wait(DEADLINE_S)
-        until(lambda: len(watcher.events) == len(expected_events), "all events have come")
+        until(lambda: len(watcher.events) == len(expected_events), "all events have arrived")
         watcher.sees("streamser/speaking", "OFF")
     assert watcher.events == expected_events
     finals = [event for event in expected_events if event["type"] == "emotion" and event["final"]]
     assert len(finals) == 2
     assert json.loads(watcher.last["streamser/state"]) == finals[-1]
-    watcher.sees("streamser/availability", "offline")  # disconnected properly
+    watcher.sees("streamser/availability", "offline")  # set when the publisher disconnects
 
 
 def watcher_ready(watcher: Watcher, broker: Broker) -> None:
-    """Its subscription works: it gets a message of ours."""
+    """Wait until the watcher's subscription works: it receives a message that this function publishes."""
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
     client.connect("127.0.0.1", broker.port)
     client.loop_start()
@@ -240,7 +240,7 @@ def watcher_ready(watcher: Watcher, broker: Broker) -> None:
 
 
 @needs_mosquitto
-def test_speaking_is_on_while_somebody_speaks_and_sensors_go_when_the_microphone_goes(
+def test_speaking_is_on_during_speech_and_the_sensors_are_unavailable_without_the_microphone(
     broker: Broker, watch: Callable[[], Watcher]
 ) -> None:
     watcher = watch()
@@ -256,7 +256,7 @@ def test_speaking_is_on_while_somebody_speaks_and_sensors_go_when_the_microphone
 
 
 @needs_mosquitto
-def test_after_the_broker_has_restarted_everything_is_announced_again_as_it_is_now(
+def test_after_a_restart_of_the_broker_the_sensors_and_current_states_are_published_again(
     broker: Broker, watch: Callable[[], Watcher], caplog: pytest.LogCaptureFixture
 ) -> None:
     with MqttPublisher(MqttConfig(host="127.0.0.1", port=broker.port), LABELS) as publisher:
@@ -266,19 +266,19 @@ def test_after_the_broker_has_restarted_everything_is_announced_again_as_it_is_n
         until(lambda: "lost the MQTT broker" in caplog.text, "the loss is noticed")
         publisher.publish(final("sad"))  # without a subscriber
         publisher.publish(SpeechEnded(utterance=0, start=0, end=16_000))
-        broker.start()  # it keeps nothing: no persistence
+        broker.start()  # without persistence, so it has no retained messages
         until(lambda: "is back" in caplog.text, "the connection comes back")
         watcher = watch()
         watcher.sees("streamser/state", json.dumps(final("sad").to_dict()))
         watcher.sees("streamser/speaking", "OFF")
         watcher.sees("streamser/availability", "online")
         until(lambda: set(discovery(publisher.config, LABELS)) <= watcher.retained, "discovery is retained again")
-        assert watcher.events == [], "what is over is not told late"
+        assert watcher.events == [], "events from before the restart are not published late"
 
 
 @needs_mosquitto
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_when_the_process_is_killed_the_broker_says_offline(
+def test_if_the_process_is_killed_the_broker_publishes_offline(
     broker: Broker, watch: Callable[[], Watcher], talk: Path, bundle: Bundle
 ) -> None:
     process = subprocess.Popen(command(bundle, broker.port, str(talk), "--speed", "0.01"), stderr=subprocess.PIPE)
@@ -294,7 +294,7 @@ def test_when_the_process_is_killed_the_broker_says_offline(
 
 @needs_mosquitto
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child")
-def test_the_command_publishes_a_file_prints_one_line_and_ends_calmly_on_ctrl_c(
+def test_mqtt_publishes_a_file_prints_one_line_and_ends_without_an_error_on_ctrl_c(
     broker: Broker, watch: Callable[[], Watcher], talk: Path, bundle: Bundle
 ) -> None:
     process = subprocess.Popen(
@@ -312,7 +312,7 @@ def test_the_command_publishes_a_file_prints_one_line_and_ends_calmly_on_ctrl_c(
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0
-        assert time.monotonic() - began < 5, "a stop takes a moment, not the length of the file"
+        assert time.monotonic() - began < 5, "a stop must not wait for the end of the file"
         assert (out, err) == ("", "")
         assert greeting == f"streamser: talk.wav with tiny to 127.0.0.1:{broker.port}/home/desk; Ctrl-C ends\n"
         watcher.sees("home/desk/availability", "offline")
@@ -322,7 +322,7 @@ def test_the_command_publishes_a_file_prints_one_line_and_ends_calmly_on_ctrl_c(
 
 
 @needs_mosquitto
-def test_with_a_wrong_password_there_is_one_clear_line_and_with_the_right_one_it_works(
+def test_a_wrong_mqtt_password_is_reported_in_one_line_and_the_right_one_works(
     tmp_path: Path, talk: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     passwd = shutil.which("mosquitto_passwd")
@@ -349,7 +349,7 @@ def test_with_a_wrong_password_there_is_one_clear_line_and_with_the_right_one_it
 
 @needs_mosquitto
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves a refused socket open
-def test_with_tls_a_broker_is_used_only_when_its_certificate_is_trusted(
+def test_with_tls_a_broker_is_used_only_if_its_certificate_is_trusted(
     tmp_path: Path, talk: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     openssl = shutil.which("openssl")
@@ -377,18 +377,18 @@ def test_with_tls_a_broker_is_used_only_when_its_certificate_is_trusted(
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert "certificate verify failed" in error.lower().replace("_", " ")
-        assert main(words) == 1, "and without --tls it is not a broker"
+        assert main(words) == 1, "without --tls the connection must fail too"
         assert "see --username and --tls" in capsys.readouterr().err
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # one of the authorities of this system now
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # makes it a trusted authority
         assert main([*words, "--tls"]) == 0
     finally:
         broker.stop()
 
 
-# --- without one
+# --- without a broker
 
 
-def test_without_a_broker_there_is_one_clear_line(
+def test_a_missing_broker_is_reported_in_one_line(
     talk: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
@@ -399,7 +399,7 @@ def test_without_a_broker_there_is_one_clear_line(
     assert "see --host" in error
 
 
-def test_a_server_that_hangs_up_without_a_word_is_no_broker() -> None:
+def test_a_server_that_closes_the_connection_without_a_response_is_no_broker() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         publisher = MqttPublisher(MqttConfig(host="127.0.0.1", port=port), LABELS)
@@ -428,9 +428,9 @@ def test_a_wrong_option_is_reported_before_anything_is_opened(
     assert rule in capsys.readouterr().err
 
 
-def test_the_password_is_not_in_what_the_configuration_prints() -> None:
+def test_the_repr_of_the_configuration_does_not_contain_the_password() -> None:
     assert "secret" not in repr(MqttConfig(username="anna", password="secret"))
 
 
-def test_without_a_prefix_nothing_is_announced() -> None:
+def test_without_a_discovery_prefix_no_sensor_is_announced() -> None:
     assert discovery(MqttConfig(discovery_prefix=""), LABELS) == {}

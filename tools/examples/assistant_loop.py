@@ -36,7 +36,7 @@ def main() -> None:
                 print("(you speak)")
             elif isinstance(event, streamser.EmotionEvent) and event.final:
                 label = "uncertain" if event.uncertain else event.label
-                print(f"{label} ({event.confidence:.0%}): {reply(event)}", flush=True)
+                print(f"recognized {label} ({event.confidence:.0%}): {reply(event)}", flush=True)
 
 
 if __name__ == "__main__":
