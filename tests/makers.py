@@ -1,4 +1,4 @@
-"""Small real objects for tests: a checkpoint made in a millisecond, and recordings."""
+"""Small objects for tests: checkpoints with tiny networks, and synthetic recordings."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ LABELS = ("angry", "happy", "neutral", "sad")
 
 
 def make_features(**changes: Any) -> FeatureConfig:
-    """The default front end with a window of one second: quick, and long recordings still have several windows."""
+    """The default front end with a window of one second, so that short recordings have several windows."""
     return FeatureConfig(**{"length_s": 1.0, "stride_s": 0.5, **changes})
 
 
 def make_weights(features: FeatureConfig, classes: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """A linear network on the mean frame; scaled so that its logits vary by some units between recordings."""
+    """Weights of a linear network on the mean frame, scaled so that recordings' logits differ by a few units."""
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal((features.bins, classes)).astype(np.float32) / np.float32(8 * features.bins**0.5)
-    # Centred half-way between silence and a loud tone, so that no class wins everywhere.
+    # Centred between silence and a loud tone, so that no class wins everywhere.
     bias = -(silent_frame(features)[0] / 2) @ weight
     return {"weight": weight, "bias": bias.astype(np.float32)}
 
 
 def make_onnx(weights: dict[str, NDArray[np.float32]], *, time: int | str = "time") -> bytes:
-    """frames -> embedding (mean over time) -> logits (embedding @ weight + bias), as a graph's bytes."""
+    """The bytes of a graph: frames -> embedding (mean over time) -> logits (embedding @ weight + bias)."""
     bins, classes = weights["weight"].shape
     nodes = [
         helper.make_node("ReduceMean", ["frames", "axes"], ["embedding"], keepdims=0),
@@ -68,7 +68,7 @@ def make_bundle(
     calibration: Calibration | None = None,
     **changes: Any,
 ) -> Bundle:
-    """A checkpoint in `folder` whose predictions depend on the audio; its weights are random."""
+    """Save a checkpoint with random weights in `folder`; its predictions depend on the audio."""
     features = features or make_features()
     weights = make_weights(features, len(labels), seed)
     values: dict[str, Any] = {
@@ -91,12 +91,12 @@ def make_bundle(
 
 
 def make_rule(**changes: Any) -> BaselineRule:
-    """A rule under which a few utterances already count."""
+    """A baseline rule with which a few utterances already change the predictions."""
     return BaselineRule(**{"exponent": 1.0, "memory": 50, "half": 0.5, "calibration": Calibration(), **changes})
 
 
 def make_relative(weights: dict[str, NDArray[np.float32]]) -> bytes:
-    """logits = (embedding - total / (weight + 2)) @ W, as a graph's bytes: a mean of zeros that counts as two."""
+    """The bytes of a graph: logits = (embedding - total / (weight + 2)) @ W, a mean shrunken towards zero."""
     bins, classes = weights["weight"].shape
     nodes = [
         helper.make_node("Add", ["weight", "shrinkage"], ["count"]),
@@ -121,7 +121,7 @@ def make_relative(weights: dict[str, NDArray[np.float32]]) -> bytes:
 
 
 def make_adaptive(folder: Path, rule: BaselineRule | None = None, **changes: Any) -> Bundle:
-    """A checkpoint as `make_bundle` makes it, with a relative head."""
+    """Save a checkpoint like that of `make_bundle`, with a relative head."""
     weights = make_weights(changes.get("features") or make_features(), len(LABELS))
     return make_bundle(folder, **{"relative": make_relative(weights), "baseline": rule or make_rule(), **changes})
 
@@ -143,7 +143,7 @@ def noise(duration_s: float = 1.0, level: float = 0.1, seed: int = 0) -> Samples
 
 
 def babble(duration_s: float = 1.0, seed: int = 0, level: float = 0.2) -> Samples:
-    """Something like a voice, which a VAD takes for speech: harmonics of a wandering pitch, swelling in syllables."""
+    """A synthetic voice that a VAD takes for speech: harmonics of a varying pitch, with a syllable rhythm of 4 Hz."""
     rng = np.random.default_rng(seed)
     n = round(duration_s * SAMPLE_RATE)
     t = np.arange(n) / SAMPLE_RATE
@@ -155,7 +155,7 @@ def babble(duration_s: float = 1.0, seed: int = 0, level: float = 0.2) -> Sample
 
 
 def frames_of(audio: Samples, features: FeatureConfig) -> Frames:
-    """A recording's frames by the reference front end."""
+    """The feature frames of a recording, by the reference front end."""
     from streamser.features import extract
 
     return extract(audio, features)

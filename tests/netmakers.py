@@ -1,4 +1,4 @@
-"""A checkpoint with a true network from the zoo, its weights random but lively; needs torch."""
+"""Checkpoints with networks of the zoo and random weights whose logits vary; needs torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamser.nets.layers import SerNet
 
 
 def make_net(variant: str, features: FeatureConfig, seed: int = 0, classes: int = len(LABELS)) -> SerNet:
-    """A network whose batch norms have seen audio and whose logits differ between recordings by some units."""
+    """A network whose batch norms have statistics of audio, and whose logits differ by a few units per recording."""
     torch.manual_seed(seed)
     net = zoo.build(variant, classes)
     recordings = [
@@ -30,7 +30,7 @@ def make_net(variant: str, features: FeatureConfig, seed: int = 0, classes: int 
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-                module.momentum = None  # the plain average of what it has seen: one batch is enough
+                module.momentum = None  # a plain average, for which one batch is enough
         net.train()
         net(frames)
         net.eval()
@@ -48,7 +48,7 @@ def _stack(recordings: list[Frames], features: FeatureConfig) -> Frames:
 
 
 def make_net_bundle(folder: Path, variant: str, features: FeatureConfig | None = None, seed: int = 0) -> Bundle:
-    """That network as a checkpoint, through the very export that training uses."""
+    """Save the network of `make_net` as a checkpoint, with the export function that training uses."""
     features = features or zoo.get(variant).features
     net = make_net(variant, features, seed)
     weights = {name: value.numpy() for name, value in net.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The pipecat processor in pipecat's own pipelines; runs where pipecat is installed."""
+"""The pipecat processor in pipecat's own pipelines; skipped if pipecat is not installed."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.tests.utils import SleepFrame, run_test
 from pipecat.workers.runner import WorkerRunner
 
-# Pipecat and what it imports warn of their own affairs.
+# pipecat and its dependencies emit warnings that do not concern streamser.
 pytestmark = pytest.mark.filterwarnings("default")
 
-START_S = 30.0  # a busy machine
+START_S = 30.0  # a busy machine starts pipelines slowly
 
 
 def audio_frames(audio: Any, rate: int = 16_000, channels: int = 1) -> list[Frame]:
-    """20 ms each, as a transport gives them."""
+    """The audio as frames of 20 ms, like those of a transport."""
     values = np.round(resample(audio, 16_000, rate) * 32767).astype("<i2")
     size = rate // 50
     return [
@@ -85,7 +85,7 @@ SPOKEN = np.concatenate([silence(0.4), babble(1.2), silence(0.8)])
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2)])
-async def test_the_words_carry_the_emotion_of_the_utterance_just_heard(
+async def test_a_transcription_carries_the_emotion_of_the_utterance_before_it(
     recognizer: Recognizer, rate: int, channels: int
 ) -> None:
     audio = audio_frames(SPOKEN, rate, channels)
@@ -98,7 +98,7 @@ async def test_the_words_carry_the_emotion_of_the_utterance_just_heard(
     assert (frame.emotion, frame.confidence, frame.uncertain) == (event.label, event.confidence, event.uncertain)
 
 
-async def test_words_that_come_while_the_user_still_speaks_carry_what_is_known_so_far(recognizer: Recognizer) -> None:
+async def test_a_transcription_during_speech_carries_the_partial_result(recognizer: Recognizer) -> None:
     audio = audio_frames(SPOKEN)
     down, _ = await through(
         EmotionProcessor(recognizer, wait_s=10.0), [*audio[:70], words(), SleepFrame(), *audio[70:]]
@@ -108,12 +108,12 @@ async def test_words_that_come_while_the_user_still_speaks_carry_what_is_known_s
     assert down.index(frame) < down.index(of(EmotionFrame, down)[0])
 
 
-async def test_words_without_a_voice_carry_no_emotion(recognizer: Recognizer) -> None:
+async def test_a_transcription_after_silence_carries_no_emotion(recognizer: Recognizer) -> None:
     down, _ = await through(EmotionProcessor(recognizer), [*audio_frames(silence(1.0)), words()])
     assert "emotion" not in of(TranscriptionFrame, down)[0].metadata
 
 
-async def test_words_long_after_an_utterance_carry_no_emotion_of_it(recognizer: Recognizer) -> None:
+async def test_a_transcription_long_after_an_utterance_carries_no_emotion(recognizer: Recognizer) -> None:
     audio = audio_frames(np.concatenate([SPOKEN, silence(4.0)]))
     down, _ = await through(EmotionProcessor(recognizer, wait_s=10.0, max_age_s=2.0), [*audio, words()])
     assert len(of(EmotionFrame, down)) == 1
@@ -139,13 +139,13 @@ async def test_every_frame_passes_in_both_directions(recognizer: Recognizer) -> 
     sent = [UserStartedSpeakingFrame(), *audio_frames(SPOKEN), words("from behind"), UserStoppedSpeakingFrame()]
     down, up = await through(EmotionProcessor(recognizer), sent, frames_to_send_direction=FrameDirection.UPSTREAM)
     assert {frame.id for frame in sent} == {frame.id for frame in up}
-    assert down == [], "audio that goes upstream is not the user's"
+    assert down == [], "audio that goes upstream is not the user's and must not be scored"
 
 
-async def test_the_end_of_the_pipeline_gives_the_open_utterance_its_final_before_it_ends(
+async def test_the_end_frame_waits_for_the_final_of_the_open_utterance(
     recognizer: Recognizer,
 ) -> None:
-    audio = audio_frames(SPOKEN[: round(1.5 * 16_000)])  # stops in the middle of speech
+    audio = audio_frames(SPOKEN[: round(1.5 * 16_000)])  # ends within the speech
     down, _ = await through(EmotionProcessor(recognizer), audio, send_end_frame=True)
     (event,) = expected(recognizer, audio)
     assert [frame.event.scores for frame in of(EmotionFrame, down)] == [event.scores]
@@ -159,7 +159,7 @@ async def test_a_cancelled_pipeline_ends_at_once_and_leaves_no_task(recognizer: 
 
 
 @pytest.mark.parametrize("tell_llm", [False, True])
-async def test_the_llm_is_told_once_before_the_words_and_only_where_that_was_asked(
+async def test_with_tell_llm_one_message_precedes_the_first_transcription_of_an_utterance(
     recognizer: Recognizer, tell_llm: bool
 ) -> None:
     processor = EmotionProcessor(recognizer, tell_llm=tell_llm, wait_s=10.0)
@@ -176,7 +176,7 @@ async def test_the_llm_is_told_once_before_the_words_and_only_where_that_was_ask
 
 
 class SlowRecognizer:
-    """Scores when it is let; everything else is the real one's."""
+    """A recognizer whose predictions wait until `let` is set; `asked` is set at the first prediction."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         self._recognizer = recognizer
@@ -196,7 +196,7 @@ class SlowRecognizer:
         return slow
 
 
-async def test_slow_inference_holds_up_neither_the_loop_nor_the_frames(recognizer: Recognizer) -> None:
+async def test_slow_inference_delays_neither_the_event_loop_nor_the_frames(recognizer: Recognizer) -> None:
     slow: Any = SlowRecognizer(recognizer)
     arrived: dict[str, float] = {}
 
@@ -205,7 +205,7 @@ async def test_slow_inference_holds_up_neither_the_loop_nor_the_frames(recognize
             await super().process_frame(frame, direction)
             arrived[type(frame).__name__] = time.monotonic()
             if isinstance(frame, TranscriptionFrame):
-                slow.let.set()  # only now may the prediction end: what came before did not wait for it
+                slow.let.set()  # the prediction ends only now, so no frame before waited for it
             await self.push_frame(frame, direction)
 
     worker = PipelineWorker(
@@ -226,7 +226,7 @@ async def test_slow_inference_holds_up_neither_the_loop_nor_the_frames(recognize
     assert arrived["BotStartedSpeakingFrame"] <= arrived["TranscriptionFrame"] <= arrived["EmotionFrame"]
 
 
-async def test_a_failing_recognizer_is_reported_and_the_conversation_goes_on(recognizer: Recognizer) -> None:
+async def test_a_failing_recognizer_is_reported_and_the_conversation_continues(recognizer: Recognizer) -> None:
     class Failing(SlowRecognizer):
         def __getattr__(self, name: str) -> Any:
             if name.startswith("predict"):
@@ -240,7 +240,7 @@ async def test_a_failing_recognizer_is_reported_and_the_conversation_goes_on(rec
     assert "emotion" not in of(TranscriptionFrame, down)[0].metadata
 
 
-async def test_audio_that_finds_no_room_is_counted_as_lost_and_time_goes_on(
+async def test_audio_beyond_the_queue_is_counted_as_lost_and_the_time_stays_right(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import emotion_processor

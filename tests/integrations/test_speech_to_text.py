@@ -1,4 +1,4 @@
-"""The recipes for speech-to-text hosts; each host's own classes are used where it is installed."""
+"""The examples for speech-to-text programs; a test that needs such a package is skipped if it is not installed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def result(start_s: float, end_s: float, happy: float, *, uncertain: bool = Fals
     )
 
 
-def test_the_emotion_of_a_stretch_of_time_is_the_mean_weighted_by_seconds() -> None:
+def test_merged_scores_are_the_mean_of_the_results_weighted_by_seconds() -> None:
     results = [result(0, 1, 0.9), result(1, 4, 0.2)]
     assert merge(results) == {"emotion": "sad", "confidence": 0.625, "uncertain": False}
     assert merge(results, 0.0, 1.0) == {"emotion": "happy", "confidence": 0.9, "uncertain": False}
@@ -65,7 +65,7 @@ def test_the_emotion_of_a_stretch_of_time_is_the_mean_weighted_by_seconds() -> N
     }
 
 
-def test_a_turn_has_the_emotion_of_what_was_said_since_the_last_one(recognizer: Recognizer) -> None:
+def test_a_turn_has_the_emotion_of_the_audio_since_the_last_turn(recognizer: Recognizer) -> None:
     finals: list[EmotionEvent] = []
     voice = TurnEmotion(recognizer, consent=True, on_final=finals.append)
     for pcm in chunks():
@@ -87,12 +87,12 @@ def test_without_consent_nothing_is_scored(recognizer: Recognizer) -> None:
     for pcm in chunks():
         voice.push(pcm)
     until(lambda: finals)
-    voice.consent = False  # taken back before the turn ends
+    voice.consent = False  # withdrawn before the turn ends
     assert voice.turn() is None
     voice.close()
 
 
-def test_faster_whispers_segments_carry_the_emotion_of_their_time(recognizer: Recognizer, tmp_path: Path) -> None:
+def test_each_segment_of_faster_whisper_gets_the_emotion_of_its_time(recognizer: Recognizer, tmp_path: Path) -> None:
     transcribe = pytest.importorskip("faster_whisper.transcribe", reason=WHERE)
     from with_faster_whisper import transcribe as with_emotion
 
@@ -108,7 +108,7 @@ def test_faster_whispers_segments_carry_the_emotion_of_their_time(recognizer: Re
         return transcribe.Segment(**named, **rest)
 
     class StandInWhisper:
-        """Replaces WhisperModel: its segments, without its weights."""
+        """Replaces WhisperModel: returns fixed segments, without a model."""
 
         def transcribe(self, audio: str, **options: Any) -> tuple[Iterator[Any], None]:
             assert (audio, options) == (str(path), {"language": "en"})
@@ -122,7 +122,7 @@ def test_faster_whispers_segments_carry_the_emotion_of_their_time(recognizer: Re
     assert segments[0][1] is not None and segments[2][1] is None
 
 
-async def test_livekits_turn_carries_the_emotion_and_its_stt_gets_every_frame(
+async def test_a_turn_in_livekit_carries_the_emotion_and_its_stt_gets_every_frame(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agents = pytest.importorskip("livekit.agents", reason=WHERE)
@@ -156,10 +156,10 @@ async def test_livekits_turn_carries_the_emotion_and_its_stt_gets_every_frame(
     await agent.on_exit()
 
 
-def test_realtimestt_gives_streamser_every_chunk_that_it_records(
+def test_realtimestt_passes_every_recorded_chunk_to_streamser(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own constructor and the callback of its recording loop; its models and its microphone stay out."""
+    """Uses the constructor and the recording callback of RealtimeSTT, without its models and its microphone."""
     stt = pytest.importorskip("RealtimeSTT.audio_recorder", reason=WHERE)
     from RealtimeSTT.core.state import run_callback
     from with_realtimestt import make_recorder
@@ -173,7 +173,7 @@ def test_realtimestt_gives_streamser_every_chunk_that_it_records(
     finals: list[EmotionEvent] = []
     voice = TurnEmotion(recognizer, consent=True, on_final=finals.append)
     recorder = make_recorder(voice, use_microphone=False)
-    for pcm in chunks(size=1024):  # as its microphone gives them
+    for pcm in chunks(size=1024):  # like the chunks of its microphone
         run_callback(recorder, recorder.on_recorded_chunk, pcm)
     until(lambda: finals)
     assert voice.turn() == merge(finals)

@@ -1,4 +1,4 @@
-"""The Wyoming service, asked by the wyoming package's own client over real sockets."""
+"""The Wyoming service with the client of the wyoming package, over real sockets."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def server(recognizer: Recognizer) -> AsyncIterator[WyomingServer]:
 
 
 def talk(seed: int = 0) -> Samples:
-    """Two utterances."""
+    """Audio with two utterances."""
     return np.concatenate([silence(0.4), babble(1.2, seed), silence(0.8), babble(1.0, seed + 50), silence(0.6)])
 
 
@@ -70,7 +70,7 @@ def client_of(server: WyomingServer) -> AsyncClient:
 
 
 async def say(client: AsyncClient, data: bytes, rate: int = 16_000, channels: int = 1) -> list[dict[str, Any]]:
-    """Send audio from start to stop; the emotions that come back."""
+    """Send audio from audio-start to audio-stop; returns the results that come back."""
     await client.write_event(AudioStart(rate, 2, channels).event())
     for chunk in chunks(data, rate, channels):
         await client.write_event(chunk.event())
@@ -83,7 +83,7 @@ async def emotions(client: AsyncClient) -> list[dict[str, Any]]:
     while (event := await client.read_event()) is not None and event.type != "emotion-end":
         assert event.type == "emotion", event
         responses.append(event.data)
-    assert event is not None, "the server has hung up"
+    assert event is not None, "the server has closed the connection"
     return responses
 
 
@@ -96,11 +96,11 @@ def expected(recognizer: Recognizer, data: bytes, rate: int, channels: int, part
 
 
 def plain(words: dict[str, Any]) -> dict[str, Any]:
-    """Without what may differ: the time it took, and the connection's name."""
+    """The fields of a result without latency and stream name, which may differ."""
     return {key: value for key, value in words.items() if key not in ("latency_ms", "stream")}
 
 
-async def test_describe_gets_an_info_that_the_package_reads(server: WyomingServer) -> None:
+async def test_describe_is_answered_with_an_info_that_the_wyoming_package_can_read(server: WyomingServer) -> None:
     async with client_of(server) as client:
         await client.write_event(Describe().event())
         event = await client.read_event()
@@ -127,7 +127,7 @@ async def test_the_client_in_the_docs_prints_the_emotions(
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2), (44_100, 1)])
-async def test_the_emotions_are_those_that_a_stream_gives_for_the_same_pcm(
+async def test_the_service_gives_the_same_results_as_a_stream_for_the_same_pcm(
     server: WyomingServer, rate: int, channels: int
 ) -> None:
     data = pcm(talk(), rate, channels)
@@ -138,7 +138,7 @@ async def test_the_emotions_are_those_that_a_stream_gives_for_the_same_pcm(
     assert all(words["final"] for words in responses)
 
 
-async def test_partials_come_only_where_they_were_asked_for(recognizer: Recognizer) -> None:
+async def test_with_partials_the_service_also_sends_partial_results(recognizer: Recognizer) -> None:
     data = pcm(talk())
     async with WyomingServer(recognizer, address=ANY_PORT, partials=True) as server, client_of(server) as client:
         responses = await say(client, data)
@@ -146,11 +146,11 @@ async def test_partials_come_only_where_they_were_asked_for(recognizer: Recogniz
     assert sum(not words["final"] for words in responses) > 2
 
 
-async def test_an_utterance_is_answered_while_the_audio_still_goes_on(server: WyomingServer) -> None:
+async def test_the_result_of_an_utterance_is_sent_while_audio_still_arrives(server: WyomingServer) -> None:
     async with client_of(server) as client:
-        for chunk in chunks(pcm(talk()), 16_000, 1):  # no audio-start: some clients never send it
+        for chunk in chunks(pcm(talk()), 16_000, 1):  # without audio-start, as some clients do
             await client.write_event(chunk.event())
-        event = await client.read_event()  # and no audio-stop yet
+        event = await client.read_event()  # without audio-stop so far
         assert event is not None
         assert event.data["utterance"] == 0
 
@@ -162,7 +162,7 @@ async def test_a_second_audio_start_begins_a_new_stream(server: WyomingServer) -
     assert [plain(words) for words in first] == [plain(words) for words in second]
 
 
-async def test_a_connection_knows_its_voice_from_the_utterances_that_it_sends_one_by_one(adaptive: Recognizer) -> None:
+async def test_the_baseline_of_a_connection_is_kept_from_one_audio_start_to_the_next(adaptive: Recognizer) -> None:
     async with WyomingServer(adaptive, address=ANY_PORT) as server:
         async with client_of(server) as client:
             first, again = await say(client, pcm(talk())), await say(client, pcm(talk()))
@@ -173,7 +173,7 @@ async def test_a_connection_knows_its_voice_from_the_utterances_that_it_sends_on
     assert [responses[0]["baseline_utterances"] for responses in (first, again, anew)] == [0, len(first), 0]
 
 
-async def test_several_clients_at_once_each_get_their_own(server: WyomingServer) -> None:
+async def test_several_clients_at_once_each_get_the_results_of_their_own_audio(server: WyomingServer) -> None:
     voices = [pcm(talk(seed)) for seed in range(6)]
 
     async def one(data: bytes) -> list[dict[str, Any]]:
@@ -181,7 +181,9 @@ async def test_several_clients_at_once_each_get_their_own(server: WyomingServer)
             return await say(client, data)
 
     responses = await asyncio.gather(*map(one, voices))
-    assert len({str([words["scores"] for words in each]) for each in responses}) == len(voices), "the voices differ"
+    assert len({str([words["scores"] for words in each]) for each in responses}) == len(voices), (
+        "different voices must give different scores, else the test proves nothing"
+    )
     for data, each in zip(voices, responses, strict=True):
         assert [plain(words) for words in each] == expected(server.recognizer, data, 16_000, 1)
 
@@ -205,7 +207,7 @@ def chunk_event(**changes: Any) -> Event:
         (chunk_event(width=None), "width must be 2 (16-bit samples, little endian), not None"),
     ],
 )
-async def test_what_cannot_be_audio_is_refused_once_and_the_next_start_is_accepted(
+async def test_invalid_audio_is_refused_once_and_the_next_audio_start_is_accepted(
     server: WyomingServer, event: Event, rule: str
 ) -> None:
     data = pcm(talk())
@@ -243,7 +245,7 @@ async def test_what_cannot_be_audio_is_refused_once_and_the_next_start_is_accept
         b"a" * 200_000,
     ],
 )
-async def test_garbage_is_reported_and_ends_only_that_connection(
+async def test_an_invalid_message_is_reported_and_ends_only_that_connection(
     server: WyomingServer, garbage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with client_of(server) as other:
@@ -253,13 +255,13 @@ async def test_garbage_is_reported_and_ends_only_that_connection(
         data = json.loads(await reader.readexactly(header["data_length"]))
         assert (header["type"], data["code"]) == ("error", "bad-message")
         assert data["text"].startswith("not a Wyoming message: ")
-        assert await asyncio.wait_for(reader.read(), RESPONSE_S) == b"", "hung up"
+        assert await asyncio.wait_for(reader.read(), RESPONSE_S) == b"", "the connection must be closed"
         writer.close()
         assert len(await say(other, pcm(talk()))) == 2
     assert caplog.text == ""
 
 
-async def test_a_client_that_leaves_in_the_middle_of_a_message_disturbs_nobody(
+async def test_a_client_that_disconnects_within_a_message_does_not_affect_others(
     server: WyomingServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", server.address.port)
@@ -271,7 +273,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_message_disturbs_nobody(
     assert caplog.text == ""
 
 
-async def test_when_all_clients_send_audio_one_more_is_told_to_try_later(
+async def test_a_client_above_the_limit_is_refused_as_busy(
     server: WyomingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "MAX_CLIENTS", 1)
@@ -285,7 +287,9 @@ async def test_when_all_clients_send_audio_one_more_is_told_to_try_later(
             assert Error.from_event(event).code == "busy"
 
 
-async def test_silent_connections_keep_nobody_out(server: WyomingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_without_audio_do_not_count_towards_the_limit_of_clients(
+    server: WyomingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(service, "MAX_CLIENTS", 4)
     async with client_of(server) as honest:
         silent = [await asyncio.open_connection("127.0.0.1", server.address.port) for _ in range(20)]
@@ -303,7 +307,7 @@ def encoded(event: Event) -> bytes:
 
 
 async def hung_up_after(server: WyomingServer, data: bytes) -> list[str]:
-    """The types of the messages that come until the server hangs up on a client that sends this and no more."""
+    """Send only `data`; returns the types (or error codes) of the messages until the server closes the connection."""
     async with client_of(server) as client:
         assert client._writer is not None
         client._writer.write(data)
@@ -313,28 +317,28 @@ async def hung_up_after(server: WyomingServer, data: bytes) -> list[str]:
         return types
 
 
-async def test_a_message_that_comes_to_a_halt_is_cut(server: WyomingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_stops_within_a_message_is_disconnected(
+    server: WyomingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(wyomingmessages, "MESSAGE_S", 0.2)
     for data in (b'{"type": "pi', b'{"type": "audio-chunk", "payload_length": 640}\n' + bytes(100)):
         assert await hung_up_after(server, data) == ["bad-message"]
 
 
-async def test_a_client_that_falls_silent_gets_its_results_and_is_closed(
+async def test_a_client_that_stops_sending_audio_gets_its_results_and_is_disconnected(
     server: WyomingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "AUDIO_S", 0.3)
-    data = pcm(np.concatenate([silence(0.3), babble(1.0)]))  # it breaks off in the middle of speech
+    data = pcm(np.concatenate([silence(0.3), babble(1.0)]))  # ends within the speech
     assert await hung_up_after(server, encoded(AudioChunk(16_000, 2, 1, data).event())) == ["emotion", "idle"]
 
 
-async def test_a_client_that_is_idle_for_too_long_is_closed(
-    server: WyomingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_idle_client_is_disconnected(server: WyomingServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "IDLE_S", 0.2)
     assert await hung_up_after(server, b"") == ["idle"]
 
 
-async def test_a_service_that_is_stopped_delivers_the_results_of_what_was_sent(recognizer: Recognizer) -> None:
+async def test_a_service_that_stops_still_sends_the_results_of_the_received_audio(recognizer: Recognizer) -> None:
     data = pcm(np.concatenate([silence(0.3), babble(1.5)]))
     async with WyomingServer(recognizer, address=ANY_PORT) as server:
         client = client_of(server)
@@ -349,7 +353,7 @@ async def test_a_service_that_is_stopped_delivers_the_results_of_what_was_sent(r
     assert [plain(event.data)] == expected(recognizer, data, 16_000, 1)
 
 
-async def test_one_huge_chunk_does_not_hold_up_another_client(server: WyomingServer) -> None:
+async def test_huge_chunks_of_one_client_do_not_stop_the_results_of_another(server: WyomingServer) -> None:
     huge = pcm(np.tile(talk(), 8))[: wyomingmessages.MAX_CHUNK_BYTES]
     async with client_of(server) as greedy, client_of(server) as honest:
         for _ in range(4):
@@ -361,7 +365,9 @@ async def test_one_huge_chunk_does_not_hold_up_another_client(server: WyomingSer
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets")
-async def test_a_unix_socket_serves_too_and_is_gone_afterwards(recognizer: Recognizer, tmp_path: Path) -> None:
+async def test_the_service_can_use_a_unix_socket_and_deletes_it_at_the_end(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
     address = WyomingAddress.parse(f"unix://{tmp_path / 'emotion.sock'}")
     async with WyomingServer(recognizer, address=address) as server, client_of(server) as client:
         assert len(await say(client, pcm(talk()))) == 2
@@ -380,7 +386,7 @@ async def test_a_unix_socket_serves_too_and_is_gone_afterwards(recognizer: Recog
         ("tcp://192.168.1.2:10400", False),
     ],
 )
-def test_other_machines_may_connect_only_where_that_was_said(uri: str, local: bool) -> None:
+def test_an_address_that_other_machines_can_reach_needs_public(uri: str, local: bool) -> None:
     assert str(WyomingAddress.parse(uri, public=True)) == uri
     if not local:
         with pytest.raises(ConfigError, match="neither passwords nor encryption; add --public"):
@@ -391,7 +397,7 @@ def test_other_machines_may_connect_only_where_that_was_said(uri: str, local: bo
     "uri",
     ["10400", "http://127.0.0.1:1", "tcp://127.0.0.1", "tcp://:10400", "tcp://a:b", "tcp://a:99999", "unix://", ""],
 )
-def test_a_uri_that_is_none_is_refused_before_the_model_is_loaded(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_uri_is_refused_before_the_model_is_loaded(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["wyoming", "--uri", uri, "--model", "there-is-none"]) == 1
     assert capsys.readouterr().err.endswith(": must be like tcp://127.0.0.1:10400 or unix:///run/emotion.sock\n")
 
@@ -404,7 +410,7 @@ async def test_a_port_that_is_taken_is_reported_in_one_line(recognizer: Recogniz
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child")
-async def test_the_command_serves_and_ends_calmly_on_ctrl_c_with_a_client_connected(bundle: Bundle) -> None:
+async def test_ctrl_c_ends_the_wyoming_command_without_an_error_while_a_client_is_connected(bundle: Bundle) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "streamser", "wyoming", "--model", str(bundle.path), "--uri", "tcp://127.0.0.1:0"],
         stdout=subprocess.PIPE,
@@ -421,7 +427,7 @@ async def test_the_command_serves_and_ends_calmly_on_ctrl_c_with_a_client_connec
             began = time.monotonic()
             process.send_signal(signal.SIGINT)
             out, err = await asyncio.to_thread(process.communicate, timeout=RESPONSE_S)
-            assert time.monotonic() - began < 5, "a stop takes a moment"
+            assert time.monotonic() - began < 5, "a stop must not take long"
         assert (process.returncode, out, err) == (0, "", "")
     finally:
         process.kill()

@@ -1,4 +1,4 @@
-"""`streamser export`, and a network rebuilt from a checkpoint's weights."""
+"""`streamser export`, and networks that are rebuilt from a checkpoint's weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make_net_bundle(tmp_path_factory.mktemp("checkpoints") / "sep", "sepconv", FEATURES)
 
 
-def test_export_writes_the_graph_that_the_checkpoint_holds(
+def test_export_writes_a_graph_that_computes_the_same_as_the_checkpoints_graph(
     checkpoint: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "again.onnx"
@@ -38,7 +38,7 @@ def test_export_writes_the_graph_that_the_checkpoint_holds(
     assert float(np.ptp(ours, axis=0).max()) > 0.01
 
 
-def test_export_without_a_place_writes_beside_the_user(
+def test_export_without_out_writes_into_the_working_directory(
     checkpoint: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -46,7 +46,7 @@ def test_export_without_a_place_writes_beside_the_user(
     assert (tmp_path / "sep.onnx").is_file()
 
 
-def test_export_refuses_a_checkpoint_whose_graph_is_not_of_its_weights(
+def test_export_refuses_a_checkpoint_whose_graph_has_other_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     net, other = (make_net("sepconv", FEATURES, seed) for seed in (0, 1))
@@ -59,14 +59,14 @@ def test_export_refuses_a_checkpoint_whose_graph_is_not_of_its_weights(
     assert not out.exists()
 
 
-def test_export_to_a_place_that_is_not_there_reports_it(
+def test_export_into_a_missing_folder_is_an_error(
     checkpoint: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(checkpoint.path), "--out", str(tmp_path / "no" / "x.onnx")]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_a_restored_network_has_the_checkpoint_s_numbers(checkpoint: Bundle) -> None:
+def test_a_restored_network_computes_the_same_logits_as_the_checkpoints_graph(checkpoint: Bundle) -> None:
     net = restore(checkpoint)
     assert not net.training and not any(parameter.requires_grad for parameter in net.parameters())
     probe = probe_frames(FEATURES, 2, 50)

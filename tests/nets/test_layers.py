@@ -1,4 +1,4 @@
-"""The parts that networks are made of, and what the networks promise about shapes and precision."""
+"""The layers of the networks, and the shapes and precisions that every network accepts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ every_net = pytest.mark.parametrize(("make", "frames", "bins"), LEAST.values(), 
 
 
 @every_net
-def test_a_network_takes_any_size_from_its_least_on(make: Callable[..., SerNet], frames: int, bins: int) -> None:
+def test_a_network_accepts_any_size_from_its_smallest_on(make: Callable[..., SerNet], frames: int, bins: int) -> None:
     for more_bins in (0, 1, 33):
         net = make(CLASSES, bins=bins + more_bins).eval()
         assert net.min_frames == frames
@@ -42,7 +42,9 @@ def test_a_network_takes_any_size_from_its_least_on(make: Callable[..., SerNet],
 
 
 @every_net
-def test_a_network_refuses_less_and_names_what_it_takes(make: Callable[..., SerNet], frames: int, bins: int) -> None:
+def test_a_network_refuses_smaller_inputs_and_names_its_smallest_size(
+    make: Callable[..., SerNet], frames: int, bins: int
+) -> None:
     net = make(CLASSES, bins=bins)
     with pytest.raises(ValueError, match=f"time >= {frames}, {bins} bins"):
         net(torch.randn(2, frames - 1, bins))
@@ -83,7 +85,7 @@ def test_channels_last_gives_the_same_logits() -> None:
     assert float((other - plain).abs().max()) > 1e-5
 
 
-def test_shared_directions_are_one_gru_over_the_sequence_and_its_mirror_image() -> None:
+def test_a_shared_bidirectional_gru_runs_one_gru_over_the_sequence_and_its_reverse() -> None:
     torch.manual_seed(0)
     gru = SharedBiGru(6, 4)
     x = torch.randn(3, 9, 6)
@@ -95,7 +97,7 @@ def test_shared_directions_are_one_gru_over_the_sequence_and_its_mirror_image() 
     assert float((ahead - behind).detach().abs().max()) > 0.1
 
 
-def test_shared_directions_are_the_gru_s_equations() -> None:
+def test_a_shared_bidirectional_gru_follows_the_equations_of_a_gru() -> None:
     torch.manual_seed(0)
     gru = SharedBiGru(3, 2)
     x = torch.randn(1, 5, 3)
@@ -113,7 +115,7 @@ def test_shared_directions_are_the_gru_s_equations() -> None:
     np.testing.assert_allclose(gru(x)[1][0, :2].detach(), h, atol=1e-6)
 
 
-def test_a_shared_gru_has_one_bias_also_after_training() -> None:
+def test_a_shared_gru_has_one_bias_even_after_training() -> None:
     gru = SharedBiGru(3, 2)
     optimizer = torch.optim.AdamW([p for p in gru.parameters() if p.requires_grad], lr=0.1)
     gru(torch.randn(2, 4, 3))[0].square().sum().backward()
@@ -131,7 +133,7 @@ def test_attention_is_a_mean_weighted_by_the_softmax_of_its_scores() -> None:
 
 
 @pytest.mark.parametrize("size", [(2, 2), (7, 9), (8, 5), (30, 31)])
-def test_quarters_are_a_max_pool_of_half_the_height_and_width(size: tuple[int, int]) -> None:
+def test_quarters_are_max_pools_over_half_the_height_and_width(size: tuple[int, int]) -> None:
     x = torch.randn(2, 3, *size)
     pooled = F.max_pool2d(x, (size[0] // 2, size[1] // 2))[:, :, :2, :2]
     np.testing.assert_array_equal(_quarters(x), pooled.flatten(1))
@@ -154,7 +156,7 @@ def test_combined_pooling_is_the_weighted_mean_and_the_weighted_deviation() -> N
     np.testing.assert_allclose(embedding[64:], np.maximum(deviation, 1e-4), atol=1e-5)
 
 
-def test_a_decoder_rebuilds_no_more_than_its_window() -> None:
+def test_a_decoder_reconstructs_no_input_longer_than_its_window() -> None:
     net = ParallelCnn(CLASSES, bins=40, decode_frames=60).eval()
     rebuilt = net(torch.rand(2, 60, 40)).reconstruction
     assert rebuilt is not None and float(rebuilt.detach().min()) > 0.0 and float(rebuilt.detach().max()) < 1.0
@@ -162,7 +164,7 @@ def test_a_decoder_rebuilds_no_more_than_its_window() -> None:
     assert net(torch.rand(2, 61, 40)).reconstruction is None
 
 
-def test_the_report_s_network_adds_its_input_to_each_path() -> None:
+def test_the_network_of_the_lightsernet_report_adds_its_input_to_each_path() -> None:
     torch.manual_seed(0)
     net = LightSerNet(CLASSES, prelu=True, residual=True).eval()
     frames = torch.from_numpy(probe_frames(get("lightsernet").features, 1, 64))
@@ -175,7 +177,7 @@ def test_the_report_s_network_adds_its_input_to_each_path() -> None:
     np.testing.assert_allclose(with_input - without, pooled, atol=1e-4)
 
 
-def test_an_idea_s_attention_begins_as_the_plain_mean_and_leaves_it_with_its_query() -> None:
+def test_combined_pooling_is_the_plain_mean_until_its_query_is_trained() -> None:
     torch.manual_seed(0)
     net = LightSerNetVariant(CLASSES, pooling="combined").eval()
     frames = torch.from_numpy(probe_frames(get("lightsernet").features, 2, 64))
@@ -190,7 +192,7 @@ def test_an_idea_s_attention_begins_as_the_plain_mean_and_leaves_it_with_its_que
         np.testing.assert_allclose(net.embed(frames)[:, :EMBEDDING], (places @ weights.unsqueeze(2))[..., 0], atol=1e-4)
 
 
-def test_an_idea_s_decoder_is_a_second_task_only() -> None:
+def test_a_variant_with_a_decoder_reconstructs_inputs_up_to_its_window() -> None:
     net = LightSerNetVariant(CLASSES, decode_frames=60).eval()
     assert net(torch.rand(2, 40, 40)).reconstruction.shape == (2, 40, 40)
     assert net(torch.rand(2, 61, 40)).reconstruction is None

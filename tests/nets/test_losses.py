@@ -1,4 +1,4 @@
-"""Each loss against values worked out in NumPy, its gradient against finite differences."""
+"""Each loss equals values computed in NumPy, and its gradient equals finite differences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARES = np.array([[1, 0, 0], [0.5, 0.5, 0], [0, 0.25, 0.75], [0, 0, 1], [0.2, 0
 
 
 class Batch:
-    """A network's output on six clips, and what goes with it, in float64."""
+    """A network's output for six clips, and the frames, in float64."""
 
     def __init__(self, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -38,7 +38,7 @@ class Batch:
         return float(loss_of(module, self.output(), torch.from_numpy(self.frames)).detach())
 
     def log_p(self) -> np.ndarray:
-        """log p of each clip's true class."""
+        """The log-probability of each clip's true class."""
         shown = self.logits - self.logits.max(axis=1, keepdims=True)
         return (shown - np.log(np.exp(shown).sum(axis=1, keepdims=True)))[np.arange(CLIPS), TARGETS]
 
@@ -89,13 +89,13 @@ def test_weighted_loss_weighs_each_clip_by_its_class() -> None:
 
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(0.0, 1.0), (2.0, 1.0), (2.0, 4.0), (5.0, 2.0)])
-def test_focal_loss_is_cross_entropy_times_alpha_and_the_power_of_what_is_missing(gamma: float, alpha: float) -> None:
+def test_focal_loss_is_cross_entropy_times_alpha_times_a_power_of_1_minus_p(gamma: float, alpha: float) -> None:
     batch = Batch()
     expected = (-alpha * (1.0 - np.exp(batch.log_p())) ** gamma * batch.log_p()).mean()
     assert batch.loss(LossSpec(kind="focal", gamma=gamma, alpha=alpha)) == pytest.approx(expected)
 
 
-def test_focal_loss_of_an_easy_clip_is_96_percent_lower_as_the_paper_says() -> None:
+def test_focal_loss_of_an_easy_clip_is_96_percent_lower_than_cross_entropy_as_in_the_paper() -> None:
     # Tripathi et al. 2019, 3.3: p = 0.8 and gamma = 2.
     logits = torch.log(torch.tensor([[0.8, 0.1, 0.1]]))
     output = NetOutput(logits, torch.zeros(1, DIM))
@@ -104,7 +104,7 @@ def test_focal_loss_of_an_easy_clip_is_96_percent_lower_as_the_paper_says() -> N
     assert float(focal / plain) == pytest.approx(0.04)
 
 
-def test_focal_loss_by_difficulty_takes_each_clip_s_own_gamma_and_weight() -> None:
+def test_focal_loss_by_difficulty_uses_the_gamma_and_the_class_weight_of_each_clip() -> None:
     batch = Batch()
     gamma = np.array([0.0, 1.0, 2.0])[DIFFICULTY]
     weight = (100.0 / (3 * np.array(COUNTS)))[TARGETS]
@@ -143,7 +143,7 @@ def test_additive_margin_takes_scale_times_margin_from_the_true_class() -> None:
     assert float(module(output, torch.from_numpy(TARGETS))) == pytest.approx(expected)
 
 
-def test_cosine_head_gives_scaled_cosines_whatever_the_lengths() -> None:
+def test_the_cosine_head_gives_scaled_cosines_for_embeddings_of_any_length() -> None:
     torch.manual_seed(0)
     head = CosineHead(DIM, CLASSES, scale=30.0)
     embedding = Batch().embedding.astype(np.float32)
@@ -172,13 +172,13 @@ def test_lq_lies_between_cross_entropy_and_the_absolute_error() -> None:
     assert batch.loss(LossSpec(kind="lq", q=1e-6)) == pytest.approx(-batch.log_p().mean(), rel=1e-3)
 
 
-def test_without_classification_only_the_rest_is_learnt() -> None:
+def test_with_classification_weight_0_the_loss_is_only_the_other_terms() -> None:
     batch = Batch()
     error = ((batch.reconstruction - batch.frames) ** 2).mean()
     assert batch.loss(LossSpec(classification=0.0, reconstruction=1.0)) == pytest.approx(error)
 
 
-def test_centre_loss_is_half_the_squared_distance_to_the_own_centre() -> None:
+def test_centre_loss_is_half_the_squared_distance_to_the_centre_of_the_true_class() -> None:
     batch = Batch()
     module = built(LossSpec(centre=4.0))
     assert module.centres is not None
@@ -207,7 +207,7 @@ def test_reconstruction_is_the_mean_squared_error_to_the_input() -> None:
     assert batch.loss(LossSpec(reconstruction=2.0)) == pytest.approx(-batch.log_p().mean() + 2.0 * error)
 
 
-def test_a_sum_of_losses_is_the_sum() -> None:
+def test_a_loss_with_several_terms_is_the_sum_of_the_terms() -> None:
     batch = Batch()
     parts = [LossSpec(kind="focal"), LossSpec(centre=3.0), LossSpec(reconstruction=0.5)]
     whole = batch.loss(LossSpec(kind="focal", centre=3.0, reconstruction=0.5))
@@ -231,7 +231,7 @@ every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 
 def as_function(spec: LossSpec) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """The loss as a function of all it can be derived by, and a point."""
+    """The loss as a function of the tensors that have gradients, and values of these tensors."""
     batch, module = Batch(), built(spec)
     output = batch.output()
     points = [output.logits, output.embedding, output.reconstruction]
@@ -255,8 +255,8 @@ def test_gradients_equal_finite_differences(spec: LossSpec) -> None:
 
 
 @every_spec
-def test_a_gradient_worked_out_by_hand_equals_finite_differences(spec: LossSpec) -> None:
-    """The same without torch's own checker: one number after the other is moved a little."""
+def test_gradients_equal_finite_differences_computed_without_torchs_checker(spec: LossSpec) -> None:
+    """Each value is changed a little in turn, and the slope of the loss is compared with the gradient."""
     loss, points = as_function(spec)
     gradients = torch.autograd.grad(loss(*points), points, allow_unused=True)
     moved = 0
@@ -273,7 +273,7 @@ def test_a_gradient_worked_out_by_hand_equals_finite_differences(spec: LossSpec)
     assert moved >= CLIPS * CLASSES - CLASSES  # the control: most of these slopes are not zero
 
 
-def test_cosine_head_has_the_gradient_of_its_numbers() -> None:
+def test_the_gradient_of_the_cosine_head_is_orthogonal_to_the_embedding() -> None:
     head = CosineHead(DIM, CLASSES, scale=1.0)
     embedding = torch.from_numpy(Batch().embedding).float().requires_grad_(True)
     head(embedding)[:, 0].sum().backward()
@@ -321,6 +321,6 @@ def test_a_loss_without_its_inputs_is_an_error_with_the_reason() -> None:
         ({"centre": -1.0}, "centre"),
     ],
 )
-def test_an_impossible_loss_names_the_rule(changes: dict[str, object], rule: str) -> None:
+def test_an_invalid_loss_is_refused_with_the_rule(changes: dict[str, object], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         LossSpec(**changes)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A graph gives what the network gives, at every length and batch size, on inputs that make the logits vary."""
+"""An exported graph gives the same outputs as the network, at every length and batch size."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_graph_and_network_agree_at_several_lengths_and_batch_sizes(name: str) -
         assert logits.shape == (batch, CLASSES) and embedding.shape == expected_embedding.shape
         np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4, rtol=1e-5)
         np.testing.assert_allclose(embedding, expected_embedding.numpy(), atol=1e-4, rtol=1e-5)
-        # The control: another input's logits are far away, so that the test can fail.
+        # The control: the logits of another input differ by far more than the tolerance.
         others, _ = run_session(session, probe_frames(features, batch, frames, seed=8))
         assert np.abs(logits - others).max() > 100 * TOLERANCE
 
@@ -61,7 +61,7 @@ def test_graph_classifies_the_training_clips_as_the_network_does(name: str) -> N
     assert float(np.ptp(logits, axis=0).max()) > 0.1
 
 
-def test_graph_is_an_ordinary_one_with_free_batch_and_time() -> None:
+def test_the_graph_is_valid_onnx_with_variable_batch_and_time() -> None:
     graph = onnx.load_from_string(export_onnx(build("lightsernet", 6), get("lightsernet").features, 6))
     onnx.checker.check_model(graph)
     assert graph.opset_import[0].version == OPSET
@@ -74,7 +74,7 @@ def test_graph_is_an_ordinary_one_with_free_batch_and_time() -> None:
     assert shapes["embedding"][0] == "batch"
 
 
-def test_constants_that_lose_nothing_by_it_take_half_the_room() -> None:
+def test_constants_that_half_precision_represents_exactly_are_stored_in_half_precision() -> None:
     features, net = get("whisper").features, build("whisper", 4)
     plain = export_onnx(net, features, 4)
     for values in net.parameters():
@@ -85,7 +85,7 @@ def test_constants_that_lose_nothing_by_it_take_half_the_room() -> None:
     onnx.checker.check_model(onnx.load_from_string(half))
 
 
-def test_a_graph_of_other_weights_is_refused() -> None:
+def test_a_graph_with_other_weights_is_refused() -> None:
     trained = overfitted(LIGHT)
     features = trained.variant.features
     graph = exported(LIGHT)
@@ -101,7 +101,7 @@ def test_a_graph_of_other_weights_is_refused() -> None:
     assert compare_graphs(graph, moved, trained.net, features) == pytest.approx(0.01, rel=0.01)
 
 
-def test_nan_is_no_agreement() -> None:
+def test_a_network_that_gives_nan_cannot_be_exported() -> None:
     class Broken(LightSerNet):
         def embed(self, frames: torch.Tensor) -> torch.Tensor:
             return super().embed(frames) * float("nan")
@@ -110,14 +110,14 @@ def test_nan_is_no_agreement() -> None:
         export_onnx(Broken(CLASSES), get("lightsernet").features, CLASSES)
 
 
-def test_differences_are_measured_in_digits_that_float32_has() -> None:
+def test_differences_of_large_values_are_measured_relative_to_float32_precision() -> None:
     ones = np.ones(2, np.float32)
     assert largest_difference(ones, ones + 0.5) == pytest.approx(0.5)
     assert largest_difference(1000 * ones, 1000 * ones + 0.5) == pytest.approx(0.005, rel=0.01)
     assert largest_difference(ones, ones + 0.5, terms=1000.0) == pytest.approx(0.05)
 
 
-def test_export_leaves_the_network_as_it_is() -> None:
+def test_export_does_not_change_the_network() -> None:
     net = build("lightsernet", 4).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     before = {name: value.clone() for name, value in net.state_dict().items()}
     export_onnx(net, get("lightsernet").features, 4)
@@ -147,7 +147,7 @@ def test_export_refuses_a_network_of_another_shape() -> None:
 
 
 class WithStep(LightSerNet):
-    """A network from outside that has its own step graph."""
+    """A network outside the package that defines its own step graph."""
 
     def step_graph(self, features: FeatureConfig) -> Traceable:
         return Traceable(
@@ -160,7 +160,7 @@ class WithStep(LightSerNet):
         )
 
 
-def test_a_network_from_outside_has_its_own_step_graph() -> None:
+def test_a_network_outside_the_package_can_define_its_own_step_graph() -> None:
     features = get("lightsernet").features
     graph = export_step(WithStep(4, bins=features.bins), features)
     assert graph is not None
@@ -169,5 +169,5 @@ def test_a_network_from_outside_has_its_own_step_graph() -> None:
     assert export_step(WithStep(4, bins=features.bins), replace(features, center=True)) is None
 
 
-def test_a_network_without_a_step_graph_has_none() -> None:
+def test_the_step_graph_of_a_base_network_is_none() -> None:
     assert SerNet(4, bins=8, embedding_dim=8, min_frames=1, min_bins=1).step_graph(get("lightsernet").features) is None

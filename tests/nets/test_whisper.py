@@ -1,4 +1,4 @@
-"""The chunk-causal Whisper encoder: fed in chunks equals fed whole, in torch and in ONNX Runtime."""
+"""The chunk-causal Whisper encoder gives the same result in chunks and for the whole, in torch and in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ def in_chunks(net: Whisper, x: Tensor, first: int = FIRST_FRAMES, chunk: int = C
 
 
 @pytest.mark.parametrize("count", [2, 40, FIRST_FRAMES, FIRST_FRAMES + CHUNK_FRAMES, 300, 2 * CONTEXT_TOKENS + 500])
-def test_an_utterance_in_chunks_gives_the_statistics_of_the_whole(net: Whisper, count: int) -> None:
+def test_an_utterance_in_chunks_gives_the_same_statistics_as_the_whole_utterance(net: Whisper, count: int) -> None:
     x = frames(count)
     with torch.inference_mode():
         whole = net.encode(x)
-    assert whole.std() > 0.01, "a constant would make this test pass whatever the steps do"
+    assert whole.std() > 0.01, "constant statistics would make this test pass with any steps"
     torch.testing.assert_close(in_chunks(net, x), whole, atol=1e-4, rtol=1e-4)
 
 
 def test_other_chunks_give_other_statistics(net: Whisper) -> None:
-    """The control: the comparison above notices where chunks begin."""
+    """The control: the comparison above detects chunks that begin at other frames."""
     x = frames(300)
     with torch.inference_mode():
         whole = net.encode(x)
     assert (in_chunks(net, x, first=50) - whole).abs().max() > 1e-3
 
 
-def test_a_chunk_does_not_change_what_came_before_it(net: Whisper) -> None:
+def test_a_chunk_does_not_change_the_encoding_of_earlier_chunks(net: Whisper) -> None:
     x = frames(300)
     changed = x.clone()
     changed[:, FIRST_FRAMES + CHUNK_FRAMES :] += 3.0
@@ -80,7 +80,7 @@ def test_a_chunk_does_not_change_what_came_before_it(net: Whisper) -> None:
     assert (before[:, tokens:] - after[:, tokens:]).abs().max() > 1e-3
 
 
-def test_a_constant_gain_changes_nothing(net: Whisper) -> None:
+def test_a_constant_gain_does_not_change_the_encoding(net: Whisper) -> None:
     x = frames(200)
     with torch.inference_mode():
         torch.testing.assert_close(net.encode(x), net.encode(x + 4.6), atol=1e-4, rtol=1e-4)
@@ -99,13 +99,16 @@ def steps_of(net: Whisper, changed: Callable[[bytes], bytes | None] = lambda gra
 def differences(
     net: Whisper, steps: ChunkSteps, changed: Callable[[bytes], bytes | None] = lambda graph: graph
 ) -> list[float]:
-    """Of each of the chunks' results to those of the whole graph on the same frames, until rings begin anew twice."""
+    """Largest differences between the step graph's scores and those of the graph for whole utterances, at several ends.
+
+    The audio is so long that the rings of the step graph are overwritten twice.
+    """
     graph = changed(export_onnx(net, zoo.get("whisper").features, 4))
     assert graph is not None
     whole = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     x = frames(5 * CONTEXT_TOKENS).numpy()
     track, worst = steps.track(), []
-    for end in (40, FIRST_FRAMES, 300, 390, 412, 700, x.shape[1]):  # some are not at the end of a chunk
+    for end in (40, FIRST_FRAMES, 300, 390, 412, 700, x.shape[1]):  # some ends lie within a chunk
         track.feed(x[0, track.fed : end])
         scores = track.scores()
         expected = whole.run(["logits", "embedding"], {"frames": x[:, :end]})
@@ -113,20 +116,22 @@ def differences(
     return worst
 
 
-def test_the_step_graph_gives_the_numbers_of_the_whole_graph(net: Whisper) -> None:
+def test_the_step_graph_gives_the_same_scores_as_the_graph_for_whole_utterances(net: Whisper) -> None:
     steps = steps_of(net)
     assert (steps.first, steps.chunk) == (FIRST_FRAMES, CHUNK_FRAMES)
     assert max(differences(net, steps)) < 1e-4
 
 
-def test_keys_written_to_the_wrong_place_would_show(net: Whisper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_detects_keys_written_to_a_wrong_position_of_the_ring(
+    net: Whisper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The control: new entries of a ring must overwrite the oldest ones."""
     monkeypatch.setattr(engine_steps, "_write", lambda ring, new, written: ring.__setitem__(slice(len(new)), new))
     assert max(differences(net, steps_of(net))) > 1e-2
 
 
-def test_with_8_bit_weights_chunks_still_equal_the_whole(net: Whisper) -> None:
-    """Nearly: the whole graph's convolutions stay in 32 bits, while the step graph's are matrix products."""
+def test_with_8_bit_weights_chunks_give_nearly_the_same_scores_as_the_whole_utterance(net: Whisper) -> None:
+    """Not exactly: convolutions are matrix products with 8-bit weights in the step graph only."""
     steps = steps_of(net, quantized)
     assert max(differences(net, steps, quantized)) < 5e-3
-    assert 5e-3 < max(differences(net, steps)) < 5e-2  # 8 bits do show
+    assert 5e-3 < max(differences(net, steps)) < 5e-2  # the effect of the 8-bit weights

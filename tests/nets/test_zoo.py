@@ -1,4 +1,4 @@
-"""Every row of the zoo builds, runs, and learns."""
+"""Every row of the zoo can be built and run, and every architecture learns."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ every_row = pytest.mark.parametrize("variant", ROWS.values(), ids=ROWS.keys())
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
-def test_the_zoo_has_every_published_row() -> None:
+def test_the_zoo_has_every_row_of_the_papers() -> None:
     families = Counter(variant.paper.split()[0].rstrip(",") for variant in VARIANTS.values())
-    # paper 2: eight and A alone twice; paper 4: 17 rows in two readings; the report: three on two schedules
+    # Tripathi: 4 rows, then 8 and A alone for both inputs; Zhong: 17 rows in two readings; Scardino: 3 on two schedules
     assert families == {"Tripathi": 4 + 10, "Discriminative": 14, "Zhong": 34, "Aftab": 4, "Scardino": 6}
     assert not set(VARIANTS) & set(OWN_VARIANTS)
 
 
 @every_row
-def test_a_row_names_its_paper_its_place_and_what_was_published(variant: Variant) -> None:
+def test_a_row_names_its_paper_its_table_and_the_published_figures(variant: Variant) -> None:
     assert ROWS[variant.name] is variant
     assert variant.paper and variant.table
     if variant.name in VARIANTS:
@@ -44,7 +44,7 @@ def test_a_row_names_its_paper_its_place_and_what_was_published(variant: Variant
 
 
 @every_row
-def test_a_row_scores_its_true_length_and_a_shorter_one(variant: Variant) -> None:
+def test_the_network_of_a_row_accepts_its_window_length_and_shorter_inputs(variant: Variant) -> None:
     torch.manual_seed(0)
     net = variant.build(CLASSES).eval()
     features = variant.features
@@ -56,7 +56,7 @@ def test_a_row_scores_its_true_length_and_a_shorter_one(variant: Variant) -> Non
         assert output.logits.shape == (batch, CLASSES)
         assert output.embedding.shape == (batch, net.embedding_dim)
         assert bool(torch.isfinite(output.logits).all())
-        # What is served as the embedding is what the logits are computed from.
+        # The logits are computed from the embedding that is returned.
         np.testing.assert_allclose(net.head(output.embedding).detach(), output.logits, atol=1e-5)
         if variant.loss.reconstruction:
             assert output.reconstruction is not None
@@ -66,13 +66,13 @@ def test_a_row_scores_its_true_length_and_a_shorter_one(variant: Variant) -> Non
 
 
 @every_row
-def test_a_row_s_loss_fits_its_network(variant: Variant) -> None:
+def test_the_loss_of_a_row_fits_its_network(variant: Variant) -> None:
     net = variant.build(CLASSES)
     assert isinstance(net.head, CosineHead) == (variant.loss.kind == "am_softmax")
     if isinstance(net.head, CosineHead):
         assert net.head.scale == variant.loss.scale
     if variant.loss.reconstruction and isinstance(net, ParallelCnn):
-        assert variant.features.scale == "unit"  # a sigmoid can only rebuild values in [0, 1]
+        assert variant.features.scale == "unit"  # a sigmoid can only reconstruct values in [0, 1]
 
 
 @every_architecture
@@ -92,7 +92,7 @@ def test_architectures_are_overfitted_with_every_kind_of_loss() -> None:
         assert any(getattr(loss, term) for loss in losses)
 
 
-def test_parameter_counts_are_the_published_ones() -> None:
+def test_parameter_counts_equal_the_published_ones() -> None:
     def count(name: str, **options: bool) -> int:
         return count_parameters(build(name, 4), **options)
 
@@ -107,8 +107,8 @@ def test_parameter_counts_are_the_published_ones() -> None:
     assert round(count("focal-resnet-mfcc-focal") / 1e6, 2) == 11.17
 
 
-def test_the_cnn_blstm_is_larger_than_its_paper_says() -> None:
-    # "Less than 360K" and "383K" in the paper; the module's docstring explains the count.
+def test_cnn_blstm_has_more_parameters_than_its_paper_states() -> None:
+    # The paper states "less than 360K" and "383K"; the docstring of nets/cnn_blstm.py explains the difference.
     baseline, combined = (count_parameters(build(f"cnn-blstm-{row}", 4)) for row in ("softmax", "combined"))
     assert (baseline, combined) == (401_412, 401_668)
     assert combined - baseline == 256  # 64 values by four classes: 0.07 % of the paper's 383K
@@ -116,7 +116,7 @@ def test_the_cnn_blstm_is_larger_than_its_paper_says() -> None:
     assert count_parameters(build("cnn-blstm-ams-s10-m0.4", 4)) == baseline - 4  # no bias
 
 
-def test_rows_take_any_number_of_classes() -> None:
+def test_rows_can_be_built_with_any_number_of_classes() -> None:
     for name in ("lightsernet", "sepconv", "focal-resnet-mfcc-focal", "parallel-cnn-mfcc-s", "cnn-blstm-ams-s30-m0.1"):
         assert build(name, 7).n_classes == 7
     with pytest.raises(ValueError, match="at least 2 classes"):

@@ -1,4 +1,4 @@
-"""Each architecture of the zoo, trained once for all tests that need a network whose logits vary."""
+"""The architectures of the zoo, each trained once, for all tests that need a network whose logits vary."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ CENTRE_RATE = 0.1  # centres follow the embedding, as in Wen et al. 2016, faster
 
 
 def architecture(variant: Variant) -> str:
-    """What two rows have in common that differ only in loss, recipe, length or front end."""
+    """The network class and its options, which are equal for rows that differ only in loss, recipe or front end."""
     assert isinstance(variant.build, partial)
     return f"{variant.build.func.__name__} {variant.build.keywords}"
 
 
-# The last row of each: where rows differ in their loss, that is the one furthest from plain softmax.
+# The last row of each architecture: if rows differ in their loss, this one is the furthest from plain softmax.
 ARCHITECTURES = {architecture(variant): variant for variant in ROWS.values()}
 
 
@@ -52,20 +52,20 @@ class Overfitted:
     first_loss: float
     last_loss: float
     sure: float
-    """The least probability that any of the clips' true classes has."""
+    """The lowest probability of a true class over the clips."""
 
 
 @cache
 def overfitted(name: str) -> Overfitted:
-    """Train an architecture on eight short clips until it is right about each, without dropout."""
+    """Train an architecture on eight short clips, without dropout, until each true class has probability 0.5."""
     variant = ARCHITECTURES[name]
     torch.manual_seed(0)
     net = variant.build(CLASSES)
     for module in net.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # which is there to prevent just this
+            module.p = 0.0  # dropout would prevent overfitting
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.momentum = 0.5  # a dozen steps are few for a slow mean
+            module.momentum = 0.5  # few steps are too few for a slowly moving mean
     frames = torch.from_numpy(probe_frames(variant.features, CLIPS, max(net.min_frames, 8)))
     targets, difficulty = torch.arange(CLIPS) % CLASSES, torch.arange(CLIPS) % 3
     loss = variant.loss.build(CLASSES, net.embedding_dim, [10, 20, 30, 40])
@@ -88,6 +88,6 @@ def overfitted(name: str) -> Overfitted:
 
 @cache
 def exported(name: str) -> bytes:
-    """That architecture's graph."""
+    """The exported graph of the overfitted architecture."""
     trained = overfitted(name)
     return export_onnx(trained.net, trained.variant.features, CLASSES)
