@@ -69,7 +69,7 @@ def client_of(server: WyomingServer) -> AsyncClient:
     return AsyncClient.from_uri(str(server.address), connect_timeout=RESPONSE_S, read_timeout=RESPONSE_S)
 
 
-async def say(client: AsyncClient, data: bytes, rate: int = 16_000, channels: int = 1) -> list[dict[str, Any]]:
+async def exchange(client: AsyncClient, data: bytes, rate: int = 16_000, channels: int = 1) -> list[dict[str, Any]]:
     """Send audio from audio-start to audio-stop; returns the results that come back."""
     await client.write_event(AudioStart(rate, 2, channels).event())
     for chunk in chunks(data, rate, channels):
@@ -132,7 +132,7 @@ async def test_the_service_gives_the_same_results_as_a_stream_for_the_same_pcm(
 ) -> None:
     data = pcm(talk(), rate, channels)
     async with client_of(server) as client:
-        responses = await say(client, data, rate, channels)
+        responses = await exchange(client, data, rate, channels)
     assert [plain(words) for words in responses] == expected(server.recognizer, data, rate, channels)
     assert len(responses) == 2
     assert all(words["final"] for words in responses)
@@ -141,7 +141,7 @@ async def test_the_service_gives_the_same_results_as_a_stream_for_the_same_pcm(
 async def test_with_partials_the_service_also_sends_partial_results(recognizer: Recognizer) -> None:
     data = pcm(talk())
     async with WyomingServer(recognizer, address=ANY_PORT, partials=True) as server, client_of(server) as client:
-        responses = await say(client, data)
+        responses = await exchange(client, data)
     assert [plain(words) for words in responses] == expected(recognizer, data, 16_000, 1, partials=True)
     assert sum(not words["final"] for words in responses) > 2
 
@@ -158,16 +158,16 @@ async def test_the_result_of_an_utterance_is_sent_while_audio_still_arrives(serv
 async def test_a_second_audio_start_begins_a_new_stream(server: WyomingServer) -> None:
     data = pcm(talk())
     async with client_of(server) as client:
-        first, second = await say(client, data), await say(client, data)
+        first, second = await exchange(client, data), await exchange(client, data)
     assert [plain(words) for words in first] == [plain(words) for words in second]
 
 
 async def test_the_baseline_of_a_connection_is_kept_from_one_audio_start_to_the_next(adaptive: Recognizer) -> None:
     async with WyomingServer(adaptive, address=ANY_PORT) as server:
         async with client_of(server) as client:
-            first, again = await say(client, pcm(talk())), await say(client, pcm(talk()))
+            first, again = await exchange(client, pcm(talk())), await exchange(client, pcm(talk()))
         async with client_of(server) as client:
-            anew = await say(client, pcm(talk()))
+            anew = await exchange(client, pcm(talk()))
     assert [responses["scores"] for responses in anew] == [responses["scores"] for responses in first]
     assert again[0]["scores"] != first[0]["scores"]
     assert [responses[0]["baseline_utterances"] for responses in (first, again, anew)] == [0, len(first), 0]
@@ -178,7 +178,7 @@ async def test_several_clients_at_once_each_get_the_results_of_their_own_audio(s
 
     async def one(data: bytes) -> list[dict[str, Any]]:
         async with client_of(server) as client:
-            return await say(client, data)
+            return await exchange(client, data)
 
     responses = await asyncio.gather(*map(one, voices))
     assert len({str([words["scores"] for words in each]) for each in responses}) == len(voices), (
@@ -222,7 +222,7 @@ async def test_invalid_audio_is_refused_once_and_the_next_audio_start_is_accepte
         assert Error.is_type(error.type)
         assert (Error.from_event(error).code, Error.from_event(error).text) == ("bad-audio", f"audio-chunk: {rule}")
         assert Pong.from_event(pong).text == "still there?"
-        assert len(await say(client, data)) == 2
+        assert len(await exchange(client, data)) == 2
         for chunk in chunks(data, 16_000, 1)[1:]:
             await other.write_event(chunk.event())
         await other.write_event(AudioStop().event())
@@ -257,7 +257,7 @@ async def test_an_invalid_message_is_reported_and_ends_only_that_connection(
         assert data["text"].startswith("not a Wyoming message: ")
         assert await asyncio.wait_for(reader.read(), RESPONSE_S) == b"", "the connection must be closed"
         writer.close()
-        assert len(await say(other, pcm(talk()))) == 2
+        assert len(await exchange(other, pcm(talk()))) == 2
     assert caplog.text == ""
 
 
@@ -269,7 +269,7 @@ async def test_a_client_that_disconnects_within_a_message_does_not_affect_others
     writer.close()
     await writer.wait_closed()
     async with client_of(server) as client:
-        assert len(await say(client, pcm(talk()))) == 2
+        assert len(await exchange(client, pcm(talk()))) == 2
     assert caplog.text == ""
 
 
@@ -294,7 +294,7 @@ async def test_connections_without_audio_do_not_count_towards_the_limit_of_clien
     async with client_of(server) as honest:
         silent = [await asyncio.open_connection("127.0.0.1", server.address.port) for _ in range(20)]
         async with client_of(server) as late:
-            assert len(await say(late, pcm(talk()))) == 2
+            assert len(await exchange(late, pcm(talk()))) == 2
     for _, writer in silent:
         writer.close()
     assert honest is not None
@@ -358,7 +358,7 @@ async def test_huge_chunks_of_one_client_do_not_stop_the_results_of_another(serv
     async with client_of(server) as greedy, client_of(server) as honest:
         for _ in range(4):
             await greedy.write_event(AudioChunk(16_000, 2, 1, huge).event())
-        responses = await say(honest, pcm(talk()))
+        responses = await exchange(honest, pcm(talk()))
         assert len(responses) == 2
         await greedy.write_event(AudioStop().event())
         assert len(await emotions(greedy)) > 8
@@ -370,7 +370,7 @@ async def test_the_service_can_use_a_unix_socket_and_deletes_it_at_the_end(
 ) -> None:
     address = WyomingAddress.parse(f"unix://{tmp_path / 'emotion.sock'}")
     async with WyomingServer(recognizer, address=address) as server, client_of(server) as client:
-        assert len(await say(client, pcm(talk()))) == 2
+        assert len(await exchange(client, pcm(talk()))) == 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -423,7 +423,7 @@ async def test_ctrl_c_ends_the_wyoming_command_without_an_error_while_a_client_i
         assert greeting.startswith("streamser: serving tiny at tcp://127.0.0.1:")
         uri = greeting.split(" at ")[1].split(";")[0]
         async with AsyncClient.from_uri(uri, connect_timeout=RESPONSE_S, read_timeout=RESPONSE_S) as client:
-            assert len(await say(client, pcm(talk()))) == 2
+            assert len(await exchange(client, pcm(talk()))) == 2
             began = time.monotonic()
             process.send_signal(signal.SIGINT)
             out, err = await asyncio.to_thread(process.communicate, timeout=RESPONSE_S)

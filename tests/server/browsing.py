@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, whose microphone is a file, and what the tests do with it."""
+"""The dashboard in a real browser whose microphone is a file, and actions on it for tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ needs_browser = [
     ),
 ]
 
-# What a browser does behind its user's back, and what it asks its user, is switched off.
+# No background requests, no questions to the user, and a fake microphone.
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -48,7 +48,7 @@ FLAGS = (
 
 
 def coloured(*, bright: bool) -> Samples:
-    """A voice through a filter that the test's checkpoint cannot mistake for the other."""
+    """A voice through a high-pass (`bright`) or a low-pass filter, which get different labels in the tests."""
     voice = babble(1.8, 1, level=0.4)
     hz = np.fft.rfftfreq(len(voice), 1 / SAMPLE_RATE)
     gain = hz / (hz + 1500) if bright else 1 / (1 + (hz / 400) ** 2)
@@ -57,7 +57,7 @@ def coloured(*, bright: bool) -> Samples:
 
 
 class Page:
-    """The dashboard, as a user handles it."""
+    """The dashboard in the browser, with actions of a user."""
 
     def __init__(self, driver: Any, url: str) -> None:
         self.driver = driver
@@ -75,28 +75,28 @@ class Page:
         return str(self.find(selector).text)
 
     def press(self, key: str) -> None:
-        """A key on the page itself."""
+        """Press a key while no element has the focus."""
         self.find("body").send_keys(key)
 
     def rows(self) -> list[tuple[str, str, float]]:
-        """Emotion, as it is shown, the likeliest label and the confidence of every utterance, the first one first."""
+        """The shown emotion, the likeliest label and the confidence of every utterance, in order of time."""
         script = """return [...document.querySelectorAll("#rows tr")].reverse().map((row) => [
             row.querySelector(".emotion").textContent, row.dataset.label, row.querySelector(".meter").textContent])"""
         return [(shown, label, _share(meter)) for shown, label, meter in self.do(script)]
 
     def until(self, holds: Callable[[], object]) -> None:
-        """Wait, looking ten times a second."""
+        """Wait until the condition is true; it is checked ten times per second."""
         deadline = time.monotonic() + DEADLINE_S
         while not holds():
             assert time.monotonic() < deadline, f"{self.text('#link')} {self.text('#trouble')} {self.rows()}"
             self.do("return new Promise((resolve) => setTimeout(resolve, 100))")
 
     def export(self, kind: str) -> str:
-        """What a click on an export button saves."""
+        """The text of the file that an export button saves."""
         return self.saved(f"document.getElementById('export-{kind}').click()").decode()
 
     def axe(self, selector: str = "body", *rules: str) -> list[str]:
-        """What axe finds wrong with this part of the page: the rule and the element."""
+        """The violations that axe finds in this part of the page: the rule and the element."""
         if not AXE.is_file():
             pytest.skip("axe-core is not installed: npm ci")
         if not self.do("return Boolean(window.axe)"):
@@ -110,7 +110,7 @@ class Page:
         return list(self.driver.execute_script(script, selector, list(rules)))
 
     def show_file(self, path: Path, utterances: int = 2) -> None:
-        """Open an audio file and show all of it."""
+        """Open an audio file and skip to its end."""
         self.find("#file").send_keys(str(path))
         self.until(lambda: self.find("#skip").is_displayed())
         self.find("#skip").click()
@@ -139,7 +139,7 @@ class Page:
         ActionChains(self.driver, duration=0).move_to_element(element).perform()
 
     def look(self, scheme: str = "light", width: int = 1280, height: int = 1000) -> None:
-        """Set the colour scheme and the size that the page has."""
+        """Set the color scheme and the size of the page."""
         self.driver.execute_cdp_cmd(
             "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         )
@@ -147,7 +147,7 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def complaints(self) -> list[str]:
-        """Messages in the browser's console, and requests to other hosts."""
+        """Errors in the browser's console, and requests to other hosts."""
         fetched = self.do("return performance.getEntriesByType('resource').map((entry) => entry.name)")
         elsewhere = [name for name in fetched if not name.startswith((self.url, "data:", "blob:"))]
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"] + elsewhere

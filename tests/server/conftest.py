@@ -1,4 +1,4 @@
-"""Servers that the tests of this folder may talk to, and a recording for the browser."""
+"""Fixtures for the tests of this folder: servers, and a recording for the browser's microphone."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from streamser.stream.pipeline import replay
 
 @pytest.fixture
 async def server(recognizer: Recognizer) -> AsyncIterator[Server]:
-    """The tiny checkpoint, served on a free port of loopback."""
+    """A server with the tiny checkpoint, on a free loopback port."""
     async with serving(recognizer) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def sure(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A checkpoint with confident scores: rounding differences between two ways of sending audio change no label."""
+    """A checkpoint with confident scores, so that rounding differences in the audio change no label."""
     folder = tmp_path_factory.mktemp("models") / "sure"
     return make_bundle(folder, calibration=Calibration(temperature=0.2, threshold=0.6))
 
@@ -43,10 +43,10 @@ def sure_recognizer(sure: Bundle) -> Recognizer:
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two utterances with different predictions, as 48 kHz stereo for the fake microphone of the browser."""
+    """A 48 kHz stereo file for the browser's microphone, with two utterances that get different labels."""
     parts = [silence(1.2), coloured(bright=True), silence(1.2), coloured(bright=False), silence(1.5)]
     audio = resample(np.concatenate(parts), SAMPLE_RATE, 48_000)
-    path = tmp_path_factory.mktemp("sound") / "talk.wav"
+    path = tmp_path_factory.mktemp("audio") / "talk.wav"
     soundfile.write(path, np.stack([audio, audio], axis=1), 48_000, subtype="PCM_16")
     return path
 

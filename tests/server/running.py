@@ -1,4 +1,4 @@
-"""`streamser serve` as its user runs it: a process of its own."""
+"""Run `streamser serve` as a process, as a user does."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Running:
                 self.lines.append(line.rstrip("\n"))
                 self._spoke.notify_all()
 
-    def says(self, pattern: str) -> re.Match[str]:
-        """Wait for a line like this."""
+    def wait_for_line(self, pattern: str) -> re.Match[str]:
+        """Wait for a line of stderr that matches, and return the match."""
 
         def found() -> re.Match[str] | None:
             return next((match for line in self.lines if (match := re.search(pattern, line))), None)
@@ -51,11 +51,11 @@ class Running:
 
     @property
     def url(self) -> str:
-        """Where the page is, once it is there."""
-        return self.says(r"serving .* at (http://\S+/)")[1]
+        """Wait until the server serves, and return its URL."""
+        return self.wait_for_line(r"serving .* at (http://\S+/)")[1]
 
     def end(self) -> None:
-        """Make sure that it is gone."""
+        """Kill the process if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()

@@ -1,4 +1,4 @@
-"""The OpenAPI and AsyncAPI documents describe what the server does."""
+"""The OpenAPI and AsyncAPI documents describe the server's routes, responses and messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_every_route_but_the_pages_is_described(server: Server) -> None:
     assert served - pages == described
 
 
-async def test_answers_and_messages_fit_their_schemas(server: Server) -> None:
+async def test_responses_and_messages_fit_their_schemas(server: Server) -> None:
     document = await fetched(server, "openapi.json")
 
     def check(name: str, value: Any, schemas: Any = document["components"]["schemas"]) -> None:
@@ -70,7 +70,7 @@ def references(value: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("document", [openapi_document("1"), asyncapi_document("1")], ids=["openapi", "asyncapi"])
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_reference_in_the_api_documents_exists(document: dict[str, Any]) -> None:
     found = list(references(document))
     assert len(found) > 20
     for reference in found:
@@ -109,7 +109,7 @@ def test_schemathesis_finds_no_request_that_breaks_the_contract(process: Running
         )
         @given(case=operation.as_strategy())
         def check(case: Any) -> None:
-            # Random bytes are not an audio file, and random text is not an event: 415 and 400 are the right responses.
+            # 415 and 400 are the right responses to random bytes, which are no audio file, and to random text.
             case.call_and_validate(excluded_checks=[schemathesis.checks.CHECKS.get_one("positive_data_acceptance")])
 
         check()
@@ -120,7 +120,7 @@ def test_schemathesis_finds_no_request_that_breaks_the_contract(process: Running
 
 @needs_browser[0]
 @needs_browser[1]
-def test_the_page_for_people_works_without_any_other_site(process: Running, talk: Path, tmp_path: Path) -> None:
+def test_the_documentation_page_needs_no_other_site(process: Running, talk: Path, tmp_path: Path) -> None:
     with browsing(process.url, talk, tmp_path) as page:
         page.driver.get(process.url + "docs")
         page.until(lambda: len(page.driver.find_elements("css selector", "article")) >= 9)

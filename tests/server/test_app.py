@@ -28,7 +28,7 @@ async def get(server: Server, path: str, method: str = "GET", **headers: str) ->
         return response.status, await response.text(), dict(response.headers)
 
 
-async def test_the_page_and_its_files_come_with_headers_that_keep_the_rest_of_the_world_out(server: Server) -> None:
+async def test_the_page_and_its_files_have_headers_that_forbid_other_sites(server: Server) -> None:
     for path, kind in (("", "text/html"), ("app.js", "text/javascript"), ("base.css", "text/css")):
         status, body, headers = await get(server, path)
         assert (status, headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
@@ -39,7 +39,7 @@ async def test_the_page_and_its_files_come_with_headers_that_keep_the_rest_of_th
 
 
 @pytest.mark.parametrize("path", ["..%2fapp.py", "%2e%2e/server/app.py", "../app.py", "index.html", ".git/config"])
-async def test_no_path_of_a_request_reaches_the_disk(server: Server, path: str) -> None:
+async def test_no_path_of_a_request_reads_a_file_outside_the_page(server: Server, path: str) -> None:
     status, body, _ = await get(server, path)
     assert status == 404
     assert "import" not in body
@@ -52,7 +52,7 @@ async def test_health_names_the_checkpoint_and_whether_audio_is_stored(server: S
     assert (health["model"], health["recording"], health["microphone"]) == (bundle.name, False, False)
 
 
-async def test_models_lists_what_answers_and_what_could(
+async def test_models_lists_the_current_checkpoint_and_the_installed_ones(
     server: Server, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STREAMSER_MODELS", str(bundle.path.parent))
@@ -63,7 +63,7 @@ async def test_models_lists_what_answers_and_what_could(
     assert bundle.name in [model["name"] for model in content["models"]]
 
 
-async def test_metrics_count_what_happened(server: Server) -> None:
+async def test_metrics_count_events_clients_and_segments(server: Server) -> None:
     async with aiohttp.ClientSession() as session:
         await session.post(server.url + "v1/label", data=wav(two_utterances()))
     async with talking(server, sample_rate=16000) as talker:
@@ -107,7 +107,7 @@ async def test_a_page_of_another_site_gets_no_websocket(server: Server) -> None:
             pass
 
 
-async def test_a_site_that_is_allowed_may_ask_and_post(recognizer: Recognizer) -> None:
+async def test_an_allowed_site_may_send_requests(recognizer: Recognizer) -> None:
     site = "https://home.example"
     async with serving(recognizer, allowed_origins=(site,)) as server:
         status, _, headers = await get(server, "v1/models", Origin=site)
@@ -118,7 +118,7 @@ async def test_a_site_that_is_allowed_may_ask_and_post(recognizer: Recognizer) -
         assert "POST" in headers["Access-Control-Allow-Methods"]
 
 
-async def test_with_a_token_nothing_but_the_page_and_the_probe_is_open(recognizer: Recognizer) -> None:
+async def test_with_a_token_only_the_page_and_the_probe_are_open(recognizer: Recognizer) -> None:
     async with serving(recognizer, token=TOKEN) as server:
         for path in ("", "app.js", "healthz"):
             assert (await get(server, path))[0] == 200
@@ -132,12 +132,12 @@ async def test_with_a_token_nothing_but_the_page_and_the_probe_is_open(recognize
         assert (await get(server, "v1/label", "POST"))[0] == 401
 
 
-def test_a_bind_that_others_can_reach_is_refused_before_anything_is_opened(recognizer: Recognizer) -> None:
+def test_an_address_that_others_can_reach_is_refused_without_a_token(recognizer: Recognizer) -> None:
     with pytest.raises(ConfigError, match="token"):
         Server(recognizer, ServerConfig(host="0.0.0.0", port=0))
 
 
-async def test_a_port_in_use_is_reported_in_one_line_with_a_way_out(recognizer: Recognizer) -> None:
+async def test_a_port_in_use_is_reported_in_one_line_with_a_solution(recognizer: Recognizer) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -147,12 +147,14 @@ async def test_a_port_in_use_is_reported_in_one_line_with_a_way_out(recognizer: 
         assert "\n" not in str(caught.value)
 
 
-async def test_an_address_of_another_machine_cannot_be_listened_on(recognizer: Recognizer) -> None:
+async def test_an_address_of_another_machine_is_refused_as_host(recognizer: Recognizer) -> None:
     with pytest.raises(ConfigError, match=r"server\.host"):
         await Server(recognizer, ServerConfig(host="192.0.2.1", port=0, token=TOKEN)).start()
 
 
-async def test_closing_notifies_every_client_and_does_not_wait_for_silent_ones(recognizer: Recognizer) -> None:
+async def test_closing_notifies_every_client_and_does_not_wait_for_clients_that_do_not_read(
+    recognizer: Recognizer,
+) -> None:
     async with (
         serving(recognizer) as server,
         talking(server, sample_rate=16000) as reading,
@@ -160,7 +162,7 @@ async def test_closing_notifies_every_client_and_does_not_wait_for_silent_ones(r
     ):
         for talker in (reading, deaf):
             await talker.receive(lambda message: message["type"] == "ready")
-            await talker.say(pcm(two_utterances())[:40_000])
+            await talker.send(pcm(two_utterances())[:40_000])
         began = asyncio.get_running_loop().time()
         hearing = asyncio.create_task(reading.receive())
         await server.close()

@@ -1,4 +1,4 @@
-"""The recipe for TLS, tools/deploy/nginx.conf, as nginx runs it."""
+"""The configuration for TLS, tools/deploy/nginx.conf, works in nginx."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from talking import DEADLINE_S, finals, pcm, serving, two_utterances, wav
 from streamser.recognizer import Recognizer
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-RECIPE = Path(__file__).parents[2] / "tools" / "deploy" / "nginx.conf"
+CONFIG = Path(__file__).parents[2] / "tools" / "deploy" / "nginx.conf"
 TOKEN = "a-token-for-these-tests"
 NAME = "emotion.example"
 
@@ -38,11 +38,11 @@ def free_port() -> int:
 
 
 def configured(folder: Path, port: int, upstream: int) -> Path:
-    """The recipe with this test's ports and certificate, in a main file that a user without rights can run."""
+    """Write nginx.conf with this test's ports and certificate; a user without special rights can run it."""
     key, certificate = folder / "key.pem", folder / "cert.pem"
     made = f"req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN={NAME} -addext subjectAltName=DNS:{NAME}".split()
     subprocess.run(["openssl", *made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
-    recipe = RECIPE.read_text()
+    config = CONFIG.read_text()
     for old, new in (
         ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
         ("http://127.0.0.1:8765;", f"http://127.0.0.1:{upstream};"),
@@ -50,23 +50,23 @@ def configured(folder: Path, port: int, upstream: int) -> Path:
         ("/etc/ssl/private/emotion.example.key", str(key)),
         ("/var/log/nginx/streamser.log", str(folder / "access.log")),
     ):
-        assert old in recipe, old
-        recipe = recipe.replace(old, new)
+        assert old in config, old
+        config = config.replace(old, new)
     temporary = "\n".join(
         f"{kind}_temp_path {folder / kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     main = folder / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""  # or its workers could not write to the test's folder
+    user = "user root;" if os.geteuid() == 0 else ""  # otherwise its workers could not write to the test's folder
     main.write_text(
         f"{user} daemon off; pid {folder / 'pid'}; error_log {folder / 'error.log'};\nevents {{}}\n"
-        f"http {{\n{temporary}\n{recipe}\n}}\n"
+        f"http {{\n{temporary}\n{config}\n}}\n"
     )
     return main
 
 
 @asynccontextmanager
 async def proxied(recognizer: Recognizer, folder: Path) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
-    """A client that trusts the proxy's certificate, and the proxy's address by its public name."""
+    """Run a server behind nginx; yields a client that trusts the proxy's certificate, and the proxy's URL."""
     port = free_port()
     async with serving(recognizer, token=TOKEN) as server:
         main = configured(folder, port, server.port)
@@ -85,7 +85,7 @@ async def proxied(recognizer: Recognizer, folder: Path) -> AsyncIterator[tuple[a
 
 
 class _ToLoopback(aiohttp.abc.AbstractResolver):
-    """Every name is this machine."""
+    """Resolves every name to this machine."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -97,7 +97,7 @@ class _ToLoopback(aiohttp.abc.AbstractResolver):
 
 
 async def listens(port: int) -> None:
-    """Wait until a connection is accepted."""
+    """Wait until the port accepts connections."""
     while not await connects(port):
         await asyncio.sleep(0.05)
 
@@ -111,7 +111,7 @@ async def connects(port: int) -> bool:
     return True
 
 
-async def test_pages_streams_and_uploads_pass_and_what_is_private_does_not(
+async def test_nginx_passes_pages_streams_and_uploads_but_not_metrics_and_the_liveness_probe(
     recognizer: Recognizer, tmp_path: Path
 ) -> None:
     bearer = {"Authorization": f"Bearer {TOKEN}"}

@@ -1,4 +1,4 @@
-"""Clients choose among the installed checkpoints, and a second one classifies the same audio at the same time."""
+"""Clients choose one of the installed checkpoints, and several checkpoints serve at the same time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streamser.stream.worker import PipelineConfig
 
 @pytest.fixture
 def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recognizer:
-    """An installed checkpoint called "other", which is never sure, and one that is damaged."""
+    """Install a checkpoint "other", whose predictions are always uncertain, and a damaged checkpoint "broken"."""
     unsure = make_bundle(tmp_path / "other", calibration=Calibration(temperature=50.0, threshold=0.9))
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -34,7 +34,7 @@ async def test_a_client_gets_the_events_of_the_checkpoint_that_it_names(
 ) -> None:
     async with serving(recognizer) as server:
         async with talking(server, sample_rate=16_000, lossless=True, model="other") as talker:
-            await talker.say(pcm(two_utterances()))
+            await talker.send(pcm(two_utterances()))
             messages = await talker.end()
         assert messages[0]["threshold"] == 0.9
         assert plain(messages) == truth(other, pcm(two_utterances()))
@@ -47,7 +47,9 @@ async def test_a_client_gets_the_events_of_the_checkpoint_that_it_names(
         assert [final.utterance for final in both[0].finals] == [final.utterance for final in both[1].finals]
 
 
-async def test_only_an_installed_checkpoint_that_works_can_be_named(recognizer: Recognizer, other: Recognizer) -> None:
+async def test_a_client_can_only_name_an_installed_and_undamaged_checkpoint(
+    recognizer: Recognizer, other: Recognizer
+) -> None:
     async with serving(recognizer) as server:
         client = streamser.AsyncClient(server.url)
         for name in (str(other.bundle.path), "../other", "absent", "broken"):
@@ -62,7 +64,7 @@ async def test_only_an_installed_checkpoint_that_works_can_be_named(recognizer: 
         assert [("error" in model, model["name"]) for model in listed] == [(False, "other"), (True, "broken")]
 
 
-async def test_no_more_checkpoints_are_loaded_than_memory_allows(
+async def test_the_number_of_loaded_checkpoints_is_limited(
     recognizer: Recognizer, other: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "find_models", lambda: {str(i): other.bundle.path for i in range(9)})

@@ -1,4 +1,4 @@
-"""The page in a real browser gives what `streamser replay` gives, shows what happens, and is accessible."""
+"""The dashboard in a real browser gives the events of `streamser replay`, shows its state, and is accessible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from streamser.stream.pipeline import replay
 pytestmark = needs_browser
 
 
-def test_the_browsers_microphone_gives_the_finals_that_replay_gives_for_the_same_file(
+def test_the_browsers_microphone_gives_the_same_finals_as_replay(
     serve: Running, talk: Path, truth: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     expected = finals(truth)
@@ -44,7 +44,7 @@ def test_the_browsers_microphone_gives_the_finals_that_replay_gives_for_the_same
         assert page.complaints() == []
 
 
-def test_a_file_gives_exactly_what_replay_gives_and_the_exports_hold_it(
+def test_a_file_gives_the_same_events_as_replay_and_exports_the_same_files(
     serve: Running, talk: Path, truth: list[dict[str, Any]], tmp_path: Path, sure_recognizer: Recognizer
 ) -> None:
     with browsing(serve.url, talk, tmp_path / "profile") as page:
@@ -65,7 +65,7 @@ def test_a_file_gives_exactly_what_replay_gives_and_the_exports_hold_it(
         assert page.complaints() == []
 
 
-def test_the_javascript_example_of_the_document_gives_the_finals(
+def test_the_javascript_example_in_the_documentation_gives_the_finals(
     serve: Running, talk: Path, truth: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     document = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
@@ -78,7 +78,7 @@ def test_the_javascript_example_of_the_document_gives_the_finals(
     assert [event["label"] for event in exported] == [final["label"] for final in finals(truth)]
 
 
-def test_what_is_uncertain_is_called_so_and_not_by_a_label(talk: Path, tmp_path: Path) -> None:
+def test_an_uncertain_result_is_shown_as_uncertain_and_not_as_a_label(talk: Path, tmp_path: Path) -> None:
     unsure = make_bundle(tmp_path / "unsure", calibration=Calibration(temperature=50.0, threshold=0.9))
     with running(unsure.path) as server, browsing(server.url, talk, tmp_path / "profile") as page:
         page.find("#file").send_keys(str(talk))
@@ -90,7 +90,7 @@ def test_what_is_uncertain_is_called_so_and_not_by_a_label(talk: Path, tmp_path:
         assert "uncertain" in page.do("return document.getElementById('announce').textContent")
 
 
-def test_the_page_shows_how_well_the_voice_is_known_and_a_button_begins_anew(talk: Path, tmp_path: Path) -> None:
+def test_the_page_shows_the_size_of_the_baseline_and_a_button_starts_a_new_baseline(talk: Path, tmp_path: Path) -> None:
     adaptive = make_adaptive(tmp_path / "adaptive")
     audio, rate = soundfile.read(talk, dtype="int16")
     twice = tmp_path / "twice.wav"  # four utterances; the button is pressed during the second one
@@ -113,7 +113,7 @@ def test_the_page_shows_how_well_the_voice_is_known_and_a_button_begins_anew(tal
         assert page.complaints() == []
 
 
-def test_a_lost_server_is_reported_and_when_it_is_back_listening_goes_on(
+def test_a_lost_server_is_reported_and_listening_continues_when_it_is_back(
     sure: Bundle, talk: Path, tmp_path: Path
 ) -> None:
     with running(sure.path) as server:
@@ -130,7 +130,9 @@ def test_a_lost_server_is_reported_and_when_it_is_back_listening_goes_on(
                 page.until(lambda: page.text("#vad-text") == "quiet")
 
 
-def test_a_token_opens_the_page_and_leaves_the_address_bar(sure: Bundle, talk: Path, tmp_path: Path) -> None:
+def test_a_token_in_the_address_is_used_and_removed_from_the_address_bar(
+    sure: Bundle, talk: Path, tmp_path: Path
+) -> None:
     token = "a-token-for-the-browser"
     with (
         running(sure.path, "--token", token) as server,
@@ -143,7 +145,9 @@ def test_a_token_opens_the_page_and_leaves_the_address_bar(sure: Bundle, talk: P
         page.until(lambda: len(page.rows()) == 2)
 
 
-def test_a_file_that_is_no_audio_is_refused_on_the_page_in_words(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_audio_is_refused_with_a_message_on_the_page(
+    serve: Running, talk: Path, tmp_path: Path
+) -> None:
     rubbish = tmp_path / "rubbish.wav"
     rubbish.write_bytes(b"no sound at all")
     with browsing(serve.url, talk, tmp_path / "profile") as page:
@@ -153,7 +157,9 @@ def test_a_file_that_is_no_audio_is_refused_on_the_page_in_words(serve: Running,
         assert page.text("#main") == "Open an audio file"
 
 
-def test_everything_has_a_name_a_focus_and_room_on_a_phone(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_every_control_has_a_name_and_can_be_focused_and_the_page_fits_a_phone(
+    serve: Running, talk: Path, tmp_path: Path
+) -> None:
     with browsing(serve.url, talk, tmp_path) as page:
         phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
         page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)

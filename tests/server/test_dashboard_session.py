@@ -1,4 +1,4 @@
-"""A session in the page: playing, correcting, training, zooming, and keeping it for hours."""
+"""A session in the dashboard: playing, correcting, exporting for training, zooming, and hours of events."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ APP = "return import('/app.js').then(({ session, memory, player, timeline, makeL
 
 
 def app(page: Page, script: str) -> object:
-    """Run a script with access to the page's own session, memory, player and timeline."""
+    """Run a script that can use the page's session, memory, player and timeline."""
     return page.do(APP % script)
 
 
-def test_an_utterance_is_played_from_the_pages_memory_once_or_in_a_loop(
-    serve: Running, talk: Path, tmp_path: Path
-) -> None:
+def test_an_utterance_can_be_played_once_or_in_a_loop(serve: Running, talk: Path, tmp_path: Path) -> None:
     with browsing(serve.url, talk, tmp_path) as page:
         page.show_file(talk)
         start, end, length_s, peak, shown = app(  # type: ignore[misc]
@@ -58,7 +56,7 @@ def test_an_utterance_is_played_from_the_pages_memory_once_or_in_a_loop(
         assert app(page, "return memory.seconds") == 0
 
 
-def test_the_microphones_last_ten_minutes_are_kept_and_no_more(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_only_the_last_ten_minutes_of_the_microphone_are_kept(serve: Running, talk: Path, tmp_path: Path) -> None:
     with browsing(serve.url, talk, tmp_path) as page:
         page.press("s")
         page.until(lambda: len(page.rows()) == 2)
@@ -76,7 +74,7 @@ def test_the_microphones_last_ten_minutes_are_kept_and_no_more(serve: Running, t
 
 
 def train_on(root: Path, corrected: str) -> None:
-    """Train a network on a corpus and on the corrected clips, which must be among those that it learned from."""
+    """Train a network on a synthetic corpus and the corrected clips; check that its card names the corrected corpus."""
     pytest.importorskip("torch")
     from corpus_maker import make_corpus
 
@@ -102,12 +100,14 @@ def train_on(root: Path, corrected: str) -> None:
     assert corrected in (root / "shipped" / "README.md").read_text()
 
 
-def test_corrections_become_a_corpus_that_the_trainer_reads(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_corrections_are_exported_as_a_corpus_that_can_be_trained_on(
+    serve: Running, talk: Path, tmp_path: Path
+) -> None:
     with browsing(serve.url, talk, tmp_path / "profile") as page:
         page.show_file(talk)
         assert not page.find("#export-corpus").is_enabled()
         happy, neutral = (f"{1 + ['angry', 'happy', 'neutral', 'sad'].index(word)}" for word in ("happy", "neutral"))
-        page.press(happy)  # without a selection the last utterance, which is neutral
+        page.press(happy)  # without a selection it corrects the last utterance, which is neutral
         assert [row.text for row in page.driver.find_elements("css selector", "td.correction")] == [
             "corrected to happy",
             "",
@@ -134,13 +134,12 @@ def test_corrections_become_a_corpus_that_the_trainer_reads(serve: Running, talk
         page.press("x")
         page.press("w")
         archive = zipfile.ZipFile(io.BytesIO(page.saved("document.getElementById('export-corpus').click()")))
-        assert (
-            len(archive.read("manifest.csv").splitlines()) == 2
-        )  # an utterance that is only marked wrong has no label to train on
+        # An utterance that is only marked as wrong has no label to train on.
+        assert len(archive.read("manifest.csv").splitlines()) == 2
         assert b",wrong," in archive.read("corrections.csv")
 
 
-def test_the_summary_counts_what_the_session_held(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_the_summary_counts_utterances_labels_and_corrections(serve: Running, talk: Path, tmp_path: Path) -> None:
     with browsing(serve.url, talk, tmp_path) as page:
         assert not page.find("#summary").is_displayed()
         page.show_file(talk)
@@ -183,7 +182,7 @@ def test_wheel_and_pinch_zoom_at_the_pointer_and_z_zooms_to_the_utterance(
         assert right - left > width / 2
 
 
-def test_the_pitch_and_the_spectrum_of_known_audio_are_right(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_pitch_and_spectrum_of_synthetic_audio_are_right(serve: Running, talk: Path, tmp_path: Path) -> None:
     script = """const [hz, rate] = arguments;
         return import('/acoustics.js').then(({ analyze, decimate }) => {
             const pcm = Int16Array.from({ length: 0.7 * rate }, (_, i) =>
@@ -236,7 +235,7 @@ return [session.finals.length, took, performance.now() - drawing, document.query
 """
 
 
-def test_an_hour_stays_light(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_an_hour_of_events_adds_few_elements_to_the_page(serve: Running, talk: Path, tmp_path: Path) -> None:
     with browsing(serve.url, talk, tmp_path) as page:
         before = page.do("return document.querySelectorAll('*').length")
         finals, took_ms, drawing_ms, elements = app(page, HOUR)  # type: ignore[misc]
@@ -251,13 +250,13 @@ def test_an_hour_stays_light(serve: Running, talk: Path, tmp_path: Path) -> None
         assert page.do("return document.querySelectorAll('*').length") < before + 1000
         page.do("[...document.querySelectorAll('button.go')].at(-1).click()")
         page.do(f"{box}.scrollTop = 0")
-        page.press("j")  # the next older than the first does not exist: the selection stays
+        page.press("j")  # no utterance is older than the first one: the selection stays
         page.press("k")
         page.until(lambda: page.text("#detail-what").startswith("0:03.0"))
         page.until(lambda: page.find("#rows tr.selected").is_displayed())
 
 
-def test_two_checkpoints_answer_side_by_side_and_another_can_be_chosen(talk: Path, tmp_path: Path) -> None:
+def test_results_of_two_checkpoints_are_shown_side_by_side_and_both_can_be_chosen(talk: Path, tmp_path: Path) -> None:
     with running(Path(DEFAULT_MODEL)) as server, browsing(server.url, talk, tmp_path) as page:
         assert page.find("#models").is_displayed()
         names = page.do("return [...document.getElementById('second').options].map((option) => option.value)")
@@ -287,7 +286,7 @@ def test_two_checkpoints_answer_side_by_side_and_another_can_be_chosen(talk: Pat
         assert len(page.driver.find_elements("css selector", "#bars li")) == 4
 
 
-def test_the_sample_is_real_voices_and_needs_no_microphone(talk: Path, tmp_path: Path) -> None:
+def test_the_samples_can_be_played_without_a_microphone(talk: Path, tmp_path: Path) -> None:
     with running(Path(DEFAULT_MODEL)) as server, browsing(server.url, talk, tmp_path) as page:
         page.find("#sample").click()
         page.until(lambda: page.find("#skip").is_displayed())
@@ -297,7 +296,7 @@ def test_the_sample_is_real_voices_and_needs_no_microphone(talk: Path, tmp_path:
         assert page.complaints() == []
 
 
-def test_errors_name_the_file_and_never_an_object_of_the_server(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_errors_name_the_file_and_no_python_object(serve: Running, talk: Path, tmp_path: Path) -> None:
     rubbish = tmp_path / "rubbish.wav"
     rubbish.write_bytes(b"RIFFxxxxWAVEno sound at all")
     with browsing(serve.url, talk, tmp_path / "profile") as page:
@@ -316,7 +315,7 @@ return closing.defaultPrevented;
 """  # chromedriver answers the browser's own question itself
 
 
-def test_clear_asks_before_corrections_that_were_not_exported_are_lost(
+def test_clear_asks_for_confirmation_if_corrections_are_not_exported(
     serve: Running, talk: Path, tmp_path: Path
 ) -> None:
     with browsing(serve.url, talk, tmp_path) as page:
@@ -336,16 +335,18 @@ def test_clear_asks_before_corrections_that_were_not_exported_are_lost(
         export = page.saved("document.querySelector('#forget [value=export]').click()")
         assert b"corrections.csv" in export
         page.until(lambda: page.rows() == [])
-        assert not page.find("#export-corpus").is_enabled()  # there is nothing to export, as on a fresh page
+        assert not page.find("#export-corpus").is_enabled()  # there is nothing to export any more
         page.show_file(talk)
         page.press("1")
         page.saved("document.getElementById('export-corpus').click()")
         assert not page.do(_ASKS_BEFORE_CLOSING)
-        page.find("#clear").click()  # all is exported, so there is no question
+        page.find("#clear").click()  # everything is exported, so the page does not ask
         page.until(lambda: page.rows() == [])
 
 
-def test_the_empty_table_asks_to_speak_only_while_nothing_listens(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_the_text_of_the_empty_table_depends_on_whether_the_microphone_is_on(
+    serve: Running, talk: Path, tmp_path: Path
+) -> None:
     with browsing(serve.url, talk, tmp_path) as page:
         assert "Start listening and speak" in page.text("#empty")
         page.press("s")
@@ -356,9 +357,7 @@ def test_the_empty_table_asks_to_speak_only_while_nothing_listens(serve: Running
         page.until(lambda: "Start listening and speak" in page.text("#empty"))
 
 
-def test_an_empty_file_is_a_sentence_that_goes_when_another_source_is_chosen(
-    serve: Running, talk: Path, tmp_path: Path
-) -> None:
+def test_an_empty_file_is_reported_until_another_source_is_chosen(serve: Running, talk: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.wav"
     empty.touch()
     with browsing(serve.url, talk, tmp_path / "profile") as page:
@@ -369,7 +368,9 @@ def test_an_empty_file_is_a_sentence_that_goes_when_another_source_is_chosen(
         assert not page.find("#trouble").is_displayed()
 
 
-def test_the_javascript_client_gives_what_the_python_client_gives(serve: Running, talk: Path, tmp_path: Path) -> None:
+def test_the_javascript_client_gives_the_same_events_and_errors_as_the_python_client(
+    serve: Running, talk: Path, tmp_path: Path
+) -> None:
     samples, rate = soundfile.read(talk, dtype="int16")
     script = """const [samples, sample_rate, wrong] = arguments;
         return import('/client.js').then(async ({ Client, ServerError }) => {
@@ -400,7 +401,7 @@ def test_the_javascript_client_gives_what_the_python_client_gives(serve: Running
     assert len(csv.splitlines()) == 3
 
 
-def test_the_page_shows_how_well_the_voice_is_known_and_another_person_starts_anew(
+def test_a_new_speaker_button_restarts_the_baseline_and_the_stream_continues(
     adaptive: Recognizer, talk: Path, tmp_path: Path
 ) -> None:
     with running(adaptive.bundle.path) as server, browsing(server.url, talk, tmp_path) as page:
@@ -409,7 +410,7 @@ def test_the_page_shows_how_well_the_voice_is_known_and_another_person_starts_an
         page.until(lambda: "baseline of 1 utterance" in page.text("#voice"))
         page.find("#new-speaker").click()
         page.until(lambda: page.text("#voice") == "voice: no baseline yet")
-        page.until(lambda: len(page.rows()) == 2)  # the server has gone on with the stream
+        page.until(lambda: len(page.rows()) == 2)  # the server continues the stream
         assert page.text("#link") == "connected"
         page.press("s")
         page.until(lambda: page.text("#main") == "Start listening")

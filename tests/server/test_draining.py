@@ -1,4 +1,4 @@
-"""A server that is stopped finishes the work in progress."""
+"""A server that is stopped first finishes the work in progress."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ async def test_the_open_utterance_of_a_live_client_gets_its_final_before_the_con
 ) -> None:
     async with serving(recognizer) as server, talking(server, sample_rate=16000) as talker:
         await talker.receive(is_ready)
-        sent = DATA[: 2 * 16_000 * 4]  # it ends in the middle of the second utterance
-        await talker.say(sent)
+        sent = DATA[: 2 * 16_000 * 4]  # ends within the second utterance
+        await talker.send(sent)
         await talker.receive(lambda message: message["type"] == "speech_ended")
         closing = asyncio.create_task(server.close())
         messages = await talker.receive()
@@ -35,7 +35,7 @@ async def test_the_open_utterance_of_a_live_client_gets_its_final_before_the_con
     assert (messages[-1]["code"], talker.ws.close_code) == ("going_away", 1001)
 
 
-async def test_a_file_that_is_being_scored_is_answered(recognizer: Recognizer) -> None:
+async def test_an_upload_that_is_being_scored_gets_its_response(recognizer: Recognizer) -> None:
     async with serving(recognizer) as server:
 
         async def post() -> tuple[int, dict[str, Any]]:
@@ -53,7 +53,7 @@ async def test_a_file_that_is_being_scored_is_answered(recognizer: Recognizer) -
     assert (status, len(response["segments"])) == (200, 2)
 
 
-async def test_while_it_drains_it_is_live_but_not_ready_and_takes_nobody_in(recognizer: Recognizer) -> None:
+async def test_a_draining_server_is_live_but_not_ready_and_refuses_new_work(recognizer: Recognizer) -> None:
     async with (
         serving(recognizer) as server,
         aiohttp.ClientSession() as session,
@@ -74,12 +74,12 @@ async def test_while_it_drains_it_is_live_but_not_ready_and_takes_nobody_in(reco
             assert error["code"] == "going_away"
 
 
-async def test_a_client_that_does_not_read_delays_the_end_no_longer_than_the_drain_may_take(
+async def test_a_client_that_does_not_read_delays_the_end_by_the_drain_time_at_most(
     recognizer: Recognizer,
 ) -> None:
     async with serving(recognizer, drain_s=0.5) as server, talking(server, sample_rate=16000) as deaf:
         await deaf.receive(is_ready)
-        await deaf.say(DATA)
+        await deaf.send(DATA)
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         await server.close()

@@ -1,4 +1,4 @@
-"""POST /v1/export gives the files that `replay --out` and `--plot` write."""
+"""POST /v1/export returns the same files that `replay --out` and `--plot` write."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lines(events: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize("wanted", ["csv", "vtt", "TextGrid", "eaf", "txt", "rttm", "jsonl"])
-async def test_an_export_is_the_very_file_that_the_writer_makes(
+async def test_an_export_equals_the_file_that_the_writer_makes(
     server: Server, recognizer: Recognizer, tmp_path: Path, wanted: str
 ) -> None:
     stream = Stream(recognizer)
@@ -42,7 +42,7 @@ async def test_an_export_is_the_very_file_that_the_writer_makes(
     assert content.strip()
 
 
-async def test_a_picture_is_drawn(server: Server, recognizer: Recognizer) -> None:
+async def test_an_export_as_png_is_a_picture(server: Server, recognizer: Recognizer) -> None:
     pytest.importorskip("matplotlib")
     stream = Stream(recognizer)
     events = [event.to_dict() for event in [*stream.push(pcm(two_utterances())), *stream.close()]]
@@ -68,14 +68,14 @@ GAP = {"v": 1, "type": "gap", "stream": "a", "start_s": 0.0, "end_s": 1.0, "reas
         (b"\xff\xfe{}\n", "csv", 400, "bad_events"),
     ],
 )
-async def test_what_is_no_event_is_refused_with_its_line(
+async def test_an_invalid_export_is_refused_with_a_code(
     server: Server, body: str | bytes, wanted: str, status: int, code: str
 ) -> None:
     got, content = await export(server, body, wanted)
     assert (got, json.loads(content)["error"]["code"]) == (status, code)
 
 
-async def test_two_streams_do_not_go_into_one_timeline(server: Server, recognizer: Recognizer) -> None:
+async def test_two_streams_are_refused_in_a_format_with_one_timeline(server: Server, recognizer: Recognizer) -> None:
     stream = Stream(recognizer, name="a")
     events = [event.to_dict() for event in [*stream.push(pcm(two_utterances())), *stream.close()]]
     both = events + [{**event, "stream": "b"} for event in events]

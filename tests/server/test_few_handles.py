@@ -1,4 +1,4 @@
-"""A server whose process may open few files still serves, and does not fill its log."""
+"""A server whose process may open only few files still serves clients, and logs few lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA = pcm(two_utterances())
 
 
 async def speak(url: str) -> list[dict[str, object]]:
-    """The messages of one client that behaves well."""
+    """Send audio as a normal client does; returns the messages that it receives."""
     async with aiohttp.ClientSession() as session, session.ws_connect(url + "ws/stream?sample_rate=16000") as ws:
         for first in range(0, len(DATA), 6400):
             await ws.send_bytes(DATA[first : first + 6400])
@@ -34,7 +34,7 @@ async def healthy(url: str) -> bool:
 
 
 @pytest.mark.parametrize("records", [False, True])
-async def test_with_64_handles_and_200_silent_connections_an_honest_client_gets_its_finals(
+async def test_with_64_file_handles_and_200_idle_connections_a_client_still_gets_its_finals(
     bundle: Bundle, tmp_path: Path, records: bool
 ) -> None:
     options = ("--record", str(tmp_path)) if records else ()

@@ -10,7 +10,7 @@ TYPE = "multipart/form-data; boundary=xyz"
 
 
 def form(*parts: tuple[str, bytes], end: bytes = b"--xyz--\r\n") -> bytes:
-    """A form of parts, each the rest of its Content-Disposition and its content."""
+    """A form of parts; each part is the rest of its Content-Disposition header, and its content."""
     lines = [
         b"--xyz\r\nContent-Disposition: form-data" + head.encode() + b"\r\n\r\n" + content + b"\r\n"
         for head, content in parts
@@ -19,7 +19,7 @@ def form(*parts: tuple[str, bytes], end: bytes = b"--xyz--\r\n") -> bytes:
 
 
 @given(st.binary(max_size=200).filter(lambda content: b"\r\n--xyz" not in b"\r\n" + content))
-def test_the_files_bytes_are_what_was_sent(content: bytes) -> None:
+def test_the_content_of_a_file_in_a_form_is_read_unchanged(content: bytes) -> None:
     body = form(('; name="note"', b"words"), ('; name="sound"; filename="a.wav"', content), ('; name="x"', b""))
     assert file_of_form(body, TYPE) == content
 
@@ -38,11 +38,11 @@ def test_the_files_bytes_are_what_was_sent(content: bytes) -> None:
         ("", False),
     ],
 )
-def test_a_part_is_a_file_by_its_file_name_or_by_the_name_file(head: str, is_file: bool) -> None:
+def test_a_part_is_a_file_if_it_has_a_file_name_or_is_named_file(head: str, is_file: bool) -> None:
     assert file_of_form(form((head, b"RIFF")), TYPE) == (b"RIFF" if is_file else None)
 
 
-def test_an_empty_file_is_a_file_and_parts_may_have_no_header() -> None:
+def test_a_file_may_be_empty_and_parts_may_have_no_header() -> None:
     assert file_of_form(form(('; name="file"', b"")), TYPE) == b""
     assert file_of_form(b"--xyz\r\n\r\nwords\r\n" + form(('; name="file"', b"RIFF")), TYPE) == b"RIFF"
     assert file_of_form(b"preamble\r\n" + form(('; name="file"', b"RIFF")), TYPE) == b"RIFF"
@@ -61,13 +61,13 @@ def test_an_empty_file_is_a_file_and_parts_may_have_no_header() -> None:
         (form(), "multipart/form-data; boundary=ä", "boundary"),
     ],
 )
-def test_what_is_no_form_is_refused_with_the_reason(body: bytes, content_type: str, message: str) -> None:
+def test_an_invalid_form_is_refused_with_the_reason(body: bytes, content_type: str, message: str) -> None:
     with pytest.raises(FormError, match=message):
         file_of_form(body, content_type)
 
 
 @given(st.lists(st.sampled_from([b"--xyz", b"\r\n", b"--", b'; name="file"', b"Content-Disposition: form-data", b"a"])))
-def test_no_bytes_do_anything_but_give_a_file_none_or_a_form_error(pieces: list[bytes]) -> None:
+def test_any_bytes_give_a_file_none_or_a_form_error(pieces: list[bytes]) -> None:
     body = b"".join(pieces)
     try:
         content = file_of_form(body, TYPE)

@@ -87,7 +87,7 @@ async def test_a_client_that_names_itself_like_an_unnamed_one_gets_nobody_elses_
         talking(server, sample_rate=16000) as honest,
     ):
         await thief.receive(lambda message: message["type"] == "ready")
-        await honest.say(DATA)
+        await honest.send(DATA)
         assert len(finals(await honest.end())) == 2
         assert finals(await thief.end()) == []
     assert honest.messages[0]["stream"] != "client-1"
@@ -136,7 +136,7 @@ async def test_silent_connections_over_the_limit_give_way_to_a_client_that_asks(
         assert (await healthz(server))[0] == 200
         async with talking(server, sample_rate=16000) as talker:
             more = [await raw(server) for _ in range(40)]
-            await talker.say(DATA)
+            await talker.send(DATA)
             assert len(finals(await talker.end())) == 2
         for _, writer in silent + more:
             writer.close()
@@ -200,7 +200,7 @@ async def test_a_client_that_sends_too_many_messages_is_slowed_down_and_loses_no
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         async with talking(server, sample_rate=16000, partials=False) as talker:
-            await talker.say(bytes(2 * 1000), block=2)
+            await talker.send(bytes(2 * 1000), block=2)
             messages = await talker.end()
         assert messages[-1]["end_s"] == 1000 / 16000
         assert loop.time() - began_s > 0.9  # 800 messages may come at once, 200 take a second
@@ -208,7 +208,7 @@ async def test_a_client_that_sends_too_many_messages_is_slowed_down_and_loses_no
 
 async def test_a_stream_ends_with_its_results_at_the_longest_duration(recognizer: Recognizer) -> None:
     async with serving(recognizer, max_stream_s=1.0) as server, talking(server, sample_rate=16000) as talker:
-        await talker.say(DATA, block=6400)
+        await talker.send(DATA, block=6400)
         messages = await talker.receive()
     assert len(finals(messages)) == 2
     assert [message["type"] for message in messages[-2:]] == ["stream_ended", "error"]

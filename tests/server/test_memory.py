@@ -30,7 +30,7 @@ async def test_a_stream_that_has_ended_is_freed_without_the_collector_of_cycles(
         before = live_streams()
         for _ in range(3):
             async with talking(server, sample_rate=48000) as talker:
-                await talker.say(pcm(two_utterances()), block=6400)
+                await talker.send(pcm(two_utterances()), block=6400)
                 await talker.end()
         await asyncio.wait_for(_freed(before), FREED_S)
     finally:

@@ -35,7 +35,7 @@ async def test_what_a_client_sent_is_in_a_file_that_only_the_operator_can_read(
 ) -> None:
     async with serving(recognizer, record=str(tmp_path / "sound")) as server:
         async with talking(server, sample_rate=16000, stream="kitchen") as talker:
-            await talker.say(DATA)
+            await talker.send(DATA)
             await talker.end()
         assert (await ask(server, "healthz"))[0] == 200
     (path,) = (tmp_path / "sound").iterdir()
@@ -66,7 +66,7 @@ async def test_when_the_folder_vanishes_new_clients_and_the_probe_are_told_until
             assert (response.status, (await response.json())["error"]["code"]) == (503, "recording")
         folder.mkdir()
         async with talking(server, sample_rate=16000) as talker:
-            await talker.say(DATA)
+            await talker.send(DATA)
             assert len(finals(await talker.end())) == 2
         assert (await ask(server, "healthz"))[0] == 200
 
@@ -89,7 +89,7 @@ async def test_when_the_disk_is_full_the_client_gets_its_results_so_far_and_the_
     async with serving(recognizer, record=str(tmp_path)) as server:
         async with talking(server, sample_rate=16000) as talker:
             await talker.receive(is_ready)
-            await talker.say(DATA, block=6400)
+            await talker.send(DATA, block=6400)
             messages = await talker.receive()
         assert messages[-1]["code"] == "recording"
         assert "No space left on device" in messages[-1]["message"]

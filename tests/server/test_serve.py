@@ -95,7 +95,7 @@ async def health(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
 
 def test_a_token_that_it_makes_is_printed_in_the_address_and_opens(bundle: Bundle) -> None:
     with running(bundle.path, "--token", "auto") as server:
-        token = server.says(r"/#token=(\S+);")[1]
+        token = server.wait_for_line(r"/#token=(\S+);")[1]
         assert len(token) >= 32
         url = server.url
         assert fetch(url + "v1/models")[0] == 401
@@ -105,9 +105,9 @@ def test_a_token_that_it_makes_is_printed_in_the_address_and_opens(bundle: Bundl
 def test_what_is_recorded_and_who_can_listen_is_reported_at_the_start(bundle: Bundle, tmp_path: Path) -> None:
     options = ("--host", "0.0.0.0", "--record", str(tmp_path / "sound"))
     with running(bundle.path, *options, STREAMSER_TOKEN="a-token-from-the-environment") as server:
-        server.says("RECORDING all audio to")
-        server.says("other machines can connect")
-        server.says("clients need the token that you gave")
+        server.wait_for_line("RECORDING all audio to")
+        server.wait_for_line("other machines can connect")
+        server.wait_for_line("clients need the token that you gave")
         assert "a-token-from-the-environment" not in "".join(server.lines)
         port = server.url.rstrip("/").rpartition(":")[2]
         assert json.loads(fetch(f"http://127.0.0.1:{port}/healthz")[1])["recording"] is True
@@ -115,7 +115,7 @@ def test_what_is_recorded_and_who_can_listen_is_reported_at_the_start(bundle: Bu
 
 def test_every_line_of_a_server_that_logs_json_is_an_object(bundle: Bundle) -> None:
     with running(bundle.path, before=("--log-json", "--log-level", "info")) as server:
-        url = server.says(r"serving .* at (http://\S+/);")[1]
+        url = server.wait_for_line(r"serving .* at (http://\S+/);")[1]
         body = json.dumps({"not": "a sound"}).encode()
         request = urllib.request.Request(url + "v1/label?token=a-token-that-is-wrong", data=body)
         with pytest.raises(urllib.error.HTTPError) as caught:

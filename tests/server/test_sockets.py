@@ -36,7 +36,7 @@ async def test_a_client_gets_the_very_events_that_its_audio_gets_without_a_serve
     server: Server, recognizer: Recognizer
 ) -> None:
     async with talking(server, sample_rate=16000, stream="kitchen", lossless=True) as talker:
-        await talker.say(DATA)
+        await talker.send(DATA)
         messages = await talker.end()
     assert plain(messages) == truth(recognizer, DATA)
     assert {message["stream"] for message in messages} == {"kitchen"}
@@ -48,7 +48,7 @@ async def test_a_client_gets_the_very_events_that_its_audio_gets_without_a_serve
 async def test_the_size_of_the_messages_changes_nothing(server: Server, recognizer: Recognizer, block: int) -> None:
     data = DATA[: 2000 * block] if block < 100 else DATA
     async with talking(server, sample_rate=16000, lossless=True) as talker:
-        await talker.say(data, block)
+        await talker.send(data, block)
         assert plain(await talker.end()) == truth(recognizer, data)
 
 
@@ -57,20 +57,20 @@ async def test_any_rate_and_channel_count_is_accepted(server: Server, rate: int,
     audio = resample(two_utterances(), SAMPLE_RATE, rate)
     data = pcm(audio.repeat(channels))
     async with talking(server, sample_rate=rate, channels=channels, format="s16le") as talker:
-        await talker.say(data, 20 * rate // 1000 * 2 * channels)
+        await talker.send(data, 20 * rate // 1000 * 2 * channels)
         assert len(finals(await talker.end())) == 2
 
 
 async def test_finals_are_the_same_however_many_partials_were_skipped(server: Server, recognizer: Recognizer) -> None:
     async with talking(server, sample_rate=16000, partials=False, status_ms=0) as talker:
-        await talker.say(DATA)
+        await talker.send(DATA)
         messages = await talker.end()
     assert plain(messages) == [e for e in truth(recognizer, DATA) if e["type"] != "emotion" or e["final"]]
 
 
 async def test_status_reports_how_the_stream_does(server: Server) -> None:
     async with talking(server, sample_rate=16000, status_ms=50) as talker:
-        await talker.say(DATA)
+        await talker.send(DATA)
         statuses = [message for message in await talker.end() if message["type"] == "status"]
     assert {"quiet", "speaking"} <= {status["vad_state"] for status in statuses}
     assert statuses[-1]["position_s"] == pytest.approx(len(DATA) / 2 / SAMPLE_RATE, abs=0.05)
@@ -91,9 +91,9 @@ async def test_a_loss_that_the_client_reports_keeps_its_place_in_time(server: Se
 async def test_a_new_speaker_message_keeps_its_order_in_the_audio(adaptive: Recognizer) -> None:
     half = pcm(np.concatenate([two_utterances(), silence(0.5)]))
     async with serving(adaptive) as server, talking(server, sample_rate=16000, lossless=True) as talker:
-        await talker.say(half)
+        await talker.send(half)
         await talker.ws.send_json({"type": "new_speaker"})
-        await talker.say(half)
+        await talker.send(half)
         received = finals(await talker.end())
     assert [(event["baseline"], event["baseline_utterances"]) for event in received] == [
         ("none", 0), ("own", 1), ("none", 0), ("own", 1),
@@ -109,7 +109,7 @@ async def test_each_client_has_a_voice_of_its_own(adaptive: Recognizer) -> None:
         talking(server, sample_rate=16000, lossless=True) as other,
     ):
         for talker in (one, other):
-            await talker.say(DATA)
+            await talker.send(DATA)
         for talker in (one, other):
             assert plain(await talker.end()) == truth(adaptive, DATA)
 
@@ -118,7 +118,7 @@ async def test_a_client_that_can_send_only_audio_gives_its_hello_in_the_address(
     server: Server, recognizer: Recognizer
 ) -> None:
     async with talking(server, "ws/stream?sample_rate=16000&partials=false&lossless=true&stream=fifo") as talker:
-        await talker.say(DATA)
+        await talker.send(DATA)
         messages = await talker.end()
     assert plain(finals(messages)) == plain(finals(truth(recognizer, DATA)))
     assert messages[0]["stream"] == "fifo"
@@ -133,7 +133,7 @@ async def test_two_clients_of_one_name_get_two_names_and_their_own_events(server
         async with talking(server, sample_rate=16000, stream="same") as two:
             await two.receive(is_ready)
             assert (one.messages[0]["stream"], two.messages[0]["stream"]) == ("same", "same-2")
-            await one.say(DATA)
+            await one.send(DATA)
             assert len(finals(await one.end())) == 2
             assert finals(await two.end()) == []
     async with talking(server, sample_rate=16000, stream="same") as three:
@@ -147,7 +147,7 @@ async def test_a_client_that_takes_the_name_of_an_unnamed_client_takes_none_of_i
         async with talking(server, sample_rate=16000) as unnamed:
             ready = (await unnamed.receive(is_ready))[0]
             assert ready["stream"] not in ("client-1", "")
-            await unnamed.say(DATA)
+            await unnamed.send(DATA)
             assert len(finals(await unnamed.end())) == 2
         assert finals(await named.end()) == []
 
@@ -156,7 +156,7 @@ async def test_a_client_that_vanishes_frees_its_name_and_its_place(server: Serve
     for _ in range(3):
         async with talking(server, sample_rate=16000, stream="wanderer") as talker:
             await talker.receive(is_ready)
-            await talker.say(DATA[:40_000])
+            await talker.send(DATA[:40_000])
             talker.ws._response.connection.transport.abort()  # type: ignore[union-attr]
 
     async def names() -> str:
@@ -213,7 +213,7 @@ async def test_a_message_far_over_the_limit_is_cut_off_by_the_protocol_itself(se
 
 async def test_what_was_rightly_sent_before_a_mistake_is_answered_first(server: Server, recognizer: Recognizer) -> None:
     async with talking(server, sample_rate=16000, lossless=True) as talker:
-        await talker.say(DATA)
+        await talker.send(DATA)
         await talker.ws.send_bytes(b"\0")
         messages = await talker.receive()
     assert plain(messages) == truth(recognizer, DATA)
@@ -222,10 +222,10 @@ async def test_what_was_rightly_sent_before_a_mistake_is_answered_first(server: 
 
 async def test_a_clients_mistake_does_not_touch_its_neighbour(server: Server, recognizer: Recognizer) -> None:
     async with talking(server, sample_rate=16000, lossless=True) as neighbour:
-        await neighbour.say(DATA[: len(DATA) // 2])
+        await neighbour.send(DATA[: len(DATA) // 2])
         for bad in ([HELLO, b"\0"], ["rubbish"], [HELLO, b"\0" * 300_000]):
             await refused(server, bad)
-        await neighbour.say(DATA[len(DATA) // 2 :])
+        await neighbour.send(DATA[len(DATA) // 2 :])
         assert plain(await neighbour.end()) == truth(recognizer, DATA)
 
 
@@ -236,7 +236,7 @@ async def test_one_client_too_many_is_told_so_and_the_others_stay(recognizer: Re
             await two.receive(is_ready)
             close_code, error = await refused(server, [])
             assert (close_code, error["code"]) == (1013, "too_many_clients")
-            await one.say(DATA)
+            await one.send(DATA)
             assert len(finals(await one.end())) == 2
         async with talking(server, sample_rate=16000) as three:
             assert (await three.receive(is_ready))[0]["type"] == "ready"
@@ -245,7 +245,7 @@ async def test_one_client_too_many_is_told_so_and_the_others_stay(recognizer: Re
 async def test_a_client_that_falls_silent_gets_its_results_and_is_shown_out(recognizer: Recognizer) -> None:
     async with serving(recognizer, idle_timeout_s=0.3) as server:
         async with talking(server, sample_rate=16000) as talker:
-            await talker.say(DATA)
+            await talker.send(DATA)
             messages = await talker.receive()
             assert len(finals(messages)) == 2
             assert (messages[-1]["code"], talker.ws.close_code) == ("idle", 4408)
@@ -311,7 +311,7 @@ async def test_a_client_that_never_reads_is_disconnected_with_a_reason_and_costs
         deaf = await asyncio.to_thread(NeverReads, server)
         complaining = asyncio.create_task(asyncio.to_thread(deaf.complain, 5000))
         async with talking(server, sample_rate=16000, lossless=True) as neighbour:
-            await neighbour.say(DATA)
+            await neighbour.send(DATA)
             assert plain(await neighbour.end()) == truth(recognizer, DATA)
         await asyncio.wait_for(complaining, DEADLINE_S)
         await _until(server, 'streamser_refusals_total{reason="slow_reader"} 1')
@@ -351,18 +351,18 @@ async def test_an_error_of_the_engine_is_reported_to_its_client_and_the_server_c
     async with serving(failing) as server:
         failing.fails = True
         async with talking(server, sample_rate=16000, stream="kitchen") as talker:
-            await talker.say(DATA)
+            await talker.send(DATA)
             messages = await talker.end()
         assert (messages[-1]["code"], talker.ws.close_code) == ("failed", 1011)
         ended = next(message for message in messages if message["type"] == "stream_ended")
         assert ended["error"] == messages[-1]["message"] == "the engine caught fire"
         async with talking(server, sample_rate=16000) as unaware:  # it continues to send, and still gets the error
-            await unaware.say(DATA)
+            await unaware.send(DATA)
             messages = await unaware.receive()
         assert [message["type"] for message in messages[-2:]] == ["stream_ended", "error"]
         failing.fails = False
         async with talking(server, sample_rate=16000, stream="kitchen", lossless=True) as talker:
-            await talker.say(DATA)
+            await talker.send(DATA)
             assert plain(await talker.end()) == truth(recognizer, DATA)
 
 
@@ -437,7 +437,7 @@ async def test_audio_is_written_only_where_the_operator_asked_and_every_client_i
     async with serving(recognizer, record=str(tmp_path / "sound")) as server:
         async with talking(server, sample_rate=16000, stream="kitchen") as talker:
             assert (await talker.receive(is_ready))[0]["recording"] is True
-            await talker.say(DATA)
+            await talker.send(DATA)
             await talker.end()
         async with aiohttp.ClientSession() as session:
             assert (await (await session.get(server.url + "healthz")).json())["recording"] is True

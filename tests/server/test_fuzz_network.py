@@ -1,4 +1,4 @@
-"""Any bytes sent to a network interface are answered with a refusal, and other clients are still served."""
+"""Any bytes that a client sends are accepted or refused, without an error, and other clients are still served."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from streamser.server.security import refuse_host, refuse_origin, shown_token, t
 
 
 def examples(count: int, **more: Any) -> settings:
-    """The number of examples, independent of the machine's speed."""
+    """Settings of hypothesis for this number of examples, without limits that depend on the machine's speed."""
     return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), **more)
 
 
-# Letters and what is odd about text: controls, separators, signs of other protocols, surrogates.
+# Letters and unusual characters: control characters, separators, characters of other protocols, surrogates.
 TEXT = st.text(
     st.sampled_from("az09 -_.:;,/\\'\"[]{}()<>=%&?#@\0\n\r\t\x1b\x7f\u2028é\ud800\udcff\U0001f600"), max_size=40
 )
@@ -58,7 +58,7 @@ def test_a_first_message_is_a_hello_or_is_refused(text: str, audio: bool) -> Non
 
 @examples(200)
 @given(st.dictionaries(st.sampled_from(KEYS) | TEXT, TEXT))
-def test_an_address_is_a_hello_or_is_refused(query: dict[str, str]) -> None:
+def test_a_query_is_a_hello_or_is_refused(query: dict[str, str]) -> None:
     text = hello_of_query(query)
     if text is not None:
         with contextlib.suppress(Refusal):
@@ -67,7 +67,7 @@ def test_an_address_is_a_hello_or_is_refused(query: dict[str, str]) -> None:
 
 @examples(200)
 @given(TEXT | JSON.map(json.dumps), st.binary(max_size=70), st.integers(1, 32))
-def test_a_later_message_is_known_or_is_refused(text: str, data: bytes, channels: int) -> None:
+def test_a_later_message_is_a_command_or_pcm_or_is_refused(text: str, data: bytes, channels: int) -> None:
     with contextlib.suppress(Refusal):
         parse_word(text, 1000)
     hello = Hello(channels=channels)
@@ -81,7 +81,7 @@ def test_a_later_message_is_known_or_is_refused(text: str, data: bytes, channels
 
 @examples(200)
 @given(st.none() | TEXT, st.none() | TEXT, st.dictionaries(st.just("Authorization"), TEXT), st.sampled_from(CONFIGS))
-def test_no_host_origin_or_token_does_more_than_be_refused(
+def test_any_host_origin_or_token_is_accepted_or_refused_without_an_error(
     host: str | None, origin: str | None, headers: dict[str, str], config: ServerConfig
 ) -> None:
     assert isinstance(refuse_host(host, config), str | None)
@@ -92,7 +92,7 @@ def test_no_host_origin_or_token_does_more_than_be_refused(
 
 @examples(100)
 @given(st.lists(st.sampled_from(["/", "home", "a b", "'", ":", "C:", "\\", "x.wav", " "]), max_size=12).map("".join))
-def test_no_absolute_folder_is_left_in_what_clients_are_told(text: str) -> None:
+def test_messages_to_clients_contain_no_absolute_path(text: str) -> None:
     assert "/home/" not in without_paths(f"[Errno 2] No such file: '/home/ada/{text.replace('/', '')}/x.wav'")
 
 
@@ -111,7 +111,7 @@ REQUEST_PARTS = st.sampled_from(
 
 
 async def send_raw(port: int, data: bytes) -> bytes:
-    """What comes back to these bytes within a moment."""
+    """Send bytes to the server, and return its response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
@@ -125,7 +125,7 @@ async def send_raw(port: int, data: bytes) -> bytes:
 
 @pytest.fixture
 def requests() -> list[bytes]:
-    """Requests put together from parts, the same each time."""
+    """Requests that are composed of random parts; the same in each run."""
     found: list[bytes] = []
 
     @examples(160, database=None, derandomize=True)
@@ -138,7 +138,7 @@ def requests() -> list[bytes]:
 
 
 @pytest.mark.slow
-async def test_malformed_requests_leave_no_traceback_and_the_server_goes_on(
+async def test_malformed_requests_cause_no_traceback_and_the_server_continues(
     recognizer: Recognizer, requests: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(recognizer, header_timeout_s=1.0, idle_timeout_s=1.0) as server:
@@ -151,7 +151,7 @@ async def test_malformed_requests_leave_no_traceback_and_the_server_goes_on(
 
 
 @pytest.mark.slow
-async def test_random_messages_of_a_websocket_are_refused_and_disturb_nobody(
+async def test_random_websocket_messages_are_refused_and_do_not_affect_other_clients(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     found: list[list[Any]] = []
@@ -177,7 +177,7 @@ async def test_random_messages_of_a_websocket_are_refused_and_disturb_nobody(
                     assert ws.close_code is not None
     assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING]
     async with talking(server, sample_rate=16000) as talker:
-        await talker.say(pcm(two_utterances()))
+        await talker.send(pcm(two_utterances()))
         assert len(finals(await talker.end())) == 2
 
 

@@ -1,4 +1,4 @@
-"""The page can be read and used in every state, and its words and colors are true."""
+"""The dashboard is accessible in every state, and its texts and colors match the state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hover_over_every_button(page: Page, within: str = "body") -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_any_state_and_every_button_can_be_read_under_the_pointer(
+def test_axe_finds_nothing_in_the_usual_states_and_with_the_pointer_on_each_button(
     serve: Running, talk: Path, tmp_path: Path, scheme: str
 ) -> None:
     with browsing(serve.url, talk, tmp_path) as page:
@@ -64,7 +64,7 @@ DRAG = """
 
 
 def violations_at_every_size(page: Page, part: str) -> list[str]:
-    """What axe finds, also with the pointer on each button of a part, and whether the page is wider than the screen."""
+    """Violations at each of `SIZES`, also with the pointer on each button of a part, or if the page is too wide."""
     found = []
     for scheme, width, height in SIZES:
         page.look(scheme, width, height)
@@ -129,7 +129,7 @@ def test_axe_finds_nothing_while_the_server_is_lost(sure: Bundle, talk: Path, tm
         assert violations_at_every_size(page, "header") == []
 
 
-def test_a_cut_connection_turns_the_notice_into_a_warning_and_the_level_meter_dark(
+def test_without_a_connection_the_notice_is_a_warning_and_the_level_meter_is_empty(
     sure: Bundle, tmp_path: Path
 ) -> None:
     loud = tmp_path / "loud.wav"
@@ -153,7 +153,7 @@ def test_a_cut_connection_turns_the_notice_into_a_warning_and_the_level_meter_da
         assert levels == ["scaleX(0)"]
 
 
-def test_the_selected_utterance_is_named_by_its_time_and_stays_in_sight_when_one_zooms(
+def test_the_selected_utterance_is_named_by_its_time_and_stays_visible_when_zooming(
     serve: Running, talk: Path, tmp_path: Path
 ) -> None:
     selected_x = "return import('/app.js').then(({ timeline }) => timeline.place(timeline.selected))"
@@ -171,11 +171,9 @@ def test_the_selected_utterance_is_named_by_its_time_and_stays_in_sight_when_one
         assert page.do("return document.querySelectorAll('#rows tr.selected').length") == 1
 
 
-def test_a_skip_that_is_asked_for_before_the_answer_is_not_forgotten(
-    serve: Running, talk: Path, tmp_path: Path
-) -> None:
+def test_skip_works_if_it_is_pressed_before_the_response_arrives(serve: Running, talk: Path, tmp_path: Path) -> None:
     with browsing(serve.url, talk, tmp_path) as page:
-        page.do("HTMLMediaElement.prototype.play = () => Promise.resolve()")  # a player that never gets anywhere
+        page.do("HTMLMediaElement.prototype.play = () => Promise.resolve()")  # a player that never advances
         page.do("document.getElementById('file').addEventListener('change', () => setTimeout(() => skip.click()))")
         page.find("#file").send_keys(str(talk))
         page.until(lambda: page.text("#main") == "Open an audio file")
