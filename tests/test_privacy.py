@@ -165,10 +165,10 @@ def test_a_command_writes_what_it_was_told_to_and_connects_to_no_other_machine(
 def test_the_trace_sees_a_recording_that_was_asked_for(
     command: Command, read: Callable[[Path], Trace], bundle: Bundle, tmp_path: Path
 ) -> None:
-    words = ["serve", "--port", "0", "--model", str(bundle.path), "--record", str(tmp_path / "sound")]
+    words = ["serve", "--port", "0", "--model", str(bundle.path), "--record", str(tmp_path / "audio")]
     run(command(tmp_path, *words), speak_to_server)
     (path,) = audio_files(read(tmp_path))
-    assert path.parent == tmp_path / "sound"
+    assert path.parent == tmp_path / "audio"
 
 
 def test_onnx_runtime_keeps_no_telemetry(bundle: Bundle, talk: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What small, slow and malformed input may cost: nothing that another client notices."""
+"""Small, slow and malformed input of one client does not affect other clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKEN = "a-token-for-these-tests"
 
 
 async def raw(server: Server, *pieces: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection that has sent these bytes and nothing more."""
+    """Open a connection and send these bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     for piece in pieces:
         writer.write(piece)
@@ -34,7 +34,7 @@ async def raw(server: Server, *pieces: bytes) -> tuple[asyncio.StreamReader, asy
 
 
 async def response_to(server: Server, request: bytes) -> bytes:
-    """All that the server sends back to these bytes before it closes; nothing where it resets the connection."""
+    """Send bytes; returns everything that the server sends until it closes, or nothing if it resets the connection."""
     reader, writer = await raw(server, request)
     try:
         return await asyncio.wait_for(reader.read(), DEADLINE_S)
@@ -59,7 +59,7 @@ async def post(server: Server, body: Any, query: str = "", **options: Any) -> tu
 
 @contextlib.asynccontextmanager
 async def watched(server: Server) -> AsyncIterator[list[float]]:
-    """Inside the `with`, another client requests /healthz repeatedly; yields the time of each response."""
+    """Inside the `with`, another client requests /healthz repeatedly; yields the list of response times in seconds."""
     delays: list[float] = []
     loop = asyncio.get_running_loop()
 
@@ -81,7 +81,7 @@ async def watched(server: Server) -> AsyncIterator[list[float]]:
 # --- names
 
 
-async def test_a_client_that_names_itself_like_an_unnamed_one_gets_nobody_elses_events(server: Server) -> None:
+async def test_a_client_named_like_an_unnamed_client_does_not_get_its_events(server: Server) -> None:
     async with (
         talking(server, sample_rate=16000, stream="client-1") as thief,
         talking(server, sample_rate=16000) as honest,
@@ -93,7 +93,7 @@ async def test_a_client_that_names_itself_like_an_unnamed_one_gets_nobody_elses_
     assert honest.messages[0]["stream"] != "client-1"
 
 
-async def test_a_damaged_upload_gives_its_name_back(server: Server) -> None:
+async def test_the_stream_name_of_a_damaged_upload_becomes_free_again(server: Server) -> None:
     audio = two_utterances()
     audio[20_000] = np.nan
     file = io.BytesIO()
@@ -107,7 +107,7 @@ async def test_a_damaged_upload_gives_its_name_back(server: Server) -> None:
 # --- connections
 
 
-async def test_a_connection_that_sends_no_whole_header_in_time_is_closed(recognizer: Recognizer) -> None:
+async def test_a_connection_without_a_complete_header_in_time_is_closed(recognizer: Recognizer) -> None:
     async with serving(recognizer, header_timeout_s=0.2) as server:
         for pieces in ((), (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ",)):
             reader, writer = await raw(server, *pieces)
@@ -115,7 +115,7 @@ async def test_a_connection_that_sends_no_whole_header_in_time_is_closed(recogni
             writer.close()
 
 
-async def test_a_header_that_drips_is_cut_all_the_same(recognizer: Recognizer) -> None:
+async def test_a_connection_whose_header_arrives_too_slowly_is_closed(recognizer: Recognizer) -> None:
     async with serving(recognizer, header_timeout_s=0.3) as server:
         reader, writer = await raw(server, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         loop = asyncio.get_running_loop()
@@ -130,7 +130,7 @@ async def test_a_header_that_drips_is_cut_all_the_same(recognizer: Recognizer) -
         writer.close()
 
 
-async def test_silent_connections_over_the_limit_give_way_to_a_client_that_asks(recognizer: Recognizer) -> None:
+async def test_idle_connections_above_the_limit_are_closed_in_favour_of_new_requests(recognizer: Recognizer) -> None:
     async with serving(recognizer, max_connections=16, header_timeout_s=60) as server:
         silent = [await raw(server) for _ in range(40)]
         assert (await healthz(server))[0] == 200
@@ -142,7 +142,7 @@ async def test_silent_connections_over_the_limit_give_way_to_a_client_that_asks(
             writer.close()
 
 
-async def test_when_all_connections_are_at_work_the_next_is_told_to_come_back(recognizer: Recognizer) -> None:
+async def test_if_all_connections_are_busy_the_next_one_gets_503_with_retry_after(recognizer: Recognizer) -> None:
     async with serving(recognizer, max_connections=2) as server, talking(server, sample_rate=16000) as one:
         await one.receive(lambda message: message["type"] == "ready")
         async with talking(server, sample_rate=16000) as two:
@@ -177,12 +177,14 @@ async def test_a_malformed_request_is_refused_without_a_traceback(
     assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []
 
 
-async def test_a_host_that_is_no_name_is_refused_as_a_foreign_one(server: Server) -> None:
+async def test_an_invalid_host_header_is_refused_like_a_foreign_host(server: Server) -> None:
     reply = await response_to(server, b"GET / HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n")
     assert reply.startswith(b"HTTP/1.1 403 ")
 
 
-async def test_a_token_of_any_bytes_is_a_wrong_one(recognizer: Recognizer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_token_of_arbitrary_bytes_is_refused_as_wrong(
+    recognizer: Recognizer, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(recognizer, token=TOKEN) as server:
         head = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\nConnection: close\r\n\r\n"
         assert (await response_to(server, head)).startswith(b"HTTP/1.1 401 ")
@@ -195,7 +197,9 @@ async def test_a_token_of_any_bytes_is_a_wrong_one(recognizer: Recognizer, caplo
 # --- streams
 
 
-async def test_a_client_that_sends_too_many_messages_is_slowed_down_and_loses_nothing(recognizer: Recognizer) -> None:
+async def test_a_client_that_sends_too_many_messages_is_slowed_down_without_losing_audio(
+    recognizer: Recognizer,
+) -> None:
     async with serving(recognizer, max_messages_per_s=200) as server:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -203,10 +207,10 @@ async def test_a_client_that_sends_too_many_messages_is_slowed_down_and_loses_no
             await talker.send(bytes(2 * 1000), block=2)
             messages = await talker.end()
         assert messages[-1]["end_s"] == 1000 / 16000
-        assert loop.time() - began_s > 0.9  # 800 messages may come at once, 200 take a second
+        assert loop.time() - began_s > 0.9  # of 1000 messages, 800 may arrive at once and 200 take a second
 
 
-async def test_a_stream_ends_with_its_results_at_the_longest_duration(recognizer: Recognizer) -> None:
+async def test_a_stream_of_the_maximum_duration_gets_its_results_and_is_ended(recognizer: Recognizer) -> None:
     async with serving(recognizer, max_stream_s=1.0) as server, talking(server, sample_rate=16000) as talker:
         await talker.send(DATA, block=6400)
         messages = await talker.receive()
@@ -219,12 +223,12 @@ async def test_a_stream_ends_with_its_results_at_the_longest_duration(recognizer
 
 
 def form_of(parts: int) -> tuple[bytes, dict[str, str]]:
-    """A form of this many empty parts."""
+    """A form with this many empty parts, and its headers."""
     part = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n'
     return part * parts + b"--b--\r\n", {"Content-Type": "multipart/form-data; boundary=b"}
 
 
-async def test_a_form_of_a_hundred_thousand_empty_parts_holds_nobody_up(server: Server) -> None:
+async def test_a_form_with_a_hundred_thousand_empty_parts_does_not_delay_other_clients(server: Server) -> None:
     body, headers = form_of(100_000)
     loop = asyncio.get_running_loop()
     async with watched(server) as delays:
@@ -236,7 +240,7 @@ async def test_a_form_of_a_hundred_thousand_empty_parts_holds_nobody_up(server: 
     assert max(delays, default=0) < 2
 
 
-async def test_fields_that_are_no_file_count_against_the_limit_too(recognizer: Recognizer) -> None:
+async def test_form_fields_that_are_no_file_count_towards_the_size_limit(recognizer: Recognizer) -> None:
     async def endless() -> Any:
         yield b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n'
         for _ in range(200):
@@ -248,7 +252,7 @@ async def test_fields_that_are_no_file_count_against_the_limit_too(recognizer: R
         assert (status, response["error"]["code"]) == (413, "too_large")
 
 
-async def test_uploads_that_drip_keep_nobody_from_labelling(server: Server) -> None:
+async def test_slow_uploads_do_not_prevent_others_from_labelling(server: Server) -> None:
     head = b"POST /v1/label HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\nRIFF"
     dripping = [await raw(server, head) for _ in range(8)]
     status, response = await asyncio.wait_for(post(server, wav(two_utterances())), DEADLINE_S)
@@ -257,9 +261,7 @@ async def test_uploads_that_drip_keep_nobody_from_labelling(server: Server) -> N
         writer.close()
 
 
-async def test_an_upload_that_is_broken_off_leaves_no_traceback(
-    server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_aborted_upload_causes_no_traceback(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         head = b"POST /v1/label HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\nRIFF"
         _, writer = await raw(server, head)
@@ -269,14 +271,14 @@ async def test_an_upload_that_is_broken_off_leaves_no_traceback(
 
 
 @pytest.mark.parametrize("file_format", ["WAV", "OGG"])
-async def test_a_small_file_of_very_many_channels_is_refused(server: Server, file_format: str) -> None:
+async def test_a_file_with_too_many_channels_is_refused(server: Server, file_format: str) -> None:
     file = io.BytesIO()
     soundfile.write(file, np.zeros((400, 255), np.float32), 48_000, format=file_format)
     status, response = await post(server, file.getvalue())
     assert (status, response["error"]["code"]) == (415, "channels")
 
 
-async def test_the_largest_number_of_channels_is_labelled(server: Server) -> None:
+async def test_a_file_with_the_maximum_number_of_channels_is_labelled(server: Server) -> None:
     audio = np.repeat(np.concatenate([silence(0.3), babble(1.0), silence(0.6)])[:, None], 32, axis=1)
     status, response = await post(server, io.BytesIO(wav(audio)))
     assert (status, len(response["segments"])) == (200, 1)

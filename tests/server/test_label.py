@@ -22,9 +22,7 @@ async def post(server: Server, body: Any, query: str = "", **options: Any) -> tu
         return response.status, await response.json()
 
 
-async def test_a_file_gets_the_very_events_that_the_same_audio_gets_without_a_server(
-    server: Server, recognizer: Recognizer
-) -> None:
+async def test_a_file_gets_the_same_events_as_without_a_server(server: Server, recognizer: Recognizer) -> None:
     audio = two_utterances()
     status, response = await post(server, wav(audio), "?partials=true&stream=talk.wav")
     assert status == 200
@@ -34,7 +32,7 @@ async def test_a_file_gets_the_very_events_that_the_same_audio_gets_without_a_se
         assert event["stream"] == "talk.wav"
 
 
-async def test_without_partials_only_they_are_missing_and_the_segments_are_the_finals(server: Server) -> None:
+async def test_without_partials_the_other_events_are_the_same_and_the_segments_are_the_finals(server: Server) -> None:
     _, whole = await post(server, wav(two_utterances()), "?partials=true")
     _, short = await post(server, wav(two_utterances()))
     assert plain(short["events"]) == plain([e for e in whole["events"] if e["type"] != "emotion" or e["final"]])
@@ -44,7 +42,7 @@ async def test_without_partials_only_they_are_missing_and_the_segments_are_the_f
     assert short["labels"] == list(short["segments"][0]["scores"])
 
 
-async def test_a_form_with_a_file_does_as_well(server: Server) -> None:
+async def test_a_file_in_a_form_gets_the_same_result_as_a_plain_body(server: Server) -> None:
     _, plainly = await post(server, wav(two_utterances()))
     form = aiohttp.FormData()
     form.add_field("note", "not a file")
@@ -55,14 +53,14 @@ async def test_a_form_with_a_file_does_as_well(server: Server) -> None:
 
 @pytest.mark.parametrize("file_format", ["FLAC", "OGG", "WAV"])
 @pytest.mark.parametrize("rate", [8000, 44100])
-async def test_other_formats_and_rates_are_labelled_too(server: Server, file_format: str, rate: int) -> None:
+async def test_files_of_other_formats_and_rates_are_labelled(server: Server, file_format: str, rate: int) -> None:
     audio = resample(two_utterances(), 16000, rate)
     stereo = np.stack([audio, audio], axis=1)
     status, response = await post(server, wav(stereo, rate, file_format))
     assert (status, len(response["segments"])) == (200, 2)
 
 
-async def test_silence_is_a_file_without_utterances(server: Server) -> None:
+async def test_a_file_of_silence_has_no_utterances(server: Server) -> None:
     status, response = await post(server, wav(silence(1.0)))
     assert (status, response["segments"]) == (200, [])
     assert [event["type"] for event in response["events"]] == ["stream_ended"]
@@ -81,7 +79,7 @@ async def test_silence_is_a_file_without_utterances(server: Server) -> None:
         (wav(tone()), "?stream=" + "x" * 65, 400, "bad_name"),
     ],
 )
-async def test_what_is_no_file_is_refused_with_a_reason(
+async def test_an_invalid_upload_is_refused_with_a_reason(
     server: Server, body: bytes, query: str, status: int, code: str
 ) -> None:
     got, response = await post(server, body, query)
@@ -90,14 +88,14 @@ async def test_what_is_no_file_is_refused_with_a_reason(
     assert "object at" not in response["error"]["message"] and "<" not in response["error"]["message"]
 
 
-async def test_a_misspelled_query_parameter_gets_the_nearest_name(server: Server) -> None:
+async def test_a_misspelled_query_parameter_is_refused_with_the_nearest_name(server: Server) -> None:
     _, response = await post(server, wav(tone()), "?partial=true")
     assert response["error"]["message"] == "unknown query parameter 'partial'; did you mean 'partials'?"
     _, response = await post(server, wav(tone()), "?xyz=1")
     assert response["error"]["message"] == "unknown query parameter 'xyz'; known: stream, partials, model"
 
 
-async def test_a_file_that_is_cut_off_is_scored_with_a_warning(server: Server) -> None:
+async def test_a_truncated_file_is_scored_with_a_warning(server: Server) -> None:
     whole = wav(two_utterances())
     status, response = await post(server, whole)
     assert (status, response["warnings"]) == (200, [])
@@ -117,7 +115,7 @@ async def test_a_form_without_a_file_is_refused(server: Server) -> None:
     assert (status, response["error"]["code"]) == (400, "bad_form")
 
 
-async def test_not_a_number_in_a_file_is_refused_and_the_next_file_is_scored(server: Server) -> None:
+async def test_a_file_with_nan_is_refused_and_the_next_file_is_scored(server: Server) -> None:
     import io
 
     import soundfile
@@ -131,7 +129,7 @@ async def test_not_a_number_in_a_file_is_refused_and_the_next_file_is_scored(ser
     assert (await post(server, wav(two_utterances())))[0] == 200
 
 
-async def test_a_body_over_the_limit_is_refused_whether_or_not_it_says_its_length(recognizer: Recognizer) -> None:
+async def test_a_body_over_the_limit_is_refused_with_or_without_a_content_length(recognizer: Recognizer) -> None:
     async def crumbs() -> Any:
         for _ in range(64):
             yield b"\0" * 4096
@@ -144,7 +142,7 @@ async def test_a_body_over_the_limit_is_refused_whether_or_not_it_says_its_lengt
         assert (await post(server, wav(babble(1.0))))[0] == 200
 
 
-async def test_a_small_file_that_unpacks_into_hours_is_refused(recognizer: Recognizer) -> None:
+async def test_a_small_compressed_file_with_too_much_audio_is_refused(recognizer: Recognizer) -> None:
     async with serving(recognizer, max_audio_s=20) as server:
         bomb = wav(silence(600.0), file_format="FLAC")
         assert len(bomb) < 30_000
@@ -153,7 +151,7 @@ async def test_a_small_file_that_unpacks_into_hours_is_refused(recognizer: Recog
 
 
 @pytest.mark.parametrize("samples_in_header", [0, 2**36 - 1])
-async def test_a_header_that_lies_about_the_length_gets_past_no_limit(
+async def test_a_file_header_with_a_wrong_length_does_not_bypass_the_limits(
     recognizer: Recognizer, samples_in_header: int
 ) -> None:
     def flac(duration_s: float) -> bytes:
@@ -169,7 +167,7 @@ async def test_a_header_that_lies_about_the_length_gets_past_no_limit(
         assert (status, len(response["segments"])) == (200, 2)
 
 
-async def test_a_body_that_comes_to_a_halt_does_not_hold_a_place_for_ever(recognizer: Recognizer) -> None:
+async def test_an_upload_that_stops_arriving_is_ended_with_408(recognizer: Recognizer) -> None:
     async def halting() -> Any:
         yield b"RIFF"
         await asyncio.Event().wait()
@@ -179,7 +177,7 @@ async def test_a_body_that_comes_to_a_halt_does_not_hold_a_place_for_ever(recogn
         assert (status, response["error"]["code"]) == (408, "idle")
 
 
-async def test_ten_files_at_once_are_all_answered(server: Server) -> None:
+async def test_ten_files_at_once_all_get_their_results(server: Server) -> None:
     responses = await asyncio.gather(*(post(server, wav(two_utterances(seed)), "?stream=same") for seed in range(10)))
     assert {status for status, _ in responses} == {200}
     assert len({response["stream"] for _, response in responses}) >= 1

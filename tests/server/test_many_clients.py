@@ -1,4 +1,4 @@
-"""Thirty-two microphones at once: every final arrives, each at its own client, and the delay is measured."""
+"""32 clients at once in real time: each gets the finals of its own audio; the latency of partials is printed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BLOCK_S = 0.02
 
 
 async def speak(talker: Talker, data: bytes) -> list[Message]:
-    """Send as a microphone does: a block as soon as it has sounded, and read meanwhile."""
+    """Send blocks in real time, as a microphone does, and read meanwhile; returns the messages."""
     hearing = asyncio.create_task(talker.receive())
     loop = asyncio.get_running_loop()
     began = loop.time()
     for number, first in enumerate(range(0, len(data), BLOCK_BYTES), 1):
-        await asyncio.sleep(began + number * BLOCK_S - loop.time())  # the pace is the subject, not a wait for something
+        await asyncio.sleep(began + number * BLOCK_S - loop.time())  # for the pace, not to wait for a condition
         await talker.ws.send_bytes(data[first : first + BLOCK_BYTES])
     await talker.ws.send_json({"type": "end"})
     return await hearing
@@ -33,10 +33,12 @@ async def client(server: Server, seed: int, data: bytes) -> list[Message]:
 
 
 @pytest.mark.slow
-async def test_thirty_two_clients_at_once_each_get_all_of_their_own_finals(recognizer: Recognizer) -> None:
+async def test_32_clients_at_once_each_get_all_finals_of_their_own_audio(recognizer: Recognizer) -> None:
     recordings = [pcm(two_utterances(seed)) for seed in range(CLIENTS)]
     expected = [plain(finals(truth(recognizer, data))) for data in recordings]
-    assert len({str(one) for one in expected}) == CLIENTS, "the sounds must differ, or a mix-up would not be seen"
+    assert len({str(one) for one in expected}) == CLIENTS, (
+        "the finals of all clients must differ, else confused clients would not be detected"
+    )
     async with serving(recognizer) as server:
         received = await asyncio.gather(*(client(server, seed, data) for seed, data in enumerate(recordings)))
     for seed, (messages, own) in enumerate(zip(received, expected, strict=True)):

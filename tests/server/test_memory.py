@@ -1,4 +1,4 @@
-"""A stream that has ended leaves no memory behind, whatever other tests of the same process hold."""
+"""The memory of a stream is freed when it ends."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ FREED_S = 5.0
 
 
 def live_streams() -> set[int]:
-    # type() asks nothing of the object; isinstance() makes torch's deprecated objects warn
+    # type() instead of isinstance(), which causes warnings for deprecated objects of torch
     return {id(thing) for thing in gc.get_objects() if issubclass(type(thing), WorkerStream)}
 
 
 async def _freed(before: set[int]) -> None:
-    while live_streams() - before:  # the server's side of the last connection ends a moment after ours
+    while live_streams() - before:  # the server ends the last connection slightly later than the client
         await asyncio.sleep(0.01)
 
 
-async def test_a_stream_that_has_ended_is_freed_without_the_collector_of_cycles(server: Server) -> None:
+async def test_an_ended_stream_is_freed_without_the_garbage_collector(server: Server) -> None:
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What docs/operating.md and tools/deploy promise an operator is what the server has."""
+"""docs/operating.md and tools/deploy agree with the server's metrics, settings and health check."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
 
 
 def names_in(text: str) -> set[str]:
-    """Metrics that a text uses; a histogram's parts count as the histogram."""
+    """The metrics that a text uses; the parts of a histogram count as the histogram."""
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\b(?:streamser|process)_\w+", text)}
 
 
@@ -42,13 +42,13 @@ def test_every_counter_of_a_stream_is_documented() -> None:
         assert field.name in described or f"`{field.name}`" in OPERATING, field.name
 
 
-def test_every_limit_is_a_setting() -> None:
+def test_every_documented_limit_is_a_setting_and_every_maximum_is_documented() -> None:
     limits = re.findall(r"`([a-z_]+_(?:s|kb|mb)|max_\w+|client_queue)`", OPERATING[OPERATING.index("## Limits") :])
     assert set(limits) <= {field.name for field in fields(ServerConfig)}
     assert {name for name in ServerConfig.__slots__ if name.startswith("max_")} <= set(limits)
 
 
-def test_the_dashboard_and_the_alerts_ask_for_metrics_that_exist() -> None:
+def test_the_grafana_dashboard_and_the_alerts_use_only_existing_metrics() -> None:
     dashboard = json.loads((DEPLOY / "grafana.json").read_text())
     asked = names_in(" ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"]))
     assert asked <= set(HELP), asked - set(HELP)
@@ -59,19 +59,19 @@ def test_the_dashboard_and_the_alerts_ask_for_metrics_that_exist() -> None:
         assert rule["annotations"]["summary"]
 
 
-async def test_what_the_server_gives_has_a_help_line(server: Server) -> None:
+async def test_every_gauge_of_the_server_has_a_help_text(server: Server) -> None:
     gauges = {**server._hub.gauges(), "streamser_connections": 0, "streamser_ready": 1}
     assert set(gauges) <= set(HELP)
 
 
 def health_check() -> list[str]:
-    """The command of the container's health check, with this Python."""
+    """The command of the container's health check, run with this Python."""
     found = re.search(r"HEALTHCHECK.*?CMD (\[.*?\])\n", (DEPLOY.parents[1] / "Dockerfile").read_text(), re.DOTALL)
     assert found
     return [sys.executable, *ast.literal_eval(found[1])[1:]]
 
 
-async def test_the_containers_health_check_tells_ready_from_draining_and_from_gone(recognizer: Recognizer) -> None:
+async def test_the_containers_health_check_succeeds_only_while_the_server_is_ready(recognizer: Recognizer) -> None:
     import asyncio
 
     async def check(port: int) -> int:
@@ -87,7 +87,7 @@ async def test_the_containers_health_check_tells_ready_from_draining_and_from_go
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_systemd_takes_the_unit_and_calls_it_safe(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit_and_rates_it_safe(tmp_path: Path) -> None:
     unit = tmp_path / "streamser.service"
     text = (DEPLOY / "streamser.service").read_text()
     unit.write_text(text.replace("/opt/streamser/bin/streamser", shutil.which("true") or "/bin/true"))
@@ -101,7 +101,7 @@ def test_systemd_takes_the_unit_and_calls_it_safe(tmp_path: Path) -> None:
     assert exposure and float(exposure[1]) < 2.5, rated.stdout[-2000:] + rated.stderr
 
 
-def test_the_units_command_is_one_that_streamser_takes() -> None:
+def test_the_command_of_the_unit_is_valid() -> None:
     from streamser.cli import build_parser
 
     found = re.search(r"^ExecStart=\S+ (.*)$", (DEPLOY / "streamser.service").read_text(), re.MULTILINE)

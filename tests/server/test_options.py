@@ -30,7 +30,7 @@ GOOD_TOKEN = "0123456789abcdef"
         ("send_timeout_s", -1),
     ],
 )
-def test_an_impossible_value_is_refused_and_the_message_begins_with_its_field(field: str, value: object) -> None:
+def test_an_invalid_server_setting_is_refused_and_the_error_begins_with_its_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"^{field}: "):
         ServerConfig(**{field: value})  # type: ignore[arg-type]
 
@@ -54,10 +54,10 @@ def test_a_token_is_never_part_of_an_error() -> None:
         ("myhost", False),
     ],
 )
-def test_only_addresses_that_no_other_machine_reaches_are_loopback(host: str, is_loopback: bool) -> None:
+def test_is_loopback_holds_only_for_addresses_that_no_other_machine_can_reach(host: str, is_loopback: bool) -> None:
     assert ServerConfig(host=host).is_loopback is is_loopback
 
 
-def test_importing_the_options_imports_no_web_framework() -> None:
+def test_importing_the_server_package_does_not_import_aiohttp() -> None:
     code = "import sys, streamser.server; sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,7 +19,7 @@ def hello(**words: object) -> str:
     return json.dumps({"type": "hello", "sample_rate": 16000, **words})
 
 
-def test_a_hello_describes_the_audio_and_has_sensible_defaults() -> None:
+def test_a_hello_describes_the_audio_and_has_defaults() -> None:
     assert parse_hello(hello()) == Hello(sample_rate=16000, channels=1, partials=True, lossless=False, status_ms=1000)
     parsed = parse_hello(hello(channels=2, stream="kitchen", partials=False, lossless=True, status_ms=0, v=1))
     assert (parsed.channels, parsed.stream, parsed.partials, parsed.lossless, parsed.status_ms) == (
@@ -62,7 +62,7 @@ def test_a_hello_describes_the_audio_and_has_sensible_defaults() -> None:
         ({"type": "start"}, "no_hello"),
     ],
 )
-def test_a_hello_that_cannot_be_is_refused_with_its_own_code(words: dict[str, object], code: str) -> None:
+def test_an_invalid_hello_is_refused_with_a_code_for_its_fault(words: dict[str, object], code: str) -> None:
     with pytest.raises(Refusal) as caught:
         parse_hello(hello(**words))
     assert caught.value.code == code
@@ -70,13 +70,13 @@ def test_a_hello_that_cannot_be_is_refused_with_its_own_code(words: dict[str, ob
 
 
 @pytest.mark.parametrize("text", ["", "hello", "[]", "17", '"hello"', "null", "[" * 4000, '{"type": "hello"', "NaN"])
-def test_what_is_no_json_object_is_refused(text: str) -> None:
+def test_a_first_message_that_is_no_json_object_is_refused(text: str) -> None:
     with pytest.raises(Refusal) as caught:
         parse_hello(text)
     assert caught.value.code == "bad_json"
 
 
-def test_a_hello_of_a_megabyte_is_not_even_parsed() -> None:
+def test_a_hello_of_a_megabyte_is_refused_as_too_big() -> None:
     with pytest.raises(Refusal) as caught:
         parse_hello(hello(stream="x" * 1_000_000))
     assert caught.value.close_code == CLOSE_TOO_BIG
@@ -88,7 +88,7 @@ def test_a_hello_needs_the_sample_rate_unless_no_audio_follows() -> None:
     assert parse_hello('{"type": "hello", "token": "abc"}', audio=False) == Hello(token="abc")
 
 
-def test_later_words_are_the_end_or_a_loss() -> None:
+def test_later_commands_are_end_new_speaker_and_gap() -> None:
     assert parse_word('{"type": "end"}', 100) == "end"
     assert parse_word('{"type": "new_speaker"}', 100) == "new_speaker"
     assert parse_word('{"type": "gap", "samples": 100}', 100) == Lost(100)
@@ -97,7 +97,7 @@ def test_later_words_are_the_end_or_a_loss() -> None:
             parse_word(bad, 100)
 
 
-def test_a_message_holds_whole_frames_and_no_more_than_the_limit() -> None:
+def test_a_message_of_audio_must_have_whole_frames_within_the_limit() -> None:
     stereo = Hello(channels=2)
     check_pcm(b"\0" * 8, stereo, 8)
     check_pcm(b"", stereo, 8)

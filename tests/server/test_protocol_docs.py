@@ -1,4 +1,4 @@
-"""docs/protocol.md keeps its word: its messages are valid, its codes complete, its examples run."""
+"""docs/protocol.md agrees with the server: its messages are valid, its codes are complete, its examples run."""
 
 from __future__ import annotations
 
@@ -24,35 +24,37 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("block", blocks("json"))
-def test_every_message_in_the_document_is_valid(block: str) -> None:
+def test_every_message_in_the_protocol_document_is_valid(block: str) -> None:
     message = json.loads(block)
-    said_by_clients = ("hello", "end", "new_speaker") if "lost_ms" not in message else ()
-    if message["type"] in said_by_clients or (message["type"] == "gap" and "samples" in message):
+    sent_by_clients = ("hello", "end", "new_speaker") if "lost_ms" not in message else ()
+    if message["type"] in sent_by_clients or (message["type"] == "gap" and "samples" in message):
         schema = VALIDATOR.schema["$defs"][message["type"]]
         VALIDATOR.evolve(schema=schema).validate(message)
     else:
         VALIDATOR.validate(message)
 
 
-def test_every_key_of_hello_is_in_the_table_and_no_other() -> None:
+def test_the_documented_keys_of_hello_are_exactly_those_that_exist() -> None:
     table = TEXT.partition("| key | default | |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == {*protocol.Hello.__dataclass_fields__, "format", "v"}
 
 
-def test_every_refusal_that_the_server_can_give_is_in_the_document() -> None:
+def test_every_refusal_code_of_the_server_is_documented() -> None:
     sources = [path.read_text() for path in sorted(Path(protocol.__file__).parent.glob("*.py"))]
     given = {code for source in sources for code in re.findall(r'\bRefusal\(\s*"(\w+)"', source)}
     assert len(given) > 15
     assert given <= set(re.findall(r"`(\w+)`", TEXT))
 
 
-def test_every_route_is_in_the_document() -> None:
+def test_every_route_is_documented() -> None:
     pages = ("/ws/stream", "/ws/events", "/v1/label", "/v1/export", "/v1/models", "/v1/sample", "/healthz", "/metrics")
     for path in pages:
         assert f"{path}`" in TEXT
 
 
-async def test_the_python_example_prints_the_finals(server: Server, recognizer: Recognizer, tmp_path: Path) -> None:
+async def test_the_python_example_in_the_protocol_document_prints_the_finals(
+    server: Server, recognizer: Recognizer, tmp_path: Path
+) -> None:
     (tmp_path / "client.py").write_text(blocks("python")[1])
     (tmp_path / "talk.wav").write_bytes(wav(two_utterances()))
     url = server.url.replace("http", "ws") + "ws/stream"

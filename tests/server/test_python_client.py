@@ -1,4 +1,4 @@
-"""The Python client gives the events that the same audio gives without a server, or an error with the reason."""
+"""The Python client gives the same events as `Stream` without a server, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def process(bundle: Bundle) -> Iterator[Running]:
         yield server_process
 
 
-async def test_a_file_is_labelled_as_without_a_server(server: Server, recognizer: Recognizer, tmp_path: Path) -> None:
+async def test_the_client_gets_the_same_events_for_a_file_as_without_a_server(
+    server: Server, recognizer: Recognizer, tmp_path: Path
+) -> None:
     path = tmp_path / "talk.wav"
     path.write_bytes(wav(two_utterances()))
     client = streamser.AsyncClient(server.url)
@@ -57,7 +59,7 @@ async def test_pushed_audio_gives_the_same_events_and_the_last_final(
     assert isinstance(events[-1], StreamEnded)
 
 
-async def test_both_clients_can_report_a_new_speaker(adaptive: Recognizer) -> None:
+async def test_the_async_and_the_blocking_client_can_report_a_new_speaker(adaptive: Recognizer) -> None:
     audio = np.concatenate([two_utterances(), np.zeros(8_000, np.float32)])
 
     def blocking(url: str) -> list[streamser.Event]:
@@ -92,7 +94,7 @@ async def test_events_can_be_read_while_audio_is_sent(server: Server) -> None:
     assert kinds[-1] == "stream_ended"
 
 
-async def test_a_refusal_names_its_reason(server: Server, recognizer: Recognizer) -> None:
+async def test_a_refusal_is_a_server_error_with_its_reason(server: Server, recognizer: Recognizer) -> None:
     client = streamser.AsyncClient(server.url)
     with pytest.raises(ServerError, match="not a readable audio file") as refused:
         await client.label(b"no sound")
@@ -116,7 +118,9 @@ async def test_a_refusal_names_its_reason(server: Server, recognizer: Recognizer
             assert stream.ready["type"] == "ready"
 
 
-def test_the_blocking_client_does_the_same_without_a_thread(process: Running, recognizer: Recognizer) -> None:
+def test_the_blocking_client_gives_the_same_events_as_without_a_server(
+    process: Running, recognizer: Recognizer
+) -> None:
     client = streamser.Client(process.url)
     assert client.health()["status"] == "ok"
     assert len(client.label(wav(two_utterances())).finals) == 2
@@ -133,7 +137,7 @@ def test_the_blocking_client_does_the_same_without_a_thread(process: Running, re
         list(client.microphone())
 
 
-def test_the_documents_example_runs(
+def test_the_client_example_in_the_protocol_document_runs(
     process: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -146,7 +150,7 @@ def test_the_documents_example_runs(
     assert printed.count("StreamEnded") == 1
 
 
-def test_a_server_that_is_not_there_is_named_with_the_way_out() -> None:
+def test_a_missing_server_is_an_error_that_names_its_address_and_a_solution() -> None:
     with pytest.raises(ServerError, match=r"127\.0\.0\.1:9: no response .*streamser serve"):
         streamser.Client("http://127.0.0.1:9").models()
     with pytest.raises(ServerError, match="no response"), streamser.Client("http://127.0.0.1:9").stream():

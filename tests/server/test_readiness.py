@@ -20,15 +20,15 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd runs on
 
 
 def manager(address: str | Path) -> socket.socket:
-    """The socket of a service manager."""
+    """Open the socket on which a service manager receives notifications."""
     receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     receiver.bind(str(address))
     receiver.settimeout(START_S)
     return receiver
 
 
-async def test_it_reports_ready_when_a_client_can_connect_and_stopping_on_sigterm(bundle: Bundle) -> None:
-    name = f"streamser-{uuid.uuid4()}"  # an abstract address, which is not limited by the length of a path
+async def test_serve_notifies_systemd_when_clients_can_connect_and_when_it_stops(bundle: Bundle) -> None:
+    name = f"streamser-{uuid.uuid4()}"  # an abstract address, whose length does not depend on a path
     with manager("\0" + name) as receiver, running(bundle.path, NOTIFY_SOCKET="@" + name) as server:
         assert await asyncio.to_thread(receiver.recv, 100) == READY.encode()
         async with aiohttp.ClientSession() as session, session.get(server.url + "healthz") as response:
@@ -38,7 +38,7 @@ async def test_it_reports_ready_when_a_client_can_connect_and_stopping_on_sigter
         assert await asyncio.to_thread(server.process.wait, START_S) == 0
 
 
-def test_a_path_is_an_address_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_of_the_service_manager_can_be_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a short relative path: the address may have 107 bytes
     monkeypatch.setenv(NOTIFY_VARIABLE, "notify")
     with manager("notify") as receiver:
@@ -46,7 +46,7 @@ def test_a_path_is_an_address_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert receiver.recv(100) == READY.encode()
 
 
-def test_a_manager_that_has_gone_is_a_warning(
+def test_a_missing_service_manager_causes_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(NOTIFY_VARIABLE, str(tmp_path / "gone"))

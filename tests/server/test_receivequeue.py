@@ -6,7 +6,7 @@ from streamser.server.protocol import Lost
 from streamser.server.receivequeue import Message, ReceiveQueue
 
 
-async def test_what_piled_up_comes_out_as_one_piece_no_longer_than_asked_for() -> None:
+async def test_waiting_audio_is_joined_into_pieces_of_limited_length() -> None:
     received = ReceiveQueue(1000)
     for byte in b"abcd":
         await received.put(bytes([byte]) * 10)
@@ -16,7 +16,7 @@ async def test_what_piled_up_comes_out_as_one_piece_no_longer_than_asked_for() -
     ]
 
 
-async def test_a_message_keeps_its_place_between_pieces_of_audio() -> None:
+async def test_messages_stay_in_order_with_the_audio() -> None:
     received = ReceiveQueue(1000)
     messages: list[Message] = [b"aa", Lost(5), b"bb", b"cc", "new_speaker", b"dd"]
     for message in messages:
@@ -28,7 +28,7 @@ async def test_a_message_keeps_its_place_between_pieces_of_audio() -> None:
     assert pieces == [b"aa", Lost(5), b"bbcc", "new_speaker", b"dd"]
 
 
-async def test_a_full_inbox_makes_its_client_wait_until_there_is_room() -> None:
+async def test_a_full_receive_queue_makes_the_client_wait() -> None:
     received = ReceiveQueue(10)
     await received.put(b"x" * 10)
     putting = asyncio.create_task(received.put(b"y"))
@@ -38,7 +38,7 @@ async def test_a_full_inbox_makes_its_client_wait_until_there_is_room() -> None:
     await asyncio.wait_for(putting, 5)
 
 
-async def test_closing_wakes_a_waiting_client_and_may_forget_what_waits() -> None:
+async def test_closing_the_receive_queue_releases_a_waiting_client_and_can_discard_the_audio() -> None:
     received = ReceiveQueue(10)
     await received.put(b"x" * 10)
     putting = asyncio.create_task(received.put(b"y"))

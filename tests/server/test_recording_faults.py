@@ -1,4 +1,4 @@
-"""A recording server that can no longer record reports it: to the client, to the probe, in the log."""
+"""A server that can no longer record reports this to its clients and to the probe."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def is_ready(message: Message) -> bool:
     return bool(message["type"] == "ready")
 
 
-async def test_what_a_client_sent_is_in_a_file_that_only_the_operator_can_read(
+async def test_a_clients_audio_is_recorded_in_a_file_that_only_the_operator_can_read(
     recognizer: Recognizer, tmp_path: Path
 ) -> None:
-    async with serving(recognizer, record=str(tmp_path / "sound")) as server:
+    async with serving(recognizer, record=str(tmp_path / "audio")) as server:
         async with talking(server, sample_rate=16000, stream="kitchen") as talker:
             await talker.send(DATA)
             await talker.end()
         assert (await ask(server, "healthz"))[0] == 200
-    (path,) = (tmp_path / "sound").iterdir()
+    (path,) = (tmp_path / "audio").iterdir()
     assert soundfile.read(path, dtype="int16")[0].astype("<i2").tobytes() == DATA
     if sys.platform != "win32":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-async def test_when_the_folder_vanishes_new_clients_and_the_probe_are_told_until_it_is_back(
+async def test_while_the_recording_folder_is_missing_clients_are_refused_and_the_probe_fails(
     recognizer: Recognizer, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "sound"
+    folder = tmp_path / "audio"
     async with serving(recognizer, record=str(folder)) as server:
         shutil.rmtree(folder)
         status, health = await ask(server, "healthz")
@@ -71,7 +71,7 @@ async def test_when_the_folder_vanishes_new_clients_and_the_probe_are_told_until
         assert (await ask(server, "healthz"))[0] == 200
 
 
-async def test_when_the_disk_is_full_the_client_gets_its_results_so_far_and_the_reason(
+async def test_if_the_disk_is_full_the_client_gets_its_results_so_far_and_the_reason(
     recognizer: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = 0
@@ -80,7 +80,7 @@ async def test_when_the_disk_is_full_the_client_gets_its_results_so_far_and_the_
     def full(self: WavWriter, data: bytes) -> None:
         nonlocal stored
         stored += len(data)
-        if stored > 80_000:  # the first utterance and a little
+        if stored > 80_000:  # slightly more than the first utterance
             self._file.close()
             raise self._failed(OSError(28, "No space left on device"))
         write(self, data)
@@ -101,14 +101,14 @@ async def test_when_the_disk_is_full_the_client_gets_its_results_so_far_and_the_
         assert (await ask(server, "livez"))[0] == 200
 
 
-async def test_recordings_of_a_server_that_was_killed_are_repaired_at_its_next_start(
+async def test_recordings_of_a_killed_server_are_repaired_at_the_next_start(
     recognizer: Recognizer, tmp_path: Path
 ) -> None:
     writer = WavWriter(tmp_path / "20260101T000000-kitchen.wav")
     for _ in range(25):
         writer.write(tone(duration_s=0.1))
     path = tmp_path / "20260101T000001-killed.wav"
-    path.write_bytes(writer.path.read_bytes())  # as it is before it was closed
+    path.write_bytes(writer.path.read_bytes())  # the file as it is before the writer closes it
     writer.close()
     assert len(soundfile.read(path)[0]) < 40_000
     async with serving(recognizer, record=str(tmp_path)):

@@ -16,14 +16,14 @@ async def drain(queue: SendQueue) -> list[object]:
     return got
 
 
-async def test_messages_come_out_in_the_order_they_went_in() -> None:
+async def test_messages_leave_the_send_queue_in_order() -> None:
     queue = SendQueue(8)
     for n in range(5):
         queue.put({"n": n}, droppable=n % 2 == 0)
     assert await drain(queue) == [0, 1, 2, 3, 4]
 
 
-async def test_when_it_is_full_the_oldest_partial_goes_and_is_counted() -> None:
+async def test_a_full_send_queue_drops_the_oldest_partial_and_counts_it() -> None:
     queue = SendQueue(8)
     for n in range(12):
         queue.put({"n": n}, droppable=n % 2 == 0)
@@ -31,7 +31,7 @@ async def test_when_it_is_full_the_oldest_partial_goes_and_is_counted() -> None:
     assert await drain(queue) == [1, 3, 5, 7, 8, 9, 10, 11]
 
 
-async def test_a_partial_that_comes_when_only_finals_wait_is_the_one_to_go() -> None:
+async def test_if_only_finals_wait_a_new_partial_is_dropped() -> None:
     queue = SendQueue(8)
     for n in range(8):
         queue.put({"n": n})
@@ -40,7 +40,7 @@ async def test_a_partial_that_comes_when_only_finals_wait_is_the_one_to_go() -> 
     assert await drain(queue) == list(range(8))
 
 
-async def test_one_final_too_many_is_a_client_that_does_not_read() -> None:
+async def test_a_final_that_does_not_fit_into_the_send_queue_is_refused_as_slow_reader() -> None:
     queue = SendQueue(8)
     for n in range(8):
         queue.put({"n": n})
@@ -49,7 +49,7 @@ async def test_one_final_too_many_is_a_client_that_does_not_read() -> None:
     assert (caught.value.code, caught.value.close_code) == ("slow_reader", CLOSE_SLOW_READER)
 
 
-async def test_get_waits_for_a_message_and_wakes_at_the_end() -> None:
+async def test_get_waits_for_a_message_and_returns_none_at_the_end() -> None:
     queue = SendQueue(8)
     getting = asyncio.create_task(queue.get())
     await asyncio.wait({getting}, timeout=0.01)
@@ -62,7 +62,7 @@ async def test_get_waits_for_a_message_and_wakes_at_the_end() -> None:
     assert await asyncio.wait_for(getting, 5) is None
 
 
-async def test_the_last_message_is_sent_even_when_the_queue_is_full() -> None:
+async def test_the_closing_message_is_sent_even_if_the_queue_was_full() -> None:
     queue = SendQueue(8)
     for n in range(8):
         queue.put({"n": n})

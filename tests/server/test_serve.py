@@ -35,7 +35,7 @@ def fetch(url: str, **headers: str) -> tuple[int, bytes]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_it_serves_on_loopback_until_it_is_told_to_stop_and_ends_well(bundle: Bundle, name: str) -> None:
+def test_serve_runs_on_loopback_until_a_signal_and_exits_with_code_0(bundle: Bundle, name: str) -> None:
     with running(bundle.path) as server:
         assert server.url.startswith("http://127.0.0.1:")
         assert fetch(server.url)[0] == 200
@@ -47,7 +47,7 @@ def test_it_serves_on_loopback_until_it_is_told_to_stop_and_ends_well(bundle: Bu
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
-async def test_on_sigterm_a_client_in_the_middle_of_an_utterance_gets_its_final(bundle: Bundle) -> None:
+async def test_on_sigterm_a_client_gets_the_final_of_its_open_utterance(bundle: Bundle) -> None:
     with running(bundle.path) as server:
         url = await asyncio.to_thread(lambda: server.url)
         async with (
@@ -59,7 +59,7 @@ async def test_on_sigterm_a_client_in_the_middle_of_an_utterance_gets_its_final(
             async for raw in ws:
                 messages.append(json.loads(raw.data))
                 if messages[-1]["type"] == "emotion" and not messages[-1]["final"]:
-                    break  # the utterance has begun, and no silence ends it
+                    break  # the utterance is open, and no silence ends it
             server.process.send_signal(signal.SIGTERM)
             messages += [json.loads(raw.data) async for raw in ws]
             assert ws.close_code == 1001
@@ -69,16 +69,16 @@ async def test_on_sigterm_a_client_in_the_middle_of_an_utterance_gets_its_final(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
-async def test_a_second_signal_ends_it_at_once(bundle: Bundle) -> None:
+async def test_a_second_signal_ends_the_server_at_once(bundle: Bundle) -> None:
     with running(bundle.path, "--set", "server.drain_s=600") as server:
         url = await asyncio.to_thread(lambda: server.url)
         port = int(url.rstrip("/").rpartition(":")[2])
         _, upload = await asyncio.open_connection("127.0.0.1", port)
         head = b"POST /v1/label HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\nRIFF"
-        upload.write(head)  # the rest never comes: for ten seconds there is something to wait for
+        upload.write(head)  # the rest never arrives, so the server waits for it for ten seconds
         await upload.drain()
         async with aiohttp.ClientSession() as session:
-            await health(session, url)  # it comes after the upload
+            await health(session, url)  # its response shows that the upload has arrived
             server.process.send_signal(signal.SIGTERM)
             while (await health(session, url))["status"] != "draining":
                 await asyncio.sleep(0.02)
@@ -89,11 +89,11 @@ async def test_a_second_signal_ends_it_at_once(bundle: Bundle) -> None:
 
 async def health(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     async with session.get(url + "healthz") as response:
-        answered: dict[str, Any] = await response.json()
-        return answered
+        values: dict[str, Any] = await response.json()
+        return values
 
 
-def test_a_token_that_it_makes_is_printed_in_the_address_and_opens(bundle: Bundle) -> None:
+def test_a_generated_token_is_printed_in_the_address_and_is_accepted(bundle: Bundle) -> None:
     with running(bundle.path, "--token", "auto") as server:
         token = server.wait_for_line(r"/#token=(\S+);")[1]
         assert len(token) >= 32
@@ -102,8 +102,8 @@ def test_a_token_that_it_makes_is_printed_in_the_address_and_opens(bundle: Bundl
         assert fetch(url + "v1/models", Authorization=f"Bearer {token}")[0] == 200
 
 
-def test_what_is_recorded_and_who_can_listen_is_reported_at_the_start(bundle: Bundle, tmp_path: Path) -> None:
-    options = ("--host", "0.0.0.0", "--record", str(tmp_path / "sound"))
+def test_recording_and_a_public_address_are_reported_at_the_start(bundle: Bundle, tmp_path: Path) -> None:
+    options = ("--host", "0.0.0.0", "--record", str(tmp_path / "audio"))
     with running(bundle.path, *options, STREAMSER_TOKEN="a-token-from-the-environment") as server:
         server.wait_for_line("RECORDING all audio to")
         server.wait_for_line("other machines can connect")
@@ -113,7 +113,7 @@ def test_what_is_recorded_and_who_can_listen_is_reported_at_the_start(bundle: Bu
         assert json.loads(fetch(f"http://127.0.0.1:{port}/healthz")[1])["recording"] is True
 
 
-def test_every_line_of_a_server_that_logs_json_is_an_object(bundle: Bundle) -> None:
+def test_every_log_line_with_log_json_is_a_json_object(bundle: Bundle) -> None:
     with running(bundle.path, before=("--log-json", "--log-level", "info")) as server:
         url = server.wait_for_line(r"serving .* at (http://\S+/);")[1]
         body = json.dumps({"not": "a sound"}).encode()
@@ -138,7 +138,7 @@ def test_every_line_of_a_server_that_logs_json_is_an_object(bundle: Bundle) -> N
         (["--set", "server.prot=1"], "did you mean"),
     ],
 )
-def test_what_cannot_be_served_is_reported_in_one_line(
+def test_invalid_options_of_serve_are_reported_in_one_line(
     bundle: Bundle, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", "--model", str(bundle.path), *arguments]) == 1
@@ -148,7 +148,7 @@ def test_what_cannot_be_served_is_reported_in_one_line(
     assert printed.count("\n") == 1
 
 
-def test_help_needs_no_extra() -> None:
+def test_the_help_of_serve_does_not_need_aiohttp() -> None:
     code = "import sys; sys.modules['aiohttp'] = None; from streamser.cli import main; main(['serve', '--help'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0

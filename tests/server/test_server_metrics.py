@@ -7,7 +7,7 @@ from streamser.server.metrics import Metrics
 prometheus = pytest.importorskip("prometheus_client.parser")
 
 
-def test_prometheus_own_parser_reads_what_we_write() -> None:
+def test_the_parser_of_prometheus_reads_the_metrics() -> None:
     metrics = Metrics()
     metrics.count("streamser_refusals_total", reason='say "no"\\\n')
     metrics.count("streamser_refusals_total", 2, reason="origin")

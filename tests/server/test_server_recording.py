@@ -9,14 +9,14 @@ from streamser.server.recording import RecordingFolder
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b\\c", "...", "CON: <x>|?", "ünïcode"])
-def test_a_streams_name_never_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+def test_no_stream_name_leads_to_a_file_outside_the_recording_folder(tmp_path: Path, name: str) -> None:
     writer = RecordingFolder(str(tmp_path)).open(name)
     writer.close()
     assert writer.path.parent == tmp_path
     assert not set(writer.path.name) & set('/\\:<>|?"*')
 
 
-def test_two_recordings_of_one_second_have_two_files(tmp_path: Path) -> None:
+def test_two_recordings_with_one_name_in_the_same_second_have_two_files(tmp_path: Path) -> None:
     folder = RecordingFolder(str(tmp_path))
     first, second = folder.open("same"), folder.open("same")
     first.close()
@@ -24,7 +24,7 @@ def test_two_recordings_of_one_second_have_two_files(tmp_path: Path) -> None:
     assert first.path != second.path
 
 
-def test_a_folder_that_cannot_be_one_is_reported_at_once(tmp_path: Path) -> None:
+def test_a_recording_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(ConfigError, match=r"server\.record"):

@@ -32,9 +32,7 @@ def is_ready(message: Message) -> bool:
     return bool(message["type"] == "ready")
 
 
-async def test_a_client_gets_the_very_events_that_its_audio_gets_without_a_server(
-    server: Server, recognizer: Recognizer
-) -> None:
+async def test_a_client_gets_the_same_events_as_without_a_server(server: Server, recognizer: Recognizer) -> None:
     async with talking(server, sample_rate=16000, stream="kitchen", lossless=True) as talker:
         await talker.send(DATA)
         messages = await talker.end()
@@ -45,7 +43,9 @@ async def test_a_client_gets_the_very_events_that_its_audio_gets_without_a_serve
 
 
 @pytest.mark.parametrize("block", [2, 38, 4410, 100_000])
-async def test_the_size_of_the_messages_changes_nothing(server: Server, recognizer: Recognizer, block: int) -> None:
+async def test_the_events_do_not_depend_on_the_size_of_the_messages(
+    server: Server, recognizer: Recognizer, block: int
+) -> None:
     data = DATA[: 2000 * block] if block < 100 else DATA
     async with talking(server, sample_rate=16000, lossless=True) as talker:
         await talker.send(data, block)
@@ -53,7 +53,7 @@ async def test_the_size_of_the_messages_changes_nothing(server: Server, recogniz
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (44100, 2), (48000, 1), (96000, 6)])
-async def test_any_rate_and_channel_count_is_accepted(server: Server, rate: int, channels: int) -> None:
+async def test_any_sample_rate_and_number_of_channels_is_accepted(server: Server, rate: int, channels: int) -> None:
     audio = resample(two_utterances(), SAMPLE_RATE, rate)
     data = pcm(audio.repeat(channels))
     async with talking(server, sample_rate=rate, channels=channels, format="s16le") as talker:
@@ -61,14 +61,14 @@ async def test_any_rate_and_channel_count_is_accepted(server: Server, rate: int,
         assert len(finals(await talker.end())) == 2
 
 
-async def test_finals_are_the_same_however_many_partials_were_skipped(server: Server, recognizer: Recognizer) -> None:
+async def test_finals_are_the_same_with_and_without_partials(server: Server, recognizer: Recognizer) -> None:
     async with talking(server, sample_rate=16000, partials=False, status_ms=0) as talker:
         await talker.send(DATA)
         messages = await talker.end()
     assert plain(messages) == [e for e in truth(recognizer, DATA) if e["type"] != "emotion" or e["final"]]
 
 
-async def test_status_reports_how_the_stream_does(server: Server) -> None:
+async def test_status_messages_report_speech_position_and_drops(server: Server) -> None:
     async with talking(server, sample_rate=16000, status_ms=50) as talker:
         await talker.send(DATA)
         statuses = [message for message in await talker.end() if message["type"] == "status"]
@@ -77,7 +77,7 @@ async def test_status_reports_how_the_stream_does(server: Server) -> None:
     assert all(status["dropped"] == 0 for status in statuses)
 
 
-async def test_a_loss_that_the_client_reports_keeps_its_place_in_time(server: Server) -> None:
+async def test_a_gap_that_the_client_reports_is_part_of_the_timeline(server: Server) -> None:
     async with talking(server, sample_rate=48000) as talker:
         await talker.ws.send_bytes(pcm(silence(1.0)) * 3)
         await talker.ws.send_json({"type": "gap", "samples": 24000})
@@ -88,7 +88,7 @@ async def test_a_loss_that_the_client_reports_keeps_its_place_in_time(server: Se
     assert messages[-1]["end_s"] == 2.5
 
 
-async def test_a_new_speaker_message_keeps_its_order_in_the_audio(adaptive: Recognizer) -> None:
+async def test_a_new_speaker_message_restarts_the_baseline_at_its_place_in_the_audio(adaptive: Recognizer) -> None:
     half = pcm(np.concatenate([two_utterances(), silence(0.5)]))
     async with serving(adaptive) as server, talking(server, sample_rate=16000, lossless=True) as talker:
         await talker.send(half)
@@ -102,7 +102,7 @@ async def test_a_new_speaker_message_keeps_its_order_in_the_audio(adaptive: Reco
         assert after["scores"] == pytest.approx(before["scores"], abs=0.01)
 
 
-async def test_each_client_has_a_voice_of_its_own(adaptive: Recognizer) -> None:
+async def test_each_client_has_its_own_baseline(adaptive: Recognizer) -> None:
     async with (
         serving(adaptive) as server,
         talking(server, sample_rate=16000, lossless=True) as one,
@@ -114,9 +114,7 @@ async def test_each_client_has_a_voice_of_its_own(adaptive: Recognizer) -> None:
             assert plain(await talker.end()) == truth(adaptive, DATA)
 
 
-async def test_a_client_that_can_send_only_audio_gives_its_hello_in_the_address(
-    server: Server, recognizer: Recognizer
-) -> None:
+async def test_the_query_of_the_address_can_replace_the_hello(server: Server, recognizer: Recognizer) -> None:
     async with talking(server, "ws/stream?sample_rate=16000&partials=false&lossless=true&stream=fifo") as talker:
         await talker.send(DATA)
         messages = await talker.end()
@@ -127,7 +125,7 @@ async def test_a_client_that_can_send_only_audio_gives_its_hello_in_the_address(
         assert (close_code, error["code"]) == (4400, code)
 
 
-async def test_two_clients_of_one_name_get_two_names_and_their_own_events(server: Server) -> None:
+async def test_two_clients_with_the_same_name_get_two_names_and_their_own_events(server: Server) -> None:
     async with talking(server, sample_rate=16000, stream="same") as one:
         await one.receive(is_ready)
         async with talking(server, sample_rate=16000, stream="same") as two:
@@ -141,7 +139,7 @@ async def test_two_clients_of_one_name_get_two_names_and_their_own_events(server
         assert three.messages[0]["stream"] == "same"
 
 
-async def test_a_client_that_takes_the_name_of_an_unnamed_client_takes_none_of_its_events(server: Server) -> None:
+async def test_an_unnamed_client_never_gets_the_name_of_a_named_client(server: Server) -> None:
     async with talking(server, sample_rate=16000, stream="client-1") as named:
         await named.receive(is_ready)
         async with talking(server, sample_rate=16000) as unnamed:
@@ -152,7 +150,7 @@ async def test_a_client_that_takes_the_name_of_an_unnamed_client_takes_none_of_i
         assert finals(await named.end()) == []
 
 
-async def test_a_client_that_vanishes_frees_its_name_and_its_place(server: Server) -> None:
+async def test_the_name_of_a_client_becomes_free_after_an_aborted_connection(server: Server) -> None:
     for _ in range(3):
         async with talking(server, sample_rate=16000, stream="wanderer") as talker:
             await talker.receive(is_ready)
@@ -194,7 +192,7 @@ async def test_a_client_that_vanishes_frees_its_name_and_its_place(server: Serve
         (["x" * 5000], "too_big", 1009),
     ],
 )
-async def test_what_cannot_be_taken_is_refused_with_a_code_and_a_sentence(
+async def test_invalid_messages_are_refused_with_a_code_and_a_sentence(
     server: Server, messages: list[str | bytes], code: str, close_code: int
 ) -> None:
     got, error = await refused(server, messages)
@@ -202,7 +200,7 @@ async def test_what_cannot_be_taken_is_refused_with_a_code_and_a_sentence(
     assert 15 < len(error["message"]) < 400
 
 
-async def test_a_message_far_over_the_limit_is_cut_off_by_the_protocol_itself(server: Server) -> None:
+async def test_a_message_far_over_the_limit_closes_the_connection(server: Server) -> None:
     async with talking(server, sample_rate=16000) as talker:
         await talker.receive(is_ready)
         with contextlib.suppress(ConnectionError):
@@ -211,7 +209,7 @@ async def test_a_message_far_over_the_limit_is_cut_off_by_the_protocol_itself(se
         assert talker.ws.close_code in (1009, 1006)
 
 
-async def test_what_was_rightly_sent_before_a_mistake_is_answered_first(server: Server, recognizer: Recognizer) -> None:
+async def test_audio_before_an_invalid_message_still_gets_its_results(server: Server, recognizer: Recognizer) -> None:
     async with talking(server, sample_rate=16000, lossless=True) as talker:
         await talker.send(DATA)
         await talker.ws.send_bytes(b"\0")
@@ -220,7 +218,7 @@ async def test_what_was_rightly_sent_before_a_mistake_is_answered_first(server: 
     assert messages[-1]["code"] == "odd_bytes"
 
 
-async def test_a_clients_mistake_does_not_touch_its_neighbour(server: Server, recognizer: Recognizer) -> None:
+async def test_an_invalid_message_does_not_affect_other_clients(server: Server, recognizer: Recognizer) -> None:
     async with talking(server, sample_rate=16000, lossless=True) as neighbour:
         await neighbour.send(DATA[: len(DATA) // 2])
         for bad in ([HELLO, b"\0"], ["rubbish"], [HELLO, b"\0" * 300_000]):
@@ -229,7 +227,7 @@ async def test_a_clients_mistake_does_not_touch_its_neighbour(server: Server, re
         assert plain(await neighbour.end()) == truth(recognizer, DATA)
 
 
-async def test_one_client_too_many_is_told_so_and_the_others_stay(recognizer: Recognizer) -> None:
+async def test_a_client_above_the_maximum_is_refused_and_the_others_stay(recognizer: Recognizer) -> None:
     async with serving(recognizer, max_clients=2) as server:
         async with talking(server, sample_rate=16000) as one, talking(server, sample_rate=16000) as two:
             await one.receive(is_ready)
@@ -242,7 +240,7 @@ async def test_one_client_too_many_is_told_so_and_the_others_stay(recognizer: Re
             assert (await three.receive(is_ready))[0]["type"] == "ready"
 
 
-async def test_a_client_that_falls_silent_gets_its_results_and_is_shown_out(recognizer: Recognizer) -> None:
+async def test_a_client_that_stops_sending_gets_its_results_and_is_disconnected(recognizer: Recognizer) -> None:
     async with serving(recognizer, idle_timeout_s=0.3) as server:
         async with talking(server, sample_rate=16000) as talker:
             await talker.send(DATA)
@@ -253,7 +251,7 @@ async def test_a_client_that_falls_silent_gets_its_results_and_is_shown_out(reco
         assert (close_code, error["code"]) == (4408, "no_hello")
 
 
-async def test_a_token_opens_by_header_by_query_and_by_hello_and_nothing_else_does(recognizer: Recognizer) -> None:
+async def test_the_token_is_accepted_in_the_header_the_query_and_the_hello(recognizer: Recognizer) -> None:
     async with serving(recognizer, token=TOKEN) as server:
         for wrong in ({}, {"token": TOKEN[:-1]}):
             close_code, error = await refused(server, [json.dumps({**json.loads(HELLO), **wrong})])
@@ -270,7 +268,7 @@ async def test_a_token_opens_by_header_by_query_and_by_hello_and_nothing_else_do
 
 
 class NeverReads:
-    """A client that sends and never reads until the end."""
+    """A client that sends messages and reads nothing before `read_all`."""
 
     def __init__(self, server: Server) -> None:
         self._socket = socket.socket()
@@ -285,17 +283,17 @@ class NeverReads:
         self._send(1, json.dumps({"type": "hello", "sample_rate": 16000, "lossless": True, "stream": "deaf"}).encode())
 
     def _send(self, opcode: int, payload: bytes) -> None:
-        # A mask of zeros leaves the payload as it is.
+        # A mask of zeros does not change the payload.
         self._socket.sendall(struct.pack("!BBH4x", 0x80 | opcode, 0x80 | 126, len(payload)) + payload)
 
     def complain(self, times: int) -> None:
-        """Report lost audio, which is answered by an event each time, until the server reads no more."""
+        """Report lost audio, for which the server sends an event each time, until the server stops reading."""
         with contextlib.suppress(ConnectionError, TimeoutError):
             for _ in range(times):
                 self._send(1, b'{"type": "gap", "samples": 160}')
 
     def read_all(self) -> bytes:
-        """Everything that the server had sent."""
+        """Read everything that the server has sent, and close the socket."""
         received = b""
         with contextlib.suppress(ConnectionError):
             while chunk := self._socket.recv(65536):
@@ -304,7 +302,7 @@ class NeverReads:
         return received
 
 
-async def test_a_client_that_never_reads_is_disconnected_with_a_reason_and_costs_its_neighbour_nothing(
+async def test_a_client_that_never_reads_is_disconnected_with_a_reason_and_does_not_affect_others(
     recognizer: Recognizer,
 ) -> None:
     async with serving(recognizer, client_queue=16, send_timeout_s=0.5) as server:
@@ -322,7 +320,7 @@ async def test_a_client_that_never_reads_is_disconnected_with_a_reason_and_costs
 
 
 async def _until(server: Server, line: str) -> None:
-    """Wait until the metrics have this value."""
+    """Wait until the metrics contain this line."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + DEADLINE_S
     async with aiohttp.ClientSession() as session:
@@ -330,11 +328,11 @@ async def _until(server: Server, line: str) -> None:
             assert loop.time() < deadline, line
 
 
-# --- faults of our own
+# --- faults of the server
 
 
 class Failing(Recognizer):
-    """A recognizer whose engine fails on request."""
+    """A recognizer that fails while `fails` is true."""
 
     fails = False
 
@@ -356,7 +354,9 @@ async def test_an_error_of_the_engine_is_reported_to_its_client_and_the_server_c
         assert (messages[-1]["code"], talker.ws.close_code) == ("failed", 1011)
         ended = next(message for message in messages if message["type"] == "stream_ended")
         assert ended["error"] == messages[-1]["message"] == "the engine caught fire"
-        async with talking(server, sample_rate=16000) as unaware:  # it continues to send, and still gets the error
+        async with talking(
+            server, sample_rate=16000
+        ) as unaware:  # this client does not end its stream, and still gets the error
             await unaware.send(DATA)
             messages = await unaware.receive()
         assert [message["type"] for message in messages[-2:]] == ["stream_ended", "error"]
@@ -370,12 +370,12 @@ async def test_an_error_of_the_engine_is_reported_to_its_client_and_the_server_c
 
 
 def pushed_microphone(recognizer: Recognizer) -> tuple[PushSource, Listener]:
-    """A listener whose microphone is the test."""
+    """A listener whose microphone is replaced by a source into which the test pushes audio."""
     source = PushSource()
     return source, Listener(source, recognizer, name="room")
 
 
-async def test_all_clients_of_the_servers_microphone_get_the_same(recognizer: Recognizer) -> None:
+async def test_all_clients_of_the_servers_microphone_get_the_same_events(recognizer: Recognizer) -> None:
     source, listener = pushed_microphone(recognizer)
     async with Server(recognizer, ServerConfig(port=0), microphone=listener) as server:
         async with talking(server, "ws/events") as one, talking(server, "ws/events", token="ignored-here") as two:
@@ -392,7 +392,7 @@ async def test_all_clients_of_the_servers_microphone_get_the_same(recognizer: Re
         assert (close_code, error["code"]) == (1013, "microphone_ended")
 
 
-async def test_a_later_client_is_told_how_far_the_stream_is_and_how_loud(recognizer: Recognizer) -> None:
+async def test_a_later_client_gets_the_current_position_of_the_stream(recognizer: Recognizer) -> None:
     source, listener = pushed_microphone(recognizer)
     async with (
         Server(recognizer, ServerConfig(port=0), microphone=listener) as server,
@@ -404,20 +404,20 @@ async def test_a_later_client_is_told_how_far_the_stream_is_and_how_loud(recogni
             assert (await two.receive(is_ready))[0]["position_s"] > 3
 
 
-async def test_the_microphones_socket_takes_no_audio(recognizer: Recognizer) -> None:
+async def test_the_socket_of_the_microphone_refuses_audio(recognizer: Recognizer) -> None:
     _, listener = pushed_microphone(recognizer)
     async with Server(recognizer, ServerConfig(port=0), microphone=listener) as server:
         close_code, error = await refused(server, [b"\0\0"], "ws/events")
         assert (close_code, error["code"]) == (4400, "bad_type")
 
 
-async def test_without_a_microphone_the_socket_explains_how_to_get_one(server: Server) -> None:
+async def test_without_a_microphone_its_socket_names_the_option_for_one(server: Server) -> None:
     close_code, error = await refused(server, [], "ws/events")
     assert (close_code, error["code"]) == (4404, "no_microphone")
     assert "--mic" in error["message"]
 
 
-async def test_the_microphones_socket_asks_for_the_token_too(recognizer: Recognizer) -> None:
+async def test_the_socket_of_the_microphone_needs_the_token(recognizer: Recognizer) -> None:
     _, listener = pushed_microphone(recognizer)
     config = ServerConfig(port=0, token=TOKEN)
     async with Server(recognizer, config, microphone=listener) as server:
@@ -431,17 +431,17 @@ async def test_the_microphones_socket_asks_for_the_token_too(recognizer: Recogni
 # --- recording
 
 
-async def test_audio_is_written_only_where_the_operator_asked_and_every_client_is_told(
+async def test_audio_is_recorded_into_the_given_folder_and_every_client_is_informed(
     recognizer: Recognizer, tmp_path: Path
 ) -> None:
-    async with serving(recognizer, record=str(tmp_path / "sound")) as server:
+    async with serving(recognizer, record=str(tmp_path / "audio")) as server:
         async with talking(server, sample_rate=16000, stream="kitchen") as talker:
             assert (await talker.receive(is_ready))[0]["recording"] is True
             await talker.send(DATA)
             await talker.end()
         async with aiohttp.ClientSession() as session:
             assert (await (await session.get(server.url + "healthz")).json())["recording"] is True
-    (file,) = (tmp_path / "sound").glob("*kitchen*.wav")
+    (file,) = (tmp_path / "audio").glob("*kitchen*.wav")
     audio, rate = soundfile.read(file, dtype="int16")
     assert rate == SAMPLE_RATE
     assert audio.tobytes() == DATA

@@ -1,4 +1,4 @@
-"""The noise gate in its plainest form, one frame after the other: what the batched one must equal bit by bit."""
+"""A simple noise gate that processes one frame at a time; the batched `NoiseGate` must equal it bit by bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEVELS_DB = np.arange(-110.0, 11.0)
 
 
 class PlainGate:
-    """Flags and floors of a `NoiseGate` with its default settings."""
+    """Computes the flags and floors of a `NoiseGate` with default settings."""
 
     def __init__(self, frame_samples: int) -> None:
         self.per_block = max(1, round(SAMPLE_RATE / 10 / frame_samples))

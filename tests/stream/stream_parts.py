@@ -1,4 +1,4 @@
-"""Small real objects for tests of streams: recordings, and sources and engines of about ten lines."""
+"""Recordings, simple sources and simple engines for tests of streams."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from streamser.stream.status import SourceState
 
 
 def two_utterances() -> Samples:
-    """Someone speaks twice, for 1.4 and 1.8 seconds, in 5.1 seconds."""
+    """Two utterances of 1.4 and 1.8 s in a recording of 5.1 s."""
     return np.concatenate([silence(0.5), babble(1.4, seed=1), silence(0.8), babble(1.8, seed=2), silence(0.6)])
 
 
 def as_json(events: Iterable[Event]) -> list[str]:
-    """Events as lines of JSON, without the one field that may differ between two replays."""
+    """Events as lines of JSON, without the latency, which differs between replays."""
     rows = [event.to_dict() for event in events]
     return [json.dumps({key: value for key, value in row.items() if key != "latency_ms"}) for row in rows]
 
@@ -40,11 +40,11 @@ def partials(events: Iterable[Event]) -> list[EmotionEvent]:
 
 
 def until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
-    """Wait until something is true that other threads or devices make true."""
+    """Wait until other threads or devices make the condition true."""
     end = time.monotonic() + deadline_s
     pause = threading.Event()
     while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
+        assert time.monotonic() < end, "the condition did not become true in time"
         pause.wait(0.005)
 
 
@@ -79,7 +79,7 @@ def in_blocks(audio: Samples, length: int = 320) -> list[AudioBlock]:
 
 
 class WrappedEngine:
-    """An engine that does something before each call."""
+    """An engine that calls `before` before each run, and keeps the batch sizes."""
 
     def __init__(self, engine: Engine, before: Callable[[], Any], compute: str = "cpu") -> None:
         self.name = engine.name
@@ -100,6 +100,6 @@ class WrappedEngine:
 def with_engine(
     recognizer: Recognizer, before: Callable[[], Any], compute: str = "cpu"
 ) -> tuple[Recognizer, WrappedEngine]:
-    """The same recognizer on an engine that does something before each call."""
+    """The recognizer on a `WrappedEngine`, which calls `before` before each run; returns both."""
     engine = WrappedEngine(recognizer.engine, before, compute)
     return Recognizer(recognizer.bundle, engine), engine
