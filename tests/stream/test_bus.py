@@ -1,4 +1,4 @@
-"""The bounded queues between threads: what they do when they are full, empty or closed."""
+"""The bounded queues between threads, when they are full, empty or closed."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def in_thread(work: Any, *args: Any) -> threading.Thread:
 # --- AudioQueue
 
 
-def test_a_full_queue_that_drops_loses_the_oldest_and_reports_the_length_with_the_next() -> None:
+def test_a_full_dropping_queue_drops_the_oldest_audio_and_reports_the_lost_length() -> None:
     queue = AudioQueue[str](capacity=100, drops=True)
     for name in "abcdefgh":
         queue.put(name, 30)
     assert [queue.take() for _ in range(4)] == [(150, "f"), (0, "g"), (0, "h"), None]
 
 
-def test_a_queue_keeps_a_piece_that_is_longer_than_itself() -> None:
+def test_a_queue_accepts_a_piece_that_is_longer_than_its_capacity() -> None:
     queue = AudioQueue[str](capacity=10, drops=True)
     queue.put("long", 50)
     assert queue.take() == (0, "long")
 
 
-def test_a_full_queue_that_does_not_drop_makes_the_giver_wait_until_there_is_room() -> None:
+def test_a_full_blocking_queue_makes_put_wait() -> None:
     queue = AudioQueue[int](capacity=2, drops=False)
     giver = in_thread(lambda: [queue.put(number, 1) for number in range(5)])
     taken: list[int] = []
@@ -63,7 +63,7 @@ def test_a_full_queue_that_does_not_drop_makes_the_giver_wait_until_there_is_roo
     assert taken == [0, 1, 2, 3, 4] and not giver.is_alive()
 
 
-def test_closing_a_queue_wakes_a_waiting_giver_and_a_waiting_taker() -> None:
+def test_closing_a_queue_releases_a_waiting_put_and_a_waiting_take() -> None:
     full, empty = AudioQueue[int](capacity=1, drops=False), AudioQueue[int](capacity=1, drops=False)
     full.put(0, 1)
     threads = [in_thread(full.put, 1, 1), in_thread(empty.take, 60.0)]
@@ -78,7 +78,7 @@ def test_closing_a_queue_wakes_a_waiting_giver_and_a_waiting_taker() -> None:
 # --- Subscription and Bus
 
 
-def test_a_reader_gets_every_event_in_order_and_ends_with_the_stream() -> None:
+def test_each_subscriber_gets_every_event_in_order_until_the_stream_ends() -> None:
     bus = Bus()
     first, second = bus.subscribe(), bus.subscribe()
     events = [emotion(0), emotion(1, final=True), StreamEnded(end=1)]
@@ -88,7 +88,7 @@ def test_a_reader_gets_every_event_in_order_and_ends_with_the_stream() -> None:
     assert first.finished
 
 
-def test_a_slow_reader_loses_the_oldest_partials_and_no_final() -> None:
+def test_a_slow_subscriber_loses_the_oldest_partials_but_no_final() -> None:
     subscription = Subscription(maxsize=3, policy="drop")
     for event in (emotion(0), emotion(1, final=True), emotion(2), emotion(3), emotion(4, final=True)):
         subscription.put(event)
@@ -96,14 +96,14 @@ def test_a_slow_reader_loses_the_oldest_partials_and_no_final() -> None:
     assert subscription.dropped == 2
 
 
-def test_a_reader_slower_than_the_finals_loses_the_oldest_event() -> None:
+def test_a_subscriber_slower_than_the_finals_loses_the_oldest_event() -> None:
     subscription = Subscription(maxsize=2, policy="drop")
     for seq in range(4):
         subscription.put(emotion(seq, final=True))
     assert [event.seq for event in _rest(subscription)] == [2, 3]
 
 
-def test_a_publisher_waits_for_a_reader_that_must_have_everything() -> None:
+def test_a_blocking_subscription_makes_the_publisher_wait() -> None:
     subscription = Subscription(maxsize=1, policy="block")
     publisher = in_thread(lambda: [subscription.put(emotion(seq)) for seq in range(20)])
     seen: list[int] = []
@@ -118,7 +118,7 @@ def test_a_publisher_waits_for_a_reader_that_must_have_everything() -> None:
     assert seen == list(range(20)) and subscription.dropped == 0
 
 
-def test_a_waiting_publisher_continues_when_the_reader_leaves() -> None:
+def test_a_waiting_publisher_continues_when_the_subscription_is_closed() -> None:
     bus = Bus()
     leaving, staying = bus.subscribe(maxsize=1, policy="block"), bus.subscribe()
     bus.publish(emotion(0))
@@ -130,12 +130,12 @@ def test_a_waiting_publisher_continues_when_the_reader_leaves() -> None:
     assert [event.seq for event in _rest(staying)] == [0, 1, 2]
 
 
-def test_a_reader_in_time_gets_none_and_is_not_finished() -> None:
+def test_get_without_a_waiting_event_returns_none_and_the_subscription_is_not_finished() -> None:
     subscription = Bus().subscribe()
     assert subscription.get(0.0) is None and not subscription.finished
 
 
-def test_an_event_wakes_a_reader_on_another_loop() -> None:
+def test_a_new_event_calls_on_put() -> None:
     subscription = Subscription(maxsize=4, policy="drop")
     woken: list[Event | None] = []
     subscription.on_put = lambda: woken.append(subscription.get(0))
@@ -144,7 +144,7 @@ def test_an_event_wakes_a_reader_on_another_loop() -> None:
     assert woken == [ended]
 
 
-def test_a_queue_for_no_event_is_refused() -> None:
+def test_a_subscription_for_0_events_is_refused() -> None:
     with pytest.raises(ValueError, match="maxsize: at least 1 event, not 0"):
         Bus().subscribe(maxsize=0)
 
@@ -157,7 +157,7 @@ def _rest(subscription: Subscription) -> list[EmotionEvent]:
     return events
 
 
-def test_a_taker_that_waits_for_more_is_woken_once_and_then_gets_all_of_it() -> None:
+def test_take_waits_until_enough_audio_is_in_the_queue() -> None:
     queue = AudioQueue[int](capacity=100, drops=True)
     taken: list[int] = []
     waits = threading.Event()
@@ -176,19 +176,19 @@ def test_a_taker_that_waits_for_more_is_woken_once_and_then_gets_all_of_it() -> 
     queue.put(2, 10)
     until(lambda: taken == [0, 1, 2])
     queue.put(3, 10)
-    queue.close()  # what is there is given, though it is not enough
+    queue.close()  # the remaining audio is returned although it is not enough
     taker.join(5.0)
     assert taken == [0, 1, 2, 3]
 
 
-def test_what_is_there_when_the_time_is_up_is_given_although_it_is_too_little() -> None:
+def test_take_returns_the_available_audio_after_its_timeout() -> None:
     queue = AudioQueue[str](capacity=100, drops=True)
     queue.put("little", 10)
     assert queue.take(0.01, enough=50) == (0, "little")
     assert queue.take(0.01, enough=50) is None
 
 
-def test_a_full_queue_wakes_its_taker_whatever_it_waits_for() -> None:
+def test_take_does_not_wait_for_more_audio_if_the_queue_is_full() -> None:
     queue = AudioQueue[int](capacity=10, drops=False)
     putter = threading.Thread(target=lambda: [queue.put(number, 10) for number in range(3)])
     putter.start()

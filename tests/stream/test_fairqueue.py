@@ -20,13 +20,13 @@ def test_streams_of_equal_demand_take_turns() -> None:
     assert order == sorted(order)
 
 
-def test_a_stream_that_uses_less_than_its_share_is_served_next_however_many_jobs_wait() -> None:
+def test_a_stream_that_uses_less_than_its_share_is_served_before_streams_with_many_jobs() -> None:
     queue = FairQueue[str, int]()
     for greedy in ("g1", "g2", "g3"):
         for job in range(1000):
             queue.append(greedy, job)
     for round_ in range(50):
-        for _ in range(20):  # meanwhile the others are served
+        for _ in range(20):  # meanwhile the other streams are served
             stream, _job = queue.pop()
             queue.charge(stream, 0.02)
         queue.append("live", round_)
@@ -38,7 +38,7 @@ def test_a_stream_that_uses_less_than_its_share_is_served_next_however_many_jobs
         assert len(served) <= 2
 
 
-def test_a_stream_of_dear_jobs_gets_no_more_time_than_one_of_cheap_jobs() -> None:
+def test_streams_with_expensive_and_cheap_jobs_get_the_same_time() -> None:
     queue = FairQueue[str, int]()
     cost_s = {"dear": 0.5, "cheap": 0.02}
     used_s = dict.fromkeys(cost_s, 0.0)
@@ -52,7 +52,7 @@ def test_a_stream_of_dear_jobs_gets_no_more_time_than_one_of_cheap_jobs() -> Non
     assert used_s["dear"] == pytest.approx(used_s["cheap"], abs=0.5)
 
 
-def test_time_that_a_stream_did_not_ask_for_is_not_saved_up() -> None:
+def test_a_stream_gets_no_credit_for_time_without_jobs() -> None:
     queue = FairQueue[str, int]()
     queue.append("late", 0)
     queue.pop()
@@ -71,7 +71,7 @@ def test_time_that_a_stream_did_not_ask_for_is_not_saved_up() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["append", "pop", "forget", "remove"]))))
-def test_no_job_is_lost_or_served_twice_and_each_streams_order_is_kept(steps: list[tuple[str, str]]) -> None:
+def test_each_job_is_served_once_and_in_the_order_of_its_stream(steps: list[tuple[str, str]]) -> None:
     queue = FairQueue[str, int]()
     expected: dict[str, list[int]] = {"a": [], "b": [], "c": []}
     for number, (stream, step) in enumerate(steps):

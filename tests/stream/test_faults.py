@@ -1,4 +1,4 @@
-"""What goes wrong in an engine, a callback or a source costs as little as it can, and never a thread or a wait."""
+"""Errors of an engine, a callback or a source lose as little as possible, leave no thread and block no caller."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from streamser.stream.worker import InferenceWorker, PipelineConfig
 
 
 def failing(calls: Callable[[int], bool], error: Exception) -> Callable[[], None]:
-    """Something that fails at the calls that are chosen, counted from 0."""
+    """A function that raises `error` at the calls for which `calls(number)` is true, counted from 0."""
     count = iter(range(1 << 30))
 
     def before() -> None:
@@ -54,10 +54,8 @@ GPU_FULL = EngineError("cuda:0: CUDA out of memory. Tried to allocate 20.00 MiB"
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["replay", "live"])
-@pytest.mark.parametrize("error", [GPU_FULL, RuntimeError("a driver's hiccup")], ids=["EngineError", "RuntimeError"])
-def test_every_call_of_an_engine_may_fail_once_and_no_final_is_lost(
-    recognizer: Recognizer, live: bool, error: Exception
-) -> None:
+@pytest.mark.parametrize("error", [GPU_FULL, RuntimeError("an error of a driver")], ids=["EngineError", "RuntimeError"])
+def test_one_failing_call_of_the_engine_loses_no_final(recognizer: Recognizer, live: bool, error: Exception) -> None:
     source = in_blocks(two_utterances())
     with Listener(ListSource(source, live=live), recognizer) as events:
         expected = list(events)
@@ -69,7 +67,7 @@ def test_every_call_of_an_engine_may_fail_once_and_no_final_is_lost(
         assert isinstance(found[-1], StreamEnded) and found[-1].error is None
 
 
-def test_an_engine_that_fails_at_every_second_call_loses_partials_only(recognizer: Recognizer) -> None:
+def test_an_engine_that_fails_every_second_time_loses_only_partials(recognizer: Recognizer) -> None:
     flaky, engine = with_engine(recognizer, failing(lambda call: call % 2 == 0, GPU_FULL))
     with Listener(ListSource(in_blocks(two_utterances())), flaky) as listener:
         events = list(listener)
@@ -79,7 +77,7 @@ def test_an_engine_that_fails_at_every_second_call_loses_partials_only(recognize
     assert engine.batches
 
 
-def test_an_engine_that_fails_for_ever_ends_its_stream_with_its_words(recognizer: Recognizer) -> None:
+def test_an_engine_that_always_fails_ends_the_stream_with_its_error(recognizer: Recognizer) -> None:
     dead, _ = with_engine(recognizer, failing(lambda call: True, GPU_FULL))
     with (
         pytest.raises(EngineError, match="CUDA out of memory"),
@@ -91,10 +89,10 @@ def test_an_engine_that_fails_for_ever_ends_its_stream_with_its_words(recognizer
     assert not streamser_threads()
 
 
-def test_a_gpu_that_is_full_hands_over_to_the_cpu_within_the_very_utterance(
+def test_if_the_gpus_memory_is_full_the_cpu_continues_within_the_same_utterance(
     recognizer: Recognizer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What FallbackEngine does when CUDA runs out of memory in the middle of a stream, simulated on the CPU."""
+    """Simulates on the CPU that CUDA runs out of memory within a stream, so that FallbackEngine falls back."""
     gpu = with_engine(recognizer, failing(lambda call: call >= 3, GPU_FULL))[1]
     engine = FallbackEngine(lambda: gpu, lambda: recognizer.engine, recognizer.features)
     with Listener(ListSource(in_blocks(two_utterances())), recognizer) as listener:
@@ -121,7 +119,7 @@ class Nonsense:
         return {}
 
 
-def test_an_embedding_that_is_nan_never_reaches_a_baseline(adaptive: Recognizer, bundle: Bundle) -> None:
+def test_a_nan_embedding_never_reaches_a_baseline(adaptive: Recognizer, bundle: Bundle) -> None:
     spoiled = Recognizer(adaptive.bundle, Nonsense(adaptive.engine))
     with pytest.raises(EngineError, match="NaN or infinite"):
         spoiled.predict(two_utterances())
@@ -134,7 +132,7 @@ def test_an_embedding_that_is_nan_never_reaches_a_baseline(adaptive: Recognizer,
     assert sum(harmless.scores.values()) == pytest.approx(1.0)
 
 
-def test_a_confidence_that_is_nan_is_uncertain(recognizer: Recognizer) -> None:
+def test_a_prediction_with_nan_scores_is_uncertain(recognizer: Recognizer) -> None:
     prediction = recognizer.predict(two_utterances())
     assert prediction.with_scores(dict.fromkeys(recognizer.labels, float("nan")), 0.0).uncertain
 
@@ -146,7 +144,7 @@ def test_a_confidence_that_is_nan_is_uncertain(recognizer: Recognizer) -> None:
 @pytest.mark.parametrize(
     "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=lambda error: type(error).__name__
 )
-def test_what_a_callback_raises_ends_the_stream_and_reaches_the_caller(
+def test_system_exceptions_of_a_callback_end_the_stream_and_reach_the_caller(
     recognizer: Recognizer, which: str, error: BaseException
 ) -> None:
     def leave(event: Event) -> None:
@@ -162,12 +160,12 @@ def test_what_a_callback_raises_ends_the_stream_and_reaches_the_caller(
     assert not streamser_threads()
 
 
-def test_a_reader_that_leaves_by_sys_exit_does_not_disturb_the_other_streams(recognizer: Recognizer) -> None:
+def test_sys_exit_in_a_callback_does_not_affect_the_other_streams(recognizer: Recognizer) -> None:
     found: list[Event] = []
     errors: list[BaseException] = []
 
     def leave(event: Event) -> None:
-        sys.exit("out of here")
+        sys.exit("leave")
 
     with InferenceWorker(recognizer) as worker:
         bad = WorkerStream(worker, Delivery(leave, on_error=errors.append), name="bad")
@@ -180,7 +178,7 @@ def test_a_reader_that_leaves_by_sys_exit_does_not_disturb_the_other_streams(rec
     assert [type(error) for error in errors] == [SystemExit]
 
 
-def test_a_source_that_leaves_by_sys_exit_ends_the_wait(recognizer: Recognizer) -> None:
+def test_sys_exit_in_a_source_ends_the_stream_and_reaches_the_caller(recognizer: Recognizer) -> None:
     def items() -> Iterator[SourceItem]:
         yield from in_blocks(two_utterances())[:200]
         sys.exit(4)
@@ -193,13 +191,13 @@ def test_a_source_that_leaves_by_sys_exit_ends_the_wait(recognizer: Recognizer) 
 # Queues
 
 
-def test_a_consumer_that_never_reads_costs_partials_but_no_final(recognizer: Recognizer) -> None:
+def test_a_consumer_that_never_reads_loses_partials_but_no_final(recognizer: Recognizer) -> None:
     config = StreamConfig(pipeline=PipelineConfig(waiting_events=16))
     audio = np.concatenate([two_utterances()] * 2)
 
     def paced() -> Iterator[AudioBlock]:
         for block in in_blocks(audio):
-            time.sleep(0.002)  # given all at once, most partials would be skipped, and none would have to be dropped
+            time.sleep(0.002)  # without pauses most partials would be skipped, and none dropped
             yield block
 
     listener = Listener(ListSource(paced(), live=True), recognizer, config)
@@ -211,7 +209,7 @@ def test_a_consumer_that_never_reads_costs_partials_but_no_final(recognizer: Rec
 
 
 @pytest.mark.parametrize("name", ["gone.wav", "folder"])
-def test_a_file_that_vanishes_while_it_is_replayed_ends_with_its_name(
+def test_a_file_that_is_deleted_during_a_replay_is_an_error_that_names_it(
     recognizer: Recognizer, tmp_path: Path, name: str
 ) -> None:
     for number in range(2):

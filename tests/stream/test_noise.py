@@ -1,4 +1,4 @@
-"""The gate adapts to background noise within seconds and passes louder audio."""
+"""The noise gate adapts to background noise within seconds, and passes louder audio."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def opened(samples: Samples, gate: NoiseGate | None = None, frame: int = FRAME) 
 
 
 def share(flags: list[bool], start_s: float = 0.0, end_s: float = 1e9, frame: int = FRAME) -> float:
-    """Of the frames between two times, how many are open."""
+    """The share of frames between two times for which the gate is open."""
     rate = SAMPLE_RATE / frame
     part = flags[int(start_s * rate) : int(min(end_s, 1e6) * rate)]
     return sum(part) / len(part)
 
 
 def fan(duration_s: float, seed: int = 0) -> Samples:
-    """A motor's hum over noise that falls by 6 dB an octave."""
+    """The hum of a motor, and noise that falls by 6 dB per octave."""
     n = round(duration_s * SAMPLE_RATE)
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n))
     rush = np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(n, 1 / SAMPLE_RATE), 50.0), n)
@@ -36,14 +36,14 @@ def fan(duration_s: float, seed: int = 0) -> Samples:
 
 @pytest.mark.parametrize("frame", [160, 320, 480])
 @pytest.mark.parametrize("gain_db", [0, -40])
-def test_steady_noise_never_opens_it_from_the_first_frame_on(frame: int, gain_db: int) -> None:
+def test_steady_noise_never_opens_the_gate(frame: int, gain_db: int) -> None:
     for room in (noise(10, 0.1), fan(10)):
         assert share(opened(room * np.float32(10 ** (gain_db / 20)), frame=frame)) < 0.02
 
 
 @pytest.mark.parametrize("gain_db", [0, -20, -40])
 @pytest.mark.parametrize("room", [noise(9, 0.06), fan(9)], ids=["white", "fan"])
-def test_a_voice_at_a_few_decibels_opens_it_whatever_the_level(room: Samples, gain_db: int) -> None:
+def test_a_voice_a_few_decibels_above_the_noise_opens_the_gate_at_any_level(room: Samples, gain_db: int) -> None:
     voice = np.concatenate([silence(3), babble(2), silence(4)])
     flags = opened((room + voice) * np.float32(10 ** (gain_db / 20)))
     assert share(flags, 3.1, 5.0) > 0.9
@@ -64,29 +64,29 @@ def test_speech_after_digital_silence_is_detected_at_once_and_ends_at_once() -> 
     assert share(flags, 2.6) == 0
 
 
-def test_a_fan_that_is_switched_on_is_noise_within_two_seconds() -> None:
+def test_a_fan_that_is_switched_on_closes_the_gate_again_within_two_seconds() -> None:
     flags = opened(np.concatenate([noise(5, 0.001), noise(10, 0.1)]))
-    assert share(flags, 5.1, 6) > 0.5  # the control: at first it does stand out
+    assert share(flags, 5.1, 6) > 0.5  # the control: at first the fan opens the gate
     assert share(flags, 7) < 0.01
 
 
-def test_a_fan_that_is_switched_off_leaves_the_gate_as_keen_as_before() -> None:
+def test_after_a_fan_is_switched_off_the_gate_passes_a_quiet_voice_again() -> None:
     quiet = np.concatenate([noise(5, 0.1), noise(1, 0.001), babble(1, level=0.01) + noise(1, 0.001)])
     assert share(opened(quiet), 6.1, 7) > 0.8
 
 
-def test_a_microphone_that_opens_with_a_ramp_is_known_soon() -> None:
+def test_noise_that_fades_in_closes_the_gate_within_two_seconds() -> None:
     room = noise(10, 0.05) * np.clip(np.linspace(-0.3, 29.7, 10 * SAMPLE_RATE), 0, 1).astype(np.float32)
     assert share(opened(room), 2) < 0.01
 
 
-def test_what_is_quieter_than_the_least_level_never_opens_it() -> None:
+def test_audio_below_the_minimum_level_never_opens_the_gate() -> None:
     faint = np.concatenate([noise(3, 1e-5), babble(1, level=1e-4)])  # about -90 dBFS
     assert share(opened(faint, NoiseGate(FRAME, min_level_dbfs=-60.0))) == 0
     assert share(opened(faint, NoiseGate(FRAME, min_level_dbfs=-110.0)), 3.1) > 0.8
 
 
-def test_a_near_voice_stands_out_from_chatter_and_the_chatter_does_not() -> None:
+def test_a_near_voice_opens_the_gate_and_distant_chatter_does_not() -> None:
     chatter = sum(babble(5, seed=seed, level=0.01) for seed in range(6))
     far = np.concatenate([chatter, chatter, chatter, chatter])
     near = np.concatenate([silence(11), babble(2, seed=9), silence(3), babble(2, seed=8), silence(2)])
@@ -96,7 +96,7 @@ def test_a_near_voice_stands_out_from_chatter_and_the_chatter_does_not() -> None
     assert share(flags, 13.4, 16) < 0.2
 
 
-def test_it_is_as_good_after_minutes_as_after_seconds() -> None:
+def test_the_gate_gives_the_same_flags_after_minutes_as_after_seconds() -> None:
     gate = NoiseGate(FRAME)
     scene = noise(10, 0.02)
     scene[3 * SAMPLE_RATE : 5 * SAMPLE_RATE] += babble(2)
@@ -122,8 +122,8 @@ def test_frames_in_any_batches_give_the_same_flags_and_floors(frame: int) -> Non
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_batches_of_any_size_give_the_bits_of_the_plain_gate(seed: int) -> None:
-    """Rooms, voices, silences and levels drawn at random, in batches of 1 to 20 frames."""
+def test_batches_of_any_size_equal_the_plain_gate_bit_by_bit(seed: int) -> None:
+    """Random sequences of voices, silence, noise and fans at random levels, in batches of 1 to 20 frames."""
     rng = np.random.default_rng(seed)
     frame = int(rng.choice([160, 320, 480]))
     makers = (

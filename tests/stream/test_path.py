@@ -1,4 +1,4 @@
-"""Count the files and the types that a block of audio passes, from the microphone's queue to the event."""
+"""Trace the files and the types that a block of audio passes through, from the microphone to the event."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from streamser.stream.worker import _Job
 
 PACKAGE = Path(streamser.__file__).parent
 CARRIERS = (Chunk, AudioBlock, Segment, _Job, Prediction, EmotionEvent)
-"""What holds the audio, or what was computed from it, on its way."""
+"""The types that contain the audio or its results on the way."""
 FIRST = "stream/portaudio.py"
-"""Its callback runs on PortAudio's own thread; here a list stands for it."""
+"""The file of PortAudio's callback, which the test replaces by a list of chunks."""
 
 
 class Trace:
-    """Files of the package with a function that has a carrier among its variables when it is called."""
+    """A profile function that collects the files whose functions get a carrier as an argument, and the types."""
 
     def __init__(self) -> None:
         self.files: set[str] = set()
@@ -46,7 +46,7 @@ class Trace:
                         self.types.add(type(one))
 
 
-def test_a_block_passes_at_most_a_dozen_files_from_the_callback_to_the_event(recognizer: Recognizer) -> None:
+def test_a_block_passes_through_the_documented_files_at_most_12(recognizer: Recognizer) -> None:
     trace = Trace()
     opener = Opener([ScriptedLine(chunks(two_utterances(), time.monotonic())), ScriptedLine([])])
     source = MicSource(SourceConfig(retry_first_ms=50), opener=opener)
@@ -59,7 +59,7 @@ def test_a_block_passes_at_most_a_dozen_files_from_the_callback_to_the_event(rec
     finally:
         sys.setprofile(None)
         threading.setprofile(None)  # type: ignore[arg-type]
-    assert finals(events), "nothing went all the way"
+    assert finals(events), "no event arrived"
     trace.files.discard("audio.py")  # properties of the types themselves
     page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
     path = page.split("\n## The path of a block of audio\n", 1)[1].split("`streamser.Stream` takes", 1)[0]

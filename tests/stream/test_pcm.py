@@ -1,4 +1,4 @@
-"""Whatever a host pushes gives audio or a ValueError, and one bad sample does not end a stream."""
+"""Anything that a program pushes gives audio or a ValueError, and an invalid sample does not end a stream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_RATES = [math.nan, math.inf, 1e308, 5e-324, 0, -1, 999, 16_000.5, "16000", Tr
 
 
 @pytest.mark.parametrize("rate", NO_RATES, ids=str)
-def test_a_rate_that_is_none_is_refused_and_changes_nothing(recognizer: Recognizer, rate: Any) -> None:
+def test_an_invalid_sample_rate_is_refused_without_an_effect_on_the_stream(recognizer: Recognizer, rate: Any) -> None:
     stream, plain = Stream(recognizer), Stream(recognizer)
     audio = two_utterances()
     events, expected = stream.push(audio[:30_000]), plain.push(audio[:30_000])
@@ -34,25 +34,25 @@ def test_a_rate_that_is_none_is_refused_and_changes_nothing(recognizer: Recogniz
 
 
 @pytest.mark.parametrize("channels", [0, -1, 1025, 2.0, math.nan, "1"], ids=str)
-def test_a_number_of_channels_that_is_none_is_refused(recognizer: Recognizer, channels: Any) -> None:
+def test_an_invalid_number_of_channels_is_refused(recognizer: Recognizer, channels: Any) -> None:
     with pytest.raises(ValueError, match="channels: a whole number from 1 to 1024"):
         Stream(recognizer).push(silence(0.1), channels=channels)
 
 
 @pytest.mark.parametrize("pcm", [10**12, "text", [0.0], None, np.float32(1)], ids=repr)
-def test_what_is_neither_bytes_nor_an_array_is_refused(recognizer: Recognizer, pcm: Any) -> None:
+def test_pcm_that_is_neither_bytes_nor_an_array_is_refused(recognizer: Recognizer, pcm: Any) -> None:
     with pytest.raises(ValueError, match=r"pcm: bytes of 16-bit samples or a NumPy array, not"):
         Stream(recognizer).push(pcm)
 
 
 @pytest.mark.parametrize("lost", [-1, 1.5, math.nan, True], ids=str)
-def test_a_loss_that_is_no_number_of_samples_is_refused(recognizer: Recognizer, lost: Any) -> None:
+def test_a_loss_must_be_a_number_of_samples(recognizer: Recognizer, lost: Any) -> None:
     with pytest.raises(ValueError, match="samples: a whole number, 0 or more"):
         Stream(recognizer).lose(lost)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30], ids=str)
-def test_a_bad_sample_is_silenced_with_one_warning_and_the_stream_goes_on(
+def test_invalid_samples_become_silence_with_one_warning_and_the_stream_continues(
     recognizer: Recognizer, value: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     audio = two_utterances()
@@ -68,7 +68,7 @@ def test_a_bad_sample_is_silenced_with_one_warning_and_the_stream_goes_on(
     ]
 
 
-def test_a_bad_sample_does_not_end_a_live_listener(recognizer: Recognizer) -> None:
+def test_an_invalid_sample_does_not_end_a_live_listener(recognizer: Recognizer) -> None:
     audio = two_utterances()
     audio[20_000] = np.nan
     source = PushSource(live=True, config=SourceConfig(queue_s=60))
@@ -80,7 +80,7 @@ def test_a_bad_sample_does_not_end_a_live_listener(recognizer: Recognizer) -> No
 
 
 @pytest.mark.parametrize("dtype", ["bool", "complex64", "U1", "O", "M8[s]", "m8[s]", "V4", "uint16", "uint32"])
-def test_an_array_that_is_not_audio_is_refused(dtype: str) -> None:
+def test_an_array_of_another_type_than_audio_is_refused(dtype: str) -> None:
     with pytest.raises(ValueError, match=r"audio must be int8\.\.int64, uint8 or float, not"):
         PcmConverter().feed(np.zeros(4, dtype))
 
@@ -94,5 +94,5 @@ def test_an_array_of_another_shape_is_refused_or_empty(shape: tuple[int, ...]) -
             PcmConverter().feed(np.zeros(shape, np.float32))
 
 
-def test_doubles_beyond_float32_are_silenced_too() -> None:
+def test_doubles_beyond_the_range_of_float32_become_silence() -> None:
     assert PcmConverter().feed(np.array([1e300, -1e300, 0.5])).tolist() == [0.0, 0.0, 0.5]

@@ -1,4 +1,4 @@
-"""Stream, InferenceWorker and Listener: order, overload, errors, pauses and ends."""
+"""`Stream`, `InferenceWorker` and `Listener`: order of events, overload, errors, pauses and ends."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def pushed(recognizer: Recognizer, audio: Samples, settings: StreamConfig | None
 # --- Stream
 
 
-def test_an_utterance_is_started_scored_in_parts_scored_whole_and_ended(recognizer: Recognizer) -> None:
+def test_an_utterance_has_a_start_partials_one_final_and_an_end_in_this_order(recognizer: Recognizer) -> None:
     events = pushed(recognizer, two_utterances())
     for number in (0, 1):
         mine = [event for event in events if getattr(event, "utterance", None) == number]
@@ -72,7 +72,7 @@ def test_an_utterance_is_started_scored_in_parts_scored_whole_and_ended(recogniz
     assert events[-1] == StreamEnded(end=len(two_utterances()))
 
 
-def test_a_final_is_the_recognizers_result_for_the_whole_utterance(recognizer: Recognizer) -> None:
+def test_a_final_equals_the_recognizers_prediction_for_the_whole_utterance(recognizer: Recognizer) -> None:
     audio = two_utterances()
     for event in finals(pushed(recognizer, audio)):
         prediction = recognizer.predict(audio[event.start : event.end])
@@ -83,7 +83,7 @@ def test_a_final_is_the_recognizers_result_for_the_whole_utterance(recognizer: R
         )
 
 
-def test_a_partial_is_the_recognizers_result_for_its_window(recognizer: Recognizer) -> None:
+def test_a_partial_equals_the_recognizers_prediction_for_its_window(recognizer: Recognizer) -> None:
     audio = two_utterances()
     unsmoothed = pushed(recognizer, audio, config(pipeline=PipelineConfig(smoothing=0.0)))
     assert len(partials(unsmoothed)) > 6
@@ -92,7 +92,7 @@ def test_a_partial_is_the_recognizers_result_for_its_window(recognizer: Recogniz
         np.testing.assert_allclose(list(event.scores.values()), list(prediction.scores.values()), atol=1e-5)
 
 
-def test_smoothing_blends_each_partial_with_those_before_and_leaves_finals_alone(recognizer: Recognizer) -> None:
+def test_smoothing_blends_each_partial_with_earlier_ones_and_does_not_change_finals(recognizer: Recognizer) -> None:
     audio = two_utterances()
     plain = pushed(recognizer, audio, config(pipeline=PipelineConfig(smoothing=0.0)))
     smooth = pushed(recognizer, audio, config(pipeline=PipelineConfig(smoothing=0.6)))
@@ -113,7 +113,7 @@ def test_a_smoothed_partial_below_the_threshold_is_uncertain(recognizer: Recogni
     assert {event.uncertain for event in events} == {True, False}
 
 
-def test_a_final_is_computed_at_the_first_silence_and_delivered_at_its_end(recognizer: Recognizer) -> None:
+def test_a_final_is_computed_early_in_the_silence_and_delivered_at_its_end(recognizer: Recognizer) -> None:
     counted, engine = with_engine(recognizer, lambda: None)
     stream = Stream(counted, config(segmenter=SegmenterConfig(hop_ms=0)))
     audio = np.concatenate([silence(0.5), babble(1.4, seed=1), silence(0.4)])
@@ -124,7 +124,7 @@ def test_a_final_is_computed_at_the_first_silence_and_delivered_at_its_end(recog
     assert len(engine.batches) == ahead
 
 
-def test_lost_audio_ends_the_utterance_and_moves_the_time_on(recognizer: Recognizer) -> None:
+def test_lost_audio_ends_the_utterance_and_advances_the_time(recognizer: Recognizer) -> None:
     stream = Stream(recognizer, config())
     events = [*stream.push(np.concatenate([silence(0.5), babble(1.0, seed=1)])), *stream.lose(16_000)]
     events += [*stream.push(two_utterances()), *stream.close()]
@@ -136,7 +136,7 @@ def test_lost_audio_ends_the_utterance_and_moves_the_time_on(recognizer: Recogni
     assert [event.start - 40_000 for event in finals(events)[1:]] == [event.start for event in alone]
 
 
-def test_a_host_may_change_its_sample_rate_in_the_middle(recognizer: Recognizer) -> None:
+def test_the_sample_rate_may_change_within_a_stream(recognizer: Recognizer) -> None:
     stream = Stream(recognizer, config())
     half = np.zeros(24_000, np.int16)
     stream.push(half, sample_rate=48_000)
@@ -144,7 +144,7 @@ def test_a_host_may_change_its_sample_rate_in_the_middle(recognizer: Recognizer)
     assert stream.close() == [StreamEnded(end=16_000)]
 
 
-def test_a_closed_stream_takes_no_more_audio_and_ends_once(recognizer: Recognizer) -> None:
+def test_a_closed_stream_refuses_audio_and_ends_only_once(recognizer: Recognizer) -> None:
     stream = Stream(recognizer, name="mine")
     assert stream.close() == [StreamEnded(stream="mine", end=0)]
     assert stream.close() == []
@@ -152,7 +152,7 @@ def test_a_closed_stream_takes_no_more_audio_and_ends_once(recognizer: Recognize
         stream.push(b"")
 
 
-def test_a_status_reports_how_the_stream_is_doing(recognizer: Recognizer) -> None:
+def test_a_status_reports_state_level_latency_and_losses(recognizer: Recognizer) -> None:
     stream = Stream(recognizer, config())
     assert stream.status().source_state == "waiting"
     stream.push(two_utterances()[:24_000])
@@ -170,7 +170,7 @@ def test_a_status_reports_how_the_stream_is_doing(recognizer: Recognizer) -> Non
 
 
 class Gate:
-    """Holds the engine until it is opened."""
+    """Makes the engine wait until `open` is set; `reached` is set at its first call."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -181,7 +181,7 @@ class Gate:
         assert self.open.wait(10)
 
 
-def test_while_the_worker_is_busy_partials_give_way_to_newer_ones_and_finals_keep_their_order(
+def test_while_the_worker_is_busy_newer_partials_replace_older_ones_and_finals_keep_their_order(
     recognizer: Recognizer,
 ) -> None:
     gate, events = Gate(), []
@@ -205,7 +205,7 @@ def test_while_the_worker_is_busy_partials_give_way_to_newer_ones_and_finals_kee
     assert status.partials + status.partials_dropped == len(partials(complete))
 
 
-def test_a_partial_after_skipped_ones_sees_all_the_audio(recognizer: Recognizer) -> None:
+def test_a_partial_after_skipped_partials_is_the_same_as_without_skips(recognizer: Recognizer) -> None:
     gate, events = Gate(), []
     gated, _ = with_engine(recognizer, gate)
     audio = np.concatenate([silence(0.5), babble(2.4, seed=1)])
@@ -238,7 +238,7 @@ def test_a_lossless_stream_waits_for_the_worker_and_drops_nothing(recognizer: Re
     assert as_json(events) == as_json(pushed(recognizer, np.tile(two_utterances(), 3)))
 
 
-def test_many_streams_share_one_worker_and_each_gets_only_its_own_in_order(recognizer: Recognizer) -> None:
+def test_many_streams_share_one_worker_and_each_gets_only_its_own_events(recognizer: Recognizer) -> None:
     received: dict[str, list[Event]] = {f"client {number}": [] for number in range(8)}
     with InferenceWorker(recognizer) as worker:
         streams = {name: WorkerStream(worker, events.append, config(), name) for name, events in received.items()}
@@ -254,7 +254,7 @@ def test_many_streams_share_one_worker_and_each_gets_only_its_own_in_order(recog
         assert len(finals(events)) == 2
 
 
-def test_two_streams_of_one_name_each_get_their_own_events(recognizer: Recognizer) -> None:
+def test_two_streams_with_the_same_name_each_get_their_own_events(recognizer: Recognizer) -> None:
     first: list[Event] = []
     second: list[Event] = []
     with InferenceWorker(recognizer) as worker:
@@ -269,7 +269,7 @@ def test_two_streams_of_one_name_each_get_their_own_events(recognizer: Recognize
     assert [sum(isinstance(event, StreamEnded) for event in events) for events in (first, second)] == [1, 1]
 
 
-def test_a_stream_that_sends_much_too_fast_delays_no_other_streams_final(recognizer: Recognizer) -> None:
+def test_streams_with_many_waiting_finals_do_not_delay_another_streams_final(recognizer: Recognizer) -> None:
     order: list[str] = []
 
     def note(event: Event) -> None:
@@ -287,7 +287,7 @@ def test_a_stream_that_sends_much_too_fast_delays_no_other_streams_final(recogni
     assert order.index("live") <= 3
 
 
-def test_a_stream_that_is_given_up_delivers_nothing_more_and_frees_its_place(recognizer: Recognizer) -> None:
+def test_a_closed_stream_handle_delivers_nothing_more_and_is_removed(recognizer: Recognizer) -> None:
     gate, events = Gate(), []
     gated, _ = with_engine(recognizer, gate)
     with InferenceWorker(gated) as worker:
@@ -302,7 +302,7 @@ def test_a_stream_that_is_given_up_delivers_nothing_more_and_frees_its_place(rec
     assert not finals(events) and not any(isinstance(event, StreamEnded) for event in events)
 
 
-def test_on_a_gpu_all_that_waits_is_one_call(recognizer: Recognizer) -> None:
+def test_on_a_gpu_the_jobs_that_wait_are_one_batch(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, engine = with_engine(recognizer, gate, compute="cuda:0")
     received: list[Event] = []
@@ -317,7 +317,7 @@ def test_on_a_gpu_all_that_waits_is_one_call(recognizer: Recognizer) -> None:
     assert max(engine.batches) >= 5
 
 
-def test_a_stream_with_broken_audio_ends_alone_and_the_others_go_on(recognizer: Recognizer) -> None:
+def test_a_stream_with_invalid_audio_ends_and_the_others_continue(recognizer: Recognizer) -> None:
     good: list[Event] = []
     bad: list[Event] = []
     errors: list[BaseException] = []
@@ -336,7 +336,7 @@ def test_a_stream_with_broken_audio_ends_alone_and_the_others_go_on(recognizer: 
     assert len(finals(good)) == 2 and good[-1] == StreamEnded(stream="fine", end=len(two_utterances()))
 
 
-def test_a_batch_with_one_broken_segment_is_computed_again_one_by_one(recognizer: Recognizer) -> None:
+def test_if_one_segment_of_a_batch_is_invalid_the_others_still_get_results(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, _ = with_engine(recognizer, gate, compute="cuda:0")
     received: list[Event] = []
@@ -355,7 +355,7 @@ def test_a_batch_with_one_broken_segment_is_computed_again_one_by_one(recognizer
     assert [event.stream for event in finals(received)] == ["fine", "fine"]
 
 
-def test_a_worker_that_is_closed_in_time_finishes_what_waits_and_else_gives_it_up(recognizer: Recognizer) -> None:
+def test_closing_a_worker_finishes_waiting_jobs_within_the_timeout_and_drops_them_after(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, _ = with_engine(recognizer, gate)
     worker = InferenceWorker(gated).start()
@@ -375,7 +375,9 @@ def test_a_worker_that_is_closed_in_time_finishes_what_waits_and_else_gives_it_u
 # --- Listener
 
 
-def test_a_replay_gives_what_a_push_gives_and_leaves_no_thread(recognizer: Recognizer, spoken: Path) -> None:
+def test_a_replay_gives_the_same_events_as_pushed_audio_and_leaves_no_thread(
+    recognizer: Recognizer, spoken: Path
+) -> None:
     with replay(spoken, model=recognizer, config=config()) as listener:
         events = list(listener)
         assert listener.status().source_state == "ended"
@@ -383,14 +385,14 @@ def test_a_replay_gives_what_a_push_gives_and_leaves_no_thread(recognizer: Recog
     assert not streamser_threads()
 
 
-def test_a_listener_without_a_with_closes_itself_when_its_iteration_ends(recognizer: Recognizer, spoken: Path) -> None:
+def test_a_listener_without_with_is_closed_when_its_iteration_ends(recognizer: Recognizer, spoken: Path) -> None:
     for event in replay(spoken, model=recognizer, config=config()):
         if isinstance(event, EmotionEvent):
             break
     until(lambda: not streamser_threads())
 
 
-def test_callbacks_get_finals_partials_and_everything(recognizer: Recognizer, spoken: Path) -> None:
+def test_callbacks_get_finals_partials_and_all_events(recognizer: Recognizer, spoken: Path) -> None:
     prediction: dict[str, list[Event]] = {"final": [], "partial": [], "event": []}
     listener = replay(
         spoken,
@@ -418,7 +420,7 @@ async def test_events_can_be_awaited(recognizer: Recognizer, spoken: Path) -> No
     assert not streamser_threads()
 
 
-async def test_a_loop_goes_on_while_a_silent_stream_is_awaited(recognizer: Recognizer) -> None:
+async def test_waiting_for_events_does_not_block_the_event_loop(recognizer: Recognizer) -> None:
     source = PushSource()
     async with Listener(source, recognizer, config()) as listener:
 
@@ -433,31 +435,33 @@ async def test_a_loop_goes_on_while_a_silent_stream_is_awaited(recognizer: Recog
         assert await asyncio.wait_for(reading, 5) == [StreamEnded(end=0)]
 
 
-def test_two_readers_get_the_same(recognizer: Recognizer, spoken: Path) -> None:
+def test_two_subscribers_get_the_same_events(recognizer: Recognizer, spoken: Path) -> None:
     listener = replay(spoken, model=recognizer, config=config())
     other = listener.subscribe(policy="block")
     with listener:
         assert list(listener) == list(other)
 
 
-def test_an_error_on_a_thread_ends_the_stream_with_its_words_and_is_raised_in_the_with(recognizer: Recognizer) -> None:
+def test_an_error_of_the_source_ends_the_stream_with_its_message_and_is_raised_in_the_with(
+    recognizer: Recognizer,
+) -> None:
     def broken() -> Iterator[SourceItem]:
         yield from in_blocks(two_utterances()[:24_000])
-        raise AudioError("the cable is on fire")
+        raise AudioError("the source has failed")
 
     with (
-        pytest.raises(AudioError, match="the cable is on fire"),
+        pytest.raises(AudioError, match="the source has failed"),
         Listener(ListSource(broken()), recognizer, config()) as listener,
     ):
         for _ in listener:
             pass
     events: list[Event] = []
     with (
-        pytest.raises(AudioError, match="the cable is on fire"),
+        pytest.raises(AudioError, match="the source has failed"),
         Listener(ListSource(broken()), recognizer, config(), on_event=events.append) as listener,
     ):
         assert listener.wait(10)
-    assert [event.error for event in events if isinstance(event, StreamEnded)] == ["the cable is on fire"]
+    assert [event.error for event in events if isinstance(event, StreamEnded)] == ["the source has failed"]
     assert len(finals(events)) == 1
     assert not streamser_threads()
 
@@ -506,7 +510,7 @@ class Endless:
         self.closed.set()
 
 
-def test_closing_ends_within_a_second_with_the_open_utterances_final_and_no_thread(recognizer: Recognizer) -> None:
+def test_closing_takes_less_than_a_second_gives_the_open_final_and_leaves_no_thread(recognizer: Recognizer) -> None:
     with Listener(Endless(), recognizer, config()) as listener:
         until(lambda: listener.status().partials >= 2)
         began = time.monotonic()
@@ -519,7 +523,7 @@ def test_closing_ends_within_a_second_with_the_open_utterances_final_and_no_thre
     assert len(finals(events)) == 1 and isinstance(events[-1], StreamEnded)
 
 
-def test_a_reader_gets_the_end_after_stopping(recognizer: Recognizer) -> None:
+def test_after_stop_the_reader_still_gets_the_final_and_the_end(recognizer: Recognizer) -> None:
     with Listener(Endless(), recognizer, config()) as listener:
         events: list[Event] = []
         for event in listener:
@@ -539,7 +543,7 @@ def test_closing_a_replay_that_nobody_reads_ends_within_a_second(recognizer: Rec
     assert not streamser_threads()
 
 
-def test_closing_with_a_recognizer_that_hangs_ends_within_a_second_all_the_same(recognizer: Recognizer) -> None:
+def test_closing_takes_about_a_second_even_if_the_recognizer_hangs(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, _ = with_engine(recognizer, gate)
     listener = Listener(Endless(), gated, config()).start()
@@ -553,7 +557,7 @@ def test_closing_with_a_recognizer_that_hangs_ends_within_a_second_all_the_same(
 
 
 class Wedged(Endless):
-    """A device that is blocked in a call that never returns, and does not notice that it was closed."""
+    """A device whose iteration blocks until `answered` is set, even after it was closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -565,7 +569,7 @@ class Wedged(Endless):
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_stopping_a_hanging_device_ends_after_a_second_of_silence(recognizer: Recognizer, waits: bool) -> None:
+def test_stop_ends_the_stream_even_if_the_device_hangs(recognizer: Recognizer, waits: bool) -> None:
     source = Wedged()
     with Listener(source, recognizer, config(), on_partial=lambda event: listener.stop()) as listener:
         began = time.monotonic()
@@ -578,7 +582,7 @@ def test_stopping_a_hanging_device_ends_after_a_second_of_silence(recognizer: Re
     until(lambda: not streamser_threads())
 
 
-async def test_stopping_a_hanging_device_ends_an_async_reader_too(recognizer: Recognizer) -> None:
+async def test_stop_ends_an_async_reader_even_if_the_device_hangs(recognizer: Recognizer) -> None:
     source = Wedged()
     listener = Listener(source, recognizer, config(), on_partial=lambda event: listener.stop())
     events = [event async for event in listener]
@@ -587,7 +591,7 @@ async def test_stopping_a_hanging_device_ends_an_async_reader_too(recognizer: Re
     until(lambda: not streamser_threads())
 
 
-def test_waiting_for_a_replay_that_nobody_reads_ends(recognizer: Recognizer) -> None:
+def test_wait_returns_for_a_replay_whose_events_nobody_reads(recognizer: Recognizer) -> None:
     audio = np.tile(two_utterances(), 10)
     settings = config(pipeline=PipelineConfig(waiting_events=16))
     with Listener(ListSource(in_blocks(audio)), recognizer, settings) as listener:
@@ -602,7 +606,7 @@ def test_a_listener_may_be_closed_from_its_own_callback(recognizer: Recognizer) 
     until(lambda: not streamser_threads())
 
 
-def test_a_paused_microphone_gives_nothing_and_a_gap_reports_what_was_missed(recognizer: Recognizer) -> None:
+def test_a_paused_microphone_gives_no_results_and_its_pause_is_reported_as_gaps(recognizer: Recognizer) -> None:
     source = Endless()
     events: list[Event] = []
     with Listener(source, recognizer, config(), on_event=events.append) as listener:
@@ -622,7 +626,7 @@ def test_a_paused_microphone_gives_nothing_and_a_gap_reports_what_was_missed(rec
     assert events[-1].to_dict()["end_s"] == pytest.approx(source.position / SAMPLE_RATE, abs=0.03)
 
 
-def test_a_paused_file_waits_and_loses_nothing(recognizer: Recognizer, spoken: Path) -> None:
+def test_a_paused_file_loses_no_audio(recognizer: Recognizer, spoken: Path) -> None:
     listener = replay(spoken, model=recognizer, config=config())
     listener.pause()
     with listener:
@@ -631,7 +635,7 @@ def test_a_paused_file_waits_and_loses_nothing(recognizer: Recognizer, spoken: P
         assert as_json(listener) == as_json(pushed(recognizer, two_utterances()))
 
 
-def test_news_of_the_source_pass_through_in_their_place(recognizer: Recognizer) -> None:
+def test_changes_of_the_source_are_published_in_order(recognizer: Recognizer) -> None:
     items: list[SourceItem] = [
         *in_blocks(silence(0.5)),
         SourceChanged(state="lost", at=8_000),
@@ -647,8 +651,8 @@ def test_news_of_the_source_pass_through_in_their_place(recognizer: Recognizer) 
 # --- overload, and hours
 
 
-def test_a_recognizer_ten_times_too_slow_costs_partials_and_never_a_final(recognizer: Recognizer) -> None:
-    """Audio comes at 20 times real time with a hop every 13 ms; the recognizer takes 130."""
+def test_a_recognizer_that_is_ten_times_too_slow_loses_partials_but_no_final(recognizer: Recognizer) -> None:
+    """The audio comes at 20 times real time, so a hop comes every 13 ms; the recognizer needs 130 ms."""
     slow, _ = with_engine(recognizer, lambda: time.sleep(0.13))
     audio = np.tile(two_utterances(), 6)
 
@@ -672,8 +676,8 @@ def _memory_mb() -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # ten seconds of work, and much more waiting on a machine that does ten other things
-def test_an_hour_with_a_thousand_utterances_has_a_thousand_finals_no_drift_and_flat_memory(
+@pytest.mark.timeout(600)  # needs about ten seconds, and much longer on a busy machine
+def test_an_hour_with_1000_utterances_has_1000_finals_without_drift_or_growing_memory(
     recognizer: Recognizer,
 ) -> None:
     period = round(3.6 * SAMPLE_RATE)
@@ -697,12 +701,12 @@ def test_an_hour_with_a_thousand_utterances_has_a_thousand_finals_no_drift_and_f
         status = listener.status()
     assert status.finals == len(onsets) == 1_000 and status.position_s == 3600.0
     assert status.partials_dropped == status.gaps == 0
-    # Onsets lie on the VAD's 30 ms frames, and 3.6 s is a whole number of them: not a sample of drift is allowed.
+    # Onsets lie on the VAD's frames of 30 ms, and 3.6 s is a whole number of frames: no sample of drift is allowed.
     assert set(np.diff(onsets).tolist()) == {period}
     assert not memory or max(memory[1:]) - memory[0] < 8
 
 
-def test_a_live_source_whose_finals_find_no_room_loses_audio_with_a_gap(recognizer: Recognizer) -> None:
+def test_if_the_queue_of_finals_is_full_a_live_source_loses_audio_and_reports_a_gap(recognizer: Recognizer) -> None:
     gate = Gate()
     gated, _ = with_engine(recognizer, gate)
     source = PushSource(live=True, config=SourceConfig(queue_s=1.0))
@@ -719,7 +723,7 @@ def test_a_live_source_whose_finals_find_no_room_loses_audio_with_a_gap(recogniz
     assert events[-1] == StreamEnded(end=8 * len(two_utterances()))
 
 
-def test_audio_may_wait_for_a_hop_and_for_a_tenth_of_a_second_while_the_level_is_read(
+def test_audio_is_processed_within_a_hop_or_within_100_ms_while_the_level_is_read(
     recognizer: Recognizer,
 ) -> None:
     second = np.zeros(SAMPLE_RATE, np.int16)

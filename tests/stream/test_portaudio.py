@@ -1,4 +1,4 @@
-"""Our own part of the path to PortAudio, with a replacement for the library."""
+"""streamser's code around PortAudio, with a replacement for the library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEVICE = InputDevice(0, "mic", "ALSA", 2, 48_000, True)
 
 
 class StuckStream:
-    """A stream whose server has died: it does not end before `answers` is set."""
+    """A stream of a sound server that hangs: `abort` does not return before `answers` is set."""
 
     def __init__(self, **_: Any) -> None:
         self.closed = False
@@ -34,19 +34,19 @@ class StuckStream:
         self.closed = True
 
 
-def test_a_stream_that_never_ends_is_abandoned_and_ends_when_it_can(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_portaudio_stream_that_does_not_end_is_abandoned_and_closed_later(caplog: pytest.LogCaptureFixture) -> None:
     line = portaudio._PortAudioLine(SimpleNamespace(InputStream=StuckStream), DEVICE, 48_000, 2, 20.0, 1.0)
     stream = line._stream
     began = time.monotonic()
     line.close()
     assert time.monotonic() - began < 1.0
     assert "abandoned" in caplog.text and not stream.closed
-    assert portaudio._INSIDE  # so that the program's end does not wait for it either
+    assert portaudio._INSIDE  # so that the end of the program does not wait for the stream either
     stream.answers.set()
     until(lambda: stream.closed and not portaudio._INSIDE)
 
 
-def test_the_library_is_not_restarted_over_an_open_stream_but_over_one_that_was_never_opened() -> None:
+def test_portaudio_is_not_restarted_while_a_stream_is_open() -> None:
     class Base:
         closed = False  # sounddevice's message for a stream that failed to open
 

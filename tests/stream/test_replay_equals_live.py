@@ -1,4 +1,4 @@
-"""One pipeline on one sample clock: the same audio gives the same events, byte for byte, whichever way it comes."""
+"""The same audio gives the same events, byte by byte, however it is fed: replayed at any speed, live, or in pieces."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ def spoken(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def expected(recognizer: Recognizer) -> list[str]:
-    """The events of a bare stream that gets the whole recording at once."""
+    """The events of a `Stream` that gets the whole recording in one push."""
     events = whole(recognizer)
     assert len(finals(events)) == 2 and len(partials(events)) > 6
-    assert len({event.confidence for event in finals(events) + partials(events)}) > 6  # or equality would mean little
+    assert (
+        len({event.confidence for event in finals(events) + partials(events)}) > 6
+    )  # equality of constant events would prove little
     return as_json(events)
 
 
@@ -48,30 +50,34 @@ def whole(recognizer: Recognizer, config: StreamConfig | None = None) -> list[Ev
 
 
 @pytest.mark.parametrize("speed", ["max", 1.0, 20.0])
-def test_a_replay_at_any_speed_is_the_same(
+def test_a_replay_at_any_speed_gives_the_same_events(
     recognizer: Recognizer, spoken: Path, expected: list[str], speed: Any
 ) -> None:
     with replay(spoken, speed=speed, model=recognizer) as listener:
         assert as_json(listener) == expected
 
 
-def test_a_replay_of_a_recording_gives_the_events_that_were_live(recognizer: Recognizer, tmp_path: Path) -> None:
-    """A microphone gives more than the 16 bits of a recording, most audibly in quiet rooms."""
+def test_a_replay_of_a_recording_gives_the_same_events_as_the_live_stream(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
+    """The recording has 16 bits and the microphone has more, which makes a difference for quiet audio."""
     quiet = two_utterances() * np.float32(0.02)
     live = as_json(Listener(RecordingSource(ListSource(in_blocks(quiet)), tmp_path), recognizer, name="one"))
     (recording,) = tmp_path.glob("*.wav")
     again = as_json(replay(recording, model=recognizer, name="one"))
     assert len(live) > 8 and live == again
-    assert live != as_json(Listener(ListSource(in_blocks(quiet)), recognizer, name="one")), "the control: not rounded"
+    assert live != as_json(Listener(ListSource(in_blocks(quiet)), recognizer, name="one")), (
+        "the control: without rounding to 16 bits the events differ"
+    )
 
 
-def test_a_second_replay_is_the_same(recognizer: Recognizer, spoken: Path, expected: list[str]) -> None:
+def test_a_second_replay_gives_the_same_events(recognizer: Recognizer, spoken: Path, expected: list[str]) -> None:
     for _ in range(2):
         assert as_json(replay(spoken, model=recognizer)) == expected
 
 
 @pytest.mark.parametrize("block_ms", [5, 20, 33, 200])
-def test_blocks_of_any_length_are_the_same(
+def test_blocks_of_any_length_give_the_same_events(
     recognizer: Recognizer, spoken: Path, expected: list[str], block_ms: float
 ) -> None:
     config = StreamConfig(source=SourceConfig(block_ms=block_ms, stall_ms=2_000))
@@ -79,7 +85,7 @@ def test_blocks_of_any_length_are_the_same(
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_pieces_of_random_size_pushed_into_a_source_are_the_same(
+def test_pieces_of_random_size_pushed_into_a_source_give_the_same_events(
     recognizer: Recognizer, expected: list[str], seed: int
 ) -> None:
     source, audio, rng = PushSource(), two_utterances(), np.random.default_rng(seed)
@@ -100,7 +106,7 @@ def test_pieces_of_random_size_pushed_into_a_source_are_the_same(
 
 
 @pytest.mark.parametrize("size", [1, 160, 7_777])
-def test_small_pieces_pushed_into_a_bare_stream_are_the_same(
+def test_pieces_of_any_size_pushed_into_a_stream_give_the_same_events(
     recognizer: Recognizer, expected: list[str], size: int
 ) -> None:
     audio = two_utterances() if size > 1 else two_utterances()[:24_000]
@@ -113,38 +119,38 @@ def test_small_pieces_pushed_into_a_bare_stream_are_the_same(
         assert as_json([*events, *stream.close()]) == as_json([*whole_stream.push(audio), *whole_stream.close()])
 
 
-def test_another_sample_rate_in_small_pieces_is_the_same_as_in_one(recognizer: Recognizer) -> None:
+def test_audio_of_another_sample_rate_gives_the_same_events_in_pieces_and_as_a_whole(recognizer: Recognizer) -> None:
     audio = (resample(two_utterances(), 16_000, 44_100) * 32767).astype("<i2").tobytes()
     once, often = Stream(recognizer), Stream(recognizer)
     crumbs = [event for i in range(0, len(audio), 777) for event in often.push(audio[i : i + 777], 44_100)]
     assert as_json([*crumbs, *often.close()]) == as_json([*once.push(audio, 44_100), *once.close()])
 
 
-def test_answers_computed_ahead_change_nothing_but_the_waiting(recognizer: Recognizer, expected: list[str]) -> None:
+def test_predictions_computed_ahead_do_not_change_the_events(recognizer: Recognizer, expected: list[str]) -> None:
     later = StreamConfig(segmenter=SegmenterConfig(speculate_ms=0))
     assert as_json(whole(recognizer, later)) == expected
 
 
-def test_a_slow_recognizer_changes_nothing_but_the_waiting(
+def test_a_slow_recognizer_does_not_change_the_events_of_a_replay(
     recognizer: Recognizer, spoken: Path, expected: list[str]
 ) -> None:
     slow, _ = with_engine(recognizer, lambda: time.sleep(0.02))
     assert as_json(replay(spoken, model=slow)) == expected
 
 
-def test_a_control_that_gets_one_sample_less_is_not_the_same(recognizer: Recognizer, expected: list[str]) -> None:
+def test_audio_with_one_sample_less_gives_other_events(recognizer: Recognizer, expected: list[str]) -> None:
     stream = Stream(recognizer)
     assert as_json([*stream.push(two_utterances()[1:]), *stream.close()]) != expected
 
 
 @pytest.mark.parametrize("changes", [{"center": True}, {"sample_rate": 22_050}, {"short": "zero", "length_s": 3.0}])
-def test_front_ends_of_other_models_are_the_same_too(tmp_path: Path, spoken: Path, changes: dict[str, Any]) -> None:
+def test_other_front_ends_also_give_the_same_events(tmp_path: Path, spoken: Path, changes: dict[str, Any]) -> None:
     recognizer = load(make_bundle(tmp_path / "other", features=make_features(**changes)).path, "cpu")
     assert as_json(replay(spoken, model=recognizer)) == as_json(whole(recognizer))
 
 
-def test_events_are_those_of_the_golden_file(recognizer: Recognizer) -> None:
-    """Scores may differ in the last digits between processors; all else is equal. UPDATE_GOLDEN=1 writes it anew."""
+def test_events_equal_those_of_the_golden_file(recognizer: Recognizer) -> None:
+    """Scores may differ slightly between processors, all else is equal. UPDATE_GOLDEN=1 writes the file again."""
     rows = [json.loads(line) for line in as_json(whole(recognizer))]
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -16,7 +16,7 @@ def count(start: int, end: int) -> Samples:
     return np.arange(start, end, dtype=np.float32)
 
 
-def test_what_was_written_is_read_by_its_index() -> None:
+def test_written_samples_are_read_by_their_index() -> None:
     ring = Ring(100)
     ring.write(count(0, 60), 0)
     ring.write(count(60, 90), 60)
@@ -25,7 +25,7 @@ def test_what_was_written_is_read_by_its_index() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_pieces_of_any_size_read_like_the_whole_stream(seed: int) -> None:
+def test_pieces_of_any_size_are_read_like_the_whole_stream(seed: int) -> None:
     rng = np.random.default_rng(seed)
     ring, position = Ring(97), 0
     for size in rng.integers(0, 250, 60):
@@ -37,7 +37,7 @@ def test_pieces_of_any_size_read_like_the_whole_stream(seed: int) -> None:
         assert np.array_equal(ring.read(ring.start, ring.end), count(max(0, position - 97), position))
 
 
-def test_the_oldest_are_overwritten_and_counted_as_lost() -> None:
+def test_the_oldest_samples_are_overwritten_and_counted_as_lost() -> None:
     ring = Ring(50)
     ring.write(count(0, 80), 0)
     assert (ring.start, ring.lost(0, 80), ring.lost(20, 40), ring.lost(30, 80)) == (30, 30, 10, 0)
@@ -45,14 +45,14 @@ def test_the_oldest_are_overwritten_and_counted_as_lost() -> None:
         ring.read(29, 40)
 
 
-def test_what_is_still_to_come_cannot_be_read() -> None:
+def test_samples_after_the_end_cannot_be_read() -> None:
     ring = Ring(50)
     ring.write(count(0, 10), 0)
     with pytest.raises(IndexError, match="only 0 to 10"):
         ring.read(5, 11)
 
 
-def test_a_jump_leaves_a_hole_that_reads_as_silence_and_counts_as_lost() -> None:
+def test_skipped_samples_are_read_as_silence_and_counted_as_lost() -> None:
     ring = Ring(100)
     ring.write(count(1, 11), 0)
     ring.write(count(31, 41), 30)
@@ -62,7 +62,7 @@ def test_a_jump_leaves_a_hole_that_reads_as_silence_and_counts_as_lost() -> None
     assert ring.lost(30, 130) == 0
 
 
-def test_a_jump_longer_than_the_ring_loses_all_that_was_before() -> None:
+def test_a_jump_longer_than_the_ring_loses_all_earlier_samples() -> None:
     ring = Ring(10)
     ring.write(count(0, 10), 0)
     ring.write(count(1_000_000_000, 1_000_000_003), 1_000_000_000)
@@ -70,19 +70,19 @@ def test_a_jump_longer_than_the_ring_loses_all_that_was_before() -> None:
     assert np.array_equal(ring.read(999_999_993, 1_000_000_000), np.zeros(7, np.float32))
 
 
-def test_time_does_not_run_backwards() -> None:
+def test_writing_before_the_end_is_refused() -> None:
     ring = Ring(10)
     ring.write(count(0, 5), 0)
     with pytest.raises(ValueError, match="start: 4 lies before 5"):
         ring.write(count(4, 8), 4)
 
 
-def test_a_ring_without_room_is_refused() -> None:
+def test_a_ring_without_capacity_is_refused() -> None:
     with pytest.raises(ValueError, match="capacity: at least 1"):
         Ring(0)
 
 
-def test_what_was_read_stays_when_the_ring_goes_on() -> None:
+def test_samples_that_were_read_do_not_change_when_the_ring_is_overwritten() -> None:
     ring = Ring(10)
     ring.write(count(0, 10), 0)
     kept = ring.read(0, 10)
@@ -90,11 +90,11 @@ def test_what_was_read_stays_when_the_ring_goes_on() -> None:
     assert np.array_equal(kept, count(0, 10))
 
 
-def test_memory_stays_flat_however_long_the_stream() -> None:
+def test_the_memory_of_the_ring_does_not_grow() -> None:
     ring, block = Ring(16_000), np.ones(320, np.float32)
     ring.write(block, 0)
     tracemalloc.start()
-    for start in range(320, 320 * 5_000, 320 * 2):  # every other block is missing: holes are forgotten as well
+    for start in range(320, 320 * 5_000, 320 * 2):  # every second block is missing: old gaps must be forgotten too
         ring.write(block, start + 320)
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

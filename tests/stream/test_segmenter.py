@@ -1,4 +1,4 @@
-"""Utterances are cut where people pause, whole and once, whatever the size of the blocks."""
+"""Utterances are cut at pauses, completely and once, whatever the size of the blocks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LoudVad:
 
 
 def audio(*parts: tuple[float, float], seed: int = 0) -> Samples:
-    """Noise of each level for each number of milliseconds; above 0.1 it is speech to LoudVad."""
+    """Noise from (level, milliseconds) pairs; for LoudVad, noise above 0.1 is speech."""
     rng = np.random.default_rng(seed)
     pieces = [level * np.sign(rng.standard_normal(round(ms * MS))) for level, ms in parts]
     return np.concatenate(pieces).astype(np.float32)
@@ -68,7 +68,7 @@ def started(items: Sequence[Item]) -> list[SpeechStarted]:
 
 
 def described(items: Sequence[Item]) -> list[Any]:
-    """Items as values that compare, samples included."""
+    """Items as values that can be compared, samples included."""
     return [
         (i.utterance, i.start, i.samples.tobytes(), i.final, i.seq, i.onset, i.continues, i.speculative)
         if isinstance(i, Segment)
@@ -77,7 +77,7 @@ def described(items: Sequence[Item]) -> list[Any]:
     ]
 
 
-def test_an_utterance_begins_before_its_first_speech_and_ends_after_its_last() -> None:
+def test_an_utterance_begins_with_pre_roll_and_ends_with_post_roll() -> None:
     stream = audio((0.01, 1000), (0.5, 800), (0.01, 1000))
     items = segmented(stream)
     (final,) = segments(items, "final")
@@ -89,7 +89,7 @@ def test_an_utterance_begins_before_its_first_speech_and_ends_after_its_last() -
     assert items[-2] is final
 
 
-def test_pre_roll_reaches_neither_before_the_stream_nor_into_the_last_utterance() -> None:
+def test_pre_roll_reaches_neither_before_the_stream_nor_into_the_utterance_before() -> None:
     items = segmented(audio((0.01, 100), (0.5, 500), (0.01, 420), (0.5, 500), (0.01, 600)), pre_roll_ms=1000)
     first, second = segments(items, "final")
     assert (first.start, second.start) == (0, first.end)
@@ -100,26 +100,26 @@ def test_a_pause_shorter_than_end_silence_ms_does_not_split_the_utterance() -> N
     assert len(ended(segmented(audio((0.5, 500), (0.01, 400), (0.5, 500), (0.01, 600))))) == 2
 
 
-def test_speech_shorter_than_min_speech_ms_gives_nothing_at_all() -> None:
+def test_speech_shorter_than_min_speech_ms_gives_no_item() -> None:
     assert segmented(audio((0.01, 500), (0.5, 180), (0.01, 1000))) == []
     assert len(started(segmented(audio((0.01, 500), (0.5, 200), (0.01, 1000))))) == 1
 
 
-def test_a_stream_that_ends_in_too_little_speech_says_nothing_of_it() -> None:
+def test_too_little_speech_at_the_end_of_the_stream_gives_no_item() -> None:
     assert segmented(audio((0.01, 500), (0.5, 180))) == []
 
 
-def test_short_dips_do_not_start_the_count_of_speech_over_but_silence_does() -> None:
+def test_short_dips_do_not_reset_the_count_of_speech_but_silence_does() -> None:
     assert len(started(segmented(audio((0.5, 120), (0.01, 80), (0.5, 120), (0.01, 500))))) == 1
     assert not started(segmented(audio((0.5, 120), (0.01, 120), (0.5, 120), (0.01, 500))))
 
 
-def test_speech_so_thin_that_it_never_adds_up_is_dropped_and_does_not_outgrow_the_ring() -> None:
+def test_sparse_speech_that_never_adds_up_is_dropped_and_does_not_exceed_the_ring() -> None:
     thin = audio(*[(0.5, 20), (0.01, 980)] * 30)
     assert segmented(thin, min_speech_ms=1000, dip_ms=2000, max_utterance_s=5) == []
 
 
-def test_a_click_in_a_pause_neither_prolongs_the_utterance_nor_splits_it() -> None:
+def test_a_click_in_a_pause_does_not_prolong_the_utterance() -> None:
     items = segmented(audio((0.5, 500), (0.01, 200), (0.5, 20), (0.01, 800)))
     assert [end.end for end in ended(items)] == [600 * MS]
     longer = segmented(audio((0.5, 500), (0.01, 200), (0.5, 40), (0.01, 800)))
@@ -137,7 +137,7 @@ def test_the_four_states_follow_each_other() -> None:
     assert states == ["quiet", "starting", "speaking", "stopping", "speaking", "stopping", "quiet"]
 
 
-def test_partials_lie_on_the_models_grid_every_hop() -> None:
+def test_partials_come_every_hop_and_lie_on_the_grid_of_feature_frames() -> None:
     stream = audio((0.01, 500), (0.5, 6000), (0.01, 600))
     parts = segments(segmented(stream), "partial")
     (onset,) = {part.onset for part in parts}
@@ -153,7 +153,7 @@ def test_partials_lie_on_the_models_grid_every_hop() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"center": True}, {"sample_rate": 22_050}, {"hop_samples": 160, "length_s": 1.0}])
-def test_partials_of_other_front_ends_hold_a_whole_window(changes: dict[str, Any]) -> None:
+def test_partials_of_other_front_ends_have_a_whole_window(changes: dict[str, Any]) -> None:
     features = FeatureConfig(**changes)
     stream = audio((0.5, 5000), (0.01, 600))
     segmenter = make_segmenter(features=features)
@@ -163,7 +163,7 @@ def test_partials_of_other_front_ends_hold_a_whole_window(changes: dict[str, Any
     assert {features.frames_in(samples) for samples in at_rate} == {features.window_frames}
 
 
-def test_no_partial_before_there_is_enough_to_score_nor_in_a_pause() -> None:
+def test_no_partial_comes_before_first_partial_ms_or_in_a_pause() -> None:
     stream = audio((0.01, 500), (0.5, 1500), (0.01, 380), (0.5, 800), (0.01, 600))
     parts = segments(segmented(stream, first_partial_ms=1000), "partial")
     assert parts[0].end >= 1500 * MS
@@ -171,11 +171,11 @@ def test_no_partial_before_there_is_enough_to_score_nor_in_a_pause() -> None:
     assert [part for part in parts if part.end > 2380 * MS]
 
 
-def test_without_a_hop_there_are_finals_only() -> None:
+def test_with_hop_0_there_are_no_partials() -> None:
     assert not segments(segmented(audio((0.5, 3000), (0.01, 600)), hop_ms=0), "partial")
 
 
-def test_the_final_is_given_ahead_in_the_first_silence_sample_for_sample() -> None:
+def test_the_speculative_segment_in_the_silence_has_the_samples_of_the_final() -> None:
     stream = audio((0.01, 500), (0.5, 1500), (0.01, 1000))
     segmenter, ahead_at, final_at = make_segmenter(), 0, 0
     for start in range(0, len(stream), 160):
@@ -184,21 +184,21 @@ def test_the_final_is_given_ahead_in_the_first_silence_sample_for_sample() -> No
                 ahead, ahead_at = item, segmenter.position
             if isinstance(item, Segment) and item.final:
                 final, final_at = item, segmenter.position
-    assert (ahead_at, final_at) == (2250 * MS, 2400 * MS)  # half way from 100 to 400 ms after the last speech
+    assert (ahead_at, final_at) == (2250 * MS, 2400 * MS)  # halfway between 100 and 400 ms after the last speech
     assert final.samples is ahead.samples
     assert (final.start, final.seq, final.utterance) == (ahead.start, ahead.seq, ahead.utterance)
     assert not ahead.final
     assert not final.speculative
 
 
-def test_each_pause_gives_the_final_anew_and_the_last_one_holds() -> None:
+def test_each_pause_gives_a_new_speculative_segment_and_the_last_one_equals_the_final() -> None:
     items = segmented(audio((0.5, 500), (0.01, 300), (0.5, 500), (0.01, 300), (0.5, 500), (0.01, 700)))
     aheads, (final,) = segments(items, "ahead"), segments(items, "final")
     assert [ahead.end for ahead in aheads] == [600 * MS, 1400 * MS, 2200 * MS]
     assert final.samples is aheads[-1].samples
 
 
-def test_without_speculation_all_else_is_the_same() -> None:
+def test_without_speculation_all_other_items_are_the_same() -> None:
     stream = audio((0.5, 2500), (0.01, 300), (0.5, 500), (0.01, 700))
     ahead = [item for item in segmented(stream) if not (isinstance(item, Segment) and item.speculative)]
     assert described(ahead) == described(segmented(stream, speculate_ms=0))
@@ -210,12 +210,12 @@ def test_the_end_of_the_stream_closes_the_utterance_once() -> None:
     final, end = segmenter.flush()
     assert isinstance(final, Segment)
     assert isinstance(end, SpeechEnded)
-    assert (final.end, end.reason) == (1510 * MS, "stream_end")  # the last half frame is in it
+    assert (final.end, end.reason) == (1510 * MS, "stream_end")  # the final includes the last half frame
     assert segmenter.flush() == []
     assert segmenter.state == "quiet"
 
 
-def test_a_monologue_is_cut_at_its_quietest_places_and_nothing_is_lost() -> None:
+def test_a_monologue_is_cut_at_its_quietest_places_and_no_sample_is_lost() -> None:
     stream = audio((0.01, 300), *[(0.5, 1400), (0.2, 100), (0.5, 700)] * 14, (0.01, 700))  # 31 s without a pause
     items = segmented(stream, max_utterance_s=8)
     finals = segments(items, "final")
@@ -230,19 +230,19 @@ def test_a_monologue_is_cut_at_its_quietest_places_and_nothing_is_lost() -> None
     assert [start.start for start in started(items)] == [final.start for final in finals]
 
 
-def test_a_silence_at_the_limit_ends_the_utterance_and_leaves_no_silent_piece() -> None:
+def test_silence_at_the_maximum_length_ends_the_utterance_without_a_silent_piece() -> None:
     items = segmented(audio((0.5, 7900), (0.01, 1000)), max_utterance_s=8)
     assert [(end.end, end.reason) for end in ended(items)] == [(8000 * MS, "silence")]
 
 
-def test_every_piece_of_a_monologue_holds_min_speech_ms() -> None:
+def test_every_piece_of_a_monologue_has_at_least_min_speech_ms_of_speech() -> None:
     stream = audio((0.5, 7700), (0.01, 340), (0.5, 120), (0.01, 1000))
     first, second = segments(segmented(stream, max_utterance_s=8), "final")
     assert first.end == second.start < 7600 * MS
     assert second.end == 8260 * MS
 
 
-def test_a_short_gap_is_silence_inside_the_utterance() -> None:
+def test_a_short_gap_becomes_silence_within_the_utterance() -> None:
     segmenter, stream = make_segmenter(), audio((0.5, 1000))
     items = segmenter.feed(AudioBlock(stream, 0)) + segmenter.gap(1000 * MS, 150 * MS)
     items += segmenter.feed(AudioBlock(stream, 1150 * MS)) + segmenter.flush()
@@ -250,25 +250,25 @@ def test_a_short_gap_is_silence_inside_the_utterance() -> None:
     assert np.array_equal(final.samples, np.concatenate([stream, np.zeros(150 * MS, np.float32), stream]))
 
 
-def test_a_long_gap_ends_the_utterance_and_shifts_no_time() -> None:
+def test_a_long_gap_ends_the_utterance_and_does_not_shift_the_time() -> None:
     segmenter, stream = make_segmenter(), audio((0.5, 1000))
     items = segmenter.feed(AudioBlock(stream, 0)) + segmenter.gap(1000 * MS, 300 * MS)
     assert (ended(items)[0].end, ended(items)[0].reason, segmenter.state) == (1000 * MS, "gap", "quiet")
     assert segmenter.position == 1300 * MS
     items = segmenter.feed(AudioBlock(stream, 1300 * MS)) + segmenter.flush()
     (final,) = segments(items, "final")
-    assert (final.start, final.utterance) == (1300 * MS, 1)  # no pre-roll out of the gap
+    assert (final.start, final.utterance) == (1300 * MS, 1)  # the pre-roll does not reach into the gap
     assert np.array_equal(final.samples, stream)
 
 
-def test_a_gap_in_a_pause_counts_as_pause() -> None:
+def test_a_gap_in_a_pause_counts_as_part_of_the_pause() -> None:
     segmenter = make_segmenter()
     segmenter.feed(AudioBlock(audio((0.5, 1000), (0.01, 260)), 0))
     assert segmenter.state == "stopping"
     assert [end.end for end in ended(segmenter.gap(1260 * MS, 150 * MS))] == [1100 * MS]
 
 
-def test_half_a_frame_before_a_gap_is_kept_and_frames_begin_anew_behind_it() -> None:
+def test_a_partial_frame_before_a_gap_is_kept_and_frames_restart_after_the_gap() -> None:
     segmenter, stream = make_segmenter(), audio((0.5, 1007))
     segmenter.feed(AudioBlock(stream, 0))
     segmenter.gap(1007 * MS, 100 * MS)
@@ -277,7 +277,7 @@ def test_half_a_frame_before_a_gap_is_kept_and_frames_begin_anew_behind_it() -> 
     assert np.array_equal(final.samples, np.concatenate([stream, np.zeros(100 * MS, np.float32), stream]))
 
 
-def test_only_a_long_absence_makes_the_detector_forget_the_room() -> None:
+def test_only_a_long_gap_resets_the_detector() -> None:
     vad = LoudVad()
     segmenter = make_segmenter(vad)
     segmenter.gap(0, 4 * SAMPLE_RATE)
@@ -287,8 +287,8 @@ def test_only_a_long_absence_makes_the_detector_forget_the_room() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_lost_audio_anywhere_breaks_no_rule(seed: int) -> None:
-    """Every announced utterance has one final and one end, in order, and what it holds is the stream's."""
+def test_with_gaps_anywhere_each_utterance_has_one_start_one_final_and_one_end(seed: int) -> None:
+    """Starts, finals and ends are in order, and each segment has the samples of the stream."""
     rng = np.random.default_rng(seed)
     config = {"max_utterance_s": 3, "cut_search_s": 0.2, "bridge_gap_ms": 500, "end_silence_ms": 300}
     segmenter, truth, items = make_segmenter(**config), np.zeros(0, np.float32), []
@@ -312,7 +312,7 @@ def test_lost_audio_anywhere_breaks_no_rule(seed: int) -> None:
         assert segment.duration_s <= 3
 
 
-def test_a_block_that_does_not_follow_is_refused() -> None:
+def test_a_block_or_gap_that_does_not_start_at_the_end_is_refused() -> None:
     segmenter = make_segmenter()
     segmenter.feed(AudioBlock(audio((0.01, 100)), 0))
     with pytest.raises(ValueError, match=r"block: starts at 3200, not at 1600; report lost audio with gap\(\)"):
@@ -322,14 +322,14 @@ def test_a_block_that_does_not_follow_is_refused() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_broken_samples_are_an_error_not_silence(bad: float) -> None:
+def test_nan_or_infinite_samples_are_an_error_in_the_segmenter(bad: float) -> None:
     stream = audio((0.01, 1000))
     stream[9000] = bad
     with pytest.raises(AudioError, match=r"audio at 0\.56 s: NaN or infinite"):
         segmented(stream)
 
 
-def test_a_detectors_failure_is_raised() -> None:
+def test_an_error_of_the_detector_is_raised() -> None:
     class Broken(LoudVad):
         def speech(self, frame: Samples) -> bool:
             raise RuntimeError("no")
@@ -338,7 +338,7 @@ def test_a_detectors_failure_is_raised() -> None:
         make_segmenter(Broken()).feed(AudioBlock(audio((0.01, 100)), 0))
 
 
-def test_the_level_meter_shows_decibels_of_full_scale() -> None:
+def test_the_level_is_in_decibels_of_full_scale() -> None:
     segmenter = make_segmenter()
     assert segmenter.level_db == -120
     segmenter.feed(AudioBlock(audio((0.1, 500)), 0))
@@ -359,7 +359,7 @@ def scene(seed: int) -> Samples:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_pieces_of_any_size_give_the_same_items_as_the_whole(seed: int) -> None:
+def test_blocks_of_any_size_give_the_same_items_as_the_whole(seed: int) -> None:
     rng, stream = np.random.default_rng(seed), scene(seed)
     config = SegmenterConfig(max_utterance_s=4, cut_search_s=1)
     whole = Segmenter(config, make_vad(VadConfig()), FEATURES)
@@ -373,13 +373,13 @@ def test_pieces_of_any_size_give_the_same_items_as_the_whole(seed: int) -> None:
     assert described(items + segmenter.flush()) == expected
 
 
-def test_a_sample_less_is_not_the_same() -> None:
-    """The control: `told` detects differences."""
+def test_a_stream_with_one_sample_less_gives_other_items() -> None:
+    """The control: `described` detects differences."""
     stream = scene(0)
     assert described(segmented(stream)) != described(segmented(stream[1:]))
 
 
-def test_a_voice_in_a_noisy_room_gives_one_utterance_each_time_it_speaks() -> None:
+def test_each_sentence_in_a_noisy_room_is_one_utterance() -> None:
     rng = np.random.default_rng(0)
     quiet = np.zeros(SAMPLE_RATE, np.float32)
     voice = [babble(1.5, seed=n, level=0.1) for n in range(5)]
@@ -394,25 +394,25 @@ def test_a_voice_in_a_noisy_room_gives_one_utterance_each_time_it_speaks() -> No
         assert ends - 150 * MS <= final.end <= ends + 300 * MS
 
 
-def test_a_long_stream_uses_no_more_memory_and_little_time() -> None:
+def test_the_memory_of_a_long_stream_does_not_grow_and_its_cpu_time_is_small() -> None:
     minute = audio(*[(0.5, 2500), (0.01, 500)] * 20)
     segmenter = make_segmenter()
 
-    def listen(minutes: int) -> int:
+    def feed(minutes: int) -> int:
         given = [segmenter.feed(AudioBlock(minute, segmenter.position)) for _ in range(minutes)]
         return sum(len(segments(items, "final")) for items in given)
 
-    finals = listen(1)
+    finals = feed(1)
     tracemalloc.start()
-    finals += listen(1)
+    finals += feed(1)
     before, _ = tracemalloc.get_traced_memory()
-    finals += listen(2)
+    finals += feed(2)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert after - before < 50_000
     began_s = time.process_time()
-    finals += listen(11)
-    assert time.process_time() - began_s < 10  # it takes about half a second
+    finals += feed(11)
+    assert time.process_time() - began_s < 10  # usually about half a second
     assert (finals, segmenter.position) == (15 * 20, 900 * SAMPLE_RATE)
 
 
@@ -430,16 +430,18 @@ def test_a_long_stream_uses_no_more_memory_and_little_time() -> None:
         ({"bridge_gap_ms": 3000}, "bridge_gap_ms: must be 0 to 2000, not 3000"),
     ],
 )
-def test_impossible_settings_name_the_field_the_rule_and_the_value(values: dict[str, float], message: str) -> None:
+def test_invalid_segmenter_settings_are_refused_with_the_field_the_rule_and_the_value(
+    values: dict[str, float], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         SegmenterConfig(**values)
 
 
 @pytest.mark.parametrize("block", [320, 77, 1600])
-def test_frames_are_processed_several_at_a_time_and_events_come_no_later(block: int) -> None:
-    """The VAD is called a few times a second, and each event is still returned for the block that makes it certain.
+def test_frames_are_processed_in_batches_without_delaying_events(block: int) -> None:
+    """The VAD is called less than ten times per second; each event is still returned for the block that decides it.
 
-    What is computed ahead is not an event; it comes later, but well before the final.
+    Speculative segments are no events: they come later than with single frames, but at least 100 ms before the final.
     """
 
     class CountingVad(LoudVad):
@@ -471,4 +473,4 @@ def test_frames_are_processed_several_at_a_time_and_events_come_no_later(block: 
     for first, item in given:
         if ahead(item):
             assert min(end for end in ends if end >= first) - first >= 100 * MS
-    assert CountingVad.calls < 10 * len(stream) / SAMPLE_RATE  # of 50 frames a second
+    assert CountingVad.calls < 10 * len(stream) / SAMPLE_RATE  # there are 50 frames per second

@@ -194,6 +194,8 @@ def test_silero_without_its_package_names_what_to_install(monkeypatch: pytest.Mo
         ({"frame_ms": 25}, "frame_ms: must be 10, 20 or 30, not 25"),
     ],
 )
-def test_impossible_settings_name_the_field_the_rule_and_the_value(values: dict[str, object], message: str) -> None:
+def test_invalid_segmenter_settings_are_refused_with_the_field_the_rule_and_the_value(
+    values: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         VadConfig(**values)  # type: ignore[arg-type]
