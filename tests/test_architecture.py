@@ -1,4 +1,4 @@
-"""docs/architecture.md is the map of the code as it is."""
+"""docs/architecture.md agrees with the code: layers, files, settings, paths and glossary."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def section(title: str) -> str:
     return PAGE.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
 
 
-def test_the_layers_on_the_page_are_those_of_the_contract() -> None:
+def test_the_table_of_layers_equals_the_import_contract() -> None:
     (layers,) = [contract["layers"] for contract in contracts() if contract["type"] == "layers"]
     rows = [re.findall(r"`([\w]+)`", row) for row in re.findall(r"^\| (`[^|]+) \|", section("Layers"), re.M)]
     assert rows == [layer.split(" | ") for layer in layers]
 
 
-def test_every_file_on_the_page_exists() -> None:
+def test_every_file_named_in_the_architecture_page_exists() -> None:
     named = set(re.findall(r"`((?:streamser|tests)/[\w./]+)`", PAGE))
     assert len(named) > 40
     assert not [name for name in sorted(named) if not (ROOT / name).exists()]
 
 
-def test_every_setting_on_the_page_exists() -> None:
+def test_every_setting_named_in_the_architecture_page_exists() -> None:
     named = set(re.findall(rf"`((?:{'|'.join(SECTIONS)})\.\w+)`", PAGE))
     known = {f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in fields(kind)}
     assert named and named <= known
 
 
-def test_a_block_of_audio_passes_few_steps_and_every_step_names_its_file() -> None:
+def test_the_paths_in_the_architecture_page_have_at_most_12_steps_and_each_names_its_file() -> None:
     for title in ("The path of a block of audio", "The path of a training clip"):
         steps = re.findall(r"^(\d+)\. (.*?)(?=^\d+\. |^\n|\Z)", section(title), re.M | re.S)
         assert [int(number) for number, _ in steps] == list(range(1, len(steps) + 1))

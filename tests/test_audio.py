@@ -1,4 +1,4 @@
-"""Every file gives audio or one clear error; a stream fed in small pieces gives the samples of the whole."""
+"""Every file gives audio or one clear error; resampling in small pieces gives the samples of the whole."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write(path: Path, samples: Samples, rate: int = SAMPLE_RATE, subtype: str | 
     return path
 
 
-# What is read
+# Files that can be read
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def write(path: Path, samples: Samples, rate: int = SAMPLE_RATE, subtype: str | 
         (".flac", "PCM_24", 1e-6),
     ],
 )
-def test_a_tone_comes_back_from_every_format_and_sample_type(
+def test_a_tone_is_read_from_every_format_and_sample_type(
     tmp_path: Path, suffix: str, subtype: str | None, worst: float
 ) -> None:
     audio = tone(duration_s=1.0)
@@ -64,14 +64,14 @@ def test_a_tone_comes_back_from_every_format_and_sample_type(
 @pytest.mark.parametrize("suffix", [".ogg", ".mp3"])
 def test_a_tone_keeps_its_pitch_and_level_through_a_lossy_format(tmp_path: Path, suffix: str) -> None:
     read = read_audio(write(tmp_path / f"tone{suffix}", tone(440.0)))
-    assert len(read) == pytest.approx(SAMPLE_RATE, abs=2_000)  # a codec may add silence of its own at the ends
+    assert len(read) == pytest.approx(SAMPLE_RATE, abs=2_000)  # a codec may add silence at both ends
     middle = read[4_000:12_000]
     spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
     assert np.argmax(spectrum) * SAMPLE_RATE / len(middle) == pytest.approx(440.0, abs=2.0)
     assert middle.std() == pytest.approx(0.3 / 2**0.5, rel=0.02)
 
 
-def test_six_channels_are_averaged(tmp_path: Path) -> None:
+def test_the_channels_of_a_file_are_averaged(tmp_path: Path) -> None:
     audio = tone()
     channels = np.stack([audio * gain for gain in (1.0, 0.0, 0.5, 0.0, 0.0, 0.0)], axis=1)
     read = read_audio(write(tmp_path / "surround.wav", channels, subtype="FLOAT"))
@@ -79,7 +79,7 @@ def test_six_channels_are_averaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_any_rate_becomes_16_khz_with_the_tone_at_its_place(tmp_path: Path, rate: int) -> None:
+def test_a_file_of_any_rate_is_resampled_to_16_khz(tmp_path: Path, rate: int) -> None:
     t = np.arange(rate) / rate
     audio = (0.5 * np.sin(2 * np.pi * 1_000 * t)).astype(np.float32)
     read = read_audio(write(tmp_path / "tone.wav", audio, rate, "FLOAT"))
@@ -88,37 +88,37 @@ def test_any_rate_becomes_16_khz_with_the_tone_at_its_place(tmp_path: Path, rate
     assert np.abs(read - expected)[1_000:-1_000].max() < 2e-3
 
 
-def test_another_rate_is_given_on_request(tmp_path: Path) -> None:
+def test_read_audio_can_return_another_rate(tmp_path: Path) -> None:
     assert len(read_audio(write(tmp_path / "tone.wav", tone()), sample_rate=8_000)) == 8_000
 
 
-def test_one_sample_is_audio(tmp_path: Path) -> None:
+def test_a_file_with_one_sample_can_be_read(tmp_path: Path) -> None:
     path = write(tmp_path / "one.wav", np.array([0.5], np.float32), subtype="FLOAT")
     assert read_audio(path).tolist() == [0.5]
 
 
-def test_a_recording_shorter_than_one_sample_at_16_khz_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_file_shorter_than_one_sample_at_16_khz_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "one.wav", np.array([0.5], np.float32), 192_000, "FLOAT")
     with pytest.raises(AudioError, match=r"one\.wav: .* shorter than one sample at 16000 Hz"):
         read_audio(path)
 
 
-def test_a_path_may_be_text_or_a_path(tmp_path: Path) -> None:
+def test_read_audio_accepts_a_path_as_text_or_as_a_path(tmp_path: Path) -> None:
     path = write(tmp_path / "söund with spaces.wav", tone())
     np.testing.assert_array_equal(read_audio(str(path)), read_audio(path))
 
 
-# What is refused
+# Files that are refused
 
 
-def test_an_empty_file_says_that_it_is_empty(tmp_path: Path) -> None:
+def test_an_empty_file_is_an_error_that_states_this(tmp_path: Path) -> None:
     path = tmp_path / "empty.wav"
     path.touch()
     with pytest.raises(AudioError, match=r"empty\.wav: the file is empty \(0 bytes\)"):
         read_audio(path)
 
 
-def test_a_header_without_samples_is_reported(tmp_path: Path) -> None:
+def test_a_file_with_a_header_but_no_samples_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "header.wav"
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
@@ -128,14 +128,14 @@ def test_a_header_without_samples_is_reported(tmp_path: Path) -> None:
         read_audio(path)
 
 
-def test_text_renamed_to_wav_is_not_an_audio_file(tmp_path: Path) -> None:
+def test_a_text_file_named_wav_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "letter.wav"
     path.write_text("Dear Sir or Madam, this is no sound.\n" * 50)
     with pytest.raises(AudioError, match=r"letter\.wav: not a readable audio file .*WAV, FLAC, Ogg or MP3"):
         read_audio(path)
 
 
-def test_random_bytes_under_any_name_never_crash(tmp_path: Path) -> None:
+def test_files_of_random_bytes_give_audio_or_an_audio_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i, suffix in enumerate((".wav", ".flac", ".ogg", ".mp3", ".raw", "") * 4):
         path = tmp_path / f"noise{i}{suffix}"
@@ -149,7 +149,7 @@ def test_random_bytes_under_any_name_never_crash(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_sample_that_is_no_number_is_refused_with_its_count(tmp_path: Path, value: float) -> None:
+def test_nan_and_infinite_samples_of_a_file_are_an_error_with_their_count(tmp_path: Path, value: float) -> None:
     audio = tone()
     audio[[5, 77]] = value
     with pytest.raises(AudioError, match=r"bad\.wav: 2 of 16000 samples are NaN or infinite"):
@@ -188,7 +188,7 @@ def test_a_truncated_file_gives_its_beginning_or_an_error_and_never_noise(
         ("a.mp3", {}),
     ],
 )
-def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes_with_a_warning(
+def test_a_truncated_file_is_read_to_its_end_with_a_warning(
     tmp_path: Path, name: str, options: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / name
@@ -206,7 +206,7 @@ def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes_with_a_warning(
     assert f"{len(audio) / SAMPLE_RATE:.1f} s" in first and (name == "a.ogg" or "of the 10.0 s" in first)
 
 
-def test_a_tiny_rest_of_a_file_reports_the_length_that_the_header_promises(
+def test_the_warning_of_a_truncated_file_states_the_length_in_its_header(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "a.wav"
@@ -216,7 +216,7 @@ def test_a_tiny_rest_of_a_file_reports_the_length_that_the_header_promises(
     assert "it has 0.1 s of the 43.2 s that its header states" in caplog.text
 
 
-def test_a_length_that_a_writer_to_a_pipe_could_not_know_is_no_warning(
+def test_an_unknown_length_in_a_header_written_to_a_pipe_causes_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     soundfile.write(tmp_path / "a.wav", tone(440, 1.0), SAMPLE_RATE)
@@ -228,12 +228,12 @@ def test_a_length_that_a_writer_to_a_pipe_could_not_know_is_no_warning(
     assert not caplog.records
 
 
-def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="is not a file"):
         read_audio(tmp_path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"nowhere\.wav: no such file"):
         read_audio(tmp_path / "nowhere.wav")
 
@@ -250,31 +250,31 @@ def crumbs(audio: Samples, seed: int) -> list[Samples]:
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_stream_in_small_pieces_gives_exactly_the_samples_of_the_whole(rate: int, seed: int) -> None:
+def test_resampling_in_small_pieces_gives_exactly_the_samples_of_the_whole(rate: int, seed: int) -> None:
     audio = noise(duration_s=2.0 * rate / SAMPLE_RATE, seed=seed)
     whole = resample(audio, rate)
     resampler = Resampler(rate)
     pieces = [resampler.feed(crumb) for crumb in crumbs(audio, seed)]
-    assert sum(len(piece) for piece in pieces) > 0.9 * len(whole)  # the delay is short: most came before the end
+    assert sum(len(piece) for piece in pieces) > 0.9 * len(whole)  # the delay is short: most samples come before flush
     np.testing.assert_array_equal(np.concatenate([*pieces, resampler.flush()]), whole)
     assert len(whole) == 2 * SAMPLE_RATE
     assert whole.std() > 0.01
 
 
-def test_a_stream_one_sample_at_a_time_gives_the_samples_of_the_whole() -> None:
+def test_resampling_one_sample_at_a_time_gives_the_samples_of_the_whole() -> None:
     audio = noise(0.2)
     resampler = Resampler(48_000)
     pieces = [resampler.feed(audio[i : i + 1]) for i in range(len(audio))]
     np.testing.assert_array_equal(np.concatenate([*pieces, resampler.flush()]), resample(audio, 48_000))
 
 
-def test_nothing_above_the_new_band_is_folded_into_it() -> None:
+def test_resampling_removes_frequencies_above_the_new_band() -> None:
     t = np.arange(48_000) / 48_000
     ultrasound = np.sin(2 * np.pi * 12_000 * t).astype(np.float32)
     assert np.abs(resample(ultrasound, 48_000)[500:-500]).max() < 1e-3
 
 
-def test_the_same_rate_passes_samples_through_untouched() -> None:
+def test_a_resampler_for_the_same_rate_returns_the_samples_unchanged() -> None:
     audio = noise()
     resampler = Resampler(SAMPLE_RATE)
     assert resampler.feed(audio) is audio
@@ -286,7 +286,7 @@ def test_the_same_rate_passes_samples_through_untouched() -> None:
     [0, -8_000, 1, 999, 768_001, 16_000.5, 5e-324, 1e308, math.inf, -math.inf, math.nan, True, "16000", None],
     ids=str,
 )
-def test_a_rate_that_cannot_be_is_the_callers_slip(rate: Any) -> None:
+def test_an_invalid_rate_of_a_resampler_is_a_value_error(rate: Any) -> None:
     with pytest.raises(ValueError, match="sample_rate: a whole number"):
         Resampler(rate)
 
@@ -319,15 +319,17 @@ def test_a_telephone_or_sampler_file_is_read_like_any_other(
     soundfile.write(path, resample(tone(), SAMPLE_RATE, rate), rate, subtype=subtype)
     whole = read_audio(path)
     assert len(whole) == pytest.approx(SAMPLE_RATE, rel=0.05)
-    assert np.abs(whole[2_000:14_000]).max() == pytest.approx(0.3, rel=0.3)  # two bits a sample are coarse
+    assert np.abs(whole[2_000:14_000]).max() == pytest.approx(
+        0.3, rel=0.3
+    )  # codecs with two bits per sample are coarse
     np.testing.assert_array_equal(np.concatenate(list(read_pieces(path))), whole)
 
 
-# Files that lie
+# Files with a wrong header
 
 
 def lying_flac(path: Path, samples: int) -> Path:
-    """A second of audio whose header claims another length."""
+    """Write one second of audio whose header states another length."""
     soundfile.write(path, tone(), SAMPLE_RATE)
     content = bytearray(path.read_bytes())
     streaminfo = int.from_bytes(content[18:26], "big")  # its last 36 bits count the samples
@@ -337,12 +339,12 @@ def lying_flac(path: Path, samples: int) -> Path:
 
 
 @pytest.mark.parametrize("claimed", [0, (1 << 36) - 1], ids=["streamed", "terabytes"])
-def test_a_flac_whose_header_does_not_know_its_length_is_read_to_its_end(tmp_path: Path, claimed: int) -> None:
+def test_a_flac_file_with_a_wrong_length_in_its_header_is_read_to_its_end(tmp_path: Path, claimed: int) -> None:
     path = lying_flac(tmp_path / "lie.flac", claimed)
     assert len(read_audio(path)) == len(np.concatenate(list(read_pieces(path)))) == SAMPLE_RATE
 
 
-def test_more_audio_than_fits_into_the_memory_is_refused_while_it_is_read(
+def test_a_file_that_is_longer_than_the_limit_is_refused_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamser.audio.LONGEST_S", 2.0)
@@ -355,7 +357,7 @@ def test_more_audio_than_fits_into_the_memory_is_refused_while_it_is_read(
 
 
 @pytest.mark.parametrize("rate", [1, 500, 2_000_000_000])
-def test_a_file_with_an_absurd_rate_is_refused(tmp_path: Path, rate: int) -> None:
+def test_a_file_with_an_invalid_rate_is_refused(tmp_path: Path, rate: int) -> None:
     path = write(tmp_path / "odd.wav", tone())
     content = bytearray(path.read_bytes())
     content[24:28] = rate.to_bytes(4, "little")
@@ -383,26 +385,26 @@ def test_integers_are_scaled_by_their_type(pcm: np.ndarray, expected: list[float
     np.testing.assert_allclose(mono, expected)
 
 
-def test_interleaved_channels_are_averaged_and_must_divide() -> None:
+def test_interleaved_channels_are_averaged_and_must_divide_the_samples() -> None:
     assert to_mono(np.array([1.0, 0.0, 0.0, -1.0], np.float32), channels=2).tolist() == [0.5, -0.5]
     with pytest.raises(ValueError, match="3 interleaved samples do not divide into 2 channels"):
         to_mono(np.zeros(3, np.float32), channels=2)
 
 
 @pytest.mark.parametrize("pcm", [np.zeros((2, 2, 2)), np.zeros(4, np.complex64), np.zeros(4, np.uint16)])
-def test_an_array_that_is_not_audio_is_a_value_error(pcm: np.ndarray) -> None:
+def test_an_array_of_another_shape_or_type_than_audio_is_a_value_error(pcm: np.ndarray) -> None:
     with pytest.raises(ValueError, match="audio"):
         to_mono(pcm)
 
 
-def test_check_finite_passes_good_samples_and_names_the_bad_ones() -> None:
+def test_check_finite_returns_finite_samples_and_counts_the_others_in_its_error() -> None:
     audio = tone()
     assert check_finite(audio, "tone") is audio
     with pytest.raises(AudioError, match="tone: 1 of 2 samples"):
         check_finite(np.array([0.0, np.nan], np.float32), "tone")
 
 
-def test_blocks_and_segments_know_their_end_and_duration() -> None:
+def test_blocks_and_segments_have_an_end_and_a_duration() -> None:
     block = AudioBlock(np.zeros(800, np.float32), start=1_600)
     assert (block.end, block.duration_s) == (2_400, 0.05)
     segment = Segment(utterance=0, start=1_600, samples=block.samples, final=True)
@@ -410,7 +412,7 @@ def test_blocks_and_segments_know_their_end_and_duration() -> None:
 
 
 @pytest.mark.parametrize("name", ["letter.wav", "letter.mp3", "letter.flac"])
-def test_an_error_names_the_file_once_and_no_object_of_python(tmp_path: Path, name: str) -> None:
+def test_an_audio_error_names_the_file_once_and_no_python_object(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text("Dear Sir or Madam, this is no sound.\n" * 50)
     with pytest.raises(AudioError) as caught:

@@ -1,4 +1,4 @@
-"""The audit of known vulnerabilities never passes silently where no database could be asked."""
+"""The audit of known vulnerabilities reports it if no database could be asked about every package."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scanners he
 
 
 def scanner(path: Path, code: int, report: object = None) -> str:
-    """A program that writes this report to its --output, and ends with this code."""
+    """Make a program that writes this report to its --output, and ends with this exit code."""
     path.write_text(
         f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\n"
         f"report = {json.dumps(report) if report is not None else ''!r}\n"
@@ -55,10 +55,10 @@ def audit(folder: Path, pip_audit: str, osv_scanner: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("code", "report", "reason"), [(1, None, "no report"), (2, None, "no report"), (0, UNKNOWN, "1 of 2 packages")]
 )
-def test_without_an_answer_for_every_package_it_is_not_done(
+def test_an_audit_that_does_not_cover_every_package_ends_with_code_3(
     tmp_path: Path, code: int, report: object, reason: str
 ) -> None:
-    (tmp_path / "pip-audit.json").write_text(json.dumps(CLEAN))  # of an earlier run
+    (tmp_path / "pip-audit.json").write_text(json.dumps(CLEAN))  # the report of an earlier run
     ended, printed = audit(tmp_path, scanner(tmp_path / "pip-audit", code, report), str(tmp_path / "missing"))
     assert ended == 3
     assert "pip-audit: NOT DONE: " in printed and reason in printed
@@ -66,19 +66,19 @@ def test_without_an_answer_for_every_package_it_is_not_done(
     assert "VULNERABILITY AUDIT NOT DONE" in printed
 
 
-def test_nothing_found_is_code_0_and_counts_the_packages(tmp_path: Path) -> None:
+def test_an_audit_without_findings_ends_with_code_0_and_counts_the_packages(tmp_path: Path) -> None:
     ended, printed = audit(tmp_path, scanner(tmp_path / "pip-audit", 0, CLEAN), str(tmp_path / "missing"))
     assert (ended, "pip-audit: 2 packages, no known vulnerability" in printed) == (0, True)
     assert "AUDIT NOT DONE" not in printed
 
 
-def test_a_vulnerability_is_code_1_and_named(tmp_path: Path) -> None:
+def test_an_audit_that_finds_a_vulnerability_ends_with_code_1_and_names_it(tmp_path: Path) -> None:
     ended, printed = audit(tmp_path, scanner(tmp_path / "pip-audit", 1, WEAK), str(tmp_path / "missing"))
     assert (ended, "one 1.0: PYSEC-1, fixed in 1.1" in printed) == (1, True)
 
 
 @pytest.mark.parametrize(("code", "report", "expected"), [(0, OSV_CLEAN, 0), (1, OSV_WEAK, 1), (127, None, 3)])
-def test_osv_scanner_answers_where_pip_audit_cannot(tmp_path: Path, code: int, report: object, expected: int) -> None:
+def test_osv_scanner_decides_if_pip_audit_fails(tmp_path: Path, code: int, report: object, expected: int) -> None:
     osv = scanner(tmp_path / "osv-scanner", code, report)
     ended, printed = audit(tmp_path, scanner(tmp_path / "pip-audit", 1), osv)
     assert ended == expected

@@ -1,4 +1,4 @@
-"""A baseline is a weighted sum whose older parts count less, with a record of its source."""
+"""A baseline is a weighted sum of embeddings in which older utterances count less, and it states its source."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from streamser.baseline import Baseline, weighted_sum
 RULE = make_rule(memory=4, exponent=2.0, full_s=2.0, half=3.0)
 
 
-def test_an_empty_baseline_is_no_baseline() -> None:
+def test_an_empty_baseline_has_the_kind_none() -> None:
     empty = Baseline.empty(3)
     assert (empty.kind, empty.weight, empty.utterances) == ("none", 0.0, 0)
     assert empty.plus(np.ones(3), 0.0, RULE).kind == "none"
     assert empty.plus(np.ones(3), 0.1, RULE).kind == "own"
 
 
-def test_each_utterance_fades_what_was_before_it_and_nothing_else() -> None:
+def test_each_utterance_with_a_weight_fades_the_earlier_ones() -> None:
     one, two = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     made = Baseline.empty(2).plus(one, 1.0, RULE).plus(two, 0.5, RULE).plus(two, 0.0, RULE)
     np.testing.assert_allclose(made.total, [0.75**2, 0.5 * 0.75])
     assert (made.weight, made.utterances) == (0.75**2 + 0.5 * 0.75, 3)
 
 
-def test_the_baseline_it_came_from_stays_as_it_was() -> None:
+def test_plus_does_not_change_the_earlier_baseline() -> None:
     before = Baseline(np.array([1.0, 2.0]), 3.0, 3, "profile")
     after = before.plus(np.array([9.0, 9.0]), 1.0, RULE)
     assert before.total.tolist() == [1.0, 2.0] and after.kind == before.kind == "profile"
@@ -36,7 +36,7 @@ def test_the_baseline_it_came_from_stays_as_it_was() -> None:
         before.weight = 9.0  # type: ignore[misc]
 
 
-def test_the_sum_of_many_utterances_is_what_a_stream_adds_up_one_by_one() -> None:
+def test_weighted_sum_equals_adding_the_utterances_one_by_one() -> None:
     rng = np.random.default_rng(0)
     embeddings, weights = rng.normal(size=(9, 5)).astype(np.float32), rng.uniform(0, 1, 9)
     made = Baseline.empty(5)
@@ -48,7 +48,7 @@ def test_the_sum_of_many_utterances_is_what_a_stream_adds_up_one_by_one() -> Non
     assert weighted_sum(embeddings, weights)[1] == pytest.approx(weights.sum()) != pytest.approx(made.weight)
 
 
-def test_a_long_stream_stays_bounded() -> None:
+def test_the_weight_of_a_baseline_is_bounded_by_its_memory() -> None:
     made = Baseline.empty(1)
     for _ in range(1_000):
         made = made.plus(np.array([2.0]), 1.0, RULE)
@@ -64,7 +64,7 @@ def test_an_utterance_weighs_by_neutrality_and_length(neutrality: float, duratio
     assert RULE.weight_of(neutrality, duration_s) == pytest.approx(weight)
 
 
-def test_the_share_rises_with_the_weight_and_is_nought_without() -> None:
+def test_the_share_of_the_relative_head_rises_with_the_weight_from_0() -> None:
     assert [RULE.share_of(weight) for weight in (0.0, 1.0, 3.0, 9.0)] == [0.0, 0.25, 0.5, 0.75]
     assert make_rule(half=0.0).share_of(0.0) == 0.0
 
@@ -80,7 +80,7 @@ def test_the_share_rises_with_the_weight_and_is_nought_without() -> None:
         ((np.zeros(2), 1.0, 1, "mine"), "source must be own or profile"),
     ],
 )
-def test_what_cannot_be_a_baseline_is_refused(fields: tuple[Any, ...], message: str) -> None:
+def test_an_invalid_baseline_is_refused(fields: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Baseline(*fields)
     with pytest.raises(ValueError, match=r"embedding must have shape \(2,\), not \(3,\)"):

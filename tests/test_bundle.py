@@ -186,7 +186,7 @@ def test_a_damaged_file_is_named_with_the_rule_and_the_way_out(folder: Path, nam
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+def test_a_missing_file_is_an_error_that_names_it(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(BundleError, match=rf"{name}: missing, but bundle\.yaml lists it"):
         load_bundle(folder)

@@ -1,4 +1,4 @@
-"""Microphones, files and pushed audio: one timeline, nothing lost without a Gap."""
+"""Microphones, files and pushed audio are one timeline; lost audio is reported as a `Gap`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from streamser.stream.sources import (
 
 
 def samples_of(items: list[SourceItem]) -> Samples:
-    """All the audio, after checking that indexes jump only over gaps."""
+    """Join the audio, and check that each item starts where the one before ends."""
     for before, after in pairwise(items):
         assert _end(before) == _start(after)
     return np.concatenate([np.zeros(0, np.float32), *(item.samples for item in items if isinstance(item, AudioBlock))])
@@ -55,7 +55,7 @@ def _end(item: SourceItem) -> int:
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("kind", ["bytes", "int16", "float32", "columns"])
-def test_pcm_in_pieces_of_any_size_is_the_same_audio_as_the_whole(rate: int, channels: int, kind: str) -> None:
+def test_pcm_in_pieces_of_any_size_gives_the_same_audio_as_the_whole(rate: int, channels: int, kind: str) -> None:
     rng = np.random.default_rng(3)
     frames = (tone(300, 0.3)[:, None] * np.linspace(1, 0.5, channels) * 32767).astype(np.int16)
     pcm: Any = {
@@ -74,7 +74,7 @@ def test_pcm_in_pieces_of_any_size_is_the_same_audio_as_the_whole(rate: int, cha
     np.testing.assert_allclose(np.concatenate([*crumbs, converter.flush()]), expected, atol=1e-6)
 
 
-def test_an_array_with_other_channels_than_said_is_refused() -> None:
+def test_an_array_with_another_number_of_channels_is_refused() -> None:
     with pytest.raises(ValueError, match="pcm: has 2 channels, but channels is 1"):
         PcmConverter().feed(np.zeros((4, 2), np.int16))
 
@@ -88,14 +88,14 @@ def write(path: Path, audio: Samples, rate: int = SAMPLE_RATE) -> Path:
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-def test_a_file_source_gives_what_read_audio_reads_in_blocks_of_one_length(tmp_path: Path, rate: int) -> None:
+def test_a_file_source_gives_the_audio_of_read_audio_in_blocks_of_equal_length(tmp_path: Path, rate: int) -> None:
     file = write(tmp_path / "a.wav", tone(440, 2.51), rate)
     items = list(WavSource(file))
     np.testing.assert_array_equal(samples_of(items), read_audio(file))
     assert {len(item.samples) for item in items[:-1] if isinstance(item, AudioBlock)} == {3200}
 
 
-def test_files_are_one_stream_with_a_silence_in_between_and_places_to_find_them_by(tmp_path: Path) -> None:
+def test_several_files_are_one_stream_with_silence_between_them_and_known_places(tmp_path: Path) -> None:
     files = [write(tmp_path / name, tone(hz, 0.3)) for name, hz in (("b.wav", 300), ("a.flac", 500))]
     source = WavSource(files, config=SourceConfig(between_files_ms=500))
     audio = samples_of(list(source))
@@ -107,17 +107,17 @@ def test_files_are_one_stream_with_a_silence_in_between_and_places_to_find_them_
     assert source.description == "b.wav and 1 more"
 
 
-def test_a_folder_is_searched_to_its_depth_in_the_order_of_names_and_hidden_files_are_left_out(tmp_path: Path) -> None:
+def test_a_folder_is_searched_recursively_in_the_order_of_names_without_hidden_files(tmp_path: Path) -> None:
     (tmp_path / "b" / ".cache").mkdir(parents=True)
     for name in ("b/2.wav", "a.flac", "b/1.WAV", "b/.hidden.wav", "b/.cache/x.wav"):
         soundfile.write(tmp_path / name, tone(duration_s=0.1), SAMPLE_RATE, format="FLAC" if "flac" in name else "WAV")
-    (tmp_path / "notes.txt").write_text("not sound")
+    (tmp_path / "notes.txt").write_text("not audio")
     assert [file.relative_to(tmp_path).as_posix() for file in find_audio(tmp_path)] == ["a.flac", "b/1.WAV", "b/2.wav"]
     assert WavSource(tmp_path).files == tuple(find_audio(tmp_path))
 
 
 @pytest.mark.parametrize("speed", [1.0, 4.0])
-def test_a_paced_file_comes_no_faster_than_a_microphone_would_bring_it(tmp_path: Path, speed: float) -> None:
+def test_a_file_replayed_at_a_speed_is_not_faster_than_this_speed(tmp_path: Path, speed: float) -> None:
     source = WavSource(write(tmp_path / "a.wav", tone(duration_s=0.4)), speed=speed)
     items = [item for item in source if isinstance(item, AudioBlock)]
     arrived = np.array([item.arrived_s for item in items])
@@ -125,7 +125,7 @@ def test_a_paced_file_comes_no_faster_than_a_microphone_would_bring_it(tmp_path:
     assert np.all(arrived - arrived[0] >= due - due[0] - 1e-4)
 
 
-def test_a_closed_file_ends_at_once_although_it_is_paced(tmp_path: Path) -> None:
+def test_closing_a_slow_replay_ends_it_at_once(tmp_path: Path) -> None:
     source = WavSource(write(tmp_path / "a.wav", tone(duration_s=5)), speed=0.01)
     threading.Timer(0.05, source.close).start()
     began = time.monotonic()
@@ -141,7 +141,7 @@ def test_a_closed_file_ends_at_once_although_it_is_paced(tmp_path: Path) -> None
         ("text.wav", b"this is no sound at all", "not a readable audio file"),
     ],
 )
-def test_a_file_that_is_no_audio_is_named_before_anything_plays(
+def test_a_file_that_is_no_audio_is_refused_by_name_before_the_replay(
     tmp_path: Path, name: str, data: bytes | None, rule: str
 ) -> None:
     if data is not None:
@@ -151,7 +151,7 @@ def test_a_file_that_is_no_audio_is_named_before_anything_plays(
     assert name in str(caught.value)
 
 
-def test_a_file_without_samples_a_folder_without_files_and_no_file_at_all_are_refused(tmp_path: Path) -> None:
+def test_a_file_without_samples_a_folder_without_files_and_an_empty_list_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="has no samples"):
         WavSource(write(tmp_path / "a.wav", silence(0)))
     (tmp_path / "folder").mkdir()
@@ -161,7 +161,7 @@ def test_a_file_without_samples_a_folder_without_files_and_no_file_at_all_are_re
         WavSource([])
 
 
-def test_a_file_with_nan_stops_with_its_name(tmp_path: Path) -> None:
+def test_a_file_with_nan_is_an_error_that_names_it(tmp_path: Path) -> None:
     audio = tone()
     audio[9000] = np.nan
     with pytest.raises(AudioError, match=r"a\.wav: 1 of .* NaN"):
@@ -169,7 +169,7 @@ def test_a_file_with_nan_stops_with_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("speed", [0, -1, float("inf"), "fast"])
-def test_a_speed_that_is_none_is_refused(tmp_path: Path, speed: Any) -> None:
+def test_an_invalid_replay_speed_is_refused(tmp_path: Path, speed: Any) -> None:
     with pytest.raises(ValueError, match="speed: a number above 0, or 'max'"):
         WavSource(tmp_path, speed=speed)
 
@@ -177,7 +177,7 @@ def test_a_speed_that_is_none_is_refused(tmp_path: Path, speed: Any) -> None:
 # --- PushSource
 
 
-def test_what_many_threads_push_is_all_heard() -> None:
+def test_audio_that_many_threads_push_is_complete() -> None:
     source = PushSource()
     chunk = np.full(1_000, 0.25, np.float32)
     threads = [threading.Thread(target=lambda: [source.push(chunk) for _ in range(50)]) for _ in range(4)]
@@ -193,7 +193,7 @@ def test_what_many_threads_push_is_all_heard() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_pushed_blocks_small_pieces_halves_of_samples_and_arrays_are_one_recording(seed: int) -> None:
+def test_pushed_bytes_and_arrays_of_any_size_are_one_recording(seed: int) -> None:
     rng = np.random.default_rng(seed)
     pcm = rng.integers(-32768, 32767, 40_000).astype("<i2")
     data, source, at = pcm.tobytes(), PushSource(config=SourceConfig(queue_s=10)), 0
@@ -212,7 +212,7 @@ def test_pushed_blocks_small_pieces_halves_of_samples_and_arrays_are_one_recordi
     np.testing.assert_array_equal(samples_of(items), pcm / np.float32(32768))
 
 
-def test_a_live_push_never_waits_and_what_nobody_takes_becomes_a_gap() -> None:
+def test_a_live_push_never_waits_and_audio_that_does_not_fit_becomes_a_gap() -> None:
     source = PushSource(live=True, config=SourceConfig(queue_s=1.0))
     source.push(tone(duration_s=3.0))
     source.close()
@@ -221,7 +221,7 @@ def test_a_live_push_never_waits_and_what_nobody_takes_becomes_a_gap() -> None:
     np.testing.assert_array_equal(samples_of(items), tone(duration_s=3.0)[32_000:])
 
 
-def test_a_push_that_waits_for_room_continues_when_the_source_is_closed() -> None:
+def test_a_push_that_waits_returns_when_the_source_is_closed() -> None:
     source = PushSource(config=SourceConfig(queue_s=0.5))
     pusher = threading.Thread(target=source.push, args=(tone(duration_s=3.0),), daemon=True)
     pusher.start()
@@ -251,16 +251,16 @@ def test_a_steady_device_loses_nothing() -> None:
 
 
 @pytest.mark.parametrize("drift", [-300e-6, 300e-6])
-def test_a_device_whose_clock_is_a_little_off_loses_nothing_in_an_hour(drift: float) -> None:
+def test_a_device_with_a_drifting_clock_loses_nothing_in_an_hour(drift: float) -> None:
     assert lost_by(SampleClock(1_000), (0.02 * i * (1 + drift) for i in range(180_000))) == 0
 
 
-def test_a_late_burst_that_catches_up_is_no_loss() -> None:
+def test_chunks_that_arrive_late_in_a_burst_are_no_loss() -> None:
     times = [0.02 * i if not 100 <= i < 130 else 0.02 * 130 + 0.001 * (i - 100) for i in range(300)]
     assert lost_by(SampleClock(1_000), times) == 0
 
 
-def test_audio_that_never_came_is_found_within_two_seconds_to_the_millisecond() -> None:
+def test_missing_audio_is_detected_within_two_seconds_and_measured_to_the_millisecond() -> None:
     times = [0.02 * i + (0.35 if i >= 150 else 0.0) for i in range(400)]
     clock = SampleClock(1_000)
     found = [(i, lost) for i, at_s in enumerate(times) if (lost := clock.arrived(20, at_s))]
@@ -275,19 +275,19 @@ def test_an_overflow_flag_accounts_for_the_loss_at_once() -> None:
     assert lost_by(clock, [2.06 + 0.02 * i for i in range(1, 200)]) == 0
 
 
-def test_what_was_dropped_on_the_way_is_not_lost_twice() -> None:
+def test_audio_that_the_queue_dropped_is_not_counted_as_lost_again() -> None:
     clock = SampleClock(1_000)
     lost_by(clock, [0.02 * i for i in range(100)])
     clock.skip(500)
     assert lost_by(clock, [2.5 + 0.02 * i for i in range(300)]) == 0
 
 
-# --- MicSource, on lines of ten lines
+# --- MicSource, with replacements for PortAudio
 
 
 @dataclass
 class ScriptedLine:
-    """Brings its chunks, then dies or falls silent."""
+    """An open microphone that delivers its chunks, and then dies or delivers nothing more."""
 
     chunks: list[Chunk]
     dies: bool = True
@@ -310,7 +310,7 @@ class ScriptedLine:
 
 @dataclass
 class Opener:
-    """Opens one line after the other; an error in the list is raised, the end of the list closes the source."""
+    """Opens the lines in turn; an error in the list is raised, and opening the last line closes the source."""
 
     lines: list[ScriptedLine | DeviceError]
     source: MicSource | None = None
@@ -327,7 +327,7 @@ class Opener:
 
 
 def chunks(audio: Samples, at_s: float, *, rate: int = 16_000, channels: int = 1) -> list[Chunk]:
-    """Audio in chunks of 20 ms whose last sample comes in now and then."""
+    """Audio in chunks of 20 ms that arrive in real time after `at_s`."""
     size = rate // 50
     starts = range(0, len(audio), size)
     columns = np.repeat(audio[:, None], channels, axis=1)
@@ -341,7 +341,7 @@ def microphone(*lines: ScriptedLine | DeviceError, **settings: Any) -> tuple[Mic
 
 
 def played(source: MicSource, opener: Opener) -> list[SourceItem]:
-    """All that comes until the script is over: the source is closed when the last line has fallen silent."""
+    """All items of the source, which is closed when its last line is lost."""
     items: list[SourceItem] = []
     for item in source:
         items.append(item)
@@ -358,7 +358,7 @@ def test_a_microphone_of_any_rate_and_channels_gives_16_khz_mono(rate: int, chan
     np.testing.assert_allclose(samples_of(played(source, opener))[: len(expected)], expected, atol=1e-6)
 
 
-def test_an_overflow_is_counted_and_its_audio_is_a_gap() -> None:
+def test_an_overflow_is_counted_and_its_lost_audio_is_a_gap() -> None:
     before, after = chunks(tone(duration_s=2.0), 10.0), chunks(tone(duration_s=0.5), 12.3)
     after[0] = after[0]._replace(overflowed=True)
     source, opener = microphone(ScriptedLine(before + after))
@@ -369,14 +369,14 @@ def test_an_overflow_is_counted_and_its_audio_is_a_gap() -> None:
     assert len(samples_of(items)) == 40_000
 
 
-def test_audio_that_was_not_taken_in_time_is_a_gap() -> None:
+def test_audio_that_the_queue_dropped_is_a_gap() -> None:
     source, opener = microphone(ScriptedLine(chunks(tone(duration_s=0.4), 10.0), dropped=1_600))
     items = played(source, opener)
     assert items[0] == Gap(start=0, length=1_600, reason="queue_full")
     assert len(samples_of(items)) == 6_400
 
 
-def test_an_unplugged_microphone_is_reported_waited_for_and_resumed_at_its_true_time() -> None:
+def test_an_unplugged_microphone_is_reported_and_continues_at_its_true_time_when_it_is_back() -> None:
     now = time.monotonic()
     lines = (
         ScriptedLine(chunks(tone(duration_s=0.4), now - 0.4)),
@@ -395,7 +395,7 @@ def test_an_unplugged_microphone_is_reported_waited_for_and_resumed_at_its_true_
     assert isinstance(lines[0], ScriptedLine) and lines[0].closed
 
 
-def test_a_microphone_that_comes_back_as_another_one_is_reported() -> None:
+def test_a_source_that_continues_with_another_microphone_reports_this() -> None:
     now = time.monotonic()
     for second, another in (("scripted", False), ("USB", True)):
         lines = [
@@ -407,7 +407,7 @@ def test_a_microphone_that_comes_back_as_another_one_is_reported() -> None:
         assert [(item.state, item.another) for item in changes[:2]] == [("lost", False), ("back", another)]
 
 
-def test_a_microphone_that_falls_silent_is_given_up_and_closed() -> None:
+def test_a_microphone_that_delivers_no_more_audio_is_closed_and_reported_as_stalled() -> None:
     line = ScriptedLine(chunks(tone(duration_s=0.4), time.monotonic() - 0.4), dies=False)
     source, opener = microphone(line, stall_ms=300)
     items = played(source, opener)
@@ -416,26 +416,26 @@ def test_a_microphone_that_falls_silent_is_given_up_and_closed() -> None:
     assert line.closed and source.state == "ended"
 
 
-def test_closing_while_the_microphone_is_gone_ends_the_wait_and_reports_the_whole_gap() -> None:
+def test_closing_while_the_microphone_is_lost_reports_the_whole_gap() -> None:
     source, opener = microphone(ScriptedLine(chunks(tone(duration_s=0.4), time.monotonic() - 5.4)))
     items = played(source, opener)
     lost = sum(item.length for item in items if isinstance(item, Gap))
     assert lost == pytest.approx(5.0 * SAMPLE_RATE, rel=0.05)
 
 
-def test_a_microphone_that_cannot_be_opened_at_all_is_the_callers_error() -> None:
+def test_a_microphone_that_cannot_be_opened_at_first_is_an_error() -> None:
     source, _ = microphone(DeviceError("cannot open it"))
     with pytest.raises(DeviceError, match="cannot open it"):
         next(iter(source))
 
 
-def test_each_source_is_what_a_listener_needs(tmp_path: Path) -> None:
+def test_each_source_has_the_attributes_that_a_listener_needs(tmp_path: Path) -> None:
     sources: list[Source] = [PushSource(), WavSource(write(tmp_path / "a.wav", babble(0.1))), microphone()[0]]
     assert [source.live for source in sources] == [False, False, True]
     assert all(source.description and source.state == "waiting" and source.overflows == 0 for source in sources)
 
 
-# --- PortAudio, played by a module of ten lines
+# --- PortAudio, with a replacement for sounddevice
 
 
 def fake_sounddevice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
@@ -457,7 +457,7 @@ def query_devices(kind=None):
 """
 
 
-def test_without_portaudio_the_error_is_one_line_with_the_command_that_helps(
+def test_without_portaudio_the_error_is_one_line_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake_sounddevice(monkeypatch, tmp_path, "raise OSError('PortAudio library not found')")
@@ -475,14 +475,14 @@ def test_without_portaudio_the_error_is_one_line_with_the_command_that_helps(
 @pytest.mark.parametrize(
     ("wanted", "index"), [(None, 2), (0, 0), ("3", 3), ("headset", 2), ("usb mic", 3), ("mme", 0), ("USB Mic (M", 0)]
 )
-def test_a_microphone_is_found_by_index_by_name_or_by_part_of_it(
+def test_a_microphone_is_found_by_its_index_its_name_or_a_part_of_the_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: str | int | None, index: int
 ) -> None:
     fake_sounddevice(monkeypatch, tmp_path, DEVICES)
     assert find_device(wanted).index == index
 
 
-def test_a_microphone_that_is_not_there_is_reported_with_those_that_are(
+def test_an_unknown_microphone_is_an_error_that_lists_the_known_ones(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake_sounddevice(monkeypatch, tmp_path, DEVICES)
@@ -492,7 +492,7 @@ def test_a_microphone_that_is_not_there_is_reported_with_those_that_are(
         find_device(1)
 
 
-def test_a_machine_without_microphones_is_told_to_replay_a_file(
+def test_without_a_microphone_the_error_suggests_to_replay_a_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake_sounddevice(monkeypatch, tmp_path, DEVICES.replace("enumerate(NAMES)", "[]"))

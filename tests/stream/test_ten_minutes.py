@@ -1,4 +1,4 @@
-"""The default checkpoint on ten minutes of speech: fed as by a stream, it gives the numbers of whole utterances."""
+"""The default checkpoint gives the same logits for ten minutes of speech in small pieces and in whole utterances."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def recognizer() -> Recognizer:
 
 
 def utterances(seed: int = 0) -> list[NDArray[np.float32]]:
-    """Ten minutes of recorded voices in utterances of 0.4 to 18 s, each at a level of its own."""
+    """Ten minutes of recorded voices in utterances of 0.4 to 18 s at random levels."""
     rng = np.random.default_rng(seed)
     voices = np.concatenate([read_audio(sample.path) for sample in find_samples()])
     found, left = [], MINUTES * 60 * 16_000
@@ -49,7 +49,7 @@ def fed_in_crumbs(
 
 
 @pytest.mark.slow
-def test_ten_minutes_of_speech_fed_in_small_pieces_give_the_numbers_of_whole_utterances(recognizer: Recognizer) -> None:
+def test_ten_minutes_of_speech_in_small_pieces_give_the_logits_of_whole_utterances(recognizer: Recognizer) -> None:
     rng = np.random.default_rng(1)
     worst, spread = 0.0, []
     for audio in utterances():
@@ -58,12 +58,14 @@ def test_ten_minutes_of_speech_fed_in_small_pieces_give_the_numbers_of_whole_utt
         crumbs, crumbs_embedding = fed_in_crumbs(recognizer, audio, rng)
         worst = max(worst, float(np.abs(crumbs - logits).max()), float(np.abs(crumbs_embedding - embedding).max()))
         spread.append(logits[0])
-    assert np.std(spread, axis=0).max() > 0.3, "constant answers would make this test pass"
+    assert np.std(spread, axis=0).max() > 0.3, "constant logits would make this test pass"
     assert worst <= TOLERANCE
 
 
-def test_the_comparison_notices_where_chunks_begin(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control that must fail."""
+def test_the_comparison_detects_chunks_that_begin_at_other_frames(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: with a wrong length of the first chunk, the logits differ."""
     assert isinstance(recognizer.steps, ChunkSteps)
     audio = utterances()[0]
     logits, _ = recognizer.engine.run(extract(audio, recognizer.features)[None])

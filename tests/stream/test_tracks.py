@@ -1,4 +1,4 @@
-"""A stream with a step graph gives the events that it gives without one."""
+"""A stream gives the same events with and without a step graph."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def stepping() -> Recognizer:
 
 
 class WholeWindows:
-    """The same engine without its step graph."""
+    """Wraps an engine and hides its step graph."""
 
     steps = None
 
@@ -48,12 +48,12 @@ def events_of(recognizer: Recognizer, audio: Samples, config: StreamConfig | Non
 
 
 def long_and_short() -> Samples:
-    """Utterances of every kind: short, paused within, longer than a window, and cut for their length."""
+    """Utterances that are short, that contain a pause, that are longer than a window, and that are cut at the limit."""
     parts = [two_utterances(), babble(2.0, seed=5), silence(0.25), babble(4.5, seed=6), silence(0.7)]
     return np.concatenate([*parts, babble(9.0, seed=7), silence(0.6)])
 
 
-def test_the_events_are_those_of_whole_windows(stepping: Recognizer) -> None:
+def test_a_stream_with_steps_gives_the_same_events_as_with_whole_windows(stepping: Recognizer) -> None:
     config = StreamConfig(segmenter=SegmenterConfig(max_utterance_s=5.0))
     plain = Recognizer(stepping.bundle, WholeWindows(stepping.engine))  # type: ignore[arg-type]
     assert plain.steps is None
@@ -68,7 +68,7 @@ def test_the_events_are_those_of_whole_windows(stepping: Recognizer) -> None:
     assert len({round(event.confidence, 3) for event in finals(events) + partials(events)}) > 20
 
 
-def test_a_final_is_the_recognizers_result_for_its_audio(stepping: Recognizer) -> None:
+def test_a_final_with_steps_equals_the_recognizers_prediction_for_its_audio(stepping: Recognizer) -> None:
     audio = long_and_short()
     for event in finals(events_of(stepping, audio)):
         alone = stepping.predict(audio[event.start : event.end])
@@ -84,7 +84,7 @@ def test_small_pieces_give_the_same_events_as_the_whole(stepping: Recognizer) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # 15 s on a quiet machine
-def test_every_hop_of_ten_minutes_of_speech_equals_its_whole_window(stepping: Recognizer) -> None:
+def test_the_logits_of_every_hop_in_ten_minutes_of_speech_equal_those_of_its_window(stepping: Recognizer) -> None:
     """Recorded voices of three corpora, German and English, acted and read, with pauses between them."""
     folder = Path(os.environ.get("STREAMSER_CORPORA", "../shared/corpora"))
     files = [sorted((folder / name / "audio").rglob("*.*"))[::7] for name in ("emodb", "ravdess", "librispeech_subset")]
@@ -124,5 +124,5 @@ def test_every_hop_of_ten_minutes_of_speech_equals_its_whole_window(stepping: Re
         logits.append(expected)
     assert worst < 1e-5, worst
     assert hops > 1200 and finals > 80
-    assert np.ptp(np.stack(logits), axis=0).min() > 3.0  # predictions vary, so that the test can fail
+    assert np.ptp(np.stack(logits), axis=0).min() > 3.0  # equality of constant logits would prove little
     print(f"{hops} hops, {finals} finals, largest difference of a logit {worst:.1e}")

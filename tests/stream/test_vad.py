@@ -1,4 +1,4 @@
-"""Each detector detects speech, and the default does not detect a fan."""
+"""Each detector detects speech in noise, and does not detect steady noise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from streamser.stream.segmenter import SegmenterConfig
 from streamser.stream.sources import PushSource
 from streamser.stream.vad import VADS, Vad, VadConfig, make_vad
 
-SILERO = pytest.mark.skipif(importlib.util.find_spec("silero_vad") is None, reason="the extra 'silero' is not there")
+SILERO = pytest.mark.skipif(
+    importlib.util.find_spec("silero_vad") is None, reason="the extra 'silero' is not installed"
+)
 ENGINES = ["webrtc", "energy", pytest.param("silero", marks=SILERO)]
 CORPORA = Path(os.environ.get("STREAMSER_CORPORA", Path(__file__).resolve().parents[2].parent / "shared" / "corpora"))
 
@@ -43,7 +45,7 @@ def power_of(samples: Samples) -> np.ndarray:
 
 @cache
 def real_speech() -> tuple[Samples, np.ndarray]:
-    """Five voices with pauses of 1.5 s, and for each sample whether it is speech by its energy."""
+    """Up to five voices with pauses of 1.5 s, and whether each sample is speech according to its energy."""
     manifest = CORPORA / "librispeech_subset" / "manifest.csv"
     if not manifest.is_file():
         pytest.skip(f"no corpora in {CORPORA}; set STREAMSER_CORPORA")
@@ -63,7 +65,7 @@ def real_speech() -> tuple[Samples, np.ndarray]:
 
 
 def rates(vad: Vad, samples: Samples, speech: np.ndarray) -> tuple[float, float]:
-    """Share of speech that is found, and of the rest that is taken for speech."""
+    """Share of the speech that is detected, and share of the rest that is detected as speech."""
     flags = np.repeat(decided(vad, samples), vad.frame_samples)
     truth = speech[: len(flags)]
     return float(flags[truth].mean()), float(flags[~truth].mean())
@@ -71,7 +73,7 @@ def rates(vad: Vad, samples: Samples, speech: np.ndarray) -> tuple[float, float]
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("snr_db", [10, 5, 0])
-def test_real_speech_is_found_in_steady_noise_and_the_noise_is_not_speech(engine: str, snr_db: int) -> None:
+def test_real_speech_is_detected_in_steady_noise_and_the_noise_is_not(engine: str, snr_db: int) -> None:
     samples, speech = real_speech()
     level = np.sqrt(np.mean(np.square(samples[speech]))) * 10 ** (-snr_db / 20)
     noisy = samples + noise(len(samples) / SAMPLE_RATE, level)
@@ -80,8 +82,8 @@ def test_real_speech_is_found_in_steady_noise_and_the_noise_is_not_speech(engine
     assert false < 0.12
 
 
-def test_without_the_noise_floor_webrtcvad_takes_noise_for_speech() -> None:
-    """The control: this is what the gate is there for."""
+def test_without_the_noise_floor_webrtcvad_detects_noise_as_speech() -> None:
+    """The control: the noise gate is what prevents this."""
     room = noise(10, 0.1)
     assert decided(make_vad(VadConfig(noise_floor=False)), room).mean() > 0.9
     assert decided(make_vad(VadConfig()), room).mean() < 0.01
@@ -98,14 +100,14 @@ def test_a_quiet_microphone_detects_as_much_as_a_loud_one(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("frame_ms", [10, 20, 30])
-def test_silence_is_not_speech_and_frames_are_as_long_as_said(engine: str, frame_ms: int) -> None:
+def test_silence_is_not_speech_and_frames_have_the_configured_length(engine: str, frame_ms: int) -> None:
     vad = make_vad(VadConfig(engine=engine, frame_ms=frame_ms))
     assert vad.frame_samples == (512 if engine == "silero" else frame_ms * 16)
     assert not decided(vad, silence(2)).any()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_after_a_reset_it_decides_as_if_it_were_new(engine: str) -> None:
+def test_after_a_reset_a_detector_decides_like_a_new_one(engine: str) -> None:
     room = noise(3, 0.01) + np.concatenate([silence(1), babble(1), silence(1)])
     vad = make_vad(VadConfig(engine=engine))
     fresh = decided(vad, room)
@@ -114,7 +116,7 @@ def test_after_a_reset_it_decides_as_if_it_were_new(engine: str) -> None:
     assert np.array_equal(decided(vad, room), fresh)
 
 
-def test_audio_beyond_full_scale_is_clipped_not_wrapped() -> None:
+def test_the_detector_clips_audio_beyond_full_scale() -> None:
     room = np.concatenate([silence(1), babble(2, level=0.5), silence(1)])
     found = decided(make_vad(VadConfig()), room)
     assert np.mean(found == decided(make_vad(VadConfig()), 20 * room)) > 0.95
@@ -130,7 +132,7 @@ def test_silero_does_not_import_torch() -> None:
 
 
 class EverySecond:
-    """Takes the odd seconds of a stream for speech; counts the frames it was given."""
+    """A detector that reports speech in every second second; it counts its frames."""
 
     frame_samples = 320
 
@@ -145,7 +147,7 @@ class EverySecond:
         return self.frames // 50 % 2 == 1
 
 
-def test_a_detector_is_added_from_outside_by_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_detector_is_added_by_one_row_of_vads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VADS, "seconds", lambda config: EverySecond())
     config = load_config(overrides=["vad.engine=seconds"])
     assert isinstance(make_vad(config.vad), EverySecond)
@@ -155,7 +157,7 @@ def test_a_detector_is_added_from_outside_by_one_row(monkeypatch: pytest.MonkeyP
         load_config(overrides=["vad.engine=second"])
 
 
-def test_streams_take_a_detector_of_ones_own(recognizer: Recognizer) -> None:
+def test_a_stream_accepts_an_own_detector(recognizer: Recognizer) -> None:
     audio, own = babble(4.5), EverySecond()
     for choice in (own, EverySecond, lambda: EverySecond()):
         config = StreamConfig(vad=choice, segmenter=SegmenterConfig(pre_roll_ms=0, post_roll_ms=0))
@@ -170,7 +172,7 @@ def test_streams_take_a_detector_of_ones_own(recognizer: Recognizer) -> None:
     assert own.frames == len(audio) // 320
 
 
-def test_a_server_needs_a_detector_for_each_stream(recognizer: Recognizer) -> None:
+def test_a_server_refuses_one_detector_object_for_all_streams(recognizer: Recognizer) -> None:
     Server(recognizer, stream=StreamConfig(vad=EverySecond))
     with pytest.raises(ValueError, match="vad: is one EverySecond object, and each stream needs one of its own"):
         Server(recognizer, stream=StreamConfig(vad=EverySecond()))

@@ -1,4 +1,4 @@
-"""The whole path from a real PortAudio device: running, unplugged, hung, crashed, and running again."""
+"""The whole path from a real PortAudio device that runs, is unplugged, hangs or crashes, and runs again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from streamser.stream.portaudio import _streams_in_use
 from streamser.stream.recorder import RecordingSource
 from streamser.stream.sources import MicSource, SourceConfig
 
-# A sound server and a device keep real time: where others take the processor for seconds, they starve, and that is no
-# fault of ours. A true fault fails three times in a row.
+# A sound server needs the processor in real time, so other work on the machine can make these tests fail. A real fault
+# fails three times in a row.
 pytestmark = [needs_virtual_mic, pytest.mark.flaky(reruns=2, reruns_delay=2)]
 
 
@@ -40,23 +40,23 @@ def write(path: Path, audio: Samples) -> Path:
 
 
 def place_of(part: Samples, whole: Samples) -> int:
-    """Where `part` is loudest to be found in `whole`, by correlation."""
+    """The index at which `part` begins in `whole`, found by correlation."""
     size = 1 << (len(part) + len(whole)).bit_length()
     product = np.fft.rfft(whole, size) * np.conj(np.fft.rfft(part, size))
     return int(np.argmax(np.fft.irfft(product, size)[: len(whole)]))
 
 
-def heard_device(settings: SourceConfig, recognizer: Recognizer, folder: Path, events: list[Event]) -> Listener:
+def recorded_device(settings: SourceConfig, recognizer: Recognizer, folder: Path, events: list[Event]) -> Listener:
     source = RecordingSource(MicSource(settings), folder)
     return Listener(source, recognizer, on_event=events.append, name=str(settings.device))
 
 
-def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
+def test_two_microphones_at_once_give_the_same_utterances_as_replays_of_their_audio(
     mic: VirtualMic, recognizer: Recognizer, tmp_path: Path
 ) -> None:
-    """One at 48 kHz in stereo, one at 16 kHz in mono; each plays another file."""
-    # Three seconds of a room's noise first. That noise, beginning after the digital silence that only a virtual
-    # device gives, may be detected as a separate utterance; it is left out.
+    """One has 48 kHz and stereo, the other 16 kHz and mono; each gets another file."""
+    # The files begin with three seconds of noise. The change from the digital silence of a virtual device to noise may
+    # be detected as an utterance, which is ignored.
     lead = 3 * SAMPLE_RATE
     voice = np.concatenate([silence(3.0), two_utterances()])
     voice += noise(len(voice) / SAMPLE_RATE, level=0.002)
@@ -71,7 +71,7 @@ def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
     events: dict[str, list[Event]] = {name: [] for name in recordings}
     listeners = []
     for name, (_, _, settings) in recordings.items():
-        listeners.append(heard_device(settings, recognizer, tmp_path / name, events[name]).start())
+        listeners.append(recorded_device(settings, recognizer, tmp_path / name, events[name]).start())
     until(lambda: all(listener.status().source_state == "open" for listener in listeners))
     assert "48000 Hz, 2 channels" in listeners[0].status().device and "16000 Hz" in listeners[1].status().device
     for name, (audio, sink, _) in recordings.items():
@@ -103,7 +103,7 @@ def test_two_microphones_side_by_side_give_the_utterances_of_their_replays(
         ("suspend", "resume", "stalled"),
     ],
 )
-def test_a_microphone_lost_in_the_middle_of_an_utterance_is_reported_and_resumed_at_its_true_time(
+def test_a_microphone_lost_within_an_utterance_is_reported_and_continues_at_its_true_time(
     mic: VirtualMic, recognizer: Recognizer, tmp_path: Path, fault: str, mend: str, message: str
 ) -> None:
     long = write(tmp_path / "long.wav", np.concatenate([silence(0.3), babble(20.0, seed=1)]))
@@ -120,7 +120,9 @@ def test_a_microphone_lost_in_the_middle_of_an_utterance_is_reported_and_resumed
         until(lambda: any(isinstance(event, SourceChanged) for event in events), deadline_s=5)
         assert time.monotonic() - faulted < 2
         assert listener.status().source_state == "lost"
-        until(lambda: any(isinstance(event, SpeechEnded) for event in events), deadline_s=5)  # not only when it is back
+        until(
+            lambda: any(isinstance(event, SpeechEnded) for event in events), deadline_s=5
+        )  # before the microphone is back
         until(lambda: time.monotonic() - faulted > 1.5)
         mic.silence()
         mic(mend)
@@ -138,7 +140,7 @@ def test_a_microphone_lost_in_the_middle_of_an_utterance_is_reported_and_resumed
     assert sum(gap.length for gap in gaps) > 1.2 * SAMPLE_RATE
     assert next(event.reason for event in events if isinstance(event, SpeechEnded)) == "gap"
     assert isinstance(events[-1], StreamEnded) and events[-1].error is None
-    # libpulse may deadlock when its server is killed; the thread that waits for it is then there until the program ends
+    # libpulse may deadlock if its server is killed; then the thread that waits for it exists until the program ends.
     stuck = {"streamser-mic-end"} if fault == "crash" else set()
     until(lambda: not set(streamser_threads()) - stuck)
 
@@ -157,16 +159,16 @@ def test_closing_while_the_sound_server_hangs_ends_within_a_second(mic: VirtualM
     until(lambda: not streamser_threads())
 
 
-def test_a_failed_open_does_not_keep_the_library_from_looking_for_devices_anew(mic: VirtualMic) -> None:
+def test_a_stream_that_failed_to_open_does_not_count_as_a_stream_in_use(mic: VirtualMic) -> None:
     import sounddevice
 
-    with pytest.raises(sounddevice.PortAudioError) as failed:  # which keeps the stream that was never opened
+    with pytest.raises(sounddevice.PortAudioError) as failed:  # `failed` keeps the stream that was never opened
         sounddevice.InputStream(device="vmic", channels=99)
     assert failed.tb is not None and not _streams_in_use(sounddevice)
     with sounddevice.InputStream(device="vmic"):
         assert _streams_in_use(sounddevice)
 
 
-def test_a_device_that_is_not_there_is_reported_with_those_that_are(mic: VirtualMic, recognizer: Recognizer) -> None:
+def test_an_unknown_device_is_an_error_that_lists_the_known_ones(mic: VirtualMic, recognizer: Recognizer) -> None:
     with pytest.raises(DeviceError, match=r"no microphone 'blue'; there are: .*vmic"):
         listen("blue", model=recognizer)

@@ -1,4 +1,4 @@
-"""Each stream computes a baseline from its own utterances, and resets it when another person speaks."""
+"""Each stream computes a baseline from its own utterances, and resets it for a new speaker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def adapting(adapt: bool = True, smoothing: float = 0.0) -> StreamConfig:
 
 
 def talk(seeds: Sequence[int] = range(1, 6)) -> Samples:
-    """Some utterances with pauses between them."""
+    """One utterance for each seed, with pauses between them."""
     spoken = [np.concatenate([babble(1.2, seed=seed), silence(0.8)]) for seed in seeds]
     return np.concatenate([silence(0.5), *spoken])
 
@@ -47,7 +47,7 @@ def emotions(events: Sequence[Event]) -> list[EmotionEvent]:
     return [event for event in events if isinstance(event, EmotionEvent)]
 
 
-def test_answers_change_with_the_utterances_before_them(adaptive: Recognizer) -> None:
+def test_predictions_change_with_the_utterances_before_them(adaptive: Recognizer) -> None:
     plain, adapted = (emotions(streamed(adaptive, config=adapting(adapt))) for adapt in (False, True))
     assert len(finals(adapted)) == 5
     for before, after in zip(plain, adapted, strict=True):
@@ -61,8 +61,8 @@ def test_answers_change_with_the_utterances_before_them(adaptive: Recognizer) ->
         assert sum(after.scores.values()) == pytest.approx(1.0)
 
 
-def test_each_utterance_stands_on_the_finals_before_it(adaptive: Recognizer) -> None:
-    """Worked out again, from the absolute predictions of a stream that does not adapt."""
+def test_the_baseline_of_an_utterance_is_computed_from_the_finals_before_it(adaptive: Recognizer) -> None:
+    """The baseline is computed here a second time, from the absolute predictions of the finals."""
     rule = adaptive.bundle.baseline
     assert rule is not None and adaptive.relative is not None
     absolute: list[tuple[Segment, EmotionEvent]] = []
@@ -80,7 +80,9 @@ def test_each_utterance_stands_on_the_finals_before_it(adaptive: Recognizer) -> 
     assert len(absolute) == 5 and baseline.weight > 0.1
 
 
-def test_a_replay_is_the_same_each_time_and_in_small_pieces(adaptive: Recognizer, tmp_path: Path) -> None:
+def test_with_a_baseline_a_replay_gives_the_same_events_each_time_and_in_small_pieces(
+    adaptive: Recognizer, tmp_path: Path
+) -> None:
     path = tmp_path / "talk.wav"
     soundfile.write(path, talk(), SAMPLE_RATE, subtype="FLOAT")
     config = adapting(smoothing=0.4)
@@ -91,12 +93,14 @@ def test_a_replay_is_the_same_each_time_and_in_small_pieces(adaptive: Recognizer
         stream, audio = Stream(adaptive, config), talk()
         crumbs = [event for i in range(0, len(audio), size) for event in stream.push(audio[i : i + size])]
         assert as_json([*crumbs, *stream.close()]) == expected
-    assert as_json(streamed(adaptive, config=adapting(False, 0.4))) != expected  # the control that must fail
+    assert (
+        as_json(streamed(adaptive, config=adapting(False, 0.4))) != expected
+    )  # the control: without a baseline the events differ
 
 
 @pytest.mark.parametrize("cut_s", [4.4, 5.2])
-def test_after_a_new_speaker_a_stream_is_as_a_fresh_one(adaptive: Recognizer, cut_s: float) -> None:
-    """4.4 s is in the pause after the second utterance; 5.2 s is in the third, still of the earlier speaker."""
+def test_after_a_new_speaker_a_stream_gives_the_results_of_a_new_stream(adaptive: Recognizer, cut_s: float) -> None:
+    """4.4 s is in the pause after the second utterance; 5.2 s is in the third, still by the old speaker."""
     audio, cut = talk(), round(cut_s * SAMPLE_RATE)
     stream = Stream(adaptive, CONFIG)
     events = stream.push(audio[:cut])
@@ -115,7 +119,7 @@ def test_after_a_new_speaker_a_stream_is_as_a_fresh_one(adaptive: Recognizer, cu
     assert later[-1].scores != without[-1].scores
 
 
-def test_a_new_speaker_of_a_profile_begins_with_the_profile(adaptive: Recognizer) -> None:
+def test_after_a_new_speaker_a_stream_with_a_profile_restarts_with_the_profile(adaptive: Recognizer) -> None:
     assert adaptive.relative is not None
     known = adaptive.with_baseline(Baseline(np.full(adaptive.relative.size, 3.0), 4.0, 4, "profile"))
     stream = Stream(known, CONFIG)
@@ -127,7 +131,7 @@ def test_a_new_speaker_of_a_profile_begins_with_the_profile(adaptive: Recognizer
     assert finals(again)[0].baseline_utterances == 4
 
 
-def test_streams_on_one_worker_know_nothing_of_each_other(adaptive: Recognizer) -> None:
+def test_streams_on_one_worker_have_separate_baselines(adaptive: Recognizer) -> None:
     recordings = [talk(range(first, first + 5)) for first in (1, 11, 21)]
     received: list[list[Event]] = [[], [], []]
     with InferenceWorker(adaptive, CONFIG.pipeline) as worker:
@@ -141,7 +145,7 @@ def test_streams_on_one_worker_know_nothing_of_each_other(adaptive: Recognizer) 
         assert as_json(events) == as_json(streamed(adaptive, audio))
 
 
-def test_a_worker_that_leaves_partials_out_gives_the_same_finals(adaptive: Recognizer) -> None:
+def test_skipped_partials_do_not_change_the_finals(adaptive: Recognizer) -> None:
     received: list[Event] = []
     with InferenceWorker(adaptive, CONFIG.pipeline) as worker:
         stream = WorkerStream(worker, received.append, CONFIG)
@@ -150,8 +154,8 @@ def test_a_worker_that_leaves_partials_out_gives_the_same_finals(adaptive: Recog
     assert as_json(finals(received)) == as_json(finals(streamed(adaptive)))
 
 
-def test_a_new_speaker_takes_its_place_in_the_workers_queue(adaptive: Recognizer) -> None:
-    """Everything is submitted before the worker starts: only the order in the queue can be right."""
+def test_a_new_speaker_is_processed_in_order_with_the_jobs_of_the_worker(adaptive: Recognizer) -> None:
+    """All jobs are in the queue before the worker starts, so only the order of the queue decides."""
     received: list[Event] = []
     worker = InferenceWorker(adaptive, CONFIG.pipeline)
     stream = WorkerStream(worker, received.append, CONFIG)
@@ -165,7 +169,7 @@ def test_a_new_speaker_takes_its_place_in_the_workers_queue(adaptive: Recognizer
     assert [event.baseline_utterances for event in finals(received)] == [0, 1, 0, 1, 2]
 
 
-def test_a_listener_is_told_of_a_new_speaker_from_another_thread(adaptive: Recognizer) -> None:
+def test_new_speaker_of_a_listener_can_be_called_from_another_thread(adaptive: Recognizer) -> None:
     gate, audio = threading.Event(), talk()
     blocks = in_blocks(audio)
 
@@ -186,7 +190,7 @@ def test_a_listener_is_told_of_a_new_speaker_from_another_thread(adaptive: Recog
     assert counts[:2] == [0, 1] and counts[-1] < 3
 
 
-def test_another_microphone_is_another_speaker_and_the_same_one_is_not(adaptive: Recognizer) -> None:
+def test_another_microphone_restarts_the_baseline_and_the_same_one_does_not(adaptive: Recognizer) -> None:
     blocks = in_blocks(talk())
     middle = round(4.4 * SAMPLE_RATE) // 320
     for another, expected in ((True, [0, 1, 0, 1, 2]), (False, [0, 1, 2, 3, 4])):
@@ -196,7 +200,7 @@ def test_another_microphone_is_another_speaker_and_the_same_one_is_not(adaptive:
             assert [event.baseline_utterances for event in finals(list(listener))] == expected
 
 
-def test_a_stream_can_go_on_with_the_voice_of_an_earlier_one(adaptive: Recognizer) -> None:
+def test_a_stream_can_continue_with_the_baseline_of_an_earlier_stream(adaptive: Recognizer) -> None:
     voice = Voice(adaptive)
     counts = []
     for _ in range(2):
@@ -205,7 +209,7 @@ def test_a_stream_can_go_on_with_the_voice_of_an_earlier_one(adaptive: Recognize
     assert counts == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
 
-def test_a_profile_stays_as_it_is_where_a_stream_does_not_adapt(adaptive: Recognizer) -> None:
+def test_a_stream_that_does_not_adapt_keeps_the_profile_unchanged(adaptive: Recognizer) -> None:
     assert adaptive.relative is not None
     known = adaptive.with_baseline(Baseline(np.full(adaptive.relative.size, 3.0), 4.0, 4, "profile"))
     events = emotions(streamed(known, config=adapting(False)))
@@ -222,20 +226,20 @@ def test_silence_does_not_change_the_baseline(adaptive: Recognizer) -> None:
         assert event.uncertain or utterance
 
 
-def test_old_checkpoints_do_not_adapt_and_answer_as_before(recognizer: Recognizer) -> None:
+def test_checkpoints_without_a_relative_head_do_not_adapt(recognizer: Recognizer) -> None:
     on, off = (streamed(recognizer, config=adapting(adapt)) for adapt in (True, False))
     assert as_json(on) == as_json(off)
     assert {event.baseline for event in emotions(on)} == {"none"}
     assert {event.baseline_utterances for event in emotions(on)} == {0}
 
 
-def test_the_threshold_moves_with_the_answer(tmp_path: Path) -> None:
-    """Absolute predictions are never uncertain here, relative ones always: the share decides."""
+def test_the_threshold_is_mixed_like_the_predictions_of_both_heads(tmp_path: Path) -> None:
+    """Here absolute predictions are never uncertain and relative ones always are, so the share decides."""
     rule = make_rule(half=0.0, calibration=Calibration(threshold=1.0))
     strict = load(make_adaptive(tmp_path / "strict", rule, calibration=Calibration()).path, "cpu")
     events = finals(streamed(strict))
     assert [event.uncertain for event in events] == [False, True, True, True, True]
-    own = load(strict.bundle.path, "cpu", threshold=0.0)  # the user's own wins
+    own = load(strict.bundle.path, "cpu", threshold=0.0)  # a threshold that the user sets has priority
     assert not any(event.uncertain for event in finals(streamed(own)))
 
 
@@ -246,7 +250,7 @@ def test_partials_are_smoothed_after_they_are_adapted(adaptive: Recognizer) -> N
     assert smooth[1].scores == pytest.approx(blended)
 
 
-def test_the_option_and_the_setting_are_one() -> None:
+def test_no_adapt_is_the_same_as_the_setting_pipeline_adapt_false() -> None:
     import argparse
 
     from streamser.cli.common import add_model_arguments, load_run_config

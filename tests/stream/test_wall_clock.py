@@ -20,6 +20,6 @@ def wall_clock_readers(folder: str) -> set[str]:
     }
 
 
-def test_no_part_of_a_stream_or_server_reads_the_wall_clock() -> None:
+def test_streams_and_the_server_read_the_wall_clock_only_to_name_files() -> None:
     found = wall_clock_readers("stream") | wall_clock_readers("server") | wall_clock_readers("integrations")
     assert found == NAMES_A_FILE

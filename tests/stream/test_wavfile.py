@@ -31,7 +31,7 @@ for number in range(10**9):
 """
 
 
-def test_16_bit_audio_is_written_bit_for_bit_with_silence_where_it_was_lost(tmp_path: Path) -> None:
+def test_16_bit_audio_is_written_exactly_and_lost_audio_becomes_silence(tmp_path: Path) -> None:
     audio = (np.arange(-20_000, 20_000, dtype=np.int16)).astype(np.float32) / 32768
     writer = WavWriter(tmp_path / NAME)
     writer.write(audio[:7])
@@ -44,7 +44,7 @@ def test_16_bit_audio_is_written_bit_for_bit_with_silence_where_it_was_lost(tmp_
     assert np.array_equal(values, (expected * 32768).astype(np.int16))
 
 
-def test_audio_over_full_scale_is_clipped(tmp_path: Path) -> None:
+def test_a_recording_clips_audio_over_full_scale(tmp_path: Path) -> None:
     writer = WavWriter(tmp_path / NAME)
     writer.write(np.array([2.0, -2.0, 1.0], np.float32))
     writer.close()
@@ -52,12 +52,12 @@ def test_audio_over_full_scale_is_clipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
-def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_a_recording(tmp_path: Path) -> None:
     WavWriter(tmp_path / NAME).close()
     assert stat.S_IMODE((tmp_path / NAME).stat().st_mode) == 0o600
 
 
-def test_a_recording_that_goes_on_can_be_read_up_to_its_last_second(tmp_path: Path) -> None:
+def test_an_unfinished_recording_can_be_read_up_to_its_last_second(tmp_path: Path) -> None:
     writer = WavWriter(tmp_path / NAME)
     for _ in range(25):
         writer.write(tone(duration_s=0.1))
@@ -69,13 +69,13 @@ def test_a_recording_that_goes_on_can_be_read_up_to_its_last_second(tmp_path: Pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_a_killed_programs_recording_can_be_read_and_is_repaired_to_the_last_sample(tmp_path: Path) -> None:
+def test_the_recording_of_a_killed_program_can_be_read_and_repaired_to_the_last_sample(tmp_path: Path) -> None:
     path = tmp_path / NAME
     command = [sys.executable, "-c", WRITES_FOR_EVER, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ten seconds\n"
-        assert repair_recordings(tmp_path) == []  # it is still being written
+        assert repair_recordings(tmp_path) == []  # the recording is still being written
         process.send_signal(signal.SIGKILL)
     before = len(soundfile.read(path)[0])
     assert before >= 9 * 16000
@@ -87,7 +87,7 @@ def test_a_killed_programs_recording_can_be_read_and_is_repaired_to_the_last_sam
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 3, 10, 43, 44, 45])
-def test_a_recording_that_was_killed_in_its_header_is_an_empty_one(tmp_path: Path, kept_bytes: int) -> None:
+def test_a_recording_with_an_incomplete_header_is_repaired_as_an_empty_one(tmp_path: Path, kept_bytes: int) -> None:
     writer = WavWriter(tmp_path / NAME)
     writer.write(tone(duration_s=0.1))
     writer.close()
@@ -96,8 +96,10 @@ def test_a_recording_that_was_killed_in_its_header_is_an_empty_one(tmp_path: Pat
     assert len(soundfile.read(tmp_path / NAME)[0]) == 0
 
 
-def test_files_that_are_no_recordings_of_ours_are_left_as_they_are(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "20260101T000000-a.wav", tone(), 44100, subtype="PCM_16")  # its name, another rate
+def test_files_that_are_no_recordings_of_streamser_are_not_changed(tmp_path: Path) -> None:
+    soundfile.write(
+        tmp_path / "20260101T000000-a.wav", tone(), 44100, subtype="PCM_16"
+    )  # the name of a recording, but another rate
     for name in ("song.wav", "20260101T000000-b.wav"):
         (tmp_path / name).write_bytes(b"RIFF\x10\0\0\0WAVErubbish")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -106,7 +108,7 @@ def test_files_that_are_no_recordings_of_ours_are_left_as_they_are(tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
-def test_a_full_disk_is_an_error_with_the_reason_and_what_was_stored_can_be_read(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_with_the_reason_and_the_stored_audio_can_be_read(tmp_path: Path) -> None:
     code = f"""
 import resource, numpy as np
 from pathlib import Path
@@ -127,7 +129,7 @@ except AudioError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not let an open file be deleted")
-def test_a_recording_whose_file_was_deleted_is_an_error_within_a_second_of_audio(tmp_path: Path) -> None:
+def test_a_deleted_recording_file_is_an_error_within_a_second_of_audio(tmp_path: Path) -> None:
     writer = WavWriter(tmp_path / NAME)
     (tmp_path / NAME).unlink()
     with pytest.raises(AudioError, match="was deleted"):
@@ -135,12 +137,12 @@ def test_a_recording_whose_file_was_deleted_is_an_error_within_a_second_of_audio
     assert writer.closed
 
 
-def test_a_folder_that_is_gone_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+def test_a_missing_folder_for_recordings_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"kitchen\.wav: cannot be written \(No such file"):
         WavWriter(tmp_path / "gone" / NAME)
 
 
-def test_a_recording_that_grows_too_long_goes_on_in_a_second_file(
+def test_a_recording_that_is_too_long_continues_in_further_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wavfile, "_MOST_BYTES", 100_000)
