@@ -1,4 +1,4 @@
-"""A checkpoint folder loads exactly as it was saved, or an error names what is wrong."""
+"""A checkpoint folder is loaded exactly as it was saved, or an error names the fault."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ FILES = ("weights.safetensors", "model.onnx", "README.md")
 
 @pytest.fixture
 def folder(bundle: Bundle, tmp_path: Path) -> Path:
-    """A checkpoint to be broken."""
+    """A copy of the tiny checkpoint, which a test may damage."""
     return shutil.copytree(bundle.path, tmp_path / "tiny")
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], *, seal: bool = True) -> None:
-    """Change bundle.yaml's values; `seal` as if streamser itself had written them so."""
+    """Change the values of bundle.yaml; with `seal`, the file gets a valid seal again."""
     path = folder / "bundle.yaml"
     values = yaml.safe_load(path.read_text("utf-8"))
     old_seal = values.pop("seal")
@@ -52,10 +52,10 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], *, seal: b
     path.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
 
 
-# What is saved comes back
+# Saving and loading
 
 
-def test_everything_that_was_saved_comes_back(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded_with_the_same_values(tmp_path: Path) -> None:
     features = make_features(scale="standard", mean=(-50.0,) * 64, std=(12.5,) * 64, clip=(-80.0, 0.0))
     saved = make_bundle(
         tmp_path / "full",
@@ -82,7 +82,7 @@ def test_everything_that_was_saved_comes_back(tmp_path: Path) -> None:
     assert loaded.size_bytes == len(loaded.read("model.onnx"))
 
 
-def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
+def test_weights_are_loaded_exactly_as_saved(tmp_path: Path) -> None:
     weights = make_weights(make_features(), 4, seed=3)
     bundle = make_bundle(tmp_path / "tiny", seed=3)
     assert bundle.weights().keys() == weights.keys()
@@ -94,14 +94,14 @@ def test_a_bundle_without_a_relative_head_has_no_baseline(bundle: Bundle) -> Non
     assert bundle.baseline is None and bundle.relative_path is None
 
 
-def test_sections_of_older_checkpoints_are_ignored(folder: Path) -> None:
+def test_the_removed_sections_of_older_checkpoints_are_ignored(folder: Path) -> None:
     rewrite(folder, lambda v: v.update(neutral={"logits_mean": [0.0] * 4}, drift={"means": [[1.0]]}))
     rewrite(folder, lambda v: v["calibration"].pop("neutral_prior"))
     assert load_bundle(folder) == load_bundle(folder)
     assert load_bundle(folder).baseline is None
 
 
-def test_a_relative_head_and_its_rule_come_together(tmp_path: Path) -> None:
+def test_a_relative_head_without_its_rule_or_a_rule_alone_is_refused(tmp_path: Path) -> None:
     for half in ({"baseline": RULE}, {"relative": make_relative(make_weights(make_features(), 4))}):
         with pytest.raises(ValueError, match=r"relative.onnx and the section 'baseline' are both there, or neither is"):
             make_bundle(tmp_path / "half", **half)
@@ -118,12 +118,12 @@ def test_a_relative_head_and_its_rule_come_together(tmp_path: Path) -> None:
         ({"half": float("inf")}, r"baseline\.half must be 0 or more, not inf"),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+def test_an_invalid_baseline_rule_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_rule(**change)
 
 
-def test_a_broken_rule_in_the_manifest_names_the_file(tmp_path: Path) -> None:
+def test_an_invalid_baseline_rule_in_the_manifest_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     folder = make_adaptive(tmp_path / "adaptive").path
     rewrite(folder, lambda v: v["baseline"].update(half=-1))
     with pytest.raises(BundleError, match=r"bundle\.yaml: baseline\.half must be 0 or more, not -1"):
@@ -132,16 +132,16 @@ def test_a_broken_rule_in_the_manifest_names_the_file(tmp_path: Path) -> None:
 
 def test_a_baseline_needs_the_label_neutral(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="are for checkpoints with the label 'neutral'"):
-        make_adaptive(tmp_path / "moods", labels=("angry", "happy", "calm", "sad"))
+        make_adaptive(tmp_path / "others", labels=("angry", "happy", "calm", "sad"))
 
 
-def test_a_folder_holds_four_files_and_no_pickle(folder: Path) -> None:
+def test_a_checkpoint_folder_has_four_files_and_no_pickle(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, "bundle.yaml"])
     for path in folder.iterdir():
         assert not path.read_bytes().startswith((b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK"))
 
 
-def test_saving_again_replaces_the_checkpoint_and_leaves_other_files(folder: Path) -> None:
+def test_saving_again_replaces_the_checkpoint_and_keeps_other_files(folder: Path) -> None:
     (folder / "training.log").write_text("epoch 1")
     before = load_bundle(folder)
     after = make_bundle(folder, seed=1)
@@ -150,7 +150,7 @@ def test_saving_again_replaces_the_checkpoint_and_leaves_other_files(folder: Pat
     assert not list(folder.glob("*.tmp"))
 
 
-def test_a_bundle_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+def test_an_invalid_checkpoint_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="labels must all be different"):
         make_bundle(tmp_path / "bad", labels=("sad", "sad"))
     assert not (tmp_path / "bad").exists()
@@ -159,19 +159,19 @@ def test_a_bundle_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "bad").exists()
 
 
-def test_comments_and_other_line_ends_in_the_manifest_change_nothing(folder: Path) -> None:
+def test_comments_and_other_line_ends_in_the_manifest_do_not_matter(folder: Path) -> None:
     path = folder / "bundle.yaml"
     before = load_bundle(folder)
     path.write_bytes(b"# copied by hand\r\n" + path.read_bytes().replace(b"\n", b"\r\n"))
     assert load_bundle(folder) == before
 
 
-# What is not as it was saved
+# Damaged checkpoints
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncated", "altered", "emptied", "longer"])
-def test_a_damaged_file_is_named_with_the_rule_and_the_way_out(folder: Path, name: str, damage: str) -> None:
+def test_a_damaged_file_is_an_error_with_its_name_the_rule_and_a_solution(folder: Path, name: str, damage: str) -> None:
     content = (folder / name).read_bytes()
     middle = len(content) // 2
     damaged = {
@@ -199,12 +199,12 @@ def test_a_symbolic_link_is_refused(folder: Path, name: str, tmp_path: Path) -> 
     try:
         (folder / name).symlink_to(target)
     except OSError:
-        pytest.skip("this system does not let us make a symbolic link")
+        pytest.skip("this system does not allow symbolic links")
     with pytest.raises(BundleError, match=rf"{name}: (is a symbolic link|must be a plain file)"):
         load_bundle(folder)
 
 
-def test_a_file_swapped_after_loading_is_noticed_when_it_is_read(folder: Path) -> None:
+def test_a_file_that_is_replaced_after_loading_is_refused_when_it_is_read(folder: Path) -> None:
     bundle = load_bundle(folder)
     (folder / "model.onnx").write_bytes(make_onnx(make_weights(bundle.features, 4, seed=9)))
     with pytest.raises(BundleError, match="truncated or altered"):
@@ -223,14 +223,16 @@ def test_a_file_swapped_after_loading_is_noticed_when_it_is_read(folder: Path) -
     ],
     ids=["labels", "features", "calibration", "licence", "scores", "files"],
 )
-def test_one_altered_value_in_the_manifest_is_noticed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def test_one_changed_value_in_the_manifest_breaks_its_seal(
+    folder: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
     rewrite(folder, change, seal=False)
     with pytest.raises(BundleError, match=r"bundle\.yaml: its values do not give the hash in 'seal'"):
         load_bundle(folder)
 
 
-def test_a_newer_format_asks_for_a_newer_streamser(folder: Path) -> None:
-    rewrite(folder, lambda values: values.update(format=2, shape="unheard of"))
+def test_a_newer_format_is_an_error_that_suggests_an_update(folder: Path) -> None:
+    rewrite(folder, lambda values: values.update(format=2, shape="unknown"))
     with pytest.raises(
         BundleError, match=r"bundle\.yaml: has format 2, newer than format 1 .*pip install -U streamser"
     ):
@@ -241,7 +243,7 @@ def test_a_newer_format_asks_for_a_newer_streamser(folder: Path) -> None:
     "text",
     ["", "just words", "- a\n- list\n", "name: something else\n", "format: '1'\n", "format: true\n", "format: 0\n"],
 )
-def test_a_foreign_manifest_is_told_apart(folder: Path, text: str) -> None:
+def test_a_manifest_of_another_program_is_refused(folder: Path, text: str) -> None:
     (folder / "bundle.yaml").write_text(text)
     with pytest.raises(BundleError, match=r"bundle\.yaml: has no 'format: 1', so it is not a checkpoint"):
         load_bundle(folder)
@@ -259,19 +261,19 @@ def test_a_foreign_manifest_is_told_apart(folder: Path, text: str) -> None:
     ],
     ids=["torn", "binary", "not UTF-8", "object", "long number", "key that is a list"],
 )
-def test_an_unreadable_manifest_is_an_error_and_never_a_crash(folder: Path, content: bytes) -> None:
+def test_an_unreadable_manifest_is_a_bundle_error(folder: Path, content: bytes) -> None:
     (folder / "bundle.yaml").write_bytes(content)
     with pytest.raises(BundleError, match=r"bundle\.yaml: (is not readable YAML|has values)"):
         load_bundle(folder)
 
 
-def test_a_date_is_no_value_that_a_manifest_has(folder: Path) -> None:
+def test_a_date_in_the_manifest_is_refused(folder: Path) -> None:
     (folder / "bundle.yaml").write_text("format: 1\nday: 2025-01-01\n")
     with pytest.raises(BundleError, match=r"bundle\.yaml: has values that no manifest has"):
         load_bundle(folder)
 
 
-def test_a_kilobyte_that_would_unfold_into_gigabytes_is_refused(folder: Path) -> None:
+def test_yaml_aliases_that_would_expand_to_gigabytes_are_refused(folder: Path) -> None:
     lines = ["format: 1", "a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
     (folder / "bundle.yaml").write_text("\n".join(lines))
@@ -280,7 +282,7 @@ def test_a_kilobyte_that_would_unfold_into_gigabytes_is_refused(folder: Path) ->
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
-def test_brackets_without_end_are_refused_at_once(folder: Path, opening: str) -> None:
+def test_deeply_nested_yaml_is_refused_quickly(folder: Path, opening: str) -> None:
     (folder / "bundle.yaml").write_text("format: 1\nx: " + "\n  " * (opening == "- ") + opening * 50_000)
     started = time.perf_counter()
     with pytest.raises(BundleError, match=r"bundle\.yaml: .*(nests values more than 32 deep|maximum nesting depth)"):
@@ -288,7 +290,7 @@ def test_brackets_without_end_are_refused_at_once(folder: Path, opening: str) ->
     assert time.perf_counter() - started < 2.0
 
 
-def test_an_oversized_manifest_is_refused_unread(folder: Path) -> None:
+def test_a_manifest_that_is_too_large_is_refused(folder: Path) -> None:
     with (folder / "bundle.yaml").open("ab") as file:
         file.write(b"# " + b"x" * (1 << 20))
     with pytest.raises(BundleError, match=r"bundle\.yaml: has \d+ bytes, more than"):
@@ -342,7 +344,7 @@ RULES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_manifest_that_breaks_a_rule_names_it_even_under_a_true_seal(folder: Path, rule: str) -> None:
+def test_an_invalid_manifest_with_a_valid_seal_is_an_error_that_names_the_rule(folder: Path, rule: str) -> None:
     change, message = RULES[rule]
     rewrite(folder, change)
     with pytest.raises(BundleError, match=message) as caught:
@@ -351,7 +353,7 @@ def test_a_manifest_that_breaks_a_rule_names_it_even_under_a_true_seal(folder: P
     assert "download the folder again" in str(caught.value)
 
 
-def test_every_byte_that_is_flipped_in_the_manifest_is_noticed_or_harmless(folder: Path) -> None:
+def test_any_changed_byte_in_the_manifest_is_detected_or_harmless(folder: Path) -> None:
     path = folder / "bundle.yaml"
     before, content = load_bundle(folder), path.read_bytes()
     rng = np.random.default_rng(0)
@@ -365,7 +367,7 @@ def test_every_byte_that_is_flipped_in_the_manifest_is_noticed_or_harmless(folde
     assert noticed > 50
 
 
-def test_a_kill_in_the_middle_of_saving_leaves_a_bundle_that_loads_rightly_or_not_at_all(folder: Path) -> None:
+def test_a_checkpoint_whose_saving_was_killed_is_loaded_correctly_or_refused(folder: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path\n"
         "sys.path.insert(0, sys.argv[2])\n"
@@ -392,12 +394,12 @@ def test_a_kill_in_the_middle_of_saving_leaves_a_bundle_that_loads_rightly_or_no
     assert outcomes == [before.labels, (), ("happy", "angry", "sad", "neutral")]
 
 
-# Where it is found
+# Finding checkpoints
 
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of checkpoints, the only one that is searched first."""
+    """A folder with two checkpoints, which is searched before the shipped checkpoints."""
     folder = tmp_path / "models"
     for name in ("lightsernet-tess", "sepconv"):
         make_bundle(folder / name)
@@ -405,14 +407,14 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_folder_of_ones_own_is_searched_first(models: Path) -> None:
+def test_the_folder_of_streamser_models_is_searched_first(models: Path) -> None:
     found = find_models()
     assert found["sepconv"] == models / "sepconv"
     assert list(found) == sorted(found)
     assert load_bundle("sepconv").path == models / "sepconv"
 
 
-def test_an_unknown_name_lists_what_there_is_and_the_nearest(models: Path) -> None:
+def test_an_unknown_checkpoint_is_an_error_that_lists_the_known_ones_and_the_nearest(models: Path) -> None:
     with pytest.raises(BundleError, match="no checkpoint is named 'sepcov'; did you mean 'sepconv'") as caught:
         load_bundle("sepcov")
     assert "lightsernet-tess, " in str(caught.value)
@@ -421,7 +423,7 @@ def test_an_unknown_name_lists_what_there_is_and_the_nearest(models: Path) -> No
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../models", "nowhere/at/all", "~nobody-of-that-name/x", "x" * 5_000, "a\0b"]
 )
-def test_a_path_without_a_checkpoint_is_reported(
+def test_a_path_without_a_checkpoint_is_a_bundle_error(
     models: Path, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -429,12 +431,12 @@ def test_a_path_without_a_checkpoint_is_reported(
         load_bundle(name)
 
 
-def test_a_file_in_a_checkpoint_is_not_the_checkpoint(folder: Path) -> None:
+def test_a_file_of_a_checkpoint_instead_of_its_folder_is_an_error(folder: Path) -> None:
     with pytest.raises(BundleError, match=r"is a file, but a checkpoint is a folder; give the folder with"):
         load_bundle(folder / "model.onnx")
 
 
-def test_a_relative_folder_is_found_and_a_name_wins_over_it(
+def test_a_relative_folder_is_found_but_a_known_name_has_priority(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -445,20 +447,24 @@ def test_a_relative_folder_is_found_and_a_name_wins_over_it(
     assert load_bundle("./sepconv").files["model.onnx"] == load_bundle("mine").files["model.onnx"]
 
 
-def test_without_any_checkpoint_the_searched_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_checkpoint_the_error_names_the_searched_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("streamser.bundle.model_folders", lambda: [tmp_path / "none"])
     assert find_models() == {}
     with pytest.raises(BundleError, match=r"no checkpoint is in .*none; .* set STREAMSER_MODELS"):
         load_bundle("lightsernet")
 
 
-def test_weights_without_safetensors_name_the_extra(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_safetensors_reading_weights_is_an_error_that_names_the_extra(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'streamser\[torch\]'"):
         bundle.weights()
 
 
-def test_weights_that_are_no_safetensors_are_refused(folder: Path) -> None:
+def test_a_weights_file_that_is_no_safetensors_file_is_refused(folder: Path) -> None:
     for content in (b"", b"\xff" * 8, os.urandom(64), (2**62).to_bytes(8, "little") + b"{}", b"\x80\x04."):
         (folder / "weights.safetensors").write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
@@ -467,7 +473,7 @@ def test_weights_that_are_no_safetensors_are_refused(folder: Path) -> None:
             load_bundle(folder).weights()
 
 
-def test_the_manifest_is_readable_by_people(folder: Path) -> None:
+def test_the_manifest_is_readable_yaml_without_tags(folder: Path) -> None:
     text = (folder / "bundle.yaml").read_text("utf-8")
     assert text.startswith("format: 1\nlabels: [angry, happy, neutral, sad]\nvariant: tiny-linear\n")
     assert "!!" not in text

@@ -1,4 +1,4 @@
-"""Every two emotions keep apart, for all eyes and on screens of either kind."""
+"""The colors of emotions can be distinguished, also with color vision deficiency, and have enough contrast."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def cielab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("eye", EYES)
-def test_every_two_emotions_stay_apart(eye: str) -> None:
+def test_the_colors_of_any_two_emotions_can_be_distinguished(eye: str) -> None:
     seen = {name: cielab(np.array(EYES[eye]) @ linear(colour)) for name, colour in COLORS.items()}
     distances = {(a, b): float(np.linalg.norm(seen[a] - seen[b])) for a, b in combinations(seen, 2)}
     assert min(distances.values()) >= 19, min(distances, key=lambda pair: distances[pair])
 
 
 @pytest.mark.parametrize("name", COLORS)
-def test_every_colour_stands_out_from_a_dark_screen(name: str) -> None:
+def test_every_color_has_enough_contrast_on_a_dark_background(name: str) -> None:
     light, dark = (float(TO_XYZ[1] @ linear(colour)) for colour in (COLORS[name], "#121417"))
-    assert (light + 0.05) / (dark + 0.05) >= 3  # what WCAG 2.1 asks of graphical objects
+    assert (light + 0.05) / (dark + 0.05) >= 3  # WCAG 2.1, graphical objects
 
 
 @pytest.mark.parametrize("name", ["ang", "Anger", "happiness", "neu", "fear", "surprise", "boredom", "calmness"])
-def test_the_names_that_corpora_use_are_known(name: str) -> None:
+def test_the_label_names_of_corpora_have_a_color(name: str) -> None:
     assert color_of(name) in COLORS.values()
 
 
-def test_an_emotion_nobody_foresaw_has_a_colour_of_its_own() -> None:
+def test_an_unknown_emotion_gets_its_own_color() -> None:
     assert color_of("awe") == color_of("awe") not in COLORS.values()

@@ -1,4 +1,4 @@
-"""config.yaml, its overrides, and the errors that lead back to a right one."""
+"""config.yaml, its overrides, and the errors about invalid settings."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def message(path: Path | None, *overrides: str) -> str:
     return str(caught.value).replace(str(path), "config.yaml")
 
 
-def test_the_shipped_file_has_the_values_of_the_dataclasses() -> None:
+def test_the_shipped_config_has_the_defaults_of_the_dataclasses() -> None:
     assert load_config(shipped_config()) == load_config() == Config()
 
 
-def test_the_shipped_file_has_the_text_of_the_docstrings() -> None:
+def test_the_shipped_config_has_the_texts_of_the_docstrings() -> None:
     tool = Path(__file__).parents[1] / "tools" / "write_config.py"
     done = subprocess.run([sys.executable, str(tool), "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -44,17 +44,17 @@ def test_the_shipped_file_has_the_text_of_the_docstrings() -> None:
     assert all(lines[number - 1].startswith("  # ") and lines[number - 1].endswith(".") for number in knobs)
 
 
-def test_a_file_changes_some_settings_and_leaves_the_others(tmp_path: Path) -> None:
+def test_a_file_changes_only_the_settings_that_it_contains(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, "vad:\n  mode: 3\nsegmenter:\n  end_silence_ms: 600\nserver:\n"))
     assert (config.vad.mode, config.segmenter.end_silence_ms) == (3, 600.0)
     assert (config.vad.engine, config.server) == ("webrtc", Config().server)
 
 
-def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+def test_an_empty_config_has_all_defaults(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, "# nothing\n")) == Config()
 
 
-def test_an_override_wins_over_the_file_and_the_last_one_over_the_first(tmp_path: Path) -> None:
+def test_an_override_has_priority_over_the_file_and_the_last_override_over_the_first(tmp_path: Path) -> None:
     path = written(tmp_path, "vad: {mode: 1}\n")
     assert load_config(path, ["vad.mode=2", "vad.mode=3"]).vad.mode == 3
 
@@ -71,7 +71,7 @@ def test_an_override_wins_over_the_file_and_the_last_one_over_the_first(tmp_path
         ("segmenter.hop_ms=0", 0.0),
     ],
 )
-def test_values_become_what_their_field_is(override: str, value: object) -> None:
+def test_values_are_converted_to_the_type_of_their_field(override: str, value: object) -> None:
     section, key = override.partition("=")[0].split(".")
     found = getattr(getattr(load_config(overrides=[override]), section), key)
     assert (found, type(found)) == (value, type(value))
@@ -97,16 +97,18 @@ def test_values_become_what_their_field_is(override: str, value: object) -> None
         ("- 3\n", "config.yaml:1: a configuration must be a mapping of `key: value` lines"),
     ],
 )
-def test_a_slip_is_reported_with_the_line_the_rule_and_what_to_do(tmp_path: Path, text: str, expected: str) -> None:
+def test_an_invalid_config_is_an_error_with_the_line_the_rule_and_a_suggestion(
+    tmp_path: Path, text: str, expected: str
+) -> None:
     assert message(written(tmp_path, text)) == expected
 
 
-def test_a_rule_between_two_settings_names_the_one_that_was_written(tmp_path: Path) -> None:
+def test_an_error_about_two_settings_names_the_one_that_the_file_contains(tmp_path: Path) -> None:
     error = message(written(tmp_path, "segmenter:\n  hop_ms: 128\n  post_roll_ms: 500\n"))
     assert error.startswith("config.yaml:3: segmenter.post_roll_ms: ")
 
 
-def test_text_that_is_no_yaml_is_reported_with_its_line(tmp_path: Path) -> None:
+def test_invalid_yaml_is_an_error_with_its_line(tmp_path: Path) -> None:
     error = message(written(tmp_path, "vad:\n  mode: [1\nsource:\n"))
     assert error.startswith("config.yaml:3: is not YAML: ")
 
@@ -123,15 +125,15 @@ def test_text_that_is_no_yaml_is_reported_with_its_line(tmp_path: Path) -> None:
         ("vad:\n  mode: !!python/name:os.system\n", "config.yaml:2: cannot be read as a YAML value"),
     ],
 )
-def test_hostile_yaml_is_reported_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
+def test_hostile_yaml_is_an_error_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
     assert message(written(tmp_path, text)).startswith(expected)
 
 
-def test_a_file_that_is_not_there_leads_to_the_shipped_one(tmp_path: Path) -> None:
+def test_a_missing_config_is_an_error_that_names_the_shipped_one(tmp_path: Path) -> None:
     assert str(shipped_config()) in message(tmp_path / "none.yaml")
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+def test_a_config_that_is_no_utf_8_text_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     assert message(path) == "config.yaml: is not UTF-8 text; save it as UTF-8"
@@ -147,20 +149,18 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         ("vad.mode=[", "--set vad.mode=[: '[' is no YAML value"),
     ],
 )
-def test_a_slip_in_an_override_is_reported_too(override: str, expected: str) -> None:
+def test_an_invalid_override_is_an_error_with_a_suggestion(override: str, expected: str) -> None:
     assert message(None, override) == expected
 
 
-def test_a_name_like_no_other_is_reported_with_all_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_section_without_a_similar_name_is_an_error_that_lists_all_sections(tmp_path: Path) -> None:
     error = message(written(tmp_path, "qqq: {}\n"))
     assert error == (
         "config.yaml:1: unknown section 'qqq'; known: source, vad, segmenter, pipeline, recognizer, server"
     )
 
 
-def test_a_renamed_key_works_under_its_old_name_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_old_name_of_a_renamed_key_works_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("recognizer:\n  device: cpu\n")
     assert load_config(file).recognizer.compute == "cpu"
@@ -168,7 +168,7 @@ def test_a_renamed_key_works_under_its_old_name_with_a_warning(
     assert load_config(overrides=["recognizer.device=cuda:1"]).recognizer.compute == "cuda:1"
 
 
-def test_a_key_that_is_gone_names_what_to_do_instead(tmp_path: Path) -> None:
+def test_a_removed_key_is_an_error_that_names_its_replacement(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("pipeline:\n  settle: true\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config.yaml:2: pipeline\.settle was removed: .* pipeline\.adapt: false"):

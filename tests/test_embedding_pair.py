@@ -1,4 +1,4 @@
-"""Two runs' embeddings of the same clips, side by side."""
+"""tools/embedding_pair.py draws the embeddings of the same clips by two runs, side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import embedding_pair
 
 
 def make_run(folder: Path, material: Material, seed: int) -> Path:
-    """A run with one fold, whose test part is every other clip, and its checkpoint."""
+    """Save a run with one fold and its checkpoint; the test part of the fold is every second clip."""
     recipe = recipe_from(
         {"name": folder.name, "variant": "lightsernet", "corpora": ["tiny"], "labels": ["angry", "sad"]}
     )
@@ -38,7 +38,7 @@ def make_run(folder: Path, material: Material, seed: int) -> Path:
     return folder
 
 
-def test_the_same_clips_of_two_runs_are_drawn_beside_each_other(
+def test_the_embeddings_of_the_same_clips_by_two_runs_are_drawn_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_corpus(tmp_path / "tiny", speakers=4, takes=3)
@@ -61,7 +61,7 @@ def test_the_same_clips_of_two_runs_are_drawn_beside_each_other(
         embedding_pair.embeddings(runs[0], "fold-2", material.clips)
 
 
-def test_the_picture_is_a_picture(tmp_path: Path) -> None:
+def test_an_embedding_pair_is_drawn_as_png(tmp_path: Path) -> None:
     from streamser.evaluation.plots import plot_embedding_pair
 
     points = np.random.default_rng(0).standard_normal((20, 2))

@@ -1,4 +1,4 @@
-"""The errors' tree is the one drawn in the docstring, and the command line turns each into one line."""
+"""The docstring of `errors` draws the tree of errors, and the command line prints an error in one line."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ def test_the_tree_in_the_docstring_names_every_error_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("cls", sorted(CHILDREN - {StreamserError}, key=lambda cls: cls.__name__))
-def test_one_except_clause_catches_them_all_and_no_builtin_hides_among_them(cls: type[StreamserError]) -> None:
+def test_every_error_has_only_streamser_error_as_its_base(cls: type[StreamserError]) -> None:
     assert cls.__bases__ == (StreamserError,)
     assert StreamserError.__bases__ == (Exception,)
     assert cls.__doc__ and cls.__doc__.endswith(".")
 
 
-def test_a_missing_extra_is_one_line_with_the_command_that_installs_it() -> None:
+def test_the_error_of_a_missing_extra_has_the_command_that_installs_it() -> None:
     error = MissingExtraError("training", "torch")
     assert str(error) == "training needs the extra 'torch': pip install 'streamser[torch]'"
     assert error.extra == "torch"
 
 
-def test_the_command_line_says_an_error_in_one_line_and_returns_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_prints_an_error_in_one_line_and_exits_with_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "no-such-model"]) == 1
     message = capsys.readouterr()
     assert message.out == ""
     assert re.fullmatch(r"streamser: no checkpoint is named 'no-such-model'; .*\n", message.err)
 
 
-def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_debug_the_command_line_raises_the_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BundleError):
         main(["--debug", "models", "no-such-model"])

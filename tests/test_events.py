@@ -1,4 +1,4 @@
-"""The events' JSON follows event_schema.json, and nothing but latency comes from a clock."""
+"""The JSON of events follows event_schema.json, and their times are sample indexes."""
 
 from __future__ import annotations
 
@@ -49,14 +49,16 @@ def validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.type)
-def test_every_event_is_valid_json_under_the_schema(event: Event, validator: jsonschema.Draft202012Validator) -> None:
+def test_the_json_of_every_event_follows_the_schema(event: Event, validator: jsonschema.Draft202012Validator) -> None:
     read_back = json.loads(json.dumps(event.to_dict(), allow_nan=False))
     validator.validate(read_back)
     assert (read_back["v"], read_back["type"], read_back["stream"]) == (EVENT_VERSION, event.type, "main")
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.type)
-def test_a_key_too_many_or_too_few_breaks_the_schema(event: Event, validator: jsonschema.Draft202012Validator) -> None:
+def test_an_additional_or_missing_key_violates_the_schema(
+    event: Event, validator: jsonschema.Draft202012Validator
+) -> None:
     whole = event.to_dict()
     assert not validator.is_valid({**whole, "mood": "good"})
     for key in whole:
@@ -72,18 +74,18 @@ def test_the_schema_has_one_branch_for_each_event_class_and_no_other(schema: dic
 
 
 @pytest.mark.parametrize(("event", "field"), [(SpeechEnded, "reason"), (Gap, "reason"), (SourceChanged, "state")])
-def test_the_schema_knows_every_reason_that_the_types_allow(
+def test_the_schema_allows_exactly_the_reasons_that_the_types_allow(
     event: type[Event], field: str, schema: dict[str, Any]
 ) -> None:
     allowed = get_args(get_type_hints(event)[field])
     assert schema["$defs"][event.type]["properties"][field]["enum"] == list(allowed)
 
 
-def test_uncertain_is_never_a_label_under_the_schema(validator: jsonschema.Draft202012Validator) -> None:
+def test_the_schema_forbids_uncertain_as_a_label(validator: jsonschema.Draft202012Validator) -> None:
     assert not validator.is_valid({**EMOTION.to_dict(), "label": "uncertain"})
 
 
-def test_times_are_sample_indexes_in_seconds_and_any_two_samples_stay_apart() -> None:
+def test_times_in_seconds_distinguish_any_two_samples() -> None:
     hour = 16_000 * 3_600
     times = [SpeechStarted(utterance=0, start=hour + i).to_dict()["start_s"] for i in range(16)]
     assert [round(time * 16_000) for time in times] == list(range(hour, hour + 16))
@@ -91,19 +93,19 @@ def test_times_are_sample_indexes_in_seconds_and_any_two_samples_stay_apart() ->
     assert (gap["start_s"], gap["end_s"], gap["lost_ms"]) == (0.5, 0.51, 10.0)
 
 
-def test_scores_are_rounded_for_people_and_still_sum_to_one() -> None:
+def test_scores_are_rounded_to_four_digits_and_still_sum_to_one() -> None:
     values = EMOTION.to_dict()
     assert values["scores"] == {"angry": 0.7, "sad": 0.3}
     assert values["confidence"] == 0.7
     assert values["latency_ms"] == 12.35
 
 
-def test_two_events_that_differ_in_latency_only_are_equal() -> None:
+def test_the_latency_does_not_count_when_events_are_compared() -> None:
     assert replace(EMOTION, latency_ms=99.0) == EMOTION
     assert replace(EMOTION, end=32_001) != EMOTION
 
 
-def test_events_are_frozen_and_hold_only_their_fields() -> None:
+def test_events_are_frozen_and_have_slots() -> None:
     with pytest.raises(AttributeError):
         EMOTION.label = "happy"  # type: ignore[misc]
     assert not hasattr(EMOTION, "__dict__")

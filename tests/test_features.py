@@ -1,4 +1,4 @@
-"""The NumPy front end against librosa, against itself in small pieces, and against the torch front end."""
+"""The NumPy front end equals librosa, itself in small pieces, and the torch front end."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ every_recording = pytest.mark.parametrize("audio", RECORDINGS.values(), ids=RECO
 
 
 def by_librosa(samples: Samples, config: FeatureConfig) -> Frames:
-    """The same features from librosa's and SciPy's own functions, (frames, bins)."""
+    """Compute the features with functions of librosa and SciPy, (frames, bins)."""
     audio = resample(samples, 16_000, config.sample_rate)
     if config.kind == "samples":
         return librosa.util.frame(audio, frame_length=config.hop_samples, hop_length=config.hop_samples).T
-    if not config.center:  # librosa puts a short window into the middle of its FFT, we count from its first sample
+    if not config.center:  # librosa centres a short window in the FFT; streamser puts it at the start
         lead = (config.fft_size - config.window_samples) // 2
         audio = np.pad(audio, (lead, config.fft_size - config.window_samples - lead))
     spectrum = librosa.stft(
@@ -113,17 +113,17 @@ def by_librosa(samples: Samples, config: FeatureConfig) -> Frames:
 
 @every_recording
 @every_config
-def test_numpy_front_end_equals_librosa(config: FeatureConfig, audio: Samples) -> None:
+def test_the_numpy_front_end_equals_librosa(config: FeatureConfig, audio: Samples) -> None:
     ours, theirs = extract(audio, config), by_librosa(audio, config)
     assert ours.dtype == np.float32
     assert ours.shape == theirs.shape
-    # float32 cannot hold a cepstral coefficient of a thousand any closer than its seventh digit
+    # float32 has seven digits, so a cepstral coefficient of 1000 cannot be more exact
     np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-6)
 
 
 @every_recording
 @every_config
-def test_torch_front_end_equals_numpy(config: FeatureConfig, audio: Samples) -> None:
+def test_the_torch_front_end_equals_the_numpy_front_end(config: FeatureConfig, audio: Samples) -> None:
     there = resample(audio, 16_000, config.sample_rate)
     batch = torch.from_numpy(np.stack([there, there * 0.5]))
     frames = TorchFrontEnd(config)(batch)
@@ -132,7 +132,7 @@ def test_torch_front_end_equals_numpy(config: FeatureConfig, audio: Samples) -> 
     np.testing.assert_allclose(frames[1].numpy(), extract(audio * np.float32(0.5), config), atol=1e-4, rtol=1e-6)
 
 
-def test_comparisons_of_front_ends_would_detect_other_audio() -> None:
+def test_the_comparisons_of_front_ends_can_detect_other_audio() -> None:
     config = CONFIGS["mel 64 ms"]
     apart = np.abs(extract(RECORDINGS["speech-like"], config) - extract(babble(1.5, seed=1), config)).max()
     assert apart > 1.0
@@ -150,7 +150,7 @@ def feed_in_crumbs(audio: Samples, config: FeatureConfig, rng: np.random.Generat
 
 @every_config
 @pytest.mark.parametrize("largest", [300, 3000, 20_000])
-def test_a_stream_in_random_pieces_has_the_frames_of_the_whole(config: FeatureConfig, largest: int) -> None:
+def test_audio_in_random_pieces_has_the_frames_of_the_whole(config: FeatureConfig, largest: int) -> None:
     audio = babble(1.5)
     frames = feed_in_crumbs(audio, config, np.random.default_rng(largest), largest)
     whole = extract(audio, config)
@@ -160,7 +160,7 @@ def test_a_stream_in_random_pieces_has_the_frames_of_the_whole(config: FeatureCo
 
 @pytest.mark.parametrize("n_samples", [0, 1, 639, 640, 641, 1023, 1024, 1025, 1279, 1280, 1281])
 @every_config
-def test_frame_count_is_the_config_s_at_every_length(config: FeatureConfig, n_samples: int) -> None:
+def test_the_number_of_frames_is_that_of_frames_in_at_every_length(config: FeatureConfig, n_samples: int) -> None:
     received = n_samples
     if config.sample_rate != 16_000:
         resampler = Resampler(16_000, config.sample_rate)
@@ -169,7 +169,7 @@ def test_frame_count_is_the_config_s_at_every_length(config: FeatureConfig, n_sa
     assert frames.shape == (config.frames_in(received), config.bins)
 
 
-def test_a_frame_is_the_same_in_every_window_and_beside_every_neighbour() -> None:
+def test_a_frame_does_not_depend_on_its_window_or_its_neighbours() -> None:
     config = replace(CONFIGS["mfcc in nepers"], length_s=1.0, stride_s=0.3)
     audio = babble(3.0)
     loud = audio.copy()
@@ -183,7 +183,7 @@ def test_a_frame_is_the_same_in_every_window_and_beside_every_neighbour() -> Non
         np.testing.assert_allclose(window, extract(samples, config), atol=1e-5)
 
 
-def test_torch_front_end_lets_gradients_through_to_the_samples() -> None:
+def test_the_torch_front_end_propagates_gradients_to_the_samples() -> None:
     config = FeatureConfig(window_samples=256, hop_samples=64, fft_size=256, n_mels=8, mfcc=4)
     front_end = TorchFrontEnd(config)
     samples = torch.from_numpy(babble(0.1)[:512]).double().requires_grad_(True)
@@ -194,7 +194,7 @@ def test_torch_front_end_lets_gradients_through_to_the_samples() -> None:
     def total(at: int, by: float) -> float:
         moved = samples.detach().clone()
         moved[at] += by
-        # float64 throughout, for the front end rounds to float32 at its very end
+        # float64 everywhere; the whole front end would round the result to float32
         level = front_end._log_mel(front_end._framed(moved[None]))
         return float(front_end._scaled(level).square().sum())
 
@@ -203,19 +203,19 @@ def test_torch_front_end_lets_gradients_through_to_the_samples() -> None:
         assert float(samples.grad[at]) == pytest.approx(slope, rel=1e-3)
 
 
-def test_torch_front_end_has_a_finite_gradient_in_silence() -> None:
+def test_the_torch_front_end_has_a_gradient_of_0_in_silence() -> None:
     samples = torch.zeros(1, 4000, requires_grad=True)
     TorchFrontEnd(FeatureConfig())(samples).sum().backward()
     assert samples.grad is not None and bool((samples.grad == 0).all())
 
 
-def test_torch_front_end_of_audio_too_short_for_a_frame_is_empty() -> None:
+def test_the_torch_front_end_gives_no_frame_for_audio_that_is_too_short() -> None:
     assert TorchFrontEnd(FeatureConfig())(torch.zeros(2, 1023)).shape == (2, 0, 64)
     with pytest.raises(ValueError, match="shape"):
         TorchFrontEnd(FeatureConfig())(torch.zeros(16_000))
 
 
-def test_torch_front_end_under_autocast_keeps_its_precision() -> None:
+def test_the_torch_front_end_keeps_its_precision_under_autocast() -> None:
     config, audio = FeatureConfig(mfcc=20), babble(0.5)
     with torch.autocast("cpu", torch.bfloat16):
         frames = TorchFrontEnd(config)(torch.from_numpy(audio)[None])
@@ -223,19 +223,19 @@ def test_torch_front_end_under_autocast_keeps_its_precision() -> None:
 
 
 @pytest.mark.parametrize("scale", ["slaney", "htk"])
-def test_mel_scales_turn_back(scale: str) -> None:
+def test_hz_mel_inverts_mel_hz(scale: str) -> None:
     hz = np.array([0.0, 50.0, 999.0, 1000.0, 1001.0, 4000.0, 8000.0])
     np.testing.assert_allclose(hz_mel(mel_hz(hz, scale), scale), hz, atol=1e-9)
     np.testing.assert_allclose(mel_hz(hz, scale), librosa.hz_to_mel(hz, htk=scale == "htk"), atol=1e-9)
 
 
-def test_silence_is_the_silent_frame() -> None:
+def test_the_frames_of_silence_equal_the_silent_frame() -> None:
     for config in CONFIGS.values():
         frames = extract(silence(1.0), config)
         np.testing.assert_allclose(frames, np.repeat(silent_frame(config), len(frames), axis=0), atol=1e-5)
 
 
-def test_a_short_recording_is_filled_with_silence_or_itself_or_left_short() -> None:
+def test_a_short_recording_is_padded_tiled_or_kept_short() -> None:
     config = FeatureConfig(length_s=1.0)
     frames = extract(babble(0.7), config)
     missing = config.window_frames - len(frames)
@@ -248,7 +248,7 @@ def test_a_short_recording_is_filled_with_silence_or_itself_or_left_short() -> N
 
 
 @pytest.mark.parametrize("short", ["zero", "tile"])
-def test_no_audio_at_all_is_a_window_of_silence(short: str) -> None:
+def test_without_any_frame_the_window_is_silence(short: str) -> None:
     config = FeatureConfig(length_s=1.0, short=short)  # type: ignore[arg-type]
     window = cut_window(np.zeros((0, config.bins), np.float32), 0, config)
     assert window.shape == (config.window_frames, config.bins)
@@ -257,7 +257,7 @@ def test_no_audio_at_all_is_a_window_of_silence(short: str) -> None:
 
 @pytest.mark.parametrize("n_frames", [0, 1, 60, 61, 62, 100, 500])
 @pytest.mark.parametrize("long", ["head", "middle", "windows"])
-def test_windows_lie_within_the_audio_and_the_last_ends_with_it(n_frames: int, long: str) -> None:
+def test_windows_lie_within_the_audio_and_the_last_one_ends_with_the_audio(n_frames: int, long: str) -> None:
     config = FeatureConfig(length_s=1.0, stride_s=0.4, long=long)  # type: ignore[arg-type]
     starts = window_starts(n_frames, config)
     spare = max(0, n_frames - config.window_frames)
@@ -269,7 +269,7 @@ def test_windows_lie_within_the_audio_and_the_last_ends_with_it(n_frames: int, l
 
 
 @every_config
-def test_a_config_survives_a_round_through_plain_values(config: FeatureConfig) -> None:
+def test_a_feature_config_can_be_converted_to_plain_values_and_back(config: FeatureConfig) -> None:
     assert FeatureConfig.from_dict(config.to_dict()) == config
 
 
@@ -291,25 +291,25 @@ def test_a_config_survives_a_round_through_plain_values(config: FeatureConfig) -
         ({"kind": "samples", "hop_samples": 1024, "mfcc": 13}, "neither centred nor changed"),
     ],
 )
-def test_an_impossible_config_names_the_rule(changes: dict[str, object], rule: str) -> None:
+def test_an_invalid_feature_config_is_refused_with_the_rule(changes: dict[str, object], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         FeatureConfig.from_dict(changes)
 
 
-def test_filters_of_equal_area_are_librosa_s() -> None:
+def test_mel_filters_of_equal_area_equal_those_of_librosa() -> None:
     config = FeatureConfig(n_mels=40)
     theirs = librosa.filters.mel(sr=16_000, n_fft=1024, n_mels=40, fmin=80.0, fmax=7600.0)
     np.testing.assert_allclose(mel_matrix(config).T, theirs, atol=1e-7)
 
 
-def test_log_mel_alone_gives_the_input_that_the_whole_front_end_gives() -> None:
+def test_from_log_mel_gives_the_same_input_as_the_whole_front_end() -> None:
     config = CONFIGS["mfcc in nepers"]
     level = extract(babble(1.0), replace(config, mfcc=0))
     np.testing.assert_allclose(from_log_mel(level, config), extract(babble(1.0), config), atol=1e-5)
 
 
 @pytest.mark.parametrize("around_s", [0.0, 0.5, 2.0])
-def test_silence_around_speech_is_trimmed_but_for_a_fifth_of_a_second(around_s: float) -> None:
+def test_silence_around_speech_is_trimmed_to_a_fifth_of_a_second_per_side(around_s: float) -> None:
     speech, quiet = babble(1.5, seed=3), noise(around_s, level=0.0005)
     config = FeatureConfig(trim_db=25.0)
     received = trimmed(np.concatenate([quiet, speech, quiet]), config)
@@ -318,7 +318,7 @@ def test_silence_around_speech_is_trimmed_but_for_a_fifth_of_a_second(around_s: 
     assert len(trimmed(np.concatenate([quiet, speech]), FeatureConfig())) == len(quiet) + len(speech)
 
 
-def test_hum_is_not_speech_and_a_recording_without_speech_stays_whole() -> None:
+def test_hum_is_trimmed_like_silence_and_a_recording_without_speech_is_not_trimmed() -> None:
     time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     hum = (0.03 * np.sin(2 * np.pi * 50 * time)).astype(np.float32)
     audio = hum.copy()

@@ -1,4 +1,4 @@
-"""Every input accepts any bytes: the fuzzers' seeds, all that they ever found, and variations by hypothesis."""
+"""The fuzz targets accept any bytes: their seeds, their regressions, and variations by hypothesis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ sys.path.insert(0, str(FUZZ))
 
 import targets  # noqa: E402  # after the path to it
 
-# The same examples each time: a test in CI must not fail at random. New ones are the fuzzers' work.
+# The same examples in each run, so that CI does not fail at random; tools/fuzz/fuzz.py searches for new inputs.
 few = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -44,12 +44,12 @@ def test_every_target_has_seeds() -> None:
 
 
 @pytest.mark.parametrize(("name", "path"), ALL)
-def test_a_seed_and_what_was_once_found_pass(name: str, path: Path) -> None:
+def test_every_seed_and_regression_passes_its_target(name: str, path: Path) -> None:
     targets.TARGETS[name](path.read_bytes())
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
-def test_damaged_seeds_pass(name: str) -> None:
+def test_damaged_seeds_pass_their_target(name: str) -> None:
     seeds = [path.read_bytes() for path in inputs(name)]
 
     @few
@@ -66,11 +66,11 @@ def test_damaged_seeds_pass(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
-def test_any_bytes_pass(name: str) -> None:
+def test_any_bytes_pass_every_target(name: str) -> None:
     few(given(st.binary(max_size=300))(targets.TARGETS[name]))()
 
 
-# Pushed arrays, by their rules
+# Pushed arrays
 
 NUMBERS = st.sampled_from([np.int8, np.int16, np.int32, np.int64, np.uint8, np.float16, np.float32, np.float64])
 ARRAYS = NUMBERS.flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(max_dims=2, max_side=64)))
@@ -89,7 +89,7 @@ def test_any_array_of_numbers_becomes_finite_mono_audio_of_its_length(pcm: np.nd
 
 @few
 @given(st.lists(st.integers(0, 40_000), max_size=12), st.sampled_from(["<i2", "<f4", "f8"]))
-def test_the_pieces_in_which_audio_is_pushed_change_nothing(
+def test_the_events_do_not_depend_on_the_pieces_in_which_audio_is_pushed(
     recognizer: Recognizer, cuts: list[int], dtype: str
 ) -> None:
     audio = np.concatenate([silence(0.5), babble(1.0), silence(0.8)])
@@ -102,7 +102,7 @@ def test_the_pieces_in_which_audio_is_pushed_change_nothing(
 
 @few
 @given(st.floats(allow_nan=True, allow_infinity=True) | st.integers() | st.text(max_size=5) | st.none() | st.booleans())
-def test_a_rate_is_a_whole_number_within_bounds_or_refused(rate: Any) -> None:
+def test_a_rate_that_is_no_whole_number_within_bounds_is_refused(rate: Any) -> None:
     is_rate = isinstance(rate, int | float) and not isinstance(rate, bool) and math.isfinite(rate) and rate == int(rate)
     if is_rate and 1_000 <= rate <= 768_000:
         assert len(PcmConverter(rate).feed(np.zeros(100, np.float32))) <= 1_600
@@ -122,7 +122,7 @@ def test_a_rate_is_a_whole_number_within_bounds_or_refused(rate: Any) -> None:
         max_leaves=8,
     )
 )
-def test_any_value_of_yaml_is_read_back_or_refused(value: Any) -> None:
+def test_any_yaml_value_is_parsed_unchanged_or_refused(value: Any) -> None:
     import yaml
 
     try:

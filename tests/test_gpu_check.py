@@ -1,4 +1,4 @@
-"""The check for a CUDA device runs on the CPU, in small, and finds what it should find."""
+"""tools/gpu_check.py runs with --small on the CPU, and gives the expected results."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def group(name: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_equality_is_measured_on_answers_that_vary(tmp_path: Path) -> None:
+def test_the_check_of_equality_passes_on_logits_that_vary(tmp_path: Path) -> None:
     found = group("equality", tmp_path)
     for part in (found["engines_agree"]["lightsernet"], found["streams_agree"]["lightsernet fp32"]):
         assert part["within_1e-3"] and part["logits_vary"] > 0.5
 
 
 @pytest.mark.slow
-def test_speed_is_measured_and_a_device_too_slow_serves_no_stream(tmp_path: Path) -> None:
+def test_the_check_of_speed_gives_figures_and_a_cpu_does_not_serve_20000_streams(tmp_path: Path) -> None:
     found = group("speed", tmp_path)
     assert found["latency"]["lightsernet"]["window_onnx_cpu"]["p50_ms"] > 0
     streams = found["streams"]["lightsernet fp32"]

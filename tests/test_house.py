@@ -17,32 +17,32 @@ def files_with(pattern: str) -> set[str]:
     return {name for name, text in SOURCES.items() if re.search(pattern, text, re.M)}
 
 
-def test_threads_are_started_by_the_pipeline_alone() -> None:
-    stuck = "stream/portaudio.py"  # ends a stream on another thread, since that may hang with a dead sound server
-    parent = "cli/exits.py"  # ends a worker process with its parent
+def test_threads_are_started_in_few_files_only() -> None:
+    stuck = "stream/portaudio.py"  # ends a stream on a thread, since this may hang if the sound server has died
+    parent = "cli/exits.py"  # ends a worker process if its parent dies
     assert files_with(r"\bThread\(") == {"stream/worker.py", "stream/pipeline.py", stuck, parent}
 
 
-def test_queues_and_locks_live_in_few_rooms() -> None:
-    rooms = {"bus", "worker", "pipeline", "portaudio", "sources"}
+def test_queues_and_locks_are_used_in_few_files_only() -> None:
+    modules = {"bus", "worker", "pipeline", "portaudio", "sources"}
     assert files_with(r"^(import|from) (threading|queue)\b") <= {
-        *(f"stream/{room}.py" for room in rooms),
+        *(f"stream/{module}.py" for module in modules),
         "cli/exits.py",
-        "engines/__init__.py",  # counters of a recognizer that many threads share
+        "engines/__init__.py",  # the counters of an engine that many threads share
         "engines/onnx.py",  # a step graph is opened once
         "engines/torch.py",  # one batch at a time on a device
-        "integrations/mqtt.py",  # waits for paho's own thread to connect
-        "server/client.py",  # the worker's thread hands events to the loop
+        "integrations/mqtt.py",  # waits until paho's thread has connected
+        "server/client.py",  # the worker's thread passes events to the event loop
         "server/hub.py",
     }
 
 
-def test_every_module_opens_with_a_sentence() -> None:
+def test_every_module_begins_with_a_docstring() -> None:
     silent = [name for name, text in SOURCES.items() if not re.match(r'(?:#!.*\n)?r?"""\S', text)]
     assert not silent
 
 
-def test_no_pickle_is_read_anywhere() -> None:
+def test_no_module_reads_pickles() -> None:
     assert not files_with(r"^(import|from) pickle\b|allow_pickle=True|weights_only=False")
 
 
@@ -50,7 +50,7 @@ MOST_PARAMETERS = 7
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Without self and cls. Fields of dataclasses are not counted: each is given by name and has a docstring."""
+    """The number of parameters without self and cls. Fields of dataclasses have docstrings and are not counted."""
     args = function.args
     named = [arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
     collected = [arg for arg in (args.vararg, args.kwarg) if arg is not None]
@@ -77,6 +77,6 @@ def test_files_are_short() -> None:
 
 
 def test_no_two_test_modules_share_a_name() -> None:
-    """Pytest imports them by their bare names, so that a second one of a name stops the collection."""
+    """Pytest imports test modules by their file names, so two equal names would stop the collection."""
     names = Counter(path.name for path in (PACKAGE.parent / "tests").rglob("*.py") if path.name != "conftest.py")
     assert [name for name, count in names.items() if count > 1] == []

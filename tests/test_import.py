@@ -1,4 +1,4 @@
-"""`import streamser`: the names it offers, how long it takes, and what it must not import or change."""
+"""`import streamser`: its public names, its duration, and the modules and states that it must not touch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAVY = ("torch", "torchaudio", "librosa", "scipy", "matplotlib", "textual", "ai
 
 
 def python(script: str, *args: str) -> str:
-    """What a fresh process prints."""
+    """Run a script in a new process, with warnings as errors, and return its output."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, *args], capture_output=True, text=True, check=False
     )
@@ -24,8 +24,8 @@ def python(script: str, *args: str) -> str:
     return done.stdout
 
 
-def test_all_is_sorted_and_every_name_is_there() -> None:
-    def order(name: str) -> tuple[int, str]:  # CONSTANTS, Classes, functions: ruff's own order
+def test_all_is_sorted_and_every_name_in_it_exists() -> None:
+    def order(name: str) -> tuple[int, str]:  # the order of ruff: CONSTANTS, Classes, functions
         return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
 
     assert streamser.__all__ == sorted(set(streamser.__all__), key=order)
@@ -34,39 +34,39 @@ def test_all_is_sorted_and_every_name_is_there() -> None:
     assert set(streamser.__all__) <= set(dir(streamser))
 
 
-def test_every_public_name_is_the_one_in_its_module() -> None:
+def test_every_public_name_is_the_object_of_its_module() -> None:
     assert sorted(streamser._MODULE_OF) == sorted(streamser.__all__)
     for name, module in streamser._MODULE_OF.items():
         assert getattr(streamser, name) is getattr(import_module(f"streamser.{module}"), name)
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'streamser' has no attribute 'lisen'"):
         _ = streamser.lisen
 
 
-def test_type_checkers_see_the_names_that_running_code_sees() -> None:
+def test_type_checkers_see_the_same_public_names_as_running_code() -> None:
     source = (import_module("pathlib").Path(streamser.__file__)).read_text("utf-8")
     block = source.split("if TYPE_CHECKING:\n")[1].split("\n\n")[0]
-    rooms = re.findall(r"from streamser\.([\w.]+) import (?:\(([^)]*)\)|(.+))", block)
-    seen = {name: module for module, many, one in rooms for name in re.findall(r"\w+", many or one)}
+    modules = re.findall(r"from streamser\.([\w.]+) import (?:\(([^)]*)\)|(.+))", block)
+    seen = {name: module for module, many, one in modules for name in re.findall(r"\w+", many or one)}
     assert seen == streamser._MODULE_OF
 
 
 def test_importing_streamser_takes_less_than_three_tenths_of_a_second() -> None:
     times_us = []
-    for _ in range(3):  # the shortest counts: other programs may use the processor meanwhile
+    for _ in range(3):  # the shortest time counts, since other programs may use the processor
         done = subprocess.run(
             [sys.executable, "-X", "importtime", "-c", "import streamser"], capture_output=True, text=True, check=True
         )
         last = done.stderr.strip().splitlines()[-1]
         assert last.endswith(" streamser")
-        times_us.append(int(last.split("|")[1]))  # everything it imports included
+        times_us.append(int(last.split("|")[1]))  # cumulative, including everything that it imports
     assert min(times_us) < 300_000
     assert not re.search(rf"\| +({'|'.join(HEAVY)})$", done.stderr, re.MULTILINE)
 
 
-def test_a_score_on_the_cpu_imports_nothing_heavy(bundle: Bundle) -> None:
+def test_a_prediction_on_the_cpu_imports_no_heavy_library(bundle: Bundle) -> None:
     script = (
         "import sys, numpy, streamser\n"
         "streamser.load(sys.argv[1], 'cpu').predict(numpy.full(16_000, 0.1, numpy.float32))\n"
@@ -86,18 +86,18 @@ def test_corpora_and_evaluation_are_imported_without_torch() -> None:
     assert python(script).split() == []
 
 
-def test_the_first_score_costs_less_than_a_second_of_work_from_process_start(bundle: Bundle) -> None:
+def test_the_first_prediction_needs_less_than_a_second_of_cpu_time_from_process_start(bundle: Bundle) -> None:
     script = (
         "import sys, time, numpy, streamser\n"
         "print(streamser.load(sys.argv[1], 'cpu').predict(numpy.ones(48_000)).label, time.process_time())"
     )
     runs = [python(script, str(bundle.path)).split() for _ in range(2)]
     assert all(label in bundle.labels for label, _ in runs)
-    # The process's own time, as others may be at work beside the tests; `streamser bench` has the wall's.
+    # CPU time, since other processes may run beside the tests; `streamser bench` measures wall-clock time.
     assert min(float(seconds) for _, seconds in runs) < 1.0
 
 
-def test_importing_changes_nothing_in_the_process() -> None:
+def test_importing_streamser_does_not_change_the_state_of_the_process() -> None:
     script = (
         "import logging, os, threading, warnings\n"
         "def state(): return (dict(os.environ), threading.active_count(), logging.getLogger().handlers[:],\n"
@@ -110,7 +110,7 @@ def test_importing_changes_nothing_in_the_process() -> None:
     assert python(script).strip() == "True"
 
 
-def test_the_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
     from importlib.metadata import version
 
     from streamser.cli import main

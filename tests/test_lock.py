@@ -1,4 +1,4 @@
-"""What the checks install is pinned with hashes, and the pins meet pyproject.toml."""
+"""The packages that the checks install are pinned with hashes, and the pins meet pyproject.toml."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ import lock
 def test_every_package_is_pinned_with_a_hash_and_meets_pyproject() -> None:
     assert lock.problems() == []
     names = {requirement.name for requirement in lock.wanted()[lock.CI]}
-    assert {
-        "numpy",
-        "torch",
-        "aiohttp",
-        "pytest",
-    } <= names  # the runtime, the extras that `dev` names, and `dev` itself
+    assert {"numpy", "torch", "aiohttp", "pytest"} <= names  # the runtime, the extras that `dev` names, and `dev`
 
 
-def test_a_missing_hash_and_an_old_pin_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_of_pins_finds_missing_hashes_old_versions_and_missing_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = lock.CI.read_text().splitlines()
     changed = [
         line.split(" --hash")[0] if line.startswith("numpy==") else line.replace("aiohttp==", "aiohttp==0.")

@@ -1,4 +1,4 @@
-"""m4a, mp4 and webm are read through ffmpeg, and nothing but the file itself is."""
+"""m4a, mp4 and webm files are read through ffmpeg, which reads no other file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streamser.errors import AudioError
 from streamser.stream.audiofiles import duration_s, find_audio, read_pieces
 
 FFMPEG = media.find_ffmpeg()
-needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason=f"there is no ffmpeg; {media.WAY_OUT}")
+needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason=f"ffmpeg is not installed; {media.WAY_OUT}")
 
 
 def encode(path: Path, audio: Samples, *options: str, rate: int = 44_100, channels: int = 2) -> Path:
@@ -47,7 +47,7 @@ def spoken() -> Samples:
         ("a.aac", ["-c:a", "aac"]),
     ],
 )
-def test_a_media_file_decodes_to_what_was_encoded(
+def test_a_media_file_is_decoded_to_the_encoded_audio(
     tmp_path: Path, spoken: Samples, name: str, options: list[str]
 ) -> None:
     path = encode(tmp_path / name, spoken, *options)
@@ -56,13 +56,13 @@ def test_a_media_file_decodes_to_what_was_encoded(
     lags = np.correlate(np.pad(read, 3000), spoken, "valid")
     assert lags.max() / (np.linalg.norm(read) * np.linalg.norm(spoken)) > 0.9
     assert np.array_equal(np.concatenate(list(read_pieces(path))), read)
-    if name != "a.aac":  # a raw stream has no header: ffmpeg estimates it
+    if name != "a.aac":  # a raw stream has no header, so ffmpeg only estimates its duration
         assert duration_s(path) == pytest.approx(len(read) / SAMPLE_RATE, abs=0.1)
 
 
 @needs_ffmpeg
 @pytest.mark.parametrize("name", ["-y.m4a", "http:x.m4a", "a b;c'd.m4a"])
-def test_a_files_name_is_never_taken_for_anything_else(
+def test_the_name_of_a_media_file_is_not_interpreted_as_an_option_or_a_url(
     tmp_path: Path, spoken: Samples, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode(tmp_path / "plain.m4a", spoken, "-c:a", "aac").rename(tmp_path / name)
@@ -72,7 +72,9 @@ def test_a_files_name_is_never_taken_for_anything_else(
 
 @needs_ffmpeg
 @pytest.mark.parametrize("suffix", [".m4a", ".mp4", ".webm"])
-def test_a_playlist_that_calls_itself_media_is_not_followed(tmp_path: Path, spoken: Samples, suffix: str) -> None:
+def test_a_playlist_with_the_suffix_of_a_media_file_is_not_followed(
+    tmp_path: Path, spoken: Samples, suffix: str
+) -> None:
     soundfile.write(tmp_path / "secret.wav", spoken, SAMPLE_RATE)
     for number, text in enumerate(
         (
@@ -87,10 +89,10 @@ def test_a_playlist_that_calls_itself_media_is_not_followed(tmp_path: Path, spok
 
 
 @needs_ffmpeg
-def test_what_cannot_be_decoded_is_named_with_the_reason(tmp_path: Path, spoken: Samples) -> None:
+def test_a_media_file_that_cannot_be_decoded_is_an_error_with_the_reason(tmp_path: Path, spoken: Samples) -> None:
     whole = encode(tmp_path / "a.m4a", spoken, "-c:a", "aac").read_bytes()
     broken = tmp_path / "broken.m4a"
-    broken.write_bytes(whole[: len(whole) // 2])  # its index stands at the end
+    broken.write_bytes(whole[: len(whole) // 2])  # the index is at the end of the file, so it is missing
     with pytest.raises(AudioError, match=r"broken\.m4a: has no audio that ffmpeg can read \(.+\)") as caught:
         read_audio(broken)
     assert "@ 0x" not in str(caught.value) and str(caught.value).count("broken.m4a") == 1
@@ -102,7 +104,7 @@ def test_what_cannot_be_decoded_is_named_with_the_reason(tmp_path: Path, spoken:
 
 
 @needs_ffmpeg
-def test_a_reader_that_leaves_early_ends_the_decoder(tmp_path: Path) -> None:
+def test_closing_a_media_file_early_ends_ffmpeg(tmp_path: Path) -> None:
     path = encode(tmp_path / "long.m4a", noise(60.0), "-c:a", "aac")
     file = media.MediaFile(path)
     assert len(file.read(1000)) == 1000
@@ -128,7 +130,7 @@ def folder_of(tmp_path: Path, *names: str) -> Path:
 
 
 @pytest.mark.usefixtures("no_ffmpeg")
-def test_without_ffmpeg_the_error_explains_what_to_install(tmp_path: Path) -> None:
+def test_without_ffmpeg_the_error_names_what_to_install(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "a.m4a")
     with pytest.raises(AudioError, match=r"a\.m4a: a \.m4a file is read through ffmpeg.*streamser\[media\]"):
         read_audio(folder / "a.m4a")
@@ -136,7 +138,7 @@ def test_without_ffmpeg_the_error_explains_what_to_install(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("no_ffmpeg")
-def test_label_counts_and_names_what_it_skips(
+def test_without_ffmpeg_label_counts_and_names_the_files_that_it_skips(
     tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folder_of(tmp_path, "a.wav", "b.m4a", "c.webm", "d.mp4", "e.mov", "notes.txt", "more.txt", "face.jpg")
@@ -153,7 +155,7 @@ def test_label_counts_and_names_what_it_skips(
 
 
 @pytest.mark.usefixtures("no_ffmpeg")
-def test_a_folder_of_nothing_but_media_is_an_error_with_the_reason(
+def test_without_ffmpeg_a_folder_of_media_files_only_is_an_error_with_the_reason(
     tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folder_of(tmp_path, "b.m4a")
@@ -163,7 +165,7 @@ def test_a_folder_of_nothing_but_media_is_an_error_with_the_reason(
 
 
 @needs_ffmpeg
-def test_with_ffmpeg_a_folders_media_are_labelled(tmp_path: Path, spoken: Samples, bundle: Bundle) -> None:
+def test_with_ffmpeg_the_media_files_of_a_folder_are_labelled(tmp_path: Path, spoken: Samples, bundle: Bundle) -> None:
     folder = folder_of(tmp_path, "a.wav")
     encode(folder / "b.m4a", spoken, "-c:a", "aac")
     out = tmp_path / "labels.csv"

@@ -1,4 +1,4 @@
-"""tools/ops_check.sh, which starts the unit and the image, lists its checks and names what it lacks."""
+"""tools/ops_check.sh, which checks the unit and the image, lists its checks and names missing tools."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def started(*arguments: str, path: str = os.environ["PATH"]) -> subprocess.Compl
 
 
 def listed() -> list[str]:
-    """The checks that the script lists, each as `part: what holds`."""
+    """The checks that the script lists, each as `part: promise`."""
     done = started("list")
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_bash_can_parse_it() -> None:
+def test_bash_can_parse_ops_check_sh() -> None:
     done = subprocess.run(["bash", "-n", str(SCRIPT)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -43,7 +43,7 @@ def test_the_results_of_each_check_are_in_the_documentation() -> None:
     assert {part for part, _, _ in rows} == {"unit", "image"}
 
 
-def test_a_tool_that_is_missing_is_named_and_code_3(tmp_path: Path) -> None:
+def test_ops_check_exits_with_code_3_and_names_the_missing_tool(tmp_path: Path) -> None:
     needed = ("bash", "dirname", "id", "sed")
     for tool in needed:
         (tmp_path / tool).symlink_to(shutil.which(tool) or f"/usr/bin/{tool}")
@@ -54,13 +54,13 @@ def test_a_tool_that_is_missing_is_named_and_code_3(tmp_path: Path) -> None:
     assert not (tmp_path / "folder").exists()
 
 
-def test_an_unknown_part_is_refused() -> None:
+def test_ops_check_refuses_an_unknown_part() -> None:
     done = started("everything")
     assert done.returncode == 2
     assert "[unit|image|all]" in done.stderr
 
 
-def test_the_checks_refuse_a_system_that_was_not_made_for_them() -> None:
+def test_the_checks_of_ops_check_do_not_run_outside_the_system_made_for_them() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "STREAMSER_OPS_CHECK"}
     command = [sys.executable, str(ROOT / "tools" / "ops_check"), "unit"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
