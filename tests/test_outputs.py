@@ -1,4 +1,4 @@
-"""Each format is what its readers expect, is continued where it ended, and outlives a kill."""
+"""Each output format is read by strict readers, can be continued, and stays valid after a kill."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streamser.outputs import FORMATS, Timeline, known_suffixes, open_writer, ou
 
 LABELS = ("angry", "happy", "sad")
 NAMES = ["out.jsonl", "out.csv", "out.vtt", "out.TextGrid", "out.eaf", "out.txt", "out.rttm"]
-WHOLE = ["out.TextGrid", "out.eaf"]  # written anew each time
+WHOLE = ["out.TextGrid", "out.eaf"]  # the whole file is written each time
 SECOND = 16_000
 
 
@@ -72,7 +72,7 @@ def write(path: Path, events: list[Event]) -> None:
             writer.write(event)
 
 
-# Readers as strict as the formats' own: each gives (start_s, end_s, text) for every labelled span.
+# Readers as strict as those of other programs: each returns (start_s, end_s, text) for every labelled span.
 Spans = list[tuple[float, float, str]]
 
 
@@ -90,7 +90,7 @@ def read_csv(text: str) -> Spans:
 
 
 def read_vtt(text: str) -> Spans:
-    """The first cue of each time is the label, the second its confidence."""
+    """Of the two cues with the same times, the first is the label and the second the confidence."""
     assert text.endswith("\n\n")
     header, *blocks = text.removesuffix("\n\n").split("\n\n")
     assert header == "WEBVTT"
@@ -112,7 +112,7 @@ def read_vtt(text: str) -> Spans:
 
 
 def read_textgrid(text: str) -> Spans:
-    """Reads as Praat does: free-standing numbers and quoted strings, in order, and nothing after what is counted."""
+    """Read as Praat does: only separate numbers and quoted strings count, in their order. The tiers must come last."""
     tokens: Iterator[str] = iter(re.findall(r'"(?:[^"]|"")*"|<exists>|(?<!\S)[\d.]+(?!\S)', text))
     assert [next(tokens), next(tokens)] == ['"ooTextFile"', '"TextGrid"']
     xmin, xmax, exists, tiers = (next(tokens) for _ in range(4))
@@ -183,7 +183,7 @@ def read(path: Path) -> Spans:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_format_holds_the_finals_and_says_uncertain_where_it_is(tmp_path: Path, name: str) -> None:
+def test_every_format_has_the_finals_and_marks_uncertain_ones(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, SESSION)
     (first_start, first_end, first), (second_start, second_end, second) = read(tmp_path / name)
     assert (first_start, first_end, second_start, second_end) == (1.25, 3.0, 5.0, 6.5)
@@ -191,7 +191,7 @@ def test_every_format_holds_the_finals_and_says_uncertain_where_it_is(tmp_path: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_without_a_single_event_is_valid(tmp_path: Path, name: str) -> None:
+def test_a_file_without_events_is_valid(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, [])
     assert read(tmp_path / name) == []
 
@@ -218,7 +218,9 @@ def test_a_second_session_continues_the_file(tmp_path: Path, name: str) -> None:
         ("out.rttm", (2, "row")),
     ],
 )
-def test_a_continued_file_knows_how_much_was_in_it(tmp_path: Path, name: str, before: tuple[int, str]) -> None:
+def test_the_writer_of_a_continued_file_counts_its_earlier_entries(
+    tmp_path: Path, name: str, before: tuple[int, str]
+) -> None:
     with open_writer(tmp_path / name, labels=LABELS) as writer:
         assert writer.before == 0
         for event in SESSION:
@@ -227,7 +229,7 @@ def test_a_continued_file_knows_how_much_was_in_it(tmp_path: Path, name: str, be
         assert (writer.before, writer.entry) == before
 
 
-def test_a_timeline_goes_on_after_its_end_when_continued(tmp_path: Path) -> None:
+def test_a_continued_timeline_starts_after_its_earlier_end(tmp_path: Path) -> None:
     ends = {"out.vtt": 6.5, "out.txt": 6.5, "out.TextGrid": 10.0, "out.eaf": 10.0}
     for name, end_s in ends.items():
         write(tmp_path / name, SESSION)
@@ -236,7 +238,7 @@ def test_a_timeline_goes_on_after_its_end_when_continued(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WHOLE])
-def test_a_file_torn_at_any_byte_is_mended_and_continued(tmp_path: Path, name: str) -> None:
+def test_a_file_truncated_at_any_byte_is_repaired_and_continued(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, SESSION)
     whole = (tmp_path / name).read_bytes()
     spans = read(tmp_path / name)
@@ -250,7 +252,7 @@ def test_a_file_torn_at_any_byte_is_mended_and_continued(tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_file_in_tiers_of_which_a_part_is_missing_is_refused_and_left_as_it_is(tmp_path: Path, name: str) -> None:
+def test_a_truncated_file_with_tiers_is_refused_and_not_changed(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, SESSION)
     whole = (tmp_path / name).read_bytes()
     for length in range(1, len(whole), 41):
@@ -261,7 +263,7 @@ def test_a_file_in_tiers_of_which_a_part_is_missing_is_refused_and_left_as_it_is
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_file_in_tiers_survives_names_with_quotes_and_brackets(tmp_path: Path, name: str) -> None:
+def test_labels_with_quotes_and_brackets_are_written_correctly_into_tiers(tmp_path: Path, name: str) -> None:
     odd = replace(final(0, 1, 2), label='a "b" <c> & d', scores={'a "b" <c> & d': 0.9})
     write(tmp_path / name, [odd])
     write(tmp_path / name, [odd])
@@ -284,7 +286,7 @@ while True:
 """
 
 
-def test_all_files_are_valid_after_kill_9_and_continue_after_it(tmp_path: Path) -> None:
+def test_all_files_are_valid_after_kill_9_and_can_be_continued(tmp_path: Path) -> None:
     before = dict.fromkeys(NAMES, 0)
     for kill_after in (1, 57, 200):
         root = Path(__file__).parent.parent
@@ -293,14 +295,13 @@ def test_all_files_are_valid_after_kill_9_and_continue_after_it(tmp_path: Path) 
         for _ in range(kill_after):
             assert child.stdout.readline()
         child.kill()
-        written_lines = kill_after + len(child.stdout.read().splitlines())  # the rows that it reported before it died
+        written_lines = kill_after + len(child.stdout.read().splitlines())  # the rows that it has reported
         child.stdout.close()
         child.wait()
         for name in NAMES:
             now = len(read(tmp_path / name))
-            assert before[name] + written_lines <= now <= before[name] + written_lines + 1, (
-                name
-            )  # the one more it was at
+            # It may have written one more row that it has not reported.
+            assert before[name] + written_lines <= now <= before[name] + written_lines + 1, name
             before[name] = now
     write(tmp_path / "out.TextGrid", SESSION)
     assert read(tmp_path / "out.TextGrid")[-1][2] == "uncertain"
@@ -308,10 +309,10 @@ def test_all_files_are_valid_after_kill_9_and_continue_after_it(tmp_path: Path) 
     assert leftovers <= {f".{name}.part" for name in WHOLE}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits a file's size as POSIX does")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_full_disk_leaves_a_valid_file_of_whole_events_that_can_be_continued(tmp_path: Path, name: str) -> None:
-    """RLIMIT_FSIZE simulates a full disk: a write that passes it is cut short, the next one fails."""
+def test_a_full_disk_leaves_a_valid_file_that_can_be_continued(tmp_path: Path, name: str) -> None:
+    """RLIMIT_FSIZE simulates a full disk: a write across the limit is cut short, and the next write fails."""
     import resource
 
     path, usual = tmp_path / name, resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -333,14 +334,12 @@ def test_a_full_disk_leaves_a_valid_file_of_whole_events_that_can_be_continued(t
         content = path.read_text()
         kept = [] if not content else READERS[name](content)
         assert kept == READERS[name]((tmp_path / f"all-{name}").read_text())[: len(kept)]
-        write(
-            path, [*whole[len(kept) :]]
-        )  # TextGrid and subtitles continue after their end; here it is enough that they do
+        write(path, [*whole[len(kept) :]])  # timelines continue after their end, so only the number is checked
         assert len(READERS[name](path.read_text())) == len(whole)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_second_writer_of_a_file_is_refused_until_the_first_has_closed_it(tmp_path: Path, name: str) -> None:
+def test_a_second_writer_is_refused_until_the_first_one_has_closed_the_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with open_writer(path, labels=LABELS) as writer:
         for event in SESSION[:5]:
@@ -354,12 +353,12 @@ def test_a_second_writer_of_a_file_is_refused_until_the_first_has_closed_it(tmp_
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody may write")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folder_that_cannot_be_written_is_one_sentence(name: str) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error_in_one_sentence(name: str) -> None:
     with pytest.raises(ConfigError, match=r"/proc/out.*: cannot be written \(.*\); choose another place"):
         open_writer(Path("/proc") / name)
 
 
-def test_streams_whose_names_differ_in_odd_characters_share_a_file(tmp_path: Path) -> None:
+def test_streams_whose_names_differ_only_in_replaced_characters_share_a_file(tmp_path: Path) -> None:
     with open_writer(tmp_path / "{stream}.jsonl") as writer:
         for stream in ("a/b", "a\\b"):
             writer.write(final(0, 1, 2, stream=stream))
@@ -368,13 +367,13 @@ def test_streams_whose_names_differ_in_odd_characters_share_a_file(tmp_path: Pat
     assert len((tmp_path / "a_b.jsonl").read_text().splitlines()) == 4
 
 
-def test_jsonl_holds_every_event_as_it_was_told(tmp_path: Path) -> None:
+def test_jsonl_has_every_event_unchanged(tmp_path: Path) -> None:
     write(tmp_path / "out.jsonl", SESSION)
     written_lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in written_lines] == [event.to_dict() for event in SESSION]
 
 
-def test_csv_has_a_column_for_each_class_and_keeps_the_guess_apart_from_the_label(tmp_path: Path) -> None:
+def test_csv_has_a_column_for_each_class_and_one_for_the_likeliest_class(tmp_path: Path) -> None:
     write(tmp_path / "out.csv", SESSION)
     assert (tmp_path / "out.csv").read_text().splitlines() == [
         "stream,utterance,start_s,end_s,label,uncertain,likeliest,confidence,p_angry,p_happy,p_sad",
@@ -389,14 +388,14 @@ def test_csv_of_another_model_is_refused(tmp_path: Path) -> None:
         open_writer(tmp_path / "out.csv", labels=("happy", "tired"))
 
 
-def test_csv_takes_its_columns_from_the_first_final_when_the_labels_are_not_told(tmp_path: Path) -> None:
+def test_without_labels_csv_takes_its_columns_from_the_first_final(tmp_path: Path) -> None:
     with open_writer(tmp_path / "out.csv") as writer:
         writer.write(final(0, 1, 2, stream='a "quoted", name'))
     (row,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     assert (row["stream"], row["p_happy"]) == ('a "quoted", name', "0.8600")
 
 
-def test_subtitles_of_long_streams_count_their_hours(tmp_path: Path) -> None:
+def test_subtitles_of_long_streams_have_times_with_hours(tmp_path: Path) -> None:
     write(tmp_path / "out.vtt", [final(0, 3599.9999375, 3601.5), final(1, 100 * 3600, 100 * 3600 + 1.001)])
     text = (tmp_path / "out.vtt").read_text()
     assert "00:59:59.999 --> 01:00:01.500\nhappy\n\n00:59:59.999 --> 01:00:01.500\n0.86\n" in text
@@ -405,18 +404,18 @@ def test_subtitles_of_long_streams_count_their_hours(tmp_path: Path) -> None:
     assert read(tmp_path / "out.vtt")[-1][0] == 100 * 3600 + 2.001
 
 
-def test_textgrid_reaches_to_the_end_of_the_stream(tmp_path: Path) -> None:
+def test_a_textgrid_reaches_to_the_end_of_the_stream(tmp_path: Path) -> None:
     write(tmp_path / "out.TextGrid", SESSION)
     assert re.findall(r"\n *xmax = ([\d.]+)", (tmp_path / "out.TextGrid").read_text())[:2] == ["10.000000"] * 2
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_tiers_keep_pieces_apart_that_would_overlap(tmp_path: Path, name: str) -> None:
+def test_overlapping_utterances_are_separated_in_tiers(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, [final(0, 0.0, 2.0), final(1, 1.9, 3.0), final(2, 2.5, 2.75)])
     assert [span[:2] for span in read(tmp_path / name)] == [(0.0, 2.0), (2.0, 3.0)]
 
 
-def test_audacity_gets_a_second_track_for_the_confidence(tmp_path: Path) -> None:
+def test_audacity_labels_have_a_second_file_for_the_confidence(tmp_path: Path) -> None:
     for _ in range(2):
         write(tmp_path / "out.txt", SESSION)
     labels, confidences = (read_labels((tmp_path / name).read_text()) for name in ("out.txt", "out.confidence.txt"))
@@ -426,13 +425,13 @@ def test_audacity_gets_a_second_track_for_the_confidence(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_line_of_the_file_is_never_broken_by_what_a_stream_is_called(tmp_path: Path, name: str) -> None:
+def test_the_name_of_a_stream_never_breaks_a_line_of_the_file(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, [final(0, 1, 2, stream="two words\nand a\ttab \udcff")])
     assert len(read(tmp_path / name)) == 1
 
 
 @pytest.mark.parametrize("name", ["out.vtt", *WHOLE, "out.txt"])
-def test_a_timeline_refuses_a_second_stream_and_reports_the_way_out(tmp_path: Path, name: str) -> None:
+def test_a_timeline_refuses_a_second_stream_and_names_a_solution(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"\{stream\}"):
         open_writer(tmp_path / name, streams=2)
     assert not (tmp_path / name).exists()
@@ -444,7 +443,7 @@ def test_a_timeline_refuses_a_second_stream_and_reports_the_way_out(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.rttm"])
-def test_rows_of_several_streams_stand_in_one_file(tmp_path: Path, name: str) -> None:
+def test_formats_with_rows_accept_several_streams_in_one_file(tmp_path: Path, name: str) -> None:
     with open_writer(tmp_path / name, streams=2) as writer:
         writer.write(final(0, 1, 2, stream="a.wav"))
         writer.write(final(0, 1, 2, stream="b.wav"))
@@ -454,17 +453,17 @@ def test_rows_of_several_streams_stand_in_one_file(tmp_path: Path, name: str) ->
     assert "b.wav" in text
 
 
-def test_a_name_with_stream_in_it_means_a_file_for_each(tmp_path: Path) -> None:
-    with open_writer(tmp_path / "told of {stream}.vtt", streams=2) as writer:
+def test_a_file_name_with_stream_in_braces_gives_a_file_for_each_stream(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "events of {stream}.vtt", streams=2) as writer:
         for stream in ("a.wav", "../b.wav"):
             writer.write(final(0, 1, 2, stream=stream))
             writer.write(StreamEnded(stream=stream, end=SECOND * 3))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["told of a.wav.vtt", "told of b.wav.vtt"]
-    assert read_vtt((tmp_path / "told of b.wav.vtt").read_text()) == [(1.0, 2.0, "happy")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events of a.wav.vtt", "events of b.wav.vtt"]
+    assert read_vtt((tmp_path / "events of b.wav.vtt").read_text()) == [(1.0, 2.0, "happy")]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_that_is_not_ours_is_refused_and_left_as_it_was(tmp_path: Path, name: str) -> None:
+def test_a_file_of_another_program_is_refused_and_not_changed(tmp_path: Path, name: str) -> None:
     for content in (
         b"Dear diary,\ntoday",
         b"note",
@@ -477,7 +476,7 @@ def test_a_file_that_is_not_ours_is_refused_and_left_as_it_was(tmp_path: Path, n
         assert (tmp_path / name).read_bytes() == content
 
 
-def test_a_wrong_name_is_reported_at_once(tmp_path: Path) -> None:
+def test_an_invalid_output_path_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"known are \.jsonl, \.csv"):
         open_writer(tmp_path / "out.srt")
     with pytest.raises(ConfigError, match=r"the folder .*missing does not exist"):
@@ -487,21 +486,21 @@ def test_a_wrong_name_is_reported_at_once(tmp_path: Path) -> None:
         open_writer(tmp_path / "folder.csv")
 
 
-def test_a_dash_is_json_lines_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_path_dash_means_json_lines_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     with open_writer("-") as writer:
         for event in SESSION:
             writer.write(event)
     assert read_jsonl(capsys.readouterr().out) == [(1.25, 3.0, "happy"), (5.0, 6.5, "uncertain")]
 
 
-def test_extensions_are_known_in_any_case(tmp_path: Path) -> None:
+def test_file_extensions_are_case_insensitive(tmp_path: Path) -> None:
     write(tmp_path / "OUT.CSV", SESSION)
     assert len(read_csv((tmp_path / "OUT.CSV").read_text())) == 2
     assert set(FORMATS) == {Path(name).suffix.lower() for name in NAMES}
 
 
-def test_a_format_is_added_from_outside_by_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FORMATS, ".srt", Timeline)  # so that the extension is gone again after the test
+def test_a_format_is_added_by_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMATS, ".srt", Timeline)  # so that the extension is removed after the test
 
     @output_format(".srt", "SubRip subtitles")
     class SubRip(Timeline):
@@ -521,7 +520,7 @@ def test_a_format_is_added_from_outside_by_one_class(tmp_path: Path, monkeypatch
         open_writer(tmp_path / "more.srt", streams=2)
 
 
-def test_praat_itself_opens_the_textgrid(tmp_path: Path) -> None:
+def test_praat_opens_the_textgrid(tmp_path: Path) -> None:
     parselmouth = pytest.importorskip("parselmouth", reason="praat-parselmouth is not installed")
     for events in ([], SESSION, SESSION):
         write(tmp_path / "out.TextGrid", events)
@@ -536,7 +535,9 @@ def test_praat_itself_opens_the_textgrid(tmp_path: Path) -> None:
     assert labels == ["happy", "uncertain"] * 2 and likeliest == ["happy"] * 4
     assert [float(text) for text in confidences] == [0.86, 0.41] * 2
     assert call(grid, "Get end time") == 20.0
-    assert call(grid, "Count intervals where", 1, "is equal to", "happy") == 2  # what a label alone is good for
+    assert (
+        call(grid, "Count intervals where", 1, "is equal to", "happy") == 2
+    )  # possible since the tier has labels only
 
 
 def test_pympi_opens_the_eaf(tmp_path: Path) -> None:

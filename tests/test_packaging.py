@@ -1,4 +1,4 @@
-"""What is published: the wheel and the source archive are whole, and the wheel alone runs the demo, offline."""
+"""The wheel and the source archive are complete, and the wheel alone runs the demo without a network."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def only(folder: Path, pattern: str) -> Path:
     return path
 
 
-def test_wheel_and_source_archive_pass_their_checkers(dist: Path) -> None:
+def test_the_wheel_and_the_source_archive_pass_twine_and_check_wheel_contents(dist: Path) -> None:
     assert run(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir()).count("PASSED") == 2
     assert ": OK" in run(sys.executable, "-m", "check_wheel_contents", only(dist, "*.whl"))
 
 
-def test_they_hold_what_runs_and_nothing_that_lies_about(dist: Path) -> None:
+def test_the_wheel_and_the_source_archive_contain_exactly_the_intended_files(dist: Path) -> None:
     with zipfile.ZipFile(only(dist, "*.whl")) as wheel:
         names = set(wheel.namelist())
         inside = {name.partition("/")[0] for name in names}
@@ -77,7 +77,7 @@ def test_the_wheel_alone_runs_the_demo_without_a_network(dist: Path, tmp_path: P
 
 
 def _can_unshare() -> bool:
-    """Whether this system lets us start a program without a network."""
+    """Whether this system allows to start a program without a network."""
     try:
         return subprocess.run(["unshare", "--map-root-user", "--net", "true"], capture_output=True).returncode == 0
     except OSError:

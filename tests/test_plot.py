@@ -1,4 +1,4 @@
-"""The timeline picture shows the events in the emotions' colors, and names its extra when that is missing."""
+"""The timeline picture shows the events in the colors of the emotions, and the reference labels."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def test_every_class_has_its_colour_in_the_picture(tmp_path: Path) -> None:
+def test_every_class_has_its_color_in_the_picture(tmp_path: Path) -> None:
     audio = np.sin(np.arange(8 * SECOND) * 0.05).astype(np.float32)
     events = [*utterance(0, "happy"), Gap(start=3 * SECOND, length=SECOND // 2), *utterance(1, "sad", uncertain=True)]
     save_timeline(tmp_path / "out.png", events, samples=audio, title="two utterances")
     assert {rgb(COLORS[name]) for name in ("angry", "happy", "sad")} <= drawn(tmp_path / "out.png")
 
 
-def test_a_guess_is_not_drawn_in_the_colour_of_the_emotion(tmp_path: Path) -> None:
-    guess = EmotionEvent(  # its scores leave "happy" out, so that neither ribbon nor legend show that colour
+def test_an_uncertain_final_is_not_drawn_in_the_color_of_its_label(tmp_path: Path) -> None:
+    guess = EmotionEvent(  # its scores lack "happy", so neither ribbon nor legend has this color
         utterance=0,
         seq=0,
         start=0,
@@ -81,37 +81,37 @@ def test_a_guess_is_not_drawn_in_the_colour_of_the_emotion(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("events", [[], [StreamEnded(end=0)], [SpeechStarted(utterance=0, start=0)]])
-def test_a_stream_that_told_nothing_gives_an_empty_picture(tmp_path: Path, events: list[Event]) -> None:
+def test_a_stream_without_results_gives_an_empty_picture(tmp_path: Path, events: list[Event]) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra 'plot'")
     save_timeline(tmp_path / "out.svg", events)
     assert (tmp_path / "out.svg").read_text().count("<svg") == 1
 
 
-def test_a_wrong_name_is_reported_at_once(tmp_path: Path) -> None:
+def test_an_invalid_output_path_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"known are \.png, \.svg, \.pdf"):
         check_plot(tmp_path / "out.bmp")
     with pytest.raises(ConfigError, match="does not exist"):
         check_plot(tmp_path / "missing" / "out.png")
 
 
-def test_two_streams_do_not_share_a_picture(tmp_path: Path) -> None:
+def test_a_picture_of_two_streams_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra 'plot'")
     with pytest.raises(ValueError, match="one stream, not a, b"):
         save_timeline(tmp_path / "out.png", [*utterance(0, "sad", stream="a"), *utterance(0, "sad", stream="b")])
 
 
-def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"--plot needs the extra 'plot': pip install 'streamser\[plot\]'"):
         check_plot(tmp_path / "out.png")
 
 
-def test_importing_it_does_not_import_matplotlib() -> None:
+def test_importing_plot_does_not_import_matplotlib() -> None:
     probe = "import sys, streamser.plot; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
-def test_a_png_has_300_dots_an_inch_and_the_width_that_was_asked_for(tmp_path: Path) -> None:
+def test_a_png_has_300_dots_per_inch_and_the_given_width(tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image", reason="needs the extra 'plot'")
     for width in (3.5, 7.0):
         save_timeline(tmp_path / "out.png", utterance(0, "sad"), width_inches=width)
@@ -120,7 +120,7 @@ def test_a_png_has_300_dots_an_inch_and_the_width_that_was_asked_for(tmp_path: P
         save_timeline(tmp_path / "out.png", utterance(0, "sad"), width_inches=1)
 
 
-def test_a_long_stream_is_wrapped_into_rows_and_a_very_long_one_into_longer_rows() -> None:
+def test_a_long_stream_is_drawn_in_several_rows_and_a_very_long_one_in_longer_rows() -> None:
     assert _rows(39.0, 10.0) == [(0.0, 39.0)]
     assert _rows(41.0, 10.0) == [(0.0, 40.0), (40.0, 80.0)]
     hour = _rows(3600.0, 10.0)
@@ -128,7 +128,7 @@ def test_a_long_stream_is_wrapped_into_rows_and_a_very_long_one_into_longer_rows
     assert all(before[1] == after[0] for before, after in pairwise(hour))
 
 
-def test_an_utterance_that_crosses_the_end_of_a_row_is_drawn_in_both(tmp_path: Path) -> None:
+def test_an_utterance_that_crosses_the_end_of_a_row_is_drawn_in_both_rows(tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image", reason="needs the extra 'plot'")
     final = utterance(0, "happy")[2]
     assert isinstance(final, EmotionEvent)
@@ -139,14 +139,14 @@ def test_an_utterance_that_crosses_the_end_of_a_row_is_drawn_in_both(tmp_path: P
     assert np.count_nonzero(np.diff(here.astype(int)) == 1) == 2  # two separate bands of its color
 
 
-def test_nothing_is_drawn_of_an_utterance_before_its_first_result() -> None:
+def test_the_scores_of_an_utterance_are_drawn_from_its_first_result_on() -> None:
     start, first, final = utterance(0, "happy")[:3]
     (ribbon,) = _ribbons([start, first, final], ["angry", "happy", "sad"])
     assert isinstance(first, EmotionEvent) and isinstance(final, EmotionEvent)
     assert ribbon.times_s.tolist() == [first.end_s, final.end_s] and first.end_s > first.start_s
 
 
-def test_reference_labels_have_a_lane_and_their_own_entries_in_the_legend(tmp_path: Path) -> None:
+def test_reference_labels_have_their_own_lane_and_entries_in_the_legend(tmp_path: Path) -> None:
     events = utterance(0, "happy")
     save_timeline(tmp_path / "without.svg", events)
     save_timeline(tmp_path / "with.svg", events, reference=[Mark(0.5, 2.5, "sad"), Mark(3.0, 4.0, "disgust")])
@@ -186,7 +186,7 @@ Object class = "TextGrid"
 '''
 
 
-def test_a_textgrid_of_praat_and_one_of_ours_are_read_as_reference(tmp_path: Path) -> None:
+def test_textgrids_of_praat_and_of_streamser_are_read_as_reference(tmp_path: Path) -> None:
     audio = Path("talk.wav")
     (tmp_path / "praat.TextGrid").write_text(SHORT)
     assert read_reference(tmp_path / "praat.TextGrid", audio, 4.0) == [
@@ -229,7 +229,7 @@ def test_tables_of_times_and_corpus_manifests_are_read_as_reference(
         ("a.TextGrid", None, "cannot be read"),
     ],
 )
-def test_a_reference_that_is_none_is_refused(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+def test_an_invalid_reference_is_refused(tmp_path: Path, name: str, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(ConfigError, match=message):

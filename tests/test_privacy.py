@@ -1,4 +1,4 @@
-"""No command writes audio or talks to another machine unless its flag was given: seen at run time."""
+"""No command writes audio or connects to another machine without the option for it, as traces at run time show."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def talk(tmp_path: Path) -> Path:
 
 
 def run(command: Sequence[str], client: Callable[[str], None] | None = None) -> None:
-    """Run to the end; a server is first asked by the client, whose argument is the line that it greets with."""
+    """Run a command to its end. For a server, call the client with its first line, then stop the server."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     guard = threading.Timer(120, process.kill)
@@ -60,7 +60,7 @@ def run(command: Sequence[str], client: Callable[[str], None] | None = None) -> 
                 if "serving" in line:
                     client(line)
                     break
-            # strace passes no signal on to what it traces
+            # strace does not forward signals to the traced process
             pid = process.pid if "strace" not in command[0] else int(_child_of(process.pid))
             os.kill(pid, signal.SIGTERM)
         stderr = process.stderr.read()
@@ -118,7 +118,7 @@ def audio_files(trace: Trace) -> list[Path]:
 
 
 class Case(NamedTuple):
-    """A command, who speaks to it, and the files that it may write."""
+    """A command, the client that uses it, and the names of the files that it may write."""
 
     words: list[str]
     client: Callable[[str], None] | None
@@ -140,7 +140,7 @@ class Case(NamedTuple):
     ],
     ids=lambda case: case.words[0],
 )
-def test_a_command_writes_what_it_was_told_to_and_connects_to_no_other_machine(
+def test_a_command_writes_only_the_requested_files_and_connects_to_no_other_machine(
     command: Command,
     read: Callable[[Path], Trace],
     case: Case,
@@ -162,7 +162,7 @@ def test_a_command_writes_what_it_was_told_to_and_connects_to_no_other_machine(
 
 
 @pytest.mark.parametrize(("command", "read"), KINDS)
-def test_the_trace_sees_a_recording_that_was_asked_for(
+def test_the_trace_detects_a_requested_recording(
     command: Command, read: Callable[[Path], Trace], bundle: Bundle, tmp_path: Path
 ) -> None:
     words = ["serve", "--port", "0", "--model", str(bundle.path), "--record", str(tmp_path / "audio")]
@@ -171,7 +171,7 @@ def test_the_trace_sees_a_recording_that_was_asked_for(
     assert path.parent == tmp_path / "audio"
 
 
-def test_onnx_runtime_keeps_no_telemetry(bundle: Bundle, talk: Path, tmp_path: Path) -> None:
+def test_onnx_runtime_stores_no_telemetry(bundle: Bundle, talk: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     away = {"HOME": str(home), "XDG_CACHE_HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_STATE_HOME": str(home)}
@@ -181,7 +181,7 @@ def test_onnx_runtime_keeps_no_telemetry(bundle: Bundle, talk: Path, tmp_path: P
     assert list(home.rglob("*")) == []
 
 
-def test_onnx_runtime_is_imported_in_one_place() -> None:
+def test_onnx_runtime_is_imported_in_one_file_only() -> None:
     package = Path(streamser.__file__).parent
     importing = [
         path.relative_to(package).as_posix()
@@ -191,7 +191,7 @@ def test_onnx_runtime_is_imported_in_one_place() -> None:
     assert importing == ["ort.py"]
 
 
-def test_the_trace_sees_a_connection_to_another_machine(tmp_path: Path) -> None:
+def test_the_trace_detects_a_connection_to_another_machine(tmp_path: Path) -> None:
     (tmp_path / "strace.txt").write_text(
         '1 connect(3, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("192.0.2.1")}, 16) = -1 EINPROGRESS\n'
         '1 connect(3, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("127.0.0.1")}, 16) = 0\n'

@@ -1,4 +1,4 @@
-"""A profile holds a baseline of neutral speech, belongs to one checkpoint, and changes only what it should."""
+"""A profile is a baseline of neutral speech for one checkpoint; `streamser calibrate` makes it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ VOICE = [babble(2.0, seed=seed, level=0.1) for seed in range(10)]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's settings folder of the test's own."""
+    """A temporary settings folder; returns the folder of profiles in it."""
     for name in ("XDG_CONFIG_HOME", "APPDATA"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     return profile_folder()
 
 
-def test_a_profile_comes_back_as_it_was_saved(adaptive: Recognizer, tmp_path: Path) -> None:
+def test_a_saved_profile_is_loaded_with_the_same_values(adaptive: Recognizer, tmp_path: Path) -> None:
     made = enrol(adaptive, VOICE, "anna")
     place = made.save(tmp_path / "deep" / "anna.json")
     assert Profile.load(place) == made
@@ -48,7 +48,7 @@ def test_a_profile_comes_back_as_it_was_saved(adaptive: Recognizer, tmp_path: Pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_only_its_owner_may_read_it(adaptive: Recognizer, tmp_path: Path) -> None:
+def test_only_the_owner_can_read_a_profile(adaptive: Recognizer, tmp_path: Path) -> None:
     place = tmp_path / "me.json"
     place.write_text("older")
     place.chmod(0o644)
@@ -61,19 +61,19 @@ def test_only_its_owner_may_read_it(adaptive: Recognizer, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [place]
 
 
-def test_a_profile_that_cannot_be_written_names_the_place(adaptive: Recognizer, tmp_path: Path) -> None:
+def test_a_profile_that_cannot_be_written_is_an_error_that_names_its_path(adaptive: Recognizer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"me\.json: cannot be written .* --out"):
         enrol(adaptive, VOICE).save(tmp_path / "file" / "me.json")
 
 
-def test_it_holds_no_more_than_sums(adaptive: Recognizer, tmp_path: Path) -> None:
+def test_a_profile_file_is_small(adaptive: Recognizer, tmp_path: Path) -> None:
     place = enrol(adaptive, VOICE).save(tmp_path / "me.json")
     assert place.stat().st_size < 5_000
 
 
-def test_its_speaker_is_compared_with_the_enrolled_voice(adaptive: Recognizer) -> None:
-    """Worked out again: 10 utterances of weight 1 beside the graph's two of zeros, half 0.5."""
+def test_with_a_profile_the_relative_head_compares_audio_with_the_enrolled_voice(adaptive: Recognizer) -> None:
+    """The scores are computed again here: 10 utterances of weight 1, shrinkage 2 and `half` 0.5."""
     known = adaptive.with_baseline(enrol(adaptive, VOICE).baseline(adaptive.bundle))
     audio = babble(2.0, seed=77)
     weights = make_weights(adaptive.features, 4)
@@ -85,25 +85,25 @@ def test_its_speaker_is_compared_with_the_enrolled_voice(adaptive: Recognizer) -
     assert np.abs(expected - absolute).max() > 0.01
 
 
-def test_enrolling_with_an_adapted_recognizer_learns_the_voice_and_not_the_adaptation(adaptive: Recognizer) -> None:
+def test_enrolling_with_an_adapted_recognizer_gives_the_same_profile(adaptive: Recognizer) -> None:
     made = enrol(adaptive, VOICE)
     assert enrol(adaptive.with_baseline(made.baseline(adaptive.bundle)), VOICE) == made
 
 
-def test_a_profile_of_another_checkpoint_is_refused_with_the_way_out(adaptive: Recognizer, tmp_path: Path) -> None:
+def test_a_profile_of_another_checkpoint_is_refused_with_a_solution(adaptive: Recognizer, tmp_path: Path) -> None:
     other = make_adaptive(tmp_path / "other", seed=7)
     with pytest.raises(ConfigError, match=r"made for adaptive .* not for other .*streamser calibrate.*--model other"):
         enrol(adaptive, VOICE).baseline(other)
 
 
-def test_a_new_calibration_or_card_keeps_the_profile_valid(tmp_path: Path) -> None:
+def test_a_profile_stays_valid_if_the_checkpoint_gets_a_new_calibration_or_card(tmp_path: Path) -> None:
     bundle = make_adaptive(tmp_path / "tiny")
     made = enrol(load(bundle.path, "cpu"), VOICE)
     again = make_adaptive(tmp_path / "tiny", calibration=Calibration(2.0, threshold=0.6), card="another card")
     assert made.baseline(load_bundle(again.path)).utterances == 10
 
 
-def test_a_checkpoint_without_a_relative_head_cannot_learn_a_voice(recognizer: Recognizer) -> None:
+def test_enrolment_needs_a_checkpoint_with_a_relative_head(recognizer: Recognizer) -> None:
     with pytest.raises(ConfigError, match=r"'tiny' has no relative head .* use another checkpoint"):
         enrol(recognizer, VOICE)
 
@@ -137,7 +137,7 @@ def test_a_profile_in_the_configuration_is_applied(adaptive: Recognizer, tmp_pat
         ({"more": 1}, "has values that no profile has .more."),
     ],
 )
-def test_every_field_is_checked_even_under_a_true_seal(
+def test_invalid_fields_of_a_profile_are_refused_even_with_a_valid_seal(
     change: dict[str, Any], message: str, adaptive: Recognizer, tmp_path: Path
 ) -> None:
     place = enrol(adaptive, VOICE).save(tmp_path / "me.json")
@@ -149,7 +149,7 @@ def test_every_field_is_checked_even_under_a_true_seal(
         Profile.load(place)
 
 
-def test_a_sum_of_another_length_is_refused_when_it_is_used(adaptive: Recognizer) -> None:
+def test_a_profile_whose_sum_has_another_length_is_refused(adaptive: Recognizer) -> None:
     short = replace(enrol(adaptive, VOICE), total=(1.0,) * 63)
     with pytest.raises(ValueError, match=r"baseline\.total must have 64 values"):
         adaptive.with_baseline(short.baseline(adaptive.bundle))
@@ -171,16 +171,14 @@ def test_a_sum_of_another_length_is_refused_when_it_is_used(adaptive: Recognizer
         (lambda text: text + " " * (1 << 20), "is larger than any streamser profile"),
     ],
 )
-def test_a_profile_that_is_not_what_was_saved_is_refused(
-    spoil: object, message: str, adaptive: Recognizer, tmp_path: Path
-) -> None:
+def test_a_damaged_profile_is_refused(spoil: object, message: str, adaptive: Recognizer, tmp_path: Path) -> None:
     place = enrol(adaptive, VOICE).save(tmp_path / "me.json")
     place.write_text(spoil(place.read_text(encoding="utf-8")), encoding="utf-8")  # type: ignore[operator]
     with pytest.raises(ConfigError, match=message):
         Profile.load(place)
 
 
-def test_a_missing_profile_names_those_there_are(home: Path, adaptive: Recognizer) -> None:
+def test_a_missing_profile_is_an_error_that_lists_the_known_ones(home: Path, adaptive: Recognizer) -> None:
     enrol(adaptive, VOICE, "anna").save(profile_path("anna"))
     assert find_profiles() == ["anna"]
     assert load_profile("anna").name == "anna"
@@ -188,7 +186,7 @@ def test_a_missing_profile_names_those_there_are(home: Path, adaptive: Recognize
         load_profile("bert")
 
 
-def test_a_bare_name_is_in_the_settings_and_anything_else_is_a_path(home: Path) -> None:
+def test_a_plain_name_means_a_profile_in_the_settings_folder_and_anything_else_is_a_path(home: Path) -> None:
     assert profile_path("anna") == home / "anna.json"
     assert profile_path("./anna.json") == Path("anna.json")
     assert profile_path(Path("anna")) == Path("anna")
@@ -203,7 +201,7 @@ def test_a_bare_name_is_in_the_settings_and_anything_else_is_a_path(home: Path) 
         ([1e-4 * babble(20.0)], "too quiet"),
     ],
 )
-def test_speech_that_no_voice_can_be_learnt_from_is_refused(
+def test_too_little_clipped_or_quiet_speech_is_refused(
     recordings: list[np.ndarray], message: str, recognizer: Recognizer
 ) -> None:
     with pytest.raises(AudioError, match=message):
@@ -214,7 +212,7 @@ def test_speech_that_no_voice_can_be_learnt_from_is_refused(
 
 
 class Microphone(list[np.ndarray]):
-    """A live source of 20 ms blocks that notes how much was taken of it."""
+    """A live source of 20 ms blocks that stores how many samples were taken."""
 
     live, description, state, overflows = True, "a list", "open", 0
     taken = 0
@@ -228,14 +226,14 @@ class Microphone(list[np.ndarray]):
         pass
 
 
-def test_the_microphone_is_closed_once_there_is_enough_speech(recognizer: Recognizer) -> None:
+def test_the_microphone_is_closed_as_soon_as_there_is_enough_speech(recognizer: Recognizer) -> None:
     source = Microphone([np.concatenate([part for i in range(30) for part in (babble(2.0, seed=i), silence(0.8))])])
     recordings, arrived_s = collect(source, segmenter_for(recognizer, Config()), 10.0)
     assert 10.0 <= sum(map(len, recordings)) / SAMPLE_RATE < 13.0
     assert arrived_s < 20.0
 
 
-def test_a_microphone_without_speech_is_not_listened_to_for_ever(recognizer: Recognizer) -> None:
+def test_collecting_from_a_microphone_without_speech_ends(recognizer: Recognizer) -> None:
     room = noise(60.0, level=0.0005)
     recordings, arrived_s = collect(Microphone([room]), segmenter_for(recognizer, Config()), 5.0)
     assert recordings == [] and arrived_s == pytest.approx(15.0, abs=0.1)
@@ -278,7 +276,9 @@ def test_calibrate_makes_a_profile_from_a_recording(
     assert "anna  for tiny" in capsys.readouterr().out
 
 
-def test_calibrate_describes_in_words_what_it_learnt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate_prints_a_summary_and_how_to_use_the_profile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = make_adaptive(tmp_path / "tiny")
     out = tmp_path / "p.json"
     words = ["calibrate", str(recording(tmp_path / "me.wav")), "--model", str(bundle.path), "--out", str(out)]
@@ -303,7 +303,7 @@ def test_calibrate_refuses_too_little_speech_and_writes_nothing(
     assert not out.exists()
 
 
-def test_calibrate_refuses_fewer_seconds_than_a_voice_needs_before_it_records(
+def test_calibrate_refuses_too_few_seconds_before_it_records(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["calibrate", "--seconds", "12", "--out", str(tmp_path / "p.json"), "--device", "no such thing"]) == 1
@@ -311,15 +311,15 @@ def test_calibrate_refuses_fewer_seconds_than_a_voice_needs_before_it_records(
     assert message.err == "streamser: --seconds: must be at least 15, the minimum for a profile, not 12\n"
 
 
-def test_the_least_seconds_are_enough_speech_when_the_microphone_is_closed(recognizer: Recognizer) -> None:
-    for spoken_s in (14.2, 14.5, 14.8):  # the wanted seconds are reached in the silence that ends the last utterance
+def test_the_collected_speech_is_never_shorter_than_the_minimum(recognizer: Recognizer) -> None:
+    for spoken_s in (14.2, 14.5, 14.8):  # 15 s are reached in the silence after the utterance
         parts = [babble(7.0, seed=1), silence(0.9), babble(spoken_s - 7.0, seed=2), silence(0.9), babble(4.0, seed=3)]
         source = Microphone([np.concatenate(parts)])
         recordings, _ = collect(source, segmenter_for(recognizer, Config()), LEAST_SPEECH_S, io.StringIO())
         assert sum(map(len, recordings)) / SAMPLE_RATE >= LEAST_SPEECH_S
 
 
-def test_calibrate_keeps_a_profile_that_is_there_unless_told_to_overwrite_it(
+def test_calibrate_does_not_overwrite_a_profile_without_overwrite(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_adaptive(tmp_path / "tiny")
@@ -338,7 +338,7 @@ def test_calibrate_keeps_a_profile_that_is_there_unless_told_to_overwrite_it(
     assert (home / "me.json").read_bytes() != before
 
 
-def test_a_microphone_without_any_audio_is_named_while_it_lasts_and_at_the_end(recognizer: Recognizer) -> None:
+def test_a_microphone_without_a_signal_is_reported_during_the_recording_and_at_the_end(recognizer: Recognizer) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -352,7 +352,7 @@ def test_a_microphone_without_any_audio_is_named_while_it_lasts_and_at_the_end(r
     assert "NO SIGNAL" not in quiet.getvalue()
 
 
-def test_calibrate_refuses_a_checkpoint_without_a_relative_head_before_anybody_speaks(
+def test_calibrate_refuses_a_checkpoint_without_a_relative_head_before_it_records(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["calibrate", "--model", str(bundle.path), "--out", str(tmp_path / "p.json"), "--device", "no such thing"]
@@ -361,6 +361,6 @@ def test_calibrate_refuses_a_checkpoint_without_a_relative_head_before_anybody_s
 
 
 @pytest.mark.parametrize("name", ["", "a\x1b[2J", "long" * 100])
-def test_calibrate_refuses_a_name_that_no_profile_can_have(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate_refuses_an_invalid_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "--name", name, "--device", "no such thing"]) == 1
     assert "--name must be 1 to 200 printable characters, not" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The README's promises that a machine can check."""
+"""Statements of the README and the installation page that can be checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 @pytest.fixture
 def talk(tmp_path: Path) -> Path:
-    """One utterance, half a second after the beginning."""
+    """A file with one utterance, which begins after 0.8 s, or 0.5 s with pre-roll."""
     path = tmp_path / "talk.wav"
     soundfile.write(path, np.concatenate([silence(0.8), babble(1.5), silence(0.8)]), 16_000)
     return path
@@ -32,13 +32,13 @@ def commands() -> list[str]:
     return [line for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines() if line]
 
 
-def test_the_ci_runs_the_readmes_own_test_command() -> None:
+def test_ci_runs_the_test_command_of_the_readme() -> None:
     (command,) = [line for line in commands() if "tools/check.sh" in line]
     last = command.split("&&", 2)[2].strip()
     assert last in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_every_file_that_the_readme_points_to_is_there() -> None:
+def test_every_file_named_in_the_readme_exists() -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"(samples/\S+|models/\S+\.yaml)", README)
     missing = [target for target in targets if not (ROOT / target.rstrip(",.`")).exists()]
     assert targets and not missing
@@ -65,7 +65,7 @@ def python_blocks() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
 
 
-def test_the_first_example_prints_seconds(
+def test_the_first_example_of_the_readme_prints_times_in_seconds(
     recognizer: Recognizer, talk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("streamser.listen", lambda: streamser.replay(talk, model=recognizer))
@@ -74,20 +74,21 @@ def test_the_first_example_prints_seconds(
     assert 0.3 < float(line.split()[0]) < 0.7
 
 
-def test_the_push_example_gives_the_final_of_an_utterance_that_the_audio_ends_in(
+def test_the_push_example_of_the_readme_gives_the_final_of_the_open_utterance(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamser.load", lambda: recognizer)
     monkeypatch.setattr("streamser.read_audio", lambda name: babble(1.2))
-    told: list[streamser.Event] = []
+    received: list[streamser.Event] = []
     microphone = np.array_split(resample(babble(1.2), 16_000, 48_000), 20)
     (block,) = [block for block in python_blocks() if "stream.push" in block]
-    exec(block.replace("...", "told.append(event)"), {"streamser": streamser, "microphone": microphone, "told": told})
-    assert [event.final for event in told if isinstance(event, streamser.EmotionEvent)][-1]
-    assert isinstance(told[-1], streamser.StreamEnded)
+    names = {"streamser": streamser, "microphone": microphone, "received": received}
+    exec(block.replace("...", "received.append(event)"), names)
+    assert [event.final for event in received if isinstance(event, streamser.EmotionEvent)][-1]
+    assert isinstance(received[-1], streamser.StreamEnded)
 
 
-def test_the_commands_of_the_installation_page_are_ones_that_streamser_takes() -> None:
+def test_the_commands_and_extras_of_the_installation_page_are_valid() -> None:
     text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     blocks = re.findall(r"```\n(.*?)```", text, re.S)

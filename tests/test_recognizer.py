@@ -1,4 +1,4 @@
-"""The Recognizer averages and calibrates the network's output by rules that are computed again here."""
+"""The `Recognizer` averages and calibrates the output of the network; the tests compute this again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECORDINGS = [tone(300.0), babble(3.3, seed=1), noise(0.4), babble(1.0, seed=2),
 
 
 def expected_logits(audio: Samples) -> Frames:
-    """The tiny network's result for a recording, computed without the Recognizer."""
+    """The logits of the tiny network for a recording, computed without the Recognizer."""
     weights = make_weights(FEATURES, len(LABELS))
     frames = extract(audio, FEATURES)
     means = [cut_window(frames, start, FEATURES).mean(axis=0) for start in window_starts(len(frames), FEATURES)]
@@ -38,7 +38,9 @@ def softmax(values: Frames) -> Frames:
 
 
 @pytest.mark.parametrize("audio", RECORDINGS, ids=range(len(RECORDINGS)))
-def test_the_answer_is_the_mean_of_the_windows_logits_calibrated(recognizer: Recognizer, audio: Samples) -> None:
+def test_a_prediction_is_computed_from_the_calibrated_mean_of_the_windows_logits(
+    recognizer: Recognizer, audio: Samples
+) -> None:
     logits = expected_logits(audio)
     np.testing.assert_allclose(recognizer.logits(audio), [logits], atol=1e-4)
     prediction = recognizer.predict(audio)
@@ -48,14 +50,14 @@ def test_the_answer_is_the_mean_of_the_windows_logits_calibrated(recognizer: Rec
     assert prediction.windows == len(window_starts(len(extract(audio, FEATURES)), FEATURES))
 
 
-def test_different_recordings_get_different_answers(recognizer: Recognizer) -> None:
+def test_different_recordings_get_different_predictions(recognizer: Recognizer) -> None:
     logits = recognizer.logits(RECORDINGS)
     assert logits.shape == (5, 4)
     assert np.abs(logits[:, None] - logits[None]).max(axis=2)[~np.eye(5, dtype=bool)].min() > 0.05
     assert len({prediction.label for prediction in recognizer.predict(RECORDINGS)}) > 1
 
 
-def test_a_batch_gives_the_very_bits_of_one_at_a_time(recognizer: Recognizer) -> None:
+def test_a_batch_gives_exactly_the_same_results_as_one_recording_at_a_time(recognizer: Recognizer) -> None:
     together = recognizer.predict(RECORDINGS)
     assert together == [recognizer.predict(audio) for audio in RECORDINGS]
     np.testing.assert_array_equal(
@@ -69,19 +71,19 @@ def test_a_segment_is_scored_by_its_samples(recognizer: Recognizer) -> None:
     assert recognizer.predict([segment, RECORDINGS[0]]) == recognizer.predict([RECORDINGS[1], RECORDINGS[0]])
 
 
-def test_frames_that_came_in_earlier_give_the_same_answer_as_the_audio(recognizer: Recognizer) -> None:
+def test_predict_frames_gives_the_same_predictions_as_predict(recognizer: Recognizer) -> None:
     assert recognizer.predict_frames([extract(audio, FEATURES) for audio in RECORDINGS]) == recognizer.predict(
         RECORDINGS
     )
 
 
-def test_the_end_of_a_long_recording_counts_in_its_own_window(recognizer: Recognizer) -> None:
+def test_the_end_of_a_long_recording_is_scored_in_an_own_window(recognizer: Recognizer) -> None:
     audio = tone(300.0, 3.3)
     changed = audio.copy()
     changed[-800:] = noise(0.05, level=0.5)
     difference = np.abs(recognizer.logits(changed) - recognizer.logits(audio)).max()
     assert difference > 1e-3
-    assert recognizer.predict(changed).windows == 6  # five half-second steps, and the one that ends with the audio
+    assert recognizer.predict(changed).windows == 6  # five windows in steps of 0.5 s, and one that ends with the audio
 
 
 def test_the_embedding_is_the_mean_over_the_windows(recognizer: Recognizer) -> None:
@@ -90,7 +92,7 @@ def test_the_embedding_is_the_mean_over_the_windows(recognizer: Recognizer) -> N
     np.testing.assert_allclose(recognizer.embed(RECORDINGS[1]), [np.mean(means, axis=0)], atol=1e-3)
 
 
-def test_nothing_to_score_gives_nothing(recognizer: Recognizer) -> None:
+def test_empty_lists_give_empty_results(recognizer: Recognizer) -> None:
     assert recognizer.predict([]) == []
     assert recognizer.predict_frames([]) == []
     assert recognizer.logits([]).shape == (0, 4)
@@ -108,12 +110,12 @@ def test_probabilities_follow_temperature_and_bias(tmp_path: Path) -> None:
     assert sum(prediction.scores.values()) == pytest.approx(1.0, abs=1e-12)
 
 
-def test_huge_logits_give_probabilities_and_no_overflow(recognizer: Recognizer) -> None:
+def test_huge_logits_give_probabilities_without_overflow(recognizer: Recognizer) -> None:
     probabilities = recognizer.calibrate(np.array([[1e6, -1e6, 0.0, 1e6]], np.float32))
     np.testing.assert_allclose(probabilities, [[0.5, 0.0, 0.0, 0.5]])
 
 
-def test_below_the_threshold_the_answer_is_uncertain_and_the_guess_stays(bundle: Bundle) -> None:
+def test_below_the_threshold_a_prediction_is_uncertain_and_its_label_is_the_likeliest_class(bundle: Bundle) -> None:
     confidence = load(bundle.path, "cpu").predict(RECORDINGS[1]).confidence
     assert 0.3 < confidence < 0.95
     bold = load(bundle.path, "cpu", threshold=confidence - 0.01).predict(RECORDINGS[1])
@@ -122,13 +124,13 @@ def test_below_the_threshold_the_answer_is_uncertain_and_the_guess_stays(bundle:
     assert (bold.label, bold.scores) == (shy.label, shy.scores)
 
 
-def test_the_checkpoints_own_threshold_holds_unless_another_is_given(bundle: Bundle) -> None:
+def test_the_threshold_of_the_checkpoint_is_used_unless_another_one_is_given(bundle: Bundle) -> None:
     assert load(bundle.path, "cpu").threshold == bundle.calibration.threshold == 0.3
     assert load(bundle.path, "cpu", threshold=0.0).threshold == 0.0
 
 
 @pytest.mark.parametrize("duration_s", [0.1, 1.0, 5.0])
-def test_digital_silence_is_uncertain_however_sure_the_network_is(bundle: Bundle, duration_s: float) -> None:
+def test_digital_silence_is_always_uncertain(bundle: Bundle, duration_s: float) -> None:
     recognizer = load(bundle.path, "cpu", threshold=0.0)
     assert recognizer.predict(silence(duration_s)).uncertain
     assert recognizer.predict(np.full(16_000, 1e-9, np.float32)).uncertain
@@ -137,28 +139,28 @@ def test_digital_silence_is_uncertain_however_sure_the_network_is(bundle: Bundle
     assert [p.uncertain for p in recognizer.predict_frames([frames, frames[:0]])] == [True, True]
 
 
-def test_one_loud_frame_in_silence_is_audible(bundle: Bundle) -> None:
+def test_one_loud_frame_in_silence_is_not_uncertain(bundle: Bundle) -> None:
     audio = silence(2.0)
     audio[20_000:20_400] = 0.3
     assert not load(bundle.path, "cpu", threshold=0.0).predict(audio).uncertain
 
 
 @pytest.mark.parametrize("samples", [1, 2, 500, 1_023])
-def test_less_than_one_frame_of_audio_gives_a_result_that_is_uncertain(bundle: Bundle, samples: int) -> None:
+def test_less_than_one_frame_of_audio_gives_an_uncertain_prediction(bundle: Bundle, samples: int) -> None:
     recognizer = load(bundle.path, "cpu", threshold=0.0)
     prediction = recognizer.predict(tone()[1 : samples + 1])
     assert (prediction.uncertain, prediction.windows) == (True, 1)
     assert np.isfinite(recognizer.embed(tone()[:samples])).all()
 
 
-def test_one_frame_of_audio_is_enough_for_an_answer(bundle: Bundle) -> None:
+def test_one_frame_of_audio_is_enough_for_a_prediction(bundle: Bundle) -> None:
     assert not load(bundle.path, "cpu", threshold=0.0).predict(tone()[:1_024]).uncertain
 
 
-# What it refuses
+# Errors
 
 
-def test_no_audio_at_all_is_an_error_that_names_its_place(recognizer: Recognizer) -> None:
+def test_a_recording_without_samples_is_an_error_with_its_number(recognizer: Recognizer) -> None:
     with pytest.raises(AudioError, match="audio: has no samples"):
         recognizer.predict(np.zeros(0, np.float32))
     with pytest.raises(AudioError, match="audio 1: has no samples"):
@@ -166,7 +168,7 @@ def test_no_audio_at_all_is_an_error_that_names_its_place(recognizer: Recognizer
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_no_numbers_are_refused(recognizer: Recognizer, value: float) -> None:
+def test_nan_and_infinite_samples_are_refused(recognizer: Recognizer, value: float) -> None:
     audio = tone()
     audio[100] = value
     for method in (recognizer.predict, recognizer.embed, recognizer.logits):
@@ -174,31 +176,31 @@ def test_samples_that_are_no_numbers_are_refused(recognizer: Recognizer, value: 
             method([tone(), audio])
 
 
-def test_samples_that_were_never_scaled_are_refused_with_the_remedy(recognizer: Recognizer) -> None:
+def test_float_samples_in_the_range_of_integers_are_refused_with_a_solution(recognizer: Recognizer) -> None:
     with pytest.raises(AudioError, match=r"reaches 9830.*divide 16-bit values by 32768"):
         recognizer.predict(tone() * 32_768)
 
 
-def test_integer_and_double_audio_is_scaled_by_its_type(recognizer: Recognizer) -> None:
+def test_integer_audio_is_scaled_by_its_type(recognizer: Recognizer) -> None:
     as_int = (tone() * 32_768).astype(np.int16)
     assert recognizer.predict(as_int) == recognizer.predict(as_int.astype(np.float64) / 32_768)
 
 
 @pytest.mark.parametrize("audio", [np.zeros((100, 2), np.float32), np.float32(0.5), 0.5, None, "hello.wav"])
-def test_what_is_not_audio_is_a_value_error(recognizer: Recognizer, audio: Any) -> None:
+def test_arguments_that_are_no_audio_are_an_error(recognizer: Recognizer, audio: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         recognizer.predict(audio)
     with pytest.raises(ValueError, match="16 kHz mono samples in a one-dimensional array, or a Segment, not"):
         recognizer.predict([audio])
 
 
-def test_frames_of_another_checkpoint_are_the_callers_slip(recognizer: Recognizer) -> None:
+def test_frames_of_another_checkpoint_are_a_value_error(recognizer: Recognizer) -> None:
     with pytest.raises(ValueError, match=r"frames must have shape \(time, 64\), not \(10, 40\)"):
         recognizer.predict_frames([np.zeros((10, 40), np.float32)])
 
 
 class NanEngine:
-    """A network whose weights were spoilt in a way that silence does not show."""
+    """An engine that returns NaN logits."""
 
     name, compute = "onnx", "cpu"
 
@@ -209,15 +211,15 @@ class NanEngine:
         return {}
 
 
-def test_a_network_that_gives_nan_is_an_error_and_no_answer(bundle: Bundle) -> None:
+def test_nan_logits_are_an_engine_error(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="tiny: the network gives NaN or infinite logits"):
         Recognizer(bundle, NanEngine()).predict(tone())
 
 
-# How often speech is neutral
+# The neutral prior
 
 
-def test_a_prior_of_neutral_changes_the_odds_of_neutral_and_of_nothing_else(bundle: Bundle) -> None:
+def test_the_neutral_prior_changes_only_the_odds_of_neutral(bundle: Bundle) -> None:
     plain = load(bundle.path, "cpu").predict(RECORDINGS[1]).scores
     prior = load(bundle.path, "cpu", neutral_prior=0.7).predict(RECORDINGS[1]).scores
     odds = [scores["neutral"] / (1 - scores["neutral"]) for scores in (plain, prior)]
@@ -225,14 +227,14 @@ def test_a_prior_of_neutral_changes_the_odds_of_neutral_and_of_nothing_else(bund
     assert prior["angry"] / prior["sad"] == pytest.approx(plain["angry"] / plain["sad"])
 
 
-def test_a_prior_of_one_in_four_classes_changes_nothing(bundle: Bundle) -> None:
+def test_a_neutral_prior_of_one_fourth_does_not_change_four_classes(bundle: Bundle) -> None:
     plain = load(bundle.path, "cpu").predict(RECORDINGS)
     same = load(bundle.path, "cpu", neutral_prior=0.25).predict(RECORDINGS)
     for left, right in zip(plain, same, strict=True):
         assert list(left.scores.values()) == pytest.approx(list(right.scores.values()), abs=1e-12)
 
 
-def test_the_configured_prior_wins_over_the_checkpoints(tmp_path: Path) -> None:
+def test_the_configured_neutral_prior_has_priority_over_that_of_the_checkpoint(tmp_path: Path) -> None:
     path = make_bundle(tmp_path / "calm", calibration=Calibration(neutral_prior=0.9)).path
     usual = load(make_bundle(tmp_path / "usual").path, "cpu").predict(RECORDINGS[1]).scores["neutral"]
     assert load(path, "cpu").predict(RECORDINGS[1]).scores["neutral"] > usual
@@ -240,13 +242,13 @@ def test_the_configured_prior_wins_over_the_checkpoints(tmp_path: Path) -> None:
     assert equal == pytest.approx(usual)
 
 
-def test_a_prior_of_neutral_needs_the_label(tmp_path: Path) -> None:
-    path = make_bundle(tmp_path / "moods", labels=("calm", "tense")).path
-    with pytest.raises(ConfigError, match=r"recognizer\.neutral_prior: the checkpoint 'moods' has no label 'neutral'"):
+def test_a_neutral_prior_needs_the_label_neutral(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "others", labels=("calm", "tense")).path
+    with pytest.raises(ConfigError, match=r"recognizer\.neutral_prior: the checkpoint 'others' has no label 'neutral'"):
         load(path, "cpu", neutral_prior=0.5)
 
 
-# Many callers, and how it is opened
+# Threads, metrics and options
 
 
 def test_many_threads_get_the_same_logits_as_one_thread(recognizer: Recognizer) -> None:
@@ -265,11 +267,13 @@ def test_metrics_count_windows_and_name_the_engine(bundle: Bundle) -> None:
     assert metrics["compute_s"] > 0
 
 
-def test_a_recognizer_shows_its_checkpoint(recognizer: Recognizer, bundle: Bundle) -> None:
+def test_a_recognizer_has_the_values_of_its_checkpoint(recognizer: Recognizer, bundle: Bundle) -> None:
     assert (recognizer.bundle, recognizer.labels, recognizer.features) == (bundle, LABELS, FEATURES)
 
 
-def test_a_model_is_loaded_by_name_from_a_folder_of_ones_own(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_loaded_by_name_from_the_folder_of_streamser_models(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STREAMSER_MODELS", str(bundle.path.parent))
     assert load("tiny").bundle == bundle
 
@@ -288,12 +292,12 @@ def test_a_model_is_loaded_by_name_from_a_folder_of_ones_own(bundle: Bundle, mon
         ({"threshold": float("nan")}, r"threshold: must be 0 to 1, not nan"),
     ],
 )
-def test_a_setting_that_cannot_be_names_its_rule(fields: dict[str, Any], rule: str) -> None:
+def test_an_invalid_recognizer_setting_is_refused_with_the_rule(fields: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         RecognizerConfig(**fields)
 
 
-def test_an_unknown_option_is_the_callers_slip(bundle: Bundle) -> None:
+def test_an_unknown_option_of_load_is_a_type_error(bundle: Bundle) -> None:
     with pytest.raises(TypeError, match="treshold"):
         load(bundle.path, treshold=0.5)
 
@@ -323,7 +327,7 @@ def test_a_long_recording_is_scored_in_bounded_memory(recognizer: Recognizer, mo
     assert len(audio) / SAMPLE_RATE == 20.0
 
 
-def test_silence_around_a_recording_changes_no_answer_where_the_checkpoint_trims(tmp_path: Path) -> None:
+def test_with_trimming_silence_around_a_recording_hardly_changes_the_logits(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "trims", features=make_features(trim_db=25.0))
     trims = load(bundle.path, compute="cpu")
     little, much = silence(0.4), silence(2.0)
@@ -332,7 +336,7 @@ def test_silence_around_a_recording_changes_no_answer_where_the_checkpoint_trims
     np.testing.assert_allclose(alone, around, atol=0.05 * float(np.abs(alone).max()))
 
 
-def test_the_old_name_of_compute_works_and_warns(bundle: Bundle) -> None:
+def test_the_old_name_of_compute_works_with_a_warning(bundle: Bundle) -> None:
     with pytest.warns(DeprecationWarning, match="compute="):
         engine = load(bundle.path, device="cpu").engine
     assert engine.compute == "cpu"

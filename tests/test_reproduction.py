@@ -1,4 +1,4 @@
-"""The table of the papers' rows: what is in it, what is not, and that its commands train the row they stand at."""
+"""The table of the papers' rows has all results that belong into it, and each of its commands trains its own row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from reproduction import Measurement
 def make_run(
     folder: Path, recipe: Recipe, right: list[float], *, corpus: str, shared: bool = False, labels: int = 4
 ) -> Path:
-    """A run folder whose folds are right about such shares of twenty clips each."""
+    """Make a run folder whose folds have these shares of right predictions, each for twenty clips."""
     write_recipe(recipe, folder)
     names = tuple("abcdefghijklmnop"[:labels]) if recipe.labels == ("all",) else recipe.labels
     for number, share in enumerate(right):
@@ -55,7 +55,7 @@ def measurement(name: str, column: str, wa: float, **changes: object) -> Measure
     return Measurement(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def test_nine_runs_on_one_test_part_enter_the_table_as_their_mean(tmp_path: Path) -> None:
+def test_nine_runs_on_one_test_part_are_one_result_with_their_mean(tmp_path: Path) -> None:
     run = make_run(
         tmp_path / "r", row("sepconv-n5-focal", "iemocap"), [0.5] * 8 + [0.95], corpus="iemocap", shared=True
     )
@@ -78,7 +78,7 @@ def test_nine_runs_on_one_test_part_enter_the_table_as_their_mean(tmp_path: Path
         ("lightsernet-3s-ce", "emodb"),
     ],
 )
-def test_a_run_is_told_by_the_speech_it_was_trained_on(tmp_path: Path, name: str, benchmark: str) -> None:
+def test_the_benchmark_of_a_run_is_found_from_its_training_clips(tmp_path: Path, name: str, benchmark: str) -> None:
     corpus = BENCHMARKS[benchmark].corpus
     (found,) = reproduction.of_run(make_run(tmp_path / "r", row(name, benchmark), [0.7], corpus=corpus))
     assert found.key == (name, benchmark, "paper")
@@ -87,12 +87,12 @@ def test_a_run_is_told_by_the_speech_it_was_trained_on(tmp_path: Path, name: str
     assert found.text() in line
 
 
-def test_a_row_on_speech_that_it_was_not_published_on_does_not_enter_the_table(tmp_path: Path) -> None:
+def test_a_run_on_a_corpus_that_its_paper_did_not_use_is_not_in_the_table(tmp_path: Path) -> None:
     nemo = row("lightsernet-3s-ce", "emodb", labels=("happy", "sad"))
     assert reproduction.of_run(make_run(tmp_path / "r", nemo, [0.7], corpus="nemo")) == []
 
 
-def test_what_was_spared_is_told_and_never_replaces_a_whole_row(tmp_path: Path) -> None:
+def test_a_partial_run_is_marked_and_never_replaces_a_whole_run(tmp_path: Path) -> None:
     short = row("lightsernet-3s-ce", "emodb", epochs=60, train_window_s=2.0)
     (part,) = reproduction.of_run(make_run(tmp_path / "r", short, [0.5], corpus="emodb"))
     assert "1 of 10 folds, 60 of 300 epochs, learnt from pieces of 2 s" in part.text()
@@ -102,7 +102,7 @@ def test_what_was_spared_is_told_and_never_replaces_a_whole_row(tmp_path: Path) 
     assert reproduction.merged([replace(whole, measured=reproduction.OLD)], [part]) == [part]
 
 
-def test_sharing_speakers_is_counted_over_whole_rows_that_can_learn() -> None:
+def test_the_cost_of_unknown_speakers_is_computed_from_whole_rows() -> None:
     found = [
         measurement(name, column, wa)
         for name, paper, honest in (
@@ -122,14 +122,14 @@ def test_sharing_speakers_is_counted_over_whole_rows_that_can_learn() -> None:
     assert reproduction.cost_of_unknown_speakers(found[:2]) == ""
 
 
-def test_the_reconstruction_alone_has_its_error_and_no_accuracy(tmp_path: Path) -> None:
+def test_a_network_that_only_reconstructs_has_an_error_and_no_accuracy(tmp_path: Path) -> None:
     recipe = row("parallel-cnn-mel-a", "iemocap-improvised-happy")
     (found,) = reproduction.of_run(make_run(tmp_path / "r", recipe, [0.25], corpus="iemocap"))
     assert "UA" not in found.text()
     assert "MSE 18.31e-4" in reproduction.write_table([found])
 
 
-def test_the_report_s_accuracies_by_part_stand_beside_ours(tmp_path: Path) -> None:
+def test_the_accuracies_of_the_report_by_part_are_beside_the_measured_ones(tmp_path: Path) -> None:
     (found,) = reproduction.of_run(
         make_run(tmp_path / "r", row("lightsernet-report-emodb", "emodb"), [0.5], corpus="emodb")
     )
@@ -140,7 +140,7 @@ def test_the_report_s_accuracies_by_part_stand_beside_ours(tmp_path: Path) -> No
     assert "training part" not in other.text()
 
 
-def test_every_row_has_its_line_and_every_command_trains_it(tmp_path: Path) -> None:
+def test_every_row_has_a_line_and_a_command_that_trains_it(tmp_path: Path) -> None:
     import argparse
 
     from streamser.cli import train
@@ -162,7 +162,7 @@ def test_every_row_has_its_line_and_every_command_trains_it(tmp_path: Path) -> N
         assert (dict(recipe.label_map), recipe.sessions) == (dict(benchmark.label_map), benchmark.sessions)
 
 
-def test_the_table_grows_run_by_run(tmp_path: Path) -> None:
+def test_each_call_adds_its_run_to_the_table(tmp_path: Path) -> None:
     store, table = tmp_path / "reproduction.json", tmp_path / "REPRODUCTION.md"
     where = ["--store", str(store), "--table", str(table)]
     first = make_run(tmp_path / "a", row("lightsernet-3s-ce", "emodb"), [0.9] * 10, corpus="emodb")
@@ -175,6 +175,6 @@ def test_the_table_grows_run_by_run(tmp_path: Path) -> None:
     assert re.search(r"\| sepconv-n4-wce \|.*WA 80\.0, F1 .*\(9 folds\)", text)
 
 
-def test_the_shipped_table_is_the_one_that_the_tool_writes() -> None:
+def test_the_shipped_table_is_the_output_of_the_tool() -> None:
     stored = [Measurement(**one) for one in json.loads(reproduction.STORE.read_text(encoding="utf-8"))]
     assert reproduction.TABLE.read_text(encoding="utf-8") == reproduction.write_table(stored)

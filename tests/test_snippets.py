@@ -21,7 +21,7 @@ from streamser.recognizer import Recognizer
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-# What a reader brings, by the name that a block uses for it.
+# Code in front of a block, by the names that the block uses without defining them.
 BROUGHT = {
     "streamser": "import streamser",
     "microphone": "from collections.abc import Iterable\nmicrophone: Iterable[bytes] = []",
@@ -29,7 +29,7 @@ BROUGHT = {
     "neutral_speech": "from streamser.audio import Samples\nneutral_speech: list[Samples] = []",
     "recognizer": "import streamser\nrecognizer: streamser.Recognizer = streamser.load()",
 }
-# Blocks that need a server of their own run in the tests of that server.
+# Blocks that need a server run in the tests of this server.
 RUN_ELSEWHERE = {
     "session.ws_connect": "tests/server/test_protocol_docs.py",
     "import AsyncClient": "tests/integrations/test_wyoming.py",
@@ -38,7 +38,7 @@ RUN_ELSEWHERE = {
 
 
 def blocks() -> dict[str, str]:
-    """Every block by its page and number."""
+    """The Python blocks of all pages, by page and number."""
     found: dict[str, str] = {}
     for page in PAGES:
         texts = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
@@ -47,7 +47,7 @@ def blocks() -> dict[str, str]:
 
 
 def whole(block: str) -> str:
-    """The block as a module: preceded by what the reader has already, with `async with` inside a function."""
+    """The block as a module: with the code of `BROUGHT` in front, and with `async with` inside a function."""
     body = block
     if re.search(r"^(async (with|for)|await) ", block, re.M):
         imports = re.findall(r"^(?:from|import) .*$", block, re.M)
@@ -62,7 +62,7 @@ def whole(block: str) -> str:
 
 
 def mypy(folder: Path) -> str:
-    """The output of mypy --strict for a folder's files, as a user's project would run it."""
+    """Run mypy --strict on the files of a folder, as in a user's project; returns its output."""
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file", "", "--cache-dir", str(folder / "cache"), "."],
         cwd=folder, capture_output=True, text=True, check=False,
@@ -71,7 +71,7 @@ def mypy(folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_every_block_passes_mypy_strict(tmp_path: Path) -> None:
+def test_every_python_block_of_the_documentation_passes_mypy_strict(tmp_path: Path) -> None:
     for name, block in blocks().items():
         (tmp_path / f"{name.replace('-', '_')}.py").write_text(whole(block), encoding="utf-8")
     message = mypy(tmp_path)
@@ -79,10 +79,10 @@ def test_every_block_passes_mypy_strict(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_consumer_sees_the_types_and_events_narrow_on_their_type(tmp_path: Path) -> None:
+def test_mypy_narrows_events_by_their_type_in_a_users_project(tmp_path: Path) -> None:
     (tmp_path / "right.py").write_text(
         "import streamser\n"
-        "def told(event: streamser.Event) -> str:\n"
+        "def text(event: streamser.Event) -> str:\n"
         "    if event.type == 'emotion':\n"
         "        return f'{event.label} {event.confidence:.2f} {event.start_s:.1f} {event.end_s:.1f}'\n"
         "    if event.type == 'gap':\n"
@@ -96,7 +96,7 @@ def test_a_consumer_sees_the_types_and_events_narrow_on_their_type(tmp_path: Pat
     )
     assert mypy(tmp_path).startswith("Success")
     (tmp_path / "wrong.py").write_text(
-        "import streamser\ndef told(event: streamser.Event) -> float:\n    return event.confidence\n", encoding="utf-8"
+        "import streamser\ndef text(event: streamser.Event) -> float:\n    return event.confidence\n", encoding="utf-8"
     )
     assert 'has no attribute "confidence"' in mypy(tmp_path)
 
@@ -105,7 +105,9 @@ RUNNABLE = [name for name, block in blocks().items() if not any(mark in block fo
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_every_block_runs(name: str, adaptive: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_python_block_of_the_documentation_runs(
+    name: str, adaptive: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     audio = np.concatenate([silence(0.8), babble(1.5), silence(0.8)])
     soundfile.write(tmp_path / "talk.wav", audio, 16_000)
     monkeypatch.chdir(tmp_path)
@@ -119,7 +121,7 @@ def test_every_block_runs(name: str, adaptive: Recognizer, tmp_path: Path, monke
     exec(compile(blocks()[name], name, "exec"), names)
 
 
-def test_the_blocks_that_do_not_run_here_run_elsewhere() -> None:
+def test_the_blocks_that_do_not_run_here_run_in_other_tests() -> None:
     for mark, place in RUN_ELSEWHERE.items():
-        assert any(mark in block for block in blocks().values()), f"no block has {mark}: take it out of the table"
+        assert any(mark in block for block in blocks().values()), f"no block has {mark}: remove it from RUN_ELSEWHERE"
         assert "docs" in (ROOT / place).read_text(encoding="utf-8")

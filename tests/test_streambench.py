@@ -1,4 +1,4 @@
-"""Composed streams match their true labels and times, and the benchmark counts their events correctly."""
+"""Composed streams have correct labels and times, and the streaming benchmark counts their events correctly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLAN = StreamPlan(minutes=1.0, stream_minutes=0.5, pause_s=(0.8, 1.5), filler_pr
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
-    """Voices of 1.2 s between silences, three speakers, all labels."""
+    """Clips of three speakers and all labels, each with a voice of 1.2 s between silences."""
     folder = tmp_path_factory.mktemp("voices")
     made = []
     for i in range(24):
@@ -55,18 +55,18 @@ def test_the_same_seed_composes_the_same_streams_and_another_does_not(clips: lis
     assert not np.array_equal(first[0].samples[:1000], other[0].samples[:1000])
 
 
-def test_spans_lie_end_to_end_and_speech_is_where_they_say(clips: list[Clip]) -> None:
+def test_spans_cover_the_stream_without_gaps_and_contain_the_speech(clips: list[Clip]) -> None:
     for stream in compose_all(clips, PLAN):
         assert stream.spans[0].start == 0 and stream.spans[-1].end == len(stream.samples)
         assert all(a.end == b.start for a, b in zip(stream.spans, stream.spans[1:], strict=False))
         assert np.abs(stream.samples).max() <= 1.0
         quiet_db = max(level_db(stream.samples[s.start : s.end]) for s in stream.spans if s.kind == "quiet")
         for span in stream.spoken:
-            assert 1.1 < (span.end - span.start) / SAMPLE_RATE < 1.3  # the clip's own silences are cut off
+            assert 1.1 < (span.end - span.start) / SAMPLE_RATE < 1.3  # the silences of the clip are cut off
             assert level_db(stream.samples[span.start : span.end]) > quiet_db
 
 
-def test_no_clip_is_used_twice_and_labels_come_evenly(clips: list[Clip]) -> None:
+def test_no_clip_is_used_twice_and_the_labels_alternate(clips: list[Clip]) -> None:
     used = [span.clip for stream in compose_all(clips, StreamPlan(minutes=60)) for span in stream.spoken]
     assert len(used) == len(set(used)) == len(clips)
     first = [span.clip.label for span in next(iter(compose_all(clips, PLAN))).spoken if span.clip]
@@ -80,20 +80,20 @@ def test_speech_is_set_to_levels_within_the_plan(clips: list[Clip]) -> None:
             assert -38 < level < -14
 
 
-def test_the_extent_of_speech_leaves_out_the_silence_around_it() -> None:
+def test_speech_extent_leaves_out_the_silence_around_the_speech() -> None:
     start, end = speech_extent(np.concatenate([silence(0.3), babble(1.0), silence(0.5)]))
     assert start == pytest.approx(0.3 * SAMPLE_RATE, abs=400)
     assert end == pytest.approx(1.3 * SAMPLE_RATE, abs=400)
     assert speech_extent(silence(0.001)) == (0, 16)
 
 
-def test_music_has_its_level_and_its_seed() -> None:
+def test_music_has_a_fixed_level_and_is_reproducible() -> None:
     tune = music(3 * SAMPLE_RATE, np.random.default_rng(3))
     assert level_db(tune) == pytest.approx(-20, abs=0.5)
     assert np.array_equal(tune, music(3 * SAMPLE_RATE, np.random.default_rng(3)))
 
 
-# ---- scoring, on events that the test makes
+# ---- scoring of events that the tests make
 
 S = SAMPLE_RATE
 STREAM = Composed(
@@ -131,7 +131,7 @@ def sheet_of(*events: TimedPrediction) -> _Sheet:
     return sheet
 
 
-def test_an_utterance_that_covers_half_of_a_clip_finds_it_and_less_does_not() -> None:
+def test_a_clip_is_found_if_an_utterance_covers_at_least_half_of_it() -> None:
     received = sheet_of(
         timed_prediction(0, 2.0, 3.2, "angry", 3.5), timed_prediction(1, 10.0, 11.0, "sad", 11.4)
     ).results
@@ -139,17 +139,17 @@ def test_an_utterance_that_covers_half_of_a_clip_finds_it_and_less_does_not() ->
     assert received[0].predictions[-1].event.label == "angry"
 
 
-def test_an_utterance_in_music_is_a_false_event_of_music() -> None:
+def test_an_utterance_in_music_or_silence_is_a_false_event_of_this_kind() -> None:
     sheet = sheet_of(timed_prediction(0, 4.5, 7.0, "happy", 7.4), timed_prediction(1, 14.0, 15.0, "sad", 15.4))
     assert [kind for kind, _ in sheet.false] == ["music", "quiet"]
     assert not any(one.found for one in sheet.results)
 
 
-def test_an_utterance_over_speech_is_no_false_event_even_where_its_pre_roll_is_quiet() -> None:
+def test_an_utterance_over_speech_with_a_quiet_pre_roll_is_no_false_event() -> None:
     assert sheet_of(timed_prediction(0, 1.7, 4.1, "angry", 4.4)).false == []
 
 
-def test_two_clips_in_one_utterance_are_merged_and_two_utterances_in_one_clip_are_pieces() -> None:
+def test_two_clips_in_one_utterance_count_as_merged_and_two_utterances_in_one_clip_as_pieces() -> None:
     sheet = sheet_of(timed_prediction(0, 2.0, 13.0, "angry", 13.4))
     assert sheet.merged == 1
     sheet = sheet_of(timed_prediction(0, 10.0, 11.8, "sad", 12.0), timed_prediction(1, 12.0, 13.0, "happy", 13.4))
@@ -157,7 +157,7 @@ def test_two_clips_in_one_utterance_are_merged_and_two_utterances_in_one_clip_ar
     assert sheet.results[1].predictions[-1].event.label == "sad"  # the piece that covers more
 
 
-def test_a_change_of_what_is_shown_is_a_flip_also_to_uncertain_and_back() -> None:
+def test_each_change_of_the_shown_result_is_a_flip_including_uncertain() -> None:
     events = [
         timed_prediction(0, 2, 2.5, "angry", 2.5, final=False),
         timed_prediction(0, 2, 3.0, "angry", 3.0, final=False, uncertain=True),
@@ -167,10 +167,10 @@ def test_a_change_of_what_is_shown_is_a_flip_also_to_uncertain_and_back() -> Non
     assert sheet_of(*events).flips == 2
 
 
-# ---- the whole, through the real pipeline
+# ---- the whole benchmark, with the real pipeline
 
 
-def test_every_voice_is_found_and_the_figures_hang_together(recognizer: Recognizer, clips: list[Clip]) -> None:
+def test_most_utterances_are_found_and_the_figures_are_consistent(recognizer: Recognizer, clips: list[Clip]) -> None:
     reported: list[tuple[str, int, int]] = []
     result = measure_streams(recognizer, clips, PLAN, progress=lambda *what: reported.append(what))
     assert result.found > 0.8
@@ -184,13 +184,13 @@ def test_every_voice_is_found_and_the_figures_hang_together(recognizer: Recogniz
     assert "| utterances found |" in stream_markdown(result)
 
 
-def test_the_benchmark_twice_gives_the_same_figures(recognizer: Recognizer, clips: list[Clip]) -> None:
+def test_a_second_run_of_the_benchmark_gives_the_same_figures(recognizer: Recognizer, clips: list[Clip]) -> None:
     first, again = (measure_streams(recognizer, clips, PLAN).to_dict() for _ in range(2))
     del first["real_time_factor"], again["real_time_factor"]
     assert first == again
 
 
-def test_partials_and_final_of_one_utterance_arrive_in_stream_time(recognizer: Recognizer, clips: list[Clip]) -> None:
+def test_results_are_timed_in_samples_and_never_before_their_audio(recognizer: Recognizer, clips: list[Clip]) -> None:
     stream = next(iter(compose_all(clips, PLAN)))
     events = score_stream(stream, recognizer)
     assert any(not one.event.final for one in events)
@@ -198,17 +198,17 @@ def test_partials_and_final_of_one_utterance_arrive_in_stream_time(recognizer: R
     assert [one.at for one in events] == sorted(one.at for one in events)
 
 
-def test_without_clips_there_is_nothing_to_compose(recognizer: Recognizer) -> None:
+def test_streams_without_clips_are_refused(recognizer: Recognizer) -> None:
     with pytest.raises(CorpusError, match="no clips to compose"):
         measure_streams(recognizer, [])
 
 
-def test_an_impossible_plan_is_refused() -> None:
+def test_an_invalid_plan_is_refused() -> None:
     with pytest.raises(ValueError, match="minutes and stream_minutes must be positive"):
         StreamPlan(minutes=0)
 
 
-def test_the_command_writes_the_benchmark(
+def test_evaluate_with_stream_writes_the_benchmark(
     clips: list[Clip], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = clips[0].path.parent

@@ -1,4 +1,4 @@
-"""The table of the small networks: teachers, then students and their controls; a second call resumes."""
+"""tools/students_gpu.py trains teachers first, then students and their controls. A second call resumes the work."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def one_after_the_other(
 
 
 @pytest.mark.slow
-def test_a_second_call_trains_what_the_first_had_no_time_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_call_trains_the_folds_that_the_first_had_no_time_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "corpora"
     for seed, name in enumerate(CORPORA):
         make_corpus(root / name, speakers=3, takes=2, seed=seed)
@@ -91,10 +93,10 @@ def test_a_second_call_trains_what_the_first_had_no_time_for(tmp_path: Path, mon
         names = [Path(name).name for name in archive.getnames()]
     assert names.count("fold.npz") == names.count("relative.onnx") == 3
     assert not [name for name in names if name.endswith(".safetensors")]
-    assert call(20)["jobs"] == {}  # nothing is trained twice
+    assert call(20)["jobs"] == {}  # no fold is trained twice
 
 
-def test_a_control_learns_from_labels_alone(tmp_path: Path) -> None:
+def test_a_control_learns_only_from_labels(tmp_path: Path) -> None:
     (student,) = plan(tmp_path)
     options = students_gpu.Options(
         out=tmp_path, root=tmp_path, runs=tmp_path / "runs", compute=("cpu",), processes=1, until=0.0, clips=0, folds=0,
@@ -107,7 +109,7 @@ def test_a_control_learns_from_labels_alone(tmp_path: Path) -> None:
     assert control.epochs == 3
 
 
-def test_every_student_leaves_out_what_its_teacher_leaves_out() -> None:
+def test_every_student_leaves_out_the_same_corpora_as_its_teacher() -> None:
     for student in PLAN:
         recipe = load_recipe(student.recipe, {"protocol": student.teacher.protocol})
         teacher = load_recipe(student.teacher.recipe, {"protocol": student.teacher.protocol})
@@ -116,7 +118,7 @@ def test_every_student_leaves_out_what_its_teacher_leaves_out() -> None:
             assert getattr(recipe, key) == getattr(teacher, key), key
 
 
-def test_a_few_clips_are_of_every_label_and_of_speakers_in_turn() -> None:
+def test_a_small_selection_of_clips_has_every_label_and_takes_speakers_in_turn() -> None:
     clips = tuple(
         Clip(Path(f"{speaker}-{label}-{take}.wav"), "c", f"c/{speaker}", label)
         for speaker in "abc"

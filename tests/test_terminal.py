@@ -1,4 +1,4 @@
-"""The view shows results, or that there are none, reacts to its keys and restores the terminal."""
+"""The view shows the results or says that there are none. It reacts to its keys and restores the terminal."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Model:
 
 
 class FakeListener:
-    """Tells a list of events, then waits to be closed, as a microphone would."""
+    """Gives a list of events, then waits to be closed, as a microphone would."""
 
     def __init__(self, events: Sequence[Event], status: StreamStatus = STATUS, error: Exception | None = None) -> None:
         self.recognizer = Model()
@@ -145,7 +145,7 @@ async def until(pilot: Pilot[int], true: Callable[[], object]) -> None:
     """Wait for something that the view's own threads and timers do."""
     deadline = time.monotonic() + 20
     while not true():
-        assert time.monotonic() < deadline, "did not happen in time"
+        assert time.monotonic() < deadline, "the expected state did not come within 20 s"
         await pilot.pause(0.02)
 
 
@@ -192,7 +192,7 @@ async def test_past_utterances_gaps_and_health_are_listed() -> None:
         assert "USB microphone · lightsernet · onnx on cpu" in app.part("health").plain_text
 
 
-async def test_a_guess_is_never_shown_as_a_result() -> None:
+async def test_an_uncertain_emotion_is_never_shown_like_a_certain_one() -> None:
     listener, app = make(utterance(0, 1, 2, "angry", 0.4))
     async with running(listener, app, (80, 24)) as pilot:
         await until(pilot, lambda: app.part("rows").plain_text.endswith("40%"))
@@ -205,7 +205,7 @@ async def test_a_guess_is_never_shown_as_a_result() -> None:
         assert "angry" not in app.part("ribbon").plain_text
 
 
-async def test_nothing_is_painted_again_while_nothing_changes() -> None:
+async def test_the_screen_is_not_painted_again_while_nothing_changes() -> None:
     listener, app = make()
     async with running(listener, app, (80, 24)) as pilot:
         await until(pilot, lambda: app.session.summary.utterances == 2)
@@ -219,10 +219,10 @@ async def test_nothing_is_painted_again_while_nothing_changes() -> None:
                 app.tick()
             return not painted
 
-        await until(pilot, calm)  # as soon as the panes have found their sizes
+        await until(pilot, calm)  # as soon as the panes have their final sizes
 
 
-async def test_p_pauses_and_goes_on_and_the_screen_reports_it() -> None:
+async def test_the_p_key_pauses_and_resumes_and_the_screen_shows_the_state() -> None:
     listener, app = make()
     async with running(listener, app) as pilot:
         await pilot.press("p")
@@ -243,7 +243,7 @@ def test_the_level_is_empty_while_paused() -> None:
     assert len(paused) == len(loud)
 
 
-def test_a_pause_of_the_user_is_listed_without_alarm() -> None:
+def test_a_pause_by_the_user_is_listed_but_not_as_lost_audio() -> None:
     paused = Gap(start=SECOND, length=SECOND, reason="paused")
     row = drawing.utterance_row(paused, 60)
     assert "‖ paused" in row.plain and "✕" not in row.plain
@@ -255,13 +255,13 @@ def test_a_pause_of_the_user_is_listed_without_alarm() -> None:
     assert (tally.gaps, tally.lost_ms) == (1, 1000.0)
 
 
-def test_before_the_first_result_there_is_no_latency() -> None:
+def test_before_the_first_result_no_latency_is_shown() -> None:
     fresh = replace(STATUS, finals=0, partials=0, latency_p50_ms=0.0, latency_p95_ms=0.0)
     assert "p50    - ms  p95    - ms" in drawing.health(fresh, 80).plain
     assert "p50   12 ms  p95   32 ms" in drawing.health(STATUS, 80).plain
 
 
-async def test_n_reports_a_new_speaker_where_the_stream_adapts() -> None:
+async def test_the_n_key_starts_a_new_speaker_if_the_stream_adapts() -> None:
     known = replace(emotion(2, 9.0, 11.0), baseline="own", baseline_utterances=7)
     listener = FakeListener([*TALK, known])
     app = TerminalApp(listener, title="test")
@@ -271,14 +271,14 @@ async def test_n_reports_a_new_speaker_where_the_stream_adapts() -> None:
         await pilot.press("n")
         assert listener.new_speakers == 1
         await until(pilot, lambda: app.query_one("#list").border_subtitle == "new speaker: baseline reset")
-        assert not app.query("Toast")  # it would cover the lines at the bottom
+        assert not app.query("Toast")  # a pop-up message would cover the lines at the bottom
         assert "New speaker" in {active.binding.description for active in app.active_bindings.values()}
         listener.adapts = False
         await pilot.press("n")
         assert listener.new_speakers == 1
 
 
-def test_a_new_speaker_in_mid_utterance_is_acknowledged_until_a_result_of_the_next_utterance() -> None:
+def test_a_new_speaker_during_an_utterance_is_shown_until_the_next_utterance_has_a_result() -> None:
     session = Session(LABELS)
     for event in utterance(0, 1.0, 3.0):
         session.take(event)
@@ -296,7 +296,7 @@ def test_a_new_speaker_in_mid_utterance_is_acknowledged_until_a_result_of_the_ne
     assert drawing.voice_words(session) == "voice: baseline of 1 utterance"
 
 
-def test_the_voice_is_named_only_where_something_is_known() -> None:
+def test_the_baseline_is_shown_only_if_the_stream_has_one() -> None:
     session = Session(LABELS)
     assert drawing.voice_words(session) == ""
     for baseline, utterances, words in (
@@ -308,7 +308,7 @@ def test_the_voice_is_named_only_where_something_is_known() -> None:
         assert drawing.voice_words(session) == words
 
 
-async def test_s_saves_all_events_and_again_to_the_same_file(tmp_path: Path) -> None:
+async def test_the_s_key_saves_all_events_and_later_presses_write_the_same_file(tmp_path: Path) -> None:
     listener = FakeListener(TALK)
     app = TerminalApp(listener, title="test", save=tmp_path)
     async with running(listener, app) as pilot:
@@ -331,7 +331,7 @@ async def test_a_message_covers_neither_the_health_nor_the_keys() -> None:
         assert app.screen.query_one("Toast").region.bottom <= app.part("health").region.y
 
 
-async def test_a_save_that_fails_is_told_and_nothing_ends(tmp_path: Path) -> None:
+async def test_a_failed_save_does_not_end_the_view(tmp_path: Path) -> None:
     listener = FakeListener(TALK)
     app = TerminalApp(listener, title="test", save=tmp_path / "missing" / "out.jsonl")
     async with running(listener, app) as pilot:
@@ -340,7 +340,7 @@ async def test_a_save_that_fails_is_told_and_nothing_ends(tmp_path: Path) -> Non
         assert app.is_running
 
 
-def test_a_file_that_is_there_is_never_saved_over(tmp_path: Path) -> None:
+def test_an_existing_file_is_never_overwritten_by_a_save(tmp_path: Path) -> None:
     wanted = tmp_path / "session.jsonl"
     assert free_path(wanted) == wanted
     wanted.write_text("mine\n")
@@ -357,7 +357,7 @@ async def test_quitting_closes_the_listener(key: str, code: int) -> None:
     assert listener.closed.is_set()
 
 
-async def test_q_asks_before_results_that_are_written_nowhere_are_lost() -> None:
+async def test_the_q_key_asks_before_unsaved_results_are_lost() -> None:
     listener = FakeListener(TALK)
     app = TerminalApp(listener, title="test", ask=True)
     async with running(listener, app) as pilot:
@@ -374,7 +374,7 @@ async def test_q_asks_before_results_that_are_written_nowhere_are_lost() -> None
     assert listener.closed.is_set() and app.return_value == 0 and app.saved_paths == []
 
 
-async def test_s_at_the_question_saves_and_quits(tmp_path: Path) -> None:
+async def test_the_s_key_at_the_quit_question_saves_and_quits(tmp_path: Path) -> None:
     listener = FakeListener(TALK)
     app = TerminalApp(listener, title="test", save=tmp_path / "out.jsonl", ask=True)
     async with running(listener, app) as pilot:
@@ -388,7 +388,7 @@ async def test_s_at_the_question_saves_and_quits(tmp_path: Path) -> None:
 
 
 class Ending(FakeListener):
-    """Gives one more utterance when it is closed, as one that was still open."""
+    """Gives one more utterance when it is closed, like a listener with an unfinished utterance."""
 
     def __init__(self, events: Sequence[Event]) -> None:
         super().__init__(events)
@@ -405,7 +405,7 @@ class Ending(FakeListener):
         self.over.wait(20)
 
 
-async def test_saved_at_the_question_is_also_the_final_that_the_end_brings(tmp_path: Path) -> None:
+async def test_saving_at_the_quit_question_includes_the_final_of_the_last_open_utterance(tmp_path: Path) -> None:
     listener = Ending(TALK)
     app = TerminalApp(listener, title="test", save=tmp_path / "out.jsonl", ask=True)
     async with running(listener, app) as pilot:
@@ -420,7 +420,7 @@ async def test_saved_at_the_question_is_also_the_final_that_the_end_brings(tmp_p
 
 
 @pytest.mark.parametrize("key", ["q", "ctrl+c"])
-async def test_what_follows_the_key_s_is_saved_at_the_end(tmp_path: Path, key: str) -> None:
+async def test_events_after_the_s_key_are_saved_at_the_end(tmp_path: Path, key: str) -> None:
     listener = Ending(TALK)
     app = TerminalApp(listener, title="test", save=tmp_path / "out.jsonl", ask=True)
     async with running(listener, app) as pilot:
@@ -432,7 +432,7 @@ async def test_what_follows_the_key_s_is_saved_at_the_end(tmp_path: Path, key: s
     assert app.saved_paths == [str(tmp_path / "out.jsonl")] and app.error is None
 
 
-async def test_when_the_rest_cannot_be_saved_the_summary_names_how_far_the_file_goes(tmp_path: Path) -> None:
+async def test_if_the_last_events_cannot_be_saved_the_summary_gives_the_last_saved_time(tmp_path: Path) -> None:
     listener = Ending(TALK)
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -447,7 +447,7 @@ async def test_when_the_rest_cannot_be_saved_the_summary_names_how_far_the_file_
     assert app.error is not None and app.error.startswith("the last events are not saved")
 
 
-async def test_a_save_that_fails_at_the_question_does_not_quit(tmp_path: Path) -> None:
+async def test_a_failed_save_at_the_quit_question_does_not_quit(tmp_path: Path) -> None:
     listener = FakeListener(TALK)
     app = TerminalApp(listener, title="test", save=tmp_path / "missing" / "out.jsonl", ask=True)
     async with running(listener, app) as pilot:
@@ -459,7 +459,7 @@ async def test_a_save_that_fails_at_the_question_does_not_quit(tmp_path: Path) -
         assert app.is_running and not listener.closed.is_set()
 
 
-async def test_q_does_not_ask_when_nothing_would_be_lost(tmp_path: Path) -> None:
+async def test_the_q_key_does_not_ask_if_no_results_would_be_lost(tmp_path: Path) -> None:
     quiet = FakeListener([])
     app = TerminalApp(quiet, title="test", ask=True)
     async with running(quiet, app) as pilot:
@@ -488,7 +488,7 @@ def test_the_last_result_stays_dimmed_until_the_first_partial_of_the_next_uttera
     assert "previous" not in drawing.headline(session, 40).plain
 
 
-def test_a_summary_says_the_shares_of_time_the_gaps_and_where_it_was_saved() -> None:
+def test_a_summary_gives_the_shares_of_time_the_gaps_and_the_saved_file() -> None:
     summary = Summary(LABELS)
     events = [*utterance(0, 0.0, 3.0), *utterance(1, 4.0, 5.0, "sad", 0.4), *utterance(2, 6.0, 10.0, "sad")]
     for event in [*events, Gap(start=5 * SECOND, length=SECOND), StreamEnded(end=12 * SECOND)]:
@@ -511,7 +511,7 @@ def test_a_summary_is_no_wider_than_the_terminal(width: int) -> None:
     assert max(map(len, summary.text(width).splitlines())) <= width
 
 
-def test_a_summary_of_several_streams_puts_them_one_after_another() -> None:
+def test_a_summary_of_several_streams_joins_their_timelines() -> None:
     summary = Summary(LABELS)
     for _ in range(2):
         for event in [*utterance(0, 0.0, 1.0), StreamEnded(end=2 * SECOND)]:
@@ -520,19 +520,19 @@ def test_a_summary_of_several_streams_puts_them_one_after_another() -> None:
     assert "  timeline  " + ("h" * 10 + "." * 10) * 2 in summary.text(52)
 
 
-async def test_a_replay_that_ends_stays_on_the_screen_until_q() -> None:
+async def test_a_finished_replay_stays_on_the_screen_until_the_q_key() -> None:
     listener, app = make([*TALK, END])
     async with running(listener, app) as pilot:
         await until(pilot, lambda: "finished" in app.part("header").plain_text)
         assert "uncertain" in app.part("headline").plain_text
         assert app.return_value is None
-        await pilot.press("p")  # means nothing any more
+        await pilot.press("p")  # has no effect any more
         await pilot.press("q")
         await until(pilot, lambda: app.return_value is not None)
     assert app.exit_code == 0
 
 
-async def test_a_replay_may_end_by_itself() -> None:
+async def test_with_exit_at_end_the_view_closes_when_the_replay_ends() -> None:
     listener = FakeListener([*TALK, END])
     app = TerminalApp(listener, title="test", exit_at_end=True)
     async with running(listener, app) as pilot:
@@ -540,7 +540,7 @@ async def test_a_replay_may_end_by_itself() -> None:
     assert (app.return_value, app.session.summary.utterances) == (0, 2)
 
 
-async def test_a_stream_that_fails_reports_the_reason_and_an_exit_code() -> None:
+async def test_a_failed_stream_gives_the_reason_and_exit_code_1() -> None:
     failed = replace(END, error="the device is gone")
     listener, app = make([*TALK, failed], error=DeviceError("USB microphone: the device is gone"))
     async with running(listener, app) as pilot:
@@ -552,7 +552,7 @@ async def test_a_stream_that_fails_reports_the_reason_and_an_exit_code() -> None
     assert "the device is gone" in app.error
 
 
-async def test_a_listener_that_breaks_without_a_word_is_not_shown_as_listening() -> None:
+async def test_a_listener_that_fails_without_an_event_is_shown_as_stopped() -> None:
     listener, app = make(TALK, error=RuntimeError("a bug"))
     async with running(listener, app) as pilot:
         await until(pilot, lambda: "stopped" in app.part("header").plain_text)
@@ -567,7 +567,7 @@ async def test_important_states_are_shown_in_words_and_not_only_in_color() -> No
     listener, app = make(lost, status=status)
     async with running(listener, app, (100, 24)) as pilot:
         await until(pilot, lambda: "microphone lost" in app.part("rows").plain_text)
-        for _ in range(30):  # three seconds of silence, not three pauses for breath
+        for _ in range(30):  # three seconds of silence, longer than a pause for breath
             app.tick()
         for word in ("REC", "▲ microphone lost", "no audio", "quiet", "recording to talk.wav"):
             assert word in words(app)
@@ -575,14 +575,14 @@ async def test_important_states_are_shown_in_words_and_not_only_in_color() -> No
         assert "???????" in app.part("ribbon").plain_text
 
 
-async def test_who_looks_back_is_not_pushed_along() -> None:
+async def test_new_rows_do_not_move_a_list_that_was_scrolled_back() -> None:
     talk = [event for number in range(40) for event in utterance(number, number * 4, number * 4 + 2)]
     listener, app = make(talk)
     async with running(listener, app, (80, 24)) as pilot:
         await until(pilot, lambda: app.session.summary.utterances == 40)
         await pilot.press("down", "down", "pagedown")
         seen = app.part("rows").plain_text
-        assert seen.startswith("01:48")  # the thirteenth newest began at 27 * 4 s
+        assert seen.startswith("01:48")  # the thirteenth newest utterance began at 27 * 4 s
         app._came.extend(utterance(40, 160, 162))
         app.tick()
         assert app.part("rows").plain_text == seen
@@ -590,7 +590,7 @@ async def test_who_looks_back_is_not_pushed_along() -> None:
         assert app.part("rows").plain_text.startswith("02:40")
 
 
-async def test_help_opens_and_any_key_leaves_it() -> None:
+async def test_the_help_opens_and_any_key_closes_it() -> None:
     listener, app = make()
     async with running(listener, app) as pilot:
         await pilot.press("question_mark")
@@ -621,7 +621,7 @@ def test_every_row_of_the_list_is_as_wide_as_the_others() -> None:
         assert {drawing.utterance_row(row, width).cell_len for row in rows} == {width}
 
 
-def test_the_ribbon_stands_still_and_fills_from_left_to_right() -> None:
+def test_the_timeline_stays_in_place_and_fills_from_left_to_right() -> None:
     session = Session(LABELS)
     for event in TALK:
         session.take(event)
@@ -634,7 +634,7 @@ def test_the_ribbon_stands_still_and_fills_from_left_to_right() -> None:
     assert late.splitlines()[1].startswith("00:15")
 
 
-def test_a_session_of_days_does_not_fill_the_memory() -> None:
+def test_a_session_keeps_a_limited_number_of_events_and_rows() -> None:
     session = Session(LABELS)
     for number in range(60_000):
         session.take(Gap(start=number, length=1))
@@ -642,7 +642,7 @@ def test_a_session_of_days_does_not_fill_the_memory() -> None:
 
 
 class Screen(io.StringIO):
-    """A terminal that remembers what was written."""
+    """A terminal that keeps the written text."""
 
     encoding = "ascii"
 
@@ -650,7 +650,7 @@ class Screen(io.StringIO):
         return True
 
 
-def test_plain_lines_tell_each_final_once_when_piped() -> None:
+def test_plain_output_to_a_pipe_has_one_line_for_each_final() -> None:
     out = io.StringIO()
     view = PlainView(out, LABELS)
     for event in [*TALK, SourceChanged(state="lost", at=9 * SECOND, detail="USB mic"), END]:
@@ -664,7 +664,7 @@ def test_plain_lines_tell_each_final_once_when_piped() -> None:
     ]
 
 
-def test_plain_lines_on_a_terminal_have_one_live_line_and_no_escape_codes() -> None:
+def test_plain_output_on_a_terminal_has_one_changing_line_and_no_escape_codes() -> None:
     out = Screen()
     view = PlainView(out, LABELS)
     for event in utterance(0, 1.0, 3.0):
@@ -677,7 +677,7 @@ def test_plain_lines_on_a_terminal_have_one_live_line_and_no_escape_codes() -> N
     assert lines[1].startswith("00:00:01.00   2.00 s  happy      0.86 ...")
 
 
-def test_plain_lines_name_the_streams_once_there_are_several() -> None:
+def test_plain_output_names_the_stream_when_a_second_stream_begins() -> None:
     out = io.StringIO()
     view = PlainView(out)
     for stream in ("a.wav", "b\u00fc.wav"):
@@ -695,7 +695,7 @@ class Noisy(FakeListener):
         logging.warning("a warning")
         yield from super().__iter__()
 assert usable()
-if sys.argv[1] == "apart":  # as `streamser live` does: Python's standard error leaves descriptor 2
+if sys.argv[1] == "apart":  # as `streamser live` does: Python's standard error gets another descriptor than 2
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 logging.basicConfig()
@@ -705,7 +705,7 @@ sys.exit(run_terminal(Noisy(TALK), title="live: test"))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize(("key", "code", "stderr"), [(b"q", 0, "one"), (b"\x03", 130, "apart")])
-def test_on_a_real_terminal_c_libraries_do_not_scribble_and_all_is_restored(
+def test_messages_of_c_libraries_go_to_the_log_and_the_terminal_is_restored(
     tmp_path: Path, key: bytes, code: int, stderr: str
 ) -> None:
     import pty
@@ -740,7 +740,7 @@ def test_on_a_real_terminal_c_libraries_do_not_scribble_and_all_is_restored(
 
 
 def read_until(terminal: int, end: bytes) -> bytes:
-    """All that is written up to and with `end`, escape codes and all."""
+    """Return all written bytes up to and including `end`, with the escape codes."""
     import select
 
     plain_text, deadline = b"", time.monotonic() + 30
@@ -751,6 +751,6 @@ def read_until(terminal: int, end: bytes) -> bytes:
     return plain_text
 
 
-def test_importing_it_does_not_import_textual() -> None:
+def test_importing_the_terminal_package_does_not_import_textual() -> None:
     probe = "import sys, streamser.terminal; sys.exit('textual' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0

@@ -11,7 +11,7 @@ TESTS = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TRUST)
 
 
 def test_each_row_names_a_test() -> None:
-    promises = TRUST.partition("## Soak")[0]  # below are figures of one run
+    promises = TRUST.partition("## Soak")[0]  # the section below holds the results of one run
     rows = [
         line for line in promises.splitlines() if line.startswith("| ") and not line.startswith(("| ---", "| fault"))
     ]
@@ -21,6 +21,6 @@ def test_each_row_names_a_test() -> None:
         assert re.search(r"`tests/[\w/]+\.py::\w+`", row), row
 
 
-def test_each_named_test_is_there() -> None:
+def test_each_named_test_exists() -> None:
     for path, name in TESTS:
         assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), name

@@ -1,4 +1,4 @@
-"""Run streamser as a process of its own and record its connections and the files that it writes."""
+"""Run streamser in a separate process and record its connections and the files that it writes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ sys.exit(main(sys.argv[1:]))
 """
 _STRACED = re.compile(r'(?:open|openat|creat)\((?:[^,"]*, )?"(?P<path>[^"]*)"(?P<flags>[^)]*)\)\s+= (?P<result>-?\d+)')
 _ADDRESS = re.compile(r'inet_addr\("(?P<v4>[^"]+)"\)|inet_pton\(AF_INET6, "(?P<v6>[^"]+)"')
-# What a process writes without storing anything: devices, shared memory, its own description.
+# Writing to these paths stores no file: devices, shared memory and the descriptions of processes.
 _PASSING = ("/dev/", "/proc/", "/sys/", "/memfd:")
 
 
 @dataclass
 class Trace:
-    """What was seen."""
+    """The recorded connections and files."""
 
     connections: list[str] = field(default_factory=list)
     """Addresses that are not loopback."""
@@ -45,12 +45,12 @@ class Trace:
     """Files that were opened for writing."""
 
     def connect(self, address: str) -> None:
-        """Note an address, unless it is loopback or a socket of this machine's file system."""
+        """Record an address, unless it is loopback or a socket in this machine's file system."""
         if not is_local(address):
             self.connections.append(address)
 
     def write(self, path: str) -> None:
-        """Note a file, unless writing it stores nothing."""
+        """Record a file, unless its path is a device or another path that stores no file."""
         if path and not path.startswith(_PASSING):
             self.written.add(Path(path).absolute())
 
@@ -78,7 +78,7 @@ def audited(folder: Path, *words: str) -> list[str]:
 
 
 def read_audit(folder: Path) -> Trace:
-    """What the hook saw."""
+    """Return the connections and files that the audit hook logged."""
     trace = Trace()
     for line in (folder / "audit.jsonl").read_text().splitlines():
         kind, what = json.loads(line)
@@ -90,14 +90,14 @@ def read_audit(folder: Path) -> Trace:
 
 
 def straced(folder: Path, *words: str) -> list[str]:
-    """The command that runs streamser under strace, which traces native code as well."""
+    """The command that runs streamser under strace, which also traces native code."""
     log = str(folder / "strace.txt")
     calls = "trace=connect,sendto,sendmsg,open,openat,creat"
     return ["strace", "-f", "-qq", "-s", "400", "-o", log, "-e", calls, sys.executable, "-m", "streamser", *words]
 
 
 def read_strace(folder: Path) -> Trace:
-    """What strace saw."""
+    """Return the connections and files in the log of strace."""
     trace = Trace()
     for line in (folder / "strace.txt").read_text(errors="replace").splitlines():
         if (call := _STRACED.search(line)) and int(call["result"]) >= 0:
@@ -110,7 +110,7 @@ def read_strace(folder: Path) -> Trace:
 
 @cache
 def strace_works() -> bool:
-    """Whether this machine has strace and lets it trace."""
+    """Whether this machine has strace and permits tracing."""
     if shutil.which("strace") is None:
         return False
     return subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], check=False, capture_output=True).returncode == 0

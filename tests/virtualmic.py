@@ -1,4 +1,4 @@
-"""A real PortAudio microphone for tests on machines without a sound card, each test with its own server."""
+"""A virtual microphone for PortAudio on machines without a sound card. Each test has its own sound server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parent.parent / "tools" / "virtual_mic.sh"
 
 
 def why_missing() -> str | None:
-    """What this machine lacks for a virtual microphone, or None."""
+    """Say why this machine cannot have a virtual microphone, or return None."""
     if sys.platform != "linux":
         return "the virtual microphone needs Linux"
     for program in ("pulseaudio", "pactl", "paplay", "bash"):
@@ -35,10 +35,11 @@ needs_virtual_mic = pytest.mark.skipif(why_missing() is not None, reason=str(why
 
 
 class VirtualMic:
-    """A private sound server; its microphones record what is played into it."""
+    """A private sound server. Its microphones record the audio that is played into them."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="vmic-"))  # short: a socket's path may have 107 letters
+        # The name is short because the path of a socket may have only 107 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix="vmic-"))
         self.env: dict[str, str] = {}
         self._players: list[subprocess.Popen[bytes]] = []
 
@@ -73,7 +74,7 @@ class VirtualMic:
         self._players.append(player)
 
     def silence(self) -> None:
-        """Stop whatever is played."""
+        """Stop all playing."""
         for player in self._players:
             with suppress(ProcessLookupError):
                 os.killpg(player.pid, signal.SIGKILL)
@@ -81,7 +82,7 @@ class VirtualMic:
         self._players.clear()
 
     def stop(self) -> None:
-        """End the daemon, in whatever state it is."""
+        """End the sound server, also if it is frozen."""
         with suppress(subprocess.CalledProcessError):
             self("thaw")
         self.silence()
@@ -93,7 +94,7 @@ class VirtualMic:
 
 @contextmanager
 def virtual_mic(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualMic]:
-    """A daemon that is also visible to this process's PortAudio."""
+    """Start a sound server that PortAudio in this process also finds."""
     import sounddevice
 
     mic = VirtualMic()

@@ -17,7 +17,7 @@ from streamser.training.recipe import AdversaryConfig, recipe_from
 CLIPS = [Clip(Path("x"), "one" if i % 2 else "two", f"s{i % 2}", "angry") for i in range(64)]
 
 
-def test_it_learns_from_its_loss_and_the_embedding_is_pushed_the_other_way() -> None:
+def test_the_adversary_gets_the_gradient_of_its_loss_and_the_embedding_gets_the_reversed_one() -> None:
     torch.manual_seed(0)
     adversary = Adversary(AdversaryConfig(of="corpus", weight=0.25, warmup_steps=1), CLIPS, 8)
     embedding = torch.randn(64, 8, requires_grad=True)
@@ -30,6 +30,6 @@ def test_it_learns_from_its_loss_and_the_embedding_is_pushed_the_other_way() -> 
     assert adversary.guess[0].weight.grad is not None
 
 
-def test_a_recipe_names_what_it_guesses() -> None:
+def test_a_recipe_with_an_unknown_target_of_the_adversary_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"adversary.of: must be one of '', corpus, speaker, not 'room'"):
         recipe_from({"name": "x", "variant": "lightsernet", "adversary": {"of": "room"}})

@@ -1,4 +1,4 @@
-"""Augmentation: each change follows its parameters, which are drawn first and applied second."""
+"""Augmentation: the parameters of each change are drawn first, and the change follows them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def level_at(samples: Samples, low_hz: float, high_hz: float) -> float:
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> Path:
-    """A folder with a hum in one file and a click (a room without reverberation) in another."""
+    """A folder with two files: a hum, and a click, which as a room response has no reverberation."""
     soundfile.write(tmp_path / "click.wav", np.eye(1, 4000, 10)[0], SAMPLE_RATE)
     soundfile.write(tmp_path / "hum.wav", sine(1000.0, 0.5), SAMPLE_RATE)
     return tmp_path
@@ -71,7 +71,7 @@ def recordings(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("snr_db", [0.0, 10.0, 20.0])
-def test_noise_lies_as_far_below_the_voice_as_drawn_however_long_the_pauses_are(snr_db: float) -> None:
+def test_noise_has_the_drawn_ratio_to_the_speech_however_long_the_pauses_are(snr_db: float) -> None:
     speech = np.concatenate([sine(), np.zeros(3 * SAMPLE_RATE, np.float32)])
     noise = coloured_noise(len(speech), "white", 1)
     added = add_noise(speech, noise, snr_db) - speech
@@ -79,27 +79,27 @@ def test_noise_lies_as_far_below_the_voice_as_drawn_however_long_the_pauses_are(
 
 
 @pytest.mark.parametrize(("colour", "slope_db"), [("white", 0.0), ("pink", -3.0), ("brown", -6.0)])
-def test_coloured_noise_falls_with_the_octaves(colour: str, slope_db: float) -> None:
+def test_colored_noise_falls_by_its_slope_in_each_octave(colour: str, slope_db: float) -> None:
     noise = coloured_noise(8 * SAMPLE_RATE, colour, 3)  # type: ignore[arg-type]
     densities = [level_at(noise, hz, 2 * hz) / hz for hz in (250, 500, 1000, 2000)]
     slopes = [db(after / before) for before, after in pairwise(densities)]
     assert np.mean(slopes) == pytest.approx(slope_db, abs=0.5)
 
 
-def test_noise_comes_from_the_folder_when_there_is_one(recordings: Path) -> None:
+def test_noise_comes_from_the_folder_if_one_is_given(recordings: Path) -> None:
     noise = Noise((0.0, 0.0), (str(recordings),), colour_share=0.0)
     drawn = noise.draw(np.random.default_rng(0))._replace(file=0.9)  # the second file: the hum
     changed = noise.apply(sine(220.0), drawn)
     assert db(level_at(changed, 990, 1010) / level_at(changed, 210, 230)) == pytest.approx(0.0, abs=0.5)
 
 
-def test_noise_of_silence_is_silence() -> None:
+def test_noise_added_to_silence_is_silence() -> None:
     silence = np.zeros(1000, np.float32)
     assert not add_noise(silence, coloured_noise(1000, "pink", 0), 0.0).any()
     assert add_noise(np.zeros(0, np.float32), np.zeros(0, np.float32), 0.0).shape == (0,)
 
 
-def test_a_folder_that_is_not_there_is_told_when_the_augmenter_is_made(tmp_path: Path) -> None:
+def test_a_missing_or_empty_noise_folder_is_reported_when_the_augmenter_is_made(tmp_path: Path) -> None:
     config = AugmentConfig(noise_probability=0.5, noise_folders=(str(tmp_path / "gone"),))
     with pytest.raises(CorpusError, match="no such corpus folder"):
         Augmenter(config, np.random.default_rng(0))
@@ -110,7 +110,7 @@ def test_a_folder_that_is_not_there_is_told_when_the_augmenter_is_made(tmp_path:
 # ---- rooms
 
 
-def test_a_room_of_one_click_changes_nothing(recordings: Path) -> None:
+def test_a_room_response_of_one_click_changes_nothing(recordings: Path) -> None:
     room = Room(str(recordings), synthetic_share=0.0)
     drawn = room.draw(np.random.default_rng(0))._replace(file=0.0)  # the first file: the click
     assert np.allclose(room.apply(sine(), drawn), sine(), atol=1e-4)
@@ -126,7 +126,7 @@ def test_a_room_keeps_length_and_level_and_fills_the_pauses() -> None:
 
 
 @pytest.mark.parametrize("rt60_s", [0.2, 0.6])
-def test_a_synthetic_room_decays_by_60_db_in_its_time(rt60_s: float) -> None:
+def test_a_synthetic_room_decays_by_60_db_in_its_reverberation_time(rt60_s: float) -> None:
     response = room_response(rt60_s, 6.0, 0)
     decay = np.cumsum(np.square(response[1:], dtype=np.float64)[::-1])[::-1]
     half = len(response) // 2
@@ -137,21 +137,21 @@ def test_a_synthetic_room_decays_by_60_db_in_its_time(rt60_s: float) -> None:
 # ---- level, tempo, pitch
 
 
-def test_gain_is_what_was_drawn_and_stops_at_full_scale() -> None:
+def test_a_gain_changes_the_level_as_drawn_but_not_above_full_scale() -> None:
     assert db(active_power(Gain().apply(sine(), -20.0)) / active_power(sine())) == pytest.approx(-20.0, abs=0.01)
     loud = Gain().apply(sine(peak=0.5), 20.0)
     assert np.abs(loud).max() == pytest.approx(1.0)
     assert np.corrcoef(loud, sine())[0, 1] > 0.9999  # turned down, not clipped
 
 
-def test_speed_moves_tempo_and_pitch_together() -> None:
+def test_a_change_of_speed_changes_tempo_and_pitch_together() -> None:
     fast = change_speed(sine(400.0), 1.1)
     assert len(fast) == pytest.approx(SAMPLE_RATE / 1.1, abs=1)
     assert loudest_hz(fast) == pytest.approx(440.0, abs=1.0)
 
 
 @pytest.mark.parametrize("semitones", [-2.0, -0.5, 1.0, 2.0])
-def test_pitch_moves_the_tone_and_keeps_length_and_purity(semitones: float) -> None:
+def test_a_pitch_shift_moves_the_tone_and_keeps_its_length_and_purity(semitones: float) -> None:
     shifted = shift_pitch(sine(300.0), semitones)
     hz = 300.0 * 2 ** (semitones / 12)
     assert len(shifted) == SAMPLE_RATE
@@ -174,7 +174,7 @@ def test_stretching_keeps_the_pitch_and_the_order_of_speech(factor: float) -> No
 # ---- lines
 
 
-def test_a_band_keeps_what_is_inside_and_stops_what_is_outside() -> None:
+def test_a_band_limit_keeps_the_frequencies_inside_and_removes_those_outside() -> None:
     noise = coloured_noise(SAMPLE_RATE, "white", 0)
     changed = band_limit(noise, 300.0, 3400.0)
     assert db(level_at(changed, 400, 3200) / level_at(noise, 400, 3200)) == pytest.approx(0.0, abs=0.1)
@@ -196,7 +196,7 @@ def test_mu_law_has_255_levels_and_an_error_that_follows_the_level() -> None:
         assert 30 < db(np.mean(tone**2) / np.mean((mu_law(tone) - tone) ** 2)) < 45
 
 
-def test_a_telephone_line_keeps_level_and_length_and_is_coarser_when_soft() -> None:
+def test_a_telephone_line_keeps_level_and_length_and_distorts_soft_audio_more() -> None:
     tone = sine(1000.0)
     loud, soft = telephone(tone, -3.0), telephone(tone, -40.0)
     assert len(loud) == len(tone)
@@ -209,7 +209,7 @@ def test_a_telephone_line_keeps_level_and_length_and_is_coarser_when_soft() -> N
 # ---- together
 
 
-def test_nothing_is_on_unless_it_is_switched_on() -> None:
+def test_by_default_no_augmentation_is_on() -> None:
     augmenter = Augmenter(AugmentConfig(), np.random.default_rng(0))
     assert np.array_equal(augmenter(sine()), sine())
 
@@ -230,7 +230,7 @@ def test_the_same_seed_changes_clips_the_same_way() -> None:
     assert not all(np.array_equal(a, b) for a, b in zip(changed[0], changed[2], strict=True))
 
 
-def test_what_was_drawn_can_be_applied_again() -> None:
+def test_drawn_parameters_give_the_same_result_when_applied_again() -> None:
     plan = Augmenter(EVERYTHING, np.random.default_rng(2)).draw()
     assert plan
     assert np.array_equal(apply_plan(sine(), plan), apply_plan(sine(), plan))
@@ -247,7 +247,7 @@ def test_what_was_drawn_can_be_applied_again() -> None:
     ],
     ids=["empty", "silent", "short", "full-scale", "click"],
 )
-def test_any_audio_comes_back_finite_and_within_full_scale(samples: Samples) -> None:
+def test_any_augmented_audio_is_finite_and_within_full_scale(samples: Samples) -> None:
     everything = [step for _, step in EVERYTHING.steps()]
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -266,6 +266,6 @@ def test_any_audio_comes_back_finite_and_within_full_scale(samples: Samples) -> 
         ({"band_high_hz": (200.0, 9000.0)}, "band_low_hz < band_high_hz <= 8000"),
     ],
 )
-def test_an_impossible_setting_is_refused_by_name(wrong: dict[str, object], message: str) -> None:
+def test_an_invalid_setting_is_refused_with_its_name(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AugmentConfig(**wrong)  # type: ignore[arg-type]

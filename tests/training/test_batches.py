@@ -49,7 +49,7 @@ def test_the_augmented_copy_differs_by_the_gain_that_was_drawn(store: LevelStore
     assert float(np.std(change)) < 0.1
 
 
-def test_a_second_build_reads_the_cache_and_a_changed_setting_does_not(clips: list[Clip], cache: Path) -> None:
+def test_a_second_build_reads_the_cache_unless_a_setting_of_the_log_mel_changed(clips: list[Clip], cache: Path) -> None:
     build_store(clips[:2], FEATURES, cache=cache, workers=1)
     before = sorted(cache.iterdir())
     build_store(clips[:2], replace(FEATURES, mfcc=13), cache=cache, workers=1)  # cepstra come after the store
@@ -58,7 +58,7 @@ def test_a_second_build_reads_the_cache_and_a_changed_setting_does_not(clips: li
     assert len(list(cache.iterdir())) == len(before) + 1
 
 
-def test_a_clips_windows_are_those_that_are_served(store: LevelStore, clips: list[Clip]) -> None:
+def test_the_windows_of_a_clip_are_the_same_in_training_and_in_a_stream(store: LevelStore, clips: list[Clip]) -> None:
     mean, std = standard_of(store, range(len(clips)), FEATURES)
     features = replace(FEATURES, scale="standard", mean=mean, std=std)
     served = windows(extract(read_audio(clips[0].path), features), features)
@@ -67,13 +67,13 @@ def test_a_clips_windows_are_those_that_are_served(store: LevelStore, clips: lis
     np.testing.assert_allclose(trained, served, atol=0.05)
 
 
-def test_where_the_front_end_trims_only_the_speech_of_a_clip_is_scored() -> None:
+def test_if_the_front_end_trims_only_the_speech_of_a_clip_is_scored() -> None:
     frames = np.full((200, 4), -60.0, np.float16)
     frames[80:120] = -20.0
     clip = LevelStore(frames, np.zeros((1, 1), np.int64), np.full((1, 1), 200))
     features = FeatureConfig(n_mels=4, log="db", length_s=2.0, trim_db=25.0, short="keep")
     windows_of = BatchMaker(clip, features, FeatureAugment()).whole(0)
-    assert windows_of.shape == (1, 40 + 2 * 12, 4)  # and a fifth of a second on either side
+    assert windows_of.shape == (1, 40 + 2 * 12, 4)  # the speech and a fifth of a second on either side
     everything = BatchMaker(clip, replace(features, trim_db=0.0), FeatureAugment()).whole(0)
     assert everything.shape[0] > 1
 
@@ -85,21 +85,22 @@ def test_a_pause_is_made_of_the_clips_own_quiet_frames() -> None:
     maker = BatchMaker(clip, features, FeatureAugment(pause_probability=1.0))
     drawn = maker.draw(np.zeros(20, np.int64), np.random.default_rng(0))
     assert drawn.shape == (20, features.window_frames, 4)
-    # a rising ramp in a pause: what is not of the ramp, but for its first frame, is among its ten quietest
+    # The clip is a rising ramp. A frame outside the ramp is a pause, made of the ten quietest frames; the ramp's
+    # first frame may be an exception.
     ramp = (torch.diff(drawn[:, :, 0], dim=1) - 60 / 99).abs() < 0.1
     strange = ~ramp & (drawn[:, 1:, 0] > -74)
     assert int(strange.sum(dim=1).max()) <= 1
     assert int((~ramp).sum(dim=1).max()) > 20
 
 
-def test_a_short_clip_is_tiled_in_training_as_when_it_is_served(store: LevelStore) -> None:
+def test_a_short_clip_is_repeated_in_training_as_in_a_stream(store: LevelStore) -> None:
     maker = BatchMaker(store, replace(FEATURES, mfcc=0), FeatureAugment())
     frames = store.frames(0)[:10]
     expected = cut_window(frames.astype(np.float32), 0, FEATURES)
     np.testing.assert_array_equal(maker._fit(frames, FEATURES.window_frames), expected)
 
 
-def test_a_batch_is_the_generators_alone(store: LevelStore) -> None:
+def test_a_batch_depends_only_on_the_random_generator(store: LevelStore) -> None:
     augment = FeatureAugment(gain_db=10, tilt_db=6, noise_probability=0.5, mask_mels=8, mask_frames=8, shift_mels=0.05)
     maker = BatchMaker(store, FEATURES, augment)
     rows = np.array([0, 1, 2, 3])
@@ -148,9 +149,7 @@ class Drop:
         return torch.where(drawn[:, None, None], dropped, levels)
 
 
-def test_a_feature_augmentation_is_added_from_outside_by_one_row(
-    store: LevelStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_row_in_a_table_adds_a_feature_augmentation(store: LevelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FEATURE_CHANGES, "drop", Drop)
     features = replace(FEATURES, mfcc=0)
 
@@ -170,8 +169,8 @@ def test_a_feature_augmentation_is_added_from_outside_by_one_row(
             drawn(**settings)
 
 
-def test_a_room_rings_on_after_a_click_as_its_time_and_its_distance_say() -> None:
-    """A click of 0 dB in silence: 60 dB in rt60, all of the tail `direct_db` weaker than the click."""
+def test_the_reverberation_after_a_click_follows_the_time_and_the_distance() -> None:
+    """After a click of 0 dB in silence, the tail falls by 60 dB in rt60 and is `direct_db` weaker than the click."""
     features = FeatureConfig(n_mels=4, mfcc=0, log="db", floor=1e-20, length_s=1.0, stride_s=0.5)
     frames = np.full((50, 4), -200.0, np.float16)
     frames[10] = 0.0
@@ -201,7 +200,7 @@ SAMPLES = FeatureConfig(
 )
 
 
-def test_a_network_with_its_own_front_end_gets_samples(clips: list[Clip], cache: Path) -> None:
+def test_a_network_with_its_own_front_end_receives_samples(clips: list[Clip], cache: Path) -> None:
     store = build_store(clips, SAMPLES, cache=cache, workers=1)
     batches = BatchMaker(store, SAMPLES, FeatureAugment(crop_probability=0.5, mixup=0.2))
     drawn = batches.draw(np.arange(len(clips)), np.random.default_rng(0))
@@ -211,14 +210,12 @@ def test_a_network_with_its_own_front_end_gets_samples(clips: list[Clip], cache:
     np.testing.assert_allclose(batches.whole(0).numpy(), served, atol=1e-3)
     assert float(np.abs(served).max()) > 0.1
     padded = BatchMaker(store, replace(SAMPLES, short="zero", length_s=30.0), FeatureAugment()).whole(0)[0].numpy()
-    assert not padded[-1].any()  # what is missing is silence, as `cut_window` has it
+    assert not padded[-1].any()  # the missing part is silence, as in `cut_window`
     with pytest.raises(ConfigError, match=r"tilt_db, mask_mels change log-mel, but this network takes samples"):
         BatchMaker(store, SAMPLES, FeatureAugment(tilt_db=3.0, mask_mels=4))
 
 
-def test_a_batch_of_short_clips_has_one_length_though_they_are_served_as_they_are(
-    clips: list[Clip], cache: Path
-) -> None:
+def test_clips_in_a_batch_have_one_length_even_if_a_stream_keeps_their_own(clips: list[Clip], cache: Path) -> None:
     keep = replace(FEATURES, short="keep", length_s=30.0)
     batches = BatchMaker(build_store(clips, keep, cache=cache, workers=1), keep, FeatureAugment())
     drawn = batches.draw(np.arange(len(clips)), np.random.default_rng(0))

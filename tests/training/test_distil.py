@@ -87,7 +87,7 @@ def student(material: Material, folder: Path, cache: Path, distil: dict[str, obj
 # ---- leaks
 
 
-def test_a_fold_takes_the_teacher_that_left_out_the_same_corpus_and_refuses_the_other(
+def test_a_fold_takes_the_teacher_that_left_out_the_same_corpus_and_refuses_another(
     material: Material, run: Path, tmp_path: Path, cache: Path
 ) -> None:
     fair = student(material, tmp_path / "fair", cache, {"teachers": [str(run)]})
@@ -96,17 +96,17 @@ def test_a_fold_takes_the_teacher_that_left_out_the_same_corpus_and_refuses_the_
         assert fair.teachers is not None
         (teacher,) = fair.teachers.of(splits[name], 0)
         assert not {speaker for speaker in speakers_of(teacher) if speaker.startswith(f"{corpus}/")}
-        assert fair.teachers.of(splits[name], 7)[0].path == teacher.path  # of another seed: the seed that is there
+        assert fair.teachers.of(splits[name], 7)[0].path == teacher.path  # a missing seed: the existing one is used
     leaky = student(material, tmp_path / "leaky", cache, {"teachers": [str(bundle_of(run, "tiny").path)]})
     leaky.check_teachers(splits["without-tiny"], 0)
     with pytest.raises(ProtocolError, match=r"was trained on other, which this fold tests on"):
         leaky.check_teachers(splits["without-other"], 0)
-    with pytest.raises(ProtocolError, match="which this fold tests on"):  # also without the check before
+    with pytest.raises(ProtocolError, match="which this fold tests on"):  # also without calling check_teachers first
         leaky.run_split(splits["without-other"], 0)
     assert not (tmp_path / "leaky" / "without-other-s0").exists()
 
 
-def test_a_teacher_leaks_what_its_own_teacher_knew_and_one_without_a_record_teaches_nobody(
+def test_a_teacher_is_refused_if_its_own_teacher_saw_the_test_corpus_or_its_speakers_are_unknown(
     material: Material, run: Path, tmp_path: Path, cache: Path
 ) -> None:
     split = next(one for one in student(material, tmp_path, cache, {}).splits(0) if one.name == "without-other")
@@ -130,7 +130,7 @@ def test_an_evaluation_leaves_out_the_speakers_that_trained_a_teacher(material: 
     assert finding.excluded == {"teacher": len(clips) - len(unseen)}
 
 
-def test_of_a_corpus_that_is_not_left_out_only_the_test_speakers_count(
+def test_if_no_corpus_is_left_out_a_teacher_may_know_other_speakers_than_the_test_speakers(
     material: Material, run: Path, tmp_path: Path, cache: Path
 ) -> None:
     trainer = student(material, tmp_path, cache, {}, protocol="honest", folds=2)
@@ -142,7 +142,7 @@ def test_of_a_corpus_that_is_not_left_out_only_the_test_speakers_count(
         check_teacher(replace(teacher, provenance={"train_speakers": [split.test[0].speaker]}), split)
 
 
-def test_answers_for_clips_that_are_not_trained_on_spoil_a_loss() -> None:
+def test_the_loss_is_nan_for_a_clip_outside_the_training_part() -> None:
     predictions = Predictions(np.full((4, 2), 0.5, np.float32), np.ones((4, 3), np.float32))
     distiller = Distiller(DistilConfig(teachers=("x",)), predictions, np.array([0, 2]), 5)
     logits, embedding = torch.zeros(2, 2), torch.zeros(2, 5)
@@ -153,7 +153,7 @@ def test_answers_for_clips_that_are_not_trained_on_spoil_a_loss() -> None:
 # ---- predictions
 
 
-def test_a_teacher_answers_the_clean_clip_once(
+def test_a_teacher_predicts_each_clean_clip_only_once(
     material: Material, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = bundle_of(run, "other")
@@ -170,7 +170,7 @@ def test_a_teacher_answers_the_clean_clip_once(
     logits = load(teacher.path, "cpu").logits([read_audio(clip.path) for clip in material.clips[:5]])
     expected = np.exp(logits / 2) / np.exp(logits / 2).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(first.probabilities[:5], expected, atol=1e-4)
-    monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("they are in the cache"))
+    monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("the predictions are in the cache"))
     np.testing.assert_array_equal(predictions().probabilities, first.probabilities)
     swapped = Teachers(config, LABELS[::-1], material.stored, RunOptions(cache=tmp_path)).predictions(split, 0)
     np.testing.assert_allclose(swapped.probabilities, first.probabilities[:, ::-1], atol=1e-6)
@@ -193,7 +193,7 @@ def test_folds_on_one_frozen_encoder_share_its_output(
     config = DistilConfig(teachers=(str(tmp_path / "run"),), temperature=1.0)
     teachers = Teachers(config, LABELS, material.stored, RunOptions(cache=tmp_path))
     first = teachers.predictions(splits[0], 0)
-    monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("the encoder has run"))
+    monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("the encoder's output is in the cache"))
     second = teachers.predictions(splits[1], 0)
     np.testing.assert_array_equal(first.embeddings, second.embeddings)
     assert np.abs(first.probabilities - second.probabilities).max() > 1e-4
@@ -206,7 +206,7 @@ def test_folds_on_one_frozen_encoder_share_its_output(
 # ---- training
 
 
-def test_with_all_weight_on_the_teacher_the_network_believes_it_and_not_the_labels(
+def test_with_all_weight_on_the_teacher_the_network_learns_its_predictions_and_not_the_labels(
     material: Material, run: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = Teachers.predictions
@@ -225,11 +225,11 @@ def test_with_all_weight_on_the_teacher_the_network_believes_it_and_not_the_labe
         assert least <= 100 * float((fold.logits.argmax(axis=1) == fold.targets).mean()) <= most
 
 
-def test_clips_without_labels_are_learned_from_the_teacher_alone(root: Path, run: Path, tmp_path: Path) -> None:
+def test_clips_without_labels_are_learned_only_from_the_teacher(root: Path, run: Path, tmp_path: Path) -> None:
     distil = {"teachers": [str(run)], "unlabelled": ["wild", "tiny"], "embedding": 0.5, "unlabelled_share": 0.4}
     recipe = make_recipe(distil=distil, corpora=["tiny", "other"], copies=1, augment={"gain_probability": 1.0})
     material = gather(recipe, root, tmp_path)
-    assert {clip.corpus for clip in material.unlabelled} == {"wild"}  # those of tiny have labels already
+    assert {clip.corpus for clip in material.unlabelled} == {"wild"}  # the clips of tiny have labels already
     assert all(clip.label == "" and clip.style == UNLABELLED for clip in material.unlabelled)
     trainer = Trainer(recipe, material, tmp_path / "run", RunOptions(cache=tmp_path))
     split = next(one for one in trainer.splits(0) if one.name == "without-other")
@@ -244,7 +244,7 @@ def test_clips_without_labels_are_learned_from_the_teacher_alone(root: Path, run
     assert set(provenance["teacher_speakers"]) == speakers_of(bundle_of(run, "other"))
 
 
-def test_two_stores_joined_are_one_store(root: Path, run: Path, tmp_path: Path) -> None:
+def test_two_joined_stores_give_the_frames_of_each(root: Path, run: Path, tmp_path: Path) -> None:
     recipe = make_recipe(distil={"teachers": [str(run)], "unlabelled": ["wild"]})
     material = gather(recipe, root, tmp_path)
     trainer = Trainer(recipe, material, tmp_path / "run", RunOptions(cache=tmp_path))
@@ -257,7 +257,7 @@ def test_two_stores_joined_are_one_store(root: Path, run: Path, tmp_path: Path) 
 
 
 def test_an_unlabelled_corpus_that_is_left_out_stays_out(root: Path, run: Path, tmp_path: Path) -> None:
-    """Its other clips, too: those whose label the recipe does not train."""
+    """This includes its clips whose label the recipe does not train."""
     recipe = make_recipe(
         labels=["angry", "neutral"], label_map={"sad": "neutral"}, distil={"teachers": ["x"], "unlabelled": ["wild"]}
     )
@@ -273,7 +273,7 @@ def test_an_unlabelled_corpus_that_is_left_out_stays_out(root: Path, run: Path, 
     assert not [clip for split in splits_of(excluded, material, 0) for clip in split.train if clip.corpus == "wild"]
 
 
-def test_a_run_with_a_teacher_resumes_with_the_very_same_weights(
+def test_a_resumed_run_with_a_teacher_ends_with_the_same_weights(
     material: Material, run: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamser.training.fit.SAVE_EVERY_S", 0.0)
@@ -307,12 +307,14 @@ def test_a_run_with_a_teacher_resumes_with_the_very_same_weights(
         ({"unlabelled": ["tess"]}, "clips without labels need teachers"),
     ],
 )
-def test_what_cannot_be_distilled_is_refused(distil: dict[str, object], words: str) -> None:
+def test_invalid_distillation_settings_are_refused(distil: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_recipe(distil=distil)
 
 
-def test_a_run_without_the_fold_is_refused_by_name(material: Material, tmp_path: Path, cache: Path) -> None:
+def test_a_teacher_run_without_the_fold_is_refused_with_the_name_of_the_fold(
+    material: Material, tmp_path: Path, cache: Path
+) -> None:
     trainer = student(material, tmp_path / "run", cache, {"teachers": [str(tmp_path)]})
     with pytest.raises(ConfigError, match="has no checkpoint of the fold without-other"):
         trainer.check_teachers(trainer.splits(0)[0], 0)

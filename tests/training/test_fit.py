@@ -1,4 +1,4 @@
-"""One fit on log-mel made in memory: every clip of an epoch, statistics of today's weights, patience to the epoch."""
+"""Tests of one fit on log-mel made in memory: the clips of an epoch, the batch statistics and the patience."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FEATURES = FeatureConfig(
 
 
 def store_of(lengths: list[int], seed: int = 0) -> LevelStore:
-    """Clips of such lengths; every second one is louder in its upper half."""
+    """Clips with these lengths. Every second clip is louder in the upper half of its bands."""
     rng = np.random.default_rng(seed)
     clips = []
     for i, length in enumerate(lengths):
@@ -71,7 +71,7 @@ def fit_of(net: SerNet, folder: Path, clips: int = 11, loss: nn.Module | None = 
 
 
 class Counting(SerNet):
-    """A linear network that remembers how many clips each training batch had."""
+    """A linear network that records the number of clips in each training batch."""
 
     def __init__(self) -> None:
         super().__init__(2, bins=BINS, embedding_dim=BINS, min_frames=1, min_bins=1)
@@ -84,23 +84,21 @@ class Counting(SerNet):
 
 
 @pytest.mark.parametrize(("clips", "sizes"), [(11, [4, 4, 3]), (9, [4, 5]), (8, [4, 4]), (3, [3])])
-def test_an_epoch_takes_every_clip_once(tmp_path: Path, clips: int, sizes: list[int]) -> None:
+def test_an_epoch_uses_every_clip_once(tmp_path: Path, clips: int, sizes: list[int]) -> None:
     net = Counting()
     fit_of(net, tmp_path, clips).run()
     assert net.sizes == sizes
     assert sum(part.stop - part.start for part in batch_slices(clips, 4)) == clips
 
 
-def test_a_rate_that_falls_every_epoch_begins_whole() -> None:
+def test_a_step_schedule_begins_with_the_full_learning_rate() -> None:
     every = Schedule(kind="steps", start_epoch=0, every_epochs=1, factor=0.5)
     assert [rate_factor(every, epoch, 9) for epoch in (0, 0.9, 1, 2)] == [1, 1, 0.5, 0.25]
     later = Schedule(kind="steps", start_epoch=50, every_epochs=20, factor=0.5)
     assert [rate_factor(later, epoch, 300) for epoch in (0, 49.9, 50, 69.9, 70)] == [1, 1, 0.5, 0.5, 0.25]
 
 
-def test_an_optimizer_and_a_schedule_are_added_from_outside_by_one_row_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_row_in_a_table_adds_an_optimizer_or_a_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="optimizer: must be one of adam, adamw, adadelta, sgd, not 'rmsprop'"):
         fit_of(Counting(), tmp_path, optimizer="rmsprop")
     with pytest.raises(ConfigError, match=r"schedule.kind: must be one of constant, .* not 'linear'"):
@@ -116,7 +114,7 @@ def test_an_optimizer_and_a_schedule_are_added_from_outside_by_one_row_each(
     assert rates == pytest.approx([1e-3 * (1 - (1 + 2 / 3) / 2)])  # the last of the second epoch's three steps
 
 
-def test_a_network_is_added_from_outside_by_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_row_in_a_table_adds_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = Variant(
         name="counting", paper="mine", table="none", features=FEATURES, build=lambda classes: Counting(),
         loss=LossSpec(), recipe=PublishedRecipe(protocol="honest"),
@@ -135,15 +133,15 @@ def test_a_network_is_added_from_outside_by_one_row(tmp_path: Path, monkeypatch:
     np.testing.assert_allclose(session.run(["logits"], {"frames": frames})[0], expected, atol=1e-4)
 
 
-def test_patience_counts_the_epochs_since_the_best(tmp_path: Path) -> None:
+def test_the_patience_counts_the_epochs_since_the_best_epoch(tmp_path: Path) -> None:
     fit = fit_of(Counting(), tmp_path, epochs=50, patience=3, lr=1e-12, choose_by="wa")
-    assert len(fit.run().history) == 1 + 3  # the first epoch is the best, three more do not better it
+    assert len(fit.run().history) == 1 + 3  # the first epoch is the best, and the next three are not better
     rare = fit_of(Counting(), tmp_path / "rare", epochs=8, patience=2, validate_every=5, lr=1e-12, choose_by="wa")
-    assert len(rare.run().history) == 5 + 2  # there is nothing to lose patience with before the first validation
+    assert len(rare.run().history) == 5 + 2  # the patience counts only from the first validation, in epoch 5
 
 
-def test_norms_are_estimated_of_the_weights_as_they_are(tmp_path: Path) -> None:
-    """With Adadelta at 1.0, as in paper 2, running averages lag so far behind that predictions are at chance level."""
+def test_batch_norm_statistics_are_estimated_with_the_current_weights(tmp_path: Path) -> None:
+    """With Adadelta at 1.0, as in paper 2, the running averages are so old that predictions are at chance level."""
     reached = {}
     for clips in (0, 40):
         net = ParallelCnn(2, bins=BINS)
@@ -153,7 +151,7 @@ def test_norms_are_estimated_of_the_weights_as_they_are(tmp_path: Path) -> None:
     assert reached[0] < 0.8
 
 
-def test_estimating_norms_changes_nothing_of_what_is_learnt(tmp_path: Path) -> None:
+def test_estimating_batch_norm_statistics_does_not_change_the_learned_weights(tmp_path: Path) -> None:
     trained = []
     for clips in (0, 8):
         torch.manual_seed(0)
@@ -167,7 +165,7 @@ def test_estimating_norms_changes_nothing_of_what_is_learnt(tmp_path: Path) -> N
     assert all(module.momentum == 0.1 for module in trained[1].modules() if isinstance(module, nn.BatchNorm2d))
 
 
-def test_a_checkpoint_is_written_once_a_while_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_written_at_intervals_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
     monkeypatch.setattr(Fit, "_save", lambda fit: saved.append(fit.epoch))
     fit_of(Counting(), tmp_path / "seldom", epochs=5).run()
@@ -179,7 +177,7 @@ def test_a_checkpoint_is_written_once_a_while_and_at_the_end(tmp_path: Path, mon
     assert len((tmp_path / "always" / "log.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
-def test_small_learning_rates_are_logged_as_they_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_small_learning_rates_are_logged_without_rounding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from streamser.cli.train import _Bar
 
     with caplog.at_level("INFO", "streamser"):
@@ -191,7 +189,7 @@ def test_small_learning_rates_are_logged_as_they_are(tmp_path: Path, caplog: pyt
 # ---- clips of their own length
 
 
-def test_short_clips_are_learnt_at_their_own_length_where_they_are_served_so() -> None:
+def test_short_clips_are_trained_at_their_own_length_if_a_stream_keeps_it() -> None:
     features = FeatureConfig(n_mels=BINS, log="db", length_s=0.68, short="keep", long="middle")
     store = store_of([12, FRAMES, 25])
     batches = BatchMaker(store, features, FeatureAugment())
@@ -201,13 +199,13 @@ def test_short_clips_are_learnt_at_their_own_length_where_they_are_served_so() -
     frames, lengths = kept.batch(np.array([2, 0]))
     assert frames.shape == (2, 25, BINS) and lengths.tolist() == [25, 12]
     np.testing.assert_array_equal(frames[1, :12], store.frames(0).astype(np.float32))
-    tiled = resident(batches, rows, LightSerNet(2, bins=BINS), cpu)  # this one takes no lengths
+    tiled = resident(batches, rows, LightSerNet(2, bins=BINS), cpu)  # this network takes no lengths
     assert tiled is not None and not tiled.padded
     np.testing.assert_array_equal(tiled.frames[0, 12:24], tiled.frames[0, :12])
 
 
 @pytest.mark.parametrize("attention", [True, False])
-def test_a_padded_batch_is_scored_as_each_of_its_clips_alone(attention: bool) -> None:
+def test_a_padded_batch_gets_the_same_scores_as_its_clips_alone(attention: bool) -> None:
     torch.manual_seed(0)
     net = SepConv(2, bins=BINS, blocks=2, attention=attention).eval()
     windows = [torch.randn(length, BINS) for length in (3, 4, 5, 6, 7, 8, 19, 40)]
@@ -218,7 +216,7 @@ def test_a_padded_batch_is_scored_as_each_of_its_clips_alone(attention: bool) ->
     torch.testing.assert_close(together.logits, alone)
 
 
-def test_a_clips_score_does_not_depend_on_its_batch_or_on_repetition() -> None:
+def test_the_score_of_a_clip_does_not_depend_on_its_batch_or_on_earlier_calls() -> None:
     features = FeatureConfig(n_mels=BINS, log="db", length_s=0.5, short="keep", long="windows", stride_s=0.2)
     batches = BatchMaker(store_of([12, FRAMES, 25, 80]), features, FeatureAugment())
     net = SepConv(2, bins=BINS, blocks=1).eval()

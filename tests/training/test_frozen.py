@@ -1,4 +1,4 @@
-"""The frozen encoder's output does not depend on how it is computed, and equals that of the served windows."""
+"""The stored output of a frozen encoder is the same with any number of workers and equals the output in a stream."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def encoded(net: Whisper, store: LevelStore, cache: Path, workers: int = 1, crop
     return build_frozen_store(net, store, FEATURES, recipe, RunOptions(cache=cache, workers=workers))
 
 
-def test_it_is_what_the_served_windows_give_and_comes_back_from_disk(
+def test_the_stored_output_equals_that_of_the_windows_in_a_stream_and_is_read_from_disk(
     net: Whisper, store: LevelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = encoded(net, store, tmp_path)
     windows = BatchMaker(store, FEATURES, FeatureAugment()).whole(7, 1)
     with torch.no_grad():
         np.testing.assert_allclose(first.frames(7, 1), net.encode(windows).numpy(), atol=1e-6)
-    monkeypatch.setattr(Whisper, "encode", lambda *_: pytest.fail("it was heard before"))
+    monkeypatch.setattr(Whisper, "encode", lambda *_: pytest.fail("the encoder's output is in the cache"))
     again = encoded(net, store, tmp_path)
     np.testing.assert_array_equal(again.levels, first.levels)
     assert again.key == first.key
 
 
-def test_two_workers_read_what_one_does(net: Whisper, store: LevelStore, tmp_path: Path) -> None:
+def test_two_workers_give_the_same_output_as_one(net: Whisper, store: LevelStore, tmp_path: Path) -> None:
     one, two = encoded(net, store, tmp_path / "one"), encoded(net, store, tmp_path / "two", workers=2)
     np.testing.assert_allclose(two.levels, one.levels, atol=1e-6)
     np.testing.assert_array_equal(two.starts, one.starts)

@@ -1,4 +1,4 @@
-"""What a row trains on: IEMOCAP's excited as happy, a session with all its labels, quiet turns kept, all counted."""
+"""The clips that each row of the table of networks trains on, with their labels and counts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     ],
 )
-def test_a_row_takes_the_clips_that_its_paper_took(
+def test_a_row_trains_on_the_clips_that_its_paper_used(
     root: Path, row: str, benchmark: str, counts: dict[str, int]
 ) -> None:
     variant = zoo.get(row)
@@ -50,7 +50,7 @@ def test_a_row_takes_the_clips_that_its_paper_took(
     assert Counter(clip.label for clip in material.clips) == counts
 
 
-def test_a_session_that_is_not_there_is_refused_with_those_that_are(root: Path) -> None:
+def test_a_missing_session_is_refused_with_a_list_of_the_existing_ones(root: Path) -> None:
     from dataclasses import replace
 
     recipe = replace(recipe_of(zoo.get("sepconv-n5-wce"), BENCHMARKS["iemocap"]), sessions=("Ses09",))
@@ -58,7 +58,7 @@ def test_a_session_that_is_not_there_is_refused_with_those_that_are(root: Path) 
         gather(recipe, root, root / "cache")
 
 
-def test_a_missing_label_is_reported_with_the_files_that_were_left_out(tmp_path: Path) -> None:
+def test_a_missing_label_is_reported_with_the_number_of_files_left_out(tmp_path: Path) -> None:
     folder = make_corpus(tmp_path / "tiny", speakers=3, takes=1)
     for path in folder.glob("audio/*-sad-*.wav"):
         path.write_bytes(b"no sound")

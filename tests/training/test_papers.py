@@ -1,6 +1,6 @@
-"""Each paper's command on a corpus in its official layout: an epoch to the end, and more than chance after a few.
+"""Each paper's command trains an epoch on a corpus in its official layout, and is above chance after a few epochs.
 
-One of each runs with all tests; the others take minutes and run with `python -m pytest -m papers`.
+One case of each test runs with all tests. The others take minutes and run with `python -m pytest -m papers`.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ COMMANDS = {
 }
 
 
-def _most(names: Iterable[str], always: str) -> list[ParameterSet]:
+def _marked(names: Iterable[str], always: str) -> list[ParameterSet]:
     return [pytest.param(name, marks=pytest.mark.slow if name == always else pytest.mark.papers) for name in names]
 
 
-@pytest.mark.parametrize("name", _most(COMMANDS, always="sepconv"))
+@pytest.mark.parametrize("name", _marked(COMMANDS, always="sepconv"))
 def test_a_paper_s_command_trains_to_the_end(
     corpora: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,7 +56,7 @@ def test_a_paper_s_command_trains_to_the_end(
     out = tmp_path / "run"
     words = ["train", *row.split(), "--corpora", corpus, "--corpora-root", str(corpora), "--out", str(out)]
     more = ["--cache", str(corpora / "cache"), "--workers", "1", "--threads", "1", "--compute", "cpu"]
-    short = ["--set", "epochs=1", "--set", "features.length_s=1.2"]  # clips of a second need no window of seven
+    short = ["--set", "epochs=1", "--set", "features.length_s=1.2"]  # clips of 1 s need no window of 7 s
     assert cli.main([*words, *more, *short, "--folds", "0"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["folds"] == 1 and 0 <= summary["ua"] <= 100
@@ -68,7 +68,7 @@ def test_a_paper_s_command_trains_to_the_end(
 
 
 QUICK = {
-    # row, epochs: as published, but for their number
+    # the row and its number of epochs; all other settings are as published
     "focal-resnet-mfcc-focal": 3,
     "parallel-cnn-mfcc-s": 3,
     "cnn-blstm-focal-g2-a2": 12,
@@ -78,7 +78,7 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("row", _most(QUICK, always="parallel-cnn-mfcc-s"))
+@pytest.mark.parametrize("row", _marked(QUICK, always="parallel-cnn-mfcc-s"))
 def test_a_few_epochs_as_published_are_better_than_chance(corpora: Path, tmp_path: Path, row: str) -> None:
     recipe = recipe_of(VARIANTS[row], BENCHMARKS["iemocap"])
     recipe = replace(recipe, protocol="honest", folds=2, epochs=QUICK[row], features={"length_s": 1.2}, batch=8)

@@ -1,4 +1,4 @@
-"""The preview page plays each augmentation of a recipe alone, and all together as training draws them."""
+"""The preview page plays each augmentation of a recipe alone, and then all together, drawn as in training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def previewed(
     drawn: FeatureAugment | None = None,
     seed: int = 0,
 ) -> dict[str, Samples]:
-    """What is played of the first clip, by name."""
+    """Return the audio that the page plays for the first clip, by name."""
     page = preview_augment(clips, out, FEATURES, augment, drawn, window_s=WINDOW_S, seed=seed)
     text = html.unescape(page.read_text(encoding="utf-8"))
     files = sorted(out.glob("*.wav"))
@@ -85,15 +85,17 @@ def test_a_masked_band_goes_to_the_mean_and_the_others_stay_as_they_are(clips: l
     before = levels(np.resize(recordings["original"], int(WINDOW_S * SAMPLE_RATE)))
     after = levels(recordings["specaugment"])
     spoken = frames(0.5, 1.5)
-    sounding = before[spoken].mean(axis=0) > before[spoken].mean(axis=0).max() - 30  # others get their leakage
+    # Bands more than 30 dB below the loudest band have only leakage of other bands.
+    sounding = before[spoken].mean(axis=0) > before[spoken].mean(axis=0).max() - 30
     change = np.abs(after - before)[spoken].mean(axis=0)[sounding]
     masked, kept = change > 3.5, change < 2.5
-    assert masked.sum() >= 3 and kept.sum() >= 3 and (masked | kept).mean() > 0.8  # the band, and its edges
+    # The bands that count as neither masked nor kept are at the edges of the mask.
+    assert masked.sum() >= 3 and kept.sum() >= 3 and (masked | kept).mean() > 0.8
     away = [abs(of[spoken][:, sounding][:, masked].mean() - before.mean()) for of in (before, after)]
-    assert away[1] < 0.5 * away[0]  # what is masked is set to the clip's mean
+    assert away[1] < 0.5 * away[0]  # masked bands are set to the clip's mean
 
 
-def test_noise_and_rooms_fill_the_pause_and_leave_the_words(clips: list[Clip], tmp_path: Path) -> None:
+def test_noise_and_rooms_change_the_pause_more_than_the_speech(clips: list[Clip], tmp_path: Path) -> None:
     loud = FeatureAugment(noise_probability=1.0, noise_snr_db=(10.0, 10.0))
     ringing = FeatureAugment(room_probability=1.0, room_rt60_s=(0.8, 0.8), room_direct_db=(-3.0, -3.0))
     soundfile.write(clips[0].path, np.concatenate([0.3 * babble(1.0, seed=3), 1e-3 * babble(0.8, seed=4)]), SAMPLE_RATE)
@@ -107,11 +109,11 @@ def test_noise_and_rooms_fill_the_pause_and_leave_the_words(clips: list[Clip], t
         assert pause > 6.0 and words < pause - 4.0, (name, pause, words)
 
 
-def test_mixup_plays_both_clips_in_one_share(tmp_path: Path) -> None:
+def test_mixup_plays_both_clips_in_one_mix(tmp_path: Path) -> None:
     for number, hz in enumerate((300.0, 2000.0)):
         soundfile.write(tmp_path / f"{number}.wav", tone(hz, WINDOW_S), SAMPLE_RATE)
     pair = [Clip(tmp_path / f"{number}.wav", "c", "c/1", "sad") for number in (0, 1)]
-    for seed in range(8):  # until the two change places
+    for seed in range(8):  # until a seed mixes the second clip into the first
         mixed = previewed(pair, tmp_path / f"out{seed}", drawn=FeatureAugment(mixup=5.0), seed=seed)["mixup"]
         spectrum = np.abs(np.fft.rfft(mixed)) / len(mixed) * 2
         first, second = spectrum[round(300 * WINDOW_S)], spectrum[round(2000 * WINDOW_S)]
@@ -123,8 +125,8 @@ def test_mixup_plays_both_clips_in_one_share(tmp_path: Path) -> None:
 def test_a_crop_is_a_shorter_piece_of_the_clip(clips: list[Clip], tmp_path: Path) -> None:
     soundfile.write(clips[0].path, tone(440.0, 1.5) * np.linspace(0.1, 1.0, 24_000, dtype=np.float32), SAMPLE_RATE)
     piece = previewed(clips, tmp_path / "out", drawn=FeatureAugment(crop_probability=1.0, crop_min_s=0.6))["crop"]
-    assert np.abs(piece).max() < 0.299  # the loud end is not in it
-    assert len(piece) == WINDOW_S * SAMPLE_RATE  # played as often as it fits
+    assert np.abs(piece).max() < 0.299  # the loud end is not in the piece
+    assert len(piece) == WINDOW_S * SAMPLE_RATE  # the piece is repeated to fill the window
 
 
 @pytest.mark.parametrize("center", [False, True])
@@ -141,13 +143,13 @@ def test_a_gain_applies_to_the_audio_of_its_frames(center: bool) -> None:
     assert at_s == pytest.approx(1.0, abs=0.015)
 
 
-def test_a_clip_alone_has_nobody_to_be_mixed_with(clips: list[Clip], tmp_path: Path) -> None:
+def test_a_single_clip_has_no_preview_of_mixup(clips: list[Clip], tmp_path: Path) -> None:
     drawn = FeatureAugment(mixup=0.4, channel_swap=0.5, tilt_db=3.0)
     assert sorted(previewed(clips[:1], tmp_path / "out", drawn=drawn)) == ["drawn-tilt", "original", "together"]
     assert {"mixup", "drawn-channel"} <= set(previewed(clips, tmp_path / "both", drawn=drawn))
 
 
-def test_what_cannot_be_drawn_for_samples_is_refused(clips: list[Clip], tmp_path: Path) -> None:
+def test_a_change_of_log_mel_is_refused_for_a_network_that_takes_samples(clips: list[Clip], tmp_path: Path) -> None:
     samples = FeatureConfig(kind="samples", window_samples=384, hop_samples=384, fft_size=384, short="keep")
     with pytest.raises(ConfigError, match="change log-mel, but this network takes samples"):
         preview_augment(clips, tmp_path / "out", samples, drawn=FeatureAugment(mask_mels=8))

@@ -1,4 +1,4 @@
-"""Recipes: their values, and what they refuse."""
+"""Recipes: the values they accept and the errors they report."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SHIPPED = sorted((Path(__file__).parents[2] / "models").glob("**/*.yaml"))
 
 
 @pytest.mark.parametrize("path", [p for p in SHIPPED if p.name != "bundle.yaml"], ids=lambda p: p.parent.name)
-def test_every_shipped_recipe_is_valid_and_names_a_row_of_the_zoo(path: Path) -> None:
+def test_every_shipped_recipe_is_valid_and_names_a_known_network(path: Path) -> None:
     from streamser.nets import zoo
 
     recipe = load_recipe(path)
     assert zoo.get(recipe.variant).name == recipe.variant
 
 
-def test_an_unknown_key_is_named_with_the_nearest_right_one() -> None:
+def test_an_unknown_key_is_reported_with_the_nearest_known_one() -> None:
     with pytest.raises(ConfigError, match="unknown key 'epoch'; did you mean 'epochs'"):
         recipe_from({"name": "x", "variant": "lightsernet", "epoch": 3})
     with pytest.raises(ConfigError, match=r"unknown key 'schedule.warm'; did you mean 'schedule.warmup'"):
@@ -39,7 +39,7 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one() -> None:
         ("labels", ["sad", "sad"], "labels must be at least two"),
     ],
 )
-def test_an_impossible_value_is_refused_by_its_rule(key: str, value: object, rule: str) -> None:
+def test_an_invalid_value_is_refused_with_its_rule(key: str, value: object, rule: str) -> None:
     with pytest.raises(ConfigError, match=rule):
         recipe_from({"name": "x", "variant": "lightsernet", key: value})
 
@@ -63,7 +63,7 @@ def test_an_impossible_value_is_refused_by_its_rule(key: str, value: object, rul
         ("start: &a x\ndescription: *a", "r.yaml:3: aliases (*name) are not supported; write the value out"),
     ],
 )
-def test_a_slip_is_reported_with_its_line_its_rule_and_the_nearest_name(
+def test_a_mistake_is_reported_with_its_line_its_rule_and_the_nearest_name(
     tmp_path: Path, text: str, expected: str
 ) -> None:
     file = tmp_path / "r.yaml"
@@ -73,14 +73,14 @@ def test_a_slip_is_reported_with_its_line_its_rule_and_the_nearest_name(
     assert str(caught.value).replace(str(file), "r.yaml").startswith(expected)
 
 
-def test_a_recipe_without_a_variant_is_told_so(tmp_path: Path) -> None:
+def test_a_recipe_without_a_variant_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("epochs: 3\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="variant is missing"):
         load_recipe(file)
 
 
-def test_an_override_of_one_key_of_a_group_leaves_the_others(tmp_path: Path) -> None:
+def test_an_override_of_one_key_of_a_group_keeps_the_others(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("variant: lightsernet\nschedule: {kind: onecycle, warmup: 0.2}\n", encoding="utf-8")
     recipe = load_recipe(file, {"schedule.warmup": 0.4, "augment.gain_probability": 0.5})
@@ -104,7 +104,7 @@ def test_a_recipe_is_checked_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
-def test_a_file_that_is_no_recipe_is_reported(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recipe_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such recipe"):
         load_recipe(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"

@@ -1,4 +1,4 @@
-"""The relative head of networks that learn as a whole: trained, exported, and used by a stream."""
+"""The relative head of networks without a frozen encoder is trained, exported and used by a stream."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
 class Finished(NamedTuple):
     trainer: Trainer
     folder: Path
-    """Of the run, which holds one finished fold."""
+    """The folder of the run, which has one finished fold."""
     fitted: Fitted
     batches: BatchMaker
     trained: Trained
@@ -93,7 +93,7 @@ def finished(request: pytest.FixtureRequest, material: Material, tmp_path_factor
     return Finished(trainer, folder, fitted, batches, replace(one, relative=export_relative(relative), baseline=rule))
 
 
-def test_a_fold_keeps_its_relative_head_and_the_embeddings_it_compares(finished: Finished) -> None:
+def test_a_fold_stores_its_relative_head_and_its_embeddings(finished: Finished) -> None:
     trainer, folder = finished.trainer, finished.folder
     (fold,) = load_folds(folder)
     assert fold.embeddings is not None
@@ -102,7 +102,7 @@ def test_a_fold_keeps_its_relative_head_and_the_embeddings_it_compares(finished:
     assert (folder / f"{fold.fold}-s0" / "relative.onnx").is_file()
 
 
-def test_embeddings_of_training_clips_are_those_that_are_served(finished: Finished) -> None:
+def test_embeddings_of_training_clips_equal_those_of_the_checkpoint(finished: Finished) -> None:
     trainer, folder = finished.trainer, finished.folder
     split = trainer.splits(0)[0]
     part = trainer.part(split.train[:4])
@@ -116,7 +116,9 @@ def test_embeddings_of_training_clips_are_those_that_are_served(finished: Finish
     assert np.abs(copies - found).max() > 1e-3
 
 
-def test_the_checkpoint_carries_the_head_and_a_baseline_changes_its_answers(finished: Finished, tmp_path: Path) -> None:
+def test_the_checkpoint_has_the_relative_head_and_a_baseline_changes_its_scores(
+    finished: Finished, tmp_path: Path
+) -> None:
     trainer = finished.trainer
     recognizer = load(publish(tmp_path / "bundle", trainer.setup, finished.trained).path, "cpu")
     clips = trainer.material.clips[:6]
@@ -128,7 +130,7 @@ def test_the_checkpoint_carries_the_head_and_a_baseline_changes_its_answers(fini
     assert max(abs(a.scores["angry"] - b.scores["angry"]) for a, b in zip(alone, known, strict=True)) > 1e-3
 
 
-def test_a_stream_builds_its_baseline_with_and_without_the_step_graph(
+def test_a_stream_builds_the_same_baseline_with_and_without_the_step_graph(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = finished.trainer
@@ -153,7 +155,7 @@ def finals(recognizer: Recognizer, config: StreamConfig) -> list[EmotionEvent]:
     return [event for event in events if isinstance(event, EmotionEvent) and event.final]
 
 
-def test_a_baseline_without_neutral_speech_is_refused(material: Material, tmp_path: Path) -> None:
+def test_a_baseline_without_a_neutral_label_is_refused(material: Material, tmp_path: Path) -> None:
     recipe = make_recipe("lightsernet", labels=["angry", "sad"], label_map={})
     with pytest.raises(ConfigError, match="labels have no neutral"):
         Trainer(recipe, material, tmp_path, RunOptions(cache=tmp_path))

@@ -1,4 +1,4 @@
-"""Train many folds in parallel: each once, a failed one does not stop the others, and all stop at the time limit."""
+"""Many folds train in parallel, each only once. A failed fold does not stop the others. All stop at the time limit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def material(corpora: Path, recipe: Recipe) -> Material:
     return gather(recipe, corpora, corpora / "cache")
 
 
-def test_a_recipe_s_jobs_are_its_folds_of_all_seeds(recipe: Recipe, material: Material, tmp_path: Path) -> None:
+def test_a_recipe_has_one_job_for_each_fold_and_seed(recipe: Recipe, material: Material, tmp_path: Path) -> None:
     several = replace(recipe, seeds=(0, 1))
     names = [job.name for job in jobs_of(several, "m", material, tmp_path / "run")]
     assert names == [f"run fold-{fold}-of-2 s{seed}" for seed in (0, 1) for fold in (1, 2)]
@@ -47,7 +47,7 @@ def test_a_recipe_s_jobs_are_its_folds_of_all_seeds(recipe: Recipe, material: Ma
 
 
 @pytest.mark.slow
-def test_jobs_are_trained_by_processes_and_not_twice(recipe: Recipe, material: Material, tmp_path: Path) -> None:
+def test_processes_train_each_job_only_once(recipe: Recipe, material: Material, tmp_path: Path) -> None:
     good = jobs_of(recipe, "m", material, tmp_path / "good")
     broken = jobs_of(replace(recipe, features={"mfcc": 13}), "m", material, tmp_path / "broken", most=1)
 
@@ -72,11 +72,11 @@ def test_jobs_are_trained_by_processes_and_not_twice(recipe: Recipe, material: M
 
 
 @pytest.mark.slow
-def test_a_job_that_time_stopped_is_gone_on_with(recipe: Recipe, material: Material, tmp_path: Path) -> None:
+def test_a_job_that_the_time_limit_stopped_is_resumed(recipe: Recipe, material: Material, tmp_path: Path) -> None:
     long = replace(recipe, epochs=4000, passes_per_epoch=8)
     (job,) = jobs_of(long, "m", material, tmp_path / "long", most=1)
     places = {"m": material}
-    # The worker's start is not foreseeable; what is asked for is a stop in the middle.
+    # The start of the worker takes an unknown time. Try longer limits until the job stops in the middle.
     for seconds in (10, 20, 40, 80):
         until = time.time() + seconds
         (end,) = run_jobs([job], places, cache=tmp_path / "cache", devices=["cpu"], processes=1, until=until)
@@ -92,7 +92,7 @@ def test_a_job_that_time_stopped_is_gone_on_with(recipe: Recipe, material: Mater
 
 
 @pytest.mark.slow
-def test_a_killed_process_costs_no_job(recipe: Recipe, material: Material, tmp_path: Path) -> None:
+def test_all_jobs_finish_after_a_process_is_killed(recipe: Recipe, material: Material, tmp_path: Path) -> None:
     jobs = jobs_of(replace(recipe, epochs=80, passes_per_epoch=8), "m", material, tmp_path / "run")
     ends: list[JobEnd] = []
 

@@ -1,4 +1,4 @@
-"""Training end to end on a tiny corpus: it learns, resumes bit-identically, and writes a checkpoint that loads."""
+"""Training end to end on a tiny corpus: it learns, resumes with the same weights, and writes a loadable checkpoint."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def trainer(recipe: Recipe, material: Material, folder: Path, cache: Path) -> Tr
     return Trainer(recipe, material, folder, RunOptions(cache=cache))
 
 
-def test_it_learns_and_every_score_comes_from_unheard_speakers(material: Material, tmp_path: Path, cache: Path) -> None:
+def test_training_learns_and_every_score_comes_from_speakers_outside_training(
+    material: Material, tmp_path: Path, cache: Path
+) -> None:
     one = trainer(make_recipe(), material, tmp_path, cache)
     for split in one.splits(0):
         result = one.run_split(split, 0)
@@ -87,7 +89,8 @@ def test_it_learns_and_every_score_comes_from_unheard_speakers(material: Materia
     summary = summarize(folds)
     assert summary["ua"] > 90  # chance is 50
     assert {clip for fold in folds for clip in fold.clips} == {clip.id for clip in material.clips}
-    assert one.run_split(one.splits(0)[0], 0).logits.tolist() == folds[0].logits.tolist()  # done is not done again
+    # A finished fold is not trained again.
+    assert one.run_split(one.splits(0)[0], 0).logits.tolist() == folds[0].logits.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,7 @@ def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder in half precision, as it is taken out of its package."""
+    """An encoder in half precision, as in the file of its publisher."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
     save_file({name: value.half() for name, value in Whisper(2).state_dict().items() if "encoder" in name}, path)
@@ -110,7 +113,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["alone", "with an adversary and outliers", "on a frozen encoder"])
-def test_a_resumed_run_ends_with_the_very_same_weights(
+def test_a_resumed_run_ends_with_the_same_weights(
     material: Material, tmp_path: Path, cache: Path, noises: Path, encoder: Path, kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -136,7 +139,7 @@ def test_a_resumed_run_ends_with_the_very_same_weights(
     with pytest.raises(UnpluggedError):
         broken.fit(split, 0)
     curves = broken.folder_of(split, 0) / "curves.png"
-    stopped = curves.read_bytes()  # a run that was stopped has its curves too
+    stopped = curves.read_bytes()  # a stopped run has a plot of its curves too
     resumed, *_ = trainer(recipe, material, tmp_path / "broken", cache).fit(split, 0)
     again, other = straight.net.state_dict(), resumed.net.state_dict()
     assert all(torch.equal(again[name], other[name]) for name in again)
@@ -148,13 +151,13 @@ def test_a_resumed_run_ends_with_the_very_same_weights(
     assert not all(torch.equal(value, different.net.state_dict()[name]) for name, value in again.items())
 
 
-def test_patience_ends_a_run_that_no_longer_improves(material: Material, tmp_path: Path, cache: Path) -> None:
+def test_the_patience_ends_a_run_that_no_longer_improves(material: Material, tmp_path: Path, cache: Path) -> None:
     recipe = make_recipe(epochs=30, patience=2, lr=1e-9, ema=0.0)
     fitted, *_ = (one := trainer(recipe, material, tmp_path, cache)).fit(one.splits(0)[0], 0)
     assert len(fitted.history) < 10
 
 
-def test_a_shipped_checkpoint_loads_and_carries_where_it_comes_from(
+def test_a_shipped_checkpoint_loads_and_records_its_training(
     material: Material, corpora: Path, tmp_path: Path, cache: Path
 ) -> None:
     both = gather(make_recipe(corpora=["tiny", "other"]), corpora, cache)
@@ -176,7 +179,7 @@ def test_a_shipped_checkpoint_loads_and_carries_where_it_comes_from(
     assert "--set protocol=leave-one-corpus-out" in again and "--calibrate-from" in again
 
 
-def test_only_clips_of_the_styles_that_were_asked_for_are_taken(corpora: Path, cache: Path) -> None:
+def test_only_clips_of_the_requested_styles_are_used(corpora: Path, cache: Path) -> None:
     everything = gather(make_recipe(), corpora, cache)
     styles = sorted({clip.style for clip in everything.clips})
     some = gather(make_recipe(styles=styles[:1]), corpora, cache)
@@ -188,7 +191,7 @@ def test_only_clips_of_the_styles_that_were_asked_for_are_taken(corpora: Path, c
 def test_recordings_without_speech_are_trained_towards_equal_probabilities(
     material: Material, tmp_path: Path, cache: Path, noises: Path
 ) -> None:
-    """Also for kinds of audio not used in training: whistles are left out, and new hisses are tested."""
+    """Trained on hisses without the whistles, the network gives nearly equal scores for new hisses."""
     apart = {}
     outlier_settings = {"folder": str(noises), "names": ["hiss*"], "share": 1.0, "weight": 2.0}
     for name, outliers in {"without": {}, "with": outlier_settings}.items():
@@ -203,7 +206,7 @@ def test_recordings_without_speech_are_trained_towards_equal_probabilities(
         trainer(make_recipe(outliers={"folder": str(noises), "names": ["honk*"]}), material, tmp_path, cache)
 
 
-def test_labels_that_a_corpus_hardly_has_are_not_trained_on(material: Material) -> None:
+def test_labels_that_are_rare_in_a_corpus_are_not_trained_on(material: Material) -> None:
     odd = replace(material.clips[0], label="sad", corpus="odd")
     many = [replace(material.clips[0], corpus="odd", label="angry")] * 60
     assert odd not in with_common_labels([*many, odd], ("angry", "sad"))
@@ -230,7 +233,7 @@ def test_schedules_follow_their_formulas() -> None:
     assert rate_factor(cycle, 100, 100) == pytest.approx(1e-4)
 
 
-def test_every_row_of_the_zoo_has_a_recipe_that_trains_it() -> None:
+def test_every_published_network_has_a_valid_recipe() -> None:
     from streamser.corpora.protocols import HONEST, PAPERS
     from streamser.nets import zoo
 
@@ -242,7 +245,7 @@ def test_every_row_of_the_zoo_has_a_recipe_that_trains_it() -> None:
             assert benchmark_of(asdict(recipe), [BENCHMARKS[name].corpus]) is BENCHMARKS[name]
 
 
-def test_left_out_scores_use_the_other_folds_temperature(
+def test_scores_on_left_out_corpora_use_the_temperature_of_the_other_folds(
     material: Material, corpora: Path, tmp_path: Path, cache: Path
 ) -> None:
     recipe = make_recipe(corpora=["tiny", "other"], protocol="leave-one-corpus-out", epochs=1)
@@ -251,14 +254,12 @@ def test_left_out_scores_use_the_other_folds_temperature(
     assert [fold.test_corpora for fold in folds] == [("other",), ("tiny",)]
     scores = left_out_metrics(folds)
     assert scores["left_out_ua_mean"] == pytest.approx(np.mean(list(scores["left_out_ua"].values())), abs=0.1)
-    assert (
-        0 <= scores["left_out_together"]["ece"] <= scores["left_out_ece_mean"] + 1e-3 <= 1
-    )  # errors may cancel, never add
+    # The errors of two corpora may cancel but cannot add up.
+    assert 0 <= scores["left_out_together"]["ece"] <= scores["left_out_ece_mean"] + 1e-3 <= 1
     twins = left_out_metrics([folds[0], replace(folds[0], fold="without-its-twin")])
-    assert twins["left_out_together"]["ua"] == twins["left_out_ua_mean"]  # a corpus and its twin are one
-    assert twins["left_out_together"]["ua_at_70"] == pytest.approx(
-        twins["left_out_ua_at_70"], abs=10
-    )  # a clip more or less
+    # Two copies of one corpus count like that corpus. The threshold of 70 % may differ by one clip.
+    assert twins["left_out_together"]["ua"] == twins["left_out_ua_mean"]
+    assert twins["left_out_together"]["ua_at_70"] == pytest.approx(twins["left_out_ua_at_70"], abs=10)
 
 
 def test_the_command_trains_from_a_file_and_refuses_to_overwrite_a_run(
@@ -282,7 +283,7 @@ def test_the_command_trains_from_a_file_and_refuses_to_overwrite_a_run(
     assert cli.main([*words, "--resume"]) == 0
 
 
-def test_a_training_needs_no_pictures(
+def test_training_works_without_matplotlib(
     material: Material, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -291,7 +292,7 @@ def test_a_training_needs_no_pictures(
     assert len(fitted.history) == 1 and not list((tmp_path / "run").rglob("*.png"))
 
 
-def test_a_picture_that_fails_costs_neither_the_training_nor_the_reason_why_it_stopped(
+def test_a_failed_plot_neither_stops_the_training_nor_hides_why_it_stopped(
     material: Material, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -316,9 +317,9 @@ def test_the_command_lists_the_published_variants(capsys: pytest.CaptureFixture[
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file store: Linux and macOS")
-def test_two_processes_train_the_network_of_one(corpora: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_network_as_one(corpora: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(  # no batch norm and no dropout: these see another batch, or draw other numbers, in each process
+    recipe.write_text(  # without batch norm and dropout, which would differ between the processes
         "variant: sepconv-n1-wce\ncorpora: [tiny]\nlabels: [angry, sad]\nprotocol: ship\nvalidation_speakers: 0.34\n"
         "features: {length_s: 0.8}\nloss: {weighted: false}\nepochs: 2\nbatch: 8\npasses_per_epoch: 32\n",
         encoding="utf-8",
@@ -348,7 +349,7 @@ def test_two_processes_train_the_network_of_one(corpora: Path, tmp_path: Path) -
     assert two == pytest.approx(one, abs=1e-4)
 
 
-# Weights from elsewhere
+# ---- weights from a file or another checkpoint
 
 
 def on_samples(**changes: object) -> Recipe:
@@ -370,10 +371,10 @@ def test_a_frozen_encoder_comes_from_its_file_and_then_from_the_checkpoint(
     other = trainer(on_samples(start=str(folder)), material, tmp_path / "other", cache)
     net = other.setup.build()
     assert torch.equal(net.encoder.conv2.weight.half(), original["encoder.conv2.weight"])
-    assert not np.allclose(net.head.weight.detach().numpy(), shipped["head.weight"])  # a head is learnt anew
+    assert not np.allclose(net.head.weight.detach().numpy(), shipped["head.weight"])  # the head is trained again
 
 
-def test_a_head_on_stored_encoder_output_predicts_as_the_whole_network(
+def test_a_head_on_stored_encoder_output_gives_the_scores_of_the_whole_network(
     material: Material, tmp_path: Path, cache: Path, encoder: Path
 ) -> None:
     recipe = on_samples(start=str(encoder), epochs=3, copies=1, augment={"gain_probability": 1.0})
@@ -388,7 +389,7 @@ def test_a_head_on_stored_encoder_output_predicts_as_the_whole_network(
     )
     assert np.ptp(whole, axis=0).min() > 0.05
     again = trainer(recipe, material, tmp_path / "again", cache)
-    assert again.stores.clips.key == one.stores.clips.key  # the checked files are not read again
+    assert again.stores.clips.key == one.stores.clips.key  # the stored output is used again
     louder = trainer(replace(recipe, feature_augment=FeatureAugment(crop_probability=1.0)), material, tmp_path, cache)
     assert louder.stores.clips.key != one.stores.clips.key
 
@@ -401,9 +402,7 @@ def test_a_head_on_stored_encoder_output_predicts_as_the_whole_network(
         ("lightsernet", "lightsernet has no tensor that fits Whisper"),
     ],
 )
-def test_a_start_that_is_none_is_reported(
-    material: Material, tmp_path: Path, cache: Path, start: str, words: str
-) -> None:
+def test_an_invalid_start_is_reported(material: Material, tmp_path: Path, cache: Path, start: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         trainer(on_samples(start=start), material, tmp_path, cache)
 
@@ -413,7 +412,7 @@ def test_a_start_that_is_none_is_reported(
     [{"train_window_s": 0.5}, {"feature_augment": {"pause_probability": 0.5}}, {"feature_augment": {"tilt_db": 3.0}}],
     ids=["pieces", "pauses", "colour"],
 )
-def test_what_a_frozen_network_cannot_draw_is_refused(
+def test_changes_for_every_batch_are_refused_with_a_frozen_encoder(
     material: Material, tmp_path: Path, cache: Path, encoder: Path, changes: dict[str, object]
 ) -> None:
     with pytest.raises(
