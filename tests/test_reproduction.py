@@ -1,4 +1,4 @@
-"""The table of the papers' rows has all results that belong into it, and each of its commands trains its own row."""
+"""The table of the papers' rows has all results that belong in it, and each of its commands trains its own row."""
 
 from __future__ import annotations
 

@@ -257,7 +257,7 @@ def test_scores_on_left_out_corpora_use_the_temperature_of_the_other_folds(
     # The errors of two corpora may cancel but cannot add up.
     assert 0 <= scores["left_out_together"]["ece"] <= scores["left_out_ece_mean"] + 1e-3 <= 1
     twins = left_out_metrics([folds[0], replace(folds[0], fold="without-its-twin")])
-    # Two copies of one corpus count like that corpus. The threshold of 70 % may differ by one clip.
+    # Two copies of one corpus count like that corpus. The most confident 70 % of the clips may differ by one clip.
     assert twins["left_out_together"]["ua"] == twins["left_out_ua_mean"]
     assert twins["left_out_together"]["ua_at_70"] == pytest.approx(twins["left_out_ua_at_70"], abs=10)
 
