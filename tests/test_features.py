@@ -76,7 +76,7 @@ every_recording = pytest.mark.parametrize("audio", RECORDINGS.values(), ids=RECO
 
 
 def by_librosa(samples: Samples, config: FeatureConfig) -> Frames:
-    """Compute the features with functions of librosa and SciPy, (frames, bins)."""
+    """Compute the features (frames, bins) with functions of librosa and SciPy."""
     audio = resample(samples, 16_000, config.sample_rate)
     if config.kind == "samples":
         return librosa.util.frame(audio, frame_length=config.hop_samples, hop_length=config.hop_samples).T

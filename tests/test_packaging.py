@@ -77,7 +77,7 @@ def test_the_wheel_alone_runs_the_demo_without_a_network(dist: Path, tmp_path: P
 
 
 def _can_unshare() -> bool:
-    """Whether this system allows to start a program without a network."""
+    """Whether this system can start a program without a network."""
     try:
         return subprocess.run(["unshare", "--map-root-user", "--net", "true"], capture_output=True).returncode == 0
     except OSError:

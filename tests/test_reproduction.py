@@ -109,7 +109,7 @@ def test_the_cost_of_unknown_speakers_is_computed_from_whole_rows() -> None:
             ("lightsernet-3s-ce", 94.0, 72.0),
             ("lightsernet-3s-focal", 93.0, 69.0),
             ("sepconv-n4-wce", 90.0, 60.0),
-            ("lightsernet-report-emodb", 20.0, 14.0),  # its schedule as printed
+            ("lightsernet-report-emodb", 20.0, 14.0),  # does not learn with its printed schedule
         )
         for column, wa in (("paper", paper), ("honest", honest))
     ]

@@ -1,4 +1,4 @@
-"""Two minutes of tools/soak.py: all kinds of clients at once get the same finals as without a server."""
+"""tools/soak.py for two minutes: with clients of all kinds, each gets the same finals as without a server."""
 
 from __future__ import annotations
 

@@ -287,7 +287,7 @@ def test_a_new_speaker_during_an_utterance_is_shown_until_the_next_utterance_has
     session.take(open_partial)
     session.forget_voice()
     assert drawing.voice_words(session) == "new speaker from the next utterance"
-    session.take(replace(open_partial, seq=1))  # still the earlier speaker's
+    session.take(replace(open_partial, seq=1))  # this result still belongs to the earlier speaker
     assert drawing.voice_words(session) == "new speaker from the next utterance"
     session.take(replace(open_partial, seq=2, final=True))
     session.take(SpeechEnded(utterance=1, start=4 * SECOND, end=5 * SECOND))

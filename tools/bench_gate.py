@@ -32,7 +32,7 @@ async def serve(pipe: Connection) -> None:
 
 
 async def pass_on(pipe: Connection, port: int) -> None:
-    """Run the gateway; respond to each message on the pipe with the CPU seconds of this process, until it is False."""
+    """Run the gateway. Respond to each message on the pipe with the CPU seconds so far; the message False ends it."""
 
     async def pick() -> AsyncGenerator[Address, None]:
         yield ("127.0.0.1", port)

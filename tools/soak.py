@@ -48,7 +48,7 @@ BLOCK_S = 0.02
 SAMPLE_S = 1.0  # time between two measurements of the processes
 DEADLINE_S = 60.0
 START_S = 300.0  # a loaded machine imports slowly
-GROWTH_MB = 24.0  # memory may grow by this from the second to the last quarter: malloc arenas of a few more threads
+GROWTH_MB = 24.0  # allowed growth of memory from the second to the last quarter: malloc arenas of a few more threads
 
 
 # --- the record

@@ -1,4 +1,4 @@
-"""The largest number of streams that are served in time is found by trials, and any lateness ends the search."""
+"""The largest number of streams that are served in time is found by trials. A trial with any late result fails."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_two_signals_at_once_leave_an_output_file_of_complete_lines(talk: Path, 
         until(lambda: out.exists() and b'"emotion"' in out.read_bytes(), "a partial result")
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) in (130, -signal.SIGINT)  # the second may come before or after the end
+        assert process.wait(timeout=10) in (130, -signal.SIGINT)  # the second signal may come before or after the end
         assert process.stderr is not None and b"Traceback" not in process.stderr.read()
     content = out.read_text()
     assert content.endswith("\n") and all(json.loads(line)["v"] == 1 for line in content.splitlines())

@@ -116,7 +116,7 @@ async def test_a_client_whose_servers_die_continues_with_others_and_gets_each_fi
                     if number in (8, 25):
                         choice.deaths[-1].set()
                         await asyncio.sleep(0)
-                choice.deaths[-1].set()  # once more before the end
+                choice.deaths[-1].set()  # the server dies once more before the end
                 events += await stream.finish()
             assert stream.reconnections >= 2
     finals = [event for event in events if event.type == "emotion" and event.final]

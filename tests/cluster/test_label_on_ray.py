@@ -124,7 +124,7 @@ def test_a_run_that_a_signal_ends_leaves_no_process_and_complete_rows(
         if number == signal.SIGKILL:
             process.kill()
         else:
-            os.killpg(process.pid, number)  # to the whole process group, as a terminal does
+            os.killpg(process.pid, number)  # signal the whole process group, as a terminal does
         _, err = ended(process, {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -9))
         assert number == signal.SIGKILL or err.endswith("streamser: stopped\n")
     until(lambda: not any(map(lives, started)), "the end of the cluster", 90)

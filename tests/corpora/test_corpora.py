@@ -224,7 +224,8 @@ def test_iemocap_gives_each_turn_its_speaker_votes_and_difficulty(tmp_path: Path
         "Ses01F_impro01_F000": ("iemocap/Ses01F", "neutral", "B", "improvised"),
         "Ses01F_impro01_M000": ("iemocap/Ses01M", "excited", "C", "improvised"),
         "Ses01F_impro01_F001": ("iemocap/Ses01F", "happy", "C", "improvised"),
-        "Ses01F_impro01_F002": ("iemocap/Ses01F", "happy", "B", "improvised"),  # four of six: Zhong et al., table 1
+        # Four of the six votes for F002 are happy: see Zhong et al., table 1.
+        "Ses01F_impro01_F002": ("iemocap/Ses01F", "happy", "B", "improvised"),
         "Ses01F_impro01_M001": ("iemocap/Ses01M", "xxx", "C", "improvised"),
         "Ses01M_script01_1_FXX0": ("iemocap/Ses01F", "sad", None, "scripted"),
     }

@@ -30,7 +30,7 @@ PCM = np.round(SPOKEN * 32767).astype("<i2").tobytes()
 def until(true: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not true():
-        assert time.monotonic() < deadline, "did not happen in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.01)
 
 
@@ -87,7 +87,7 @@ def test_without_consent_nothing_is_scored(recognizer: Recognizer) -> None:
     for pcm in chunks():
         voice.push(pcm)
     until(lambda: finals)
-    voice.consent = False  # withdrawn before the turn ends
+    voice.consent = False  # consent is withdrawn before the turn ends
     assert voice.turn() is None
     voice.close()
 

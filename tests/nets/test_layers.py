@@ -133,7 +133,7 @@ def test_attention_is_a_mean_weighted_by_the_softmax_of_its_scores() -> None:
 
 
 @pytest.mark.parametrize("size", [(2, 2), (7, 9), (8, 5), (30, 31)])
-def test_quarters_are_max_pools_over_half_the_height_and_width(size: tuple[int, int]) -> None:
+def test_quarter_pooling_takes_the_maximum_of_each_quarter_of_the_plane(size: tuple[int, int]) -> None:
     x = torch.randn(2, 3, *size)
     pooled = F.max_pool2d(x, (size[0] // 2, size[1] // 2))[:, :, :2, :2]
     np.testing.assert_array_equal(_quarters(x), pooled.flatten(1))

@@ -131,7 +131,7 @@ def test_the_comparison_detects_keys_written_to_a_wrong_position_of_the_ring(
 
 
 def test_with_8_bit_weights_chunks_give_nearly_the_same_scores_as_the_whole_utterance(net: Whisper) -> None:
-    """Not exactly: convolutions are matrix products with 8-bit weights in the step graph only."""
+    """The scores differ slightly, because only the step graph computes convolutions with 8-bit weights."""
     steps = steps_of(net, quantized)
     assert max(differences(net, steps, quantized)) < 5e-3
     assert 5e-3 < max(differences(net, steps)) < 5e-2  # the effect of the 8-bit weights

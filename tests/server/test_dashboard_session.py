@@ -45,7 +45,7 @@ def test_an_utterance_can_be_played_once_or_in_a_loop(serve: Running, talk: Path
         assert length_s == pytest.approx(end - start, abs=0.01)
         audio = read_audio(talk)
         assert peak == pytest.approx(audio[int(16000 * start) : int(16000 * end)].max(), abs=0.05)
-        page.until(lambda: page.text("#hear") == "Play utterance")  # it ends by itself
+        page.until(lambda: page.text("#hear") == "Play utterance")  # playing ends by itself
         page.press("l")
         page.press("h")
         page.until(lambda: page.text("#hear") == "Stop")
@@ -277,7 +277,7 @@ def test_results_of_two_checkpoints_are_shown_side_by_side_and_both_can_be_chose
         page.do(f"document.getElementById('checkpoint').value = '{DEFAULT_MODEL}'")
         page.do("document.getElementById('second').value = 'lightsernet'")
         page.do("document.querySelector('input[value=browser]').click()")
-        page.press("s")  # the browser's microphone goes to both
+        page.press("s")  # both checkpoints get the browser's microphone
         page.until(lambda: page.text("#main") == "Stop listening")
         page.until(lambda: len(page.rows()) == 4)
         page.press("s")

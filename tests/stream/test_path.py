@@ -30,7 +30,7 @@ FIRST = "stream/portaudio.py"
 
 
 class Trace:
-    """A profile function that collects the files whose functions get a carrier as an argument, and the types."""
+    """A profile function that records which files have functions with a carrier as an argument, and of which type."""
 
     def __init__(self) -> None:
         self.files: set[str] = set()

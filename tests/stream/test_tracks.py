@@ -48,7 +48,7 @@ def events_of(recognizer: Recognizer, audio: Samples, config: StreamConfig | Non
 
 
 def long_and_short() -> Samples:
-    """Utterances that are short, that contain a pause, that are longer than a window, and that are cut at the limit."""
+    """Two short utterances, one with a pause and longer than a window, and one that is cut at the maximum length."""
     parts = [two_utterances(), babble(2.0, seed=5), silence(0.25), babble(4.5, seed=6), silence(0.7)]
     return np.concatenate([*parts, babble(9.0, seed=7), silence(0.6)])
 

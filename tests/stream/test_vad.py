@@ -83,7 +83,7 @@ def test_real_speech_is_detected_in_steady_noise_and_the_noise_is_not(engine: st
 
 
 def test_without_the_noise_floor_webrtcvad_detects_noise_as_speech() -> None:
-    """The control: the noise gate is what prevents this."""
+    """The control: with the noise floor, the same noise is not detected as speech."""
     room = noise(10, 0.1)
     assert decided(make_vad(VadConfig(noise_floor=False)), room).mean() > 0.9
     assert decided(make_vad(VadConfig()), room).mean() < 0.01

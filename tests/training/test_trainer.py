@@ -105,7 +105,7 @@ def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder in half precision, as in the file of its publisher."""
+    """An encoder in half precision, like the file that tools/whisper_weights.py writes."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
     save_file({name: value.half() for name, value in Whisper(2).state_dict().items() if "encoder" in name}, path)

@@ -96,7 +96,7 @@ class EmotionProcessor(FrameProcessor):
         await self._stop()
         await super().cleanup()
 
-    # --- the user's words
+    # --- attaching emotions to the user's words
 
     async def _attach(self, frame: TranscriptionFrame) -> None:
         """Attach the newest result to the words; waiting for the result delays neither audio nor system frames."""
@@ -123,7 +123,7 @@ class EmotionProcessor(FrameProcessor):
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(wait(), self._wait_s)
 
-    # --- the user's voice
+    # --- scoring the user's voice
 
     async def _start(self) -> None:
         await self._stop()
