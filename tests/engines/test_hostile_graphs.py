@@ -20,7 +20,7 @@ from streamser.onnxgraph import check_graph
 FEATURES = make_features()
 
 
-def honest() -> onnx.ModelProto:
+def valid_model() -> onnx.ModelProto:
     return onnx.load_from_string(make_onnx(make_weights(FEATURES, 4)))
 
 
@@ -33,19 +33,19 @@ def elsewhere(location: str) -> TensorProto:
 
 
 def reads(location: str) -> onnx.ModelProto:
-    model = honest()
+    model = valid_model()
     model.graph.initializer.append(elsewhere(location))
     return model
 
 
 def reads_by_attribute() -> onnx.ModelProto:
-    model = honest()
+    model = valid_model()
     model.graph.node.append(helper.make_node("Constant", [], ["secret"], value=elsewhere("/etc/passwd")))
     return model
 
 
 def reads_sparsely() -> onnx.ModelProto:
-    model = honest()
+    model = valid_model()
     values = elsewhere("/etc/passwd")
     model.graph.sparse_initializer.append(
         helper.make_sparse_tensor(values, helper.make_tensor("i", TensorProto.INT64, [16], range(16)), [16])
@@ -55,7 +55,7 @@ def reads_sparsely() -> onnx.ModelProto:
 
 def loops_for_ever() -> onnx.ModelProto:
     """A graph whose `logits` come from a Loop node that never ends."""
-    model = honest()
+    model = valid_model()
     body = helper.make_graph(
         [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Identity", ["x"], ["x_out"])],
         "body",
@@ -76,7 +76,7 @@ def loops_for_ever() -> onnx.ModelProto:
 
 
 def unfolds_functions() -> onnx.ModelProto:
-    model = honest()
+    model = valid_model()
     model.opset_import.append(helper.make_opsetid("mine", 1))
     model.functions.append(
         helper.make_function(
@@ -87,7 +87,7 @@ def unfolds_functions() -> onnx.ModelProto:
 
 
 def claims_a_terabyte() -> onnx.ModelProto:
-    model = honest()
+    model = valid_model()
     model.graph.initializer.append(
         TensorProto(name="big", data_type=TensorProto.FLOAT, dims=[1 << 20, 1 << 18], raw_data=b"\0" * 64)
     )
@@ -96,7 +96,7 @@ def claims_a_terabyte() -> onnx.ModelProto:
 
 def fills_the_memory() -> onnx.ModelProto:
     """A small graph that computes a constant of 16 GiB."""
-    model = honest()
+    model = valid_model()
     model.graph.node[-1].output[0] = "before"
     # The size depends on the input, so that no optimizer computes the constant while the graph is loaded.
     model.graph.initializer.append(numpy_helper.from_array(np.array([0, 1], np.int64), "both"))
@@ -152,7 +152,7 @@ def test_a_graph_that_needs_too_much_memory_is_refused_and_the_process_continues
     with pytest.raises(BundleError, match=r"(?s)the graph fails on one window of \d+ frames \(.*ConstantOfShape"):
         OnnxEngine(bundle)
     assert time.monotonic() - began < 30  # filling 16 GiB would take longer
-    OnnxEngine(make_bundle(tmp_path / "honest")).run(np.zeros((1, 9, 64), np.float32))
+    OnnxEngine(make_bundle(tmp_path / "valid")).run(np.zeros((1, 9, 64), np.float32))
 
 
 def test_onnx_runtimes_own_format_is_refused(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_truncated_graph_is_refused(keep: int) -> None:
 
 
 def test_two_tensors_that_a_protobuf_reader_would_merge_are_refused() -> None:
-    model = honest()
+    model = valid_model()
     small = helper.make_tensor("v", TensorProto.FLOAT, [4], [0.0] * 4)
     attribute = helper.make_attribute("value", small)
     twice = attribute.SerializeToString() + attribute.SerializeToString()

@@ -291,13 +291,13 @@ async def test_connections_without_audio_do_not_count_towards_the_limit_of_clien
     server: WyomingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "MAX_CLIENTS", 4)
-    async with client_of(server) as honest:
+    async with client_of(server) as normal:
         silent = [await asyncio.open_connection("127.0.0.1", server.address.port) for _ in range(20)]
         async with client_of(server) as late:
             assert len(await exchange(late, pcm(talk()))) == 2
     for _, writer in silent:
         writer.close()
-    assert honest is not None
+    assert normal is not None
 
 
 def encoded(event: Event) -> bytes:
@@ -355,10 +355,10 @@ async def test_a_service_that_stops_still_sends_the_results_of_the_received_audi
 
 async def test_huge_chunks_of_one_client_do_not_stop_the_results_of_another(server: WyomingServer) -> None:
     huge = pcm(np.tile(talk(), 8))[: wyomingmessages.MAX_CHUNK_BYTES]
-    async with client_of(server) as greedy, client_of(server) as honest:
+    async with client_of(server) as greedy, client_of(server) as normal:
         for _ in range(4):
             await greedy.write_event(AudioChunk(16_000, 2, 1, huge).event())
-        responses = await exchange(honest, pcm(talk()))
+        responses = await exchange(normal, pcm(talk()))
         assert len(responses) == 2
         await greedy.write_event(AudioStop().event())
         assert len(await emotions(greedy)) > 8

@@ -158,16 +158,16 @@ async def test_closing_notifies_every_client_and_does_not_wait_for_clients_that_
     async with (
         serving(recognizer) as server,
         talking(server, sample_rate=16000) as reading,
-        talking(server, sample_rate=16000) as deaf,
+        talking(server, sample_rate=16000) as not_reading,
     ):
-        for talker in (reading, deaf):
+        for talker in (reading, not_reading):
             await talker.receive(lambda message: message["type"] == "ready")
             await talker.send(pcm(two_utterances())[:40_000])
         began = asyncio.get_running_loop().time()
-        hearing = asyncio.create_task(reading.receive())
+        receiving = asyncio.create_task(reading.receive())
         await server.close()
         assert asyncio.get_running_loop().time() - began < 3.0  # 0.6 s on an idle machine
-        messages = await hearing
+        messages = await receiving
         assert (messages[-1]["code"], reading.ws.close_code) == ("going_away", 1001)
 
 

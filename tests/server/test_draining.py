@@ -77,9 +77,9 @@ async def test_a_draining_server_is_live_but_not_ready_and_refuses_new_work(reco
 async def test_a_client_that_does_not_read_delays_the_end_by_the_drain_time_at_most(
     recognizer: Recognizer,
 ) -> None:
-    async with serving(recognizer, drain_s=0.5) as server, talking(server, sample_rate=16000) as deaf:
-        await deaf.receive(is_ready)
-        await deaf.send(DATA)
+    async with serving(recognizer, drain_s=0.5) as server, talking(server, sample_rate=16000) as not_reading:
+        await not_reading.receive(is_ready)
+        await not_reading.send(DATA)
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         await server.close()

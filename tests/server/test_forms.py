@@ -67,7 +67,7 @@ def test_an_invalid_form_is_refused_with_the_reason(body: bytes, content_type: s
 
 
 @given(st.lists(st.sampled_from([b"--xyz", b"\r\n", b"--", b'; name="file"', b"Content-Disposition: form-data", b"a"])))
-def test_any_bytes_give_a_file_none_or_a_form_error(pieces: list[bytes]) -> None:
+def test_any_bytes_give_a_file_or_none_or_a_form_error(pieces: list[bytes]) -> None:
     body = b"".join(pieces)
     try:
         content = file_of_form(body, TYPE)

@@ -84,13 +84,13 @@ async def watched(server: Server) -> AsyncIterator[list[float]]:
 async def test_a_client_named_like_an_unnamed_client_does_not_get_its_events(server: Server) -> None:
     async with (
         talking(server, sample_rate=16000, stream="client-1") as thief,
-        talking(server, sample_rate=16000) as honest,
+        talking(server, sample_rate=16000) as normal,
     ):
         await thief.receive(lambda message: message["type"] == "ready")
-        await honest.send(DATA)
-        assert len(finals(await honest.end())) == 2
+        await normal.send(DATA)
+        assert len(finals(await normal.end())) == 2
         assert finals(await thief.end()) == []
-    assert honest.messages[0]["stream"] != "client-1"
+    assert normal.messages[0]["stream"] != "client-1"
 
 
 async def test_the_stream_name_of_a_damaged_upload_becomes_free_again(server: Server) -> None:

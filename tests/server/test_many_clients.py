@@ -17,14 +17,14 @@ BLOCK_S = 0.02
 
 async def speak(talker: Talker, data: bytes) -> list[Message]:
     """Send blocks in real time, as a microphone does, and read meanwhile; returns the messages."""
-    hearing = asyncio.create_task(talker.receive())
+    receiving = asyncio.create_task(talker.receive())
     loop = asyncio.get_running_loop()
     began = loop.time()
     for number, first in enumerate(range(0, len(data), BLOCK_BYTES), 1):
         await asyncio.sleep(began + number * BLOCK_S - loop.time())  # for the pace, not to wait for a condition
         await talker.ws.send_bytes(data[first : first + BLOCK_BYTES])
     await talker.ws.send_json({"type": "end"})
-    return await hearing
+    return await receiving
 
 
 async def client(server: Server, seed: int, data: bytes) -> list[Message]:

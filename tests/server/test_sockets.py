@@ -280,13 +280,15 @@ class NeverReads:
             "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
         )
         self._socket.sendall(request.encode())
-        self._send(1, json.dumps({"type": "hello", "sample_rate": 16000, "lossless": True, "stream": "deaf"}).encode())
+        self._send(
+            1, json.dumps({"type": "hello", "sample_rate": 16000, "lossless": True, "stream": "never-reads"}).encode()
+        )
 
     def _send(self, opcode: int, payload: bytes) -> None:
         # A mask of zeros does not change the payload.
         self._socket.sendall(struct.pack("!BBH4x", 0x80 | opcode, 0x80 | 126, len(payload)) + payload)
 
-    def complain(self, times: int) -> None:
+    def report_gaps(self, times: int) -> None:
         """Report lost audio, for which the server sends an event each time, until the server stops reading."""
         with contextlib.suppress(ConnectionError, TimeoutError):
             for _ in range(times):
@@ -306,15 +308,15 @@ async def test_a_client_that_never_reads_is_disconnected_with_a_reason_and_does_
     recognizer: Recognizer,
 ) -> None:
     async with serving(recognizer, client_queue=16, send_timeout_s=0.5) as server:
-        deaf = await asyncio.to_thread(NeverReads, server)
-        complaining = asyncio.create_task(asyncio.to_thread(deaf.complain, 5000))
+        not_reading = await asyncio.to_thread(NeverReads, server)
+        reporting = asyncio.create_task(asyncio.to_thread(not_reading.report_gaps, 5000))
         async with talking(server, sample_rate=16000, lossless=True) as neighbour:
             await neighbour.send(DATA)
             assert plain(await neighbour.end()) == truth(recognizer, DATA)
-        await asyncio.wait_for(complaining, DEADLINE_S)
+        await asyncio.wait_for(reporting, DEADLINE_S)
         await _until(server, 'streamser_refusals_total{reason="slow_reader"} 1')
         await _until(server, "streamser_clients 0")
-        received = await asyncio.to_thread(deaf.read_all)
+        received = await asyncio.to_thread(not_reading.read_all)
         assert b'"code": "slow_reader"' in received
         assert struct.pack("!H", 4429) in received
 

@@ -154,6 +154,6 @@ def test_a_change_of_log_mel_is_refused_for_a_network_that_takes_samples(clips: 
     with pytest.raises(ConfigError, match="change log-mel, but this network takes samples"):
         preview_augment(clips, tmp_path / "out", samples, drawn=FeatureAugment(mask_mels=8))
     assert not (tmp_path / "out").exists()
-    page = preview_augment(clips, tmp_path / "heard", samples)
+    page = preview_augment(clips, tmp_path / "samples", samples)
     names = {path.stem[3:] for path in page.parent.glob("*.wav")}
     assert {"mixup", "pitch", "together"} <= names and "specaugment" not in names
