@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamser.server.forms import FormError, file_of_form
@@ -18,6 +18,7 @@ def form(*parts: tuple[str, bytes], end: bytes = b"--xyz--\r\n") -> bytes:
     return b"".join(lines) + end
 
 
+@settings(deadline=None)  # a busy machine is slow
 @given(st.binary(max_size=200).filter(lambda content: b"\r\n--xyz" not in b"\r\n" + content))
 def test_the_content_of_a_file_in_a_form_is_read_unchanged(content: bytes) -> None:
     body = form(('; name="note"', b"words"), ('; name="sound"; filename="a.wav"', content), ('; name="x"', b""))
@@ -66,6 +67,7 @@ def test_an_invalid_form_is_refused_with_the_reason(body: bytes, content_type: s
         file_of_form(body, content_type)
 
 
+@settings(deadline=None)  # a busy machine is slow
 @given(st.lists(st.sampled_from([b"--xyz", b"\r\n", b"--", b'; name="file"', b"Content-Disposition: form-data", b"a"])))
 def test_any_bytes_give_a_file_or_none_or_a_form_error(pieces: list[bytes]) -> None:
     body = b"".join(pieces)
