@@ -96,7 +96,7 @@ def make_rule(**changes: Any) -> BaselineRule:
 
 
 def make_relative(weights: dict[str, NDArray[np.float32]]) -> bytes:
-    """The bytes of a graph: logits = (embedding - total / (weight + 2)) @ W, a mean shrunken towards zero."""
+    """The bytes of a graph: logits = (embedding - total / (weight + 2)) @ W. The 2 moves the mean towards zero."""
     bins, classes = weights["weight"].shape
     nodes = [
         helper.make_node("Add", ["weight", "shrinkage"], ["count"]),

@@ -223,11 +223,11 @@ def test_the_logits_of_every_hop_equal_those_of_the_full_window(trained: OnnxEng
 
 
 @pytest.mark.parametrize("pooling", ["spread", "attention", "combined"])
-def test_every_pooling_gives_the_full_window_on_every_hop(pooling: str, tmp_path: Path) -> None:
+def test_every_pooling_gives_the_logits_of_the_full_window_for_every_hop(pooling: str, tmp_path: Path) -> None:
     variant = f"lightsernet-{pooling}"
     features = zoo.get(variant).features
     net = make_net(variant, features)
-    with torch.no_grad():  # all places weigh the same with the query of an untrained network
+    with torch.no_grad():  # a random query, because an untrained query weights all places equally
         for name, values in net.named_parameters():
             if name == "query":
                 values.normal_(generator=torch.Generator().manual_seed(1))

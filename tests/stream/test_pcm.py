@@ -86,7 +86,7 @@ def test_an_array_of_another_type_than_audio_is_refused(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (2, 0), (0, 2), (1, 1, 1), (3, 2)])
-def test_an_array_of_another_shape_is_refused_or_empty(shape: tuple[int, ...]) -> None:
+def test_an_array_of_another_shape_is_refused_and_an_empty_array_gives_no_audio(shape: tuple[int, ...]) -> None:
     if shape == (0, 2):
         assert len(PcmConverter(channels=2).feed(np.zeros(shape, np.int16))) == 0
     else:
