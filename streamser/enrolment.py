@@ -49,8 +49,8 @@ def check_recording(recordings: Sequence[Samples], least_speech_s: float = LEAST
     speech_s = sum(map(len, recordings)) / SAMPLE_RATE
     if not recordings or speech_s < least_speech_s:
         raise AudioError(
-            f"only {speech_s:.1f} s of speech; a voice needs {least_speech_s:.0f} s, better {ENOUGH_SPEECH_S:.0f}: "
-            "speak on for longer, nearer to the microphone"
+            f"only {speech_s:.1f} s of speech; a profile needs at least {least_speech_s:.0f} s "
+            f"({ENOUGH_SPEECH_S:.0f} s is better): speak longer, and closer to the microphone"
         )
     whole = np.concatenate(recordings)
     clipped = float(np.mean(np.abs(whole) >= _FULL_SCALE))

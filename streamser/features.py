@@ -208,15 +208,18 @@ def mel_matrix(config: FeatureConfig) -> Frames:
 
 
 class MelBands(NamedTuple):
-    """The mel filters as two slopes over each FFT bin, for sums over short runs instead of a matrix product with many
-    zeros."""
+    """The mel filters, stored as two weights for each FFT bin.
+
+    Each bin lies on the rising side of one triangle and on the falling side of another. Sums over the bins between two
+    corners therefore replace a matrix product with many zeros.
+    """
 
     rising: NDArray[np.float64]
-    """Weight of each FFT bin in the filter that rises over it, (fft_size // 2 + 2,)."""
+    """Weight of each FFT bin on the rising side, (fft_size // 2 + 2,)."""
     falling: NDArray[np.float64]
-    """Weight of each FFT bin in the filter below, which falls over it."""
+    """Weight of each FFT bin on the falling side of the filter below, (fft_size // 2 + 2,)."""
     starts: NDArray[np.intp]
-    """First FFT bin of each run between two corners, and one past the last."""
+    """First FFT bin of each run between two corners, and the bin after the last run."""
     filled: NDArray[np.float64]
     """0 for a run without any bin, else 1."""
 

@@ -189,7 +189,7 @@ class Recognizer:
         _samples(audio, "audio")
 
     def check_embedding(self, embedding: Frames) -> None:
-        """BundleError if there is a relative head that does not take embeddings (N, D) of this length."""
+        """BundleError if the relative head needs embeddings of another size than D; `embedding` is (N, D)."""
         if self.relative is not None and embedding.shape[1] != self.relative.size:
             raise BundleError(
                 f"{self.bundle.relative_path}: takes embeddings of {self.relative.size} values, "

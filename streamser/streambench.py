@@ -128,7 +128,7 @@ def _shown(timed: TimedPrediction) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SecondsRow:
-    """Partial results after a given length of an utterance."""
+    """Accuracy of the partial results after `seconds` of an utterance."""
 
     seconds: float
     right: float

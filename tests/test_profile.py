@@ -196,7 +196,7 @@ def test_a_plain_name_means_a_profile_in_the_settings_folder_and_anything_else_i
     ("recordings", "message"),
     [
         ([], "only 0.0 s of speech"),
-        ([babble(3.0)], "only 3.0 s of speech; a voice needs 15 s"),
+        ([babble(3.0)], "only 3.0 s of speech; a profile needs at least 15 s"),
         ([np.clip(20 * babble(20.0), -1, 1)], "the recording is clipped"),
         ([1e-4 * babble(20.0)], "too quiet"),
     ],
@@ -290,7 +290,7 @@ def test_calibrate_prints_a_summary_and_how_to_use_the_profile(
 
 
 @pytest.mark.parametrize(
-    ("speech_s", "message"), [(5.0, "of speech; a voice needs 15 s"), (0.0, "only 0.0 s of speech")]
+    ("speech_s", "message"), [(5.0, "of speech; a profile needs at least 15 s"), (0.0, "only 0.0 s of speech")]
 )
 def test_calibrate_refuses_too_little_speech_and_writes_nothing(
     speech_s: float, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

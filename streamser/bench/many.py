@@ -83,7 +83,7 @@ def try_streams(recognizer: Recognizer, audio: Samples, streams: int, seconds: f
 
 
 def largest(attempt: Callable[[int], Trial], most: int) -> dict[str, Any]:
-    """Find the largest number of streams, up to `most`, that is served in time, to within 10 %; with all trials."""
+    """The largest number of streams, up to `most`, that is served in time (to within 10 %), and all trials."""
     tried: dict[int, Trial] = {}
 
     def in_time(streams: int) -> bool:

@@ -202,7 +202,7 @@ class AsyncStream:
             if self._continuity is not None and event is not None:
                 event = self._continuity.event(event)
             if isinstance(event, StreamEnded):
-                self._last = event  # passed on once it is known that no other connection follows
+                self._last = event  # published only if no other connection follows
             elif event is not None:
                 self._events.put_nowait(event)
 

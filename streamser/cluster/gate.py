@@ -33,11 +33,11 @@ If the server dies, the generator ends or raises.
 """
 
 _PATIENCE_S = 20.0  # longest wait for a server with room: a new server starts within this time
-_BUFFER_BYTES = 16 * 1024  # in the kernel; stale results should wait at the server, which can drop them
+_BUFFER_BYTES = 16 * 1024  # the kernel's buffers are small, so that old results wait at the server, which can drop them
 _WRITE_BYTES = 8 * 1024
 _POLL_S = 0.02
 _CLOSE_S = 2.0
-_BEFORE_BYTES = 64 * 1024  # bytes of a request that waits for its server
+_BEFORE_BYTES = 64 * 1024  # read at most this much of a request until it has a server
 _LOST = "the process that served this connection has ended; connect again to continue"
 
 

@@ -23,7 +23,7 @@ __all__ = ["Settings", "label_on_ray"]
 Settings: TypeAlias = tuple[Path, Config, Mode]
 """The folder to which file names are relative, the configuration, and the mode (see `Mode`)."""
 
-_MOST_FILES = 64  # in one task: after a worker died they are all labelled again, and their results arrive together
+_MOST_FILES = 64  # for one task: its results arrive together, and if its worker dies, all its files are labelled again
 _TASKS_EACH = 8  # tasks for each worker, so that all workers end at about the same time
 _RETRIES = 2  # more tries of a task whose worker died
 _ROUNDS = 2  # in the second round, each task has one file
@@ -109,7 +109,7 @@ def _quiet() -> None:
 
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
-    context.max_errored_blocks = -1  # their files are missing afterwards, and tried again
+    context.max_errored_blocks = -1  # any number; the files without a result are tried again
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for name in ("ray.data", "ray"):

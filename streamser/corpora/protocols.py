@@ -99,7 +99,7 @@ def _check_filled(split: Split) -> None:
     unlearnt = {clip.label for clip in split.test} - {clip.label for clip in split.train}
     if unlearnt:
         raise ProtocolError(
-            f"{split.name}: the test part asks for {_some(unlearnt)}, which the training part never shows; "
+            f"{split.name}: the test part has labels that the training part lacks: {_some(unlearnt)}; "
             "map or drop these labels first"
         )
 

@@ -36,12 +36,12 @@ __all__ = ["Level", "Plan", "Window", "WindowSteps", "plan"]
 
 Index = NDArray[np.int64]
 
-_PADDING = -1  # a column outside the window: zeros
-_PLANS = 512  # kept in a cache: one for each hop while an utterance grows, one for all later hops, and the finals'
+_PADDING = -1  # stands for a column of zeros, outside the window
+_PLANS = 512  # size of the cache: one plan for each hop of a growing utterance, one for all later hops, and for finals
 
 
 class Level(NamedTuple):
-    """The columns of the layer below that a column depends on (see above)."""
+    """The columns of the layer below that a column depends on (see the module's docstring)."""
 
     before: int
     after: int

@@ -156,7 +156,10 @@ class DeviceStreams:
         return logits.float(), embedding.float()
 
     def _host(self, key: tuple[int, int]) -> _Buffers:
-        """The buffers of the launch before the last one, which is no longer pending."""
+        """Host buffers for the next launch of this size.
+
+        Two sets alternate. This one belongs to the launch before the last, which the caller has already finished.
+        """
         if key not in self._hosts:
             kind = torch.int16 if self._pcm16 else torch.float32
             outputs = self._sizes_of_outputs(key) if self._on_cuda else (0, 0)

@@ -40,9 +40,9 @@ class RelativeHead:
         try:
             logits = self.run(np.zeros(size, np.float32), np.zeros(size), 0.0)
         except EngineError as error:
-            raise self._broken(f"fails on zeros ({error})") from error
+            raise self._broken(f"fails if all inputs are zero ({error})") from error
         if logits.shape != (len(bundle.labels),) or logits.dtype != np.float32 or not np.isfinite(logits).all():
-            raise self._broken(f"must give {len(bundle.labels)} finite float32 logits for zeros")
+            raise self._broken(f"must give {len(bundle.labels)} finite float32 logits if all inputs are zero")
 
     def run(self, embedding: Frames, total: np.ndarray[Any, np.dtype[np.float64]], weight: float) -> Frames:
         """Logits (classes,) of one utterance; one at a time, so that its bits do not depend on other utterances."""

@@ -28,15 +28,15 @@ from streamser.features import FeatureConfig, Frames, silent_frame, window_start
 from streamser.nets.frontend import TorchFrontEnd
 from streamser.nets.zoo import restore
 
-_CUDA_BATCH = 128  # windows at once: some 100 MB of a ResNet's activations
-_SILENT = -1  # in a piece's order of frames: not a frame of the audio, but silence
+_CUDA_BATCH = 128  # windows; a ResNet's activations then take about 100 MB
+_SILENT = -1  # in `_Piece.order`: a frame of silence instead of a frame of the audio
 
 
 class _Piece(NamedTuple):
     """The audio of one window, and the order of its frames in the window."""
 
     samples: Samples
-    """At the config's rate, filled up with silence to the length of a whole window."""
+    """Samples at the config's rate, padded with silence to the length of a whole window."""
     order: NDArray[np.int64]
     """(T,), frame numbers within the piece, or _SILENT."""
 

@@ -1,9 +1,10 @@
 """Store the large matrices of a graph in 8 bits; ONNX Runtime then multiplies 8-bit integers.
 
 Each block of 128 values in a column of the matrix has its own scale, and so has each block of 128 values in a row of
-the input. A row's result thus does not depend on other rows, and chunks give the same results as the whole utterance.
-Convolutions and small matrices stay in 32 bits. One scale for all rows together (`DynamicQuantizeMatMul`) is faster but
-costs accuracy; docs/performance.md compares the two.
+the input. A row's result thus does not depend on other rows, so the size of a chunk does not change it. Convolution
+nodes and small matrices stay in 32 bits. A step graph that computes a convolution as a matrix product has 8-bit weights
+there too, so its scores differ slightly from those of the whole graph. One scale for all rows together
+(`DynamicQuantizeMatMul`) is faster but costs accuracy; docs/performance.md compares the two.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from streamser.features import Frames
 
 __all__ = ["quantized"]
 
-_LEAST = 10_000  # values of a matrix; smaller matrices cost little
-_KEPT = "hidden"  # name of a layer that stays in 32 bits: it has one row for each result, so it costs little
+_LEAST = 10_000  # a matrix with fewer values stays in 32 bits, since it costs little
+_KEPT = "hidden"  # the layer of this name stays in 32 bits: it has one row for each result, so it costs little
 _BLOCK = 128  # values that share a scale
 _INT8 = 4  # the operator's `accuracy_level` at which it also rounds the input to 8 bits
-_DOMAIN = "com.microsoft"  # of ONNX Runtime's own operators
+_DOMAIN = "com.microsoft"  # the domain of ONNX Runtime's own operators
 
 
 def quantized(graph: bytes) -> bytes | None:

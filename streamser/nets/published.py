@@ -32,12 +32,12 @@ def _scores(benchmark: str, ua: float, wa: float, f1: float | None = None) -> Sc
     return {benchmark: {"ua": ua, "wa": wa} | ({} if f1 is None else {"f1": f1})}
 
 
-def _recipe(paper: str, **own: object) -> PublishedRecipe:
-    return PublishedRecipe(protocol=f"paper:{paper}", norm_clips=NORM_CLIPS, **own)  # type: ignore[arg-type]
+def _recipe(paper: str, **settings: object) -> PublishedRecipe:
+    return PublishedRecipe(protocol=f"paper:{paper}", norm_clips=NORM_CLIPS, **settings)  # type: ignore[arg-type]
 
 
 def _focal_resnets() -> Iterator[Variant]:
-    """Tripathi et al. 2019, table 4: two inputs by two losses."""
+    """Tripathi et al. 2019, table 4: each of two inputs with each of two losses."""
     mel = FeatureConfig(
         sample_rate=22_050,
         window_samples=2048,
@@ -74,7 +74,7 @@ def _focal_resnets() -> Iterator[Variant]:
 
 
 def _parallel_cnns() -> Iterator[Variant]:
-    """Tripathi et al. 2019, table 1: two inputs by softmax with or without centre loss and reconstruction."""
+    """Tripathi et al. 2019, table 1: each of two inputs, with or without centre loss and reconstruction."""
     mel = FeatureConfig(
         window_samples=2048,
         hop_samples=512,
@@ -89,7 +89,7 @@ def _parallel_cnns() -> Iterator[Variant]:
         short="zero",
         long="head",
     )
-    # The first coefficient is sqrt(128) times the mean level, the others stay within some +-200.
+    # The first coefficient is sqrt(128) times the mean level; the others stay between about -200 and 200.
     inputs = {"mel": mel, "mfcc": replace(mel, mfcc=40, floor=1e-8, clip=(-900.0, 300.0))}
     published = {  # UA, WA of table 1; test MSE of the reconstruction of table 2, in 1e-4
         ("mfcc", "s"): (61.2, 70.5, None),
@@ -230,7 +230,7 @@ def _sepconvs() -> Iterator[Variant]:
 
 
 def _sepconv_rows(name: str, features: FeatureConfig, notes: str) -> Iterator[Variant]:
-    """One to six inverted residuals by two losses (table 4), no attention (table 2), and other losses (table 3)."""
+    """Table 4 (one to six inverted residuals, each with two losses), table 2 (no attention), table 3 (other losses)."""
     weighted = LossSpec(weighted=True)
     focal = LossSpec(kind="difficulty_focal", weighted=True)
     row = Variant(
@@ -299,7 +299,7 @@ def _sepconv_rows(name: str, features: FeatureConfig, notes: str) -> Iterator[Va
 
 
 def _lightsernets() -> Iterator[Variant]:
-    """Aftab et al. 2022: two lengths by two losses; and the report's three corpora."""
+    """Aftab et al. 2022: each of two lengths with each of two losses; and the report's three corpora."""
     features = FeatureConfig(
         n_mels=128,
         mel_scale="htk",

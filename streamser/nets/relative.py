@@ -15,8 +15,8 @@ from streamser.nets.tracing import Traceable, trace
 class RelativeHead(nn.Module):
     """Embedding, weighted sum of earlier embeddings and sum of their weights to logits.
 
-    The baseline is shrunk towards the mean neutral embedding of the training corpora: with no earlier utterance it is
-    that mean, and a unit of weight counts 1 / `shrinkage` as much as that mean.
+    The baseline is a weighted mean of the earlier embeddings and of the mean neutral embedding of the training corpora,
+    which has the weight `shrinkage`. Without an earlier utterance, the baseline is that mean neutral embedding.
     """
 
     mean: Tensor

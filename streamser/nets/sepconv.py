@@ -87,7 +87,7 @@ class SepConv(SerNet):
         self.apply(_begin)
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> NetOutput:
-        """Score windows of frames, (B, T, F); with `lengths`, (B,), the frames from there on are padding."""
+        """Score windows of frames, (B, T, F); frames after the first `lengths`, (B,), of a window are padding."""
         self.check(frames)
         embedding = self.embed(frames, lengths)
         return NetOutput(self.head(self.dropout(embedding)), embedding)

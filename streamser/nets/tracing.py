@@ -38,9 +38,9 @@ def trace(what: Traceable) -> bytes:
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=r".*legacy TorchScript-based ONNX.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx\.")
         warnings.filterwarnings("ignore", message=r"Constant folding - Only steps=1")
-        # It warns of recurrent layers at other batch sizes; `export.check_onnx` runs those batch sizes.
+        # The exporter warns that a recurrent layer may fail at other batch sizes; `export.check_onnx` tests those.
         warnings.filterwarnings("ignore", category=UserWarning, message=r"Exporting a model to ONNX with a batch_size")
-        # ... and of the sizes that torch's own recurrent layers compare, which are the features' fixed ones.
+        # The tracer warns that sizes compared in torch's recurrent layers become constants; they never change here.
         warnings.filterwarnings("ignore", message=r"Converting a tensor to a Python", module=r"torch\.nn\.modules\.rnn")
         torch.onnx.export(
             what.module.eval(),

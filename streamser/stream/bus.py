@@ -38,7 +38,7 @@ class AudioQueue(Generic[T]):
         self._lost = 0
         self._closed = False
         self._enough = 0  # `take` is woken when this much audio waits
-        self._ripe = False  # that much has arrived, and some of it still waits
+        self._ripe = False  # true once `_enough` waits, until the queue is empty
         self._changed = threading.Condition()
 
     @property

@@ -19,10 +19,10 @@ _Power = NDArray[np.float64]
 
 _BLOCK_MS = 100  # floor and background are updated this often
 _SMOOTH_MS = 70.0  # about the length of a phone: averages noise, but keeps syllables
-_HOLD_MS = 100  # an open gate outlasts a dip this long
+_HOLD_MS = 100  # a gate stays open through a dip of this length
 _LEAVE = 0.8  # an open gate closes below this share of `rise_db`
 _WINDOW_SAMPLES = 512  # 32 ms, for every frame length: two periods of mains hum
-_BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # where speech is; below lies a fan's rumble
+_BANDS, _LOWEST_HZ, _HIGHEST_HZ = 16, 150.0, 5500.0  # the range of speech; a fan's rumble lies below it
 _DROP = 4.0  # smoothed power is at most 4 times (6 dB) the frame's own, so that the end of a word is not delayed
 _DIGITAL_SILENCE = 1e-11  # mean square (-110 dBFS); quieter frames come from a muted device or an edited file
 _QUIET_ROOM = 10**-6.0  # -60 dBFS, the power assumed for such frames, so that later audio is not compared with zero
@@ -44,7 +44,7 @@ _WINDOW = np.hanning(_WINDOW_SAMPLES) / np.sqrt(np.sum(np.square(np.hanning(_WIN
 
 
 class NoiseGate:
-    """Open while audio stands out from the room's noise, whatever their levels.
+    """A gate that is open while audio stands out from the room's noise, in quiet and in loud rooms.
 
     Each frame is tested twice. Does it rise `rise_db` above the floor, the least power of each band
     in the last four seconds? This separates speech from steady noise down to 0 dB. And is it louder than the
@@ -63,8 +63,8 @@ class NoiseGate:
         self._missing = _WINDOW_SAMPLES
         self._floor = _Floor()
         self._background = _Background(frame_samples)
-        self._power: _Power | None = None  # of the last frame
-        self._sum = 0.0  # its sum over the bands
+        self._power: _Power | None = None  # the last frame's smoothed power
+        self._sum = 0.0  # the sum of `_power` over the bands
         self._frames = 0
         self._held = 0
         self.floor_power = self._least
@@ -96,7 +96,7 @@ class NoiseGate:
         return flags, floors
 
     def _measure(self, frames: Samples, windows: Samples) -> tuple[list[bool], list[float]]:
-        """`open_all` for frames whose windows are full; what can be is computed for all frames together."""
+        """`open_all` for frames whose windows are full; as much as possible is computed for all frames together."""
         power, levels_db = self._smoothed(frames, windows)
         size = self._frames_per_block
         ends = range(size - self._frames % size, len(frames) + 1, size)  # a block closes with the frame before each
@@ -114,7 +114,7 @@ class NoiseGate:
         held, flags = self._held, []
         for rise, level_db, threshold_db in zip(rises, levels_db, thresholds_db, strict=True):
             rise_db = 10.0 * math.log10(rise + 1e-12)
-            if held:  # a gate that is open needs less
+            if held:  # an open gate stays open at lower values
                 enough = rise_db > self._rise_db * _LEAVE and level_db > threshold_db - 1.0
             else:
                 enough = rise_db > self._rise_db and level_db > threshold_db
@@ -151,7 +151,7 @@ class NoiseGate:
 
 
 def _band_power(windows: Samples) -> _Power:
-    """Power in the bands, (windows, bands), as the mean square of white noise that would be as strong."""
+    """Power in each band, (windows, bands): the mean square of white noise that has the same power in this band."""
     parts = np.fft.rfft(windows * _WINDOW).view(np.float64)[:, : 2 * _LAST_BIN]  # real, imaginary, real, ...
     squares = parts * parts
     squares = squares[:, 0::2] + squares[:, 1::2]
@@ -162,9 +162,9 @@ def _band_power(windows: Samples) -> _Power:
 class _Floor:
     """The lowest recent power of each band: falls at once, rises when older blocks are forgotten."""
 
-    _MEMORY_BLOCKS = 40  # in four seconds every band pauses, even in speech without pauses
-    _YOUNG_BLOCKS = 5  # at first the memory is shorter: microphones start with a ramp
-    _STEADY_BLOCKS = 15  # a level that is steady for this long is not speech: a fan was switched on
+    _MEMORY_BLOCKS = 40  # four seconds: even in speech without pauses, each band is quiet once in this time
+    _YOUNG_BLOCKS = 5  # the memory at first: shorter, because a microphone's level rises when it starts
+    _STEADY_BLOCKS = 15  # a level that is steady for this long is not speech, but e.g. a fan that was switched on
     _STEADY_DB = 4.0
 
     def __init__(self) -> None:
@@ -173,8 +173,8 @@ class _Floor:
         self._minima = np.full((2 * self._MEMORY_BLOCKS, _BANDS), np.inf)
         self._blocks = 0
         self._least_db, self._most_db = math.inf, -math.inf  # levels in the present block
-        self._leasts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)  # of the blocks before it
-        self._mosts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)
+        self._leasts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)  # lowest levels of the blocks before it
+        self._mosts_db: deque[float] = deque(maxlen=self._STEADY_BLOCKS)  # highest levels of these blocks
 
     def follow(self, power: _Power, levels_db: list[float], ends: Sequence[int]) -> _Power:
         """Add frames (frames, bands); returns the floor at each. A block ends with the frame before each of `ends`."""
@@ -198,7 +198,7 @@ class _Floor:
 
     def _close_block(self) -> _Power:
         """Store the present block in place of the oldest; returns the new floor."""
-        at = self._blocks % self._MEMORY_BLOCKS  # each block is written twice, so that the newest ones lie in a row
+        at = self._blocks % self._MEMORY_BLOCKS  # each block is written twice, so that the newest blocks are adjacent
         self._minima[at] = self._minima[at + self._MEMORY_BLOCKS] = self._block
         self._block.fill(np.inf)
         self._leasts_db.append(self._least_db)

@@ -36,9 +36,9 @@ logger = logging.getLogger(__name__)
 
 # PortAudio is not thread-safe: only one thread at a time opens a stream or restarts the library.
 _PORTAUDIO = threading.Lock()
-_BUSY_S = 0.5  # opening another stream may hang with the sound server; then this one is tried again later
+_BUSY_S = 0.5  # longest wait for another thread, whose call may hang; the caller then tries again later
 _LET_GO_S = 0.5  # longest wait for a stream to end
-_INSIDE: set[int] = set()  # threads inside a call that may hang with the sound server
+_INSIDE: set[int] = set()  # threads inside a call that hangs if the sound server hangs
 
 _BAD_RATE, _BAD_CHANNELS = -9997, -9998  # paInvalidSampleRate, paInvalidChannelCount
 _AHEAD_S = 0.15  # silence written ahead: the resampler gives audio in bursts of 50 ms
@@ -153,7 +153,7 @@ def find_device(wanted: str | int | None) -> InputDevice:
         name = wanted.casefold()
         found = [device for device in devices if device.name.casefold() == name]
         found = found or [device for device in devices if name in str(device).casefold()]
-        # Windows lists a microphone once per audio system: the default's system comes first.
+        # Windows lists a microphone once for each audio system: put the default microphone's system first.
         host = next((device.host for device in devices if device.is_default), devices[0].host)
         found.sort(key=lambda device: device.host != host)
     if not found:

@@ -242,7 +242,7 @@ class Segmenter:
         return [*self._detect_speech(), *self._close("stream_end")]
 
     def _detect_speech(self) -> list[Item]:
-        """Process all waiting whole frames together: the VAD needs little more time for several than for one."""
+        """Process all waiting whole frames together: with a `BatchVad`, several cost little more time than one."""
         size = self._vad.frame_samples
         count = (self.position - self._detected) // size
         if not count:

@@ -377,7 +377,7 @@ class TerminalApp(App[int]):
         self._quitting = True
         await asyncio.to_thread(self._listener.close)
         if self._reader is not None:
-            with contextlib.suppress(Exception):  # the reading thread may hold the last events; if it hangs, it is left
+            with contextlib.suppress(Exception):  # the reading thread may have the last events, or hang
                 await asyncio.wait_for(self._reader.wait(), _LAST_EVENTS_S)
         self._take()
         if self.saved_paths:  # events after the last save, at least the stream's end

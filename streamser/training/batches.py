@@ -61,7 +61,7 @@ class BatchMaker:
         )  # fmt: skip
 
     def starts_of(self, clip: int) -> list[int]:
-        """First frame of each window from which the clean clip is classified."""
+        """First frame of each window of the clean clip; the prediction for the clip is made from these windows."""
         return window_starts(int(self.store.lengths[0, clip]), self.features)
 
     def window(self, clip: int, *, own_length: bool, start: int | None = None) -> Tensor:

@@ -190,7 +190,7 @@ def test_an_empty_validation_or_training_part_is_refused() -> None:
 def test_a_test_label_without_training_clips_is_refused() -> None:
     clips = corpus(speakers=3)
     clips[16] = replace(clips[16], label="boredom")
-    with pytest.raises(ProtocolError, match="asks for boredom, which the training part never shows"):
+    with pytest.raises(ProtocolError, match="has labels that the training part lacks: boredom"):
         check_split(split_of(clips[:8], clips[8:16], clips[16:]))
 
 
