@@ -41,9 +41,9 @@ Samples = NDArray[np.float32]
 _QUALITY = "HQ"
 
 _NO_REGULAR_FILE = 7  # SFE_BAD_FILE of libsndfile
-_ABSURD = 1e10  # above 32-bit integers that were not scaled
+_ABSURD = 1e10  # a larger value cannot even be a 32-bit integer that was not scaled
 
-# What libsndfile logs about a header that claims more bytes than the file has: WAV, AIFF, AU, W64, RF64.
+# libsndfile's log lines about a header that claims more bytes than the file has: WAV, AIFF, AU, W64, RF64.
 _CLAIMED = re.compile(r"^\s*(?:RIFF|FORM|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _DATA = re.compile(r"^\s*data\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _NO_LAST_PAGE = re.compile(r"Ogg ?: Last page lacks an end-of-stream bit")
@@ -228,7 +228,7 @@ def decoder_words(error: Exception) -> str:
 
     if not isinstance(error, soundfile.LibsndfileError):
         return str(error)
-    if error.code == _NO_REGULAR_FILE:  # what its MP3 reader reports for any file that is not MP3
+    if error.code == _NO_REGULAR_FILE:  # libsndfile's MP3 reader reports this for any file that is not MP3
         return "format not recognised"
     words = str(error.error_string).strip().rstrip(".")
     return words[:1].lower() + words[1:]
@@ -238,8 +238,8 @@ def decoder_words(error: Exception) -> str:
 def _sequential_file() -> Any:
     """A class of audio files that are only read from beginning to end, without seeking.
 
-    soundfile seeks after every read of a seekable file. That fails for streamed FLAC, whose header does not
-    know its length, and for some telephone codecs.
+    soundfile seeks after every read of a seekable file. That fails for streamed FLAC, whose header lacks
+    the length, and for some telephone codecs.
     """
     import soundfile
 
@@ -253,14 +253,14 @@ def _sequential_file() -> Any:
 def made_finite(samples: Samples) -> tuple[Samples, int]:
     """Samples of a live stream without NaN, infinity and absurd values, and how many were replaced by silence.
 
-    One such sample would otherwise spread through the resampler and the noise floor. Samples that are only not scaled
+    One such sample would otherwise spread through the resampler and the noise floor. Finite samples that are not scaled
     to [-1, 1] stay: the recognizer refuses them and names the divisor.
 
     >>> import numpy as np
     >>> made_finite(np.array([0.5, np.nan, 1e30], np.float32))
     (array([0.5, 0. , 0. ], dtype=float32), 2)
     """
-    if not len(samples) or (samples.max() <= _ABSURD and samples.min() >= -_ABSURD):  # NaN is neither
+    if not len(samples) or (samples.max() <= _ABSURD and samples.min() >= -_ABSURD):  # False for NaN
         return samples, 0
     bad = ~(np.abs(samples) <= _ABSURD)
     count = int(np.count_nonzero(bad))
@@ -275,7 +275,7 @@ def open_audio(file: str | PathLike[str] | BinaryIO, name: str) -> soundfile.Sou
     try:
         media = isinstance(file, str | PathLike) and is_media(Path(file))
         audio = MediaFile(Path(name)) if media else _sequential_file()(file)
-    except (RuntimeError, ValueError, TypeError) as error:  # soundfile's own is a RuntimeError
+    except (RuntimeError, ValueError, TypeError) as error:  # soundfile's own errors are RuntimeErrors
         raise AudioError(
             f"{name}: not a readable audio file ({decoder_words(error)}); use WAV, FLAC, Ogg or MP3"
         ) from error

@@ -1,8 +1,8 @@
 """A baseline: the weighted mean of a speaker's earlier embeddings, stored as a sum and its weight.
 
-The relative head of a checkpoint compares an utterance with it. An utterance that the absolute head finds neutral has a
-large weight, one that it finds angry a small weight: otherwise, for a speaker who is always angry, anger would become
-the usual voice. `BaselineRule` in `streamser.calibration` has the constants.
+The relative head of a checkpoint compares an utterance with it. An utterance that the absolute head classifies as
+neutral has a large weight, and an angry one a small weight: otherwise, for a speaker who is always angry, anger would
+become the usual voice. `BaselineRule` in `streamser.calibration` has the constants.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Baseline:
     weight: float
     """The sum of the weights."""
     utterances: int
-    """Number of utterances in it."""
+    """Number of utterances in the baseline."""
     source: BaselineSource = "own"
     """`profile` as long as a profile is part of it, else `own`: a stream's own utterances."""
 

@@ -1,10 +1,10 @@
 """A checkpoint on disk: a folder with its labels, front end, weights, graphs, figures and card, checked by SHA-256.
 
     models/<name>/
-    ├── bundle.yaml           what this module reads and writes; lists the SHA-256 of the others
+    ├── bundle.yaml           read and written by this module; lists the SHA-256 of the other files
     ├── weights.safetensors   for torch: fine-tuning, CUDA
     ├── model.onnx            for the CPU: "frames" (batch, time, bins) -> "logits", "embedding"
-    ├── step.onnx             optional, for streams: computes only what is new; see `streamser.engines.steps`
+    ├── step.onnx             optional, for streams: computes only new frames; see `streamser.engines.steps`
     ├── relative.onnx         optional, for known voices: "embedding" and a baseline -> "logits"; see `BaselineRule`
     ├── model.int8.onnx, step.int8.onnx   optional, the same graphs with 8-bit weights, for the engine onnx-int8
     └── README.md             the card
@@ -174,7 +174,7 @@ class Bundle(BundleValues):
         return self.onnx_path.stat().st_size
 
     def read(self, name: str) -> bytes:
-        """One file's bytes, after their hash was checked; BundleError when they are not what was saved."""
+        """One file's bytes, after their hash was checked; BundleError if they differ from the saved ones."""
         path = self.path / name
         if path.is_symlink():
             raise BundleError(f"{path}: is a symbolic link, but a checkpoint has its own files; copy the target here")
@@ -233,9 +233,9 @@ def find_models() -> dict[str, Path]:
 
 
 def load_bundle(name_or_path: str | os.PathLike[str], verify: bool = True) -> Bundle:
-    """Read a checkpoint by its name or its folder; BundleError when it is not exactly what was saved.
+    """Read a checkpoint by its name or its folder; BundleError if it differs from the saved one.
 
-    `verify=False` leaves out the hashes of the files (for a quick listing); an engine checks what it loads anyway.
+    `verify=False` leaves out the hashes of the files (for a quick listing); an engine always checks what it loads.
     """
     folder = _locate(name_or_path)
     manifest = read_manifest(folder / MANIFEST)

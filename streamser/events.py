@@ -22,7 +22,7 @@ UNCERTAIN = "uncertain"
 
 
 def _seconds(samples: int) -> float:
-    return round(samples / SAMPLE_RATE, 5)  # a sample is 0.0625 ms: five places keep them apart, four would not
+    return round(samples / SAMPLE_RATE, 5)  # a sample lasts 0.0625 ms: with four decimals, two would have equal times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class EmotionEvent(EventBase):
     uncertain: bool
     """True when the confidence is below the threshold; then `label` is only a guess."""
     baseline: Literal["none", "own", "profile"] = "none"
-    """What the voice was compared with: nothing, the stream's earlier utterances, or a profile and these."""
+    """Baseline that was used: `none`, `own` (the stream's earlier utterances) or `profile` (a profile and these)."""
     baseline_utterances: int = 0
     """Number of utterances in that baseline."""
     latency_ms: float = field(default=0.0, compare=False)

@@ -66,11 +66,10 @@ class FeatureConfig:
     """Audio longer than the window: its beginning, its middle, or all of it in overlapping windows; `pieces` leaves out
     a rest that is shorter than a window, and each piece is an example of its own in training."""
     stride_s: float = 1.0
-    """Step between those windows; the last one ends with the audio, except with `pieces`."""
+    """Step between overlapping windows; the last window ends with the audio, except with `pieces`."""
     peak: bool = False
-    """Scale a whole recording so that its largest sample is 1. A stream's segments are scaled one by one, and only
-    where they are scored as whole recordings.
-    """
+    """Scale a whole recording so that its largest sample is 1. In a stream, only a segment that is scored as a whole
+    recording is scaled, by itself."""
     trim_db: float = 0.0
     """Trim leading and trailing parts that are this many dB quieter than the loud parts; 0 keeps everything.
     A stream's segmenter removes such parts anyway, but their length differs between corpora, and a network would learn
@@ -202,17 +201,14 @@ def mel_matrix(config: FeatureConfig) -> Frames:
     ramps = corners[:, None] - hz[None, :]
     widths = np.diff(corners)[:, None]
     weights = np.maximum(0.0, np.minimum(-ramps[:-2] / widths[:-1], ramps[2:] / widths[1:]))
-    if config.mel_norm == "slaney":  # equal area
+    if config.mel_norm == "slaney":  # all triangles have the same area
         weights *= (2.0 / (corners[2:] - corners[:-2]))[:, None]
     return np.ascontiguousarray(weights.T, dtype=np.float32)
 
 
 class MelBands(NamedTuple):
-    """The mel filters, stored as two weights for each FFT bin.
-
-    Each bin lies on the rising side of one triangle and on the falling side of another. Sums over the bins between two
-    corners therefore replace a matrix product with many zeros.
-    """
+    """The mel filters as two weights for each FFT bin, which lies on the rising side of one triangle and on the falling
+    side of another. Sums over the bins between two corners therefore replace a matrix product with many zeros."""
 
     rising: NDArray[np.float64]
     """Weight of each FFT bin on the rising side, (fft_size // 2 + 2,)."""

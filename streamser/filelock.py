@@ -19,7 +19,7 @@ def try_lock(file: IO[bytes]) -> bool:
 
         at = file.tell()
         try:
-            file.seek(1 << 40)  # Windows forbids reading a locked range, so this one lies beyond the content
+            file.seek(1 << 40)  # Windows forbids reading a locked range: lock one beyond the content
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError:
             return False

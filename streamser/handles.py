@@ -34,7 +34,7 @@ def affordable_connections(wanted: int, handles_each: int = 1) -> int:
 
 
 def widen_backlog(server: asyncio.Server) -> None:
-    """Let more connections wait in the kernel than asyncio accepts at once, for many clients that connect together."""
+    """Let more connections wait in the kernel than asyncio accepts at once: many clients may connect together."""
     for listening in server.sockets:
         with socket.fromfd(listening.fileno(), listening.family, listening.type) as twin:
             twin.listen(_BACKLOG)

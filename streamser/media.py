@@ -33,7 +33,7 @@ def is_media(path: Path) -> bool:
 
 def find_ffmpeg() -> str | None:
     """Path of ffmpeg: the system's, or that of the extra 'media'; None when there is neither."""
-    import shutil  # here, as `subprocess` and `tempfile` below, because importing them slows down every start
+    import shutil  # imported here, like `subprocess` and `tempfile` below, so that a start does not take longer
 
     if found := shutil.which("ffmpeg"):
         return found

@@ -25,7 +25,7 @@ _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
 _SPARSE_VALUES, _SPARSE_INDICES = 1, 2
 _TENSOR_DIMS, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 1, 13, 14
 
-_ORT_IDENTIFIER = b"ORTM"  # bytes 4 to 8 of ONNX Runtime's own format, which it recognizes without being asked
+_ORT_IDENTIFIER = b"ORTM"  # bytes 4 to 8 of ONNX Runtime's own format, which it recognizes by itself
 
 
 def check_graph(graph: bytes) -> None:
@@ -82,7 +82,7 @@ def _check_attribute(attribute: memoryview) -> bool:
             has_graph = True
         elif number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
             tensors += number == _ATTRIBUTE_TENSOR
-            if tensors > 1:  # a protobuf reader would merge the two into one of more dimensions
+            if tensors > 1:  # a protobuf reader would merge them into one tensor with more dimensions
                 raise ValueError("is not an ONNX model (an attribute has two tensors)")
             _check_tensor(_message(value))
         elif number in (_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES):

@@ -22,4 +22,4 @@ else:
         import onnxruntime
     finally:
         del os.environ[_VARIABLE]
-    onnxruntime.disable_telemetry_events()  # for Windows, and in case a host program imported it before
+    onnxruntime.disable_telemetry_events()  # for Windows, or if a host program had imported onnxruntime already

@@ -20,14 +20,14 @@ from streamser.events import UNCERTAIN, EmotionEvent, Event, Gap, SpeechEnded, S
 
 _FORMATS = (".png", ".svg", ".pdf")
 _INK, _FAINT, _SPEECH = "#30343A", "#D7DADE", "#DCE6F2"
-_DPI = 300  # what journals ask for; .svg and .pdf are drawn in vectors
+_DPI = 300  # as journals require; .svg and .pdf are drawn in vectors
 _WIDTH_INCHES = 10.0
 _SECONDS_PER_INCH = 4.0  # an utterance of two seconds has room for its label
 _MOST_ROWS = 12  # a longer stream gets longer rows instead of more than this many
-_LETTER_INCHES = 0.078  # a letter of the captions; captions that would not fit are left out
+_LETTER_INCHES = 0.078  # width of a letter of the captions; captions that would not fit are left out
 _ENVELOPE_POINTS = 4000  # twice the number of columns of a row
-_SIDE_INCHES = 1.2  # beside the lanes
-_KEY_INCHES = 1.1  # an entry of the legend
+_SIDE_INCHES = 1.2  # margin beside the lanes
+_KEY_INCHES = 1.1  # width of an entry of the legend
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ def _draw_reference(axes: Any, reference: Sequence[Mark], start_s: float, stop_s
 
 
 def _write_caption(axes: Any, wordings: list[str], at_s: float, letters: int) -> None:
-    """Write the longest of the wordings that fits into the bar; none when even the shortest does not."""
+    """Write the longest caption that fits into the bar; none if even the shortest does not fit."""
     for text in wordings:
         if max(map(len, text.split("\n"))) <= letters:
             box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}

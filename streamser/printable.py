@@ -12,7 +12,7 @@ __all__ = ["guarded", "guarded_output", "printable"]
 
 # Control characters except tab and line feed, marks that change the direction of text, and lone surrogates.
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_NOT_OURS = re.compile(rf"(?!\r|\x1b\[K){_COMMANDS.pattern}")  # a progress line goes back and clears the line
+_NOT_OURS = re.compile(rf"(?!\r|\x1b\[K){_COMMANDS.pattern}")  # all except those that redraw a progress line
 
 
 def printable(text: str) -> str:

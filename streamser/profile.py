@@ -104,7 +104,7 @@ class Profile:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Profile:
-        """Read a profile; ConfigError when it is not what was saved."""
+        """Read a profile; ConfigError if the file is not a profile, or was changed after it was saved."""
         place = Path(path)
         values = _read(place)
         version, seal = values.get("streamser_profile"), values.pop("seal", None)

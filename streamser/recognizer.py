@@ -99,7 +99,7 @@ class Prediction:
     """(dimensions,), the vector from which baselines are computed."""
 
     def with_scores(self, scores: Mapping[str, float], threshold: float | None = None) -> Prediction:
-        """The same recording's prediction with other scores, and the label, confidence and `uncertain` that follow."""
+        """The same recording's prediction with other scores; label, confidence and `uncertain` follow from them."""
         threshold = self.threshold if threshold is None else threshold
         best = max(scores, key=scores.__getitem__)
         uncertain = not (self.audible and scores[best] >= threshold)  # a confidence that is NaN is uncertain too
@@ -156,7 +156,7 @@ class Recognizer:
         return self.bundle.calibration.threshold if self._threshold is None else self._threshold
 
     def with_baseline(self, baseline: Baseline | None) -> Recognizer:
-        """The same checkpoint on the same engine with a speaker's baseline, or with None, without one."""
+        """The same checkpoint on the same engine with a speaker's baseline, or without one (None)."""
         return Recognizer(
             self.bundle,
             self.engine,

@@ -41,7 +41,7 @@ SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Where = Callable[[str], str]
 """Dotted key -> its place, as "recipe.yaml:12"."""
 
-# A file of settings is small. These limits keep a hostile one from filling the memory or the stack.
+# A file of settings is small. These limits keep a hostile file from filling the memory or the stack.
 _MOST_BYTES = 1_000_000
 _MOST_DEPTH = 20
 _MOST_DIGITS = 100

@@ -133,7 +133,7 @@ class SecondsRow:
     seconds: float
     right: float
     right_of_certain: float
-    """Share right among those not uncertain; NaN when there is none."""
+    """Share of correct predictions among those that are not uncertain; NaN if there is none."""
     count: int
 
 
@@ -170,12 +170,12 @@ class StreamResult:
     """Metrics of the utterances found."""
     seconds: tuple[SecondsRow, ...]
     delay_p50_s: float
-    """From the last sample of speech to the final, in stream time."""
+    """Time from the last sample of speech to the final, in stream time."""
     delay_p95_s: float
     onset_p50_s: float
-    """From the first sample of speech to the utterance's first sample; negative because of the pre-roll."""
+    """Time from the first sample of speech to the utterance's first sample; negative because of the pre-roll."""
     first_p50_s: float
-    """From the first sample of speech to the first partial."""
+    """Time from the first sample of speech to the first partial."""
     flips_per_minute: float
     """Changes of the label, with `uncertain` as a label, within utterances, per minute of utterances."""
     false: tuple[FalseRow, ...]

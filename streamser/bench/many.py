@@ -30,11 +30,11 @@ class Trial:
     partials_dropped: int
     finals: int
     partial_p95_ms: float
-    """From a window's last sample to its result."""
+    """Time from a window's last sample to its result."""
     slowest_final_ms: float
-    """From the end of an utterance's closing silence to its final."""
+    """Time from the end of an utterance's closing silence to its final."""
     behind_ms: float
-    """How late the slowest push of audio was."""
+    """Delay of the slowest push of audio."""
     cpu_cores: float
     """CPU seconds per second, over all threads."""
 

@@ -21,7 +21,7 @@ Predict = Callable[[Samples], object]
 
 
 class Peer(NamedTuple):
-    """A way of scoring windows to compare with."""
+    """A way of scoring windows that streamser is compared with."""
 
     title: str
     packages: tuple[str, ...]

@@ -12,8 +12,8 @@ from streamser.samples import find_samples
 __all__ = ["compose"]
 
 _NOISE = 3e-4  # -70 dBFS: a quiet room
-_INSIDE_S = 0.15  # between the sentences of one utterance, too short to split it
-_PAUSE_S = (0.6, 1.6)  # between utterances, long enough to end one
+_INSIDE_S = 0.15  # pause between the sentences of one utterance, too short to split it
+_PAUSE_S = (0.6, 1.6)  # pause between utterances, long enough to end one
 
 
 def compose(minutes: float, file: Path | None = None, seed: int = 0) -> Samples:

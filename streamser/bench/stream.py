@@ -23,7 +23,7 @@ from streamser.stream.status import SourceState
 
 __all__ = ["measure_stream"]
 
-_BLOCK_BYTES = 640  # 20 ms of 16-bit samples: what a microphone or a client gives at a time
+_BLOCK_BYTES = 640  # 20 ms of 16-bit samples, as a microphone or a client delivers them
 _COMPARED = 24  # results that are computed once more from their whole window
 
 

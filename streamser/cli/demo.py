@@ -73,7 +73,7 @@ def _now_playing(samples: Sequence[Sample], begun: int) -> str:
 
 
 def _open_speaker() -> tuple[Speaker | None, str]:
-    """The loudspeaker, if there is one, and the words for the summary."""
+    """The loudspeaker, if there is one, and a text for the summary: on what the audio is played."""
     try:
         speaker = Speaker()
     except DeviceError as error:
@@ -103,7 +103,7 @@ def _show(
 def comparison(
     samples: Sequence[Sample], starts: Sequence[int], finals: Sequence[EmotionEvent], width: int | None = None
 ) -> str:
-    """A table of the played and the recognized emotions; `starts` are the samples' first sample indexes.
+    """A table of the played and the recognized emotions; `starts` are the first sample indexes of the sentences.
 
     Sentences are wrapped if the terminal's `width` is known and too small.
     """

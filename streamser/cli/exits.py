@@ -32,7 +32,7 @@ SOME_FAILED = 3
 ENDING_SIGNALS: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""Besides Ctrl-C: a service manager's stop, and a terminal window that was closed."""
+"""Signals that end a command, besides Ctrl-C: from a service manager, and from a terminal window that was closed."""
 
 _READER_LEFT = (errno.EPIPE, errno.EIO)  # a closed pipe; a terminal that hung up
 

@@ -191,7 +191,7 @@ class _Collector:
         finally:
             progress.close()
             if (close := getattr(results, "close", None)) is not None:
-                close()  # ends its workers now, not when the garbage collector runs
+                close()  # ends the generator's workers now, not when the garbage collector runs
         for row in worker.second_pass(scored, speakers):
             self._table.write(row["file"], (row,))
 
@@ -213,12 +213,12 @@ class _Collector:
 
 # --- several processes
 
-_worker: Worker | None = None  # of this process
+_worker: Worker | None = None  # the worker of this process
 
 
 def _begin(folder: Path, config: Config, mode: Mode) -> None:
     global _worker
-    for number in (signal.SIGINT, *ENDING_SIGNALS):  # sent to all processes by a terminal: only the parent handles them
+    for number in (signal.SIGINT, *ENDING_SIGNALS):  # a terminal signals all processes; only the parent reacts
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
     _worker = Worker(folder, open_recognizer(config.recognizer), config, mode)

@@ -121,7 +121,7 @@ class LabelTable:
     def _take_up(self, text: str) -> str | None:
         """Read which files are done; ConfigError if the file has other content than rows of labels.
 
-        Returns the text without the rows of errors, or None if there are none.
+        Returns the text without the rows of errors, or None if no row has an error.
         """
         raise NotImplementedError
 

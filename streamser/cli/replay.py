@@ -142,7 +142,7 @@ def _play_all(
         else:
             try:
                 code = _play(listener, source, view)
-            except AudioError as error:  # damaged in the middle: the events before that have been shown
+            except AudioError as error:  # damaged in the middle: the events before the damage have been shown
                 if len(files) == 1:
                     raise
                 _report_skipped(error)

@@ -31,7 +31,7 @@ Piece: TypeAlias = bytes | Lost | NewSpeaker
 
 
 class Continuity:
-    """Combines the connections of one stream into one timeline, from what was sent and what was received.
+    """Combines the connections of one stream into one timeline, from the pieces sent and the events received.
 
     A server's stream begins at zero, so events of a later connection are shifted by the place where it began: the end
     of the last utterance that has its final. The audio after it is sent again, and the utterance that was open is
@@ -46,7 +46,7 @@ class Continuity:
     def __init__(self, *, sample_rate: int, channels: int) -> None:
         self._rate = sample_rate
         self._frame_bytes = 2 * channels
-        self._pieces: deque[tuple[int, Piece]] = deque()  # with the frame at which each begins
+        self._pieces: deque[tuple[int, Piece]] = deque()  # (first frame, piece) of what was sent
         self._bytes = 0
         self._frames = 0
         self._settled = 0  # frame up to which every utterance has its end
@@ -58,7 +58,7 @@ class Continuity:
         self._started = -1  # the last utterance whose start was passed on
         self._final = -1  # the last utterance whose final was passed on
         self._seqs: tuple[int, int] = (-1, 0)  # an utterance, and how many emotion events it had
-        self._base_seq: tuple[int, int] = (-1, 0)  # the same when the present connection began
+        self._base_seq: tuple[int, int] = (-1, 0)  # `_seqs` when the present connection began
         self._gaps_until = 0
 
     def send(self, piece: Piece) -> None:
@@ -81,7 +81,7 @@ class Continuity:
             self._silent = None
 
     def restart(self) -> list[Piece]:
-        """Begin a new connection; returns what must be sent on it first."""
+        """Begin a new connection; returns the pieces that must be sent on it first."""
         self._forget()
         begin = max(self._settled, self._pieces[0][0]) if self._pieces else self._frames
         again = list(self._from(begin))

@@ -28,7 +28,7 @@ Pcm = bytes | bytearray | memoryview | NDArray[np.generic]
 """Bytes are 16-bit little-endian PCM as announced; arrays are int16 or float in [-1, 1]."""
 
 CONNECT_S = 10.0
-_MOST_BYTES = 32_000  # of one message: a third of a second at 48 kHz
+_MOST_BYTES = 32_000  # in one message: a third of a second at 48 kHz
 _PAUSES_S = (0.1, 0.3, 1.0, 2.0)  # before each try to connect again; the last one repeats
 _AGAIN_CODES = frozenset({"", "going_away", "replica_lost", "busy", "too_many_clients", "too_many_connections"})
 """Refusals after which another connection may work."""
@@ -230,7 +230,7 @@ class AsyncStream:
         self._socket = socket
 
     async def _connect_again(self) -> bool:
-        """Try to connect for `reconnect_s`, then send what has no final yet; False when every try fails."""
+        """Try to connect for `reconnect_s`, then send the audio without a final; False if every try fails."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._reconnect_s
         for number in itertools.count():

@@ -17,7 +17,7 @@ _MOST_HEADER = 64 * 1024
 
 
 class Follower:
-    """Parses all that a server sends on one connection: an HTTP response and, after an upgrade, WebSocket frames."""
+    """Parses the bytes of a server on one connection: an HTTP response and, after an upgrade, WebSocket frames."""
 
     def __init__(self) -> None:
         self.upgraded = False
@@ -41,7 +41,7 @@ class Follower:
             data = self._frame(data)
 
     def _read_header(self, data: bytes) -> bytes:
-        """Collect bytes up to the end of the first response's header; returns what follows it."""
+        """Collect bytes up to the end of the first response's header; returns the bytes after it."""
         self._head += data
         end = self._head.find(b"\r\n\r\n")
         if end < 0 and len(self._head) < _MOST_HEADER:

@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_streaming(self) -> bool:
-        """Whether it is an open WebSocket."""
+        """Whether the connection is an open WebSocket."""
         return self.follower.upgraded and not self._over
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
             self._close_with(b"")
 
     def take(self, data: bytes) -> None:
-        """Forward what the server sends."""
+        """Forward bytes from the server to the client."""
         self.follower.feed(data)
         self.asked = False
         if not self._over:
@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
         self._finish()
         self.transport.write(last)
         self.transport.close()
-        asyncio.get_running_loop().call_later(_CLOSE_S, self.transport.abort)  # a client that does not read
+        asyncio.get_running_loop().call_later(_CLOSE_S, self.transport.abort)  # in case the client does not read
 
     def _finish(self) -> None:
         self._over = True

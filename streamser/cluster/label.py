@@ -32,9 +32,9 @@ _ROUNDS = 2  # in the second round, each task has one file
 def label_on_ray(
     address: str | None, workers: int | None, settings: Settings, files: Sequence[str]
 ) -> Iterator[Labelled]:
-    """Results in the order of the files; after them, also in order, those of the files whose worker died.
+    """Results in the order of the files; then, also in order, the results of the files whose worker died.
 
-    These files are tried again, each in a task of its own. If the worker dies in every try, the result is an error.
+    These files are tried again, each in a separate task. If the worker dies in every try, the result is an error.
     """
     if not files:
         return

@@ -1,4 +1,4 @@
-"""One server among many: what each process of the deployment runs."""
+"""The server that each process of the deployment runs."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ class Replica:
         self._server.drain()
 
     async def check_health(self) -> None:
-        """Raise when only a restart would help."""
+        """Raise an error if only a restart would help."""
         if not self._server.is_live:
             raise RuntimeError("the inference worker has ended")

@@ -67,13 +67,13 @@ class Deployment:
     async def drain(self) -> None:
         """Ask all replicas to send their last results."""
         responses: Any = self.handle.broadcast("drain")
-        with suppress(Exception):  # one that has died has nothing to send
+        with suppress(Exception):  # a replica that has died has nothing to send
             await asyncio.to_thread(responses.results)
 
 
 @contextmanager
 def deployed(address: str | None, config: Config, replicas: Replicas) -> Iterator[Deployment]:
-    """Replicas on the cluster at `address`, or on one that is started here; removed afterwards."""
+    """Start replicas on the cluster at `address`, or on a new cluster on this machine; remove them afterwards."""
     with connected(address, replicas.most) as cluster:
         _check(config, cluster)
         from ray import serve

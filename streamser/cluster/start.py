@@ -1,4 +1,4 @@
-"""Start a Ray cluster on this machine, or connect to a running one; what was started is stopped afterwards."""
+"""Connect to a running Ray cluster, or start one on this machine and stop it afterwards."""
 
 from __future__ import annotations
 

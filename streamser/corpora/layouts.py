@@ -108,7 +108,7 @@ def audio_files(folder: Path) -> list[Path]:
 
 
 def _any_named(pattern: re.Pattern[str], *folders: str) -> Callable[[Path], bool]:
-    """A check whether a corpus folder, or one of `folders` (globs) below it, has an audio file with such a name."""
+    """A check whether a corpus folder, or one of `folders` (globs) below it, has an audio file whose name matches."""
 
     def matches(root: Path) -> bool:
         places = [root, *(place for folder in folders for place in sorted(root.glob(folder)) if place.is_dir())]

@@ -57,7 +57,7 @@ class PaperProtocol:
 
     name: str
     how: str
-    """For the card and the REPRODUCTION table."""
+    """Description for the card and the REPRODUCTION table."""
     make: Callable[[Sequence[Clip], int], list[Split]]
     """(clips, seed) -> splits."""
     shares_speakers: bool
@@ -233,7 +233,7 @@ def _speaker_groups(clips: Sequence[Clip], n_folds: int) -> list[list[str]]:
 def _hold_out_speakers(
     clips: Sequence[Clip], amount: int | float, rng: np.random.Generator
 ) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
-    """(train, validation): `amount` speakers of each corpus, a number or a share, are held out, genders in turn."""
+    """(train, validation): hold out `amount` speakers of each corpus (a number or a share), genders in turn."""
     by_corpus: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for speaker, (corpus, gender) in _speakers(clips).items():
         by_corpus[corpus][gender].append(speaker)

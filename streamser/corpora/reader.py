@@ -187,7 +187,7 @@ def check_file(path: Path) -> FileCheck:
 
 
 def _digest(samples: Samples) -> str:
-    # of 16-bit samples, so that a recording has the same digest in FLAC and in float WAV
+    # the digest of 16-bit samples, so that a recording has the same digest in FLAC and in float WAV
     return hashlib.blake2b(to_pcm16(samples).tobytes(), digest_size=16).hexdigest()
 
 
@@ -202,7 +202,7 @@ class AudioCheck:
 
 
 def check_audio(clips: Sequence[Clip], how: AudioCheck) -> tuple[list[Clip], list[Problem]]:
-    """Read every file; returns the usable clips with their digests, each recording once, and the others' problems."""
+    """Read every file; returns the usable clips with their digests, each recording once, and all problems."""
     known = _load_cache(how.cache)
     kept: dict[str, Clip] = {}
     problems: list[Problem] = []

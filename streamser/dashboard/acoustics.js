@@ -11,7 +11,7 @@ const PITCH_HZ = [60, 450];
 const VOICED = 0.45; // height of the autocorrelation's peak, relative to the whole energy
 const SILENT_RMS = 0.006;
 const KEPT_TILES = 2400; // twenty minutes
-const TILES_A_DRAW = 2; // so that a picture never waits long for them
+const TILES_A_DRAW = 2; // tiles computed in one drawing: few, so that no drawing takes long
 
 /** Fast Fourier transform of one size, in place. */
 class Fft {
@@ -70,11 +70,11 @@ function correlate(frame, re, im, power) {
   fft.run(re, im); // the spectrum is symmetric, so the forward transform equals the inverse one up to the scale
 }
 
-/** Autocorrelation of the window itself. A frame's is divided by it, because it would favor short periods otherwise. */
+/** The window's autocorrelation; a frame's autocorrelation is divided by it, or short periods would be favored. */
 const windowCorrelation = new Float32Array(2 * WINDOW);
 correlate(hann, windowCorrelation, new Float32Array(2 * WINDOW), new Float32Array(WINDOW));
 
-/** Samples at a rate of 16 to 32 kHz or less: every `factor`-th one behind a low-pass filter. */
+/** Samples at a rate of 16 to 32 kHz or less: every `factor`-th sample after a low-pass filter. */
 export function decimate(pcm, factor) {
   const out = new Float32Array(Math.floor(pcm.length / factor));
   const reach = factor > 1 ? 8 * factor : 0;
@@ -164,7 +164,7 @@ export class Acoustics {
     const block = this.memory.blocks.findLast(({ start: first }) => first < start + TILE_S);
     if (!block) return null;
     const end = this.memory.blocks.at(-1);
-    if (end.start + end.length / end.rate < start + TILE_S) return null; // its audio has not all arrived
+    if (end.start + end.length / end.rate < start + TILE_S) return null; // not all of its audio has arrived
     const factor = Math.max(1, Math.floor(block.rate / 16_000));
     const half = (WINDOW / 2) * (factor / block.rate);
     const sound = this.memory.between(start - half, start + TILE_S + half);
@@ -220,7 +220,7 @@ function height(hz) {
 }
 
 function drawPitch(brush, points, area, style) {
-  // What is voiced for one step alone is a click or a mistake.
+  // A single voiced step is a click or a mistake.
   points = points.filter(([, hz], i) => !hz || points[i - 1]?.[1] || points[i + 1]?.[1]);
   brush.strokeStyle = style.accent;
   brush.lineWidth = 2;

@@ -1,4 +1,4 @@
-// The page: the user's actions go to a source; what the source reports goes to the session and onto the screen.
+// The page: it passes the user's actions to a source, and the source's reports to the session and the screen.
 
 import { Client } from "./client.js";
 import { bindDrop, bindKeys, bindTimeline } from "./controls.js";
@@ -135,7 +135,7 @@ function showCorrection() {
   if (!$("summary").hidden) showSummary(session, timeline.palette);
 }
 
-/** What a source may report; see sources.js. */
+/** Callbacks for a source's reports; see sources.js. */
 function makeListener(kind) {
   return {
     name: uniqueName,
@@ -205,7 +205,7 @@ function takeSecond(event) {
   if (utterance.final) table.show();
 }
 
-/** Streams of one session have names of their own, so that an export tells them apart. */
+/** A name that no other stream of the session has, so that an export keeps the streams apart. */
 function uniqueName(wanted) {
   let name = wanted;
   for (let count = 2; usedNames.has(name); count++) name = `${wanted}-${count}`;
@@ -253,7 +253,7 @@ async function start(kind, file = null) {
   }
 }
 
-/** Show or hide what belongs to a second checkpoint. */
+/** Show or hide the parts for a second checkpoint. */
 function useSecond(name) {
   verdict.secondName = name;
   if (name) document.body.dataset.second = name;

@@ -50,12 +50,12 @@ export class Client {
     this.WebSocket = options.WebSocket ?? globalThis.WebSocket;
   }
 
-  /** The server's state, and whether it records; it responds even when it cannot do its work. */
+  /** The server's state, and whether it records; a server that cannot do its work responds too. */
   async health() {
     return (await this.#fetch("/healthz", {}, [503])).json();
   }
 
-  /** The checkpoint that is used unless another is named, and all that can be named. */
+  /** The checkpoint that is used by default, and all installed ones. */
   models() {
     return this.#json("/v1/models");
   }
@@ -132,7 +132,7 @@ export class Client {
   }
 }
 
-/** One WebSocket, opened again after a loss when that is wanted. */
+/** One WebSocket; with `reconnect`, it is opened again after a loss. */
 export class Connection {
   /**
    * @param {() => WebSocket} open
@@ -217,7 +217,7 @@ export class Connection {
     this.#send(pcm);
   }
 
-  /** This many samples were lost before they could be sent: the timeline counts them. */
+  /** Report samples that were lost before they could be sent; the timeline counts them. */
   lose(samples) {
     this.#send(JSON.stringify({ type: "gap", samples }));
   }

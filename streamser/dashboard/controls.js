@@ -73,7 +73,7 @@ export function bindTimeline(timeline, acts) {
  * @param {(file: File) => void} open
  */
 export function bindDrop(open) {
-  let depth = 0; // dragging over a child leaves its parent
+  let depth = 0; // dragging from an element onto its child counts as leaving the element
   const over = (change) => {
     depth = Math.max(0, depth + change);
     $("drop").hidden = depth === 0;

@@ -6,7 +6,7 @@ import { clock } from "./session.js";
 const SPACE = 8;
 const AXIS = 22;
 const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600];
-export const GUTTER = 58; // for the lanes' names
+export const GUTTER = 58; // width of the column with the lanes' names
 const NAME_PX = 15; // a ribbon shows its name where it is at least this thick over the whole width of the name
 
 /**
@@ -26,7 +26,7 @@ function lanesFor({ spectrum, pitch, second }) {
   ];
 }
 
-/** Paints what a Timeline shows. */
+/** Paints a Timeline. */
 export class Painter {
   /** @param {import("./timeline.js").Timeline} view */
   constructor(view) {
@@ -329,7 +329,7 @@ export class Painter {
     }
   }
 
-  /** A line through all lanes: where another stream began, or what is playing. */
+  /** A line through all lanes, where another stream began or where audio is playing. */
   #line(time, color, dash) {
     const x = Math.round(this.#x(time)) + 0.5;
     if (x < 0 || x > this.width) return;
@@ -351,7 +351,7 @@ export class Painter {
   }
 }
 
-/** A line through points (xs, ys), read at x. */
+/** The value at x of the line through the points (xs, ys). */
 function between(xs, ys, x) {
   const i = Math.max(1, xs.findIndex((edge) => edge >= x));
   const share = xs[i] > xs[i - 1] ? (x - xs[i - 1]) / (xs[i] - xs[i - 1]) : 1;

@@ -5,7 +5,7 @@ import { Envelope } from "./session.js";
 import { Trouble } from "./sources.js";
 import { toWav } from "./wav.js";
 
-const DECODED_HZ = 16_000; // what the picture and the exported clips need; the server reads the file itself
+const DECODED_HZ = 16_000; // enough for the picture and the exported clips; the server reads the file itself
 
 /** Plays a file and its results together. */
 export class FileSource {
@@ -54,7 +54,7 @@ export class FileSource {
     await this.#play();
   }
 
-  /** When an event of the file appears: once the playhead has passed the audio that it is about. */
+  /** The time in the file at which an event appears, as in a live stream. */
   #due(event) {
     return event.type === "speech_started" || event.type === "gap" ? event.start_s : event.end_s;
   }
@@ -143,7 +143,7 @@ export class FileSource {
 
   /** Show the rest at once. */
   skip() {
-    this.isSkipped = true; // also when it is asked for before the server has answered
+    this.isSkipped = true; // also if the user skips before the server has responded
     if (!this.finish) return;
     this.#reach(this.duration);
     while (this.shown < this.events.length) this.#show();

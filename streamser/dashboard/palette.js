@@ -89,7 +89,7 @@ export class Palette {
   }
 }
 
-/** A probability as people read it; nothing is ever quite certain, nor quite impossible. */
+/** A probability as text; it is never shown as 0 or 100 %, because no prediction is certain. */
 export function percent(value) {
   const whole = Math.round(100 * value);
   if (whole >= 100) return "> 99 %";

@@ -1,6 +1,6 @@
 // Plays audio from the page's memory: an utterance or any part, once or in a loop.
 
-/** One audio at a time; `onChange` is called when playing starts and ends. */
+/** Plays one part at a time; `onChange` is called when playing starts and ends. */
 export class Player {
   /**
    * @param {import("./audio.js").AudioMemory} memory
@@ -56,7 +56,7 @@ export class Player {
     return true;
   }
 
-  /** Play in a loop or not, also what is playing now. */
+  /** Turn the loop on or off, also for the part that is playing now. */
   loop(isLooping) {
     this.isLooping = isLooping;
     if (!this.node) return;

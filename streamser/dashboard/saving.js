@@ -32,7 +32,7 @@ export async function mayClear(session, memory) {
   const count = session.unexported.length;
   if (!count) return true;
   setText("forget-words", `${count === 1 ? "1 correction is" : `${count} corrections are`} not exported. “Clear” deletes the session and its audio.`);
-  $("forget").returnValue = ""; // Escape leaves it as it is
+  $("forget").returnValue = ""; // Escape leaves this value unchanged
   $("forget").showModal();
   await new Promise((resolve) => $("forget").addEventListener("close", resolve, { once: true }));
   const answer = $("forget").returnValue;

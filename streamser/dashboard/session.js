@@ -1,4 +1,4 @@
-// What was recognized since the page was opened or cleared; nothing here changes the page.
+// The results since the page was opened or cleared; nothing here changes the page.
 
 const BUCKET_S = 0.02; // one step of the waveform's envelope
 const MAX_PARTIALS = 20000; // about an hour and a half of unbroken speech; finals are never forgotten

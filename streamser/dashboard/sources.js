@@ -1,4 +1,4 @@
-// Where live audio comes from: the browser's microphone or the server's. Each source reports to a listener.
+// Sources of live audio: the browser's microphone and the server's. Each source reports to a listener.
 
 import { ServerError } from "./client.js";
 
@@ -10,7 +10,7 @@ const LOADING_MS = 10_000;
 export class Trouble extends Error {}
 
 /**
- * What a source reports.
+ * Callbacks for a source's reports.
  * @typedef {object} SourceListener
  * @property {(wanted: string) => string} name a stream name that is not in use yet
  * @property {(state: string, detail?: string) => void} connection

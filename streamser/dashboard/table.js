@@ -4,8 +4,8 @@ import { $, item } from "./dom.js";
 import { percent } from "./palette.js";
 import { clock } from "./session.js";
 
-const SPARE_ROWS = 6; // drawn above and below what can be seen, so that scrolling shows no hole
-const ROW_PX = 47; // until a row was measured
+const SPARE_ROWS = 6; // rows drawn above and below the visible ones, so that scrolling shows no hole
+const ROW_PX = 47; // a row's assumed height until one was measured
 
 /** The newest utterance is on top, where it is seen without scrolling. */
 export class Table {

@@ -1,4 +1,4 @@
-// The part of the session that the timeline shows: scrolling, zooming and what is under the pointer.
+// The part of the session that the timeline shows: scrolling, zooming, and the utterance under the pointer.
 
 import { Acoustics } from "./acoustics.js";
 import { GUTTER, Painter } from "./drawing.js";
@@ -49,8 +49,8 @@ export class Timeline {
   }
 
   /**
-   * Show a time that is `factor` as long. What is at the anchor stays where it is: a given time, else the selected
-   * utterance where it can be seen, else the right edge.
+   * Zoom: show a part that is `factor` times as long. The anchor keeps its place on the screen: the given time, else
+   * the selected utterance if it is visible, else the right edge.
    * @param {number} factor
    * @param {number | null} [anchor]
    */
@@ -58,7 +58,7 @@ export class Timeline {
     const selected = anchor !== null && anchor === this.#anchor() ? this.session.byKey.get(this.selected ?? "") : null;
     const share = anchor === null ? 1 : (anchor - this.left) / this.span;
     this.span = Math.max(SHORTEST_S, Math.min(LONGEST_S, this.span * factor));
-    // What comes after the audio's end may be in the picture, or the anchor could not stay in a short session.
+    // The picture may extend past the audio's end: otherwise the anchor could not keep its place in a short session.
     if (anchor !== null) this.end = Math.max(this.span, anchor + (1 - share) * this.span);
     if (selected && this.end !== null) {
       const [start, end] = [selected.start, this.session.endOf(selected)];

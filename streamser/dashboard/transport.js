@@ -29,7 +29,7 @@ export class Transport {
     if (!player.play(from, timeline.session.position)) announce("From here on, this page’s memory has no audio.");
   }
 
-  /** Go to a time; what is playing continues from there. */
+  /** Go to a time; audio that is playing continues from there. */
   seek(time) {
     const { player } = this;
     this.mark = Math.max(0, time);

@@ -64,7 +64,7 @@ export class Verdict {
     return utterance.uncertain ? `confidence too low, ${when}` : `${percent(utterance.confidence)} confident, ${when}`;
   }
 
-  /** Which part of the session the result is about. */
+  /** The part of the session to which the result belongs, in words. */
   #when(utterance) {
     if (!utterance.final) return "so far";
     return utterance === this.session.finals.at(-1) ? "last utterance" : `utterance at ${clock(utterance.start)}`;

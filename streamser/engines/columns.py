@@ -89,7 +89,7 @@ class Plan:
 
 @lru_cache(maxsize=_PLANS)
 def plan(levels: tuple[Level, ...], size: int, moved: int, before: int, now: int) -> Plan:
-    """How to compute a window of `now` frames that begins `moved` frames after one of `before` frames (0: no window).
+    """Plan a window of `now` frames that begins `moved` frames after a window of `before` frames (0: no such window).
 
     `size` is the length of the network's window in frames.
     """
@@ -99,7 +99,7 @@ def plan(levels: tuple[Level, ...], size: int, moved: int, before: int, now: int
     runs: list[Index] = []
     kept, fresh = [], []
     frames: Index = np.zeros(0, np.int64)
-    computed: dict[int, int] = {}  # of the layer below: where each new column is
+    computed: dict[int, int] = {}  # for each new column of the layer below, its place in the graph's output
     for number, level in enumerate(levels):
         keys, below = new[number + 1].tolist(), new[number].tolist()
         places = {key: place for place, key in enumerate(old[number + 1].tolist())}

@@ -60,8 +60,8 @@ class Pending:
 class DeviceStreams:
     """The states of up to `streams` streams on a device; for one thread.
 
-    `pcm16` takes 16-bit samples, which halves what is uploaded. `tf32` lets the tensor cores round inputs to ten bits:
-    several times as fast, and equal to the CPU within about 1e-2 instead of 1e-3.
+    `pcm16` takes 16-bit samples, which halves the upload. `tf32` lets the tensor cores round inputs to ten bits: steps
+    are several times as fast, and results equal the CPU's within about 1e-2 instead of 1e-3.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class DeviceStreams:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """No autograd, the chosen precision; on CUDA every failure is an EngineError."""
+        """Compute without autograd and with the chosen precision; on CUDA every failure is an EngineError."""
         exact = torch.backends.cudnn.flags(
             enabled=True,
             benchmark=self._on_cuda,

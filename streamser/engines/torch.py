@@ -52,12 +52,12 @@ class TorchEngine(OldNames):
         self._bundle = bundle
         self._max_batch = _CUDA_BATCH if self._device.type == "cuda" else 1
         self._counters = Counters()
-        self._dimensions = 0  # of an embedding; the warm-up finds it
+        self._dimensions = 0  # length of an embedding; set by the warm-up
         self._lock = threading.Lock()
         net = restore(bundle)
         with self._computing():
             self._net = net.to(self._device)
-            # Pieces contain the silence around the audio: a piece from its middle has the same frames as the whole.
+            # Not centred: pieces contain the silence around the audio, and one from the middle must not be padded.
             self._front_end = TorchFrontEnd(replace(bundle.features, center=False)).to(self._device)
             self._silence = torch.from_numpy(silent_frame(bundle.features).copy()).to(self._device)
         self._warm_up()
@@ -114,7 +114,7 @@ class TorchEngine(OldNames):
         """Windows (B, T, bins) on the device to the first n windows' logits and embeddings."""
         try:
             self._net.check(frames)
-            logits, embedding = self._net.served(frames)  # what the exported graph gives
+            logits, embedding = self._net.served(frames)  # the outputs of the exported graph
         except ValueError as error:
             check_length(frames.shape[1], self._bundle, error)
             raise
@@ -127,7 +127,7 @@ class TorchEngine(OldNames):
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """No autograd, no TF32, one caller at a time; on CUDA every failure is an EngineError."""
+        """Compute for one caller at a time, without autograd and TF32; on CUDA every failure is an EngineError."""
         # TF32 keeps three digits of a convolution: the two engines would agree to 1e-2 only.
         exact = torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False, fp32_precision="ieee"

@@ -202,8 +202,9 @@ def fit_calibration(
 ) -> tuple[Calibration, Threshold]:
     """Fit the temperature, a class bias if it helps, and the threshold for a risk.
 
-    `groups` are the clips' speakers, or their corpora in a leave-one-corpus-out run. The bias is kept only if it lowers
-    the negative log-likelihood of groups that it was not fitted on by half a percent; without `groups`, there is none.
+    `groups` are the clips' speakers, or their corpora in a leave-one-corpus-out run. The bias is kept only if,
+    on groups that it was not fitted on, it lowers the negative log-likelihood by half a percent; without `groups`,
+    there is no bias.
     """
     fitted = Calibration(temperature=fit_temperature(logits, targets, weights))
     if groups is not None and len(set(groups)) > 1:

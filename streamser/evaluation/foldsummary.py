@@ -87,7 +87,7 @@ def _together(predictions: Sequence[tuple[Values, NDArray[np.int64]]]) -> dict[s
 
 
 def share_clips(folds: Sequence[FoldResult]) -> bool:
-    """Whether folds of one seed test the same clips, as those of Zhong et al. do; then their mean is reported."""
+    """Whether folds of one seed test the same clips, as in Zhong et al.; if so, the mean over folds is reported."""
     return any(
         len({clip for fold in of_seed for clip in fold.clips}) < sum(len(fold.clips) for fold in of_seed)
         for of_seed in by_seed(folds).values()

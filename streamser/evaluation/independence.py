@@ -29,7 +29,7 @@ def part_of(bundle: Bundle) -> dict[str, str]:
     A teacher's training speakers count: the checkpoint was trained on its predictions.
     """
     named: dict[str, str] = {}
-    for part in ("teacher", "validation", "train"):  # a speaker in several parts counts as trained on
+    for part in ("teacher", "validation", "train"):  # training overrides validation, which overrides teacher
         for speaker in bundle.provenance.get(f"{part}_speakers") or ():
             named[str(speaker)] = part
     return named

@@ -219,7 +219,7 @@ def _mean_spread(row: FoldRow, figure: str) -> str:
 
 
 def _beside(row: FoldRow, other: FoldTable) -> str:
-    """Another run's UA on the same fold, and its number of clips if it differs."""
+    """Another run's UA on the same fold, and that run's number of clips if this differs."""
     rows = [*other.rows, *([other.whole] if other.whole else [])]
     same = next((one for one in rows if one.name == row.name), None)
     if same is None:

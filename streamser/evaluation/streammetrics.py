@@ -96,9 +96,9 @@ def stream_metrics(
 
 
 def known_speakers(corpora: Sequence[LeftOutCorpus], rule: BaselineRule) -> dict[str, dict[str, float]]:
-    """UA and macro-F1 in percent: `first` has no baseline, `two_passes` has one of the speaker's other clips.
+    """UA and macro-F1 in percent: `first` has no baseline, `two_passes` has a baseline of the speaker's other clips.
 
-    `rule` is a checkpoint's, for runs that left out too few corpora to choose constants of their own.
+    `rule` is a checkpoint's rule, for runs that left out too few corpora to choose constants of their own.
     """
     found: dict[str, list[tuple[float, float]]] = {"first": [], "two_passes": []}
     for one in corpora:

@@ -1,7 +1,7 @@
 """Publish emotion events to MQTT, with discovery messages that define the sensors for Home Assistant.
 
     <topic>/event           every event as JSON, as it comes
-    <topic>/state           the last final, retained: what the sensors show
+    <topic>/state           the last final, retained; the sensors show it
     <topic>/speaking        ON while somebody speaks, else OFF, retained
     <topic>/availability    online or offline, retained; the broker sends offline if this program dies
     <prefix>/.../config     Home Assistant's discovery, retained
@@ -223,7 +223,7 @@ class MqttPublisher:
         self._send(name, text, retain=True)
 
     def _send(self, name: str, text: str, *, retain: bool = False) -> None:
-        """QoS 0: TCP keeps the order within a connection, and what a broken connection loses is outdated later."""
+        """Send with QoS 0: TCP keeps the order, and a message lost with its connection would arrive outdated."""
         if self._client.is_connected():
             self._client.publish(self._topic(name), text, retain=retain)
 

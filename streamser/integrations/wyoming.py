@@ -51,7 +51,7 @@ __all__ = ["WyomingAddress", "WyomingServer"]
 logger = logging.getLogger(__name__)
 
 MAX_CLIENTS = 64
-"""One more replaces the client that has been silent longest, or is refused if all are sending audio."""
+"""Another client replaces the one that has been silent longest, or is refused if all are sending audio."""
 AUDIO_S = 60.0
 """After this time without audio or audio-stop, a client gets its results and the connection is closed."""
 IDLE_S = 600.0
@@ -63,10 +63,10 @@ DRAIN_S = 5.0
 
 _LINGER_S = 1.0  # a refused client may still be sending; an immediate close would lose the reason
 _MOST_LINGERING = 8
-_TURN_S = 1.0  # of audio in one turn on a thread, so that no client occupies a thread for long
+_TURN_S = 1.0  # audio processed in one turn on a thread, so that no client occupies a thread for long
 _AUDIO_THREADS = 4
 _WAITING_LIVE = 16  # if this many results of a stream wait for the worker, no more of its audio is taken
-_WAITING_ALL = 4  # the same if every partial result is kept
+_WAITING_ALL = 4  # the same limit if every partial result is kept
 _MOST_UNSENT = 1024  # results that may wait for a client that does not read
 _WAKE_S = 0.1
 
@@ -233,8 +233,8 @@ class WyomingServer:
             read.cancel()
 
     async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, code: str, text: str) -> None:
-        """Send the reason; to let the client read it, discard for a moment what the client still sends."""
-        if self._lingering >= _MOST_LINGERING:  # many clients: each has a file handle
+        """Send the reason; then discard messages for a moment, so that the client can read the reason."""
+        if self._lingering >= _MOST_LINGERING:  # each refused client occupies a file handle
             writer.transport.abort()
             return
         self._lingering += 1
@@ -261,7 +261,7 @@ class Conversation:
         self._over = asyncio.Event()  # the stream's last result has come
         self._room = asyncio.Event()
         self._unsent: asyncio.Queue[Event] = asyncio.Queue()
-        self._refused = False  # until the next audio-start, so that further bad chunks are not reported one by one
+        self._refused = False  # True from a bad chunk to the next audio-start: further bad chunks are not reported
 
     @property
     def is_idle(self) -> bool:
@@ -300,7 +300,7 @@ class Conversation:
             await self._sent()
 
     async def leave(self) -> None:
-        """The client has disconnected: drop what is not yet computed."""
+        """The client has disconnected: drop the results that are not yet computed."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.give_up()

@@ -17,7 +17,7 @@ MESSAGE_S = 10.0
 
 
 class BadMessageError(Exception):
-    """Not a Wyoming message, after which the next one cannot be found; or no complete message in time."""
+    """The bytes are not a Wyoming message, so the next one cannot be found; or a message was not complete in time."""
 
     def __init__(self, why: str, code: str = "bad-message") -> None:
         super().__init__(why)

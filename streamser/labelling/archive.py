@@ -17,7 +17,7 @@ LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """Which files are to be labelled."""
+    """The files to be labelled."""
 
     root: Path
     """The folder that the files' names are relative to."""

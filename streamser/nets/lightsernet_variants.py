@@ -1,6 +1,7 @@
 """LightSERNet with one idea of papers 1 to 3 (docs/papers.md) at a time, to compare their claims on one network.
 
-Of their losses, two need a change of the network: the additive margin a normalised head, the reconstruction a decoder.
+Two of their losses need a change of the network: a normalised head for the additive margin, and a decoder for the
+reconstruction.
 Pooling: `spread` appends the standard deviation to the mean, `attention` weighs every position of the last feature map
 by a learned query, `combined` does both, as paper 3 does with its recurrent steps.
 """

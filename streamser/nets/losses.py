@@ -86,7 +86,7 @@ def class_weights(class_counts: Sequence[int]) -> Tensor:
 
 def focal(log_probability: Tensor, gamma: Tensor | float) -> Tensor:
     """-(1 - p)^gamma log p of each sample, from log p of its true class, (B,) -> (B,)."""
-    miss = -torch.expm1(log_probability)  # 1 - p without cancellation where p is near 1
+    miss = -torch.expm1(log_probability)  # 1 - p without cancellation if p is near 1
     return -(torch.pow(miss, torch.as_tensor(gamma, dtype=miss.dtype, device=miss.device))) * log_probability
 
 

@@ -1,4 +1,4 @@
-"""Export a network as a step graph, which computes only what new audio changes; `streamser.engines` runs it."""
+"""Export a network as a step graph, which computes only the new frames of a stream; `streamser.engines` runs it."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 A. Radford, J. W. Kim, T. Xu, G. Brockman, C. McLeavey, I. Sutskever, "Robust speech recognition via large-scale weak
 supervision", 2022; the weights are those of tiny.en (MIT licence). Where we differ, and why: a stream computes each
 token once, so attention is bidirectional inside a chunk and causal between chunks, it covers a bounded number of
-earlier tokens, and the level and the log-mel clamp are those of the audio so far instead of the whole 30 s window. The
-convolutions are causal, which moves every token by 10 ms.
+earlier tokens, and the level and the log-mel clamp are computed from the audio so far, not from the whole 30 s window.
+The convolutions are causal, which moves every token by 10 ms.
 
 `forward` takes whole utterances. `step` takes the next frames and a `State`. Both give the same numbers.
 """
@@ -131,7 +131,7 @@ class Encoder(nn.Module):
         ones = torch.ones_like(frames[0, :, 0])
         number = ones.cumsum(0) - 1  # counted, since a size would become a constant in an exported graph
         chunk = torch.floor((number - FIRST_FRAMES) / CHUNK_FRAMES).clamp(min=-1)
-        end = torch.minimum(FIRST_FRAMES + (chunk + 1) * CHUNK_FRAMES, ones.sum())  # of each frame's chunk
+        end = torch.minimum(FIRST_FRAMES + (chunk + 1) * CHUNK_FRAMES, ones.sum())  # the end of each frame's chunk
         last = (end - 1).long()
         power = frames.exp().mean(dim=2).cumsum(dim=1)[:, last]
         loudest = frames.amax(dim=2).unsqueeze(1)  # a running maximum, in operators that ONNX has

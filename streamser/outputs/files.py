@@ -59,7 +59,7 @@ class FileWriter(Writer):
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path}: is not a file that can be written")
         try:
-            # Unbuffered: what was written survives the process.
+            # Unbuffered: data that was written survives if the process is killed.
             self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
@@ -160,7 +160,7 @@ class FileWriter(Writer):
         """The beginning of a new file."""
 
     def _resume(self) -> None:
-        """Read from an existing file what is needed to continue it."""
+        """Read from an existing file the values that are needed to continue it."""
 
     @abstractmethod
     def _is_ours(self, first_line: str, *, torn: bool) -> bool:

@@ -49,7 +49,7 @@ class TieredFile(Timeline):
         self._end = 0
         if text:
             self._spans, self._end = self._parse(text)
-            if self._render(self._spans, self._end) != text:  # also when its end is missing
+            if self._render(self._spans, self._end) != text:  # true also if the end of `text` is missing
                 raise self._foreign()
             self.offset, self.before = self._end, len(self._spans)
         else:

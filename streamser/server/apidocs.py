@@ -336,7 +336,7 @@ def asyncapi_document(version: str) -> Json:
 
 
 def _operation(action: str, channel: str, names: list[str] | tuple[str, ...]) -> Json:
-    """One operation, described from the server's side: it receives what clients send."""
+    """One operation, described from the server's side: it receives the messages of clients."""
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},

@@ -1,4 +1,4 @@
-"""The checkpoints that clients can choose: the server's own, and installed ones, loaded when they are asked for."""
+"""The checkpoints that clients can choose: the server's own, and installed ones, loaded at their first use."""
 
 from __future__ import annotations
 

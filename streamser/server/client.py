@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _WAITING_LIVE = 16
 _WAITING_FILE = 4
 _WAKE_S = 0.1
-_TURN_S = 1.0  # of audio in one turn on a thread, so that no client occupies a thread for long
+_TURN_S = 1.0  # audio processed in one turn on a thread, so that no client occupies a thread for long
 _MAX_LOST_S = 3600
 
 
@@ -184,7 +184,7 @@ class StreamClient:
             self._reader.cancel()
         try:
             await self._loop.run_in_executor(self._hub.audio_threads, self._stream.end, error)
-        except RecordingError as problem:  # the last second of audio
+        except RecordingError as problem:  # the last second of audio could not be stored
             self._refusal = self._refusal or self._hub.refusal_of(problem, self._stream.name)
         except RuntimeError:  # the threads are gone: the server was stopped
             self._over.set()

@@ -23,7 +23,7 @@ from streamser.server.refusals import HttpRefusal, check_query
 from streamser.stream.wavfile import RecordingError
 from streamser.stream.worker import InferenceWorker
 
-_AT_ONCE = 2  # files scored at the same time: with more, each would take longer, and more memory
+_AT_ONCE = 2  # files scored at the same time; more would need more memory, and each would take longer
 _ABSURD_S = 10 * 86_400  # a longer duration in a header is wrong; streaming encoders do not know the length
 _SEGMENT_KEYS = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")
 

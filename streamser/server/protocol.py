@@ -114,7 +114,7 @@ def _boolean(words: Mapping[str, Any], name: str, default: bool) -> bool:
 
 
 def check_name(name: object, what: str = "stream") -> None:
-    """Refuse what cannot be the name of a stream or a checkpoint."""
+    """Refuse a value that cannot be the name of a stream or a checkpoint."""
     if not (isinstance(name, str) and len(name) <= MAX_STREAM_NAME and name.isprintable() and name.strip()):
         raise Refusal(
             "bad_name", f"{what} must be a name of 1 to {MAX_STREAM_NAME} printable characters, not {name!r:.80}"

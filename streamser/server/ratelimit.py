@@ -17,7 +17,7 @@ class RateLimit:
 
     def __init__(self, per_s: float, now_s: float) -> None:
         self._each_s = 1.0 / per_s
-        self._paid_s = now_s - _BURST_S  # when the messages so far would have arrived at the steady rate
+        self._paid_s = now_s - _BURST_S  # time at which the last message would have come at the steady rate
 
     def pause_s(self, now_s: float) -> float:
         """Count one message; returns how long to wait before it is processed."""

@@ -21,9 +21,9 @@ _LEAST_FREE_BYTES = 16_000_000  # eight minutes of one stream: time to notice th
 
 
 class RecordingFolder:
-    """Makes one WAV for each stream, and reports why it cannot.
+    """Makes one WAV for each stream, and reports the reason if that is impossible.
 
-    ConfigError when the folder cannot be used. Recordings in it whose program was killed are repaired.
+    ConfigError if the folder cannot be used. Recordings in it are repaired if their program was killed.
     """
 
     def __init__(self, folder: str) -> None:

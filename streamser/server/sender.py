@@ -19,7 +19,7 @@ from streamser.server.sendqueue import SendQueue
 
 logger = logging.getLogger(__name__)
 
-# Results are small; more of them in the kernel's buffer would only be outdated ones.
+# Results are small, and a larger buffer in the kernel would only hold outdated results.
 _SEND_BUFFER_BYTES = 16 * 1024
 _WRITE_BUFFER_BYTES = 8 * 1024
 _CLOSE_PATIENCE_S = 0.5

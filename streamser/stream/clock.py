@@ -27,7 +27,7 @@ class SampleClock:
     def __init__(self, rate: int) -> None:
         self.rate = rate
         self._began_s: float | None = None
-        self._samples = 0  # delivered, or known to be lost
+        self._samples = 0  # number of samples that were delivered, or are known to be lost
         self._usual_s = 0.0  # lateness of a chunk when nothing is missing
         self._least_s = float("inf")  # the least lateness in the present window
         self._window_s = 0.0  # start of that window; the first one only measures the usual lateness

@@ -13,7 +13,7 @@ J = TypeVar("J")
 
 
 class FairQueue(Generic[S, J]):
-    """Jobs of many streams: each stream's in order, and the next one from the stream that has used least time.
+    """Jobs of many streams: each stream's jobs in order, the next job always from the stream that has used least time.
 
     Time that a stream did not use while it had no job is not saved up, so a stream that was idle cannot hold up the
     others later. A stream that uses less than its share is served next whenever it has a job, however many jobs of

@@ -285,7 +285,7 @@ class Listener:
         self.start()
 
     def _is_blocked(self) -> bool:
-        """Whether it was stopped and no event has come for a second: a device may hang and block the segmenter."""
+        """Whether no event has come for a second after `stop`: a device may hang and block the segmenter."""
         return self._stopping and time.monotonic() - self._alive_s > CLOSE_S
 
     def _raise(self) -> None:

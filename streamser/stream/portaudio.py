@@ -101,7 +101,7 @@ class PatientLine(Protocol):
     """A line whose `take` waits until enough audio has arrived."""
 
     enough_s: float
-    """Seconds to wait for; after the timeout, `take` returns what has arrived."""
+    """Seconds to wait for; after the timeout, `take` returns the audio that has arrived."""
 
 
 class OpenLine(Protocol):
@@ -189,7 +189,7 @@ def open_line(
 def _tried(
     sd: Any, device: InputDevice, rates: list[int], counts: list[int], block_ms: float, queue_s: float
 ) -> Line | None:
-    """The device opened at the first rate and channel count; None after removing the one that it refused."""
+    """Open the device at the first rate and channel count; None if it refuses one, which is then removed."""
     try:
         return _PortAudioLine(sd, device, rates[0], counts[0], block_ms, queue_s)
     except sd.PortAudioError as error:

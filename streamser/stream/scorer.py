@@ -35,7 +35,7 @@ class NewSpeaker(NamedTuple):
     """Another person speaks from here on; queued in order with a stream's segments."""
 
     utterance: int
-    """The first utterance of the new speaker; an open one still belongs to the earlier speaker."""
+    """Number of the new speaker's first utterance; an open utterance still belongs to the earlier speaker."""
 
 
 class Voice:
@@ -109,7 +109,7 @@ class Scorer:
         self._smooth: tuple[Segment, list[float]] | None = None
 
     def input_of(self, segment: Segment, pieces: Sequence[Piece]) -> ScorerInput | None:
-        """The input of this segment's prediction; None when it was computed ahead.
+        """The input of this segment's prediction; None if the prediction was computed ahead.
 
         It feeds `pieces` to the stream's features: the audio that is new in this partial window, and in the windows
         that were skipped since the last call.

@@ -115,14 +115,14 @@ class _Grid:
     """Positions of partial windows, counted from an utterance's onset in 16 kHz samples."""
 
     frame: float  # the frame step of the network's features
-    hop: float  # from one partial window to the next: a multiple of the frame step
+    hop: float  # step from one partial window to the next: a multiple of the frame step
     window: int
 
     @classmethod
     def of(cls, features: FeatureConfig, hop_ms: float) -> _Grid:
         frame = features.hop_samples * SAMPLE_RATE / features.sample_rate
         hop = frame * max(1, round(hop_ms * SAMPLE_RATE / 1000 / frame))
-        # Exactly the samples of the network's window. Centred frames: up to the last one's centre.
+        # Exactly the samples of the network's window; if frames are centred, up to the centre of the last frame.
         steps = features.window_frames - 1
         whole = max(1, steps) * features.hop_samples if features.center else features.samples_in(steps + 1)
         return cls(frame, hop, math.ceil(whole * SAMPLE_RATE / features.sample_rate))
@@ -168,7 +168,7 @@ class Segmenter:
         overrun = self._end_silence + self._resume + self._bridge + 2 * vad.frame_samples
         self._ring = Ring(self._max + overrun + _SLICE_SAMPLES)
         frames = (self._search + overrun) // vad.frame_samples + 1
-        self._recent: deque[tuple[int, float, bool]] = deque(maxlen=frames)  # start, sum of squares, speech
+        self._recent: deque[tuple[int, float, bool]] = deque(maxlen=frames)  # of frames: start, energy, is speech
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED_BLOCKS)  # block's end, time of its arrival
         self._due = 0  # samples before this index cannot cause an event
         self._detected = 0  # the VAD has processed all samples before this index
@@ -195,7 +195,7 @@ class Segmenter:
     def level_db(self) -> float:
         """The present level: RMS of the last 80 ms in dB of full scale, at least -120.
 
-        Computed on request, on any thread: the ring is much longer than what can be overwritten meanwhile.
+        Computed on request, on any thread: the ring is so long that these samples are not overwritten meanwhile.
         """
         end = self.position
         newest = self._ring.read(max(self._ring.start, end - _METER_SAMPLES), end)

@@ -62,7 +62,7 @@ SourceItem = AudioBlock | Gap | SourceChanged
 
 
 def no_wait() -> float:
-    """Seconds of audio that a source may keep before it wakes its reader: none."""
+    """0: the source wakes its reader for each block (see `PatientSource.due_s`)."""
     return 0.0
 
 

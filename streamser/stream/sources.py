@@ -42,7 +42,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.1  # an idle source checks whether it was closed this long after audio was due
+_POLL_S = 0.1  # if audio is later than this, the source checks whether it was closed
 _CLOSE_WAITS_S = 0.1
 _FAST_BLOCK = SAMPLE_RATE // 5
 _FIRST_CHUNK_S = 3.0  # a device may need this long to start

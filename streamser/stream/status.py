@@ -41,10 +41,10 @@ class StreamStatus:
     events_dropped: int
     """Events dropped because the iterating program was too slow."""
     latency_p50_ms: float
-    """From the moment a segment was complete to its event: waiting and computing. Median of the last 256."""
+    """Time from the completion of a segment to its event: waiting and computing. Median of the last 256."""
     latency_p95_ms: float
     final_latency_p50_ms: float
-    """From an utterance's last sample to its final: the end silence, waiting and computing."""
+    """Time from an utterance's last sample to its final: the end silence, waiting and computing."""
     gaps: int
     """Gaps in the audio, without those that the user made by pausing."""
     lost_ms: float

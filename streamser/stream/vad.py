@@ -24,7 +24,7 @@ __all__ = ["VADS", "EnergyVad", "SileroVad", "Vad", "VadChoice", "VadConfig", "W
 # the room's noise if that is more.
 _TARGET_RMS = 0.05
 _MOST_GAIN = 300.0
-_PEAK_DECAY = 0.82  # per second: -0.9 dB
+_PEAK_DECAY = 0.82  # factor per second (-0.9 dB)
 _SPEECH_OVER_FLOOR = 30.0
 _FULL_SCALE = np.float32(32767)
 
@@ -205,7 +205,7 @@ VADS: dict[str, Callable[[VadConfig], Vad]] = {"webrtc": WebRtcVad, "silero": Si
 """The detectors that `vad.engine` chooses from; add one as a row."""
 
 VadChoice = VadConfig | Callable[[], Vad] | Vad
-"""What a stream takes as its detector: settings, a class or function that makes one, or one of your own.
+"""A stream's choice of detector: settings, a class or function that makes a detector, or a detector of your own.
 
 A detector remembers the audio of its stream, so an object serves one stream; a server needs a class or a function.
 """

@@ -45,7 +45,7 @@ class RecordingError(AudioError):
 
 
 def as_recorded(samples: Samples) -> Samples:
-    """These samples as a reader of the file gets them, rounded to 16 bits."""
+    """The samples rounded to 16 bits, as a reader of the file gets them."""
     return np.asarray(to_pcm16(samples) / np.float32(32768), np.float32)
 
 

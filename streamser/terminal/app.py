@@ -178,7 +178,7 @@ class TerminalApp(App[int]):
         yield Footer(show_command_palette=False)
 
     def part(self, name: str) -> Part:
-        """One of header, level, headline, bars, rows, ribbon and health."""
+        """The part of this name: header, level, headline, bars, rows, ribbon or health."""
         return self._parts[name]
 
     # --- events in
@@ -311,7 +311,7 @@ class TerminalApp(App[int]):
             self._paint()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Show the key for a new speaker only with a baseline; of pause and resume, the one that has an effect."""
+        """Show the key for a new speaker only with a baseline; show either pause or resume, whichever has an effect."""
         if action in ("pause", "resume"):
             return self._listener.status().paused == (action == "resume")
         return action != "new_speaker" or self._listener.adapts

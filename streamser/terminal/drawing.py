@@ -16,9 +16,9 @@ from streamser.terminal.session import Row, Session
 INK, FAINT, METER, ALARM = "#E6E6E6", "#7D838C", "#9FB3C8", "#FFB454"
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-_FLOOR_DB = -60.0  # below is silence to any microphone in a room
+_FLOOR_DB = -60.0  # the left end of the meter: lower levels are silence for any microphone in a room
 _CLIPPING_DB = -3.0  # most microphones distort a block this loud (RMS)
-_SILENT_DB = -85.0  # below the noise of any open microphone: muted, or the wrong device
+_SILENT_DB = -85.0  # any open microphone has more noise: this one is muted, or is the wrong device
 
 _COLUMN_SAMPLES = SAMPLE_RATE // 2  # a column of the ribbon: an utterance of three seconds has room for most names
 _TICK_COLUMNS = 10

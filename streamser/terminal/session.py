@@ -38,7 +38,7 @@ class Session:
         self.events_ever = 0
         self.summary = Summary(self.labels)
         self._saved_utterances = 0
-        self._newest = self._earlier_speakers = -1  # utterances: the last begun; the last before a new speaker
+        self._newest = self._earlier_speakers = -1  # number of the last utterance: now, and at the change of speaker
 
     @property
     def before(self) -> bool:

@@ -17,8 +17,8 @@ class FeatureAugment:
     gain_db: float = 0.0
     """Offset of each clip's level, uniform from minus to plus this value."""
     level_db: tuple[float, float] = (0.0, 0.0)
-    """Set each clip's mean level (of mel power) to one drawn from this range, so that loudness is not a cue: in acted
-    corpora, angry clips are 20 dB louder than neutral ones. (0, 0) keeps the clip's level."""
+    """Set each clip's mean level (of mel power) to a value drawn from this range, so that loudness is not a cue: in
+    acted corpora, angry clips are 20 dB louder than neutral ones. (0, 0) keeps the clip's level."""
     channel_swap: float = 0.0
     """Share of clips whose long-term spectrum moves towards that of another clip of the batch, by 50 to 100 % of the
     difference, so that the coloration of a microphone or a room is not a cue."""

@@ -17,7 +17,7 @@ from streamser.training.featureaugment import FeatureAugment
 
 __all__ = ["FEATURE_CHANGES", "NEPER_PER_DB", "BatchShape", "FeatureChange", "Scale", "make_changes"]
 
-NEPER_PER_DB = math.log(10.0) / 10.0  # units of the natural logarithm of power
+NEPER_PER_DB = math.log(10.0) / 10.0  # one decibel in natural-log units of power
 
 
 class BatchShape(NamedTuple):
@@ -112,7 +112,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Set each clip's mean level to one drawn from a range."""
+    """Set each clip's mean level to a level drawn from a range."""
 
     level_db: tuple[float, float]
 

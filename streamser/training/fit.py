@@ -418,7 +418,7 @@ class Fit:
         partial.replace(self._checkpoint)  # if the process dies while saving, the previous checkpoint stays complete
 
     def resume(self) -> bool:
-        """Resume from the folder's checkpoint, if any; on a CPU, the final weights are those of an unbroken run."""
+        """Resume from the folder's checkpoint, if any; on a CPU, the final weights equal those of an unbroken run."""
         if not self._checkpoint.exists():
             return False
         state: dict[str, Any] = torch.load(self._checkpoint, map_location=self.device, weights_only=True)

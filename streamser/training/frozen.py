@@ -26,10 +26,10 @@ from streamser.training.options import RunOptions
 from streamser.training.recipe import Recipe
 from streamser.training.store import LevelStore, keep
 
-_CLIPS = 32  # of one job
+_CLIPS = 32  # clips in one job
 _KEPT = ("mixup", "crop_probability", "crop_min_s")  # the feature augmentations that are possible with a frozen encoder
 
-_net: SerNet  # of a worker process
+_net: SerNet  # the network of a worker process
 
 
 def frozen_features(size: int, sample_rate: int) -> FeatureConfig:
@@ -91,7 +91,7 @@ def _key(net: SerNet, store: LevelStore, features: FeatureConfig, augment: Featu
 
 
 def _windows(batches: BatchMaker, clip: int, copy: int, augment: FeatureAugment) -> Tensor:
-    """The windows from which one copy of a clip is classified; with `crop_probability`, one random piece for some."""
+    """The windows of one copy of a clip; for augmented copies, with `crop_probability`, a random piece of a window."""
     windows = batches.whole(clip, copy)
     rng = np.random.default_rng((clip, copy))
     if copy and augment.crop_probability and rng.random() < augment.crop_probability:

@@ -1,4 +1,4 @@
-"""Optimizers: one function each, and the table that recipes choose from (torch is imported when one is made)."""
+"""Optimizers: one function each, and the table that recipes choose from (torch is imported at the first use)."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def _changed(
         windows = _in_bands(windows, augment, features, rng)
     if augment.mixup:
         share = np.float32(rng.beta(augment.mixup, augment.mixup))
-        others = [*windows[1:], windows[0]]  # training draws the pairs, sometimes a clip with itself
+        others = [*windows[1:], windows[0]]  # each clip's partner; training draws the partners
         windows = [share * one + (1 - share) * other for one, other in zip(windows, others, strict=True)]
     return windows
 
@@ -190,7 +190,7 @@ def with_gains(samples: Samples, gains_db: Frames, features: FeatureConfig) -> S
     window = np.hanning(size + 1)[:-1].astype(np.float32)
     starts = np.arange(0, len(padded) - size, hop)
     spectra = np.fft.rfft(np.stack([padded[start : start + size] for start in starts]) * window)
-    seconds = (starts - size / 2) / SAMPLE_RATE  # of each piece's middle
+    seconds = (starts - size / 2) / SAMPLE_RATE  # time of each piece's middle
     if not features.center:  # a frame's middle is half a window after its beginning
         seconds -= features.window_samples / 2 / features.sample_rate
     frame = np.clip(np.round(seconds / features.hop_s).astype(np.int64), 0, len(gains_db) - 1)

@@ -42,7 +42,7 @@ def _constant(schedule: Schedule, epoch: float, epochs: int) -> float:
 
 
 def _steps(schedule: Schedule, epoch: float, epochs: int) -> float:
-    # A step follows an epoch: with start_epoch 0 the first one comes after the first `every_epochs` epochs.
+    # A step follows an epoch: with start_epoch 0 the first step comes after the first `every_epochs` epochs.
     first = schedule.start_epoch or schedule.every_epochs
     steps = 0 if epoch < first else math.floor((epoch - first) / schedule.every_epochs) + 1
     return schedule.factor**steps

@@ -30,7 +30,7 @@ Levels = NDArray[np.float16] | NDArray[np.float32]
 # Half precision rounds to 0.06 dB at 100 dB, which is inaudible.
 _STORED = np.float16
 
-_CLIPS = 32  # of one job
+_CLIPS = 32  # clips in one job
 
 
 def level_config(features: FeatureConfig) -> FeatureConfig:

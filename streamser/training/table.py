@@ -128,7 +128,7 @@ def _round(
 
 
 _TRIES = 1  # rounds in which no job ends, after which the remaining jobs are abandoned
-_shared: dict[str, Any] = {}  # of a worker process
+_shared: dict[str, Any] = {}  # settings and latest trainer of a worker process
 
 
 def _begin(places: Any, materials: dict[str, Material], cache: Path, until: float) -> None:

@@ -35,7 +35,7 @@ from streamser.training.store import keep
 
 __all__ = ["Predictions", "Teachers", "check_teacher", "speakers_of"]
 
-_CLIPS = 16  # of one job
+_CLIPS = 16  # clips in one job
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def _predictions(bundle: Bundle, paths: Sequence[Path], workers: int) -> Iterato
             yield from waiting.popleft().result()
 
 
-_recognizer: Recognizer  # of a worker process
+_recognizer: Recognizer  # the recognizer of a worker process
 
 
 def _begin(path: Path) -> None:
