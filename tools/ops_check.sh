@@ -90,7 +90,7 @@ if [ "$part" != unit ]; then
   if ! "${buildah[@]}" pull --quiet --policy missing docker.io/library/python:3.12-slim >/dev/null 2>"$folder/pull.log"; then
     [ -x "${BASE_PYTHON:-}/bin/python3.12" ] ||
       not_done "python:3.12-slim cannot be fetched (see $folder/pull.log), and BASE_PYTHON names no Python 3.12"
-    echo "python:3.12-slim cannot be fetched: made from Debian and $BASE_PYTHON"
+    echo "python:3.12-slim cannot be fetched; building a base image from Debian and $BASE_PYTHON instead"
     base_image
   fi
   printf '[global]\ncert = %s\n' "$authorities" >"$folder/pip.conf"

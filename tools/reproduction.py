@@ -1,11 +1,11 @@
-"""Write models/REPRODUCTION.md: the published results of the five papers, and ours.
+"""Write models/REPRODUCTION.md, which compares the published results of the five papers with ours.
 
     python tools/reproduction.py [RUN ...]
 
-The rows are the variants (`streamser train --list`); the figures are those of the finished folds in the run folders of
-`streamser train VARIANT`. Results are stored in models/reproduction.json, so each run adds to the table; a run with
-fewer folds or epochs never replaces a complete one. For a variant without results, the table has the command that
-measures it. Nothing is entered by hand.
+Each RUN is a run folder of `streamser train VARIANT`. The figures of its finished folds are added to
+models/reproduction.json, from which the whole table is written: a row for each variant (`streamser train --list`). A
+run with fewer folds or epochs never replaces a complete run. If a variant has no result, the file lists the command
+that measures the variant. No figure is entered by hand.
 """
 
 from __future__ import annotations
@@ -33,25 +33,26 @@ TABLE, STORE = MODELS / "REPRODUCTION.md", MODELS / "reproduction.json"
 HEAD = """\
 # Reproduction
 
-All published results of the five papers, and ours with the same networks. `paper` is the protocol of the paper, for
-comparison with its figure; such a protocol may share speakers between training and test, or choose the epoch on the
-test fold. With `honest`, the test speakers are in no other part, and the epoch is chosen on other speakers.
-[docs/papers.md](../docs/papers.md) describes both. `tools/reproduction.py` writes this file from the folds of finished
-runs; `reproduction.json` has the same figures. F1 is the mean of the F1 of the classes, weighted by their frequency, as
-in the LightSERNet paper.
+All published results of the five papers, and ours with the same networks. The column `paper` follows the protocol of
+the paper, so that our figure can be compared with the published one; such a protocol may share speakers between
+training and test, or choose the epoch on the test fold. In the column `honest`, the test speakers are in no other part,
+and the epoch is chosen on other speakers. [docs/papers.md](../docs/papers.md) describes both protocols.
+`tools/reproduction.py` writes this file from the folds of finished runs; `reproduction.json` has the same figures. F1
+is the mean of the F1 of the classes, weighted by their frequency, as in the LightSERNet paper.
 """
 
 OWN = """\
-The recipes are in `models/*/recipe.yaml` and `models/recipes/`: `streamser train RECIPE --corpora-root CORPORA`, for
-the other column with `--set protocol=paper:lightsernet --set choose_by=wa --set validate_every=1` (whisper-emodb:
-`--set epochs=12` too). `whisper-*` is not from a paper: it is a frozen speech recognizer's encoder under the same
-protocols. `losses-*` is one network on one corpus with the losses and the pooling of papers 1 to 3, two speakers left
-out at a time."""
+The recipes are in `models/*/recipe.yaml` and `models/recipes/`. `streamser train RECIPE --corpora-root CORPORA`
+measures the column `honest` (with lightsernet-emodb-plain, the column `paper`). With the options
+`--set protocol=paper:lightsernet --set choose_by=wa --set validate_every=1`, the command measures the column `paper`;
+whisper-emodb also needs `--set epochs=12`. The rows `whisper-*` are from no paper: they use the frozen encoder of a
+speech recognizer under the same protocols. The rows `losses-*` train one network on one corpus with the losses and the
+pooling of papers 1 to 3; each fold leaves out two speakers."""
 
 TRIED = """\
-These rows were published on IEMOCAP, which may not be distributed. Each was trained on one fold of EMO-DB's
-seven emotions, with fewer epochs than published, and tested on two speakers who were left out. This shows only that
-each network learns: chance is UA 14.3."""
+These variants were published on IEMOCAP, which may not be distributed. Each was trained on one fold of EMO-DB's
+seven emotions, with fewer epochs than published, and tested on two speakers who were left out. The figures show only
+that each network learns: UA at chance is 14.3."""
 
 FOLDS = {
     "paper:focal-resnet": 5,
@@ -62,21 +63,25 @@ FOLDS = {
     "paper:lightsernet-report": 1,
     "honest-loso": 10,
 }
-"""How many folds a protocol has; `honest` has the recipe's number."""
+"""Number of folds of each protocol; for `honest` the recipe decides."""
 OLD = "before batch norm was estimated anew and last batches were trained"
+"""Value of `measured` for figures of the trainer that OLD_NOTE describes."""
+OLD_NOTE = """\
+\\* measured with an earlier trainer, which did not re-estimate the statistics of batch norm before a validation, and
+did not train on the last, partial batch of an epoch."""
 PARTS = {"whole_wa": "whole corpus", "training_wa": "training part", "validation_wa": "validation part"}
-"""Accuracies that the report prints; its validation part is the test part of our protocol."""
+"""Further accuracies that the report on LightSERNet prints. Its validation part is the test part of our protocol."""
 COLUMNS = ("variant", "table", "published", "`paper`, ours", "`honest`, ours")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What the runs of one row on one benchmark gave under one kind of protocol."""
+    """The content of one cell of the table: the figures of one row on one benchmark, in one column."""
 
     row: str
-    """A variant, or the name of a recipe."""
+    """Name of a variant, or of a recipe of our own."""
     benchmark: str
-    """Benchmark of a variant; for a recipe of our own the corpora it was tested on."""
+    """Benchmark of a variant; for a recipe of our own, the corpora of its test clips."""
     column: str
     """`paper` or `honest`."""
     classes: int
@@ -84,11 +89,11 @@ class Measurement:
     of_folds: int
     seeds: int
     figures: Mapping[str, float] = field(default_factory=dict)
-    """ua, wa, f1 in percent, and what else the folds measured."""
+    """ua, wa and f1 in percent, and further metrics of the folds."""
     spared: str = ""
-    """How the run was shorter than the row's own training: `60 of 300 epochs`."""
+    """How the training was shorter than the published one, as `60 of 300 epochs`; empty if it was not."""
     measured: str = ""
-    """Day, or why it is old."""
+    """Day of the measurement; OLD for an earlier trainer, empty if the day was not recorded."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -96,18 +101,20 @@ class Measurement:
 
     @property
     def whole(self) -> bool:
-        """Every fold, with all of the row's epochs."""
+        """Whether all folds were trained, and in full."""
         return self.folds >= self.of_folds and not self.spared
 
     def text(self) -> str:
-        """`UA 94.3, WA 94.4, F1 94.2 (10 folds)`."""
+        """The text of the cell, as `UA 94.3, WA 94.4, F1 94.2 (10 folds)`."""
         names = {"ua": "UA", "wa": "WA", "f1": "F1"}
         parts = [f"{name} {self.figures[key]:.1f}" for key, name in names.items() if key in self.figures]
         if "whole_wa" in printed_figures(self.row, self.benchmark):
             parts += [f"{name} {self.figures[key]:.1f}" for key, name in PARTS.items() if key in self.figures]
-        if "reconstruction_mse_e4" in self.figures and self.row in VARIANTS:  # others scale their input differently
+        if (
+            "reconstruction_mse_e4" in self.figures and self.row in VARIANTS
+        ):  # the MSE of our own recipes is on another scale of the input
             parts.append(f"MSE {self.figures['reconstruction_mse_e4']:.2f}e-4")
-        count = f"{self.folds} of {self.of_folds} folds" if self.folds < self.of_folds else _some(self.folds, "fold")
+        count = f"{self.folds} of {self.of_folds} folds" if self.folds < self.of_folds else _count(self.folds, "fold")
         seeds = f"{self.seeds} seeds" if self.seeds > 1 else ""
         return f"{', '.join(parts)} ({', '.join(filter(None, (count, seeds, self.spared)))})" + (
             "*" if self.measured == OLD else ""
@@ -115,35 +122,35 @@ class Measurement:
 
 
 def printed_figures(row: str, benchmark: str) -> Mapping[str, float]:
-    """What a paper prints of one row on one benchmark; nothing for a recipe of our own."""
+    """The figures that a paper gives for a row on a benchmark; empty for a recipe of our own."""
     variant = VARIANTS.get(row)
     return variant.published.get(benchmark, {}) if variant else {}
 
 
-def _some(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count > 1 else ''}"
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count > 1 else ''}"
 
 
-def family(fold: FoldResult) -> str:
-    """`paper` or `honest`."""
+def column_of(fold: FoldResult) -> str:
+    """The column of the table that a fold belongs to: `paper` or `honest`."""
     return fold.protocol.split(":")[0]
 
 
 def of_run(run: Path) -> list[Measurement]:
-    """A run folder's measurements, one for each kind of protocol in it; none of a run that no row fits."""
+    """The measurements of a run folder, one for each column that its folds belong to; none if no row fits the run."""
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     folds = load_folds(run)
     found = []
-    for column in sorted({family(fold) for fold in folds}):
-        own = [fold for fold in folds if family(fold) == column]
+    for column in sorted({column_of(fold) for fold in folds}):
+        own = [fold for fold in folds if column_of(fold) == column]
         benchmark = benchmark_of(recipe, own[0].test_corpora)
         variant = VARIANTS.get(recipe["name"])
         if variant is not None and benchmark is None:
-            continue  # a published row on speech that it was not published on
+            continue  # the run used a corpus on which the paper has no result
         summary = summarize(own)
         figures = {"ua": summary["ua"], "wa": summary["wa"], "f1": summary["weighted_f1"]}
         if variant is not None and not variant.loss.classification:
-            figures = {}  # it has learnt no classes
+            figures = {}  # the network only reconstructs its input and predicts no class
         extra = ("training_wa", "whole_wa", "reconstruction_mse_e4")
         figures |= {name: summary[name] for name in extra if name in summary}
         found.append(
@@ -156,15 +163,15 @@ def of_run(run: Path) -> list[Measurement]:
                 of_folds=max(FOLDS.get(recipe["protocol"], recipe["folds"]), summary["folds"]),
                 seeds=summary["seeds"],
                 figures=figures,
-                spared=spared(recipe, variant),
+                spared=shortened(recipe, variant),
                 measured=date.today().isoformat(),
             )
         )
     return found
 
 
-def spared(recipe: Mapping[str, Any], variant: Variant | None) -> str:
-    """How much shorter a run was than the published training, as `60 of 300 epochs, pieces of 3 s`."""
+def shortened(recipe: Mapping[str, Any], variant: Variant | None) -> str:
+    """How the training was shorter than the published one, as `60 of 300 epochs, learnt from pieces of 3 s`."""
     parts = []
     if variant is not None and recipe["epochs"] != variant.recipe.epochs:
         parts.append(f"{recipe['epochs']} of {variant.recipe.epochs} epochs")
@@ -174,7 +181,7 @@ def spared(recipe: Mapping[str, Any], variant: Variant | None) -> str:
 
 
 def merged(old: Iterable[Measurement], new: Iterable[Measurement]) -> list[Measurement]:
-    """The measurements with the new ones in their places, but for a whole one that a part would replace."""
+    """Old and new measurements. A new one replaces the old one of its cell, unless only the old one is complete."""
     kept = {one.key: one for one in old}
     for one in new:
         before = kept.get(one.key)
@@ -187,7 +194,7 @@ def merged(old: Iterable[Measurement], new: Iterable[Measurement]) -> list[Measu
 
 
 def published(figures: Mapping[str, float]) -> str:
-    """`UA 94.15, WA 94.21, F1 94.16`."""
+    """The text for published figures, as `UA 94.15, WA 94.21, F1 94.16`."""
     names = {"ua": "UA", "accuracy": "accuracy", "wa": "WA", "f1": "F1"}
     parts = [f"{name} {figures[key]:g}" for key, name in {**names, **PARTS}.items() if key in figures]
     if "mse_e4" in figures:
@@ -196,13 +203,16 @@ def published(figures: Mapping[str, float]) -> str:
 
 
 def command(variant: Variant, benchmark: Benchmark, *, first: bool) -> str:
-    """The command that measures the row; its first benchmark is the default."""
+    """The command that trains a variant on a benchmark; the `first` benchmark of a corpus is the command's default."""
     named = "" if first else f" --benchmark {benchmark.name}"
     return f"`streamser train {variant.name} --corpora {benchmark.folder}{named}`"
 
 
 def cost_of_unknown_speakers(found: Sequence[Measurement], seed: int = 0) -> str:
-    """How much UA the published rows lose on unknown test speakers, over rows measured completely in both columns."""
+    """A sentence on the WA that variants lose if the test speakers are unknown; empty for fewer than two variants.
+
+    Only variants that were measured completely in both columns count.
+    """
     whole = {one.key: one.figures["wa"] for one in found if one.whole and one.row in VARIANTS and "wa" in one.figures}
     pairs = [
         (wa, whole[row, benchmark, "honest"])
@@ -217,18 +227,19 @@ def cost_of_unknown_speakers(found: Sequence[Measurement], seed: int = 0) -> str
     low, high = np.percentile(drawn, [2.5, 97.5])
     return (
         f"**The effect of sharing speakers:** over the {len(pairs)} variants that were measured completely in both "
-        f"columns, WA is {paper.mean():.1f} %\nas published and {honest.mean():.1f} % on unknown speakers, "
-        f"{lost.mean():.1f} points less (95 % interval over variants: {low:.1f} to {high:.1f}).\n"
+        f"columns, our mean WA\n"
+        f"is {paper.mean():.1f} % in the column `paper` and {honest.mean():.1f} % on unknown speakers, "
+        f"{lost.mean():.1f} points less\n(95 % interval over variants: {low:.1f} to {high:.1f}).\n"
     )
 
 
 def _learns(row: str) -> bool:
-    """Whether a row can learn: the report's schedule as printed cannot, so its rows show nothing about speakers."""
+    """Whether a variant can learn: with the schedule that the report prints, a network cannot."""
     return "unable to learn" not in VARIANTS[row].table
 
 
 def paper_rows(paper: str, found: Mapping[tuple[str, str, str], Measurement]) -> list[str]:
-    """One paper's rows, and the commands that measure those that have no figure yet."""
+    """The section of a paper: its rows, and the commands for cells that are not measured."""
     rows, commands = [], []
     for variant in (one for one in VARIANTS.values() if one.paper == paper):
         folders: set[str] = set()
@@ -245,12 +256,15 @@ def paper_rows(paper: str, found: Mapping[tuple[str, str, str], Measurement]) ->
             folders.add(benchmark.folder)
     lines = [f"\n## {paper}\n", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *rows]
     if commands:
-        lines += ["\nCommands for what is not measured (`--set protocol=honest` for the other column):\n", *commands]
+        lines += [
+            "\nCommands that measure the missing cells (add `--set protocol=honest` for the column `honest`):\n",
+            *commands,
+        ]
     return lines
 
 
 def tried_rows(found: Sequence[Measurement]) -> list[str]:
-    """Rows that were published on IEMOCAP only, tried on EMO-DB."""
+    """The section of variants that were not published on EMO-DB, but were trained on it."""
     tried = [
         one
         for one in found
@@ -258,12 +272,12 @@ def tried_rows(found: Sequence[Measurement]) -> list[str]:
     ]
     if not tried:
         return []
-    lines = ["\n## Variants of IEMOCAP, tried on EMO-DB\n", "| variant | ours |", "|---|---|"]
+    lines = ["\n## Variants published on IEMOCAP, tried on EMO-DB\n", "| variant | ours |", "|---|---|"]
     return [*lines, *(f"| {one.row} | {one.text()} |" for one in tried), "", TRIED]
 
 
 def own_rows(found: Sequence[Measurement]) -> list[str]:
-    """Our own recipes on the papers' corpora, and our ablations."""
+    """The section of our own recipes and ablations."""
     own = {(one.row, one.benchmark): one.classes for one in found if one.row not in VARIANTS}
     if not own:
         return []
@@ -281,23 +295,25 @@ def own_rows(found: Sequence[Measurement]) -> list[str]:
 
 
 def write_table(found: Sequence[Measurement]) -> str:
-    """The whole file."""
+    """The text of models/REPRODUCTION.md."""
     by_key = {one.key: one for one in found}
     lines = [HEAD, cost_of_unknown_speakers(found), *own_rows(found)]
     for paper in dict.fromkeys(variant.paper for variant in VARIANTS.values()):
         lines += paper_rows(paper, by_key)
     lines += tried_rows(found)
     if any(one.measured == OLD for one in found):
-        lines += ["", f"\\* measured {OLD}."]
+        lines += ["", OLD_NOTE]
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the files; returns the exit code."""
+    """Write reproduction.json and REPRODUCTION.md; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders; their figures are added")
-    parser.add_argument("--store", type=Path, default=STORE, help="where figures are kept (default: %(default)s)")
-    parser.add_argument("--table", type=Path, default=TABLE, help="what is written (default: %(default)s)")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders whose figures are added")
+    parser.add_argument(
+        "--store", type=Path, default=STORE, help="JSON file that stores the figures (default: %(default)s)"
+    )
+    parser.add_argument("--table", type=Path, default=TABLE, help="Markdown file to write (default: %(default)s)")
     args = parser.parse_args(arguments)
     old = json.loads(args.store.read_text(encoding="utf-8")) if args.store.is_file() else []
     found = merged([Measurement(**one) for one in old], [one for run in args.runs for one in of_run(run)])

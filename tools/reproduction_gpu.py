@@ -2,10 +2,11 @@
 
     python tools/reproduction_gpu.py OUT --corpora-root CORPORA --minutes 8
 
-The most important rows come first. Cells of models/reproduction.json that are measured completely are skipped, unless
-`--again` is given. Runs are kept in runs/reproduction (`--runs`), fold by fold; the same command resumes them. OUT gets
-reproduction.tar.gz (every fold's predictions and curves, no weights), summary.json and progress.log. Unpack the archive
-at the repository's root, and `python tools/reproduction.py runs/reproduction/*` writes the table.
+The most important rows are trained first. Rows that models/reproduction.json already has, completely measured, are
+skipped unless `--again` is given. The run folders are in runs/reproduction (`--runs`); a second call with the same
+options resumes unfinished folds. OUT receives reproduction.tar.gz (predictions and learning curves of every fold, no
+weights), summary.json and progress.log. To write the table, unpack the archive at the root of the repository and call
+`python tools/reproduction.py runs/reproduction/*`.
 
 Small networks use little of a GPU. Start NVIDIA's Multi-Process Service first (`nvidia-cuda-mps-control -d`), so that
 the processes use the GPU at the same time instead of in turn.
@@ -37,19 +38,19 @@ from streamser.training.trainer import Trainer
 
 BENCHMARK = BENCHMARKS["emodb"]
 KEPT = ("fold.json", "fold.npz", "log.jsonl", "recipe.json")
-"""Files of a run that come back: all that the table and its pictures need."""
+"""Files of a run that the archive contains: all that the table and its pictures need."""
 LAST_EPOCHS_S = 25.0
-"""No epoch begins in the last seconds: a fold that is trained is exported, scored and packed in them."""
+"""No epoch begins in this last part of the time, so that trained folds can still be exported, scored and packed."""
 
 
 @dataclass(frozen=True, slots=True)
 class OwnRow:
-    """A recipe of our own that the table has too."""
+    """A row of the table that is trained with a recipe of our own."""
 
     path: Path
     changes: Mapping[str, Any] = field(default_factory=dict)
     honest: str = ""
-    """Protocol of the column `honest`; empty for the recipe's own."""
+    """Protocol of the column `honest`; empty: the protocol of the recipe."""
 
 
 _RECIPES = Path("models/recipes")
@@ -63,7 +64,7 @@ _LOSSES: Mapping[str, Mapping[str, Any]] = {
     "attention": {"variant": "lightsernet-attention"},
     "combined": {"variant": "lightsernet-combined"},
 }
-"""Changes to models/recipes/losses.yaml, as its first lines list them."""
+"""Changes to models/recipes/losses.yaml; the comment at its top lists the same ones as commands."""
 OWN_ROWS = {
     **{f"losses-{name}": OwnRow(_RECIPES / "losses.yaml", changes) for name, changes in _LOSSES.items()},
     "lightsernet-emodb": OwnRow(Path("models/lightsernet-emodb/recipe.yaml")),
@@ -74,24 +75,24 @@ _AS_PAPER = {"protocol": "paper:lightsernet", "choose_by": "wa", "validate_every
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Rows of equal importance, in one column of the table."""
+    """Rows of equal importance that are trained for one column of the table."""
 
     rows: tuple[str, ...]
     column: str
     """`paper` or `honest`."""
     folds: int = 0
-    """Only the first ones; 0 for all."""
+    """Number of folds to train, from the first; 0: all."""
     epochs: int = 0
-    """Fewer than the row's own, where one fold only shows that it learns; 0 for the row's."""
+    """Number of epochs, for rows that only have to show that they learn; 0: as in the row's recipe."""
 
 
-def _named(*starts: str) -> tuple[str, ...]:
+def _beginning_with(*starts: str) -> tuple[str, ...]:
     return tuple(name for start in starts for name in VARIANTS if name.startswith(start))
 
 
-def _only_on_others(*starts: str) -> tuple[str, ...]:
-    """The rows of these names that were not published on EMO-DB."""
-    return tuple(name for name in _named(*starts) if BENCHMARK.name not in VARIANTS[name].published)
+def _not_published_here(*starts: str) -> tuple[str, ...]:
+    """The variants with these beginnings of a name that were not published on EMO-DB."""
+    return tuple(name for name in _beginning_with(*starts) if BENCHMARK.name not in VARIANTS[name].published)
 
 
 def _sepconvs(*blocks: int, prefix: str = "sepconv-hop768") -> tuple[str, ...]:
@@ -110,20 +111,20 @@ PLAN = (
     Step(("lightsernet-report-emodb-parent", "lightsernet-report-emodb"), "honest"),
     Step(("lightsernet-emodb",), "paper"),
     Step(("lightsernet-emodb-plain",), "honest"),
-    Step(_named("focal-resnet"), "honest", folds=1, epochs=15),
-    Step(_named("parallel-cnn"), "honest", folds=1, epochs=12),
-    Step(_named("cnn-blstm"), "honest", folds=1, epochs=30),
-    Step(_only_on_others("sepconv-hop768"), "honest", folds=1, epochs=30),
-    Step(_named("lightsernet-7s"), "honest", folds=1, epochs=60),
-    Step(_HOP_10_MS, "paper", folds=1),  # some 8 GB each: few at a time
+    Step(_beginning_with("focal-resnet"), "honest", folds=1, epochs=15),
+    Step(_beginning_with("parallel-cnn"), "honest", folds=1, epochs=12),
+    Step(_beginning_with("cnn-blstm"), "honest", folds=1, epochs=30),
+    Step(_not_published_here("sepconv-hop768"), "honest", folds=1, epochs=30),
+    Step(_beginning_with("lightsernet-7s"), "honest", folds=1, epochs=60),
+    Step(_HOP_10_MS, "paper", folds=1),  # a process needs about 8 GB, so few fit on a GPU
     Step(_HOP_10_MS, "honest", folds=1),
-    Step(tuple(name for name in _only_on_others("sepconv-") if "hop768" not in name), "honest", folds=1, epochs=20),
+    Step(tuple(name for name in _not_published_here("sepconv-") if "hop768" not in name), "honest", folds=1, epochs=20),
 )
-"""Every EMO-DB row, the dearest last; IEMOCAP's own rows with one short fold on new speakers."""
+"""All rows to train on EMO-DB, the slowest last. Rows published only on IEMOCAP get one fold with fewer epochs."""
 
 
 def recipe_for(row: str, column: str, epochs: int) -> Recipe:
-    """A row's recipe on EMO-DB in one column, with its own number of epochs unless another is given."""
+    """The recipe of a row on EMO-DB for one column; `epochs` replaces its number of epochs, 0 keeps it."""
     fewer = {"epochs": epochs} if epochs else {}
     if row in OWN_ROWS:
         own = OWN_ROWS[row]
@@ -134,13 +135,13 @@ def recipe_for(row: str, column: str, epochs: int) -> Recipe:
 
 
 def measured_cells(store: Path) -> set[tuple[str, str, str]]:
-    """The cells of the table that are measured completely, with today's training."""
+    """The keys of the cells that are completely measured with the present trainer."""
     found = [Measurement(**one) for one in json.loads(store.read_text(encoding="utf-8"))]
     return {one.key for one in found if one.whole and one.measured != OLD}
 
 
 def plan_jobs(material: Material, args: argparse.Namespace) -> list[Job]:
-    """All jobs that are left, in the order of PLAN, each once."""
+    """The jobs of PLAN in its order, each once, without rows that are already measured."""
     skipped = set() if args.again else measured_cells(STORE)
     jobs: dict[str, Job] = {}
     for step in PLAN:
@@ -155,13 +156,13 @@ def plan_jobs(material: Material, args: argparse.Namespace) -> list[Job]:
 
 
 def compute_features(jobs: Sequence[Job], material: Material, cache: Path) -> None:
-    """Compute the features of all jobs with all cores, before many processes need the same ones."""
+    """Compute the features of all jobs on all cores and store them in `cache`, from which the processes read them."""
     for folder, job in {job.folder: job for job in jobs}.items():
         Trainer(job.recipe, material, folder, RunOptions(cache=cache, device="cpu", workers=os.cpu_count() or 1))
 
 
 def pack_all(runs: Path, out: Path, ends: Sequence[JobEnd]) -> None:
-    """The archive and the summary of every run that has a finished fold."""
+    """Write the archive and summary.json for all runs that have a finished fold."""
     trained = sorted({path.parent.parent for path in runs.glob("*/*/fold.json")})
     found = {folder.name: summarize(load_folds(folder)) for folder in trained}
     paths = [path for folder in trained for path in whole_folds(folder, KEPT)]
@@ -169,15 +170,15 @@ def pack_all(runs: Path, out: Path, ends: Sequence[JobEnd]) -> None:
 
 
 def main() -> int:
-    """Run what the time allows; returns the exit code."""
+    """Train as many folds as the time allows; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Path("runs/reproduction"), "only rows whose name holds this")
+    add_options(parser, Path("runs/reproduction"), "train only rows whose name contains this text")
     parser.add_argument(
-        "--folds", type=int, default=0, help="train only this many folds of each row, to try the script"
+        "--folds", type=int, default=0, help="train only the first FOLDS folds of each row, to try the script"
     )
-    parser.add_argument("--again", action="store_true", help="train the rows that the table already has, too")
+    parser.add_argument("--again", action="store_true", help="also train rows that are already measured completely")
     args = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: each has one core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has one core
     compute = processors(args.compute)
     processes = args.processes or processes_for(compute[0])
     args.out.mkdir(parents=True, exist_ok=True)
@@ -192,7 +193,7 @@ def main() -> int:
     ends: list[JobEnd] = []
     timer = end_at(args.minutes, lambda: pack_all(args.runs, args.out, ends))
     compute_features(left, material, cache)
-    progress.report(f"{len(left)} of {len(jobs)} jobs left; {processes} processes on {', '.join(compute)}")
+    progress.report(f"{len(left)} of {len(jobs)} folds left; {processes} processes on {', '.join(compute)}")
     until = progress.began + args.minutes * 60 - LAST_EPOCHS_S
     for end in run_jobs(left, {"emodb": material}, cache=cache, devices=compute, processes=processes, until=until):
         ends.append(end)

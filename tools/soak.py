@@ -37,7 +37,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import soundfile
-from soak_audio import Message, Script, is_final, plain, write_script
+from soak_audio import Message, TestAudio, is_final, make_test_audio, plain
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncClient
 
@@ -91,34 +91,34 @@ class Record:
 # --- clients
 
 
-async def send_paced(send: Callable[[bytes], Awaitable[object]], script: Script, until_s: float = 1e9) -> None:
+async def send_paced(send: Callable[[bytes], Awaitable[object]], audio: TestAudio, until_s: float = 1e9) -> None:
     """Send as a microphone does: each block when its time is over. Stop after `until_s` seconds of audio."""
-    loop, size = asyncio.get_running_loop(), round(BLOCK_S * script.rate) * 2 * script.channels
+    loop, size = asyncio.get_running_loop(), round(BLOCK_S * audio.rate) * 2 * audio.channels
     began = loop.time()
-    for number, first in enumerate(range(0, len(script.pcm), size), 1):
+    for number, first in enumerate(range(0, len(audio.pcm), size), 1):
         if number * BLOCK_S > until_s:
             return
         await asyncio.sleep(max(0.0, began + number * BLOCK_S - loop.time()))
-        await send(script.pcm[first : first + size])
+        await send(audio.pcm[first : first + size])
 
 
 async def read_all(ws: aiohttp.ClientWebSocketResponse, messages: list[Message]) -> None:
     messages += [json.loads(raw.data) async for raw in ws if raw.type is aiohttp.WSMsgType.TEXT]
 
 
-async def visit(session: aiohttp.ClientSession, url: str, script: Script, rng: random.Random, record: Record) -> None:
+async def visit(session: aiohttp.ClientSession, url: str, audio: TestAudio, rng: random.Random, record: Record) -> None:
     """Run one WebSocket client, which ends its stream, closes the connection early or aborts it."""
     manner = rng.choices(["ends", "leaves", "vanishes"], [8, 1, 1])[0]
     async with session.ws_connect(url + "ws/stream") as ws:
         messages: list[Message] = []
         reading = asyncio.create_task(read_all(ws, messages))
-        hello = {"type": "hello", "sample_rate": script.rate, "channels": script.channels}
+        hello = {"type": "hello", "sample_rate": audio.rate, "channels": audio.channels}
         await ws.send_json({**hello, "partials": rng.random() < 0.7})
-        await send_paced(ws.send_bytes, script, 1e9 if manner == "ends" else rng.uniform(0.5, 4))
+        await send_paced(ws.send_bytes, audio, 1e9 if manner == "ends" else rng.uniform(0.5, 4))
         if manner == "ends":
             await ws.send_json({"type": "end"})
             await asyncio.wait_for(reading, DEADLINE_S)
-            record.compare("websocket", [message for message in messages if is_final(message)], script.finals)
+            record.compare("websocket", [message for message in messages if is_final(message)], audio.finals)
             return
         record.counts[f"clients that {manner}"] += 1
         if manner == "vanishes":
@@ -128,7 +128,7 @@ async def visit(session: aiohttp.ClientSession, url: str, script: Script, rng: r
 
 
 async def stay(
-    session: aiohttp.ClientSession, url: str, scripts: Sequence[Script], stop: asyncio.Event, record: Record
+    session: aiohttp.ClientSession, url: str, pieces: Sequence[TestAudio], stop: asyncio.Event, record: Record
 ) -> None:
     """Run one WebSocket client that stays to the end and sometimes reports a gap of 0.1 s."""
     rng, sent = random.Random(1), 0.0
@@ -136,11 +136,11 @@ async def stay(
         messages: list[Message] = []
         reading = asyncio.create_task(read_all(ws, messages))
         await ws.send_json({"type": "hello", "sample_rate": 16_000, "stream": "steady", "status_ms": 5000})
-        mono = [script for script in scripts if (script.rate, script.channels) == (16_000, 1)]
+        mono = [audio for audio in pieces if (audio.rate, audio.channels) == (16_000, 1)]
         while not stop.is_set():
-            script = rng.choice(mono)
-            await send_paced(ws.send_bytes, script)
-            sent += script.duration_s
+            audio = rng.choice(mono)
+            await send_paced(ws.send_bytes, audio)
+            sent += audio.duration_s
             if rng.random() < 0.3:
                 await ws.send_json({"type": "gap", "samples": 1600})
                 sent += 0.1
@@ -152,37 +152,37 @@ async def stay(
         record.fault(f"steady: ended with {messages[-1]} after {sent:.3f} s of audio")
 
 
-async def ask_wyoming(uri: str, script: Script, record: Record) -> None:
-    """Run a Wyoming satellite, which sends one script from audio-start to audio-stop."""
+async def ask_wyoming(uri: str, audio: TestAudio, record: Record) -> None:
+    """Run a Wyoming satellite, which sends one piece of audio from audio-start to audio-stop."""
     async with AsyncClient.from_uri(uri) as client:
-        await client.write_event(AudioStart(script.rate, 2, script.channels).event())
+        await client.write_event(AudioStart(audio.rate, 2, audio.channels).event())
 
         async def send(block: bytes) -> None:
-            await client.write_event(AudioChunk(script.rate, 2, script.channels, block).event())
+            await client.write_event(AudioChunk(audio.rate, 2, audio.channels, block).event())
 
-        await send_paced(send, script)
+        await send_paced(send, audio)
         await client.write_event(AudioStop().event())
         received = []
         while (event := await asyncio.wait_for(client.read_event(), DEADLINE_S)) and event.type != "emotion-end":
             received.append(event.data)
-        record.compare("wyoming", received, script.finals)
+        record.compare("wyoming", received, audio.finals)
 
 
-async def upload(session: aiohttp.ClientSession, url: str, script: Script, record: Record) -> None:
-    async with session.post(url + "v1/label", data=io.BytesIO(script.wav())) as response:
+async def upload(session: aiohttp.ClientSession, url: str, audio: TestAudio, record: Record) -> None:
+    async with session.post(url + "v1/label", data=io.BytesIO(audio.wav())) as response:
         events = (await response.json())["events"]
-        record.compare("upload", [event for event in events if is_final(event)], script.finals)
+        record.compare("upload", [event for event in events if is_final(event)], audio.finals)
 
 
-async def replay(model: str, script: Script, folder: Path, record: Record) -> None:
-    """Replay a script in real time, in a separate process."""
-    path = folder / f"replay-{id(script)}.wav"
-    path.write_bytes(script.wav())
+async def replay(model: str, audio: TestAudio, folder: Path, record: Record) -> None:
+    """Replay a piece of audio in real time, in a separate process."""
+    path = folder / f"replay-{id(audio)}.wav"
+    path.write_bytes(audio.wav())
     command = [sys.executable, "-m", "streamser", "replay", str(path), "--speed", "1", "--jsonl", "--model", model]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     out, _ = await process.communicate()
     events = [json.loads(line) for line in out.splitlines()]
-    record.compare("replay", [event for event in events if is_final(event)], script.finals)
+    record.compare("replay", [event for event in events if is_final(event)], audio.finals)
 
 
 async def listen(session: aiohttp.ClientSession, url: str, stop: asyncio.Event, record: Record) -> None:
@@ -240,8 +240,8 @@ def started(name: str, folder: Path, *words: str, env: dict[str, str]) -> Iterat
 
 
 @contextlib.contextmanager
-def microphone(scripts: Sequence[Script], folder: Path, wanted: bool) -> Iterator[dict[str, str]]:
-    """Environment variables for a virtual microphone that repeats the scripts; unchanged if none is wanted."""
+def microphone(pieces: Sequence[TestAudio], folder: Path, wanted: bool) -> Iterator[dict[str, str]]:
+    """Environment variables for a virtual microphone that repeats the pieces; unchanged if none is wanted."""
     if not wanted:
         yield dict(os.environ)
         return
@@ -250,7 +250,7 @@ def microphone(scripts: Sequence[Script], folder: Path, wanted: bool) -> Iterato
     printed = subprocess.run(["bash", tool, "start", place], capture_output=True, text=True, check=True).stdout
     env = {**os.environ, **dict(word.split("=", 1) for word in printed.split()[1:])}
     path = folder / "microphone.wav"
-    mono = [np.frombuffer(script.pcm, "<i2") for script in scripts if (script.rate, script.channels) == (16_000, 1)]
+    mono = [np.frombuffer(audio.pcm, "<i2") for audio in pieces if (audio.rate, audio.channels) == (16_000, 1)]
     soundfile.write(path, np.concatenate(mono), 16_000)
     loop = f'while :; do bash "{tool}" play "{place}" "{path}" stereo; done'
     player = subprocess.Popen(["bash", "-c", loop], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -298,20 +298,20 @@ async def keep_doing(
 
 
 async def soak(
-    args: argparse.Namespace, scripts: Sequence[Script], processes: Sequence[Watched], folder: Path
+    args: argparse.Namespace, pieces: Sequence[TestAudio], processes: Sequence[Watched], folder: Path
 ) -> Record:
     record, stop, rng = Record(), asyncio.Event(), random.Random(args.seed)
     url, uri = processes[0].address, processes[1].address
     async with aiohttp.ClientSession() as session:
         await asyncio.to_thread(server_gauges, url)
         jobs: list[tuple[str, Callable[[], Awaitable[None]], float]] = [
-            *[("websocket", lambda: visit(session, url, rng.choice(scripts), rng, record), 2.0)] * args.clients,
-            *[("wyoming", lambda: ask_wyoming(uri, rng.choice(scripts), record), 2.0)] * 2,
-            ("upload", lambda: upload(session, url, rng.choice(scripts), record), 20.0),
-            ("replay", lambda: replay(args.model, rng.choice(scripts), folder, record), 40.0),
+            *[("websocket", lambda: visit(session, url, rng.choice(pieces), rng, record), 2.0)] * args.clients,
+            *[("wyoming", lambda: ask_wyoming(uri, rng.choice(pieces), record), 2.0)] * 2,
+            ("upload", lambda: upload(session, url, rng.choice(pieces), record), 20.0),
+            ("replay", lambda: replay(args.model, rng.choice(pieces), folder, record), 40.0),
         ]
         tasks = [asyncio.create_task(keep_doing(*job, stop, record)) for job in jobs]
-        tasks.append(asyncio.create_task(stay(session, url, scripts, stop, record)))
+        tasks.append(asyncio.create_task(stay(session, url, pieces, stop, record)))
         if args.mic:
             tasks.append(asyncio.create_task(listen(session, url, stop, record)))
         watching = asyncio.create_task(watch(processes, stop, record))
@@ -396,9 +396,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     rng, recognizer = random.Random(args.seed), streamser.load(args.model)
     clips = [streamser.read_audio(sample.path) for sample in find_samples()]
-    scripts = [write_script(rng, clips, recognizer) for _ in range(24)]
+    pieces = [make_test_audio(rng, clips, recognizer) for _ in range(24)]
     with contextlib.ExitStack() as stack:
-        env = stack.enter_context(microphone(scripts, args.out, args.mic))
+        env = stack.enter_context(microphone(pieces, args.out, args.mic))
         model = ("--model", args.model)
         serve = ("serve", "--port", "0", *model, *(("--mic",) if args.mic else ()))
         wyoming = ("wyoming", "--uri", "tcp://127.0.0.1:0", *model)
@@ -406,7 +406,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stack.enter_context(started("serve", args.out, *serve, env=env)),
             stack.enter_context(started("wyoming", args.out, *wyoming, env=env)),
         ]
-        record = asyncio.run(soak(args, scripts, processes, args.out))
+        record = asyncio.run(soak(args, pieces, processes, args.out))
         figures = figures_of(record, processes)
     draw(record, processes, args.out / "soak.png")
     with (args.out / "soak.csv").open("w", newline="") as file:

@@ -21,7 +21,7 @@ _KEYS = ("utterance", "start_s", "end_s", "label", "uncertain")
 
 
 @dataclass(frozen=True)
-class Script:
+class TestAudio:
     """A piece of audio and the finals that it must give."""
 
     pcm: bytes
@@ -58,7 +58,7 @@ def compose(rng: random.Random, clips: Sequence[Samples]) -> Samples:
     return audio + 0.0003 * noise.standard_normal(len(audio)).astype(np.float32)
 
 
-def write_script(rng: random.Random, clips: Sequence[Samples], recognizer: streamser.Recognizer) -> Script:
+def make_test_audio(rng: random.Random, clips: Sequence[Samples], recognizer: streamser.Recognizer) -> TestAudio:
     """Compose a piece at a random rate; its finals come from `streamser.Stream`, without a server."""
     rate, channels = rng.choice(_RATES_HZ), rng.choice([1, 1, 2])
     audio = resample(compose(rng, clips), 16_000, rate)
@@ -66,7 +66,7 @@ def write_script(rng: random.Random, clips: Sequence[Samples], recognizer: strea
     pcm = np.repeat(values[:, None], channels, axis=1).tobytes()
     stream = streamser.Stream(recognizer)
     events = [event.to_dict() for event in [*stream.push(pcm, rate, channels), *stream.close()]]
-    return Script(pcm, rate, channels, [plain(event) for event in events if is_final(event)])
+    return TestAudio(pcm, rate, channels, [plain(event) for event in events if is_final(event)])
 
 
 def is_final(message: Message) -> bool:

@@ -1,15 +1,16 @@
-"""Train the small networks with teachers, and without for comparison, on every left-out corpus, within a given time.
+"""Train the small networks with a teacher, and on labels alone for comparison, within a given time.
 
     python tools/students_gpu.py OUT --corpora-root CORPORA --minutes 9
 
-The teachers come first: a run of each teacher's own recipe, whose folds leave out the same corpora or speakers. Then
-the students, seed by seed, so that a run that is cut off has whole tables of fewer seeds. `--teachers whisper=RUN`
-takes a finished run instead; `--ship` trains the checkpoints at the end, each calibrated on its own finished run.
+Each fold leaves out one corpus, or speakers of EMO-DB. The teachers are trained first, on folds that leave out the same
+corpora or speakers; `--teachers whisper=RUN` uses a finished run of a teacher instead. The students follow, one seed
+after another, so that if the time ends early, the first seeds are complete for all students. With `--ship`, the
+checkpoints are trained at the end; each is calibrated on the finished run of its own student.
 
-Runs are in runs/students (`--runs`); the same command continues them. OUT gets students.tar.gz (every fold's
-predictions, curves and relative head, no other weights), summary.json with the tables, and progress.log. To
-continue elsewhere, unpack the archive at the repository's root. `--clips 4 --folds 1 --passes 64 --epochs 1` tries it
-on a CPU in minutes.
+The run folders are in runs/students (`--runs`); a second call with the same options resumes unfinished folds. OUT
+receives students.tar.gz (predictions, learning curves and relative head of every fold, no other weights), summary.json
+and progress.log. To continue on another machine, unpack the archive at the root of the repository. To try the script on
+a CPU in minutes, add `--clips 4 --folds 1 --passes 64 --epochs 1`.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ from streamser.training.trainer import Trainer
 log = logging.getLogger("students")
 
 KEPT = ("fold.json", "fold.npz", "relative.onnx", "log.jsonl", "recipe.json")
-"""Files of a student's run that come back."""
+"""Files of a student's run that the archive contains."""
 LAST_EPOCHS_S = 40.0
-"""No epoch begins in the last seconds: a fold that is trained is exported, scored and packed in them."""
+"""No epoch begins in this last part of the time, so that trained folds can still be exported, scored and packed."""
 RECIPES = Path("models/recipes")
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A run whose folds teach."""
+    """A run whose folds are the teachers of the same folds of students."""
 
     name: str
     recipe: Path
@@ -59,14 +60,14 @@ class Teacher:
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """A run of a small network."""
+    """A small network and how its run is trained."""
 
     name: str
     recipe: Path
     teacher: Teacher
     seeds: tuple[int, ...] = (0, 1, 2)
     taught: bool = True
-    """False: the same recipe on the labels alone, for comparison."""
+    """Whether the teacher is used; without it, the recipe is trained on the labels alone, for comparison."""
 
 
 WHISPER = Teacher("whisper", Path("models/whisper/recipe.yaml"), "leave-one-corpus-out")
@@ -82,7 +83,7 @@ PLAN = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line, checked."""
+    """The options of the command line, in the form that `Students` uses."""
 
     out: Path
     root: Path
@@ -100,12 +101,12 @@ class Options:
         return self.runs.parent / "cache"
 
     def run_options(self) -> RunOptions:
-        """For work in this process: the GPU if there is one, and all cores."""
+        """Options for work in this process: the first processor of `compute`, and all CPU cores."""
         return RunOptions(cache=self.cache, device=self.compute[0], workers=os.cpu_count() or 1)
 
 
 def some_of(material: Material, clips: int) -> Material:
-    """At most `clips` clips of each label of each corpus, taken from its speakers in turn; 0 takes all."""
+    """The material with at most `clips` clips per corpus and label, taken from the speakers in turn; 0 keeps all."""
 
     def few(of: Sequence[Clip]) -> tuple[Clip, ...]:
         groups: dict[tuple[str, str], dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
@@ -123,12 +124,12 @@ def some_of(material: Material, clips: int) -> Material:
 
 
 def teacher_recipe(teacher: Teacher, options: Options) -> Recipe:
-    """The teacher's own recipe with the protocol of its students, one seed."""
+    """The recipe of a teacher, with the protocol of its students and one seed."""
     return load_recipe(teacher.recipe, {"protocol": teacher.protocol, "seeds": [0], **options.changes})
 
 
 def student_recipe(student: Student, options: Options) -> Recipe:
-    """A student's recipe, taught by the run of its teacher."""
+    """The recipe of a student, with the run of its teacher as the source of predictions."""
     changes = {"protocol": student.teacher.protocol, "seeds": list(student.seeds), **options.changes}
     recipe = load_recipe(student.recipe, changes)
     run = str(run_of(student.teacher, options))
@@ -136,12 +137,12 @@ def student_recipe(student: Student, options: Options) -> Recipe:
 
 
 def run_of(teacher: Teacher, options: Options) -> Path:
-    """The folder of a teacher's run."""
+    """The run folder of a teacher."""
     return options.teachers.get(teacher.name, options.runs / f"teacher-{teacher.name}")
 
 
 class Students:
-    """The whole table: what is left to train, in order."""
+    """Trains the teachers and students of a plan, and keeps how each job ended."""
 
     def __init__(self, plan: Sequence[Student], options: Options, progress: ProgressLog) -> None:
         self.plan, self.options, self.progress = plan, options, progress
@@ -149,21 +150,21 @@ class Students:
         self._materials: dict[str, Material] = {}
 
     def run(self) -> None:
-        """Teachers, then students; returns when all is done or the time is over."""
+        """Train the teachers that unfinished students need, then the students, until all is done or time is over."""
         for teacher in dict.fromkeys(student.teacher for student in self.plan if student.taught):
             students = [one for one in self.plan if one.taught and one.teacher == teacher]
             if any(not job.done for student in students for job in self._jobs(student)):
                 self._teach(teacher)
         left = [job for student in self.plan for job in self._jobs(student) if not job.done]
-        warm = {student.name for student in self.plan} & {job.folder.name for job in left}
-        for student in (one for one in self.plan if one.name in warm and self._in_time()):
-            self._warm(student)
-        # seed by seed and network by network: what is there when the time is over is comparable
+        unfinished = {student.name for student in self.plan} & {job.folder.name for job in left}
+        for student in (one for one in self.plan if one.name in unfinished and self._in_time()):
+            self._prepare(student)
+        # all students with the first seed, then the next: when time is over, their figures can be compared
         order = {student.name: place for place, student in enumerate(self.plan)}
         self._train(sorted(left, key=lambda job: (job.seed, order[job.folder.name])))
 
     def material(self, name: str, recipe: Recipe) -> Material:
-        """The clips of a recipe, read once."""
+        """The clips of a recipe; each `name` is read from disk only once."""
         if name not in self._materials:
             whole = gather(recipe, self.options.root, self.options.cache)
             self._materials[name] = some_of(whole, self.options.clips)
@@ -184,14 +185,16 @@ class Students:
         jobs = jobs_of(recipe, f"teacher-{teacher.name}", material, folder, self.options.folds)
         left = [job for job in jobs if not (job.place / "bundle" / "bundle.yaml").exists()]
         if left and self._in_time():
-            self.progress.report(f"teacher {teacher.name}: features and encoder")
+            self.progress.report(f"teacher {teacher.name}: computing features and encoder outputs")
             write_recipe(recipe, folder)
-            Trainer(recipe, material, folder, self.options.run_options())  # leaves its stores in the cache
+            Trainer(
+                recipe, material, folder, self.options.run_options()
+            )  # stores features in the cache, for the processes
             self._train(left)
 
-    def _warm(self, student: Student) -> None:
-        """Compute features and the teacher's predictions with all cores, once for all processes."""
-        self.progress.report(f"{student.name}: features and the teacher's answers")
+    def _prepare(self, student: Student) -> None:
+        """Compute the features and the teacher's predictions on all cores, and store them for the processes."""
+        self.progress.report(f"{student.name}: computing features and the teacher's predictions")
         recipe = student_recipe(student, self.options)
         material = self.material(student.name, recipe)
         trainer = Trainer(recipe, material, self.options.runs / student.name, self.options.run_options())
@@ -212,7 +215,7 @@ class Students:
         return time.time() < self.options.until
 
     def ship(self) -> None:
-        """The checkpoint of each student whose run is whole, taught by the checkpoint that its recipe names."""
+        """Train the checkpoint of each student of `whisper` whose run is complete; the recipe names the teacher."""
         for student in (one for one in self.plan if one.taught and one.teacher == WHISPER):
             folder = self.options.runs / student.name
             target = self.options.out / student.name
@@ -226,7 +229,7 @@ class Students:
 
 
 def tables(runs: Path, plan: Sequence[Student]) -> dict[str, Any]:
-    """Figures of each student's finished folds, and of streams if corpora are left out."""
+    """The summary of each student's finished folds, and the metrics on left-out corpora if there are any."""
     found: dict[str, Any] = {}
     for student in plan:
         folder = runs / student.name
@@ -237,13 +240,13 @@ def tables(runs: Path, plan: Sequence[Student]) -> dict[str, Any]:
             risk = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["risk"]
             left_out = load_left_out(folder)
             found[student.name]["left_out"] = left_out.metrics(left_out.calibration(risk)[0], risk)
-        except ProtocolError as error:  # too few corpora so far, or none is left out
+        except ProtocolError as error:  # too few corpora are finished, or the folds leave out speakers instead
             found[student.name]["left_out"] = str(error)
     return found
 
 
 def pack_all(students: Students) -> None:
-    """The archive and the summary of every student that has a finished fold."""
+    """Write the archive and summary.json for all students that have a finished fold."""
     options = students.options
     paths = [path for student in students.plan for path in whole_folds(options.runs / student.name, KEPT)]
     pack(options.out / "students.tar.gz", paths, tables(options.runs, students.plan), students.ends)
@@ -267,16 +270,22 @@ def _options(args: argparse.Namespace, began: float) -> Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the time allows; returns the exit code."""
+    """Train as many folds as the time allows; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Path("runs/students"), "only students whose name begins so")
-    parser.add_argument("--teachers", nargs="*", default=[], metavar="NAME=RUN", help="finished runs that teach")
-    parser.add_argument("--ship", action="store_true", help="train the checkpoints of whole runs too")
+    add_options(parser, Path("runs/students"), "train only students whose name begins with this text")
+    parser.add_argument(
+        "--teachers", nargs="*", default=[], metavar="NAME=RUN", help="finished runs to use as teachers"
+    )
+    parser.add_argument(
+        "--ship", action="store_true", help="also train the checkpoints of students whose run is complete"
+    )
     parser.add_argument("--clips", type=int, default=0, help="use at most this many clips of each label of a corpus")
-    parser.add_argument("--folds", type=int, default=0, help="train only this many folds, to try the script")
-    parser.add_argument("--passes", type=int, default=0, help="fewer clips an epoch, to try the script")
+    parser.add_argument(
+        "--folds", type=int, default=0, help="train only the first FOLDS folds of each seed, to try the script"
+    )
+    parser.add_argument("--passes", type=int, default=0, help="clips per epoch, to try the script with fewer")
     args = parser.parse_args(argv)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: each has one core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has one core
     args.out.mkdir(parents=True, exist_ok=True)
     progress = ProgressLog(args.out)
     options = _options(args, progress.began)

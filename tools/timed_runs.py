@@ -1,4 +1,4 @@
-"""Shared by the scripts that train many folds within a given time: options, progress and the archive of results."""
+"""Options, progress log and archive of the scripts that train many folds within a given time."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from streamser.training.table import JobEnd
 
 
 def add_options(parser: argparse.ArgumentParser, runs: Path, only: str) -> None:
-    """The options that these scripts have in common; `only` explains `--only`."""
+    """Add the common options; `runs` is the default of `--runs`, and `only` the help of `--only`."""
     parser.add_argument("out", type=Path, help="folder for the archive, the summary and the log")
     parser.add_argument("--corpora-root", type=Path, required=True, help="folder that holds the corpora")
     parser.add_argument("--minutes", type=float, required=True, help="end after this many minutes")
-    parser.add_argument("--runs", type=Path, default=runs, help=f"folder of the runs (default: {runs})")
+    parser.add_argument("--runs", type=Path, default=runs, help=f"folder that holds the run folders (default: {runs})")
     parser.add_argument("--compute", default="auto", help="cpu, cuda, or cuda:0,cuda:1 (default: auto)")
-    parser.add_argument("--processes", type=int, default=0, help="default: one a core, one core left free")
+    parser.add_argument(
+        "--processes", type=int, default=0, help="default: one per CPU core; with a GPU, one core stays free"
+    )
     parser.add_argument("--only", default="", help=only)
-    parser.add_argument("--epochs", type=int, default=0, help="fewer epochs, to try the script")
+    parser.add_argument("--epochs", type=int, default=0, help="number of epochs, to try the script with fewer")
 
 
 def processors(compute: str) -> tuple[str, ...]:
@@ -38,7 +40,7 @@ def processors(compute: str) -> tuple[str, ...]:
 
 
 class ProgressLog:
-    """Lines with the time since the start, on the terminal and in OUT/progress.log."""
+    """Writes lines with the time since the start to the terminal and to OUT/progress.log."""
 
     def __init__(self, out: Path) -> None:
         self.began = time.time()
@@ -52,13 +54,13 @@ class ProgressLog:
             print(line, file=file)
 
     def report_end(self, end: JobEnd) -> None:
-        """Report a fold that has ended, unless its time was over before it began."""
+        """Report how a job ended, unless time was over before it began."""
         if end.state != "out of time" or end.seconds > 1:
             self.report(f"{end.job.name}: {end.state}, {end.seconds:.1f} s")
 
 
 def whole_folds(run: Path, kept: Sequence[str]) -> list[Path]:
-    """The files of these names in a run's folder and in its finished folds."""
+    """The files named in `kept` that are in the run folder itself or in one of its finished folds."""
     return [
         path
         for path in sorted(run.rglob("*"))
@@ -67,7 +69,7 @@ def whole_folds(run: Path, kept: Sequence[str]) -> list[Path]:
 
 
 def pack(archive: Path, paths: Iterable[Path], runs: Mapping[str, Any], ends: Sequence[JobEnd]) -> None:
-    """Write the archive, and summary.json beside it; an older archive stays until the new one is whole."""
+    """Write summary.json, then the archive; an older archive is replaced only when the new one is complete."""
     seconds = {end.job.name: [end.state, round(end.seconds, 1)] for end in list(ends)}
     summary = json.dumps({"runs": runs, "jobs": seconds}, indent=1)
     (archive.parent / "summary.json").write_text(summary, encoding="utf-8")
@@ -79,15 +81,15 @@ def pack(archive: Path, paths: Iterable[Path], runs: Mapping[str, Any], ends: Se
 
 
 def end_at(minutes: float, pack_all: Callable[[], None]) -> threading.Timer:
-    """Start the timer that ends the process: a fold that still runs then is given up, and finished ones are packed."""
+    """Start a timer that, after `minutes`, stops folds that still run, packs the finished ones and ends the process."""
 
-    def give_up() -> None:
+    def end() -> None:
         for child in active_children():
             child.terminate()
         pack_all()
         os._exit(0)
 
-    timer = threading.Timer(minutes * 60, give_up)
+    timer = threading.Timer(minutes * 60, end)
     timer.daemon = True
     timer.start()
     return timer

@@ -140,7 +140,7 @@ async def test_a_client_that_cannot_connect_again_gets_the_reason(recognizer: Re
     assert lost.value.code == "replica_lost"
 
 
-async def test_without_a_server_a_request_gets_503_and_the_reason(recognizer: Recognizer) -> None:
+async def test_without_a_free_server_or_connection_a_request_is_refused_with_the_reason(recognizer: Recognizer) -> None:
     async with gate(Choice()) as opened:
         with pytest.raises(ServerError, match="no server has room") as refused:
             await streamser.AsyncClient(opened.url).models()

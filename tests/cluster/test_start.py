@@ -47,7 +47,7 @@ def test_without_ray_the_error_names_what_to_install(
         (["--replicas", "2"], "--replicas, --streams-each: need --ray"),
     ],
 )
-def test_options_that_exclude_each_other_are_reported_in_one_line(
+def test_options_that_cannot_be_used_are_reported_in_one_line(
     words: list[str], error: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(start, "find_spec", lambda _: True)

@@ -85,7 +85,7 @@ SPOKEN = np.concatenate([silence(0.4), babble(1.2), silence(0.8)])
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2)])
-async def test_a_transcription_carries_the_emotion_of_the_utterance_before_it(
+async def test_a_transcription_and_a_frame_carry_the_emotion_of_the_utterance(
     recognizer: Recognizer, rate: int, channels: int
 ) -> None:
     audio = audio_frames(SPOKEN, rate, channels)

@@ -402,7 +402,9 @@ def test_a_head_on_stored_encoder_output_gives_the_scores_of_the_whole_network(
         ("lightsernet", "lightsernet has no tensor that fits Whisper"),
     ],
 )
-def test_an_invalid_start_is_reported(material: Material, tmp_path: Path, cache: Path, start: str, words: str) -> None:
+def test_initial_weights_that_are_missing_or_do_not_fit_are_reported(
+    material: Material, tmp_path: Path, cache: Path, start: str, words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         trainer(on_samples(start=start), material, tmp_path, cache)
 

@@ -127,7 +127,7 @@ def full_disk() -> str:
     serve = ("serve", "--host", "0.0.0.0", "--record", "/recordings")
     disk = "/recordings:size=17m,mode=0700,uid=10001"
     if code("podman", "run", "--rm", "--tmpfs", disk, "--entrypoint", "true", IMAGE) != 0:
-        disk = "/recordings:size=17m,mode=1777"  # this podman's tmpfs cannot belong to a user
+        disk = "/recordings:size=17m,mode=1777"  # this version of podman cannot give a tmpfs an owner
     start_container("--read-only", "--publish", "127.0.0.1:8765:8765", "--tmpfs", disk, command=serve)
     assert healthy()
     podman("exec", NAME, "dd", "if=/dev/zero", "of=/recordings/other", "bs=1M", "count=4")
