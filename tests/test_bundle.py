@@ -361,7 +361,7 @@ def test_any_changed_byte_in_the_manifest_is_detected_or_harmless(folder: Path) 
     for place in rng.integers(0, len(content), 60):
         path.write_bytes(content[:place] + bytes([content[place] ^ int(rng.integers(1, 128))]) + content[place + 1 :])
         try:
-            assert load_bundle(folder) == before  # a space became another space
+            assert load_bundle(folder) == before  # only white space has changed
         except BundleError:
             noticed += 1
     assert noticed > 50

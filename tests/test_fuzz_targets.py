@@ -24,7 +24,7 @@ from streamser.stream.pcm import PcmConverter
 FUZZ = Path(__file__).resolve().parents[1] / "tools" / "fuzz"
 sys.path.insert(0, str(FUZZ))
 
-import targets  # noqa: E402  # after the path to it
+import targets  # noqa: E402  # after the change of sys.path
 
 # The same examples in each run, so that CI does not fail at random; tools/fuzz/fuzz.py searches for new inputs.
 few = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

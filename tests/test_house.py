@@ -18,8 +18,8 @@ def files_with(pattern: str) -> set[str]:
 
 
 def test_threads_are_started_in_few_files_only() -> None:
-    stuck = "stream/portaudio.py"  # ends a stream on a thread, since this may hang if the sound server has died
-    parent = "cli/exits.py"  # ends a worker process if its parent dies
+    stuck = "stream/portaudio.py"  # a thread ends a stream, which may hang if the sound server has died
+    parent = "cli/exits.py"  # a thread ends a worker process if its parent dies
     assert files_with(r"\bThread\(") == {"stream/worker.py", "stream/pipeline.py", stuck, parent}
 
 
@@ -28,10 +28,10 @@ def test_queues_and_locks_are_used_in_few_files_only() -> None:
     assert files_with(r"^(import|from) (threading|queue)\b") <= {
         *(f"stream/{module}.py" for module in modules),
         "cli/exits.py",
-        "engines/__init__.py",  # the counters of an engine that many threads share
-        "engines/onnx.py",  # a step graph is opened once
-        "engines/torch.py",  # one batch at a time on a device
-        "integrations/mqtt.py",  # waits until paho's thread has connected
+        "engines/__init__.py",  # a lock for the counters of an engine that many threads share
+        "engines/onnx.py",  # a lock, so that a step graph is opened only once
+        "engines/torch.py",  # a lock, so that a device computes one batch at a time
+        "integrations/mqtt.py",  # an event: paho's thread has connected
         "server/client.py",  # the worker's thread passes events to the event loop
         "server/hub.py",
     }

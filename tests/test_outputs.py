@@ -295,12 +295,12 @@ def test_all_files_are_valid_after_kill_9_and_can_be_continued(tmp_path: Path) -
         for _ in range(kill_after):
             assert child.stdout.readline()
         child.kill()
-        written_lines = kill_after + len(child.stdout.read().splitlines())  # the rows that it has reported
+        written_lines = kill_after + len(child.stdout.read().splitlines())  # the rows that the child has reported
         child.stdout.close()
         child.wait()
         for name in NAMES:
             now = len(read(tmp_path / name))
-            # It may have written one more row that it has not reported.
+            # The child may have written one more row before it could report the row.
             assert before[name] + written_lines <= now <= before[name] + written_lines + 1, name
             before[name] = now
     write(tmp_path / "out.TextGrid", SESSION)
@@ -537,7 +537,7 @@ def test_praat_opens_the_textgrid(tmp_path: Path) -> None:
     assert call(grid, "Get end time") == 20.0
     assert (
         call(grid, "Count intervals where", 1, "is equal to", "happy") == 2
-    )  # possible since the tier has labels only
+    )  # matches, since the tier contains only labels
 
 
 def test_pympi_opens_the_eaf(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_two_clips_in_one_utterance_count_as_merged_and_two_utterances_in_one_cl
     assert sheet.merged == 1
     sheet = sheet_of(timed_prediction(0, 10.0, 11.8, "sad", 12.0), timed_prediction(1, 12.0, 13.0, "happy", 13.4))
     assert sheet.results[1].pieces == 2
-    assert sheet.results[1].predictions[-1].event.label == "sad"  # the piece that covers more
+    assert sheet.results[1].predictions[-1].event.label == "sad"  # the piece that covers more of the clip
 
 
 def test_each_change_of_the_shown_result_is_a_flip_including_uncertain() -> None:

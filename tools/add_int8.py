@@ -62,7 +62,7 @@ def ways(bundle: Bundle, folder: Path) -> dict[str, Callable[[Frames], Frames]]:
         contents, int8=quantized(contents.onnx), int8_step=None if contents.step is None else quantized(contents.step)
     )
     if small.int8 is None:
-        raise SystemExit(f"{bundle.name}: has no large matrix; only these get 8-bit weights, convolutions do not")
+        raise SystemExit(f"{bundle.name}: no large matrix; 8-bit weights are only for these, not for convolutions")
     trial = save_bundle(folder, bundle.values, small)
     found: dict[str, Callable[[Frames], Frames]] = {}
     for bits in (32, 8):
@@ -84,14 +84,14 @@ def _stepwise(steps: StepEngine, frames: Frames) -> Frames:
 
 
 def measure(bundle: Bundle, clips: list[tuple[str, Path, int]], folder: Path) -> dict[str, dict[str, Any]]:
-    """For each of `ways`: UA, CPU time per second of audio, and the difference from 32-bit weights."""
+    """UA, CPU time per second of audio, and difference from 32-bit weights, for each graph that `ways` lists."""
     by = ways(bundle, folder)
     logits: dict[str, list[Frames]] = {way: [] for way in by}
     cpu_s, seconds = dict.fromkeys(by, 0.0), 0.0
     for _, file, _ in clips:
         frames = extract(trimmed(read_audio(file), bundle.features), bundle.features)
         seconds += len(frames) * bundle.features.hop_s
-        for way, predict in by.items():  # in turn, so that other work on the machine slows all ways alike
+        for way, predict in by.items():  # all graphs for each clip, so that other work on the machine slows all alike
             began = time.thread_time()
             logits[way].append(predict(frames))
             cpu_s[way] += time.thread_time() - began

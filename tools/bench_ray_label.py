@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure how much faster `streamser label --ray --jobs 2` is than one process, alternating over the same files.
+"""Measure how much faster `streamser label --ray --jobs 2` is than one process, in alternating runs on the same files.
 
     python tools/bench_ray_label.py FOLDER [--files 240] [--skip 40] [--rounds 3] [--model whisper]
 

@@ -14,7 +14,7 @@ import pathlib
 import sys
 
 total, before, kept = float(sys.argv[1]), float(sys.argv[2]), pathlib.Path(sys.argv[3])
-if total + 0.3 < before:  # tests that look for a browser, a broker or a GPU may be skipped here
+if total + 0.3 < before:  # 0.3 points, since tests that need a browser, a broker or a GPU may be skipped
     sys.exit(f"coverage has fallen from {before} to {total} %; add tests, or lower the figure in {kept} and explain why")
 if total > before:
     kept.write_text(f"{total}\n", encoding="utf-8")

@@ -54,7 +54,7 @@ class Table:
     """The functionals of clips, one row per clip."""
 
     rows: dict[str, int]
-    """Clip id -> row."""
+    """Row of each clip id."""
     values: Values  # (clips, 88)
 
     def of(self, clips: Sequence[Clip]) -> Values:
@@ -155,12 +155,14 @@ def main() -> None:
         "--labels", choices=["all", "four"], default="all", help="the corpora's own labels, or four classes"
     )
     parser.add_argument("--protocol", choices=[*HONEST[:3], *PAPERS], default="honest-loso")
-    parser.add_argument("--folds", type=int, default=5, help="of the protocol 'honest' (5)")
+    parser.add_argument("--folds", type=int, default=5, help="number of folds of the protocol 'honest' (default: 5)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--validation-speakers", type=float, default=0.15, help="share of each corpus's speakers (0.15)"
+        "--validation-speakers", type=float, default=0.15, help="share of each corpus's speakers (default: 0.15)"
     )
-    parser.add_argument("--test-corpora", nargs="*", default=[], help="leave-one-corpus-out: leave out only these")
+    parser.add_argument(
+        "--test-corpora", nargs="*", default=[], help="leave out only these corpora (leave-one-corpus-out)"
+    )
     parser.add_argument("--speaker-norm", action="store_true", help="standardize by each speaker's mean and deviation")
     parser.add_argument("--cache", type=Path, help="an .npz file that keeps the functionals")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)

@@ -211,7 +211,7 @@ def latency(check: Check, name: str) -> dict[str, Any]:
 
 
 def capacity(check: Check, name: str, tf32: bool, limit: int = 100_000) -> dict[str, Any]:
-    """How many live streams one device serves at once with at most 50 ms (p99) from a chunk to its scores."""
+    """Find how many live streams a device serves at once with at most 50 ms (p99) from a chunk to its scores."""
     import torch
 
     from streamser.bundle import load_bundle
@@ -237,7 +237,7 @@ def capacity(check: Check, name: str, tf32: bool, limit: int = 100_000) -> dict[
     for first in range(0, most, 1024):
         many.begin(begun[first : first + 1024])
     per_size = {}
-    for batch in sizes:  # captures every graph
+    for batch in sizes:  # the first launch of each size captures its CUDA graph
         slots = np.arange(batch) % most
         per_size[str(batch)] = timed(lambda b=batch, s=slots: many.launch(s, pool[:b]).result(), 0.2)
     full = min(sizes[-1], most)
@@ -392,7 +392,8 @@ def run_group(group: str, check: Check) -> None:
             for precision in precisions:
                 label = f"{name} {precision}"
                 check.attempt(label, capacity, check, name, precision == "tf32", into="streams")
-                if "error" in check.results["streams"][label] and check.left_s() > 20:  # once more, in less memory
+                # Try again with fewer streams, which need less memory.
+                if "error" in check.results["streams"][label] and check.left_s() > 20:
                     args = (check, name, precision == "tf32", 8_000)
                     check.attempt(f"{label}, 8000 at most", capacity, *args, into="streams")
     else:

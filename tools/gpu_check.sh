@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run all checks and measurements that need a CUDA device, in under four minutes, and write the results to one JSON file.
 #   tools/gpu_check.sh [OUT.json] [--small]     --small: a short trial of the script itself, on the CPU
-# It needs torch, onnxruntime, numpy, safetensors and PyYAML. If PyYAML is missing, put its wheel into the folder that
+# The script needs torch, onnxruntime, numpy, safetensors and PyYAML. If PyYAML is missing, put its wheel into the folder that
 # $WHEELS names (default: wheels/); nothing is downloaded.
 set -uo pipefail
 cd "$(dirname "$0")/.."

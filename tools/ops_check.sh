@@ -29,7 +29,7 @@ done
 folder=$(realpath -m "${2:-build/ops}")
 root=$folder/debian
 mirror=${MIRROR:-http://deb.debian.org/debian}
-authorities=/etc/ssl/certs/ca-certificates.crt # this machine's: a proxy in front of PyPI may have its own authority
+authorities=/etc/ssl/certs/ca-certificates.crt # of this machine, since a proxy in front of PyPI may have its own authority
 nspawn=(systemd-nspawn --quiet --directory "$root" --register=no --keep-unit)
 mkdir -p "$folder"
 
@@ -121,7 +121,7 @@ StandardError=append:/var/log/ops_check.log
 WantedBy=multi-user.target
 UNIT
   local service=enable
-  if [ "$1" = image ]; then service=disable; fi # both would listen on port 8765
+  if [ "$1" = image ]; then service=disable; fi # the service and the container would both use port 8765
   "${nspawn[@]}" --private-network sh -c "systemctl enable --quiet ops-check && systemctl $service --quiet streamser"
   local code=0
   SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout 900 "${nspawn[@]}" --boot --private-network </dev/null \

@@ -101,7 +101,7 @@ class Measurement:
 
     @property
     def whole(self) -> bool:
-        """Whether all folds were trained, and in full."""
+        """Whether all folds were trained, without shortening the training."""
         return self.folds >= self.of_folds and not self.spared
 
     def text(self) -> str:

@@ -64,7 +64,7 @@ _LOSSES: Mapping[str, Mapping[str, Any]] = {
     "attention": {"variant": "lightsernet-attention"},
     "combined": {"variant": "lightsernet-combined"},
 }
-"""Changes to models/recipes/losses.yaml; the comment at its top lists the same ones as commands."""
+"""Changes to models/recipes/losses.yaml; the comment at the top of that file lists these changes as commands."""
 OWN_ROWS = {
     **{f"losses-{name}": OwnRow(_RECIPES / "losses.yaml", changes) for name, changes in _LOSSES.items()},
     "lightsernet-emodb": OwnRow(Path("models/lightsernet-emodb/recipe.yaml")),

@@ -47,7 +47,7 @@ from streamser.samples import find_samples
 BLOCK_S = 0.02
 SAMPLE_S = 1.0  # time between two measurements of the processes
 DEADLINE_S = 60.0
-START_S = 300.0  # a loaded machine imports slowly
+START_S = 300.0  # long, since a loaded machine imports slowly
 GROWTH_MB = 24.0  # allowed growth of memory from the second to the last quarter: malloc arenas of a few more threads
 
 
@@ -65,7 +65,7 @@ class Record:
     drift_s: float = 0.0
 
     def compare(self, kind: str, got: Sequence[Message], expected: Sequence[Message]) -> None:
-        """Count a stream's finals; a difference is a fault."""
+        """Count the finals of a stream and compare them with the expected ones; a difference is a fault."""
         self.counts[f"{kind} streams"] += 1
         self.counts["finals"] += len(got)
         if kind in ("websocket", "wyoming"):  # only these clients send in real time to a server
@@ -92,7 +92,7 @@ class Record:
 
 
 async def send_paced(send: Callable[[bytes], Awaitable[object]], audio: TestAudio, until_s: float = 1e9) -> None:
-    """Send as a microphone does: each block when its time is over. Stop after `until_s` seconds of audio."""
+    """Send each block when its last sample is due, as a microphone does. Stop after `until_s` seconds of audio."""
     loop, size = asyncio.get_running_loop(), round(BLOCK_S * audio.rate) * 2 * audio.channels
     began = loop.time()
     for number, first in enumerate(range(0, len(audio.pcm), size), 1):
@@ -241,7 +241,7 @@ def started(name: str, folder: Path, *words: str, env: dict[str, str]) -> Iterat
 
 @contextlib.contextmanager
 def microphone(pieces: Sequence[TestAudio], folder: Path, wanted: bool) -> Iterator[dict[str, str]]:
-    """Environment variables for a virtual microphone that repeats the pieces; unchanged if none is wanted."""
+    """Environment variables for a virtual microphone that repeats the pieces; the present ones if not `wanted`."""
     if not wanted:
         yield dict(os.environ)
         return

@@ -51,7 +51,7 @@ RECIPES = Path("models/recipes")
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A run whose folds are the teachers of the same folds of students."""
+    """A run whose checkpoints teach the folds of students that leave out the same corpus or speakers."""
 
     name: str
     recipe: Path

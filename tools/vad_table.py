@@ -95,7 +95,7 @@ class Speech:
 
     @property
     def rms(self) -> float:
-        """RMS of the speech without its pauses; signal-to-noise ratios refer to this."""
+        """RMS of the speech without its pauses; signal-to-noise ratios refer to this level."""
         mask = np.repeat(self.truth, TICK)
         return float(np.sqrt(np.mean(np.square(self.samples[: len(mask)][mask]))))
 
@@ -131,7 +131,7 @@ def pink(rng: np.random.Generator, length: int) -> Samples:
 
 
 def babble(rng: np.random.Generator, length: int, speech: Speech) -> Samples:
-    """Six voices at once, none of them in the speech, each without pauses."""
+    """Mix six voices without pauses, of speakers who are not in the speech."""
     pool = [path for speaker, path in clips("librispeech_subset", "all") if speaker not in speech.speakers]
     total = np.zeros(length, np.float32)
     for _ in range(6):
@@ -196,7 +196,7 @@ def fan(rng: np.random.Generator, length: int) -> Samples:
 
 
 def noises(rng: np.random.Generator, speech: Speech) -> Iterator[tuple[str, Samples]]:
-    """Each kind of noise, as long as the speech."""
+    """Make each kind of noise, as long as the speech."""
     n = len(speech.samples)
     yield "white", white(rng, n)
     yield "pink", pink(rng, n)

@@ -15,7 +15,7 @@
 #   monomic   16 kHz mono, records only files played as: play DIR FILE.wav mono
 set -euo pipefail
 
-usage() { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }  # not to stdout: callers pass that to eval
+usage() { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }  # not to stdout, which callers pass to eval
 
 verb=${1:-help}
 dir=${2:-}
@@ -27,7 +27,7 @@ unset PULSE_SINK PULSE_SOURCE
 alive() { [ -s "$dir/pid" ] && grep -q '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$(cat "$dir/pid")/status" 2>/dev/null; }
 
 plug() {
-  # norewinds: without it, an idle null sink renders two seconds at a time, and recordings begin two seconds late
+  # without norewinds, an idle null sink renders two seconds at a time, and recordings begin two seconds late
   pactl load-module module-null-sink sink_name=stereo rate=48000 channels=2 format=s16le norewinds=1 >/dev/null
   pactl load-module module-null-sink sink_name=mono rate=16000 channels=1 format=s16le norewinds=1 >/dev/null
   pactl load-module module-remap-source master=stereo.monitor source_name=vmic >/dev/null

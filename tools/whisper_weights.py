@@ -61,7 +61,7 @@ def read_model(file: bytes) -> dict[str, NDArray[Any]]:
     version = number("I")
     if version != 6:
         raise SystemExit(f"the model has CTranslate2's format {version}; this tool reads format 6")
-    text(), number("I")  # the kind of model and its revision
+    text(), number("I")  # skip the kind of model and the revision of that kind
     found = {}
     for _ in range(number("I")):
         name = text()

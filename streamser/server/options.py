@@ -44,7 +44,7 @@ class ServerConfig:
     max_stream_s: float | None = None
     """Longest stream of a client; then the client gets its results and is disconnected. None sets no limit."""
     client_queue: int = 256
-    """Largest number of messages that wait for one client; beyond it, partials are dropped, then the client."""
+    """Largest number of messages that wait for one client; more drop partials, or disconnect the client."""
     idle_timeout_s: float = 60.0
     """After this time without audio, a client gets its results and is disconnected."""
     send_timeout_s: float = 10.0

@@ -54,7 +54,7 @@ class SegmenterConfig:
     max_utterance_s: float = 20.0
     """A longer utterance is split at its quietest point before this limit, into linked utterances."""
     cut_search_s: float = 3.0
-    """Time before that limit in which the quietest point is searched."""
+    """Length of the audio before that limit that is searched for the quietest point."""
     hop_ms: float = 256.0
     """Time between partial results, rounded to the model's frames; 0 = finals only."""
     first_partial_ms: float = 500.0

@@ -35,7 +35,7 @@ def test_a_hop_costs_less_cpu_time_than_its_whole_window() -> None:
     for end in range(200, 1000, 16):
         hops.append(cpu_s(lambda end=end: (track.feed(frames[end : end + 16]), track.scores())))  # type: ignore[misc]
         wholes.append(cpu_s(lambda: engine.run(window)))
-    assert np.median(hops) < 0.8 * np.median(wholes)  # measured when this test was written: 0.45 to 0.6
+    assert np.median(hops) < 0.8 * np.median(wholes)  # the ratio was 0.45 to 0.6 when this test was written
 
 
 def test_8_bit_weights_make_a_step_cheaper_and_hardly_change_its_logits() -> None:

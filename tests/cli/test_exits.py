@@ -203,7 +203,7 @@ def test_sighup_does_not_end_a_command_that_was_started_with_nohup(talk: Path, b
     assert json.loads(out.read_text().splitlines()[-1])["end_s"] == pytest.approx(20.5, abs=0.1)
 
 
-# Outputs that end before the command does
+# Outputs that are closed before the command ends
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from streamser.cli.tables import refill
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder with two checkpoints, the only one that is searched."""
+    """Make a folder with two checkpoints; no other folder is searched."""
     make_bundle(tmp_path / "alpha", scores={"ua": 0.6123, "ece": 0.03, "per corpus": {"x": 1}}, licence="CC-BY-NC-4.0")
     make_bundle(tmp_path / "beta", labels=("calm", "excited"))
     monkeypatch.setattr("streamser.bundle.model_folders", lambda: [tmp_path])

@@ -233,7 +233,7 @@ def test_iemocap_gives_each_turn_its_speaker_votes_and_difficulty(tmp_path: Path
     assert {clip.session for clip in clips} == {"Ses01"}
 
 
-def test_excited_and_happy_are_the_same_of_the_four_classes(tmp_path: Path) -> None:
+def test_excited_counts_as_happy_among_the_four_classes(tmp_path: Path) -> None:
     clips, dropped = map_labels(read_corpus(iemocap(tmp_path))[0], FOUR)
     assert sorted(clip.label for clip in clips) == ["happy", "happy", "happy", "neutral", "sad"]
     assert dropped == {"xxx": 1}  # turns on which the annotators do not agree are counted

@@ -85,7 +85,7 @@ def test_a_run_that_shares_speakers_is_not_called_independent() -> None:
 def test_the_confusion_matrix_of_a_run_is_drawn_beside_the_published_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This also holds for folds that share speakers or test clips."""
+    """The matrix is drawn even if the folds share speakers or test clips."""
     drawn: list[Any] = []
     draw = plots.plot_confusions
     monkeypatch.setattr(plots, "plot_confusions", lambda panels, path: (drawn.extend(panels), draw(panels, path)))
@@ -115,7 +115,7 @@ def test_evaluate_prints_a_table_of_the_folds_of_a_run(tmp_path: Path, capsys: p
     assert set(values["folds"]) == {"emodb", "nemo"} and values["speaker_independent"] is True
     assert (
         main(["evaluate", "--leave-one-corpus-out", str(tmp_path), "--json"]) == 0
-    )  # the report written before is not taken for a fold
+    )  # folds.json of the first call is not read as a fold
     assert json.loads(capsys.readouterr().out) == values
 
 

@@ -264,9 +264,9 @@ def test_after_a_restart_of_the_broker_the_sensors_and_current_states_are_publis
         watch().sees("streamser/speaking", "ON")
         broker.stop()
         until(lambda: "lost the MQTT broker" in caplog.text, "the loss is noticed")
-        publisher.publish(final("sad"))  # without a subscriber
+        publisher.publish(final("sad"))  # while no subscriber is connected
         publisher.publish(SpeechEnded(utterance=0, start=0, end=16_000))
-        broker.start()  # without persistence, so it has no retained messages
+        broker.start()  # the broker stores nothing on disk, so it has lost the retained messages
         until(lambda: "is back" in caplog.text, "the connection comes back")
         watcher = watch()
         watcher.sees("streamser/state", json.dumps(final("sad").to_dict()))
@@ -379,7 +379,7 @@ def test_with_tls_a_broker_is_used_only_if_its_certificate_is_trusted(
         assert "certificate verify failed" in error.lower().replace("_", " ")
         assert main(words) == 1, "without --tls the connection must fail too"
         assert "see --username and --tls" in capsys.readouterr().err
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # makes it a trusted authority
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # makes the certificate a trusted authority
         assert main([*words, "--tls"]) == 0
     finally:
         broker.stop()

@@ -24,8 +24,8 @@ every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 def test_the_zoo_has_every_row_of_the_papers() -> None:
     families = Counter(variant.paper.split()[0].rstrip(",") for variant in VARIANTS.values())
-    # Tripathi: 4 rows in one paper; in the other paper 8 rows, and A alone for each of the two inputs. Zhong: 17 rows,
-    # each in two readings of the paper. Scardino: 3 rows, each with two schedules.
+    # Tripathi: 4 rows in one paper; in the other paper 8 rows, and the row "A only" for each of the two inputs. Zhong:
+    # 17 rows, each in two readings of the paper. Scardino: 3 rows, each with two schedules.
     assert families == {"Tripathi": 4 + 10, "Discriminative": 14, "Zhong": 34, "Aftab": 4, "Scardino": 6}
     assert not set(VARIANTS) & set(OWN_VARIANTS)
 

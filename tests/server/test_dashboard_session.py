@@ -107,7 +107,7 @@ def test_corrections_are_exported_as_a_corpus_that_can_be_trained_on(
         page.show_file(talk)
         assert not page.find("#export-corpus").is_enabled()
         happy, neutral = (f"{1 + ['angry', 'happy', 'neutral', 'sad'].index(word)}" for word in ("happy", "neutral"))
-        page.press(happy)  # without a selection it corrects the last utterance, which is neutral
+        page.press(happy)  # without a selection, the key corrects the last utterance, which is neutral
         assert [row.text for row in page.driver.find_elements("css selector", "td.correction")] == [
             "corrected to happy",
             "",
@@ -312,7 +312,7 @@ _ASKS_BEFORE_CLOSING = """
 const closing = new Event("beforeunload", { cancelable: true });
 dispatchEvent(closing);
 return closing.defaultPrevented;
-"""  # chromedriver answers the browser's own question itself
+"""  # chromedriver confirms the browser's question before a test can see it
 
 
 def test_clear_asks_for_confirmation_if_corrections_are_not_exported(

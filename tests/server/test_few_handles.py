@@ -14,7 +14,7 @@ from talking import DEADLINE_S, finals, pcm, two_utterances
 
 from streamser.bundle import Bundle
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="Windows has no RLIMIT_NOFILE")]
 
 DATA = pcm(two_utterances())
 

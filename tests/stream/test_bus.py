@@ -172,11 +172,11 @@ def test_take_waits_until_enough_audio_is_in_the_queue() -> None:
     assert waits.wait(5.0)
     for number in range(2):
         queue.put(number, 10)
-    assert not taken  # 20 of 30
+    assert not taken  # only 20 of the 30 samples are in the queue
     queue.put(2, 10)
     until(lambda: taken == [0, 1, 2])
     queue.put(3, 10)
-    queue.close()  # the remaining audio is returned although it is not enough
+    queue.close()  # the remaining audio is returned, although fewer than 30 samples
     taker.join(5.0)
     assert taken == [0, 1, 2, 3]
 

@@ -53,7 +53,7 @@ def test_a_voice_a_few_decibels_above_the_noise_opens_the_gate_at_any_level(room
 
 def test_speech_at_the_start_of_a_stream_is_detected_within_a_syllable() -> None:
     flags = opened(babble(3) + noise(3, 0.003))
-    assert any(flags[:15])  # within 300 ms, which the pre-roll adds again
+    assert any(flags[:15])  # the gate opens within 300 ms; the pre-roll includes these in the utterance
     assert share(flags, 0.3, 3) > 0.6
 
 

@@ -30,7 +30,7 @@ FIRST = "stream/portaudio.py"
 
 
 class Trace:
-    """A profile function that records which files have functions with a carrier as an argument, and of which type."""
+    """A profile function: records the files whose functions get a carrier as argument, and the carriers' types."""
 
     def __init__(self) -> None:
         self.files: set[str] = set()
@@ -60,7 +60,7 @@ def test_a_block_passes_through_the_documented_files_at_most_12(recognizer: Reco
         sys.setprofile(None)
         threading.setprofile(None)  # type: ignore[arg-type]
     assert finals(events), "no event arrived"
-    trace.files.discard("audio.py")  # properties of the types themselves
+    trace.files.discard("audio.py")  # the file of AudioBlock and Segment, whose own properties were called
     page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
     path = page.split("\n## The path of a block of audio\n", 1)[1].split("`streamser.Stream` takes", 1)[0]
     steps = path.split("\n\nThese are", 1)[0]

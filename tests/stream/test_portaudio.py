@@ -41,14 +41,14 @@ def test_a_portaudio_stream_that_does_not_end_is_abandoned_and_closed_later(capl
     line.close()
     assert time.monotonic() - began < 1.0
     assert "abandoned" in caplog.text and not stream.closed
-    assert portaudio._INSIDE  # so that the end of the program does not wait for the stream either
+    assert portaudio._INSIDE  # the stream is listed here, so the end of the program does not wait for it either
     stream.answers.set()
     until(lambda: stream.closed and not portaudio._INSIDE)
 
 
 def test_portaudio_is_not_restarted_while_a_stream_is_open() -> None:
     class Base:
-        closed = False  # sounddevice's message for a stream that failed to open
+        closed = False  # also for a stream that failed to open, which has no sample rate
 
     class Open(Base):
         samplerate = 48_000

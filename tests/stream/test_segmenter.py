@@ -81,7 +81,7 @@ def test_an_utterance_begins_with_pre_roll_and_ends_with_post_roll() -> None:
     stream = audio((0.01, 1000), (0.5, 800), (0.01, 1000))
     items = segmented(stream)
     (final,) = segments(items, "final")
-    assert (final.start, final.end) == (700 * MS, 1900 * MS)  # 300 ms before, 100 ms after
+    assert (final.start, final.end) == (700 * MS, 1900 * MS)  # 300 ms pre-roll, 100 ms post-roll
     assert np.array_equal(final.samples, stream[final.start : final.end])
     assert started(items) == [SpeechStarted(utterance=0, start=700 * MS)]
     assert ended(items) == [SpeechEnded(utterance=0, start=700 * MS, end=1900 * MS, reason="silence")]
@@ -146,7 +146,7 @@ def test_partials_come_every_hop_and_lie_on_the_grid_of_feature_frames() -> None
         assert part.seq == number
         assert (part.start - onset) % FEATURES.hop_samples == 0
         assert np.array_equal(part.samples, stream[part.start : part.end])
-    assert {later.end - part.end for part, later in pairwise(parts)} == {4096}  # 256 ms
+    assert {later.end - part.end for part, later in pairwise(parts)} == {4096}  # one hop of 256 ms
     full = [part for part in parts if part.start > onset]
     assert {FEATURES.frames_in(len(part.samples)) for part in full} == {FEATURES.window_frames}
     assert len(full) >= 10

@@ -55,12 +55,12 @@ def real_speech() -> tuple[Samples, np.ndarray]:
     for path in list(paths.values())[:40]:
         clip = read_audio(path)[: 5 * SAMPLE_RATE]
         quiet, loud = np.percentile(power_of(clip), (3, 95))
-        if quiet < loud * 1e-4 and len(parts) < 10:  # its energy shows where the speech is
+        if quiet < loud * 1e-4 and len(parts) < 10:  # little noise, so the energy shows where the speech is
             clip = clip * np.float32(0.05 / np.sqrt(np.mean(np.square(clip))))
             parts += [clip, np.zeros(3 * SAMPLE_RATE // 2, np.float32)]
     samples = np.concatenate(parts)
     power = power_of(samples)
-    speech = np.convolve(power > np.percentile(power, 95) * 1e-3, np.ones(3200), "same") > 0.5  # pauses of 0.2 s count
+    speech = np.convolve(power > np.percentile(power, 95) * 1e-3, np.ones(3200), "same") > 0.5  # short pauses count too
     return samples, speech
 
 

@@ -54,7 +54,7 @@ def recorded_device(settings: SourceConfig, recognizer: Recognizer, folder: Path
 def test_two_microphones_at_once_give_the_same_utterances_as_replays_of_their_audio(
     mic: VirtualMic, recognizer: Recognizer, tmp_path: Path
 ) -> None:
-    """One microphone has 48 kHz and stereo, the other 16 kHz and mono. Each gets another file."""
+    """One microphone has 48 kHz and stereo, the other 16 kHz and mono. A different file is played into each."""
     # The files begin with three seconds of noise. The change from the digital silence of a virtual device to noise may
     # be detected as an utterance, which is ignored.
     lead = 3 * SAMPLE_RATE

@@ -99,7 +99,7 @@ def test_a_recording_with_an_incomplete_header_is_repaired_as_an_empty_one(tmp_p
 def test_files_that_are_no_recordings_of_streamser_are_not_changed(tmp_path: Path) -> None:
     soundfile.write(
         tmp_path / "20260101T000000-a.wav", tone(), 44100, subtype="PCM_16"
-    )  # the name of a recording, but another rate
+    )  # named like a recording, but with another sample rate
     for name in ("song.wav", "20260101T000000-b.wav"):
         (tmp_path / name).write_bytes(b"RIFF\x10\0\0\0WAVErubbish")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -96,7 +96,7 @@ def test_a_fold_takes_the_teacher_that_left_out_the_same_corpus_and_refuses_anot
         assert fair.teachers is not None
         (teacher,) = fair.teachers.of(splits[name], 0)
         assert not {speaker for speaker in speakers_of(teacher) if speaker.startswith(f"{corpus}/")}
-        assert fair.teachers.of(splits[name], 7)[0].path == teacher.path  # a missing seed: the existing one is used
+        assert fair.teachers.of(splits[name], 7)[0].path == teacher.path  # seed 7 was not trained, so seed 0 is used
     leaky = student(material, tmp_path / "leaky", cache, {"teachers": [str(bundle_of(run, "tiny").path)]})
     leaky.check_teachers(splits["without-tiny"], 0)
     with pytest.raises(ProtocolError, match=r"was trained on other, which this fold tests on"):
@@ -257,7 +257,7 @@ def test_two_joined_stores_give_the_frames_of_each(root: Path, run: Path, tmp_pa
 
 
 def test_an_unlabelled_corpus_that_is_left_out_stays_out(root: Path, run: Path, tmp_path: Path) -> None:
-    """This includes its clips whose label the recipe does not train."""
+    """Its clips with a label that the recipe does not train stay out too."""
     recipe = make_recipe(
         labels=["angry", "neutral"], label_map={"sad": "neutral"}, distil={"teachers": ["x"], "unlabelled": ["wild"]}
     )

@@ -111,7 +111,7 @@ def test_one_row_in_a_table_adds_an_optimizer_or_a_schedule(tmp_path: Path, monk
     fit.run()
     assert isinstance(fit.optimizer, torch.optim.RMSprop)
     rates = [group["lr"] for group in fit.optimizer.param_groups]
-    assert rates == pytest.approx([1e-3 * (1 - (1 + 2 / 3) / 2)])  # the last of the second epoch's three steps
+    assert rates == pytest.approx([1e-3 * (1 - (1 + 2 / 3) / 2)])  # at the third step of the second epoch
 
 
 def test_one_row_in_a_table_adds_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_short_clips_are_trained_at_their_own_length_if_a_stream_keeps_it() -> N
     frames, lengths = kept.batch(np.array([2, 0]))
     assert frames.shape == (2, 25, BINS) and lengths.tolist() == [25, 12]
     np.testing.assert_array_equal(frames[1, :12], store.frames(0).astype(np.float32))
-    tiled = resident(batches, rows, LightSerNet(2, bins=BINS), cpu)  # this network takes no lengths
+    tiled = resident(batches, rows, LightSerNet(2, bins=BINS), cpu)  # LightSerNet takes no lengths
     assert tiled is not None and not tiled.padded
     np.testing.assert_array_equal(tiled.frames[0, 12:24], tiled.frames[0, :12])
 

@@ -76,7 +76,7 @@ class Finished(NamedTuple):
     fitted: Fitted
     batches: BatchMaker
     trained: Trained
-    """The same fold's network, to be published with its relative head."""
+    """The network of that fold, with its relative head."""
 
 
 @pytest.fixture(scope="module", params=list(FRONT_ENDS))

@@ -343,7 +343,7 @@ def test_two_processes_train_the_same_network_as_one(corpora: Path, tmp_path: Pa
         rows[name] = [json.loads(line) for line in log.read_text().splitlines()]
     losses = {name: [row["val_loss"] for row in of] for name, of in rows.items()}
     assert losses["two"] == pytest.approx(losses["one"], abs=1e-5)
-    assert abs(losses["one"][1] - losses["one"][0]) > 1e-3  # it learned in between
+    assert abs(losses["one"][1] - losses["one"][0]) > 1e-3  # the network has learned
     audio = tone(300.0, 1.0)
     one, two = (load(tmp_path / name / "tiny").predict(audio).scores for name in ("one", "two"))
     assert two == pytest.approx(one, abs=1e-4)

@@ -24,7 +24,7 @@ def main() -> int:
     """Fuzz the targets; returns 0 if no fault was found, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="+", help="names of targets, or all")
-    parser.add_argument("--seconds", type=int, default=60, help="for each target (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=60, help="time for each target (default: %(default)s)")
     parser.add_argument("--corpus", type=Path, default=Path("/tmp/streamser-fuzz"), help="folder for new inputs")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -46,7 +46,7 @@ def main() -> int:
         done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
         runs = sum(map(int, _DONE.findall(done.stderr)))
         total += runs
-        print(f"{name:20} {runs:>10,} inputs  {'ok' if done.returncode == 0 else 'FOUND SOMETHING'}", flush=True)
+        print(f"{name:20} {runs:>10,} inputs  {'ok' if done.returncode == 0 else 'FAULT FOUND'}", flush=True)
         if done.returncode:
             found.append(name)
             print("\n".join(done.stderr.splitlines()[-40:]), file=sys.stderr)

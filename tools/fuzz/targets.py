@@ -198,7 +198,7 @@ def corpus_manifest(data: bytes) -> None:
 
 @target
 def output_file(data: bytes) -> None:
-    """A file of any content is refused and stays unchanged, or it is continued."""
+    """Continue an output file of any content, or refuse the file and leave it unchanged."""
     suffixes = (".jsonl", ".csv", ".vtt", ".TextGrid", ".txt", ".rttm")
     path = written("out" + suffixes[data[0] % len(suffixes)] if data else "out.csv", data[1:])
     try:

@@ -102,8 +102,8 @@ def draining() -> str:
     time.sleep(1.0)  # until the upload has arrived and the server computes its finals
     start = time.monotonic()
     podman("kill", "--signal", "TERM", NAME)
-    assert not healthy(), "healthy while it drains"
-    assert exit_code()[0] == "running", "it had ended before the health check ran"
+    assert not healthy(), "healthy while the server drains"
+    assert exit_code()[0] == "running", "the server had ended before the health check ran"
     wait_for(lambda: exit_code()[0] == "exited", "exited", 30)
     assert exit_code() == ("exited", "0"), exit_code()
     return f"exited after {time.monotonic() - start:.1f} s"
@@ -131,7 +131,7 @@ def full_disk() -> str:
     start_container("--read-only", "--publish", "127.0.0.1:8765:8765", "--tmpfs", disk, command=serve)
     assert healthy()
     podman("exec", NAME, "dd", "if=/dev/zero", "of=/recordings/other", "bs=1M", "count=4")
-    assert not healthy(), "healthy though its disk is full"
+    assert not healthy(), "healthy though the disk for recordings is full"
     assert "disk for recordings is full" in ask("/healthz")[1]
     podman("exec", NAME, "rm", "/recordings/other")
     assert healthy()

@@ -31,7 +31,7 @@ from streamser.stream.channel import StreamConfig
 __all__ = ["EmotionFrame", "EmotionProcessor"]
 
 # Frames of audio that may wait to be scored: ten seconds with pipecat's usual 20 ms. Further frames are dropped and
-# reported to the stream as lost, so that the times of its events stay right.
+# reported to the stream as lost, so that the times of later events stay correct.
 _WAITING_FRAMES = 500
 _FINISH_S = 5.0
 
@@ -51,7 +51,7 @@ class EmotionProcessor(FrameProcessor):
     """Passes every frame on, and attaches `{"emotion", "confidence", "uncertain"}` to each transcription's metadata.
 
     It pushes an EmotionFrame at the end of each utterance. The audio is scored in order on a thread, so the event loop
-    never waits for it. Many pipelines may share a recognizer; each needs its own processor.
+    never waits for scoring. Many pipelines may share a recognizer; each needs its own processor.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The emotion of a user's turn, beside any speech-to-text: push the same audio, then read the emotion with the words.
 
-A push never delays the words: scoring runs on its own thread, and `push` does not wait for it.
+Scoring runs on its own thread, and `push` returns at once, so the words are never delayed.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def transcribe(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file")
-    parser.add_argument("--whisper", default="small", help="faster-whisper's model")
+    parser.add_argument("--whisper", default="small", help="name of the faster-whisper model")
     args = parser.parse_args()
     for segment, emotion in transcribe(args.file, WhisperModel(args.whisper), streamser.load()):
         label = "" if emotion is None else "uncertain" if emotion["uncertain"] else emotion["emotion"]

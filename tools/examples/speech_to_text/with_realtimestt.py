@@ -31,7 +31,7 @@ def main() -> None:
     print("Speak; Ctrl-C ends.")
     try:
         while True:
-            print(recorder.text(), flush=True)  # at once; the emotion follows
+            print(recorder.text(), flush=True)  # printed at once; the emotion of the utterance follows
     except KeyboardInterrupt:
         recorder.shutdown()
         voice.close()
