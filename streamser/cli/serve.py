@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--host",
         metavar="ADDRESS",
-        help=f"address to listen on (default: {default.host}); any other needs a token",
+        help=f"address to listen on (default: {default.host}); any address except loopback needs a token",
     )
     add("--port", type=int, metavar="N", help=f"port to listen on; 0 selects a free one (default: {default.port})")
     add("--token", metavar="TOKEN", help="token that clients must send; auto makes one and prints it")
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=LOCAL,
         metavar="ADDRESS",
-        help="use a Ray cluster (extra 'ray'): the one at this address, or a new one on this machine",
+        help="use the Ray cluster at ADDRESS; without ADDRESS, start one on this machine (needs the extra 'ray')",
     )
     add(
         "--replicas",

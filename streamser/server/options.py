@@ -46,7 +46,7 @@ class ServerConfig:
     client_queue: int = 256
     """Largest number of messages that wait for one client; more drop partials, or disconnect the client."""
     idle_timeout_s: float = 60.0
-    """After this time without audio, a client gets its results and is disconnected."""
+    """After this time without a message, a client gets its results and is disconnected."""
     send_timeout_s: float = 10.0
     """A client that reads no message for this time is disconnected."""
     drain_s: float = 5.0

@@ -59,7 +59,9 @@ class PipelineConfig:
     batch: int = 64
     """Largest number of segments, of all streams, that a GPU computes in one call; a CPU computes them one by one."""
     waiting_events: int = 1024
-    """Largest number of events that wait for the reading program; beyond it, a live stream drops partial results."""
+    """Largest number of events that wait for the reading program; beyond it, a live stream drops partial results,
+    then the oldest events.
+    """
 
     def voice(self, recognizer: Recognizer) -> Voice:
         """Baseline of a new stream, before its first utterance."""

@@ -25,14 +25,14 @@ percent    calibrated: of the results with 80%, about 80% are right
 uncertain  the confidence is too low; the name with a ? is a guess
 voice      number of earlier utterances that a result was compared with
   latency    from a segment's end to its result; p95: 19 of 20 are faster
-dropped    partial results that were skipped to save time; never a final
-gaps       audio that is missing: unplugged, overflow, paused
+dropped    skipped partial results, and events that were read too late
+gaps       lost audio (unplugged, overflow); pauses are not counted
 
 [b]Timeline[/b]
   ~ and ·    speech without a final result yet; no speech
 ‖ and ✕    paused; audio lost
 
-What a voice sounds like is not what a person feels.
+streamser classifies how a voice sounds, not what a person feels.
 """
 
 
