@@ -113,7 +113,7 @@ class Bundle(BundleValues):
                 f"labels must not contain {UNCERTAIN!r}, which stands for a confidence below the threshold"
             )
         if (self.baseline is None) != (RELATIVE not in self.files):
-            raise ValueError(f"{RELATIVE} and the section 'baseline' are both there, or neither is")
+            raise ValueError(f"a checkpoint must have both {RELATIVE} and the section 'baseline', or neither")
         both = (self.calibration, *(() if self.baseline is None else (self.baseline.calibration,)))
         for one in both:
             if len(one.bias) not in (0, classes):
@@ -123,7 +123,7 @@ class Bundle(BundleValues):
         if not features.window_frames * features.bins <= _WINDOW_VALUES:
             raise ValueError(f"features.length_s is {features.length_s:g}: no network takes a window that long")
         if not (isinstance(self.variant, str) and self.variant and isinstance(self.licence, str) and self.licence):
-            raise ValueError("variant and licence are names")
+            raise ValueError("variant and licence must be non-empty text")
 
     @property
     def values(self) -> BundleValues:
@@ -354,10 +354,11 @@ def _parse(folder: Path, values: Mapping[str, Any]) -> Bundle:
         files = values["files"]
         if not (isinstance(files, dict) and set(files) - _OPTIONAL == {WEIGHTS, GRAPH, CARD}):
             raise ValueError(
-                f"files lists exactly {WEIGHTS}, {GRAPH}, {CARD}, optionally {', '.join(sorted(_OPTIONAL))}, no other"
+                f"files must list {WEIGHTS}, {GRAPH} and {CARD}, may list {', '.join(sorted(_OPTIONAL))}, "
+                "and must list no other file"
             )
         if not all(isinstance(digest, str) for digest in files.values()):
-            raise ValueError("files gives the SHA-256 of each in hexadecimal")
+            raise ValueError("files must map each name to its SHA-256 in hexadecimal")
         # Older checkpoints have sections 'neutral' and 'drift', for methods of adaptation that were removed.
         baseline = values.get("baseline")
         return Bundle(

@@ -36,7 +36,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if size > _MOST_BYTES:
-            raise BundleError(f"{path}: has {size} bytes, more than the {_MOST_BYTES} any manifest needs; {GET_ANEW}")
+            raise BundleError(f"{path}: has {size} bytes; the limit is {_MOST_BYTES}; {GET_ANEW}")
         text = path.read_bytes().decode()
         _check_events(path, text)
         values = yaml.load(text, Loader=SAFE_LOADER)
@@ -50,7 +50,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         seal = seal_of(values)
     except (TypeError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: has values that no manifest has ({error}); {GET_ANEW}") from error
+        raise BundleError(f"{path}: has invalid values ({error}); {GET_ANEW}") from error
     if sealed != seal:
         raise BundleError(
             f"{path}: its values do not give the hash in 'seal', so they were altered after saving; {GET_ANEW} "
@@ -67,10 +67,10 @@ def _check_events(path: Path, text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=SAFE_LOADER):
         if isinstance(event, yaml.AliasEvent):
-            raise BundleError(f"{path}: has YAML aliases, which no manifest has; {GET_ANEW}")
+            raise BundleError(f"{path}: has YAML aliases, which are not allowed; {GET_ANEW}")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEPTH:
-            raise BundleError(f"{path}: nests values more than {_DEPTH} deep, which no manifest does; {GET_ANEW}")
+            raise BundleError(f"{path}: nests values more than {_DEPTH} deep, which is not allowed; {GET_ANEW}")
 
 
 def _check_format(path: Path, values: Any) -> None:

@@ -110,7 +110,7 @@ def _check_tensor(tensor: memoryview) -> None:
 
 def _message(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
-        raise ValueError("is not an ONNX model (a number stands where a message belongs)")
+        raise ValueError("is not an ONNX model (a field has a number instead of a message)")
     return value
 
 

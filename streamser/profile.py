@@ -124,7 +124,7 @@ class Profile:
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             wrong = ", ".join(sorted(set(values) ^ names))
-            raise ConfigError(f"{place}: has values that no profile has ({wrong:.80}); {_AGAIN}")
+            raise ConfigError(f"{place}: has invalid values ({wrong:.80}); {_AGAIN}")
         given: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
         try:
             return cls(**given)

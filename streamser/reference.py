@@ -54,7 +54,7 @@ def _intervals(path: Path, text: str) -> Iterator[Mark]:
                         yield Mark(float(start), float(end), words)
                 return
     except (ValueError, StopIteration, RuntimeError) as error:  # StopIteration in a generator becomes a RuntimeError
-        raise ConfigError(f"--reference {path}: is no TextGrid that can be read; save it as text in Praat") from error
+        raise ConfigError(f"--reference {path}: is not a readable TextGrid; save it as text in Praat") from error
 
 
 def _rows(path: Path, text: str, audio: Path, duration_s: float) -> Iterator[Mark]:

@@ -232,7 +232,7 @@ def _result(
 ) -> StreamResult:
     found = [one for one in sheet.results if one.found]
     if not found:
-        raise CorpusError(f"not one of {len(sheet.results)} spoken clips was found; the detector finds no speech")
+        raise CorpusError(f"the detector found none of the {len(sheet.results)} spoken clips")
     length_s = sum(sheet.length.values()) / SAMPLE_RATE
     delays = [(one.predictions[-1].at - one.span.end) / SAMPLE_RATE for one in found]
     onsets = [(one.predictions[-1].event.start - one.span.start) / SAMPLE_RATE for one in found]

@@ -224,8 +224,8 @@ def test_tables_of_times_and_corpus_manifests_are_read_as_reference(
         ("a.csv", "who,what\n1,2\n", "has columns who, what; needed are start_s, end_s, label or path, emotion"),
         ("a.csv", "path,emotion\nother.wav,sad\n", "has no label for talk.wav"),
         ("a.csv", "start_s,end_s,label\nnow,then,sad\n", r"a\.csv:2: start_s and end_s are seconds"),
-        ("a.TextGrid", "Dear diary", "is no TextGrid that can be read"),
-        ("a.TextGrid", SHORT[:150], "is no TextGrid that can be read"),
+        ("a.TextGrid", "Dear diary", "is not a readable TextGrid"),
+        ("a.TextGrid", SHORT[:150], "is not a readable TextGrid"),
         ("a.TextGrid", None, "cannot be read"),
     ],
 )

@@ -134,7 +134,7 @@ def test_a_profile_in_the_configuration_is_applied(adaptive: Recognizer, tmp_pat
         ({"name": "a\x1b[2J"}, "name must be 1 to 200 printable characters"),
         ({"model": 7}, "model must be 1 to 200 printable characters"),
         ({"fingerprint": None}, "fingerprint must be 1 to 200 printable characters"),
-        ({"more": 1}, "has values that no profile has .more."),
+        ({"more": 1}, "has invalid values .more."),
     ],
 )
 def test_invalid_fields_of_a_profile_are_refused_even_with_a_valid_seal(

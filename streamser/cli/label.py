@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=LOCAL,
         metavar="ADDRESS",
-        help="use a Ray cluster (extra 'ray'): the one at this address, or a new one on this machine",
+        help="use the Ray cluster at ADDRESS; without ADDRESS, start one on this machine (needs the extra 'ray')",
     )
     add_model_arguments(parser)
 

@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--discovery-prefix",
         default=default.discovery_prefix,
         metavar="T",
-        help=f"Home Assistant's discovery topic (default: {default.discovery_prefix}); '' announces nothing",
+        help=f"Home Assistant's discovery topic (default: {default.discovery_prefix}); "
+        "an empty value turns the announcement off",
     )
     add_model_arguments(parser)
 

@@ -83,10 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibrate-from",
         type=Path,
         metavar="RUN",
-        help="ship: calibrate on the predictions of this leave-one-corpus-out run",
+        help="to publish a checkpoint: calibrate it on the predictions of this leave-one-corpus-out run",
     )
     parser.add_argument(
-        "--save", type=Path, metavar="DIR", help="ship: write the checkpoint here (default: in the run)"
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="to publish a checkpoint: folder to write it to (default: in the run)",
     )
     parser.add_argument("--dry-run", action="store_true", help="read the corpora, check the splits, train nothing")
     parser.add_argument(

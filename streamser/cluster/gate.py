@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
         if self._over:
             return
         if self.follower.upgraded and not self.follower.closed:
-            logger.warning("a connection was lost with the process that served it")
+            logger.warning("a connection was lost because its server process ended")
             self._close_with(closing_frames("replica_lost", _LOST) if self.follower.between_frames else b"")
         elif self.asked:
             self._close_with(unavailable("replica_lost", _LOST))

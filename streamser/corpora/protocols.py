@@ -247,7 +247,7 @@ def _hold_out_speakers(
         chosen.update(order[: min(wanted, len(order) - 1)])  # a corpus always keeps a speaker to train on
     if not chosen:
         raise ProtocolError(
-            f"no validation speakers: {amount} of each corpus, from {len(_speakers(clips))} speakers, is none; "
+            f"{amount} of each corpus gives no validation speaker (there are {len(_speakers(clips))} speakers); "
             "ask for more validation speakers, or add a corpus with more speakers"
         )
     train = tuple(clip for clip in clips if clip.speaker not in chosen)

@@ -115,7 +115,7 @@ def _layout_of(root: Path, layout: str) -> str:
         if candidate.matches(root):
             return name
     shapes = "\n".join(f"  {one.name}: {one.shape}" for one in LAYOUTS.values())
-    raise CorpusError(f"{root}: looks like none of the known layouts; these are\n{shapes}")
+    raise CorpusError(f"{root}: has none of the known layouts, which are\n{shapes}")
 
 
 def _clip_problem(clip: Clip, known: frozenset[str], labelled: bool, seen: set[str]) -> Problem | None:

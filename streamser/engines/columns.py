@@ -203,7 +203,9 @@ class WindowSteps:
         check_features(bundle.features)
         features = bundle.features
         if features.short != "tile" or (features.trim_db and 256 % features.hop_samples):
-            raise ValueError("a step graph of the kind window needs short: tile, and trimming at whole frames")
+            raise ValueError(
+                "a window step graph needs `short: tile` and, with `trim_db`, a hop that divides 256 samples"
+            )
         self.features = bundle.features
         self.levels = tuple(Level(*values) for values in json.loads(metadata["streamser.levels"]))
         self.size = bundle.features.window_frames

@@ -116,7 +116,7 @@ class DeviceStreams:
         """
         count, size = len(slots), next((size for size in self._sizes if size >= len(slots)), 0)
         if not size or not count:
-            raise ValueError(f"slots: 1 to {self._sizes[-1]} in one step, not {count}")
+            raise ValueError(f"a step takes 1 to {self._sizes[-1]} streams, not {count}")
         key = (size, audio.shape[1])
         with self._computing():
             host = self._host(key)

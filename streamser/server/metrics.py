@@ -33,7 +33,9 @@ HELP = {
     "streamser_engine_compute_seconds_total": "Time spent in the network itself.",
     "streamser_engine_windows_total": "Windows that the network computed.",
     "streamser_events_total": "Events sent, by type.",
-    "streamser_final_latency_seconds": "From an utterance's last sample to its final, silence at the end included.",
+    "streamser_final_latency_seconds": (
+        "Time from an utterance's last sample to its final, including the silence at its end."
+    ),
     "streamser_partial_latency_seconds": "From the last sample of the segment to its partial result.",
     "streamser_recording": "1 when audio is written to disk.",
     "streamser_refusals_total": "Clients and requests refused, by reason.",

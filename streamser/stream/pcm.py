@@ -79,7 +79,9 @@ class PcmConverter:
         if self.channels > 1 and values.ndim == 1:
             if len(self._half_frame):
                 if self._half_frame.dtype != values.dtype:
-                    raise ValueError(f"pcm: turns from {self._half_frame.dtype} to {values.dtype} inside a frame")
+                    raise ValueError(
+                        f"pcm: the sample type changes from {self._half_frame.dtype} to {values.dtype} within a frame"
+                    )
                 values = np.concatenate([self._half_frame, values])
             whole = len(values) - len(values) % self.channels
             values, self._half_frame = values[:whole], values[whole:]

@@ -47,7 +47,7 @@ class Ring:
     def read(self, start: int, end: int) -> Samples:
         """A copy of the samples from `start` up to `end`; IndexError when some are overwritten or not yet there."""
         if not self.start <= start <= end <= self.end:
-            raise IndexError(f"samples {start} to {end} are not held, only {self.start} to {self.end}")
+            raise IndexError(f"the buffer has samples {self.start} to {self.end}, not {start} to {end}")
         first, length = start % self.capacity, end - start
         tail = self._buffer[first : first + length]
         return tail.copy() if len(tail) == length else np.concatenate([tail, self._buffer[: length - len(tail)]])

@@ -226,6 +226,6 @@ def one_for_each(choice: VadChoice) -> VadChoice:
     if isinstance(choice, VadConfig) or callable(choice):
         return choice
     raise ValueError(
-        f"vad: is one {type(choice).__name__} object, and each stream needs one of its own; give the class, or a "
-        "function that makes one"
+        f"vad: is a single {type(choice).__name__} object, but each stream needs its own detector; give the class, or "
+        "a function that makes one"
     )

@@ -64,13 +64,13 @@ def set_up(recipe: Recipe) -> RunSetup:
     net = setup.build()
     recipe.feature_augment.check(features)
     if recipe.baseline.train and "neutral" not in recipe.labels:
-        raise ConfigError(f"{recipe.name}: a baseline is made of neutral speech, but labels have no neutral")
+        raise ConfigError(f"{recipe.name}: baseline.train needs the label neutral; add it to labels")
     if net.needs_start:
         frozen_augment(recipe.feature_augment)
         if recipe.train_window_s:
             raise ConfigError(
-                f"{recipe.name}: train_window_s is for networks that are trained as a whole; {variant.name} is "
-                "trained on the served windows, or on pieces of them with feature_augment: {crop_probability: ...}"
+                f"{recipe.name}: train_window_s cannot be used with {variant.name}, whose encoder is frozen; leave it "
+                "out, or use feature_augment: {crop_probability: ...}"
             )
     return setup
 

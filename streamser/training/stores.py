@@ -87,5 +87,7 @@ def _outliers(setup: RunSetup, root: Path | None) -> list[Clip]:
     files = audio_files(find_corpus(wanted.folder, root))
     kept: list[Path] = [path for path in files if any(fnmatch(path.name, name) for name in wanted.names)]
     if not kept:
-        raise ConfigError(f"outliers: none of {len(files)} files in {wanted.folder} is {' or '.join(wanted.names)}")
+        raise ConfigError(
+            f"outliers: no file in {wanted.folder} ({len(files)} files) matches {' or '.join(wanted.names)}"
+        )
     return [Clip(path, "outliers", "", "") for path in kept]

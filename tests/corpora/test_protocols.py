@@ -126,7 +126,7 @@ def test_more_folds_than_speakers_are_refused() -> None:
 
 
 def test_two_speakers_cannot_train_validate_and_test() -> None:
-    with pytest.raises(ProtocolError, match="no validation speakers"):
+    with pytest.raises(ProtocolError, match="gives no validation speaker"):
         honest_folds(corpus(speakers=2), 2)
 
 

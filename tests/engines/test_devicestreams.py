@@ -98,6 +98,6 @@ def test_16_bit_samples_give_the_same_logits_as_float_samples(checkpoint: Bundle
 def test_launch_refuses_more_streams_than_its_largest_batch_but_step_splits_them(checkpoint: Bundle) -> None:
     many = DeviceStreams(checkpoint, "cpu", 4, sizes=(2,))
     audio = np.zeros((3, many.samples(many.chunks[1])), np.float32)
-    with pytest.raises(ValueError, match="1 to 2 in one step, not 3"):
+    with pytest.raises(ValueError, match="a step takes 1 to 2 streams, not 3"):
         many.launch(np.arange(3), audio)
     assert many.step(np.arange(3), audio)[0].shape == (3, 4)

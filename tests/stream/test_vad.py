@@ -174,7 +174,7 @@ def test_a_stream_accepts_an_own_detector(recognizer: Recognizer) -> None:
 
 def test_a_server_refuses_one_detector_object_for_all_streams(recognizer: Recognizer) -> None:
     Server(recognizer, stream=StreamConfig(vad=EverySecond))
-    with pytest.raises(ValueError, match="vad: is one EverySecond object, and each stream needs one of its own"):
+    with pytest.raises(ValueError, match="vad: is a single EverySecond object, but each stream needs its own detector"):
         Server(recognizer, stream=StreamConfig(vad=EverySecond()))
 
 

@@ -157,5 +157,5 @@ def finals(recognizer: Recognizer, config: StreamConfig) -> list[EmotionEvent]:
 
 def test_a_baseline_without_a_neutral_label_is_refused(material: Material, tmp_path: Path) -> None:
     recipe = make_recipe("lightsernet", labels=["angry", "sad"], label_map={})
-    with pytest.raises(ConfigError, match="labels have no neutral"):
+    with pytest.raises(ConfigError, match=r"baseline\.train needs the label neutral; add it"):
         Trainer(recipe, material, tmp_path, RunOptions(cache=tmp_path))
