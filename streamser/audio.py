@@ -41,7 +41,7 @@ Samples = NDArray[np.float32]
 _QUALITY = "HQ"
 
 _NO_REGULAR_FILE = 7  # SFE_BAD_FILE of libsndfile
-_ABSURD = 1e10  # a larger value cannot even be a 32-bit integer that was not scaled
+_ABSURD = 1e10  # larger than any unscaled 32-bit integer, so such a value is an error
 
 # libsndfile's log lines about a header that claims more bytes than the file has: WAV, AIFF, AU, W64, RF64.
 _CLAIMED = re.compile(r"^\s*(?:RIFF|FORM|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -251,10 +251,10 @@ def _sequential_file() -> Any:
 
 
 def made_finite(samples: Samples) -> tuple[Samples, int]:
-    """Samples of a live stream without NaN, infinity and absurd values, and how many were replaced by silence.
+    """Samples with silence in place of NaN, infinity and values beyond ±1e10, and how many were replaced.
 
-    One such sample would otherwise spread through the resampler and the noise floor. Finite samples that are not scaled
-    to [-1, 1] stay: the recognizer refuses them and names the divisor.
+    In a live stream, one such sample would otherwise spread through the resampler and the noise floor. Finite samples
+    that are not scaled to [-1, 1] stay: the recognizer refuses them and names the divisor.
 
     >>> import numpy as np
     >>> made_finite(np.array([0.5, np.nan, 1e30], np.float32))

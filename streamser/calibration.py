@@ -52,9 +52,9 @@ class BaselineRule:
     """How a stream's earlier utterances become a baseline, and the weight of the relative prediction."""
 
     exponent: float
-    """An utterance's weight is the absolute prediction's probability of neutral to this power ..."""
+    """Exponent of the absolute prediction's probability of neutral in an utterance's weight."""
     full_s: float = 2.0
-    """... times its length over this many seconds, at most 1."""
+    """Utterances shorter than this get a weight reduced in proportion to their length."""
     memory: int
     """Memory in utterances: each new utterance multiplies the sums of the earlier ones by 1 - 1/memory."""
     half: float

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 from streamser.audio import SAMPLE_RATE
 
 EVENT_VERSION = 1
-"""Rises when a reader of the old format could misread the new one; adding a key does not raise it."""
+"""Version of the event format. It is increased when a program for the old format could misread the new one; adding a
+key does not increase it."""
 
 UNCERTAIN = "uncertain"
 """Shown in place of the label when an event is uncertain; never a class name."""

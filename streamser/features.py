@@ -1,6 +1,6 @@
 """Log-mel, MFCC or plain samples as frames, in NumPy, whole or incremental: the reference for all other code.
 
-One `FeatureConfig` travels inside a bundle and decides everything between 16 kHz samples and the network's
+A bundle contains one `FeatureConfig`, which defines all computation between 16 kHz samples and the network's
 input. A frame depends on its own samples and on constants only, never on the window around it, so a frame
 computed once is right in every window it later appears in.
 """

@@ -1,4 +1,4 @@
-"""Refuse an ONNX graph that could read another file, run without end or claim memory that its bytes do not back.
+"""Refuse ONNX graphs that could read another file, run without end or declare more constants than their data holds.
 
 ONNX Runtime follows references to external data wherever they lead, and runs a Loop for as long as the graph asks. The
 runtime has no `onnx` package, so this module walks the protobuf wire format itself. It visits every occurrence of a

@@ -321,7 +321,7 @@ class Recognizer:
     def _probabilities(self, logits: list[float], calibration: Calibration) -> list[float]:
         """One recording's logits to probabilities: softmax((logits + bias) / temperature + prior).
 
-        In plain numbers: for a handful of classes NumPy's calls take several times as long as the sums.
+        Computed with Python floats: for few classes, NumPy calls take several times as long.
         """
         offsets = calibration.bias or (0.0,) * len(logits)
         scaled = [(logit + offset) / calibration.temperature for logit, offset in zip(logits, offsets, strict=True)]
@@ -351,7 +351,7 @@ def open_recognizer(config: RecognizerConfig) -> Recognizer:
     bundle = load_bundle(config.model, verify=False)  # each file is verified when it is opened, and read once
     engine = open_engine(bundle, config.engine, config.compute, config.threads)
     recognizer = Recognizer(bundle, engine, config.threshold, neutral_prior=config.neutral_prior)
-    if bundle.step_path is None:  # else no graph is open yet; the first predictions are checked instead
+    if bundle.step_path is None:  # else `embed` would open the whole ONNX graph; predictions are checked later
         recognizer.check_embedding(recognizer.embed([]))
     return recognizer if config.profile is None else recognizer.with_profile(config.profile)
 

@@ -175,7 +175,7 @@ def read_mapping(path: Path, what: str, missing: str) -> tuple[dict[str, Any], d
 
 
 def fill(kind: type[T], values: Mapping[str, Any], where: Where, name: str = "") -> T:
-    """Make a dataclass of plain values, nested ones included; `name` is the dotted name of the whole."""
+    """Make a dataclass from plain values, nested dataclasses included; `name` is the dotted name of the whole."""
     hints = check_keys(kind, values, where, name)
     filled: dict[str, Any] = {}
     for key, value in values.items():

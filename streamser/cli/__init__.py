@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code; an error is reported in one line on standard error."""
     try:
         code = int(importlib.import_module(COMMANDS[args.command][0]).run(args) or 0)
-        sys.stdout.flush()  # here, where an error can still be explained
+        sys.stdout.flush()  # flush now: an error while Python exits could not be reported in one line
         return code
     except KeyboardInterrupt as stop:
         with suppress(OSError):

@@ -43,7 +43,7 @@ __all__ = [
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """--config and --set."""
+    """Add the options --config and --set."""
     add = parser.add_argument
     add("--config", metavar="FILE", help=f"settings in YAML; {shipped_config()} explains them all")
     add(

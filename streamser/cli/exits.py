@@ -100,7 +100,7 @@ def open_missing_streams() -> None:
 
 
 def leave_output() -> None:
-    """Discard the buffer of standard output: Python would fail on it again at its exit."""
+    """Redirect standard output to the null device; otherwise Python would fail again when it flushes it at exit."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -14,7 +14,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def add_log_arguments(parser: argparse.ArgumentParser) -> None:
-    """--log-level and --log-json."""
+    """Add the options --log-level and --log-json."""
     add = parser.add_argument
     add("--log-level", choices=LEVELS, help="lowest level of log lines to write (default: warning)")
     add("--log-json", action="store_true", help="write each log line as one JSON object")

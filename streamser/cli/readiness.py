@@ -27,5 +27,5 @@ def notify(state: str) -> None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.sendto(state.encode(), address)
-    except (AttributeError, OSError, ValueError) as error:  # a system without such sockets; a manager that has gone
+    except (AttributeError, OSError, ValueError) as error:  # the system has no such sockets, or the manager has ended
         logger.warning("the service manager could not be notified (%s): %s", state, error)

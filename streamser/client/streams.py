@@ -109,7 +109,7 @@ class AsyncStream:
                     try:
                         await self._socket.send_str(_END)
                     except (ConnectionError, aiohttp.ClientError):
-                        logger.debug("the connection was lost before the end was sent")  # the reader sends it again
+                        logger.debug("the connection was lost before the end was sent")  # `_catch_up` sends it
         return [event async for event in self]
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -234,7 +234,8 @@ class AsyncStream:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._reconnect_s
         for number in itertools.count():
-            pause_s = _PAUSES_S[min(number, len(_PAUSES_S) - 1)] * random.uniform(0.5, 1.5)  # not all clients at once
+            # random, so that not all clients reconnect at once
+            pause_s = _PAUSES_S[min(number, len(_PAUSES_S) - 1)] * random.uniform(0.5, 1.5)
             await asyncio.sleep(min(pause_s, max(0.0, deadline_s - loop.time())))
             try:
                 await self._connect()

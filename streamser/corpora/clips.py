@@ -30,7 +30,7 @@ PLAIN = "plain"
 """Style of clips that are not acted: reading, broadcasts, prompts."""
 
 UNLABELLED = "unlabelled"
-"""Style of clips whose label is not used, and therefore empty."""
+"""Style of clips whose label is empty, because it is not used."""
 
 EMOTIONS = frozenset(SYNONYMS.values()) | {"breath", "calm", "other", "pain", "pleasure", NO_MAJORITY}
 """The labels that a corpus may use by default."""

@@ -130,7 +130,7 @@ def _may_share_speakers(protocol: str) -> bool:
 def honest_folds(
     clips: Sequence[Clip], n_folds: int | Literal["loso"], seed: int = 0, validation_speakers: int | float = 0.2
 ) -> list[Split]:
-    """Test every speaker once, with a model trained without that speaker; the epoch is chosen on validation speakers.
+    """Test every speaker once, with a network trained without that speaker; the epoch is chosen on validation speakers.
 
     The test folds are the same for every seed: they take the speakers of each corpus and gender in the order of their
     names (so six folds of RAVDESS are actors 1-4, 5-8, ...). The seed draws the validation speakers from the other
@@ -176,7 +176,7 @@ def leave_one_speaker_out(clips: Sequence[Clip], seed: int = 0, validation_speak
 def leave_one_corpus_out(
     clips: Sequence[Clip], seed: int = 0, validation_speakers: int | float = 0.1, test_corpora: Sequence[str] = ()
 ) -> list[Split]:
-    """Test each corpus (or each of `test_corpora`) with a model trained, and its epoch chosen, on the others."""
+    """Test each corpus (or each of `test_corpora`) with a network trained, and its epoch chosen, on the others."""
     corpora = sorted({clip.corpus for clip in clips})
     absent = set(test_corpora) - set(corpora)
     if absent or len(corpora) < 2:

@@ -18,8 +18,8 @@ from streamser.corpora.layouts import LAYOUTS
 from streamser.errors import AudioError, CorpusError
 
 FOUR = {"angry": "angry", "excited": "happy", "happy": "happy", "neutral": "neutral", "sad": "sad"}
-"""The four classes. `calm`, which only RAVDESS has, is left out: counted as neutral, it would be two thirds of its
-neutral clips. To include it, use {**FOUR, "calm": "neutral"}."""
+"""The four classes. RAVDESS's clips with the label `calm` are left out: as neutral clips, they would be two thirds of
+its neutral clips. To include them, use {**FOUR, "calm": "neutral"}."""
 
 ENVIRONMENT = "STREAMSER_CORPORA"
 """Environment variable with the folder in which corpora are looked up by name."""

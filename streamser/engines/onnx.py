@@ -86,7 +86,7 @@ class _WholeGraph:
     def __init__(self, bundle: Bundle, name: str, threads: int) -> None:
         self._bundle = bundle
         self._path = bundle.path / name
-        graph = bundle.graph(name)  # verified: no other byte reaches native code
+        graph = bundle.graph(name)  # the verified bytes; ONNX Runtime gets these, not the file
         try:
             self._session = open_session(graph, threads)
         except Exception as error:  # onnxruntime has no common base for its exceptions

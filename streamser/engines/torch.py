@@ -57,7 +57,8 @@ class TorchEngine(OldNames):
         net = restore(bundle)
         with self._computing():
             self._net = net.to(self._device)
-            # Not centred: pieces contain the silence around the audio, and one from the middle must not be padded.
+            # The front end must not centre frames: `_cut` has added the silence around the recording, and a piece from
+            # the middle must not be padded.
             self._front_end = TorchFrontEnd(replace(bundle.features, center=False)).to(self._device)
             self._silence = torch.from_numpy(silent_frame(bundle.features).copy()).to(self._device)
         self._warm_up()
@@ -184,7 +185,7 @@ def _cut(samples: Samples, config: FeatureConfig) -> list[_Piece]:
 
 
 def _order(available: int, config: FeatureConfig) -> NDArray[np.int64]:
-    """Which of a piece's frames a window shows, (T,)."""
+    """For each frame of a window, its number in the piece, or `_SILENT`, (T,)."""
     order = np.arange(config.window_frames)
     if available >= config.window_frames:
         return order

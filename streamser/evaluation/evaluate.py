@@ -115,7 +115,7 @@ def measure_predictions(name: str, predictions: Predictions) -> MetricSet:
 
 
 def label_mapping(labels: Collection[str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Corpus label -> the model's label; `excited` becomes `happy`, as usual for IEMOCAP, in a model without it."""
+    """Corpus label -> checkpoint label; `excited` becomes `happy`, as usual for IEMOCAP, in a checkpoint without it."""
     mapping = {label: label for label in labels}
     if "happy" in labels:
         mapping.setdefault("excited", "happy")
@@ -201,7 +201,7 @@ class Evaluation:
     variant: str
     independence: Independence
     dropped: Mapping[str, int]
-    """Number of clips of each label that the model does not have."""
+    """Number of clips of each label that the checkpoint does not have."""
     problems: tuple[Problem, ...]
     threshold: float
     predictions: Predictions

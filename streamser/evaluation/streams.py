@@ -52,7 +52,7 @@ class Scenario:
     - all: every other clip of the speaker, as `label --two-passes` uses them
     """
     before: int
-    """Number of utterances before the clip; not used by the rule `all`."""
+    """Largest number of utterances before the clip; not used by the rule `all`."""
 
 
 SCENARIOS = (

@@ -130,7 +130,7 @@ class WyomingServer:
         partials: bool = False,
     ) -> None:
         self.address = address or WyomingAddress("tcp", "127.0.0.1", 10400)
-        """Port 0 becomes the port that was chosen."""
+        """Address to listen on; port 0 is replaced by the selected port at the start."""
         self.recognizer = recognizer
         self.config = config or StreamConfig()
         one_for_each(self.config.vad)

@@ -81,7 +81,7 @@ class Worker:
         # Finals only: nothing uses partial results here.
         config = replace(self._config, segmenter=replace(self._config.segmenter, hop_ms=0.0))
         stream = Stream(self._recognizer, config, file)
-        pieces = read_pieces(self._folder / file)  # so that an hour takes no more memory than a second
+        pieces = read_pieces(self._folder / file)  # so that the audio in memory does not grow with the file's length
         events = [event for piece in pieces for event in stream.push(piece)] + stream.close()
         finals = [event.to_dict() for event in events if event.type == "emotion"]
         keys = ("utterance", "start_s", "end_s", "label", "confidence", "uncertain", "scores")

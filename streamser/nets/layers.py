@@ -60,7 +60,7 @@ class SerNet(nn.Module):
         raise NotImplementedError
 
     def served(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, C), and the embedding (B, D) that the runtime returns and computes baselines from."""
+        """Logits (B, C), and the embedding (B, D) that the recognizer returns and computes baselines from."""
         output: NetOutput = self(frames)
         return output.logits, output.embedding
 

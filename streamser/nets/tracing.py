@@ -45,7 +45,7 @@ def trace(what: Traceable) -> bytes:
         torch.onnx.export(
             what.module.eval(),
             what.example,
-            buffer,  # type: ignore[arg-type]  # a stream works too, but its annotation lacks it
+            buffer,  # type: ignore[arg-type]  # torch also accepts a stream; its annotation does not say so
             input_names=list(what.inputs),
             output_names=list(what.outputs),
             dynamic_axes={name: dict(axes) for name, axes in what.free_axes.items()},

@@ -21,7 +21,7 @@ CHUNK_BYTES = 65_536
 
 
 class Writer(ABC):
-    """Writes events; a context manager that closes itself."""
+    """Writes events; the end of its `with` block closes it."""
 
     before = 0
     """Number of entries in the file when it was opened."""

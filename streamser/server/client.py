@@ -80,7 +80,10 @@ class StreamClient:
         return self._stream.name
 
     async def run(self) -> None:
-        """Serve the client until it ends, leaves or is refused; then its stream is closed, and soon its sender."""
+        """Serve the client until it ends its stream, disconnects or is refused; then close the stream and the sender.
+
+        The sender is closed after the last results, unless the client has disconnected or does not read.
+        """
         began_s = self._loop.time()
         logger.info("stream %s began", self.name, extra={"fields": {"stream": self.name}})
         feeder = asyncio.create_task(self._feed())

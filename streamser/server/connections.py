@@ -77,7 +77,7 @@ class ConnectionLimit:
         self._idle[transport] = loop.call_later(self.header_timeout_s, self._expire, transport, tries)
 
     def _expire(self, transport: asyncio.BaseTransport, tries: int) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
+        transport = cast(asyncio.Transport, transport)  # uvloop's transport is not a subclass
         if tries > 1 and transport.get_write_buffer_size():  # a long response to a slow reader
             self._wait(transport, tries - 1)
         else:

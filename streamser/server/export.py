@@ -79,7 +79,7 @@ def _write(body: bytes, wanted: str) -> bytes:
             return path.read_bytes()
         except MissingExtraError as error:
             raise HttpRefusal(501, "missing_extra", str(error)) from error
-        except (ConfigError, ValueError) as error:  # a second stream in a format that holds one
+        except (ConfigError, ValueError) as error:  # for example, two streams in a format for one stream
             raise HttpRefusal(422, "bad_events", str(error).replace(f"{path.parent}/", "")) from error
 
 

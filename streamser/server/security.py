@@ -51,7 +51,7 @@ def _name_of(host: str | None) -> str:
     """The name in a Host header, without its port; empty if there is none."""
     try:
         return urlsplit(f"//{host or ''}").hostname or ""
-    except ValueError:  # a bracket without its partner
+    except ValueError:  # an unmatched bracket
         return ""
 
 
@@ -87,7 +87,7 @@ def refuse_origin(origin: str | None, host: str | None, config: ServerConfig) ->
         parts, own = urlsplit(origin), urlsplit(f"//{host or ''}")
         default = _DEFAULT_PORTS.get(parts.scheme)
         same = parts.hostname == own.hostname and (parts.port or default) == (own.port or default)
-    except ValueError:  # a port that is not a number, or a bracket without its partner
+    except ValueError:  # a port that is not a number, or an unmatched bracket
         default, same = None, False
     if same and default is not None and parts.hostname:
         return None

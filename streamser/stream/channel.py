@@ -121,7 +121,7 @@ class _Channel:
         return self._segmenter.feed(AudioBlock(samples, self.position, time.monotonic()))
 
     def _note(self, event: Gap | SourceChanged) -> list[Item | Event]:
-        """The events that a gap or a change of the source brings, such as an utterance's end; then the event itself."""
+        """The items that a gap causes, such as an utterance's end, then the event; a SourceChanged causes none."""
         items = self._segmenter.gap(event.start, event.length) if isinstance(event, Gap) else []
         return [*items, replace(event, stream=self.name)]
 

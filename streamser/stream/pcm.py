@@ -24,7 +24,7 @@ MOST_CHANNELS = 1024  # the maximum of libsndfile
 
 
 class PcmConverter:
-    """Converts PCM that arrives in pieces of any size: half a sample or half a frame waits for its other half.
+    """Converts PCM that arrives in pieces of any size: an incomplete sample or frame is kept until the rest arrives.
 
     >>> converter = PcmConverter(channels=2)
     >>> [converter.feed(crumb).tolist() for crumb in (bytes([0, 64, 0]), bytes([64, 0]))]
@@ -38,7 +38,7 @@ class PcmConverter:
         self.sample_rate = sample_rate
         self.channels = channels
         self.replaced = 0
-        """Samples that were NaN, infinite or absurd, and count as silence."""
+        """Number of samples that were NaN, infinite or beyond ±1e10; they were replaced by silence."""
         self._whole_numbers = True
         self._half_sample = b""
         self._half_frame: NDArray[np.generic] = np.zeros(0, np.int16)
@@ -49,13 +49,15 @@ class PcmConverter:
         if not self._whole_numbers:  # integers are always finite
             samples, replaced = made_finite(samples)
         if replaced and not self.replaced:
-            logger.warning("pushed audio: %d samples are NaN, infinite or absurd; they count as silence", replaced)
+            logger.warning(
+                "pushed audio: %d samples are NaN, infinite or beyond ±1e10; they are replaced by silence", replaced
+            )
         self.replaced += replaced
         return self._resampler.feed(samples)
 
     @property
     def waits(self) -> bool:
-        """Whether half a sample or half a frame waits for its other half."""
+        """Whether an incomplete sample or frame is kept for the next call."""
         return bool(self._half_sample) or len(self._half_frame) > 0
 
     def flush(self) -> Samples:

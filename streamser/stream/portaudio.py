@@ -189,7 +189,11 @@ def open_line(
 def _tried(
     sd: Any, device: InputDevice, rates: list[int], counts: list[int], block_ms: float, queue_s: float
 ) -> Line | None:
-    """Open the device at the first rate and channel count; None if it refuses one, which is then removed."""
+    """Open the device at the first rate and channel count.
+
+    If it refuses one of them, that value is removed from its list, and None is returned, so that the caller tries the
+    next. DeviceError if it was the last value, or if the device fails otherwise.
+    """
     try:
         return _PortAudioLine(sd, device, rates[0], counts[0], block_ms, queue_s)
     except sd.PortAudioError as error:

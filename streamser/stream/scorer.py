@@ -102,8 +102,8 @@ class Scorer:
         self.voice = voice or Voice(recognizer)
         self._new_speaker: int | None = None  # the first utterance of another speaker
         self._features = FeatureTrack(recognizer.features)
-        # Opened before the first audio, because it takes time. If torch falls back to ONNX later, this stream still
-        # scores whole windows.
+        # The step track is opened before the first audio, because opening it takes time. If torch falls back to ONNX
+        # later, this stream still scores whole windows.
         self._steps = None if recognizer.steps is None else StepTrack(recognizer.steps, recognizer.features)
         self._ahead: tuple[Segment, Prediction] | None = None
         self._smooth: tuple[Segment, list[float]] | None = None

@@ -56,7 +56,7 @@ class SegmenterConfig:
     cut_search_s: float = 3.0
     """Length of the audio before that limit that is searched for the quietest point."""
     hop_ms: float = 256.0
-    """Time between partial results, rounded to the model's frames; 0 = finals only."""
+    """Time between partial results, rounded to the network's frames; 0 = finals only."""
     first_partial_ms: float = 500.0
     """The first partial result needs this much audio after the first speech frame."""
     bridge_gap_ms: float = 200.0
@@ -398,7 +398,7 @@ class Segmenter:
         near = (starts >= limit - self._search) & (starts + frame <= limit)
         fit = near & (after >= self._min_speech)
         candidates = np.flatnonzero(fit if fit.any() else near)
-        if not len(candidates):  # all of it was lost in a gap
+        if not len(candidates):  # all frames near the limit were lost in a gap
             return limit
         return int(starts[candidates[np.argmin(smooth[candidates])]]) + frame // 2
 

@@ -111,7 +111,8 @@ class PushSource:
 
     def close(self) -> None:
         """End the audio; pushed audio is still processed."""
-        if self._pushing.acquire(timeout=_CLOSE_WAITS_S):  # else a push waits for room, and its end is not known yet
+        # If the lock is not free in time, a push still waits for room, so the converter cannot be flushed.
+        if self._pushing.acquire(timeout=_CLOSE_WAITS_S):
             try:
                 if not self._queue.closed:
                     self._put(self._converter.flush())
@@ -337,7 +338,10 @@ class MicSource:
         yield from self._report_loss()
 
     def _report_loss(self) -> Iterator[Gap]:
-        """The gap so far, once long enough to end the open utterance; the rest follows when the gap is over."""
+        """Report the gap so far, once it is `stall_ms` long.
+
+        The rest is reported when the microphone is back or the source is closed.
+        """
         now = time.monotonic()
         if not self._loss_reported and now - self._reported_s >= self.config.stall_ms / 1000:
             yield from self._lose(now - self._reported_s, self._loss)

@@ -92,7 +92,7 @@ class Tally:
 
 
 def percentile(values: deque[float], share: float) -> float:
-    """The value that the share `share` of the values does not exceed; 0 without values.
+    """The `share` quantile of the values (0.5: the median, the upper one of two); 0 without values.
 
     >>> percentile(deque([3.0, 1.0, 2.0]), 0.5)
     2.0

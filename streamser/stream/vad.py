@@ -146,7 +146,7 @@ class WebRtcVad:
         self._peak = 0.0
 
     def _gains(self, frames: Samples, outstanding: list[bool], floors: list[float]) -> Samples:
-        """Amplify a quiet microphone to the level webrtcvad was made for; loud audio is unchanged. (frames,)"""
+        """For each frame, the factor that raises quiet speech to the level webrtcvad expects, (frames,); 1 if loud."""
         peak, gains = self._peak, []
         for energy, stands_out, floor_power in zip(energies(frames), outstanding, floors, strict=True):
             peak *= self._decay

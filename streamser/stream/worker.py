@@ -403,7 +403,7 @@ class InferenceWorker:
             job.state.deliver(event)
             if isinstance(event, StreamEnded):
                 self._end(job.state)
-        except BaseException as error:  # sys.exit() in a reader too: it must not end the thread that serves all streams
+        except BaseException as error:  # also SystemExit from a callback: it must not end the thread of all streams
             self._fail(job.state, error)
 
     def _fail(self, state: _StreamState, error: BaseException) -> None:

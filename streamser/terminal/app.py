@@ -32,7 +32,7 @@ from streamser.terminal.session import Session
 _TICK_S = 0.1
 _LAST_EVENTS_S = 2.0  # the wait for the last events of a stream that was closed
 _NUMBER_TICKS = 5  # the level's number changes twice a second: a faster one cannot be read
-_SILENT_TICKS = 30  # three seconds of nothing at all: no speaker is that quiet between two sentences
+_SILENT_TICKS = 30  # three seconds below the noise of any open microphone: the microphone is muted
 _FALL_DB = 2.0  # per tick: the meter rises at once and falls by 20 dB a second, as meters do
 
 

@@ -1,6 +1,6 @@
 """Draw the parts of the screen as text of a given width: no widget, no clock, no state.
 
-Color is never the only sign: every color has its word, every bar its number.
+Information is never shown by color alone: a word or a number stands beside every color and bar.
 """
 
 from __future__ import annotations

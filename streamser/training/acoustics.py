@@ -73,7 +73,8 @@ def room_response(rt60_s: float, direct_db: float, seed: int) -> Samples:
     rng = np.random.default_rng(seed)
     time = np.arange(1, round(rt60_s * SAMPLE_RATE)) / SAMPLE_RATE
     tail = rng.standard_normal(len(time)) * 10.0 ** (-3.0 * time / rt60_s)
-    tail[: SAMPLE_RATE // 400] = 0.0  # no reflection in the first 2.5 ms: its path is at least 85 cm longer
+    # Reflections arrive at least 2.5 ms after the direct sound: their paths are at least 85 cm longer.
+    tail[: SAMPLE_RATE // 400] = 0.0
     power = np.sum(np.square(tail))
     tail *= math.sqrt(10.0 ** (-direct_db / 10.0) / power) if power else 0.0
     return np.concatenate([[1.0], tail]).astype(np.float32)

@@ -133,7 +133,7 @@ class BatchMaker:
         return np.concatenate([around[:before], piece, around[before:]])
 
     def _fit(self, frames: Levels, length: int) -> Frames:
-        """Lengthen log-mel by the rule that serving uses for short recordings (`cut_window`), or cut it."""
+        """Lengthen log-mel by the rule that the recognizer uses for short recordings (`cut_window`), or cut it."""
         values = frames.astype(np.float32)
         if len(values) >= length or self.features.short == "keep":
             return values[:length]
@@ -163,7 +163,7 @@ class BatchMaker:
         return values
 
     def whole(self, clip: int, copy: int = 0) -> Tensor:
-        """All windows from which a clip, or a copy of it, is classified when served, (windows, T, bins).
+        """All windows from which the recognizer classifies a clip or a copy of it, (windows, T, bins).
 
         If the front end trims silence, silence is found in the log-mel here, which is nearly as exact as in samples.
         """

@@ -24,7 +24,7 @@ def reestimate_norms(net: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> N
     norms = norms_of(net)
     if not norms:
         return
-    net.eval()  # dropout off: the statistics of the served network
+    net.eval()  # dropout off, as in the recognizer
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

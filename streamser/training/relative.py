@@ -131,7 +131,7 @@ def embedding_head(classes: int, size: int) -> FrozenHead:
 def embedded(
     net: SerNet, batches: BatchMaker, rows: NDArray[np.int64], device: torch.device, precision: str = "fp32"
 ) -> BatchMaker:
-    """Compute the embeddings of these clips and their copies, each the mean over the windows that serving uses.
+    """Compute the embeddings of these clips and their copies, each the mean over the windows the recognizer uses.
 
     The returned maker of batches has zeros for all other clips of the store.
     """

@@ -70,7 +70,7 @@ def resident(
 
 
 class ServedWindows:
-    """The windows from which some clips are classified when served, and each clip's mean logits over them."""
+    """The windows from which the recognizer classifies some clips, and each clip's mean logits over them."""
 
     def __init__(
         self,

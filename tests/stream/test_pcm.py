@@ -64,7 +64,7 @@ def test_invalid_samples_become_silence_with_one_warning_and_the_stream_continue
     assert events == [*expected.push(mended), *expected.close()]
     assert len(finals(events)) == 2
     assert [record.getMessage() for record in caplog.records] == [
-        "pushed audio: 3 samples are NaN, infinite or absurd; they count as silence"
+        "pushed audio: 3 samples are NaN, infinite or beyond ±1e10; they are replaced by silence"
     ]
 
 
