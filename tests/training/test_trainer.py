@@ -397,7 +397,7 @@ def test_a_head_on_stored_encoder_output_gives_the_scores_of_the_whole_network(
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        ("", "name a checkpoint of it, or its weights, under start"),
+        ("", "name a checkpoint or a file with them under start"),
         ("nowhere.safetensors", "nowhere.safetensors: no such file"),
         ("lightsernet", "lightsernet has no tensor that fits Whisper"),
     ],
