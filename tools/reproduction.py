@@ -136,6 +136,11 @@ def column_of(fold: FoldResult) -> str:
     return fold.protocol.split(":")[0]
 
 
+def load_store(store: Path) -> list[Measurement]:
+    """The measurements in a file like models/reproduction.json."""
+    return [Measurement(**one) for one in json.loads(store.read_text(encoding="utf-8"))]
+
+
 def of_run(run: Path) -> list[Measurement]:
     """The measurements of a run folder, one for each column that its folds belong to; none if no row fits the run."""
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
@@ -315,8 +320,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--table", type=Path, default=TABLE, help="Markdown file to write (default: %(default)s)")
     args = parser.parse_args(arguments)
-    old = json.loads(args.store.read_text(encoding="utf-8")) if args.store.is_file() else []
-    found = merged([Measurement(**one) for one in old], [one for run in args.runs for one in of_run(run)])
+    old = load_store(args.store) if args.store.is_file() else []
+    found = merged(old, [one for run in args.runs for one in of_run(run)])
     order = [*VARIANTS]
     found.sort(key=lambda one: order.index(one.row) if one.row in order else -1)
     lines = ",\n".join(json.dumps(asdict(one)) for one in found)

@@ -15,7 +15,6 @@ the processes use the GPU at the same time instead of in turn.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reproduction import OLD, STORE, Measurement
+from reproduction import OLD, STORE, load_store
 from timed_runs import ProgressLog, add_options, end_at, pack, processors, whole_folds
 
 from streamser.corpora.benchmarks import BENCHMARKS
@@ -136,8 +135,7 @@ def recipe_for(row: str, column: str, epochs: int) -> Recipe:
 
 def measured_cells(store: Path) -> set[tuple[str, str, str]]:
     """The keys of the cells that are completely measured with the present trainer."""
-    found = [Measurement(**one) for one in json.loads(store.read_text(encoding="utf-8"))]
-    return {one.key for one in found if one.whole and one.measured != OLD}
+    return {one.key for one in load_store(store) if one.whole and one.measured != OLD}
 
 
 def plan_jobs(material: Material, args: argparse.Namespace) -> list[Job]:
@@ -173,9 +171,6 @@ def main() -> int:
     """Train as many folds as the time allows; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, Path("runs/reproduction"), "train only rows whose name contains this text")
-    parser.add_argument(
-        "--folds", type=int, default=0, help="train only the first FOLDS folds of each row, to try the script"
-    )
     parser.add_argument("--again", action="store_true", help="also train rows that are already measured completely")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has one core

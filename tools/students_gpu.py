@@ -280,9 +280,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--ship", action="store_true", help="also train the checkpoints of students whose run is complete"
     )
     parser.add_argument("--clips", type=int, default=0, help="use at most this many clips of each label of a corpus")
-    parser.add_argument(
-        "--folds", type=int, default=0, help="train only the first FOLDS folds of each seed, to try the script"
-    )
     parser.add_argument("--passes", type=int, default=0, help="clips per epoch, to try the script with fewer")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has one core

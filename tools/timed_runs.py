@@ -29,6 +29,9 @@ def add_options(parser: argparse.ArgumentParser, runs: Path, only: str) -> None:
         "--processes", type=int, default=0, help="default: one per CPU core; with a GPU, one core stays free"
     )
     parser.add_argument("--only", default="", help=only)
+    parser.add_argument(
+        "--folds", type=int, default=0, help="train only the first FOLDS folds of each seed, to try the script"
+    )
     parser.add_argument("--epochs", type=int, default=0, help="number of epochs, to try the script with fewer")
 
 
