@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -30,15 +31,21 @@ GOAL_STREAMS = 20_000
 class Check:
     """Shared by the parts of a group: device, size of the measurements, deadline and results."""
 
-    def __init__(self, small: bool, limit_s: float, out: Path) -> None:
+    def __init__(self, small: bool, limit_s: float, out: Path, only: str = "") -> None:
         self.small = small
+        self.only = re.compile(only)
         self.device = "cpu" if small else "cuda"
         self.end_s = time.monotonic() + limit_s
         self.results: dict[str, Any] = {}
         self._out = out
 
     def attempt(self, name: str, call: Callable[..., dict[str, Any]], *args: Any, into: str = "") -> None:
-        """Store the call's result or error under `name` (in the group of results `into`), and write the file."""
+        """Store the call's result or error under `name` (in the group of results `into`), and write the file.
+
+        Parts that `only` does not match are left out.
+        """
+        if not self.only.search(f"{into} {name}".strip()):
+            return
         place = self.results.setdefault(into, {}) if into else self.results
         started = time.monotonic()
         try:
@@ -210,6 +217,36 @@ def latency(check: Check, name: str) -> dict[str, Any]:
     return {**found, f"chunk_{check.device}": timed(lambda: many.step(slot, audio), seconds)}
 
 
+def kernels(check: Check, name: str) -> dict[str, Any]:
+    """The device's kernels in a step of many streams, and the milliseconds that they take in one step."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from streamser.bundle import load_bundle
+    from streamser.engines.devicestreams import DeviceStreams
+
+    batch, rounds = (4, 2) if check.small else (1024, 5)
+    many = DeviceStreams(load_bundle(name), check.device, batch, sizes=(batch,), pcm16=True)
+    slots, size = np.arange(batch), many.samples(many.chunks[1])
+    audio = (np.resize(recordings()[3], (batch, size)) * 32767).astype(np.int16)
+    many.step(slots, audio)
+    kind = ProfilerActivity.CPU if check.small else ProfilerActivity.CUDA
+    with profile(activities=[kind]) as measured:
+        for _ in range(rounds):
+            many.step(slots, audio)
+        synchronize(torch.device(check.device))
+    spent = {
+        event.key[:120]: (event.self_cpu_time_total if check.small else event.self_device_time_total) / rounds / 1000
+        for event in measured.key_averages()
+    }
+    slowest = sorted(spent.items(), key=lambda item: -item[1])[:25]
+    return {
+        "batch": batch,
+        "all_ms": round(sum(spent.values()), 3),
+        "slowest_ms": {key: round(ms, 3) for key, ms in slowest},
+    }
+
+
 def capacity(check: Check, name: str, tf32: bool, limit: int = 100_000) -> dict[str, Any]:
     """Find how many live streams a device serves at once with at most 50 ms (p99) from a chunk to its scores."""
     import torch
@@ -218,9 +255,9 @@ def capacity(check: Check, name: str, tf32: bool, limit: int = 100_000) -> dict[
     from streamser.engines.devicestreams import DeviceStreams
 
     bundle = load_bundle(name)
-    sizes = (1, 4) if check.small else (1, 64, 512, 2048)
+    sizes = (1, 4) if check.small else (1, 64, 256, 512, 1024, 2048)
     probe = DeviceStreams(bundle, check.device, 1, sizes=(1,))
-    each = sum(state.numel() * state.element_size() for state in probe._fresh)
+    each = probe.state_bytes
     del probe
     most = 16
     if check.device == "cuda":
@@ -388,12 +425,13 @@ def run_group(group: str, check: Check) -> None:
     elif group == "speed":
         for name in check.models():
             check.attempt(name, latency, check, name, into="latency")
+            check.attempt(name, kernels, check, name, into="kernels")
         for name in check.models():
             for precision in precisions:
                 label = f"{name} {precision}"
                 check.attempt(label, capacity, check, name, precision == "tf32", into="streams")
                 # Try again with fewer streams, which need less memory.
-                if "error" in check.results["streams"][label] and check.left_s() > 20:
+                if "error" in check.results.get("streams", {}).get(label, ()) and check.left_s() > 20:
                     args = (check, name, precision == "tf32", 8_000)
                     check.attempt(f"{label}, 8000 at most", capacity, *args, into="streams")
     else:
@@ -411,16 +449,20 @@ def main() -> int:
     parser.add_argument("out", nargs="?", type=Path, default=Path("gpu_check.json"))
     parser.add_argument("--small", action="store_true", help="a short trial on the CPU")
     parser.add_argument("--group", choices=list(GROUPS), help="one group only, in this process")
+    parser.add_argument(
+        "--only", default="", metavar="REGEX", help="only the parts that match, as 'streams whisper fp32'"
+    )
     args = parser.parse_args()
     if args.group:
-        run_group(args.group, Check(args.small, GROUPS[args.group] - 8, args.out))
+        run_group(args.group, Check(args.small, GROUPS[args.group] - 8, args.out, args.only))
         return 0
     results: dict[str, Any] = {"small": args.small, "began": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     started = time.monotonic()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for group, limit_s in GROUPS.items():
         part_of = args.out.with_name(f".{args.out.name}.{group}")
-        command = [sys.executable, __file__, str(part_of), "--group", group, *(["--small"] if args.small else [])]
+        command = [sys.executable, __file__, str(part_of), "--group", group, "--only", args.only]
+        command += ["--small"] if args.small else []
         reason = ""
         try:
             done = subprocess.run(command, timeout=limit_s, capture_output=True, text=True, check=False)

@@ -1,8 +1,8 @@
 """Many streams on one torch device: their states stay on it, and one batched step scores a chunk of each stream.
 
-On CUDA a step (features, gather of the states, the network, scatter of the states) is captured once for each batch size
+On CUDA a step (features, gather of the states, the network, update of the states) is captured once for each batch size
 as a graph; pinned memory serves for upload and download. A batch is filled up to the next captured size with a slot
-that no stream owns.
+that no stream owns; what its rows write there, in any order, is never used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from streamser.engines.torch import find_device
 from streamser.errors import EngineError
 from streamser.features import Frames
 from streamser.nets.frontend import TorchFrontEnd
-from streamser.nets.streaming import stream_net
+from streamser.nets.streaming import stream_net, write
 from streamser.nets.zoo import restore
 
 __all__ = ["DeviceStreams", "Pending"]
@@ -88,12 +88,19 @@ class DeviceStreams:
                 self._net.to(self._device)
             self._front_end = TorchFrontEnd(replace(bundle.features, center=False)).to(self._device)
             # The last slot belongs to no stream: rows that fill up a batch read and write it.
-            self._states = self._net.stream_states(streams + 1, self._device)
-            self._fresh = self._net.stream_states(1, self._device)
+            states = self._net.stream_states(streams + 1, self._device)
+            self._fixed = states[: len(states) - self._net.stream_rings]
+            self._rings = states[len(states) - self._net.stream_rings :]
+            self._written = torch.zeros(streams + 1, dtype=torch.int64, device=self._device)  # entries of each ring
         self.chunks = self._net.stream_chunks
         self._pool: Any = None
         self._graphs: dict[tuple[int, int], tuple[Any, _Buffers]] = {}
         self._hosts: dict[tuple[int, int], list[_Buffers]] = {}
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory on the device that one stream needs."""
+        return sum(state[0].numel() * state.element_size() for state in (*self._fixed, *self._rings, self._written))
 
     def samples(self, chunk: int) -> int:
         """Number of 16 kHz samples for a chunk of this many frames; chunks overlap as analysis windows do."""
@@ -103,10 +110,8 @@ class DeviceStreams:
         """Start new utterances in these slots."""
         with self._computing():
             index = torch.from_numpy(slots).to(self._device)
-            for state, fresh, axis in zip(self._states, self._fresh, self._net.stream_axes, strict=True):
-                shape = list(fresh.shape)
-                shape[axis] = len(slots)
-                state.index_copy_(axis, index, fresh.expand(shape).contiguous())
+            for state in (*self._fixed, *self._rings, self._written):
+                state.index_fill_(0, index, 0)
 
     def launch(self, slots: NDArray[np.int64], audio: NDArray[Any]) -> Pending:
         """Start to score the next chunk of the streams in these slots, without waiting; `audio` is (slots, samples).
@@ -148,11 +153,16 @@ class DeviceStreams:
     def _step(self, slots: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """The computation of a step, entirely on the device."""
         frames = self._front_end(audio.float() / 32768 if self._pcm16 else audio)
-        axes = self._net.stream_axes
-        states = [state.index_select(axis, slots) for state, axis in zip(self._states, axes, strict=True)]
-        logits, embedding, following = self._net.stream_step(frames, states)
-        for state, axis, value in zip(self._states, axes, following, strict=True):
-            state.index_copy_(axis, slots, value)
+        fixed = [state.index_select(0, slots) for state in self._fixed]
+        rings = [_gather(ring, slots) for ring in self._rings]
+        logits, embedding, following = self._net.stream_step(frames, [*fixed, *rings])
+        for state, value in zip(self._fixed, following[: len(fixed)], strict=True):
+            state.index_copy_(0, slots, value)
+        if new := following[len(fixed) :]:  # only the new entries: most of a ring stays as it is
+            written = self._written.index_select(0, slots)
+            for ring, entries in zip(self._rings, new, strict=True):
+                write(ring, slots, written, entries)
+            self._written.index_copy_(0, slots, written + new[0].shape[1])
         return logits.float(), embedding.float()
 
     def _host(self, key: tuple[int, int]) -> _Buffers:
@@ -222,3 +232,8 @@ class DeviceStreams:
         finally:
             if self._tf32:
                 torch.set_float32_matmul_precision("highest")
+
+
+def _gather(ring: Tensor, slots: Tensor) -> Tensor:
+    """The rings of these streams, in elements of 16 bytes: CUDA copies one element at a time, whatever its size."""
+    return ring.view(torch.complex128).index_select(0, slots).view(ring.dtype)

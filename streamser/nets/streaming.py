@@ -1,4 +1,4 @@
-"""Run many streams in one batch, chunk by chunk; states are tensors with one axis over the streams."""
+"""Run many streams in one batch, chunk by chunk; the first axis of every state is the streams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from streamser.features import FeatureConfig
 from streamser.nets.layers import SerNet
 
-__all__ = ["StreamNet", "WindowNet", "stream_net"]
+__all__ = ["StreamNet", "WindowNet", "stream_net", "write"]
 
 
 @runtime_checkable
@@ -19,20 +19,33 @@ class StreamNet(Protocol):
 
     stream_chunks: tuple[int, int]
     """Frames of an utterance's first chunk, and of every later one."""
-    stream_axes: tuple[int, ...]
-    """For each state, the axis along which the streams lie."""
+    stream_rings: int
+    """How many of the states, at the end of their list, are rings: (streams, heads, entries, width)."""
 
     def stream_states(self, streams: int, device: torch.device) -> list[Tensor]:
-        """Initial states for this many utterances."""
+        """States for this many utterances before their first frames: zeros."""
 
     def stream_step(self, frames: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Frames (B, t, bins) to logits (B, classes), embedding (B, D) and the next states."""
+        """Frames (B, t, bins) to logits (B, classes), embedding (B, D) and the next states.
+
+        Instead of a ring, only its new entries are returned, (B, n, heads, width), for `write`.
+        """
+
+
+def write(ring: Tensor, slots: Tensor, written: Tensor, new: Tensor) -> None:
+    """Write the streams' `new` entries (B, n, heads, width) in place; n is at most the size of the ring.
+
+    `ring` is (streams, heads, entries, width), `slots` (B,) are the streams' places in it, and `written` (B,) are the
+    numbers of entries that were written before: new entries overwrite the oldest ones.
+    """
+    entry = (written[:, None] + torch.arange(new.shape[1], device=new.device)) % ring.shape[2]  # (B, n)
+    ring[slots[:, None], :, entry] = new
 
 
 class WindowNet(nn.Module):
     """Wrap any network to take chunks: the state is the newest window of frames, repeated while it is short."""
 
-    stream_axes: tuple[int, ...] = (0, 0)
+    stream_rings = 0
 
     def __init__(self, net: SerNet, features: FeatureConfig, chunk_s: float = 0.256) -> None:
         super().__init__()

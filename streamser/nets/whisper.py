@@ -51,31 +51,47 @@ class State(NamedTuple):
     """(B, 2, BINS), the last two frames, scaled by `_scaled`."""
     conv: Tensor
     """(B, 1, WIDTH), the first convolution's last output."""
-    keys: Tensor
-    """(layers, B, CONTEXT_TOKENS, WIDTH), attention keys of the last tokens."""
-    values: Tensor
-    """(layers, B, CONTEXT_TOKENS, WIDTH), attention values of the last tokens."""
     mean: Tensor
-    """(layers, B, WIDTH), mean of each layer's tokens."""
+    """(B, layers, WIDTH), mean of each layer's tokens."""
     scatter: Tensor
-    """(layers, B, WIDTH), sum of the squared differences from `mean`."""
+    """(B, layers, WIDTH), sum of the squared differences from `mean`."""
+    keys: tuple[Tensor, ...]
+    """For each layer, (B, HEADS, CONTEXT_TOKENS, HEAD_WIDTH): a ring with the attention keys of the last tokens."""
+    values: tuple[Tensor, ...]
+    """The same with the attention values."""
 
     @classmethod
     def begin(cls, batch: int, layers: int, device: torch.device | None = None) -> State:
         """The state before an utterance's first frame."""
 
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, device=device)
+            return torch.zeros((batch, *shape), device=device)
+
+        def rings() -> tuple[Tensor, ...]:
+            return tuple(zeros(HEADS, CONTEXT_TOKENS, HEAD_WIDTH) for _ in range(layers))
 
         return cls(
-            zeros(batch, 1), zeros(batch, 1), zeros(batch, 1), zeros(batch, 2, BINS), zeros(batch, 1, WIDTH),
-            zeros(layers, batch, CONTEXT_TOKENS, WIDTH), zeros(layers, batch, CONTEXT_TOKENS, WIDTH),
-            zeros(layers, batch, WIDTH), zeros(layers, batch, WIDTH),
+            zeros(1), zeros(1), zeros(1), zeros(2, BINS), zeros(1, WIDTH),
+            zeros(layers, WIDTH), zeros(layers, WIDTH), rings(), rings(),
         )  # fmt: skip
 
+    @classmethod
+    def of(cls, tensors: list[Tensor]) -> State:
+        """The inverse of `tensors`."""
+        power, peak, seen, mel, conv, mean, scatter, *rings = tensors
+        layers = len(rings) // 2
+        keys, values = tuple(rings[:layers]), tuple(rings[layers:])
+        return cls(power, peak, seen, mel, conv, mean, scatter, keys, values)
 
-STATE_AXES = (0, 0, 0, 0, 0, 1, 1, 1, 1)
-"""For each field of the state, the axis of the batch."""
+    def statistics(self) -> Tensor:
+        """Means and deviations of the utterance so far, (B, 2 * layers * WIDTH)."""
+        variance = self.scatter / (self.seen / FRAMES_PER_TOKEN).unsqueeze(2)
+        return statistics(self.mean.transpose(0, 1), variance.transpose(0, 1))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors in order, the rings last."""
+        fixed = [self.power, self.peak, self.seen, self.mel, self.conv, self.mean, self.scatter]
+        return [*fixed, *self.keys, *self.values]
 
 
 class _Layer(nn.Module):
@@ -89,24 +105,38 @@ class _Layer(nn.Module):
         self.before_mlp = nn.LayerNorm(WIDTH)
         self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
 
-    def forward(
-        self, x: Tensor, blocked: Tensor, keys: Tensor | None, values: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, T, W) after this layer, and all keys and values, those of the context first.
+    def forward(self, x: Tensor, blocked: Tensor) -> Tensor:
+        """Tokens (B, T, WIDTH) after this layer; `blocked` (1, T, T) is -inf where a token must not attend, else 0."""
+        query, key, value = self.qkv(self.before_attention(x)).chunk(3, dim=2)
+        scores = _heads(query) @ _heads(key).transpose(2, 3) * HEAD_WIDTH**-0.5
+        return self._after_attention(x, torch.softmax(scores + blocked.unsqueeze(1), dim=3) @ _heads(value))
 
-        `blocked` (B or 1, T, context + T) is -inf where a token must not attend, else 0.
+    def step(self, x: Tensor, blocked: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, n, WIDTH) of a chunk after this layer, and their keys and values, (B, n, HEADS, HEAD_WIDTH).
+
+        `keys` and `values` are rings of earlier tokens, (B, HEADS, CONTEXT_TOKENS, HEAD_WIDTH), in any order, since
+        positions are part of the tokens. `blocked` (B * HEADS, 1, CONTEXT_TOKENS) is -inf for unused entries, else 0.
         """
         query, key, value = self.qkv(self.before_attention(x)).chunk(3, dim=2)
-        if keys is not None and values is not None:
-            key, value = torch.cat([keys, key], dim=1), torch.cat([values, value], dim=1)
-        scores = _heads(query) @ _heads(key).transpose(2, 3) * (WIDTH // HEADS) ** -0.5
-        mixed = torch.softmax(scores + blocked.unsqueeze(1), dim=3) @ _heads(value)
+        query, own_keys, own_values = (
+            _heads(part).flatten(0, 1) for part in (query * HEAD_WIDTH**-0.5, key, value)
+        )  # (B * HEADS, n, HEAD_WIDTH)
+        # The rings are large: each is read once by a product, and never joined with the chunk's own entries.
+        earlier = torch.baddbmm(blocked, query, keys.flatten(0, 1).transpose(1, 2))
+        weight = torch.softmax(torch.cat([earlier, query @ own_keys.transpose(1, 2)], dim=2), dim=2)
+        mixed = weight[..., :CONTEXT_TOKENS] @ values.flatten(0, 1) + weight[..., CONTEXT_TOKENS:] @ own_values
+        by_head = (*x.shape[:2], HEADS, HEAD_WIDTH)
+        x = self._after_attention(x, mixed.reshape(-1, HEADS, *mixed.shape[1:]))
+        return x, key.reshape(by_head), value.reshape(by_head)
+
+    def _after_attention(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.before_mlp(x)), key, value
+        after: Tensor = x + self.mlp(self.before_mlp(x))
+        return after
 
 
 def _heads(x: Tensor) -> Tensor:
-    return x.reshape(x.shape[0], -1, HEADS, WIDTH // HEADS).transpose(1, 2)  # (B, T, W) -> (B, heads, T, 64)
+    return x.reshape(x.shape[0], -1, HEADS, HEAD_WIDTH).transpose(1, 2)  # (B, T, WIDTH) -> (B, HEADS, T, HEAD_WIDTH)
 
 
 def positions(index: Tensor) -> Tensor:
@@ -146,46 +176,51 @@ class Encoder(nn.Module):
         blocked = _blocked(visible)[None]
         outputs = []
         for layer in self.layers:
-            x, _, _ = layer(x, blocked, None, None)
+            x = layer(x, blocked)
             outputs.append(x)
         return outputs
 
     def step(self, frames: Tensor, state: State) -> State:
-        """The state after one more chunk (B, T, BINS).
+        """The state after one more chunk (B, T, BINS); `keys` and `values` hold only the new tokens' entries.
 
-        T is FIRST_FRAMES in the first chunk, then CHUNK_FRAMES; in the last chunk, it is any even number.
+        T is FIRST_FRAMES in the first chunk, then CHUNK_FRAMES; in the last chunk, it is any even number. The new
+        entries, (B, T / 2, HEADS, HEAD_WIDTH), are to be written into the rings: see `streaming.write`.
         """
-        ones = torch.ones_like(frames[0, :, 0])
         before = state.seen / FRAMES_PER_TOKEN  # tokens, (B, 1)
-        count = state.seen + ones.sum()
+        count = state.seen + frames.shape[1]
         power = state.power + frames.exp().mean(dim=2).sum(dim=1, keepdim=True)
         loudest = frames.amax(dim=(1, 2))[:, None]
         peak = torch.where(state.seen > 0, torch.maximum(state.peak, loudest), loudest)
         mel = torch.cat([state.mel, _scaled(frames, power / count, peak)], dim=1)
-        first = F.gelu(self.conv1(mel.transpose(1, 2))).transpose(1, 2)
-        joined = torch.cat([state.conv, first], dim=1)
-        x = F.gelu(self.conv2(joined.transpose(1, 2))).transpose(1, 2)  # (B, n, WIDTH)
-        own = torch.ones_like(x[0, :, 0])
-        x = x + positions(before + own.cumsum(0) - 1)
-        slot = torch.arange(CONTEXT_TOKENS, dtype=x.dtype, device=x.device)
-        filled = slot[None, :] >= CONTEXT_TOKENS - before  # (B, CONTEXT_TOKENS)
-        blocked = _blocked(torch.cat([filled, own[None, :].expand(x.shape[0], -1) > 0], dim=1))[:, None, :]
-        total = before + own.sum()
-        keys, values, means, scatters = [], [], [], []
-        for index, layer in enumerate(self.layers):
-            x, key, value = layer(x, blocked, state.keys[index], state.values[index])
-            keys.append(key[:, -CONTEXT_TOKENS:])
-            values.append(value[:, -CONTEXT_TOKENS:])
-            # Chan's rule merges the statistics of two parts without a difference of large sums.
+        joined = torch.cat([state.conv, F.gelu(_convolved(mel, self.conv1))], dim=1)
+        x = F.gelu(_convolved(joined, self.conv2))  # (B, n, WIDTH)
+        own = x.shape[1]
+        x = x + positions(before + torch.arange(own, device=x.device))
+        entry = torch.arange(CONTEXT_TOKENS, device=x.device)
+        blocked = _blocked(entry < before)[:, None].expand(-1, HEADS, -1).reshape(-1, 1, CONTEXT_TOKENS)
+        keys, values, heres, withins = [], [], [], []
+        for module, old_keys, old_values in zip(self.layers, state.keys, state.values, strict=True):
+            layer: Any = module
+            x, key, value = layer.step(x, blocked, old_keys, old_values)
             here = x.mean(dim=1)
-            away = here - state.mean[index]
-            means.append(state.mean[index] + away * own.sum() / total)
-            within = (x - here[:, None]).square().sum(dim=1)
-            scatters.append(state.scatter[index] + within + away.square() * before * own.sum() / total)
-        return State(
-            power, peak, count, mel[:, -2:], joined[:, -1:], torch.stack(keys), torch.stack(values),
-            torch.stack(means), torch.stack(scatters),
-        )  # fmt: skip
+            keys.append(key)
+            values.append(value)
+            heres.append(here)
+            withins.append((x - here[:, None]).square().sum(dim=1))
+        # Chan's rule merges the statistics of two parts without a difference of large sums, for all layers at once.
+        away = torch.stack(heres, dim=1) - state.mean
+        share = (own / (before + own)).unsqueeze(2)
+        mean = state.mean + away * share
+        scatter = state.scatter + torch.stack(withins, dim=1) + away.square() * before.unsqueeze(2) * share
+        return State(power, peak, count, mel[:, -2:], joined[:, -1:], mean, scatter, tuple(keys), tuple(values))
+
+
+def _convolved(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """The convolution as one matrix product, (B, T, inputs) -> (B, steps, outputs), without turning the tensors."""
+    (size,), (stride,) = conv.kernel_size, conv.stride
+    count = (x.shape[1] - size) // stride * stride + 1
+    pieces = torch.cat([x[:, at : at + count : stride] for at in range(size)], dim=2)
+    return F.linear(pieces, conv.weight.permute(0, 2, 1).flatten(1), conv.bias)
 
 
 def _scaled(frames: Tensor, power: Tensor, peak: Tensor) -> Tensor:
@@ -214,7 +249,6 @@ class Whisper(SerNet):
 
     needs_start = True
     stream_chunks = (FIRST_FRAMES, CHUNK_FRAMES)
-    stream_axes = STATE_AXES
 
     def __init__(self, n_classes: int, *, layers: int = 2, hidden: int = 128, dropout: float = 0.3) -> None:
         super().__init__(
@@ -224,6 +258,7 @@ class Whisper(SerNet):
         size = 2 * layers * WIDTH
         self.standard = Standard(size)
         self.hidden = nn.Linear(size, hidden)
+        self.stream_rings = 2 * layers
 
     def encode(self, frames: Tensor) -> Tensor:
         layers = self.encoder(frames)
@@ -244,12 +279,12 @@ class Whisper(SerNet):
         return FrozenHead(self.n_classes, self.standard, self.hidden, self.head, self.dropout)
 
     def stream_states(self, streams: int, device: torch.device) -> list[Tensor]:
-        return list(State.begin(streams, len(self.encoder.layers), device))
+        return State.begin(streams, len(self.encoder.layers), device).tensors()
 
     def stream_step(self, frames: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        state = self.encoder.step(frames, State(*states))
-        found = statistics(state.mean, state.scatter / (state.seen / FRAMES_PER_TOKEN))
-        return self.head(hidden_of(found, self.standard, self.hidden)), found, list(state)
+        state = self.encoder.step(frames, State.of(states))
+        found = state.statistics()
+        return self.head(hidden_of(found, self.standard, self.hidden)), found, state.tensors()
 
     def step_graph(self, features: FeatureConfig) -> Traceable:
         step = _ChunkStep(self)
@@ -273,10 +308,9 @@ class Whisper(SerNet):
 class _ChunkStep(nn.Module):
     """One chunk of one stream, (1, T, BINS), for ONNX Runtime on the CPU; earlier keys and values are never copied.
 
-    `stream_step` appends a chunk's keys and values to those before it and returns all of them, for many streams in one
-    batch on a device. For one stream on the CPU these copies cost a sixth of the step. Here the keys and values of the
-    last 4 s are read from a ring, in any order, since positions are part of the tokens, and only those of the new
-    tokens are returned; `streamser.engines.steps` writes them into the ring.
+    The keys and values of the last 4 s are read from a ring, in any order, since positions are part of the tokens, and
+    only those of the new tokens are returned; `streamser.engines.steps` writes them into the ring. `stream_step` does
+    the same for a batch of streams.
     """
 
     first: Tensor

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from makers import babble, noise, tone
+from torch import Tensor
 
 from streamser.audio import Samples
 from streamser.bundle import Bundle, find_models, load_bundle
+from streamser.engines import devicestreams
 from streamser.engines.devicestreams import DeviceStreams
 from streamser.engines.onnx import OnnxEngine
 from streamser.features import FeatureConfig, cut_window, extract
+from streamser.nets import streaming
 
 STREAMS = 5
 TOLERANCE = 1e-3
@@ -71,6 +74,59 @@ def test_the_logits_of_every_chunk_and_stream_equal_those_of_the_window_on_the_c
             np.testing.assert_allclose(of_slot, whole, atol=TOLERANCE)
         scored.append(logits)
     assert np.ptp(np.stack(scored), axis=(0, 1)).max() > 1.0  # equality of constant logits would prove little
+
+
+def whisper_differences(device: str) -> list[float]:
+    """Differences between the last logits of streams of `whisper` and those of the whole utterances on the CPU.
+
+    The streams have other levels, begin one chunk after the other and share their batches with unowned rows. Most are
+    longer than the context, so their rings are overwritten twice; their last chunks are shorter than the others.
+    """
+    bundle = load_bundle(find_models()["whisper"])
+    config, engine = bundle.features, OnnxEngine(bundle)
+    many = DeviceStreams(bundle, device, STREAMS, sizes=(1, 4))
+    first, later = many.chunks
+    whole_chunks, rest = 33, 10  # 8.6 s and 100 ms after the first chunk; the context is 4 s
+    voices = [babble(9.6, seed=seed, level=0.02 * (seed + 1)) for seed in range(3)]
+    many.begin(np.arange(STREAMS))
+    places = {0: 4, 1: 0, 2: 2}  # a stream's slot
+    given, logits = dict.fromkeys(places, 0), {}
+    for turn in range(whole_chunks + len(places) + 2):
+        for chunk in (first, later, rest):
+            due = [n for n in places if chunk_at(turn - n, whole_chunks, first, later, rest) == chunk]
+            if due:
+                audio = [voices[n][given[n] * config.hop_samples :][: many.samples(chunk)] for n in due]
+                scored, _ = many.step(np.array([places[n] for n in due]), np.stack(audio))
+                for n, of_stream in zip(due, scored, strict=True):
+                    given[n] += chunk
+                    logits[n] = of_stream
+    assert set(given.values()) == {first + whole_chunks * later + rest}
+    wholes = [engine.run(extract(voices[n], config)[None, : given[n]])[0][0] for n in places]
+    assert np.ptp(np.stack(wholes), axis=0).max() > 0.1
+    return [float(np.abs(logits[n] - wholes[n]).max()) for n in places]
+
+
+def chunk_at(turn: int, whole_chunks: int, first: int, later: int, rest: int) -> int:
+    """Frames of a stream's chunk in this turn: the first chunk, the later ones, the rest, and then none."""
+    sizes = [first, *[later] * whole_chunks, rest]
+    return sizes[turn] if 0 <= turn < len(sizes) else 0
+
+
+def test_streams_longer_than_the_context_give_the_logits_of_the_whole_utterances(device: str) -> None:
+    assert max(whisper_differences(device)) < TOLERANCE
+
+
+@pytest.mark.parametrize("wrong", ["always at the start", "one entry too late"])
+def test_the_comparison_detects_entries_written_to_a_wrong_position(
+    monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """The control: new entries must overwrite the oldest ones."""
+
+    def misplaced(ring: Tensor, slots: Tensor, written: Tensor, new: Tensor) -> None:
+        streaming.write(ring, slots, written * 0 if wrong == "always at the start" else written + 1, new)
+
+    monkeypatch.setattr(devicestreams, "write", misplaced)
+    assert min(whisper_differences("cpu")) > 3 * TOLERANCE
 
 
 def test_beginning_a_stream_again_does_not_affect_the_others(checkpoint: Bundle, device: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from streamser.engines import Counters
 from streamser.engines import steps as engine_steps
 from streamser.engines.steps import ChunkSteps
-from streamser.nets import zoo
+from streamser.nets import streaming, zoo
 from streamser.nets.export import export_onnx
 from streamser.nets.int8 import quantized
 from streamser.nets.stepgraph import export_step
@@ -25,7 +25,6 @@ from streamser.nets.whisper import (
     FIRST_FRAMES,
     State,
     Whisper,
-    statistics,
 )
 
 
@@ -47,9 +46,12 @@ def in_chunks(net: Whisper, x: Tensor, first: int = FIRST_FRAMES, chunk: int = C
     with torch.inference_mode():
         while at < x.shape[1]:
             size = first if at == 0 else chunk
-            state = net.encoder.step(x[:, at : at + size], state)
+            after = net.encoder.step(x[:, at : at + size], state)
+            for ring, new in zip((*state.keys, *state.values), (*after.keys, *after.values), strict=True):
+                streaming.write(ring, torch.tensor([0]), state.seen[:, 0].long() // 2, new)
+            state = after._replace(keys=state.keys, values=state.values)
             at += size
-    return statistics(state.mean, state.scatter / (state.seen / 2))
+    return state.statistics()
 
 
 @pytest.mark.parametrize("count", [2, 40, FIRST_FRAMES, FIRST_FRAMES + CHUNK_FRAMES, 300, 2 * CONTEXT_TOKENS + 500])
