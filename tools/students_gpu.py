@@ -23,7 +23,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +65,29 @@ class Student:
     name: str
     recipe: Path
     teacher: Teacher
+    """Its protocol is also the student's."""
     seeds: tuple[int, ...] = (0, 1, 2)
     taught: bool = True
     """Whether the teacher is used; without it, the recipe is trained on the labels alone, for comparison."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the recipe."""
 
 
 WHISPER = Teacher("whisper", Path("models/whisper/recipe.yaml"), "leave-one-corpus-out")
 EMODB = Teacher("whisper-emodb", RECIPES / "whisper-emodb.yaml", "honest-loso")
+LIGHTSERNET, SEPCONV = Path("models/lightsernet/recipe.yaml"), RECIPES / "sepconv-plain.yaml"
+_EIGHT = {"corpora": ["emodb", "ravdess", "nemo", "tess", "ased", "cremad_part", "emovo", "casia"]}
+_LEFT_OUT = {"judge_only": ["emovo", "casia"], "test_corpora": ["emodb", "ravdess", "nemo", "ased", "emovo", "casia"]}
 PLAN = (
-    Student("lightsernet", RECIPES / "lightsernet-distilled.yaml", WHISPER),
-    Student("lightsernet-labels", RECIPES / "lightsernet-distilled.yaml", WHISPER, (0,), taught=False),
-    Student("sepconv", RECIPES / "sepconv-distilled.yaml", WHISPER),
-    Student("sepconv-labels", RECIPES / "sepconv-distilled.yaml", WHISPER, (0,), taught=False),
-    Student("lightsernet-emodb", RECIPES / "lightsernet-emodb-distilled.yaml", EMODB),
+    Student("whisper-1", Path("models/whisper/recipe.yaml"), WHISPER, taught=False, changes={"variant": "whisper-1"}),
+    Student("lightsernet-labels", LIGHTSERNET, WHISPER, taught=False),
+    Student("sepconv-labels", SEPCONV, WHISPER, taught=False),
+    Student(
+        "sepconv-acted", Path("models/sepconv/recipe.yaml"), WHISPER, taught=False, changes={**_EIGHT, **_LEFT_OUT}
+    ),
+    Student("lightsernet", LIGHTSERNET, WHISPER),
+    Student("sepconv", SEPCONV, WHISPER),
+    Student("lightsernet-emodb", Path("models/lightsernet-emodb/recipe.yaml"), EMODB),
 )
 
 
@@ -130,8 +140,8 @@ def teacher_recipe(teacher: Teacher, options: Options) -> Recipe:
 
 def student_recipe(student: Student, options: Options) -> Recipe:
     """The recipe of a student, with the run of its teacher as the source of predictions."""
-    changes = {"protocol": student.teacher.protocol, "seeds": list(student.seeds), **options.changes}
-    recipe = load_recipe(student.recipe, changes)
+    changes = {**student.changes, "protocol": student.teacher.protocol, "seeds": list(student.seeds)}
+    recipe = load_recipe(student.recipe, {**changes, **options.changes})
     run = str(run_of(student.teacher, options))
     return replace(recipe, distil=replace(recipe.distil, teachers=(run,)) if student.taught else DistilConfig())
 
@@ -221,7 +231,8 @@ class Students:
             target = self.options.out / student.name
             if not self._in_time() or target.exists() or any(not job.done for job in self._jobs(student)):
                 continue
-            recipe = load_recipe(student.recipe, {"name": student.name, "protocol": "ship", **self.options.changes})
+            changes = {"name": student.name, "protocol": "ship", "distil": {"teachers": [student.teacher.name]}}
+            recipe = load_recipe(student.recipe, {**student.changes, **changes, **self.options.changes})
             material = self.material(student.name, recipe)
             trainer = Trainer(recipe, material, folder / "ship", self.options.run_options())
             bundle = trainer.ship(splits_of(recipe, material, 0)[0], 0, target, folder)
@@ -272,7 +283,11 @@ def _options(args: argparse.Namespace, began: float) -> Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as many folds as the time allows; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Path("runs/students"), "train only students whose name begins with this text")
+    add_options(
+        parser,
+        Path("runs/students"),
+        "train only students whose name begins with one of these texts, separated by commas",
+    )
     parser.add_argument(
         "--teachers", nargs="*", default=[], metavar="NAME=RUN", help="finished runs to use as teachers"
     )
@@ -288,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(args, progress.began)
     for folder in (options.runs, options.cache):
         folder.mkdir(parents=True, exist_ok=True)
-    students = Students([one for one in PLAN if one.name.startswith(args.only)], options, progress)
+    students = Students([one for one in PLAN if one.name.startswith(tuple(args.only.split(",")))], options, progress)
     timer = end_at(args.minutes, lambda: pack_all(students))
     students.run()
     if args.ship:

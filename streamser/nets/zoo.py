@@ -67,7 +67,7 @@ def _own() -> Iterator[Variant]:
         features=replace(features, n_mels=64, mfcc=0, log="db", clip=(-80.0, 20.0), scale="unit"),
         build=partial(SepConv, bins=64, blocks=4, dropout=0.3),
     )
-    yield Variant(
+    whisper = Variant(
         name="whisper",
         paper="Radford et al. 2022",
         table="none: our own row",
@@ -91,6 +91,10 @@ def _own() -> Iterator[Variant]:
             protocol="honest", optimizer="adamw", lr=2e-3, schedule="onecycle", epochs=10, weight_decay=0.02
         ),
         notes="Two frozen, chunk-causal encoder layers of a speech recognizer; a recipe's `start` names the weights.",
+    )
+    yield whisper
+    yield replace(
+        whisper, name="whisper-1", build=partial(Whisper, layers=1), notes=whisper.notes.replace("Two", "One")
     )
 
 
