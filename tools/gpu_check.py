@@ -226,7 +226,7 @@ def kernels(check: Check, name: str) -> dict[str, Any]:
     from streamser.engines.devicestreams import DeviceStreams
 
     batch, rounds = (4, 2) if check.small else (1024, 5)
-    many = DeviceStreams(load_bundle(name), check.device, batch, sizes=(batch,), pcm16=True)
+    many = DeviceStreams(load_bundle(name), check.device, batch, sizes=(batch,), takes="pcm16")
     slots, size = np.arange(batch), many.samples(many.chunks[1])
     audio = (np.resize(recordings()[3], (batch, size)) * 32767).astype(np.int16)
     many.step(slots, audio)
@@ -264,7 +264,7 @@ def capacity(check: Check, name: str, tf32: bool, limit: int = 100_000) -> dict[
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info()
         most = int(min(limit, 0.5 * free / each))
-    many = DeviceStreams(bundle, check.device, most, sizes=sizes, pcm16=True, tf32=tf32)
+    many = DeviceStreams(bundle, check.device, most, sizes=sizes, takes="pcm16", tf32=tf32)
     chunk = many.chunks[1]
     chunk_s = chunk * bundle.features.hop_s
     size = many.samples(chunk)

@@ -12,6 +12,7 @@ import numpy as np
 
 from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, to_mono
 from streamser.engines import WindowScores, run_frames
+from streamser.engines.devicesteps import DeviceSteps
 from streamser.engines.steps import ChunkSteps
 from streamser.events import EmotionEvent, Event, SpeechStarted
 from streamser.features import extract
@@ -123,10 +124,11 @@ def _latencies(recognizer: Recognizer, audio: Path, config: StreamConfig) -> dic
 
 def _difference(recognizer: Recognizer, event: EmotionEvent, onset: int, audio: Path) -> float:
     """Largest difference of a partial's scores from those of the same window computed as a whole."""
-    whole = isinstance(recognizer.steps, ChunkSteps)  # its results cover the utterance so far
-    frames = extract(_samples(audio, onset if whole else event.start, event.end), recognizer.features)
-    if whole:
-        frames = frames[: len(frames) // recognizer.steps.multiple * recognizer.steps.multiple]  # type: ignore[union-attr]
+    steps = recognizer.steps
+    chunked = steps if isinstance(steps, ChunkSteps | DeviceSteps) else None  # its results cover the utterance so far
+    frames = extract(_samples(audio, onset if chunked else event.start, event.end), recognizer.features)
+    if chunked is not None:
+        frames = frames[: len(frames) // chunked.multiple * chunked.multiple]
         logits, embedding = recognizer.engine.run(frames[None])
         scores = WindowScores(logits, embedding, True)
     else:

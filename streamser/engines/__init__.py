@@ -204,7 +204,12 @@ class FallbackEngine(OldNames):
 
     @property
     def steps(self) -> StepEngine | None:
-        return steps_of(self._engine)
+        steps = steps_of(self._engine)
+        if steps is None or self._fallback is not None:
+            return steps
+        from streamser.engines.fallbacksteps import FallbackSteps
+
+        return FallbackSteps(self._try)
 
     def metrics(self) -> dict[str, Any]:
         return {**self._engine.metrics(), "fallback": self._fallback}

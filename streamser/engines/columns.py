@@ -286,6 +286,9 @@ class WindowTrack:
         logits, embeddings = zip(*results, strict=True)
         return WindowScores(np.concatenate(logits), np.concatenate(embeddings), audible)
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
     def _of_silence(self) -> WindowScores:
         """Logits and embedding of a window of silence, for an utterance without frames."""
         silence = silent_frame(self._steps.features)

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from streamser.engines import Counters, WindowScores, is_audible
 from streamser.errors import BundleError, EngineError
 from streamser.features import FeatureConfig, Frames, silent_frame
 
-__all__ = ["ChunkSteps", "StepEngine", "Track", "open_steps"]
+__all__ = ["BatchStepEngine", "ChunkSteps", "StepEngine", "Track", "advance", "open_steps"]
 
 States = dict[str, Frames]
 
@@ -46,12 +46,29 @@ class Track(Protocol):
     def final(self, kept: slice) -> WindowScores:
         """Logits and embedding of the whole utterance; `kept`: the frames that trimming leaves; `feed` may follow."""
 
+    def close(self) -> None:
+        """The utterance is over: nothing is fed or scored any more, but another track may begin `after` this one."""
+
 
 class StepEngine(Protocol):
     """A bundle's step graph, ready to run."""
 
     def track(self, after: Track | None = None) -> Track:
         """A track for a new utterance; `after` is the track of the same stream's last utterance."""
+
+
+@runtime_checkable
+class BatchStepEngine(StepEngine, Protocol):
+    """A step engine that encodes several tracks in less time together than one by one."""
+
+    def advance(self, tracks: Sequence[Track]) -> None:
+        """Encode the frames that these tracks were fed, in as few steps as possible; their `scores` are then ready."""
+
+
+def advance(steps: StepEngine | None, tracks: Sequence[Track]) -> None:
+    """Encode the tracks together if their engine can; otherwise each one encodes its frames itself."""
+    if isinstance(steps, BatchStepEngine):
+        steps.advance(tracks)
 
 
 def open_steps(bundle: Bundle, name: str, open_session: Callable[[bytes], Any], counters: Counters) -> StepEngine:
@@ -224,3 +241,6 @@ class ChunkTrack:
     def final(self, kept: slice) -> WindowScores:
         """The same as `scores`: frames that are already encoded cannot be left out."""
         return self.scores()
+
+    def close(self) -> None:
+        """Nothing to give back; the states stay for the next track."""

@@ -8,6 +8,7 @@ belongs to the host process and is not changed.
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,12 +24,19 @@ from torch import Tensor
 from streamser.audio import SAMPLE_RATE, Samples, resample
 from streamser.bundle import Bundle
 from streamser.engines import Counters, OldNames, WindowScores, check_frames, check_length
+from streamser.engines.devicesteps import DeviceSteps
 from streamser.errors import BundleError, EngineError
 from streamser.features import FeatureConfig, Frames, silent_frame, window_starts
 from streamser.nets.frontend import TorchFrontEnd
+from streamser.nets.streaming import StreamNet, state_bytes
 from streamser.nets.zoo import restore
 
+logger = logging.getLogger(__name__)
+
 _CUDA_BATCH = 128  # windows; a ResNet's activations then take about 100 MB
+_CUDA_STREAMS = 1024  # states that stay on the device, if a quarter of its free memory is enough for them
+_CPU_STREAMS = 64
+_STEP_SIZES = (1, 4, 16, 64)  # batch sizes of steps; larger batches are split
 _SILENT = -1  # in `_Piece.order`: a frame of silence instead of a frame of the audio
 
 
@@ -54,6 +62,9 @@ class TorchEngine(OldNames):
         self._counters = Counters()
         self._dimensions = 0  # length of an embedding; set by the warm-up
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._steps: DeviceSteps | None = None
+        self._opened = False
         net = restore(bundle)
         with self._computing():
             self._net = net.to(self._device)
@@ -89,8 +100,40 @@ class TorchEngine(OldNames):
         of_recording = (itertools.islice(rest, len(cut)) for rest in [iter(scores)] for cut in pieces)
         return [_stacked(list(windows)) for windows in of_recording]
 
+    @property
+    def steps(self) -> DeviceSteps | None:
+        """Chunk steps of many streams, opened by the first stream that asks for them.
+
+        None unless the checkpoint has a step graph, with which another engine can continue, and the network takes
+        chunks. None too if the device has too little memory.
+        """
+        with self._opening:
+            if not self._opened:
+                self._opened = True
+                self._steps = self._open_steps()
+            return self._steps
+
     def metrics(self) -> dict[str, Any]:
         return {"engine": self.name, "device": self.compute, **self._counters.to_dict()}
+
+    def _open_steps(self) -> DeviceSteps | None:
+        from streamser.engines.devicestreams import DeviceStreams
+
+        net: Any = self._net
+        if self._bundle.step_path is None or not isinstance(net, StreamNet):
+            return None
+        streams = _CPU_STREAMS
+        try:
+            with self._lock:
+                if self._device.type == "cuda":
+                    free, _ = torch.cuda.mem_get_info(self._device)
+                    streams = min(_CUDA_STREAMS, free // 4 // state_bytes(net))
+                many = DeviceStreams(self._bundle, self.compute, max(1, streams), sizes=_STEP_SIZES, takes="frames")
+                many.warm_up()
+        except EngineError as error:
+            logger.warning("%s; streams are computed in whole windows, which takes longer", error)
+            return None
+        return DeviceSteps(many, self.run, self._counters, self._lock)
 
     def _run_pieces(self, pieces: Iterable[_Piece]) -> Iterator[WindowScores]:
         for _, alike in itertools.groupby(pieces, key=lambda piece: len(piece.order)):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from streamser.features import FeatureConfig
 from streamser.nets.layers import SerNet
 
-__all__ = ["StreamNet", "WindowNet", "stream_net", "write"]
+__all__ = ["StreamNet", "WindowNet", "state_bytes", "stream_net", "write"]
 
 
 @runtime_checkable
@@ -19,6 +19,8 @@ class StreamNet(Protocol):
 
     stream_chunks: tuple[int, int]
     """Frames of an utterance's first chunk, and of every later one."""
+    stream_multiple: int
+    """Every chunk has a multiple of this number of frames; an utterance's last chunk may be shorter than the others."""
     stream_rings: int
     """How many of the states, at the end of their list, are rings: (streams, heads, entries, width)."""
 
@@ -30,6 +32,11 @@ class StreamNet(Protocol):
 
         Instead of a ring, only its new entries are returned, (B, n, heads, width), for `write`.
         """
+
+
+def state_bytes(net: StreamNet) -> int:
+    """Memory that the states of one stream take."""
+    return sum(state.numel() * state.element_size() for state in net.stream_states(1, torch.device("cpu")))
 
 
 def write(ring: Tensor, slots: Tensor, written: Tensor, new: Tensor) -> None:
@@ -45,6 +52,7 @@ def write(ring: Tensor, slots: Tensor, written: Tensor, new: Tensor) -> None:
 class WindowNet(nn.Module):
     """Wrap any network to take chunks: the state is the newest window of frames, repeated while it is short."""
 
+    stream_multiple = 1
     stream_rings = 0
 
     def __init__(self, net: SerNet, features: FeatureConfig, chunk_s: float = 0.256) -> None:

@@ -249,6 +249,7 @@ class Whisper(SerNet):
 
     needs_start = True
     stream_chunks = (FIRST_FRAMES, CHUNK_FRAMES)
+    stream_multiple = FRAMES_PER_TOKEN
 
     def __init__(self, n_classes: int, *, layers: int = 2, hidden: int = 128, dropout: float = 0.3) -> None:
         super().__init__(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from streamser.audio import Segment
 from streamser.baseline import Baseline, BaselineKind
+from streamser.engines.steps import advance
 from streamser.events import EmotionEvent
 from streamser.features import Frames
 from streamser.recognizer import Prediction, Recognizer
@@ -102,8 +103,8 @@ class Scorer:
         self.voice = voice or Voice(recognizer)
         self._new_speaker: int | None = None  # the first utterance of another speaker
         self._features = FeatureTrack(recognizer.features)
-        # The step track is opened before the first audio, because opening it takes time. If torch falls back to ONNX
-        # later, this stream still scores whole windows.
+        # The step track is opened before the first audio, because opening it takes time. If the first engine has none,
+        # and another engine follows later, this stream still scores whole windows.
         self._steps = None if recognizer.steps is None else StepTrack(recognizer.steps, recognizer.features)
         self._ahead: tuple[Segment, Prediction] | None = None
         self._smooth: tuple[Segment, list[float]] | None = None
@@ -119,10 +120,10 @@ class Scorer:
                 return None
             self.recognizer.check(segment)
             return (self._steps.whole(segment) if self._steps is not None else None) or segment
-        if computes_on_cuda(self.recognizer):
-            return segment  # features are computed on the GPU, with the network
         if self._steps is not None:
             return self._steps.partial(segment, pieces)
+        if computes_on_cuda(self.recognizer):
+            return segment  # features are computed on the GPU, with the network
         for piece in pieces:
             if piece.afresh:
                 self._features = FeatureTrack(self.recognizer.features)
@@ -144,6 +145,8 @@ class Scorer:
         prediction = self.voice.adapted(absolute)
         if segment.final:
             self._ahead = self._smooth = None
+            if self._steps is not None:
+                self._steps.finish()
             self.voice.add(absolute, segment.duration_s)
         else:
             prediction = prediction.with_scores(self._smoothed(segment, prediction))
@@ -200,6 +203,8 @@ def compute_predictions(recognizer: Recognizer, inputs: Sequence[ScorerInput]) -
     """Absolute predictions in order: in one call on a GPU, one by one on a CPU, where batches gain nothing."""
     if recognizer.baseline is not None:
         recognizer = recognizer.with_baseline(None)
+    if tracks := [one.track for one in inputs if isinstance(one, TrackInput)]:
+        advance(recognizer.steps, tracks)
     if computes_on_cuda(recognizer):
         segments = [one for one in inputs if isinstance(one, Segment)]
         whole = iter(recognizer.predict(segments) if segments else [])

@@ -82,6 +82,12 @@ class StepTrack:
         """Discard the track, whose state is unknown after an error."""
         self._track, self._utterance = None, -1
 
+    def finish(self) -> None:
+        """The utterance is over; the next one may begin after its track."""
+        if self._track is not None:
+            self._track.close()
+        self._utterance = -1
+
     def partial(self, segment: Segment, pieces: Sequence[Piece]) -> TrackInput:
         """Feed the pieces up to the end of a partial window; returns its input."""
         afresh = self._track is None or any(piece.afresh for piece in pieces)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -296,14 +296,23 @@ class InferenceWorker:
 
     def _work(self) -> None:
         """The thread: take waiting jobs, score them, deliver the results."""
-        while jobs := self._take():
-            started = time.perf_counter()
-            self._serve(jobs)
-            took_s = time.perf_counter() - started
-            self._busy_s += took_s
-            with self._changed:
-                for job in jobs:
-                    self._jobs.charge(job.state, took_s / len(jobs))
+        while self._work_once():
+            pass  # no variable refers to a job while the thread waits: a stream that ended frees its memory at once
+
+    def _work_once(self) -> bool:
+        """Serve the next jobs; False when the worker is closed."""
+        jobs = self._take()
+        if not jobs:
+            return False
+        started = time.perf_counter()
+        for part in self._rounds(jobs):
+            self._serve(part)
+        took_s = time.perf_counter() - started
+        self._busy_s += took_s
+        with self._changed:
+            for job in jobs:
+                self._jobs.charge(job.state, took_s / len(jobs))
+        return True
 
     def _take(self) -> list[_Job]:
         """Jobs in order, as many as one call to the recognizer should serve; none when the worker is closed."""
@@ -321,6 +330,21 @@ class InferenceWorker:
                 jobs.append(job)
             self._changed.notify_all()
             return jobs
+
+    def _rounds(self, jobs: Sequence[_Job]) -> Iterable[list[_Job]]:
+        """Parts of a batch to score one after the other, so that each holds at most one segment of a stream.
+
+        A stream's track is fed before the batch is computed; a later segment would be part of an earlier one's scores.
+        """
+        if len(jobs) < 2 or self.recognizer.steps is None:
+            return [list(jobs)]
+        rounds: dict[int, list[_Job]] = {}
+        segments: dict[_StreamState, int] = {}
+        for job in jobs:
+            before = segments.get(job.state, 0)
+            rounds.setdefault(before, []).append(job)
+            segments[job.state] = before + isinstance(job.item, Segment)
+        return rounds.values()
 
     def _serve(self, jobs: Sequence[_Job]) -> None:
         inputs: dict[int, ScorerInput] = {}

@@ -143,7 +143,7 @@ def test_beginning_a_stream_again_does_not_affect_the_others(checkpoint: Bundle,
 
 
 def test_16_bit_samples_give_the_same_logits_as_float_samples(checkpoint: Bundle, device: str) -> None:
-    floats, shorts = (DeviceStreams(checkpoint, device, 2, sizes=(2,), pcm16=pcm16) for pcm16 in (False, True))
+    floats, shorts = (DeviceStreams(checkpoint, device, 2, sizes=(2,), takes=takes) for takes in ("float", "pcm16"))
     pcm = (babble(1.0)[: floats.samples(floats.chunks[1])] * 32767).astype(np.int16)[None]
     slot = np.array([1])
     np.testing.assert_allclose(
