@@ -16,10 +16,10 @@ from corpus_maker import make_corpus
 
 from streamser.bundle import load_bundle
 from streamser.corpora.clips import Clip
+from streamser.training.job import Job, JobEnd
 from streamser.training.material import Material
 from streamser.training.options import RunOptions
 from streamser.training.recipe import DistilConfig, load_recipe
-from streamser.training.table import Job, JobEnd
 from streamser.training.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))

@@ -29,10 +29,11 @@ from streamser.corpora.benchmarks import BENCHMARKS
 from streamser.evaluation.folds import load_folds
 from streamser.evaluation.foldsummary import summarize
 from streamser.nets.zoo import VARIANTS
+from streamser.training.job import Job, JobEnd, jobs_of
 from streamser.training.material import Material, gather, recipe_of, write_recipe
 from streamser.training.options import RunOptions
 from streamser.training.recipe import Recipe, load_recipe
-from streamser.training.table import Job, JobEnd, jobs_of, processes_for, run_jobs
+from streamser.training.table import processes_for, run_jobs
 from streamser.training.trainer import Trainer
 
 BENCHMARK = BENCHMARKS["emodb"]

@@ -34,10 +34,11 @@ from streamser.errors import ProtocolError
 from streamser.evaluation.adaptation import load_left_out
 from streamser.evaluation.folds import load_folds
 from streamser.evaluation.foldsummary import summarize
+from streamser.training.job import Job, JobEnd, jobs_of
 from streamser.training.material import Material, gather, splits_of, with_labels, write_recipe
 from streamser.training.options import RunOptions
 from streamser.training.recipe import DistilConfig, Recipe, load_recipe
-from streamser.training.table import Job, JobEnd, jobs_of, processes_for, run_jobs
+from streamser.training.table import processes_for, run_jobs
 from streamser.training.trainer import Trainer
 
 log = logging.getLogger("students")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from streamser.training.table import JobEnd
+from streamser.training.job import JobEnd
 
 
 def add_options(parser: argparse.ArgumentParser, runs: Path, only: str) -> None:

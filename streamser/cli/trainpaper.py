@@ -22,9 +22,10 @@ from streamser.evaluation.foldsummary import summarize
 from streamser.nets.variant import Variant
 from streamser.nets.zoo import VARIANTS
 from streamser.training.estimate import Estimate, estimate
+from streamser.training.job import Job, jobs_of
 from streamser.training.material import Material, gather, recipe_of, write_left_out, write_recipe
 from streamser.training.recipe import Recipe, changed
-from streamser.training.table import Job, jobs_of, run_jobs
+from streamser.training.table import run_jobs
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def run_paper(args: argparse.Namespace, changes: Mapping[str, Any], root: Path) 
     failed = 0
     ends = run_jobs(left, materials, cache=cache, devices=devices, processes=max(1, args.jobs), until=until)
     for count, end in enumerate(ends, 1):
-        failed += end.state not in ("done", "out of time")
+        failed += end.failed
         print(f"{count}/{len(left)} {end.job.name}: {end.state}, {end.seconds:.0f} s", file=sys.stderr, flush=True)
     for row in rows:
         _summarize(row, jobs[row.folder])

@@ -12,9 +12,10 @@ import pytest
 from corpus_maker import make_corpus
 
 from streamser.evaluation.folds import load_folds
+from streamser.training.job import JobEnd, jobs_of
 from streamser.training.material import Material, gather
 from streamser.training.recipe import Recipe, recipe_from
-from streamser.training.table import JobEnd, jobs_of, run_jobs
+from streamser.training.table import run_jobs
 
 
 @pytest.fixture(scope="module")
