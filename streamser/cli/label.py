@@ -18,6 +18,7 @@ from streamser.cli.common import STREAM_SECTIONS, add_model_arguments, hushed, l
 from streamser.cli.exits import ENDING_SIGNALS, SOME_FAILED, end_with_parent
 from streamser.cli.labeltable import LabelTable, open_table
 from streamser.cli.progress import ProgressLine
+from streamser.cli.rayoption import add_ray_option, address_of
 from streamser.config import Config
 from streamser.errors import ConfigError, EngineError
 from streamser.labelling.archive import Archive, open_archive
@@ -40,7 +41,6 @@ Run the command again with the same --out to continue, to retry files that had a
 exit code: 0 all files labelled, 3 some could not be read, 130 stopped by Ctrl-C
 """
 
-LOCAL = "local"
 _REPORT_S = 30.0  # time between progress lines, in a run on Ray without a terminal
 
 
@@ -70,13 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for files of several speakers: a table with the columns file and speaker",
     )
     add("--overwrite", action="store_true", help="start again instead of continuing")
-    add(
-        "--ray",
-        nargs="?",
-        const=LOCAL,
-        metavar="ADDRESS",
-        help="use the Ray cluster at ADDRESS; without ADDRESS, start one on this machine (needs the extra 'ray')",
-    )
+    add_ray_option(add)
     add_model_arguments(parser)
 
 
@@ -124,7 +118,7 @@ def _results(
     if args.ray is not None:
         from streamser.cluster.label import label_on_ray
 
-        return label_on_ray(None if args.ray == LOCAL else args.ray, args.jobs, settings, todo)
+        return label_on_ray(address_of(args.ray), args.jobs, settings, todo)
     if (args.jobs or 1) <= 1:
         return map(worker, todo)
     return _in_processes(args.jobs, settings, todo)

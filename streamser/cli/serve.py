@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from streamser.cli.common import add_model_arguments, hushed, load_run_config, stopping
 from streamser.cli.logs import announce
+from streamser.cli.rayoption import add_ray_option, address_of
 from streamser.cli.readiness import READY, STOPPING, notify
 from streamser.config import Config
 from streamser.errors import ConfigError
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "STREAMSER_TOKEN"
 AUTO = "auto"
-LOCAL = "local"
 
 _EPILOG = f"""examples:
   streamser serve                                  # the page at http://127.0.0.1:8765/
@@ -67,13 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write all audio from clients and the microphone to WAV files in this folder",
     )
-    add(
-        "--ray",
-        nargs="?",
-        const=LOCAL,
-        metavar="ADDRESS",
-        help="use the Ray cluster at ADDRESS; without ADDRESS, start one on this machine (needs the extra 'ray')",
-    )
+    add_ray_option(add)
     add(
         "--replicas",
         metavar="N",
@@ -128,7 +122,7 @@ def _run_on_ray(args: argparse.Namespace, config: Config) -> int:
     with hushed(args.debug):
         name = open_recognizer(config.recognizer).bundle.name  # a wrong model is reported before a cluster is started
         announce("starting Ray")
-        with deployed(None if args.ray == LOCAL else args.ray, config, replicas) as deployment:
+        with deployed(address_of(args.ray), config, replicas) as deployment:
             gate = Gate(
                 config.server, deployment.pick, deployment.drain, deployment.most * config.server.max_connections
             )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamser.cli.oldoptions import add_old_option
+from streamser.cli.rayoption import add_ray_option
 from streamser.errors import ConfigError, MissingExtraError
 from streamser.settings import parse_value
 from streamser.training.recipe import Recipe, changed, load_recipe
@@ -29,6 +30,7 @@ examples:
   streamser train lightsernet-3s-ce --corpora ~/corpora/emodb           # a published variant, on its own corpus
   streamser train lightsernet-7s-ce --corpora ~/IEMOCAP --benchmark iemocap-improvised
   streamser train --paper sepconv --corpora ~/IEMOCAP --jobs 8          # all rows of a paper; repeat it to continue
+  streamser train --paper sepconv --corpora ~/IEMOCAP --ray head:6379   # the same on a cluster, see docs/scale.md
   streamser train RECIPE --set protocol=leave-one-corpus-out --set epochs=10 --resume
   streamser train RECIPE --preview-augment preview/   # write augmented clips as WAV; train nothing
   python -m torch.distributed.run --nproc_per_node 2 -m streamser train RECIPE   # several processes
@@ -50,10 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument(
         "--rows", metavar="PATTERN", default="*", help="only rows whose names match, for example 'sepconv-hop768-*'"
     )
-    table.add_argument("--jobs", type=int, default=1, metavar="N", help="folds trained at a time (default: 1)")
+    table.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="folds trained at a time (default: 1; with --ray: one for each CPU of the cluster, or on GPUs: folds that "
+        "share a GPU, default 1)",
+    )
     table.add_argument(
         "--minutes", type=float, default=0.0, metavar="M", help="stop after this time; repeat the command to continue"
     )
+    add_ray_option(table.add_argument, "; each machine needs the corpora at the same path")
     parser.add_argument("--list", action="store_true", help="list the published variants and exit")
     parser.add_argument("--corpora", nargs="+", metavar="FOLDER", help="train on these corpora instead of the recipe's")
     parser.add_argument("--labels", help="comma-separated classes instead of the recipe's")
@@ -103,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--paper {args.paper} trains all rows of a paper; leave out {args.recipe}, or use --rows")
     if not args.recipe and not args.list and not args.paper:
         raise ConfigError("give a recipe.yaml or the name of a variant; `streamser train --list` shows the variants")
+    if args.ray is not None:
+        _check_ray(args)
     changes = _changes(args)
     # A recipe is checked before torch is imported: a mistake is reported at once, also without torch.
     recipe = load_recipe(Path(args.recipe), changes) if args.recipe and _is_file(args.recipe) else None
@@ -122,6 +133,19 @@ def run(args: argparse.Namespace) -> int:
     if args.preview_augment:
         return _preview(recipe, root, args.preview_augment)
     return _train(args, recipe, root)
+
+
+def _check_ray(args: argparse.Namespace) -> None:
+    """MissingExtraError without Ray, ConfigError for options that cannot be used with it."""
+    from streamser.cluster.start import require_ray
+
+    if not args.paper:
+        raise ConfigError("--ray: trains the folds of a paper's table; add --paper NAME, or leave --ray out")
+    require_ray("streamser train --ray")
+    if args.compute not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--compute {args.compute}: with --ray, which assigns the GPUs, use auto, cpu or cuda")
+    if args.jobs is not None and args.jobs < 1:
+        raise ConfigError(f"--jobs: must be at least 1, not {args.jobs}")
 
 
 def _list() -> int:

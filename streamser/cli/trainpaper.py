@@ -8,12 +8,14 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from streamser.cli.rayoption import address_of
 from streamser.corpora.benchmarks import BENCHMARKS, Benchmark
 from streamser.corpora.protocols import PAPERS
 from streamser.errors import ConfigError
@@ -22,7 +24,7 @@ from streamser.evaluation.foldsummary import summarize
 from streamser.nets.variant import Variant
 from streamser.nets.zoo import VARIANTS
 from streamser.training.estimate import Estimate, estimate
-from streamser.training.job import Job, jobs_of
+from streamser.training.job import Job, JobEnd, jobs_of
 from streamser.training.material import Material, gather, recipe_of, write_left_out, write_recipe
 from streamser.training.recipe import Recipe, changed
 from streamser.training.table import run_jobs
@@ -46,7 +48,7 @@ def run_paper(args: argparse.Namespace, changes: Mapping[str, Any], root: Path) 
     cache = args.cache or Path("runs") / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     materials = _materials(rows, root, cache)
-    devices = _devices(args.compute)
+    devices = _devices(args)
     jobs = {
         row.folder: jobs_of(row.recipe, row.benchmark.name, materials[row.benchmark.name], row.folder) for row in rows
     }
@@ -54,7 +56,7 @@ def run_paper(args: argparse.Namespace, changes: Mapping[str, Any], root: Path) 
     for row in rows:
         left = [job for job in jobs[row.folder] if not job.done]
         guesses[row.folder] = estimate(row.recipe, materials[row.benchmark.name], len(left), devices[0])
-    _print_plan(rows, jobs, guesses, args.jobs)
+    _print_plan(rows, jobs, guesses, None if args.ray is not None else _processes(args))
     if args.dry_run:
         return 0
     for row in rows:
@@ -63,10 +65,10 @@ def run_paper(args: argparse.Namespace, changes: Mapping[str, Any], root: Path) 
     left = [job for of_row in jobs.values() for job in of_row if not job.done]
     until = time.time() + 60 * args.minutes if args.minutes else float("inf")
     failed = 0
-    ends = run_jobs(left, materials, cache=cache, devices=devices, processes=max(1, args.jobs), until=until)
-    for count, end in enumerate(ends, 1):
-        failed += end.failed
-        print(f"{count}/{len(left)} {end.job.name}: {end.state}, {end.seconds:.0f} s", file=sys.stderr, flush=True)
+    with closing(_ends(args, left, materials, devices, cache, until)) as ends:
+        for count, end in enumerate(ends, 1):
+            failed += end.failed
+            print(f"{count}/{len(left)} {end.job.name}: {end.state}, {end.seconds:.0f} s", file=sys.stderr, flush=True)
     for row in rows:
         _summarize(row, jobs[row.folder])
     undone = sum(not job.done for of_row in jobs.values() for job in of_row)
@@ -75,6 +77,30 @@ def run_paper(args: argparse.Namespace, changes: Mapping[str, Any], root: Path) 
     else:
         print(f"all done; python tools/reproduction.py {' '.join(str(row.folder) for row in rows)}")
     return 2 if undone else 0
+
+
+def _ends(
+    args: argparse.Namespace,
+    jobs: Sequence[Job],
+    materials: Mapping[str, Material],
+    devices: Sequence[str],
+    cache: Path,
+    until: float,
+) -> Generator[JobEnd, None, None]:
+    """Train the jobs in processes or on a cluster; yields their ends."""
+    if args.ray is None:
+        yield from run_jobs(jobs, materials, cache=cache, devices=devices, processes=_processes(args), until=until)
+        return
+    from streamser.cli.common import hushed
+    from streamser.cluster.train import Where, train_on_ray
+
+    where = Where(address=address_of(args.ray), compute=args.compute, at_once=args.jobs, cache=cache)
+    with hushed(args.debug):
+        yield from train_on_ray(jobs, materials, where, until)
+
+
+def _processes(args: argparse.Namespace) -> int:
+    return max(1, args.jobs or 1)
 
 
 def _rows(args: argparse.Namespace, changes: Mapping[str, Any]) -> list[Row]:
@@ -120,24 +146,33 @@ def _materials(rows: list[Row], root: Path, cache: Path) -> dict[str, Material]:
     return materials
 
 
-def _devices(wanted: str) -> list[str]:
+def _devices(args: argparse.Namespace) -> list[str]:
+    """The processors of this machine to use; with --ray, the one on which the time is estimated."""
     from streamser.cli.train import _device
 
-    return [_device(one) for one in wanted.split(",")]
+    if args.ray is not None:  # this machine may have no GPU although the cluster has some
+        return ["cpu" if args.compute == "cpu" else _device("auto")]
+    return [_device(one) for one in args.compute.split(",")]
 
 
 def _print_plan(
-    rows: list[Row], jobs: Mapping[Path, list[Job]], guesses: Mapping[Path, Estimate], at_once: int
+    rows: list[Row], jobs: Mapping[Path, list[Job]], guesses: Mapping[Path, Estimate], at_once: int | None
 ) -> None:
-    """Print the number of folds that are left, and an estimate of their training time."""
+    """Print the number of folds that are left, and an estimate of their training time.
+
+    `at_once` is the number of folds that train at a time; None if a cluster decides that.
+    """
     whole = 0.0
     for row in rows:
         of_row, guess = jobs[row.folder], guesses[row.folder]
         left = sum(not job.done for job in of_row)
         whole += guess.seconds
         print(f"{row.folder.name}: {left} of {len(of_row)} folds left, {row.recipe.epochs} epochs each, about {guess}")
-    together = Estimate(whole / max(1, at_once))
-    print(f"In total at most {together}, {max(1, at_once)} at a time; early stopping ends some folds sooner.")
+    if at_once is None:
+        rate = f"{Estimate(whole)}, divided by the number of folds that the cluster trains at a time"
+    else:
+        rate = f"{Estimate(whole / at_once)}, {at_once} at a time"
+    print(f"In total at most {rate}; early stopping ends some folds sooner.")
 
 
 def _summarize(row: Row, jobs: list[Job]) -> None:

@@ -1,1 +1,1 @@
-"""Label archives and serve streams on a Ray cluster. Only these modules import Ray, and only when it is used."""
+"""Label archives, serve streams and train folds on a Ray cluster. Only these modules import Ray, when it is used."""

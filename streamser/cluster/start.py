@@ -18,11 +18,12 @@ __all__ = ["Cluster", "connected", "require_ray"]
 # Rows and file names are small; the default would reserve a third of the memory.
 _OBJECT_STORE_BYTES = 200_000_000
 _REACH_S = 5.0
-_QUIET = {
+_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves this machine
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; Ray warns if it is unset
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_task_oom_retries": "2",  # the default tries a task forever that does not fit into the memory
 }
 
 
@@ -37,6 +38,7 @@ class Cluster:
     """The cluster that was connected to."""
 
     cpus: int
+    gpus: int
     machines: int
     is_own: bool
     """True when it was started here and ends with the connection."""
@@ -45,12 +47,14 @@ class Cluster:
 @contextmanager
 def connected(address: str | None = None, cpus: int | None = None) -> Iterator[Cluster]:
     """Connect to the cluster at `address`; with None, start one with `cpus` on this machine and stop it afterwards."""
-    for name, value in _QUIET.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     if address is not None:
         _reach(address)
     import ray
 
+    # Ray would print its messages about dead workers to standard output; there is no public setting for them.
+    ray._private.worker._worker_logs_enabled = False
     ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if address is None:
@@ -64,9 +68,9 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[C
             for number, handler in ours.items():  # Ray's handler of SIGTERM would end the process without clean-up
                 signal.signal(number, handler)
     try:
-        found = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        found = ray.cluster_resources()
         machines = sum(bool(node["Alive"]) for node in ray.nodes())
-        yield Cluster(found, machines, address is None)
+        yield Cluster(max(1, int(found.get("CPU", 1))), int(found.get("GPU", 0)), machines, address is None)
     finally:
         ray.shutdown()
 
@@ -119,6 +123,11 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        if "AuthenticationError" in str(error.__cause__):
+            raise ConfigError(
+                f"--ray {address}: the cluster needs a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH, as on its machines"
+            ) from error
         raise _no_cluster(address, error) from error
 
 

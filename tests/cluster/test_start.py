@@ -1,8 +1,10 @@
-"""The Ray options without Ray: their help, and the error that explains how to install it."""
+"""What needs no Ray: the help of its options, and the errors that are found before it is used."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +14,7 @@ from streamser.cluster import start
 from streamser.errors import ConfigError, MissingExtraError
 
 
-@pytest.mark.parametrize("command", ["label", "serve"])
+@pytest.mark.parametrize("command", ["label", "serve", "train"])
 def test_the_help_describes_ray(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
@@ -31,27 +33,34 @@ def test_without_ray_the_error_names_what_to_install(
     printed = capsys.readouterr().err
     assert printed == "streamser: streamser label --ray needs the extra 'ray': pip install 'streamser[ray]'\n"
     assert not out.exists()
-    assert main(["serve", "--ray"]) == 1
-    assert "pip install 'streamser[ray]'" in capsys.readouterr().err
+    for words in (["serve", "--ray"], ["train", "--paper", "sepconv", "--corpora", "IEMOCAP", "--ray"]):
+        assert main(words) == 1
+        assert "pip install 'streamser[ray]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--ray", "--mic"], "--mic: cannot be used with --ray"),
-        (["--ray", "--record", "audio"], "--record: cannot be used with --ray"),
-        (["--ray", "--replicas", "3-2"], "--replicas: must be N, or FEWEST-MOST with at least 1, not 3-2"),
-        (["--ray", "--replicas", "many"], "--replicas: must be N, or FEWEST-MOST, not 'many'"),
-        (["--ray", "--streams-each", "0"], "--streams-each: must be at least 1, not 0"),
-        (["--ray", "--host", "0.0.0.0"], "needs a token"),
-        (["--replicas", "2"], "--replicas, --streams-each: need --ray"),
+        (["serve", "--ray", "--mic"], "--mic: cannot be used with --ray"),
+        (["serve", "--ray", "--record", "audio"], "--record: cannot be used with --ray"),
+        (["serve", "--ray", "--replicas", "3-2"], "--replicas: must be N, or FEWEST-MOST with at least 1, not 3-2"),
+        (["serve", "--ray", "--replicas", "many"], "--replicas: must be N, or FEWEST-MOST, not 'many'"),
+        (["serve", "--ray", "--streams-each", "0"], "--streams-each: must be at least 1, not 0"),
+        (["serve", "--ray", "--host", "0.0.0.0"], "needs a token"),
+        (["serve", "--replicas", "2"], "--replicas, --streams-each: need --ray"),
+        (["train", "recipe.yaml", "--ray"], "--ray: trains the folds of a paper's table; add --paper NAME"),
+        (
+            ["train", "--paper", "sepconv", "--ray", "--compute", "cuda:1"],
+            "--compute cuda:1: with --ray, which assigns",
+        ),
+        (["train", "--paper", "sepconv", "--ray", "--jobs", "0"], "--jobs: must be at least 1, not 0"),
     ],
 )
 def test_options_that_cannot_be_used_are_reported_in_one_line(
     words: list[str], error: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(start, "find_spec", lambda _: True)
-    assert main(["serve", *words]) == 1
+    assert main(words) == 1
     printed = capsys.readouterr().err
     assert error in printed and printed.count("\n") == 1
 
@@ -60,3 +69,13 @@ def test_options_that_cannot_be_used_are_reported_in_one_line(
 def test_an_unreachable_address_is_named_at_once(address: str) -> None:
     with pytest.raises(ConfigError, match=f"--ray {address}: no Ray cluster answers there"), start.connected(address):
         pass
+
+
+def test_a_cluster_that_needs_a_token_is_not_reported_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        cause = RuntimeError("ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken")
+        raise ConnectionError("Failed to connect to Ray cluster") from cause
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(ConfigError, match="--ray head:6379: the cluster needs a token; set RAY_AUTH_MODE=token"):
+        start._join("head:6379")
