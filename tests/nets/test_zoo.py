@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,3 +131,17 @@ def test_an_unknown_name_is_reported_with_the_nearest() -> None:
         get("lightsernett")
     with pytest.raises(ConfigError, match="did you mean 'sepconv-n5-focal'"):
         build("sepconv_n5_focal", 4)
+
+
+@pytest.mark.parametrize("name", ["parallel-cnn-mel-sc", "parallel-cnn-mfcc-sac"])
+def test_the_centre_loss_does_not_outweigh_the_labels(name: str) -> None:
+    torch.manual_seed(0)
+    variant = VARIANTS[name]
+    net = variant.build(4).train()
+    frames, labels = torch.rand(16, 24, variant.features.bins), torch.arange(16) % 4
+    output = net(frames)._replace(reconstruction=None)
+    spec = replace(variant.loss, reconstruction=0.0)
+    with_labels = replace(spec, centre=0.0).build(4, net.embedding_dim)(output, labels)
+    with_both = spec.build(4, net.embedding_dim)(output, labels)
+    # with half the sum over the embedding instead of the mean, the ratio is above 20 and the embedding collapses
+    assert 1.2 < (with_both / with_labels).item() < 4
