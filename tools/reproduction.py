@@ -116,9 +116,8 @@ class Measurement:
             parts.append(f"MSE {self.figures['reconstruction_mse_e4']:.2f}e-4")
         count = f"{self.folds} of {self.of_folds} folds" if self.folds < self.of_folds else _count(self.folds, "fold")
         seeds = f"{self.seeds} seeds" if self.seeds > 1 else ""
-        return f"{', '.join(parts)} ({', '.join(filter(None, (count, seeds, self.spared)))})" + (
-            "*" if self.measured == OLD else ""
-        )
+        trained = f"({', '.join(filter(None, (count, seeds, self.spared)))})"
+        return " ".join(filter(None, (", ".join(parts), trained))) + ("*" if self.measured == OLD else "")
 
 
 def printed_figures(row: str, benchmark: str) -> Mapping[str, float]:
