@@ -186,7 +186,7 @@ class FallbackEngine(OldNames):
         try:
             self._engine = first()
         except StreamserError as error:  # no such processor, no extra 'torch', or no weights for it
-            self._engine = self._fall_back(error)
+            self._fall_back(error)
 
     @property
     def name(self) -> str:
@@ -204,8 +204,9 @@ class FallbackEngine(OldNames):
 
     @property
     def steps(self) -> StepEngine | None:
+        on_second = self._fallback is not None  # read before the engine; `_fall_back` sets them in the other order
         steps = steps_of(self._engine)
-        if steps is None or self._fallback is not None:
+        if steps is None or on_second:
             return steps
         from streamser.engines.fallbacksteps import FallbackSteps
 
@@ -223,14 +224,13 @@ class FallbackEngine(OldNames):
                 if self._engine is engine:
                     if self._fallback is not None:
                         raise
-                    self._engine = self._fall_back(error)
+                    self._fall_back(error)
             return call(self._engine)
 
-    def _fall_back(self, error: StreamserError) -> Engine:
-        engine = self._second()
+    def _fall_back(self, error: StreamserError) -> None:
+        self._engine = engine = self._second()
         self._fallback = str(error)
         logger.warning("%s; from here on the %s engine computes on the %s", error, engine.name, engine.compute)
-        return engine
 
 
 def open_engine(bundle: Bundle, engine: str = "auto", compute: str = "auto", threads: int = 1) -> Engine:

@@ -124,7 +124,7 @@ class TorchEngine(OldNames):
             return None
         streams = _CPU_STREAMS
         try:
-            with self._lock:
+            with self._computing():
                 if self._device.type == "cuda":
                     free, _ = torch.cuda.mem_get_info(self._device)
                     streams = min(_CUDA_STREAMS, free // 4 // state_bytes(net))

@@ -113,6 +113,7 @@ class StepTrack:
         return self._input(slice(kept, kept + frames))
 
     def _begin(self, utterance: int, start: int) -> None:
+        self.finish()  # an utterance that is begun again still has its earlier track
         self._track = self._steps.track(self._track)
         self._front_end = FrontEnd(self._config)
         self._utterance, self._start, self._end = utterance, start, start

@@ -401,7 +401,7 @@ class InferenceWorker:
         if not segment.final:
             return None
         try:
-            return self.recognizer.predict(segment)
+            return compute_predictions(self.recognizer, [segment])[0]
         except BaseException as again:
             self._fail(state, again)
             return None

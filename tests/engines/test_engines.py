@@ -98,6 +98,27 @@ def test_many_threads_with_the_same_failure_cause_one_warning(bundle: Bundle, ca
     assert len(caplog.records) == 1
 
 
+def test_a_stream_that_begins_during_the_fallback_does_not_get_the_step_graph_of_the_failed_engine(
+    bundle: Bundle,
+) -> None:
+    first, second = Device(bundle, 0), Device(bundle, 1)
+    first.steps, second.steps = object(), object()  # type: ignore[attr-defined]
+    engine = FallbackEngine(lambda: first, lambda: second, bundle.features)
+    found: list[object] = []
+
+    class OtherStream(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:  # the fallback is under way when the warning is logged
+            found.append(engine.steps)
+
+    handler = OtherStream()
+    logging.getLogger("streamser.engines").addHandler(handler)
+    try:
+        engine.run(np.zeros((1, 59, 64), np.float32))
+    finally:
+        logging.getLogger("streamser.engines").removeHandler(handler)
+    assert found == [second.steps]  # type: ignore[attr-defined]
+
+
 def test_a_failure_of_the_second_engine_is_not_hidden(bundle: Bundle) -> None:
     engine = FallbackEngine(lambda: Device(bundle, 0), lambda: Device(bundle, 0), bundle.features)
     for _ in range(2):

@@ -24,6 +24,7 @@ from stream_parts import (
 )
 
 from streamser.audio import SAMPLE_RATE, AudioBlock
+from streamser.baseline import Baseline
 from streamser.bundle import Bundle
 from streamser.engines import Engine, FallbackEngine
 from streamser.errors import AudioError, EngineError
@@ -32,6 +33,7 @@ from streamser.features import Frames
 from streamser.recognizer import Recognizer
 from streamser.stream.channel import Delivery, StreamConfig, WorkerStream
 from streamser.stream.pipeline import Listener
+from streamser.stream.segmenter import SegmenterConfig
 from streamser.stream.sources import SourceItem, WavSource
 from streamser.stream.worker import InferenceWorker, PipelineConfig
 
@@ -65,6 +67,18 @@ def test_one_failing_call_of_the_engine_loses_no_final(recognizer: Recognizer, l
             found = list(events)
         assert as_json(finals(found)) == as_json(finals(expected)), f"call {broken}"
         assert isinstance(found[-1], StreamEnded) and found[-1].error is None
+
+
+def test_a_final_that_is_computed_again_is_adapted_to_the_profile_once(adaptive: Recognizer) -> None:
+    assert adaptive.relative is not None
+    known = adaptive.with_baseline(Baseline(np.full(adaptive.relative.size, 3.0), 4.0, 4, "profile"))
+    config = StreamConfig(segmenter=SegmenterConfig(hop_ms=0, speculate_ms=0))  # finals only: the first call is a final
+    with Listener(ListSource(in_blocks(two_utterances())), known, config) as listener:
+        expected = list(listener)
+    flaky, _ = with_engine(adaptive, failing(lambda call: call == 0, GPU_FULL))
+    with Listener(ListSource(in_blocks(two_utterances())), flaky.with_baseline(known.baseline), config) as listener:
+        found = list(listener)
+    assert as_json(finals(found)) == as_json(finals(expected))
 
 
 def test_an_engine_that_fails_every_second_time_loses_only_partials(recognizer: Recognizer) -> None:

@@ -13,6 +13,7 @@ from stream_parts import as_json, finals, partials, two_utterances
 
 from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment, read_audio
 from streamser.engines import run_frames
+from streamser.engines.columns import WindowTrack
 from streamser.engines.onnx import OnnxEngine
 from streamser.events import EmotionEvent, Event
 from streamser.features import extract
@@ -74,6 +75,23 @@ def test_a_final_with_steps_equals_the_recognizers_prediction_for_its_audio(step
     for event in finals(events_of(stepping, audio, config)):
         alone = stepping.predict(audio[event.start : event.end])
         np.testing.assert_allclose(list(event.scores.values()), list(alone.scores.values()), atol=1e-5)
+
+
+def test_an_utterance_that_is_begun_again_closes_its_earlier_track_first(
+    stepping: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a device has no other slot, the new track gets that of the earlier one."""
+    assert stepping.steps is not None
+    calls: list[str] = []
+    begin, close = type(stepping.steps).track, WindowTrack.close
+    monkeypatch.setattr(type(stepping.steps), "track", lambda *args: (calls.append("begin"), begin(*args))[1])
+    monkeypatch.setattr(WindowTrack, "close", lambda track: (calls.append("close"), close(track))[1])
+    steps, novelty = StepTrack(stepping.steps, stepping.features), Novelty()
+    audio = babble(2.0)
+    for start, end in ((0, 8_000), (0, 16_000), (20_000, 28_000)):  # audio is missing before the last window
+        segment = Segment(0, start, audio[start:end], final=False)
+        steps.partial(segment, [novelty.of(segment)])
+    assert calls == ["begin", "close", "begin"]
 
 
 def test_small_pieces_give_the_same_events_as_the_whole(stepping: Recognizer) -> None:
