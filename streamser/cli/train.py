@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="folds trained at a time (default: 1; with --ray: one for each CPU of the cluster, or on GPUs: folds that "
-        "share a GPU, default 1)",
+        help="folds trained at a time (default: 1; with --ray: one for each CPU of the cluster); with --ray on GPUs, "
+        "folds that share a GPU (default: 1)",
     )
     table.add_argument(
         "--minutes", type=float, default=0.0, metavar="M", help="stop after this time; repeat the command to continue"

@@ -1,8 +1,8 @@
 """Tracks whose states stay on a torch device: the chunks of many streams are encoded in one batch.
 
 A track owns a slot of `DeviceStreams` until its utterance is over. `feed` only stores frames; `advance` encodes the
-frames of several tracks together. If no slot is free, the utterance is encoded as a whole each time, with the same
-results.
+frames of several tracks together. If no slot is free, all frames of the utterance are encoded again for each result;
+the results are the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Run = Callable[[Frames], tuple[Frames, Frames]]
 
 
 class Slots(Protocol):
-    """The interface of `DeviceStreams` that steps use."""
+    """The part of `DeviceStreams` that `DeviceSteps` uses."""
 
     streams: int
     features: FeatureConfig
@@ -42,16 +42,16 @@ class Slots(Protocol):
         """Start new utterances."""
 
     def step(self, slots: NDArray[np.int64], chunks: Frames) -> tuple[Frames, Frames]:
-        """Logits and embedding after the next chunks, (slots, frames, bins)."""
+        """Encode the next chunks, (slots, frames, bins); returns logits and embedding of each utterance so far."""
 
     def peek(self, slots: NDArray[np.int64], chunks: Frames) -> tuple[Frames, Frames]:
-        """The same, but the states stay as they are."""
+        """Like `step`, but the states stay unchanged."""
 
 
 class DeviceSteps:
-    """A checkpoint's chunk steps on a device; any thread may use it.
+    """Computes a checkpoint's streams in chunks on a device; any thread may use it.
 
-    `run` scores whole utterances. `lock` excludes other computation with the same network.
+    `run` scores whole utterances. `lock` is held during each computation, as by the engine's other calls.
     """
 
     def __init__(self, slots: Slots, run: Run, counters: Counters, lock: AbstractContextManager[Any]) -> None:
@@ -78,8 +78,8 @@ class DeviceSteps:
             if not self._warned:
                 self._warned = True
                 logger.warning(
-                    "all %d places for streams on the device are in use; further streams are computed as a whole, "
-                    "which takes longer",
+                    "all %d slots for streams on the device are in use; for further streams, each result is computed "
+                    "from the whole utterance, which takes longer",
                     self._slots.streams,
                 )
             return _WholeTrack(self, self._run)
@@ -111,7 +111,7 @@ class DeviceSteps:
 
 
 def _by_size(tracks: Sequence[_DeviceTrack], due: Callable[[_DeviceTrack], int]) -> dict[int, list[_DeviceTrack]]:
-    """The tracks for which frames are due, by their number."""
+    """The tracks that have frames to encode, grouped by the number of these frames."""
     groups: dict[int, list[_DeviceTrack]] = {}
     for track in tracks:
         if size := due(track):
@@ -126,9 +126,9 @@ class _DeviceTrack:
         self.slot = slot
         self.fed = 0
         self.lost = False
-        """Whether a step failed, so that the state on the device is unknown, or the slot was given back."""
+        """True after a failed step, which leaves the state on the device unknown, and after `close`."""
         self._steps = steps
-        self._release = weakref.finalize(self, release, slot)  # without `close` if a stream ends in mid-utterance
+        self._release = weakref.finalize(self, release, slot)  # a stream that ends in mid-utterance never calls `close`
         self._release.atexit = False
         self._waiting: Frames = np.zeros((0, steps.features.bins), np.float32)
         self._begun = False
@@ -143,10 +143,10 @@ class _DeviceTrack:
         self._waiting = np.concatenate([self._waiting, frames])
 
     def scores(self) -> WindowScores:
-        """Logits and embedding of all frames, without a rest smaller than the network's smallest chunk."""
+        """Logits and embedding of all frames; a rest that is shorter than `multiple` is left out."""
         self._steps.advance([self])
         if self.lost or self._scores is None:
-            raise EngineError("the state of an utterance on the device was lost in an earlier error")
+            raise EngineError("the state of an utterance on the device was lost by an earlier error")
         return WindowScores(*self._scores, self._audible)
 
     def final(self, kept: slice) -> WindowScores:
@@ -164,7 +164,10 @@ class _DeviceTrack:
         return size if len(self._waiting) >= size else 0
 
     def rest_due(self) -> int:
-        """Number of frames after the last chunk that are not yet scored; too few for any score are padded."""
+        """Number of frames to score after the last whole chunk; 0 if the scores already cover them.
+
+        An utterance that is too short for any score gets one from padded frames.
+        """
         multiple = self._steps.multiple
         rest = len(self._waiting) // multiple * multiple
         if self._scores is None:
@@ -178,7 +181,7 @@ class _DeviceTrack:
         return np.concatenate([self._waiting[:size], silence])
 
     def take(self, scores: tuple[Frames, Frames], encoded: int) -> None:
-        """Store the scores after a step that encoded this many frames for good."""
+        """Store the scores of a step that encoded this many frames into the state; 0 for a peek."""
         before = self.fed - len(self._waiting)
         rest = len(self._waiting) // self._steps.multiple * self._steps.multiple
         self._scores, self._scored = scores, before + (encoded or rest)
@@ -188,7 +191,7 @@ class _DeviceTrack:
 
 
 class _WholeTrack:
-    """An utterance without a slot: all its frames are kept, and encoded again each time."""
+    """An utterance without a slot: all its frames are kept, and encoded again for each result."""
 
     def __init__(self, steps: DeviceSteps, run: Run) -> None:
         self.fed = 0
@@ -202,7 +205,7 @@ class _WholeTrack:
         self._frames.append(frames)
 
     def scores(self) -> WindowScores:
-        """Logits and embedding of all frames; too few for any score are padded."""
+        """Logits and embedding of all frames; frames that are too few for a score are padded with silence."""
         config, multiple = self._steps.features, self._steps.multiple
         frames = np.concatenate([np.zeros((0, config.bins), np.float32), *self._frames])
         audible = is_audible(frames, config)

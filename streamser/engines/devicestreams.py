@@ -4,7 +4,7 @@ A chunk is audio, whose features are computed on the device, or frames that are 
 
 On CUDA a step (features, gather of the states, the network, update of the states) is captured once for each batch size
 as a graph; pinned memory serves for upload and download. A batch is filled up to the next captured size with a slot
-that no stream owns; what its rows write there, in any order, is never used.
+that no stream owns; the values that the additional rows write there are never used.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Pending:
 
 
 class DeviceStreams:
-    """The states of up to `streams` streams on a device; for one thread.
+    """The states of up to `streams` streams on a device; for one thread at a time.
 
     `takes` is the kind of chunks: float samples, 16-bit samples, which halve the upload, or frames. `tf32` lets the
     tensor cores round inputs to ten bits: results then equal the CPU's within about 1e-2 instead of 1e-3.
@@ -163,7 +163,7 @@ class DeviceStreams:
         return np.concatenate([logits for logits, _ in results]), np.concatenate([found for _, found in results])
 
     def peek(self, slots: NDArray[np.int64], chunks: NDArray[Any]) -> tuple[Frames, Frames]:
-        """Like `step`, but the states stay as they are: for audio that is not yet a whole chunk.
+        """Like `step`, but the states stay unchanged: for audio that is not yet a whole chunk.
 
         Such chunks have many lengths, so their steps are not captured as graphs.
         """
@@ -188,7 +188,7 @@ class DeviceStreams:
         fixed = len(self._fixed)
         for state, value in zip(self._fixed, following[:fixed], strict=True):
             state.index_copy_(0, slots, value)
-        if new := following[fixed:]:  # only the new entries: most of a ring stays as it is
+        if new := following[fixed:]:  # only the new entries: most of a ring does not change
             written = self._written.index_select(0, slots)
             for ring, entries in zip(self._rings, new, strict=True):
                 write(ring, slots, written, entries)

@@ -1,4 +1,4 @@
-"""Tracks that continue on another engine if the first one fails, from the utterance's first frame."""
+"""Tracks that continue on another engine if the first one fails; it gets all frames of the utterance again."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class _FallbackTrack:
         self._frames.append(frames)
 
     def scores(self) -> WindowScores:
-        """The scores of the engine's track."""
+        """The scores of the track on the present engine."""
         scores: WindowScores = self._attempt(lambda engine: self.on(engine).scores())
         return scores
 
     def final(self, kept: slice) -> WindowScores:
-        """The scores of the engine's track."""
+        """The final scores of the track on the present engine."""
         scores: WindowScores = self._attempt(lambda engine: self.on(engine).final(kept))
         return scores
 

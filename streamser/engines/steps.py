@@ -59,7 +59,7 @@ class StepEngine(Protocol):
 
 @runtime_checkable
 class BatchStepEngine(StepEngine, Protocol):
-    """A step engine that encodes several tracks in less time together than one by one."""
+    """A step engine that encodes several tracks together in less time than one by one."""
 
     def advance(self, tracks: Sequence[Track]) -> None:
         """Encode the frames that these tracks were fed, in as few steps as possible; their `scores` are then ready."""

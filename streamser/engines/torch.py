@@ -34,7 +34,7 @@ from streamser.nets.zoo import restore
 logger = logging.getLogger(__name__)
 
 _CUDA_BATCH = 128  # windows; a ResNet's activations then take about 100 MB
-_CUDA_STREAMS = 1024  # states that stay on the device, if a quarter of its free memory is enough for them
+_CUDA_STREAMS = 1024  # slots for states on the device; fewer if they would need over a quarter of its free memory
 _CPU_STREAMS = 64
 _STEP_SIZES = (1, 4, 16, 64)  # batch sizes of steps; larger batches are split
 _SILENT = -1  # in `_Piece.order`: a frame of silence instead of a frame of the audio
@@ -102,10 +102,10 @@ class TorchEngine(OldNames):
 
     @property
     def steps(self) -> DeviceSteps | None:
-        """Chunk steps of many streams, opened by the first stream that asks for them.
+        """The states of many streams on the device, allocated for the first stream that asks for them.
 
-        None unless the checkpoint has a step graph, with which another engine can continue, and the network takes
-        chunks. None too if the device has too little memory.
+        None if the network does not take chunks, if the device has too little memory, or if the checkpoint has no step
+        graph, which ONNX Runtime needs to continue an utterance after an error.
         """
         with self._opening:
             if not self._opened:

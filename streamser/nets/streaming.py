@@ -20,7 +20,7 @@ class StreamNet(Protocol):
     stream_chunks: tuple[int, int]
     """Frames of an utterance's first chunk, and of every later one."""
     stream_multiple: int
-    """Every chunk has a multiple of this number of frames; an utterance's last chunk may be shorter than the others."""
+    """The length of every chunk in frames is a multiple of this; an utterance's last chunk may be shorter."""
     stream_rings: int
     """How many of the states, at the end of their list, are rings: (streams, heads, entries, width)."""
 
@@ -42,8 +42,8 @@ def state_bytes(net: StreamNet) -> int:
 def write(ring: Tensor, slots: Tensor, written: Tensor, new: Tensor) -> None:
     """Write the streams' `new` entries (B, n, heads, width) in place; n is at most the size of the ring.
 
-    `ring` is (streams, heads, entries, width), `slots` (B,) are the streams' places in it, and `written` (B,) are the
-    numbers of entries that were written before: new entries overwrite the oldest ones.
+    `ring` is (streams, heads, entries, width), `slots` (B,) are the streams' indexes in it, and `written` (B,) are the
+    numbers of entries that were written before. New entries overwrite the oldest ones.
     """
     entry = (written[:, None] + torch.arange(new.shape[1], device=new.device)) % ring.shape[2]  # (B, n)
     ring[slots[:, None], :, entry] = new

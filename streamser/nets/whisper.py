@@ -216,7 +216,7 @@ class Encoder(nn.Module):
 
 
 def _convolved(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """The convolution as one matrix product, (B, T, inputs) -> (B, steps, outputs), without turning the tensors."""
+    """The convolution as one matrix product, (B, T, inputs) -> (B, steps, outputs); tensors are not transposed."""
     (size,), (stride,) = conv.kernel_size, conv.stride
     count = (x.shape[1] - size) // stride * stride + 1
     pieces = torch.cat([x[:, at : at + count : stride] for at in range(size)], dim=2)

@@ -27,7 +27,7 @@ class Checkpoints:
     """One inference worker for each checkpoint in use; made, used and closed on one event loop."""
 
     def __init__(self, recognizer: Recognizer, pipeline: PipelineConfig, open_model: OpenModel | None = None) -> None:
-        self.own = InferenceWorker(recognizer, pipeline)
+        self.own = _worker_for(recognizer, pipeline)
         self._pipeline = pipeline
         self._open = open_model or (lambda path: load(path, recognizer.engine.compute))
         self._others: dict[str, InferenceWorker] = {}
@@ -58,7 +58,7 @@ class Checkpoints:
             words = f"{MOST_OTHERS} other checkpoints are in use already; choose one of them"
             raise Refusal("too_many_models", words, CLOSE_TRY_LATER)
         try:
-            worker = InferenceWorker(self._open(str(path)), self._pipeline)
+            worker = _worker_for(self._open(str(path)), self._pipeline)
         except StreamserError as error:
             logger.error("checkpoint %s: %s", name, error)
             raise Refusal(
@@ -70,6 +70,12 @@ class Checkpoints:
     async def close(self, timeout_s: float) -> None:
         """Stop all workers; each has up to `timeout_s` to finish its queued jobs, and the rest are discarded."""
         await asyncio.gather(*(asyncio.to_thread(worker.close, timeout_s) for worker in self.workers))
+
+
+def _worker_for(recognizer: Recognizer, pipeline: PipelineConfig) -> InferenceWorker:
+    """The checkpoint's worker; its step graph is opened now, because the first stream is opened on the event loop."""
+    _ = recognizer.steps
+    return InferenceWorker(recognizer, pipeline)
 
 
 def describe(recognizer: Recognizer) -> dict[str, Any]:

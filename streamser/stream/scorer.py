@@ -103,8 +103,8 @@ class Scorer:
         self.voice = voice or Voice(recognizer)
         self._new_speaker: int | None = None  # the first utterance of another speaker
         self._features = FeatureTrack(recognizer.features)
-        # The step track is opened before the first audio, because opening it takes time. If the first engine has none,
-        # and another engine follows later, this stream still scores whole windows.
+        # The step graph is opened before the first audio, because opening it takes time. A stream that begins without
+        # one scores whole windows to its end, even if its engine falls back to another one that has a step graph.
         self._steps = None if recognizer.steps is None else StepTrack(recognizer.steps, recognizer.features)
         self._ahead: tuple[Segment, Prediction] | None = None
         self._smooth: tuple[Segment, list[float]] | None = None

@@ -83,7 +83,7 @@ class StepTrack:
         self._track, self._utterance = None, -1
 
     def finish(self) -> None:
-        """The utterance is over; the next one may begin after its track."""
+        """Close the utterance's track; the next track may take over a part of its state."""
         if self._track is not None:
             self._track.close()
         self._utterance = -1

@@ -332,9 +332,10 @@ class InferenceWorker:
             return jobs
 
     def _rounds(self, jobs: Sequence[_Job]) -> Iterable[list[_Job]]:
-        """Parts of a batch to score one after the other, so that each holds at most one segment of a stream.
+        """Split a batch into parts that are scored one after the other, each with at most one segment of a stream.
 
-        A stream's track is fed before the batch is computed; a later segment would be part of an earlier one's scores.
+        Tracks are fed before a part is computed. With two segments of one stream, the scores of the first would include
+        the audio of the second.
         """
         if len(jobs) < 2 or self.recognizer.steps is None:
             return [list(jobs)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,22 @@ async def test_a_client_can_only_name_an_installed_and_undamaged_checkpoint(
                     pass
         listed = (await client.models())["models"]
         assert [("error" in model, model["name"]) for model in listed] == [(False, "other"), (True, "broken")]
+
+
+async def test_step_graphs_are_opened_before_the_first_stream_and_outside_the_event_loop(
+    recognizer: Recognizer, other: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[Recognizer, bool]] = []
+
+    def steps(of: Recognizer) -> None:
+        opened.append((of, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr(Recognizer, "steps", property(steps))
+    both = Checkpoints(recognizer, PipelineConfig(), lambda _: other)
+    assert opened == [(recognizer, True)], "the server has no clients yet"
+    await both.worker("other")
+    assert opened[1:] == [(other, False)]
+    await both.close(1.0)
 
 
 async def test_the_number_of_loaded_checkpoints_is_limited(
