@@ -226,7 +226,7 @@ class Students:
         return time.time() < self.options.until
 
     def ship(self) -> None:
-        """Train the checkpoint of each student of `whisper` whose run is complete; the recipe names the teacher."""
+        """Train the checkpoint of each student of `whisper` whose run is complete; the teacher is the installed one."""
         for student in (one for one in self.plan if one.taught and one.teacher == WHISPER):
             folder = self.options.runs / student.name
             target = self.options.out / student.name

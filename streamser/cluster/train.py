@@ -38,9 +38,7 @@ class Where:
     compute: str = "auto"
     """`cpu`; `cuda`; or `auto`: GPUs if the cluster has any."""
     at_once: int | None = None
-    """Largest number of jobs that train at a time (None: one for each CPU); on GPUs, the number of jobs that share a GPU
-    (None: 1).
-    """
+    """Largest number of jobs that train at a time (None: one for each CPU); on GPUs, jobs that share one (None: 1)."""
     cache: Path
     """Folder for computed features, on each machine."""
 

@@ -94,7 +94,10 @@ def _own() -> Iterator[Variant]:
     )
     yield whisper
     yield replace(
-        whisper, name="whisper-1", build=partial(Whisper, layers=1), notes=whisper.notes.replace("Two", "One")
+        whisper,
+        name="whisper-1",
+        build=partial(Whisper, layers=1),
+        notes="Like `whisper`, with only the first of the two encoder layers.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What needs no Ray: the help of its options, and the errors that are found before it is used."""
+"""Tests without Ray: the help of its options, and the errors that are found before Ray is used."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def env() -> Iterator[dict[str, str]]:
-    """Environment variables with a folder of its own for temporary files; its path is short, as Ray's sockets need."""
+    """Environment variables that name a new folder for temporary files; Ray's sockets need a short path."""
     folder = tempfile.mkdtemp(prefix="st")
     yield {**os.environ, "TMPDIR": folder}
     shutil.rmtree(folder, ignore_errors=True)
