@@ -52,7 +52,9 @@ pooling of papers 1 to 3; each fold leaves out two speakers."""
 TRIED = """\
 These variants were published on IEMOCAP, which may not be distributed. Each was trained on one fold of EMO-DB's
 seven emotions, with fewer epochs than published, and tested on two speakers who were left out. The figures show only
-that each network learns: UA at chance is 14.3."""
+that each network learns: UA at chance is 14.3. The variants `parallel-cnn-*-a` reconstruct their input and do not
+classify. EMO-DB has no annotators' votes; without them, the losses `focal`, `focal-b1.5` and `soft` of `sepconv` equal
+weighted cross entropy, so these variants give the same figures on a CPU if their networks and epochs are equal."""
 
 FOLDS = {
     "paper:focal-resnet": 5,
