@@ -76,6 +76,8 @@ def test_the_work_around_the_network_costs_less_than_7500_small_numpy_calls_per_
         def final(self, kept: slice) -> WindowScores:
             return self.nothing
 
+        def close(self) -> None: ...
+
         def run(self, frames: Frames) -> tuple[Frames, Frames]:
             return np.zeros((len(frames), 4), np.float32), np.zeros((len(frames), 320), np.float32)
 
