@@ -210,6 +210,7 @@ class Recipe:
     (speaker), which suits the relative head: a speaker's utterances then share a room with the baseline."""
     feature_augment: FeatureAugment = field(default_factory=FeatureAugment)
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the training. A CPU without instructions for bf16 trains in fp32, which is faster there."""
     risk: float = 0.25
     """Accepted share of wrong predictions among those that are not uncertain."""
     licence: str = ""

@@ -37,7 +37,7 @@ from streamser.training.options import RunOptions
 from streamser.training.publish import Trained, publish
 from streamser.training.recipe import Recipe
 from streamser.training.relative import RelativeBatches, embedded, embedding_head, relative_recipe
-from streamser.training.setup import set_up
+from streamser.training.setup import fast_precision, set_up
 from streamser.training.stores import read_stores
 from streamser.training.teachers import Teachers, speakers_of
 from streamser.training.windows import clip_logits, reconstruction_mse
@@ -52,7 +52,7 @@ class Trainer:
     """One recipe in one run folder: fit every split, score it, and write the checkpoint."""
 
     def __init__(self, recipe: Recipe, material: Material, folder: Path, options: RunOptions) -> None:
-        self.setup = set_up(with_labels(recipe, material))
+        self.setup = set_up(fast_precision(with_labels(recipe, material), options.device))
         self.recipe = self.setup.recipe
         self.material, self.folder, self.options = material, folder, options
         self.device = torch.device(options.device)

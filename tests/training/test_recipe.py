@@ -114,3 +114,21 @@ def test_a_file_that_is_not_a_recipe_is_reported(tmp_path: Path) -> None:
     broken.write_text("- a list", encoding="utf-8")
     with pytest.raises(ConfigError, match="a recipe must be a mapping"):
         load_recipe(broken)
+
+
+@pytest.mark.parametrize(
+    ("capability", "device", "trained"),
+    [("AVX2", "cpu", "fp32"), ("AVX512", "cpu", "bf16"), ("AVX2", "cuda", "bf16"), ("AVX2", "cuda:1", "bf16")],
+)
+def test_a_cpu_without_instructions_for_bf16_trains_in_fp32(
+    capability: str, device: str, trained: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from streamser.training.setup import fast_precision
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    recipe = recipe_from({"name": "x", "variant": "lightsernet", "precision": "bf16"})
+    assert fast_precision(recipe, device) == replace(recipe, precision=trained)
+    plain = replace(recipe, precision="fp32")
+    assert fast_precision(plain, device) == plain
