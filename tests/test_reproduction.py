@@ -178,3 +178,12 @@ def test_each_call_adds_its_run_to_the_table(tmp_path: Path) -> None:
 def test_the_shipped_table_is_the_output_of_the_tool() -> None:
     stored = [Measurement(**one) for one in json.loads(reproduction.STORE.read_text(encoding="utf-8"))]
     assert reproduction.TABLE.read_text(encoding="utf-8") == reproduction.write_table(stored)
+
+
+def test_a_run_of_our_own_recipe_with_fewer_epochs_says_so() -> None:
+    epochs = reproduction.own_epochs("lightsernet-emodb")
+    assert epochs > 3
+    run = {"name": "lightsernet-emodb", "epochs": 3, "train_window_s": 0.0}
+    assert reproduction.shortened(run, None) == f"3 of {epochs} epochs"
+    assert reproduction.shortened({**run, "epochs": epochs}, None) == ""
+    assert reproduction.shortened({**run, "name": "losses-focal"}, None) == ""

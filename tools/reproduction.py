@@ -26,6 +26,7 @@ from streamser.evaluation.folds import FoldResult, load_folds
 from streamser.evaluation.foldsummary import summarize
 from streamser.nets.variant import Variant
 from streamser.nets.zoo import VARIANTS
+from streamser.training.recipe import load_recipe
 
 MODELS = Path(__file__).parents[1] / "models"
 TABLE, STORE = MODELS / "REPRODUCTION.md", MODELS / "reproduction.json"
@@ -177,13 +178,24 @@ def of_run(run: Path) -> list[Measurement]:
 
 
 def shortened(recipe: Mapping[str, Any], variant: Variant | None) -> str:
-    """How the training was shorter than the published one, as `60 of 300 epochs, learnt from pieces of 3 s`."""
+    """How the training was shorter than the published one, or than our own recipe.
+
+    For example `60 of 300 epochs, learnt from pieces of 3 s`.
+    """
     parts = []
     if variant is not None and recipe["epochs"] != variant.recipe.epochs:
         parts.append(f"{recipe['epochs']} of {variant.recipe.epochs} epochs")
+    elif variant is None and recipe["epochs"] < (whole := own_epochs(recipe["name"])):
+        parts.append(f"{recipe['epochs']} of {whole} epochs")
     if variant is not None and recipe["train_window_s"]:
         parts.append(f"learnt from pieces of {recipe['train_window_s']:g} s")
     return ", ".join(parts)
+
+
+def own_epochs(name: str) -> int:
+    """Number of epochs in our own recipe of this name; 0 if there is none."""
+    files = (MODELS / name / "recipe.yaml", MODELS / "recipes" / f"{name}.yaml")
+    return next((load_recipe(path).epochs for path in files if path.exists()), 0)
 
 
 def merged(old: Iterable[Measurement], new: Iterable[Measurement]) -> list[Measurement]:
