@@ -77,15 +77,16 @@ class Student:
 WHISPER = Teacher("whisper", Path("models/whisper/recipe.yaml"), "leave-one-corpus-out")
 EMODB = Teacher("whisper-emodb", RECIPES / "whisper-emodb.yaml", "honest-loso")
 LIGHTSERNET, SEPCONV = Path("models/lightsernet/recipe.yaml"), RECIPES / "sepconv-plain.yaml"
-_EIGHT = {"corpora": ["emodb", "ravdess", "nemo", "tess", "ased", "cremad_part", "emovo", "casia"]}
-_LEFT_OUT = {"judge_only": ["emovo", "casia"], "test_corpora": ["emodb", "ravdess", "nemo", "ased", "emovo", "casia"]}
+_LEFT_OUT = {
+    "corpora": ["emodb", "ravdess", "nemo", "tess", "ased", "cremad_part", "emovo", "casia"],
+    "judge_only": ["emovo", "casia"],
+    "test_corpora": ["emodb", "ravdess", "nemo", "ased", "emovo", "casia"],
+}
 PLAN = (
     Student("whisper-1", Path("models/whisper/recipe.yaml"), WHISPER, taught=False, changes={"variant": "whisper-1"}),
     Student("lightsernet-labels", LIGHTSERNET, WHISPER, taught=False),
     Student("sepconv-labels", SEPCONV, WHISPER, taught=False),
-    Student(
-        "sepconv-acted", Path("models/sepconv/recipe.yaml"), WHISPER, taught=False, changes={**_EIGHT, **_LEFT_OUT}
-    ),
+    Student("sepconv-acted", Path("models/sepconv/recipe.yaml"), WHISPER, taught=False, changes=_LEFT_OUT),
     Student("lightsernet", LIGHTSERNET, WHISPER),
     Student("sepconv", SEPCONV, WHISPER),
     Student("lightsernet-emodb", Path("models/lightsernet-emodb/recipe.yaml"), EMODB),

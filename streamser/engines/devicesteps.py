@@ -119,6 +119,12 @@ def _by_size(tracks: Sequence[_DeviceTrack], due: Callable[[_DeviceTrack], int])
     return groups
 
 
+def _padded(frames: Frames, least: int, config: FeatureConfig) -> Frames:
+    """The frames, lengthened with silence to `least` if there are fewer."""
+    missing = max(0, least - len(frames))
+    return np.concatenate([frames, np.repeat(silent_frame(config), missing, axis=0)])
+
+
 class _DeviceTrack:
     """An utterance in a slot: whole chunks change its state; the rest is scored without changing it."""
 
@@ -176,9 +182,7 @@ class _DeviceTrack:
 
     def waiting(self, size: int) -> Frames:
         """The next frames, padded with silence if there are not enough."""
-        missing = max(0, size - len(self._waiting))
-        silence = np.repeat(silent_frame(self._steps.features), missing, axis=0)
-        return np.concatenate([self._waiting[:size], silence])
+        return _padded(self._waiting[:size], size, self._steps.features)
 
     def take(self, scores: tuple[Frames, Frames], encoded: int) -> None:
         """Store the scores of a step that encoded this many frames into the state; 0 for a peek."""
@@ -209,8 +213,7 @@ class _WholeTrack:
         config, multiple = self._steps.features, self._steps.multiple
         frames = np.concatenate([np.zeros((0, config.bins), np.float32), *self._frames])
         audible = is_audible(frames, config)
-        missing = max(0, multiple - len(frames))
-        frames = np.concatenate([frames, np.repeat(silent_frame(config), missing, axis=0)])
+        frames = _padded(frames, multiple, config)
         return WindowScores(*self._run(frames[None, : len(frames) // multiple * multiple]), audible)
 
     def final(self, kept: slice) -> WindowScores:
