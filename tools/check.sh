@@ -19,7 +19,7 @@ echo "== imports"
 "$python" -c "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
 echo "== JavaScript"
 if [ -x node_modules/.bin/biome ] || { command -v npm >/dev/null && npm ci --silent --no-audit --no-fund; }; then
-  node_modules/.bin/biome lint --error-on-warnings
+  node_modules/.bin/biome check --error-on-warnings
   node_modules/.bin/tsc -p tsconfig.json
 else
   echo "skipped: npm, or its registry, cannot be reached"

@@ -1,5 +1,6 @@
 // The page: it passes the user's actions to a source, and the source's reports to the session and the screen.
 
+import { AudioMemory } from "./audio.js";
 import { Client } from "./client.js";
 import { bindDrop, bindKeys, bindTimeline } from "./controls.js";
 import { Detail } from "./detail.js";
@@ -12,7 +13,6 @@ import { Player } from "./player.js";
 import { exportAs, exportCorpus, guardCorrections, mayClear } from "./saving.js";
 import { chosenModel, meetModels, takeToken, withToken } from "./server.js";
 import { clock, Session } from "./session.js";
-import { AudioMemory } from "./audio.js";
 import { BrowserMicrophone, isPlain, ServerMicrophone } from "./sources.js";
 import { showSummary } from "./summary.js";
 import { Table } from "./table.js";
