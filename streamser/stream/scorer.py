@@ -170,6 +170,11 @@ class Scorer:
         """Another person speaks from this utterance on: the baseline is reset when it is scored."""
         self._new_speaker = utterance
 
+    def close(self) -> None:
+        """The stream is over: close the track of an utterance in progress."""
+        if self._steps is not None:
+            self._steps.finish()
+
     def restart(self) -> None:
         """Discard incomplete state after an error; the utterance's next segment is computed from its own audio."""
         if self._steps is not None:

@@ -80,7 +80,8 @@ class StepTrack:
 
     def restart(self) -> None:
         """Discard the track, whose state is unknown after an error."""
-        self._track, self._utterance = None, -1
+        self.finish()
+        self._track = None
 
     def finish(self) -> None:
         """Close the utterance's track; the next track may take over a part of its state."""

@@ -145,6 +145,7 @@ class InferenceWorker:
         self.config = config or PipelineConfig()
         self._states: set[_StreamState] = set()
         self._jobs = FairQueue[_StreamState, _Job]()
+        self._serving: set[_StreamState] = set()  # streams whose jobs the thread computes now
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -209,13 +210,18 @@ class InferenceWorker:
                 self._append(job)
 
     def _end(self, state: _StreamState) -> None:
-        """Drop the stream's waiting jobs, deliver nothing more to it, and wake threads that wait for room."""
+        """Drop the stream's waiting jobs, deliver nothing more to it, and wake threads that wait for room.
+
+        Its track is closed, so that another stream can use its place on a device at once.
+        """
         with self._changed:
             state.over = True
             self._states.discard(state)
             for job in self._jobs.waiting(state):
                 self._forget(job)
             self._jobs.forget(state)
+            if state not in self._serving:  # else the thread still uses the scorer, and closes it afterwards
+                state.scorer.close()
             self._changed.notify_all()
 
     def metrics(self) -> dict[str, Any]:
@@ -298,6 +304,9 @@ class InferenceWorker:
         """The thread: take waiting jobs, score them, deliver the results."""
         while self._work_once():
             pass  # no variable refers to a job while the thread waits: a stream that ended frees its memory at once
+        with self._changed:
+            for state in self._states:  # streams that were still open when the worker was closed
+                state.scorer.close()
 
     def _work_once(self) -> bool:
         """Serve the next jobs; False when the worker is closed."""
@@ -312,6 +321,10 @@ class InferenceWorker:
         with self._changed:
             for job in jobs:
                 self._jobs.charge(job.state, took_s / len(jobs))
+            for state in self._serving:
+                if state.over:
+                    state.scorer.close()
+            self._serving.clear()
         return True
 
     def _take(self) -> list[_Job]:
@@ -328,6 +341,7 @@ class InferenceWorker:
                 self._jobs.charge(state, _LEAST_COST_S)  # so that a batch holds jobs of all streams
                 self._forget(job)
                 jobs.append(job)
+            self._serving = {job.state for job in jobs}
             self._changed.notify_all()
             return jobs
 

@@ -13,6 +13,7 @@ from stream_parts import finals, partials, until
 from streamser.audio import Samples
 from streamser.engines import FallbackEngine
 from streamser.engines.devicesteps import DeviceSteps
+from streamser.engines.steps import Track
 from streamser.engines.torch import TorchEngine
 from streamser.errors import EngineError
 from streamser.events import EmotionEvent, Event, StreamEnded
@@ -83,6 +84,19 @@ def together(recognizer: Recognizer, several: Sequence[Samples]) -> list[list[Ev
     return found
 
 
+PARTIALS = 4
+"""Number of partial results of `in_mid_utterance`."""
+
+
+def in_mid_utterance(worker: InferenceWorker, found: list[Event]) -> WorkerStream:
+    """A stream whose utterance has partial results, but no final: its last pause is too short to end it."""
+    stream = WorkerStream(worker, Delivery(found.append, lossless=True), CONFIG)
+    stream.push(babble(2.0, seed=2))
+    until(lambda: len(partials(found)) == PARTIALS)
+    assert not finals(found)
+    return stream
+
+
 def largest_difference(given: Sequence[Event], expected: Sequence[Event]) -> float:
     assert [event.type for event in given] == [event.type for event in expected]
     worst = 0.0
@@ -135,18 +149,66 @@ def test_a_stream_alone_gives_the_same_events(onnx: Recognizer, engine: TorchEng
         assert largest_difference(given, alone(onnx, audio)) < TOLERANCE
 
 
-def test_streams_that_end_in_mid_utterance_give_their_slots_back(onnx: Recognizer, engine: TorchEngine) -> None:
+def test_a_stream_that_is_closed_in_mid_utterance_gives_its_slot_back(onnx: Recognizer, engine: TorchEngine) -> None:
     steps = steps_of(engine)
     free = steps.free
     found: list[Event] = []
     with InferenceWorker(Recognizer(onnx.bundle, engine), CONFIG.pipeline) as worker:
-        stream = WorkerStream(worker, Delivery(found.append, lossless=True), CONFIG)
-        stream.push(babble(2.0, seed=2))  # its last pause is too short to end it
-        until(lambda: len(partials(found)) == 4)
-        assert not finals(found) and steps.free == free - 1
+        stream = in_mid_utterance(worker, found)
+        assert steps.free == free - 1
         stream.give_up()
-        del stream
+        assert steps.free == free, "the handle is still there"
+
+
+def test_a_stream_that_is_closed_while_it_is_computed_gives_its_slot_back_afterwards(
+    onnx: Recognizer, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = steps_of(engine)
+    free, seen = steps.free, []
+    found: list[Event] = []
+    with InferenceWorker(Recognizer(onnx.bundle, engine), CONFIG.pipeline) as worker:
+        stream = in_mid_utterance(worker, found)
+        advance = steps.advance
+
+        def closing(tracks: Sequence[Track]) -> None:
+            stream.give_up()
+            seen.append(steps.free)
+            advance(tracks)
+
+        monkeypatch.setattr(steps, "advance", closing)
+        stream.push(babble(1.0, seed=2))
         until(lambda: steps.free == free)
+        assert seen[0] == free - 1, "the slot was free while it was still used"
+        assert worker.metrics()["errors"] == 0 and len(found) == 1 + PARTIALS
+
+
+def test_a_stream_that_an_error_ends_in_mid_utterance_gives_its_slot_back(
+    onnx: Recognizer, engine: TorchEngine
+) -> None:
+    steps = steps_of(engine)
+    free = steps.free
+
+    def failing(event: Event) -> None:
+        if isinstance(event, EmotionEvent):
+            raise RuntimeError("the host's own error")
+
+    with InferenceWorker(Recognizer(onnx.bundle, engine), CONFIG.pipeline) as worker:
+        stream = WorkerStream(worker, Delivery(failing, lossless=True), CONFIG)
+        stream.push(babble(2.0, seed=2))
+        until(lambda: worker.metrics()["streams"] == 0)
+        until(lambda: steps.free == free)
+        assert stream.position > 0
+
+
+def test_a_worker_that_is_closed_gives_the_slots_of_its_open_streams_back(
+    onnx: Recognizer, engine: TorchEngine
+) -> None:
+    steps = steps_of(engine)
+    free = steps.free
+    with InferenceWorker(Recognizer(onnx.bundle, engine), CONFIG.pipeline) as worker:
+        stream = in_mid_utterance(worker, [])
+        assert steps.free == free - 1
+    assert steps.free == free and stream.position > 0
 
 
 def test_if_the_device_fails_within_an_utterance_the_events_stay_the_same(
