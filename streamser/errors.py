@@ -65,3 +65,8 @@ class ServerError(StreamserError):
         """The protocol's code for the refusal, or empty."""
         self.status = status
         """HTTP status or the WebSocket's close code; 0 when no response arrived."""
+
+
+def explain(error: BaseException) -> str:
+    """An error in one line: a StreamserError's own text, or the type and text of another error."""
+    return str(error) if isinstance(error, StreamserError) else f"{type(error).__name__}: {error}"

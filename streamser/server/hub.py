@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from streamser.audio import SAMPLE_RATE
-from streamser.errors import StreamserError
+from streamser.errors import explain
 from streamser.events import EVENT_VERSION, EmotionEvent, Event, StreamEnded
 from streamser.recognizer import Recognizer
 from streamser.server.audiostream import AudioStream
@@ -178,8 +178,7 @@ class Hub:
             words = f"this server stores all audio and cannot store it now ({error.reason}); try again later"
             return Refusal("recording", words, CLOSE_TRY_LATER)
         logger.error("stream %s has failed", stream, exc_info=error)
-        what = str(error) if isinstance(error, StreamserError) else f"{type(error).__name__}: {error}"
-        return Refusal("failed", without_paths(what), CLOSE_INTERNAL)
+        return Refusal("failed", without_paths(explain(error)), CLOSE_INTERNAL)
 
     def drain(self) -> None:
         """Accept no new client, and end every stream: its open utterance gets its final."""

@@ -174,7 +174,10 @@ class Stream(_Channel):
 
     def close(self) -> list[Event]:
         """End the stream, and an open utterance with it; returns the last events."""
-        return self._events_of(self._end(None))
+        try:
+            return self._events_of(self._end(None))
+        finally:
+            self._scorer.close()
 
     def _events_of(self, items: Sequence[Item | Event]) -> list[Event]:
         events: list[Event] = []
@@ -188,8 +191,13 @@ class Stream(_Channel):
 
     def _event_of(self, segment: Segment) -> EmotionEvent | None:
         partial = not (segment.final or segment.speculative)
-        scorer_input = self._scorer.input_of(segment, [self._novelty.of(segment)] if partial else [])
-        prediction = None if scorer_input is None else compute_predictions(self.recognizer, [scorer_input])[0]
+        try:
+            scorer_input = self._scorer.input_of(segment, [self._novelty.of(segment)] if partial else [])
+            prediction = None if scorer_input is None else compute_predictions(self.recognizer, [scorer_input])[0]
+        except Exception as error:
+            prediction = self._scorer.recover(segment, error)
+            if prediction is None:
+                return None
         return self._scorer.event(segment, prediction)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from streamser.audio import SAMPLE_RATE, AudioBlock
 from streamser.bundle import DEFAULT_MODEL
+from streamser.errors import explain
 from streamser.events import EmotionEvent, Event, Gap, SourceChanged, StreamEnded
 from streamser.recognizer import Recognizer, load
 from streamser.stream.bus import Bus, Policy, Subscription
@@ -27,7 +28,7 @@ from streamser.stream.channel import Delivery, Stream, StreamConfig, WorkerStrea
 from streamser.stream.sourcebase import PatientSource
 from streamser.stream.sources import MicSource, Source, SourceItem, WavSource
 from streamser.stream.status import StreamStatus
-from streamser.stream.worker import InferenceWorker, PipelineConfig, explain
+from streamser.stream.worker import InferenceWorker, PipelineConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -5,6 +5,7 @@ Only new frames are computed, finals are computed ahead, partials are smoothed, 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,12 +13,14 @@ from typing import NamedTuple
 from streamser.audio import Segment
 from streamser.baseline import Baseline, BaselineKind
 from streamser.engines.steps import advance
+from streamser.errors import AudioError, explain
 from streamser.events import EmotionEvent
 from streamser.features import Frames
 from streamser.recognizer import Prediction, Recognizer
 from streamser.stream.tracks import FeatureTrack, Novelty, Piece, StepTrack, TrackInput
 
 __all__ = [
+    "AUDIO_ERRORS",
     "NewSpeaker",
     "Novelty",
     "Piece",
@@ -27,6 +30,11 @@ __all__ = [
     "compute_predictions",
     "computes_on_cuda",
 ]
+
+logger = logging.getLogger(__name__)
+
+AUDIO_ERRORS = (AudioError, ValueError)
+"""Errors in the audio: computing again gives the same error."""
 
 ScorerInput = Frames | Segment | TrackInput
 """Input of a prediction: frames that are already computed, a whole segment, or a step graph's track."""
@@ -108,6 +116,7 @@ class Scorer:
         self._steps = None if recognizer.steps is None else StepTrack(recognizer.steps, recognizer.features)
         self._ahead: tuple[Segment, Prediction] | None = None
         self._smooth: tuple[Segment, list[float]] | None = None
+        self._warned = False
 
     def input_of(self, segment: Segment, pieces: Sequence[Piece]) -> ScorerInput | None:
         """The input of this segment's prediction; None if the prediction was computed ahead.
@@ -175,10 +184,21 @@ class Scorer:
         if self._steps is not None:
             self._steps.finish()
 
-    def restart(self) -> None:
-        """Discard incomplete state after an error; the utterance's next segment is computed from its own audio."""
+    def recover(self, segment: Segment, error: BaseException) -> Prediction | None:
+        """Try again after an error in `input_of` or `compute_predictions`; None if the result is left out.
+
+        An engine may fail once, or a GPU may be short of memory for a moment. A partial result is then left out, and
+        the next one is computed from its own audio. A final is computed once more, from its whole recording; if that
+        fails too, its error is raised. An error in the audio itself is raised at once.
+        """
+        if isinstance(error, AUDIO_ERRORS):
+            raise error
+        if not self._warned:
+            self._warned = True
+            logger.warning("stream %s: %s; one result is left out or computed again", self.stream, explain(error))
         if self._steps is not None:
             self._steps.restart()
+        return compute_predictions(self.recognizer, [segment])[0] if segment.final else None
 
     def _known(self, segment: Segment) -> Prediction | None:
         """The prediction that was computed ahead for exactly these samples."""

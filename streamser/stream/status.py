@@ -63,7 +63,6 @@ class Tally:
         self.finals = 0
         self.partials = 0
         self.partials_dropped = 0
-        self.errors = 0
         self.utterances = 0
         self.gaps = 0
         self.lost_samples = 0

@@ -91,11 +91,13 @@ class StepTrack:
 
     def partial(self, segment: Segment, pieces: Sequence[Piece]) -> TrackInput:
         """Feed the pieces up to the end of a partial window; returns its input."""
-        afresh = self._track is None or any(piece.afresh for piece in pieces)
-        first = max((place for place, piece in enumerate(pieces) if piece.afresh), default=0)
-        samples = np.concatenate([piece.samples for piece in pieces[first:]])
+        afresh = [place for place, piece in enumerate(pieces) if piece.afresh]
+        if afresh or self._track is not None:
+            samples = np.concatenate([piece.samples for piece in pieces[afresh[-1] if afresh else 0 :]])
+        else:  # the track was discarded after an error: the new one begins with the whole window
+            samples = segment.samples
         start = segment.end - len(samples)
-        if afresh:
+        if afresh or self._track is None:
             self._begin(segment.utterance, start)
         self._feed(samples[self._end - start :])  # a final computed ahead may have fed a part of it
         return self._input(None)

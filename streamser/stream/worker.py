@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamser.audio import Segment
-from streamser.errors import AudioError, StreamserError
+from streamser.errors import explain
 from streamser.events import Event, StreamEnded
 from streamser.recognizer import Prediction, Recognizer
 from streamser.settings import require
 from streamser.stream.fairqueue import FairQueue
 from streamser.stream.scorer import (
+    AUDIO_ERRORS,
     NewSpeaker,
     Novelty,
     Piece,
@@ -395,30 +396,14 @@ class InferenceWorker:
         return {**predictions}
 
     def _recover(self, job: _Job, error: BaseException) -> Prediction | None:
-        """Try again after an error; None if there is no prediction.
-
-        An engine may fail once, or a GPU may be short of memory for a moment. A partial result is then left out, and a
-        final is scored once more, from its whole recording. If that fails too, or if the error is in the audio, the
-        stream ends.
-        """
-        state, segment = job.state, job.item
-        assert isinstance(segment, Segment)
-        if isinstance(error, AudioError | ValueError):
-            self._fail(state, error)
-            return None
-        if not state.tally.errors:
-            logger.warning(
-                "stream %s: %s; one result is left out or computed again", state.scorer.stream, explain(error)
-            )
-        state.tally.errors += 1
-        self._errors += 1
-        state.scorer.restart()
-        if not segment.final:
-            return None
+        """Let the scorer recover; None if there is no prediction. The stream ends if it cannot."""
+        assert isinstance(job.item, Segment)
+        if not isinstance(error, AUDIO_ERRORS):
+            self._errors += 1
         try:
-            return compute_predictions(self.recognizer, [segment])[0]
+            return job.state.scorer.recover(job.item, error)
         except BaseException as again:
-            self._fail(state, again)
+            self._fail(job.state, again)
             return None
 
     def _deliver(self, job: _Job, prediction: Prediction | None, *, skipped: bool) -> None:
@@ -457,8 +442,3 @@ class InferenceWorker:
             state.deliver(ended)
         except BaseException:
             logger.exception("stream %s: a callback failed while an error ended the stream", state.scorer.stream)
-
-
-def explain(error: BaseException) -> str:
-    """An error in one line, for StreamEnded."""
-    return str(error) if isinstance(error, StreamserError) else f"{type(error).__name__}: {error}"

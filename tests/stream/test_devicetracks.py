@@ -211,6 +211,35 @@ def test_a_worker_that_is_closed_gives_the_slots_of_its_open_streams_back(
     assert steps.free == free and stream.position > 0
 
 
+def test_after_an_error_pushed_audio_continues_on_the_device(
+    onnx: Recognizer, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, failed = steps_of(engine), []
+    step, counter, free = steps._slots.step, iter(range(1 << 30)), steps.free
+
+    def failing(slots: Index, chunks: Frames) -> tuple[Frames, Frames]:
+        if next(counter) == 1:
+            failed.append(slots)
+            raise EngineError("cuda:0: CUDA out of memory")
+        return step(slots, chunks)
+
+    monkeypatch.setattr(steps._slots, "step", failing)
+    config = StreamConfig(segmenter=CONFIG.segmenter, pipeline=PipelineConfig(smoothing=0.0))
+    audio = babble(3.0, seed=2)
+    given, expected = (
+        [*stream.push(audio), *stream.close()]
+        for stream in (Stream(Recognizer(onnx.bundle, engine), config), Stream(onnx, config))
+    )
+    assert failed and steps.free == free
+    by_place = {event.seq: event for event in partials(expected)}
+    assert len(partials(given)) == len(by_place) - 1
+    for event, other in [
+        *((event, by_place[event.seq]) for event in partials(given)),
+        *zip(finals(given), finals(expected), strict=True),
+    ]:
+        assert max(abs(event.scores[label] - score) for label, score in other.scores.items()) < TOLERANCE
+
+
 def test_if_the_device_fails_within_an_utterance_the_events_stay_the_same(
     onnx: Recognizer, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ from streamser.errors import AudioError, EngineError
 from streamser.events import EmotionEvent, Event, StreamEnded
 from streamser.features import Frames
 from streamser.recognizer import Recognizer
-from streamser.stream.channel import Delivery, StreamConfig, WorkerStream
+from streamser.stream.channel import Delivery, Stream, StreamConfig, WorkerStream
 from streamser.stream.pipeline import Listener
 from streamser.stream.segmenter import SegmenterConfig
 from streamser.stream.sources import SourceItem, WavSource
@@ -101,6 +101,31 @@ def test_an_engine_that_always_fails_ends_the_stream_with_its_error(recognizer: 
         assert [type(event) for event in events if isinstance(event, EmotionEvent)] == []
         assert isinstance(events[-1], StreamEnded) and "CUDA out of memory" in str(events[-1].error)
     assert not streamser_threads()
+
+
+@pytest.mark.parametrize("broken", range(0, 12, 2))
+def test_one_failing_call_of_the_engine_loses_no_final_of_pushed_audio(recognizer: Recognizer, broken: int) -> None:
+    expected = pushed(Stream(recognizer))
+    flaky, _ = with_engine(recognizer, failing(lambda call: call == broken, GPU_FULL))
+    found = pushed(Stream(flaky))
+    assert as_json(finals(found)) == as_json(finals(expected)) and len(finals(found)) == 2
+    assert len(partials(expected)) - 1 <= len(partials(found)) <= len(partials(expected))
+
+
+def test_an_engine_that_always_fails_raises_its_error_at_the_final_of_pushed_audio(
+    recognizer: Recognizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead, _ = with_engine(recognizer, failing(lambda call: True, GPU_FULL))
+    stream = Stream(dead)
+    audio = two_utterances()
+    assert [event.type for event in stream.push(audio[: SAMPLE_RATE * 3 // 2])] == ["speech_started"]
+    assert sum("CUDA out of memory" in record.getMessage() for record in caplog.records) == 1
+    with pytest.raises(EngineError, match="CUDA out of memory"):
+        stream.push(audio[SAMPLE_RATE * 3 // 2 :])
+
+
+def pushed(stream: Stream) -> list[Event]:
+    return [*stream.push(two_utterances()), *stream.close()]
 
 
 def test_if_the_gpus_memory_is_full_the_cpu_continues_within_the_same_utterance(

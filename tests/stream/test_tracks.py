@@ -12,9 +12,10 @@ from makers import babble, silence
 from stream_parts import as_json, finals, partials, two_utterances
 
 from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, Segment, read_audio
-from streamser.engines import run_frames
+from streamser.engines import WindowScores, run_frames
 from streamser.engines.columns import WindowTrack
 from streamser.engines.onnx import OnnxEngine
+from streamser.errors import EngineError
 from streamser.events import EmotionEvent, Event
 from streamser.features import extract
 from streamser.recognizer import Recognizer, load
@@ -92,6 +93,35 @@ def test_an_utterance_that_is_begun_again_closes_its_earlier_track_first(
         segment = Segment(0, start, audio[start:end], final=False)
         steps.partial(segment, [novelty.of(segment)])
     assert calls == ["begin", "close", "begin"]
+
+
+@pytest.mark.parametrize("failing_call", [3, 6, 20])
+def test_one_error_of_a_step_graph_leaves_out_only_one_partial_result(
+    stepping: Recognizer, monkeypatch: pytest.MonkeyPatch, failing_call: int
+) -> None:
+    config = StreamConfig(pipeline=PipelineConfig(smoothing=0.0))
+    expected = events_of(stepping, long_and_short(), config)
+    scores, calls = WindowTrack.scores, iter(range(1 << 30))
+
+    def failing(track: WindowTrack) -> WindowScores:
+        if next(calls) == failing_call:
+            track.close()  # as on a device, whose state is then unknown
+            monkeypatch.setattr(track, "scores", lambda: pytest.fail("the track was used again"))
+            raise EngineError("out of memory")
+        return scores(track)
+
+    monkeypatch.setattr(WindowTrack, "scores", failing)
+    found = events_of(stepping, long_and_short(), config)
+    assert next(calls) > failing_call
+    assert len(found) == len(expected) - 1
+    assert [event.type for event in found if event.type != "emotion"] == [
+        event.type for event in expected if event.type != "emotion"
+    ]
+    by_place = {(event.utterance, event.seq, event.final): event for event in partials(expected) + finals(expected)}
+    for event in partials(found) + finals(found):
+        other = by_place[event.utterance, event.seq, event.final]
+        np.testing.assert_allclose(list(event.scores.values()), list(other.scores.values()), atol=1e-5)
+    assert len(finals(found)) == len(finals(expected))
 
 
 def test_small_pieces_give_the_same_events_as_the_whole(stepping: Recognizer) -> None:
