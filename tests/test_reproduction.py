@@ -180,10 +180,19 @@ def test_the_shipped_table_is_the_output_of_the_tool() -> None:
     assert reproduction.TABLE.read_text(encoding="utf-8") == reproduction.write_table(stored)
 
 
-def test_a_run_of_our_own_recipe_with_fewer_epochs_says_so() -> None:
-    epochs = reproduction.own_epochs("lightsernet-emodb")
+@pytest.mark.parametrize(
+    "name", ["lightsernet-emodb", "lightsernet-emodb-plain", "whisper-emodb", *reproduction.LOSSES]
+)
+def test_a_run_of_our_own_recipe_with_fewer_epochs_says_so(name: str) -> None:
+    epochs = reproduction.own_epochs(name)
     assert epochs > 3
-    run = {"name": "lightsernet-emodb", "epochs": 3, "train_window_s": 0.0}
+    run = {"name": name, "epochs": 3, "train_window_s": 0.0}
     assert reproduction.shortened(run, None) == f"3 of {epochs} epochs"
     assert reproduction.shortened({**run, "epochs": epochs}, None) == ""
-    assert reproduction.shortened({**run, "name": "losses-focal"}, None) == ""
+    assert reproduction.shortened({**run, "name": "unknown"}, None) == ""
+
+
+def test_every_row_of_our_own_in_the_table_has_a_recipe() -> None:
+    rows = {one.row for one in reproduction.load_store(reproduction.STORE)} - {*VARIANTS}
+    assert rows > {*reproduction.LOSSES}
+    assert [row for row in sorted(rows) if reproduction.own_recipe(row) is None] == []

@@ -29,6 +29,7 @@ from streamser.nets.zoo import VARIANTS
 from streamser.training.recipe import load_recipe
 
 MODELS = Path(__file__).parents[1] / "models"
+RECIPES = MODELS / "recipes"
 TABLE, STORE = MODELS / "REPRODUCTION.md", MODELS / "reproduction.json"
 
 HEAD = """\
@@ -74,6 +75,32 @@ OLD_NOTE = """\
 did not train on the last, partial batch of an epoch."""
 PARTS = {"whole_wa": "whole corpus", "training_wa": "training part", "validation_wa": "validation part"}
 """Further accuracies that the report on LightSERNet prints. Its validation part is the test part of our protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRow:
+    """A row of the table that is trained with a recipe of our own."""
+
+    path: Path
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    honest: str = ""
+    """Protocol of the column `honest`; empty: the protocol of the recipe."""
+
+
+_CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "softmax": {},
+    "focal": {"loss": {"kind": "focal", "weighted": False, "label_smoothing": 0}},
+    "margin": {"variant": "lightsernet-margin", "loss": {}},
+    "centre": {"loss": {"centre": 0.01, "weighted": False, "label_smoothing": 0}},
+    "reconstruction": {"variant": "lightsernet-reconstruction", "loss": {}},
+    "spread": {"variant": "lightsernet-spread"},
+    "attention": {"variant": "lightsernet-attention"},
+    "combined": {"variant": "lightsernet-combined"},
+}
+"""Changes to models/recipes/losses.yaml; the comment at the top of that file lists these changes as commands."""
+LOSSES = {f"losses-{name}": OwnRow(RECIPES / "losses.yaml", changes) for name, changes in _CHANGES.items()}
+OWN_ROWS = {**LOSSES, "lightsernet-emodb-plain": OwnRow(RECIPES / "lightsernet-emodb-plain.yaml", honest="honest")}
+"""Rows of our own that differ from the recipe whose name they have, or have no file of their own."""
 COLUMNS = ("variant", "table", "published", "`paper`, ours", "`honest`, ours")
 
 
@@ -192,10 +219,18 @@ def shortened(recipe: Mapping[str, Any], variant: Variant | None) -> str:
     return ", ".join(parts)
 
 
-def own_epochs(name: str) -> int:
-    """Number of epochs in our own recipe of this name; 0 if there is none."""
-    files = (MODELS / name / "recipe.yaml", MODELS / "recipes" / f"{name}.yaml")
-    return next((load_recipe(path).epochs for path in files if path.exists()), 0)
+def own_recipe(row: str) -> OwnRow | None:
+    """How a row that is not a published variant is trained; None if no recipe has this name."""
+    if row in VARIANTS or row in OWN_ROWS:
+        return OWN_ROWS.get(row)
+    files = (MODELS / row / "recipe.yaml", RECIPES / f"{row}.yaml")
+    return next((OwnRow(path) for path in files if path.exists()), None)
+
+
+def own_epochs(row: str) -> int:
+    """Number of epochs in our own recipe for this row; 0 if there is none."""
+    own = own_recipe(row)
+    return 0 if own is None else load_recipe(own.path, own.changes).epochs
 
 
 def merged(old: Iterable[Measurement], new: Iterable[Measurement]) -> list[Measurement]:

@@ -17,12 +17,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from reproduction import OLD, STORE, load_store
+from reproduction import LOSSES, OLD, STORE, load_store, own_recipe
 from timed_runs import ProgressLog, add_options, end_at, pack, processors, whole_folds
 
 from streamser.corpora.benchmarks import BENCHMARKS
@@ -43,33 +42,6 @@ LAST_EPOCHS_S = 25.0
 """No epoch begins in this last part of the time, so that trained folds can still be exported, scored and packed."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnRow:
-    """A row of the table that is trained with a recipe of our own."""
-
-    path: Path
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    honest: str = ""
-    """Protocol of the column `honest`; empty: the protocol of the recipe."""
-
-
-_RECIPES = Path("models/recipes")
-_LOSSES: Mapping[str, Mapping[str, Any]] = {
-    "softmax": {},
-    "focal": {"loss": {"kind": "focal", "weighted": False, "label_smoothing": 0}},
-    "margin": {"variant": "lightsernet-margin", "loss": {}},
-    "centre": {"loss": {"centre": 0.01, "weighted": False, "label_smoothing": 0}},
-    "reconstruction": {"variant": "lightsernet-reconstruction", "loss": {}},
-    "spread": {"variant": "lightsernet-spread"},
-    "attention": {"variant": "lightsernet-attention"},
-    "combined": {"variant": "lightsernet-combined"},
-}
-"""Changes to models/recipes/losses.yaml; the comment at the top of that file lists these changes as commands."""
-OWN_ROWS = {
-    **{f"losses-{name}": OwnRow(_RECIPES / "losses.yaml", changes) for name, changes in _LOSSES.items()},
-    "lightsernet-emodb": OwnRow(Path("models/lightsernet-emodb/recipe.yaml")),
-    "lightsernet-emodb-plain": OwnRow(_RECIPES / "lightsernet-emodb-plain.yaml", honest="honest"),
-}
 _AS_PAPER = {"protocol": "paper:lightsernet", "choose_by": "wa", "validate_every": 1}
 
 
@@ -106,7 +78,7 @@ PLAN = (
     Step(_HOP768, "honest"),
     Step(("lightsernet-3s-ce", "lightsernet-3s-focal"), "paper"),
     Step(("lightsernet-report-emodb-parent", "lightsernet-report-emodb"), "paper"),
-    Step(tuple(f"losses-{name}" for name in _LOSSES), "paper"),
+    Step(tuple(LOSSES), "paper"),
     Step(("lightsernet-3s-ce", "lightsernet-3s-focal"), "honest"),
     Step(("lightsernet-report-emodb-parent",), "honest"),
     Step(_beginning_with("focal-resnet"), "honest", folds=1, epochs=15),
@@ -127,8 +99,7 @@ PLAN = (
 def recipe_for(row: str, column: str, epochs: int) -> Recipe:
     """The recipe of a row on EMO-DB for one column; `epochs` replaces its number of epochs, 0 keeps it."""
     fewer = {"epochs": epochs} if epochs else {}
-    if row in OWN_ROWS:
-        own = OWN_ROWS[row]
+    if (own := own_recipe(row)) is not None:
         protocol = _AS_PAPER if column == "paper" else {"protocol": own.honest} if own.honest else {}
         return load_recipe(own.path, {"name": row, **own.changes, **protocol, **fewer})
     recipe = recipe_of(VARIANTS[row], BENCHMARK)
