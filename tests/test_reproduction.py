@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from streamser.corpora.benchmarks import BENCHMARKS
-from streamser.evaluation.folds import FoldResult, save_fold
+from streamser.evaluation.folds import FoldResult, folder_name, load_folds, save_fold
 from streamser.nets.zoo import VARIANTS
 from streamser.training.material import recipe_of, write_recipe
 from streamser.training.recipe import Recipe
@@ -186,10 +186,30 @@ def test_the_shipped_table_is_the_output_of_the_tool() -> None:
 def test_a_run_of_our_own_recipe_with_fewer_epochs_says_so(name: str) -> None:
     epochs = reproduction.own_epochs(name)
     assert epochs > 3
-    run = {"name": name, "epochs": 3, "train_window_s": 0.0}
-    assert reproduction.shortened(run, None) == f"3 of {epochs} epochs"
-    assert reproduction.shortened({**run, "epochs": epochs}, None) == ""
-    assert reproduction.shortened({**run, "name": "unknown"}, None) == ""
+    recipe = {"name": name, "train_window_s": 0.0}
+    assert reproduction.shortened(recipe, None, [3, 3]) == f"3 of {epochs} epochs"
+    assert reproduction.shortened(recipe, None, [epochs, epochs]) == ""
+    assert reproduction.shortened({**recipe, "name": "unknown"}, None, [3]) == ""
+
+
+def test_the_number_of_epochs_is_that_of_each_fold_and_not_that_of_the_last_call(tmp_path: Path) -> None:
+    whole = VARIANTS["lightsernet-3s-ce"].recipe.epochs
+    run = make_run(tmp_path / "r", row("lightsernet-3s-ce", "emodb"), [0.9] * 10, corpus="emodb")
+    assert reproduction.of_run(run)[0].spared == ""
+    for fold in load_folds(run)[:4]:
+        save_fold(run / folder_name(fold.fold, 0) / "fold.json", replace(fold, epochs=60))
+    assert reproduction.of_run(run)[0].spared == f"60 to {whole} of {whole} epochs"
+    for number in range(4, 10):  # folds of an earlier version have only their log
+        (run / f"fold-{number}-s0" / "log.jsonl").write_text("{}\n" * 60, encoding="utf-8")
+    assert reproduction.of_run(run)[0].spared == f"60 of {whole} epochs"
+
+
+def test_a_fold_that_patience_ended_early_is_not_shortened(tmp_path: Path) -> None:
+    recipe = row("cnn-blstm-softmax", "iemocap")
+    assert recipe.patience
+    run = make_run(tmp_path / "r", recipe, [0.9] * 5, corpus="iemocap")
+    (run / "fold-0-s0" / "log.jsonl").write_text("{}\n" * 20, encoding="utf-8")
+    assert reproduction.of_run(run)[0].spared == ""
 
 
 def test_every_row_of_our_own_in_the_table_has_a_recipe() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from streamser.corpora.benchmarks import BENCHMARKS, Benchmark, benchmark_of
-from streamser.evaluation.folds import FoldResult, load_folds
+from streamser.evaluation.folds import FoldResult, folder_name, load_folds
 from streamser.evaluation.foldsummary import summarize
 from streamser.nets.variant import Variant
 from streamser.nets.zoo import VARIANTS
@@ -197,23 +197,38 @@ def of_run(run: Path) -> list[Measurement]:
                 of_folds=max(FOLDS.get(recipe["protocol"], recipe["folds"]), summary["folds"]),
                 seeds=summary["seeds"],
                 figures=figures,
-                spared=shortened(recipe, variant),
+                spared=shortened(recipe, variant, [epochs_of(run, fold, recipe) for fold in own]),
                 measured=date.today().isoformat(),
             )
         )
     return found
 
 
-def shortened(recipe: Mapping[str, Any], variant: Variant | None) -> str:
-    """How the training was shorter than the published one, or than our own recipe.
+def epochs_of(run: Path, fold: FoldResult, recipe: Mapping[str, Any]) -> int:
+    """Number of epochs that a fold was trained for, from the fold itself: another call may have changed recipe.json.
+
+    A fold of an earlier version does not record it. Its log does, unless `patience` may have ended the training early.
+    """
+    log = run / folder_name(fold.fold, fold.seed) / "log.jsonl"
+    if fold.epochs:
+        return fold.epochs
+    if recipe["patience"] or not log.exists():
+        return int(recipe["epochs"])
+    return len(log.read_text(encoding="utf-8").splitlines())
+
+
+def shortened(recipe: Mapping[str, Any], variant: Variant | None, epochs: Sequence[int]) -> str:
+    """How the training was shorter than the published one, or than our own recipe; `epochs` has a number for each fold.
 
     For example `60 of 300 epochs, learnt from pieces of 3 s`.
     """
     parts = []
-    if variant is not None and recipe["epochs"] != variant.recipe.epochs:
-        parts.append(f"{recipe['epochs']} of {variant.recipe.epochs} epochs")
-    elif variant is None and recipe["epochs"] < (whole := own_epochs(recipe["name"])):
-        parts.append(f"{recipe['epochs']} of {whole} epochs")
+    low, high = min(epochs), max(epochs)
+    had = f"{low}" if low == high else f"{low} to {high}"
+    if variant is not None and (low, high) != (variant.recipe.epochs, variant.recipe.epochs):
+        parts.append(f"{had} of {variant.recipe.epochs} epochs")
+    elif variant is None and low < (whole := own_epochs(recipe["name"])):
+        parts.append(f"{had} of {whole} epochs")
     if variant is not None and recipe["train_window_s"]:
         parts.append(f"learnt from pieces of {recipe['train_window_s']:g} s")
     return ", ".join(parts)

@@ -53,6 +53,8 @@ class FoldResult:
     temperature: float = 1.0
     """Temperature fitted on the fold's own validation speakers."""
     best_epoch: int = 0
+    epochs: int = 0
+    """Number of epochs that the fold was trained for, even if the score ended it earlier; 0 if it was not recorded."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Further figures of the fold's network: `training_wa`, `reconstruction_mse`."""
     embeddings: NDArray[np.float32] | None = None
@@ -104,6 +106,7 @@ def _words(fold: FoldResult) -> dict[str, Any]:
         "test_corpora",
         "temperature",
         "best_epoch",
+        "epochs",
         "figures",
     )
     return {name: getattr(fold, name) for name in names} | {"speakers": fold.speakers, "clips": fold.clips}

@@ -185,7 +185,7 @@ class Trainer:
             logits, embeddings = self._score(load(bundle.path, compute="cpu"), split)
         else:
             logits, embeddings = _head_logits(fitted.net.trained(), known), known
-        result = self._result(split, seed, logits, temperature, fitted.best_epoch)
+        result = self._result(split, seed, logits, temperature, fitted)
         result = replace(result, embeddings=embeddings if relative is not None else None)
         result = replace(result, figures=self._figures(fitted.net, batches, split, result))
         save_fold(place / "fold.json", result)
@@ -234,7 +234,7 @@ class Trainer:
         return logits, embeddings
 
     def _result(
-        self, split: Split, seed: int, logits: NDArray[np.float32], temperature: float, best_epoch: int
+        self, split: Split, seed: int, logits: NDArray[np.float32], temperature: float, fitted: Fitted
     ) -> FoldResult:
         trained_on = {clip.speaker for clip in (*split.train, *split.validation)}
         trained_on.update(self._teacher_record(split, seed).get("teacher_speakers", ()))
@@ -251,7 +251,9 @@ class Trainer:
             train_speakers=tuple(sorted(trained_on)),
             test_corpora=tuple(sorted({clip.corpus for clip in split.test})),
             temperature=temperature,
-            best_epoch=best_epoch,
+            best_epoch=fitted.best_epoch,
+            # A fold that is continued with fewer epochs than it already has keeps them.
+            epochs=max(self.recipe.epochs, len(fitted.history)),
         )
 
     def ship(self, split: Split, seed: int, target: Path, calibrate_from: Path | None) -> Bundle:
@@ -342,7 +344,9 @@ def _draw_curves(history: list[dict[str, float]], best_epoch: int, title: str, p
 
 
 def _epochs_of(run: Path) -> int | None:
-    """Number of epochs in a run's `recipe.json`; None if it cannot be read."""
+    """The lowest number of epochs of a run's folds, or that in its `recipe.json`; None if neither is recorded."""
+    if known := [fold.epochs for fold in load_folds(run) if fold.epochs]:
+        return min(known)
     try:
         return int(json.loads((run / "recipe.json").read_text(encoding="utf-8"))["epochs"])
     except (OSError, ValueError, KeyError):

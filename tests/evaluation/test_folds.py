@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def make_fold(fold: str = "a", seed: int = 0, clips: int = 6, **changes: object)
         "test_corpora": (fold,),
         "temperature": 1.5,
         "best_epoch": 7,
+        "epochs": 9,
     }
     return FoldResult(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -40,7 +42,16 @@ def test_a_saved_fold_is_loaded_with_the_same_values(tmp_path: Path) -> None:
     (back,) = load_folds(tmp_path)
     for name in ("name", "protocol", "fold", "seed", "labels", "speakers", "clips", "train_speakers", "temperature"):
         assert getattr(back, name) == getattr(fold, name)
+    assert (back.best_epoch, back.epochs) == (7, 9)
     assert (back.logits == fold.logits).all() and (back.targets == fold.targets).all()
+
+
+def test_a_fold_of_an_earlier_version_has_no_number_of_epochs(tmp_path: Path) -> None:
+    save_fold(tmp_path / "a.json", make_fold())
+    values = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    del values["epochs"]
+    (tmp_path / "a.json").write_text(json.dumps(values), encoding="utf-8")
+    assert load_folds(tmp_path)[0].epochs == 0
 
 
 def test_other_json_files_in_a_run_are_ignored(tmp_path: Path) -> None:

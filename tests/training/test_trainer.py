@@ -91,6 +91,7 @@ def test_training_learns_and_every_score_comes_from_speakers_outside_training(
     assert {clip for fold in folds for clip in fold.clips} == {clip.id for clip in material.clips}
     # A finished fold is not trained again.
     assert one.run_split(one.splits(0)[0], 0).logits.tolist() == folds[0].logits.tolist()
+    assert {fold.epochs for fold in folds} == {4}
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +154,26 @@ def test_a_resumed_run_ends_with_the_same_weights(
 
 def test_the_patience_ends_a_run_that_no_longer_improves(material: Material, tmp_path: Path, cache: Path) -> None:
     recipe = make_recipe(epochs=30, patience=2, lr=1e-9, ema=0.0)
-    fitted, *_ = (one := trainer(recipe, material, tmp_path, cache)).fit(one.splits(0)[0], 0)
-    assert len(fitted.history) < 10
+    fold = (one := trainer(recipe, material, tmp_path, cache)).run_split(split := one.splits(0)[0], 0)
+    assert len((one.folder_of(split, 0) / "log.jsonl").read_text(encoding="utf-8").splitlines()) < 10
+    assert fold.epochs == 30, "the fold is not a shortened one"
+
+
+def test_a_fold_that_is_continued_with_fewer_epochs_records_those_it_had(
+    material: Material, tmp_path: Path, cache: Path
+) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(_: str, row: dict[str, float]) -> None:
+        if row["epoch"] == 3:
+            raise StoppedError
+
+    stopped = Trainer(make_recipe(), material, tmp_path, RunOptions(cache=cache, on_epoch=stop))
+    split = stopped.splits(0)[0]
+    with pytest.raises(StoppedError):
+        stopped.run_split(split, 0)
+    assert trainer(make_recipe(epochs=1), material, tmp_path, cache).run_split(split, 0).epochs == 3
 
 
 def test_a_shipped_checkpoint_loads_and_records_its_training(
@@ -177,6 +196,7 @@ def test_a_shipped_checkpoint_loads_and_records_its_training(
     assert "## Limits" in bundle.card
     again = bundle.card.partition("## Training")[2]
     assert "--set protocol=leave-one-corpus-out" in again and "--calibrate-from" in again
+    assert "--set epochs=4" in again, "the folds were trained for 4 epochs, and this checkpoint for 12"
 
 
 def test_only_clips_of_the_requested_styles_are_used(corpora: Path, cache: Path) -> None:
