@@ -20,7 +20,7 @@ from streamser.audio import read_audio
 from streamser.corpora.clips import Clip
 from streamser.errors import ProtocolError
 from streamser.evaluation.evaluate import tsne
-from streamser.evaluation.folds import load_folds
+from streamser.evaluation.folds import fold_folders, load_folds
 from streamser.evaluation.plots import plot_embedding_pair
 from streamser.recognizer import load
 from streamser.training.material import gather
@@ -42,7 +42,8 @@ def chosen_clips(clips: Sequence[Clip], most: int, seed: int) -> list[Clip]:
 
 def embeddings(run: Path, fold: str, clips: Sequence[Clip]) -> NDArray[np.float32]:
     """Embed the clips with a fold's checkpoint (last hidden layer), (clips, D)."""
-    bundles = sorted(run.glob(f"{fold}-s*/bundle"))
+    places = fold_folders(run, fold)
+    bundles = [places[seed] / "bundle" for seed in sorted(places) if (places[seed] / "bundle").is_dir()]
     if not bundles:
         raise ProtocolError(f"{run}: no checkpoint of {fold}; first train the row into this folder")
     recognizer = load(bundles[0], compute="cpu")

@@ -136,6 +136,16 @@ def folder_name(fold: str, seed: int) -> str:
     return f"{fold.replace('/', '-')}-s{seed}"
 
 
+def fold_folders(run: Path, fold: str) -> dict[int, Path]:
+    """The folders of a fold in its run, by seed."""
+    seeds = {path: path.name.rpartition("-s")[2] for path in run.iterdir()}
+    return {
+        int(seed): path
+        for path, seed in seeds.items()
+        if seed.isdecimal() and path.name == folder_name(fold, int(seed))
+    }
+
+
 def load_folds(folder: str | PathLike[str]) -> list[FoldResult]:
     """Every fold below a folder, sorted by seed and name; other JSON files are ignored."""
     root = Path(folder)
@@ -204,4 +214,4 @@ def pool(folds: Sequence[FoldResult]) -> FoldResult:
     )
 
 
-__all__ = ["FoldResult", "by_seed", "folder_name", "load_folds", "pool", "save_fold"]
+__all__ = ["FoldResult", "by_seed", "fold_folders", "folder_name", "load_folds", "pool", "save_fold"]

@@ -24,6 +24,7 @@ from streamser.bundle import Bundle, load_bundle
 from streamser.corpora.clips import Clip
 from streamser.corpora.protocols import Split
 from streamser.errors import ConfigError, ProtocolError
+from streamser.evaluation.folds import fold_folders
 from streamser.features import Frames
 from streamser.manifest import MANIFEST
 from streamser.nets import zoo
@@ -120,8 +121,8 @@ class Teachers:
         run = Path(name)
         if not run.is_dir() or (run / MANIFEST).exists():
             return load_bundle(name)
-        fold = split.name.replace("/", "-")
-        found = {int(path.parents[1].name.rpartition("-s")[2]): path.parent for path in _folds(run, fold)}
+        places = {seed: folder / "bundle" for seed, folder in fold_folders(run, split.name).items()}
+        found = {seed: bundle for seed, bundle in places.items() if (bundle / MANIFEST).exists()}
         if not found:
             raise ConfigError(
                 f"distil.teachers: {run} has no checkpoint of the fold {split.name}; train that fold there, "
@@ -146,10 +147,6 @@ class Teachers:
             with torch.inference_mode():
                 logits = net.trained().eval()(torch.from_numpy(embeddings.copy())[:, None]).logits.numpy()
         return logits, embeddings
-
-
-def _folds(run: Path, fold: str) -> list[Path]:
-    return sorted(path for path in run.glob(f"{fold}-s*/bundle/{MANIFEST}") if path.parents[1].name.count("-s"))
 
 
 def _net_of(bundle: Bundle) -> SerNet:

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from streamser.errors import ProtocolError
-from streamser.evaluation.folds import FoldResult, by_seed, load_folds, pool, save_fold
+from streamser.evaluation.folds import FoldResult, by_seed, fold_folders, folder_name, load_folds, pool, save_fold
 from streamser.evaluation.foldsummary import summarize
 
 
@@ -44,6 +44,17 @@ def test_a_saved_fold_is_loaded_with_the_same_values(tmp_path: Path) -> None:
         assert getattr(back, name) == getattr(fold, name)
     assert (back.best_epoch, back.epochs) == (7, 9)
     assert (back.logits == fold.logits).all() and (back.targets == fold.targets).all()
+
+
+def test_the_folders_of_a_fold_do_not_include_those_of_a_fold_with_a_longer_name(tmp_path: Path) -> None:
+    for fold, seed in (("paper/a[1]", 0), ("paper/a[1]", 12), ("paper/a[1]-small", 0), ("paper/a", 0)):
+        (tmp_path / folder_name(fold, seed)).mkdir()
+    (tmp_path / "recipe.json").write_text("{}")
+    assert fold_folders(tmp_path, "paper/a[1]") == {
+        0: tmp_path / folder_name("paper/a[1]", 0),
+        12: tmp_path / folder_name("paper/a[1]", 12),
+    }
+    assert fold_folders(tmp_path, "paper/b") == {}
 
 
 def test_a_fold_of_an_earlier_version_has_no_number_of_epochs(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -310,6 +311,23 @@ def test_a_resumed_run_with_a_teacher_ends_with_the_same_weights(
 def test_invalid_distillation_settings_are_refused(distil: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_recipe(distil=distil)
+
+
+def test_a_teacher_is_not_taken_from_a_fold_with_a_longer_name(
+    material: Material, run: Path, tmp_path: Path, cache: Path
+) -> None:
+    both = tmp_path / "both"
+    for corpus, name in FOLDS.items():
+        shutil.copytree(run / f"{name}-s0", both / f"{name}-s0")
+        shutil.copytree(run / f"{FOLDS[other_than(corpus)]}-s0", both / f"{name}-small-s0")
+    trainer = student(material, tmp_path / "run", cache, {"teachers": [str(both)]})
+    assert trainer.teachers is not None
+    for split in trainer.splits(0):
+        assert [one.path for one in trainer.teachers.of(split, 0)] == [both / f"{split.name}-s0" / "bundle"]
+
+
+def other_than(corpus: str) -> str:
+    return next(one for one in FOLDS if one != corpus)
 
 
 def test_a_teacher_run_without_the_fold_is_refused_with_the_name_of_the_fold(
