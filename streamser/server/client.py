@@ -145,15 +145,17 @@ class StreamClient:
         rate = RateLimit(self._config.max_messages_per_s, self._loop.time())
         end_s = math.inf if most_s is None else self._loop.time() + most_s
         while not self._ws.closed:
+            if (left_s := end_s - self._loop.time()) <= 0:
+                raise self._too_long()
             try:
-                message = await self._ws.receive(max(0.0, min(idle_s, end_s - self._loop.time())))
+                message = await self._ws.receive(min(idle_s, left_s))  # with 0 it would wait without a limit
             except asyncio.TimeoutError:
-                if self._loop.time() >= end_s:
+                if left_s <= idle_s:
                     raise self._too_long() from None
                 raise Refusal(
                     "idle", f"no audio arrived for {idle_s:g} s; send silence, or end the stream", CLOSE_TIMEOUT
                 ) from None
-            if self._loop.time() >= end_s:
+            if self._loop.time() >= end_s:  # pings extend the wait
                 raise self._too_long()
             if pause_s := rate.pause_s(self._loop.time()):
                 await asyncio.sleep(pause_s)

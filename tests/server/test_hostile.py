@@ -219,6 +219,20 @@ async def test_a_stream_of_the_maximum_duration_gets_its_results_and_is_ended(re
     assert (messages[-1]["code"], talker.ws.close_code) == ("too_long", 1013)
 
 
+async def test_a_stream_that_reaches_the_maximum_duration_while_it_is_slowed_down_is_ended(
+    recognizer: Recognizer,
+) -> None:
+    """40 messages may come at once, then each waits for 0.1 s: the duration ends while the last one waits."""
+    async with (
+        serving(recognizer, max_stream_s=0.25, max_messages_per_s=10) as server,
+        talking(server, sample_rate=16000) as talker,
+    ):
+        await talker.send(bytes(43 * 640), block=640)
+        messages = await talker.receive()
+    assert [message["type"] for message in messages[-2:]] == ["stream_ended", "error"]
+    assert (messages[-1]["code"], talker.ws.close_code) == ("too_long", 1013)
+
+
 # --- uploads
 
 
