@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from functools import cache
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -67,8 +68,14 @@ class BatchStepEngine(StepEngine, Protocol):
 
 def advance(steps: StepEngine | None, tracks: Sequence[Track]) -> None:
     """Encode the tracks together if their engine can; otherwise each one encodes its frames itself."""
-    if isinstance(steps, BatchStepEngine):
-        steps.advance(tracks)
+    if steps is not None and _is_batched(type(steps)):
+        cast("BatchStepEngine", steps).advance(tracks)
+
+
+@cache
+def _is_batched(kind: type[StepEngine]) -> bool:
+    """Cached, since a test of a protocol takes more than 10 us, and every partial result needs this one."""
+    return issubclass(kind, BatchStepEngine)
 
 
 def open_steps(bundle: Bundle, name: str, open_session: Callable[[bytes], Any], counters: Counters) -> StepEngine:

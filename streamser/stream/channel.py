@@ -62,13 +62,15 @@ class _Channel:
         self.tally = Tally()
         self._segmenter = Segmenter(self.config.segmenter, make_vad(self.config.vad), recognizer.features, name)
         self._converter = PcmConverter()
+        self._held: list[bytes] = []  # pushed audio that can cause no event yet: it is converted later, all together
+        self._held_samples = 0
         self._ended = False
         self._watched = -SAMPLE_RATE  # position at which the status was last read
 
     @property
     def position(self) -> int:
         """Index one past the last sample received or lost."""
-        return self._segmenter.position
+        return self._segmenter.position + self._held_samples
 
     def status(
         self,
@@ -81,12 +83,13 @@ class _Channel:
         recording: str | None = None,
     ) -> StreamStatus:
         """The stream's present status; the arguments are the fields that only the host knows."""
-        self._watched = self.position
-        state: SourceState = "ended" if self._ended else "open" if self.position else "waiting"
+        # Another thread may be feeding held audio at this moment: its samples are then in neither of the two counts.
+        self._watched = position = max(self._watched, self.position)
+        state: SourceState = "ended" if self._ended else "open" if position else "waiting"
         tally, engine = self.tally, self.recognizer.engine
         return StreamStatus(
             stream=self.name,
-            position_s=round(self.position / SAMPLE_RATE, 2),
+            position_s=round(position / SAMPLE_RATE, 2),
             level_db=round(self._segmenter.level_db, 1),
             vad_state=self._segmenter.state,
             source_state=source_state or state,
@@ -110,26 +113,68 @@ class _Channel:
     def _segment(self, pcm: Pcm, sample_rate: int, channels: int) -> list[Item | Event]:
         if self._ended:
             raise ValueError("push: the stream is closed")
-        items = []
+        items: list[Item | Event] = []
         if (sample_rate, channels) != (self._converter.sample_rate, self._converter.channels):
             converter = PcmConverter(sample_rate, channels)  # first, so that a refused rate changes nothing
-            items = self._feed(self._converter.flush())
+            items += self._flush()
             self._converter = converter
+        if self._converter.can_wait(pcm):
+            if self._may_hold(len(pcm) // 2):
+                self._hold(pcm)
+                return items
+            pcm = b"".join([*self._take_held(), pcm])
+        else:
+            items += self._feed_held()
         return [*items, *self._feed(self._converter.feed(pcm))]
 
+    def _may_hold(self, samples: int) -> bool:
+        """Whether nothing can be due by the end of these samples, neither an event nor a new level."""
+        held = self._held_samples + samples
+        if held > _METER_SAMPLES and self._is_watched:
+            return False
+        return self._segmenter.position + held < self._segmenter.due
+
+    def _hold(self, pcm: bytes) -> None:
+        self._held.append(pcm)
+        self._held_samples += len(pcm) // 2
+        self._segmenter.note_arrival(self.position, time.monotonic())
+
+    def _take_held(self) -> list[bytes]:
+        held, self._held, self._held_samples = self._held, [], 0
+        return held
+
+    def _feed_held(self) -> list[Item]:
+        """Feed the held audio now: a gap, the end, or audio of another form follows it."""
+        held = self._take_held()
+        return self._segmenter.feed(self._block(self._converter.feed(b"".join(held)), None)) if held else []
+
+    def _flush(self) -> list[Item]:
+        """Feed all audio that is held or incomplete."""
+        return [*self._feed_held(), *self._feed(self._converter.flush())]
+
     def _feed(self, samples: Samples) -> list[Item]:
-        return self._segmenter.feed(AudioBlock(samples, self.position, time.monotonic()))
+        return self._segmenter.feed(self._block(samples, time.monotonic()))
+
+    def _block(self, samples: Samples, arrived_s: float | None) -> AudioBlock:
+        return AudioBlock(samples, self._segmenter.position, arrived_s)
+
+    @property
+    def _is_watched(self) -> bool:
+        """Whether a program has read the status in the last second of audio."""
+        return self.position - self._watched < SAMPLE_RATE
 
     def _note(self, event: Gap | SourceChanged) -> list[Item | Event]:
         """The items that a gap causes, such as an utterance's end, then the event; a SourceChanged causes none."""
-        items = self._segmenter.gap(event.start, event.length) if isinstance(event, Gap) else []
+        items: list[Item] = []
+        if isinstance(event, Gap):
+            items = [*self._feed_held(), *self._segmenter.gap(event.start, event.length)]
         return [*items, replace(event, stream=self.name)]
 
     def _end(self, error: str | None) -> list[Item | Event]:
         if self._ended:
             return []
         self._ended = True
-        items = [*self._feed(self._converter.flush()), *self._segmenter.flush()]
+        items = [*self._flush(), *self._segmenter.flush()]
         return [*items, StreamEnded(stream=self.name, end=self.position, error=error)]
 
 
@@ -223,7 +268,7 @@ class WorkerStream(_Channel):
     def due_s(self) -> float:
         """Seconds of audio that the source may hold back, because they cause no event and the level is not read."""
         waiting = self._segmenter.due - self.position
-        if self.position - self._watched < SAMPLE_RATE:
+        if self._is_watched:
             waiting = min(waiting, _METER_SAMPLES)
         return max(0.0, waiting / SAMPLE_RATE)
 
@@ -240,7 +285,7 @@ class WorkerStream(_Channel):
         """Add a block that begins at `position`; without a time of arrival it arrives now."""
         if block.arrived_s is None:
             block = replace(block, arrived_s=time.monotonic())
-        self._submit(self._segmenter.feed(block))
+        self._submit([*self._feed_held(), *self._segmenter.feed(block)])
 
     def note(self, event: Gap | SourceChanged) -> None:
         """Process a Gap or a change of the source; another microphone counts as another speaker."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.audio import Resampler, Samples, made_finite, to_mono
+from streamser.audio import SAMPLE_RATE, Resampler, Samples, made_finite, to_mono
 
 __all__ = ["Pcm", "PcmConverter"]
 
@@ -31,12 +32,13 @@ class PcmConverter:
     [[], [0.5]]
     """
 
-    def __init__(self, sample_rate: int = 16_000, channels: int = 1) -> None:
+    def __init__(self, sample_rate: int = SAMPLE_RATE, channels: int = 1) -> None:
         if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= MOST_CHANNELS:
             raise ValueError(f"channels: a whole number from 1 to {MOST_CHANNELS}, not {channels!r}")
         self._resampler = Resampler(sample_rate)
         self.sample_rate = sample_rate
         self.channels = channels
+        self._plain = (sample_rate, channels) == (SAMPLE_RATE, 1)
         self.replaced = 0
         """Number of samples that were NaN, infinite or beyond ±1e10; they were replaced by silence."""
         self._whole_numbers = True
@@ -55,10 +57,12 @@ class PcmConverter:
         self.replaced += replaced
         return self._resampler.feed(samples)
 
-    @property
-    def waits(self) -> bool:
-        """Whether an incomplete sample or frame is kept for the next call."""
-        return bool(self._half_sample) or len(self._half_frame) > 0
+    def can_wait(self, pcm: Pcm) -> TypeGuard[bytes]:
+        """Whether these are bytes of whole 16 kHz mono samples: several of them may be converted together later.
+
+        False while an incomplete sample of an earlier call is kept.
+        """
+        return type(pcm) is bytes and self._plain and not (len(pcm) % 2 or self._half_sample)
 
     def flush(self) -> Samples:
         """The last samples, after the end of the input."""

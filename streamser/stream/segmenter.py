@@ -207,13 +207,17 @@ class Segmenter:
         if block.start != self.position:
             raise ValueError(f"block: starts at {block.start}, not at {self.position}; report lost audio with gap()")
         if block.arrived_s is not None:
-            self._arrivals.append((block.end, block.arrived_s))
+            self.note_arrival(block.end, block.arrived_s)
         items: list[Item] = []
         for first in range(0, len(block.samples), _SLICE_SAMPLES):
             self._ring.write(block.samples[first : first + _SLICE_SAMPLES], block.start + first)
             if self.position >= self._due:
                 items += self._detect_speech()
         return items
+
+    def note_arrival(self, end: int, arrived_s: float) -> None:
+        """The samples before index `end` have arrived; for audio that is held back and fed later."""
+        self._arrivals.append((end, arrived_s))
 
     def gap(self, start: int, length: int) -> list[Item]:
         """Audio was lost here. A gap of up to `bridge_gap_ms` counts as silence; a longer one ends the open utterance.

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeGuard
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -92,7 +92,6 @@ class PushSource:
         self._converter = PcmConverter(sample_rate, channels)
         self.due_s: Callable[[], float] = no_wait
         self._queue = AudioQueue[AudioBlock | _Pushed](round(config.queue_s * SAMPLE_RATE), drops=live)
-        self._plain = (sample_rate, channels) == (SAMPLE_RATE, 1)
         self._block_samples = config.block_samples
         self._position = 0
         self._pushing = threading.Lock()
@@ -102,7 +101,7 @@ class PushSource:
         with self._pushing:
             if self._queue.closed:
                 raise ValueError("push: the source is closed")
-            if self._plain and self._is_block(pcm):
+            if self._converter.can_wait(pcm) and 0 < len(pcm) <= 2 * self._block_samples:
                 samples = len(pcm) // 2
                 self._queue.put(_Pushed(pcm, self._position, time.monotonic()), samples)
                 self._position += samples
@@ -133,11 +132,6 @@ class PushSource:
                 yield Gap(start=block.start - lost, length=lost, reason="queue_full")
             yield block
         self.state = "ended"
-
-    def _is_block(self, pcm: Pcm) -> TypeGuard[bytes]:
-        """Whether this is at most a block of whole samples, with no part of an earlier sample waiting."""
-        whole = type(pcm) is bytes and 0 < len(pcm) <= 2 * self._block_samples and not len(pcm) % 2
-        return whole and not self._converter.waits
 
     def _put(self, samples: Samples) -> None:
         now = time.monotonic()
@@ -291,11 +285,12 @@ class MicSource:
         clock, resampler = SampleClock(line.rate), LaggingResampler(line.rate)
         timeout_s = _FIRST_CHUNK_S
         silent_s = 0.0  # counted in polls: after this process was suspended, a clock would report a stall
+        patient = line if isinstance(line, PatientLine) else None  # tested once: a test of a protocol takes 10 us
         while not self._closed.is_set():
             wait_s = _POLL_S
-            if isinstance(line, PatientLine):
-                line.enough_s = self.due_s()
-                wait_s += line.enough_s
+            if patient is not None:
+                patient.enough_s = self.due_s()
+                wait_s += patient.enough_s
             taken = line.take(wait_s)
             if taken is None:
                 silent_s += wait_s
