@@ -9,6 +9,7 @@ from streamser.audio import SAMPLE_RATE, AudioBlock, Samples, cut_off, mono_piec
 from streamser.events import Gap
 from streamser.stream.channel import WorkerStream
 from streamser.stream.pcm import Pcm, PcmConverter
+from streamser.stream.segmenter import State
 from streamser.stream.status import StreamStatus
 from streamser.stream.wavfile import WavWriter
 
@@ -42,6 +43,15 @@ class AudioStream:
     def status(self) -> StreamStatus:
         """The stream's present status."""
         return self._stream.status()
+
+    @property
+    def vad_state(self) -> State:
+        """Whether somebody speaks."""
+        return self._stream.vad_state
+
+    def hold(self, pcm: Pcm, arrived_s: float) -> bool:
+        """Keep this audio for the next call of another method, without a thread; False if it must be fed now."""
+        return self._recording is None and self._converter.can_wait(pcm) and self._stream.hold(pcm, arrived_s)
 
     def feed(self, pcm: Pcm, arrived_s: float | None = None) -> None:
         """Take audio at the client's own rate; `arrived_s` is when it came in, on time.monotonic."""

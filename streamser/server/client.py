@@ -181,7 +181,8 @@ class StreamClient:
         try:
             while (piece := await self._received.get(turn_bytes)) is not None:
                 await wait_for_room(self._stream, self._room, _WAITING_FILE if self._hello.lossless else _WAITING_LIVE)
-                await self._loop.run_in_executor(self._hub.audio_threads, self._push, *piece)
+                if not self._hold(*piece):
+                    await self._loop.run_in_executor(self._hub.audio_threads, self._push, *piece)
                 self._send_status()
         except Exception as problem:
             self._refusal = self._hub.refusal_of(problem, self._stream.name)
@@ -193,6 +194,10 @@ class StreamClient:
             self._refusal = self._refusal or self._hub.refusal_of(problem, self._stream.name)
         except RuntimeError:  # the threads are gone: the server was stopped
             self._over.set()
+
+    def _hold(self, piece: Message, arrived_s: float) -> bool:
+        """Keep audio that can cause no event yet: most messages then need no thread."""
+        return isinstance(piece, bytes) and self._stream.hold(piece, arrived_s)
 
     def _push(self, piece: Message, arrived_s: float) -> None:
         if isinstance(piece, Lost):
@@ -216,8 +221,9 @@ class StreamClient:
     def _send_status(self) -> None:
         if not self._hello.status_ms or self._over.is_set():
             return
-        status, now_s = self._stream.status(), self._loop.time()
-        if now_s - self._status_sent_s >= self._hello.status_ms / 1000 or status.vad_state != self._state_sent:
+        now_s = self._loop.time()
+        if now_s - self._status_sent_s >= self._hello.status_ms / 1000 or self._stream.vad_state != self._state_sent:
+            status = self._stream.status()
             self._status_sent_s, self._state_sent = now_s, status.vad_state
             self._sender.put(status_message(status, self._sender.queue.dropped), droppable=True)
 

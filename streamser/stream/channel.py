@@ -12,7 +12,7 @@ from streamser.events import EmotionEvent, Event, Gap, SourceChanged, StreamEnde
 from streamser.recognizer import Recognizer
 from streamser.stream.pcm import Pcm, PcmConverter
 from streamser.stream.scorer import Novelty, Scorer, Voice, compute_predictions
-from streamser.stream.segmenter import Item, Segmenter, SegmenterConfig
+from streamser.stream.segmenter import Item, Segmenter, SegmenterConfig, State
 from streamser.stream.sources import SourceConfig
 from streamser.stream.status import SourceState, StreamStatus, Tally, percentile
 from streamser.stream.vad import VadChoice, VadConfig, make_vad
@@ -68,6 +68,11 @@ class _Channel:
         self._watched = -SAMPLE_RATE  # position at which the status was last read
 
     @property
+    def vad_state(self) -> State:
+        """Whether somebody speaks, as in `status`."""
+        return self._segmenter.state
+
+    @property
     def position(self) -> int:
         """Index one past the last sample received or lost."""
         return self._segmenter.position + self._held_samples
@@ -91,7 +96,7 @@ class _Channel:
             stream=self.name,
             position_s=round(position / SAMPLE_RATE, 2),
             level_db=round(self._segmenter.level_db, 1),
-            vad_state=self._segmenter.state,
+            vad_state=self.vad_state,
             source_state=source_state or state,
             device=device,
             model=self.recognizer.bundle.name,
@@ -119,25 +124,23 @@ class _Channel:
             items += self._flush()
             self._converter = converter
         if self._converter.can_wait(pcm):
-            if self._may_hold(len(pcm) // 2):
-                self._hold(pcm)
+            if self._hold(pcm, time.monotonic()):
                 return items
             pcm = b"".join([*self._take_held(), pcm])
         else:
             items += self._feed_held()
         return [*items, *self._feed(self._converter.feed(pcm))]
 
-    def _may_hold(self, samples: int) -> bool:
-        """Whether nothing can be due by the end of these samples, neither an event nor a new level."""
-        held = self._held_samples + samples
-        if held > _METER_SAMPLES and self._is_watched:
+    def _hold(self, pcm: bytes, arrived_s: float) -> bool:
+        """Keep whole 16 kHz mono samples for later; False if an event or a new level can be due at their end."""
+        held = self._held_samples + len(pcm) // 2
+        end = self._segmenter.position + held
+        if end >= self._segmenter.due or (held > _METER_SAMPLES and self._is_watched):
             return False
-        return self._segmenter.position + held < self._segmenter.due
-
-    def _hold(self, pcm: bytes) -> None:
         self._held.append(pcm)
-        self._held_samples += len(pcm) // 2
-        self._segmenter.note_arrival(self.position, time.monotonic())
+        self._held_samples = held
+        self._segmenter.note_arrival(end, arrived_s)
+        return True
 
     def _take_held(self) -> list[bytes]:
         held, self._held, self._held_samples = self._held, [], 0
@@ -280,6 +283,14 @@ class WorkerStream(_Channel):
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> None:
         """Add audio: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
         self._submit(self._segment(pcm, sample_rate, channels))
+
+    def hold(self, pcm: bytes, arrived_s: float) -> bool:
+        """Keep whole 16-bit samples (16 kHz, mono) for the next call of another method, which feeds them first.
+
+        It takes microseconds, so that an event loop may call it. False, and nothing is kept, if an event or a new level
+        can be due at their end.
+        """
+        return not self._ended and self._hold(pcm, arrived_s)
 
     def feed(self, block: AudioBlock) -> None:
         """Add a block that begins at `position`; without a time of arrival it arrives now."""
