@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -11,6 +12,8 @@ from typing import Generic, Literal, TypeVar
 from streamser.events import EmotionEvent, Event, StreamEnded
 
 __all__ = ["AudioQueue", "Bus", "Policy", "Subscription"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -119,6 +122,8 @@ class Subscription:
         self._policy: Policy = policy
         self._on_leave = on_leave
         self._events: deque[Event] = deque()
+        self._lost = 0  # dropped events that were not partial results
+        self._warned = False
         self._closed = False
         self._changed = threading.Condition()
 
@@ -152,6 +157,7 @@ class Subscription:
     def get(self, timeout_s: float | None = None) -> Event | None:
         """Take the oldest event; None when none arrived in time, or no more will be added (see `finished`)."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._warn()
         with self._changed:
             while not self._events:
                 remaining = _WAKE_S if deadline is None else deadline - time.monotonic()
@@ -185,6 +191,18 @@ class Subscription:
                 del self._events[index]
                 return
         self._events.popleft()
+        self._lost += 1
+
+    def _warn(self) -> None:
+        """Report a loss once, when events are read: a queue that is never read overflows without harm."""
+        if self._lost and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%d events that are not partial results were lost, because more than %d waited: read faster, or let "
+                "more wait (pipeline.waiting_events, or subscribe(maxsize=...))",
+                self._lost,
+                self.maxsize,
+            )
 
 
 class Bus:

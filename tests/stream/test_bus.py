@@ -96,11 +96,28 @@ def test_a_slow_subscriber_loses_the_oldest_partials_but_no_final() -> None:
     assert subscription.dropped == 2
 
 
-def test_a_subscriber_slower_than_the_finals_loses_the_oldest_event() -> None:
+def test_a_subscriber_slower_than_the_finals_loses_the_oldest_event_and_is_warned_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     subscription = Subscription(maxsize=2, policy="drop")
     for seq in range(4):
         subscription.put(emotion(seq, final=True))
+    assert not caplog.records, "a queue that is never read overflows without a warning"
     assert [event.seq for event in _rest(subscription)] == [2, 3]
+    for seq in range(4):
+        subscription.put(emotion(seq, final=True))
+    _rest(subscription)
+    (warning,) = caplog.records
+    assert warning.getMessage().startswith("2 events that are not partial results were lost, because more than 2")
+    assert subscription.dropped == 4
+
+
+def test_lost_partial_results_give_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    subscription = Subscription(maxsize=2, policy="drop")
+    for seq in range(4):
+        subscription.put(emotion(seq))
+    assert [event.seq for event in _rest(subscription)] == [2, 3]
+    assert subscription.dropped == 2 and not caplog.records
 
 
 def test_a_blocking_subscription_makes_the_publisher_wait() -> None:
