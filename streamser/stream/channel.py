@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -202,15 +203,25 @@ class Stream(_Channel):
         pipeline = self.config.pipeline
         self._scorer = Scorer(recognizer, pipeline.smoothing, name, voice or pipeline.voice(recognizer))
         self._novelty = Novelty()
+        self._items: deque[Item | Event] = deque()  # items and events that an error left over, for the next call
+        self._events: list[Event] = []
 
     def push(self, pcm: Pcm, sample_rate: int = 16_000, channels: int = 1) -> list[Event]:
-        """Add audio and return its events: bytes are 16-bit little-endian PCM, arrays are integers or floats."""
+        """Add audio and return its events: bytes are 16-bit little-endian PCM, arrays are integers or floats.
+
+        An error of the engine is raised if a final cannot be computed. The next call then continues with the events
+        before and after that final.
+        """
         return self._events_of(self._segment(pcm, sample_rate, channels))
 
     def lose(self, samples: int, reason: Literal["client", "overflow"] = "client") -> list[Event]:
         """Report that this many 16 kHz samples were lost; the stream's time advances by them."""
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
             raise ValueError(f"samples: a whole number, 0 or more, not {samples!r}")
+        if self._ended:
+            raise ValueError("lose: the stream is closed")
+        if not samples:
+            return []
         return self._events_of(self._note(Gap(start=self.position, length=samples, reason=reason)))
 
     def new_speaker(self) -> None:
@@ -228,13 +239,15 @@ class Stream(_Channel):
             self._scorer.close()
 
     def _events_of(self, items: Sequence[Item | Event]) -> list[Event]:
-        events: list[Event] = []
-        for item in items:
+        self._items.extend(items)
+        while self._items:
+            item = self._items.popleft()
             began = time.monotonic()
             event = self._event_of(item) if isinstance(item, Segment) else item
             if event is not None:
                 self.tally.count(event, (time.monotonic() - began) * 1000)
-                events.append(event)
+                self._events.append(event)
+        events, self._events = self._events, []
         return events
 
     def _event_of(self, segment: Segment) -> EmotionEvent | None:

@@ -122,6 +122,11 @@ def test_an_engine_that_always_fails_raises_its_error_at_the_final_of_pushed_aud
     assert sum("CUDA out of memory" in record.getMessage() for record in caplog.records) == 1
     with pytest.raises(EngineError, match="CUDA out of memory"):
         stream.push(audio[SAMPLE_RATE * 3 // 2 :])
+    with pytest.raises(EngineError, match="CUDA out of memory"):  # the second final
+        stream.close()
+    rest = [event.type for event in stream.close()]
+    assert rest == ["speech_ended", "speech_started", "speech_ended", "stream_ended"], "an error loses no other event"
+    assert stream.close() == []
 
 
 def pushed(stream: Stream) -> list[Event]:

@@ -150,6 +150,13 @@ def test_a_closed_stream_refuses_audio_and_ends_only_once(recognizer: Recognizer
     assert stream.close() == []
     with pytest.raises(ValueError, match="push: the stream is closed"):
         stream.push(b"")
+    with pytest.raises(ValueError, match="lose: the stream is closed"):
+        stream.lose(5)
+
+
+def test_a_loss_of_no_samples_is_no_gap(recognizer: Recognizer) -> None:
+    stream = Stream(recognizer)
+    assert stream.lose(0) == [] and stream.position == 0
 
 
 def test_a_status_reports_state_level_latency_and_losses(recognizer: Recognizer) -> None:
