@@ -7,13 +7,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamser.cli.oldoptions import add_old_option
 from streamser.cli.rayoption import add_ray_option
 from streamser.errors import ConfigError, MissingExtraError
+from streamser.filelock import try_lock
 from streamser.settings import parse_value
 from streamser.training.recipe import Recipe, changed, load_recipe
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from streamser.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+
+LOG = "train.log"
 
 EPILOG = """\
 examples:
@@ -210,18 +214,33 @@ def _benchmark(variant: Variant, folders: Sequence[str], name: str | None) -> Be
 
 
 def _train(args: argparse.Namespace, recipe: Recipe, root: Path) -> int:
+    protocol = recipe.protocol.replace(":", "-")
+    folder = args.out or Path("runs") / f"{recipe.name}-{protocol}"
+    if (folder / "recipe.json").exists() and not args.resume and not args.dry_run:
+        raise ConfigError(f"{folder}: already contains a run; add --resume to continue it, or give another --out")
+    rank = int(os.environ.get("RANK", 0))
+    with nullcontext() if rank or args.dry_run else _alone_in(folder):
+        return _train_in(folder, args, recipe, root, rank)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder: two processes would overwrite each other's checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("ab") as file:
+        if not try_lock(file):
+            raise ConfigError(f"{folder}: another process is training there; wait until it ends, or give another --out")
+        yield
+
+
+def _train_in(folder: Path, args: argparse.Namespace, recipe: Recipe, root: Path, rank: int) -> int:
     import torch.distributed
 
     from streamser.training.material import gather, write_left_out, write_recipe
     from streamser.training.options import RunOptions
     from streamser.training.trainer import Trainer
 
-    protocol = recipe.protocol.replace(":", "-")
-    folder = args.out or Path("runs") / f"{recipe.name}-{protocol}"
-    if (folder / "recipe.json").exists() and not args.resume and not args.dry_run:
-        raise ConfigError(f"{folder}: already contains a run; add --resume to continue it, or give another --out")
     cache = args.cache or Path("runs") / "cache"
-    rank = int(os.environ.get("RANK", 0))
     device = _device(args.compute)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
@@ -325,7 +344,7 @@ def _log_to(folder: Path, *, quiet: bool) -> None:
     if quiet:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root.addHandler(handler)
 

@@ -24,6 +24,7 @@ from streamser.corpora.benchmarks import BENCHMARKS, benchmark_of
 from streamser.errors import ConfigError
 from streamser.evaluation.folds import load_folds
 from streamser.evaluation.foldsummary import left_out_metrics, summarize
+from streamser.filelock import try_lock
 from streamser.nets.whisper import Whisper
 from streamser.recognizer import load
 from streamser.training.batches import BatchMaker
@@ -300,6 +301,10 @@ def test_the_command_trains_from_a_file_and_refuses_to_overwrite_a_run(
     assert "resume" not in (tmp_path / "runs" / "tiny-honest" / "train.log").read_text(encoding="utf-8")
     assert cli.main(words) == 1
     assert "add --resume" in capsys.readouterr().err
+    with (tmp_path / "runs" / "tiny-honest" / "train.log").open("ab") as other:
+        assert try_lock(other)  # as another process that trains in this folder
+        assert cli.main([*words, "--resume"]) == 1
+        assert "another process is training there" in capsys.readouterr().err
     assert cli.main([*words, "--resume"]) == 0
 
 
