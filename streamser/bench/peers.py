@@ -13,9 +13,13 @@ import numpy as np
 
 from streamser.audio import SAMPLE_RATE, Samples, to_mono
 from streamser.bundle import load_bundle
-from streamser.features import FeatureConfig, Frames, cut_window, from_log_mel
+from streamser.engines import run_frames
+from streamser.features import FeatureConfig, Frames, cut_window, extract, from_log_mel
+from streamser.recognizer import load
 
 __all__ = ["PEERS", "Peer", "installed_peers", "measure_peer"]
+
+_COMPARED = 8  # windows whose scores are compared with streamser's
 
 Predict = Callable[[Samples], object]
 
@@ -28,6 +32,8 @@ class Peer(NamedTuple):
     """Modules that the peer imports."""
     make: Callable[[str], Predict]
     """Takes a checkpoint's name, which only some peers use."""
+    same_network: bool = False
+    """Whether it gives the checkpoint's logits (1, classes), which can be compared with streamser's scores."""
 
 
 def _net(model: str) -> tuple[Callable[[Frames], Frames], FeatureConfig]:
@@ -133,8 +139,8 @@ def _faster_whisper(_: str) -> Predict:
 
 
 PEERS = {
-    "torchaudio": Peer("torch + torchaudio, each window whole", ("torch", "torchaudio"), _torchaudio),
-    "librosa": Peer("torch + librosa, each window whole", ("torch", "librosa"), _librosa),
+    "torchaudio": Peer("torch + torchaudio, each window whole", ("torch", "torchaudio"), _torchaudio, True),
+    "librosa": Peer("torch + librosa, each window whole", ("torch", "librosa"), _librosa, True),
     "egemaps": Peer("openSMILE eGeMAPS functionals", ("opensmile",), _egemaps),
     "wav2vec2": Peer("wav2vec2-base (random weights)", ("torch", "torchaudio"), _wav2vec2),
     "faster-whisper": Peer("faster-whisper tiny, encoder", ("faster_whisper",), _faster_whisper),
@@ -171,9 +177,24 @@ def measure_peer(
         predict(window)
         walls.append(time.perf_counter() - began)
     cpu_ms = 1000 * (time.process_time() - cpu_s) / len(walls)
-    return {
+    figures = {
         "window_ms": float(np.median(walls)) * 1000,
         "window_cpu_ms": cpu_ms,
         "cpu_ms_per_s": cpu_ms * len(windows) / (len(pcm) / SAMPLE_RATE),
         "measured": len(walls),
     }
+    if PEERS[name].same_network:
+        figures["scores_differ"] = _difference(predict, model, [samples(number) for number in range(_COMPARED)])
+    return figures
+
+
+def _difference(predict: Predict, model: str, windows: Sequence[Samples]) -> float:
+    """Largest difference of a score from streamser's score of the same window."""
+    recognizer = load(model, "cpu", engine="onnx")
+    worst = 0.0
+    for samples in windows:
+        scored = run_frames(recognizer.engine, [extract(samples, recognizer.features)], recognizer.features)
+        ours = list(recognizer.predict_scores(scored)[0].scores.values())
+        theirs = recognizer.calibrate(np.asarray(predict(samples)))[0]
+        worst = max(worst, float(np.abs(theirs - ours).max()))
+    return worst

@@ -184,9 +184,14 @@ def _report(figures: dict[str, Any]) -> str:
         (
             row["title"],
             *(
-                (f"{row['window_ms']:.1f}", f"{row['cpu_ms_per_s']:.1f}", f"{_ratio(row, first):.1f}")
+                (
+                    f"{row['window_ms']:.1f}",
+                    f"{row['cpu_ms_per_s']:.1f}",
+                    f"{_ratio(row, first):.1f}",
+                    f"{row['scores_differ']:.0e}" if "scores_differ" in row else "-",
+                )
                 if "error" not in row
-                else ("-", "-", row["error"])
+                else ("-", "-", row["error"], "-")
             ),
         )
         for row in rows
@@ -196,7 +201,7 @@ def _report(figures: dict[str, Any]) -> str:
         text += [
             "",
             table(
-                ("the same windows by", "ms per window", "CPU ms/s", f"relative to {first['title']}"),
+                ("the same windows by", "ms per window", "CPU ms/s", f"relative to {first['title']}", "differ"),
                 peers,
                 terminal_width(),
             ),
@@ -208,7 +213,8 @@ def _report(figures: dict[str, Any]) -> str:
             "CPU ms/s: CPU time of the whole process per second of audio. partial, final: time from",
             "the last audio that is needed to the result; silence + final: from the end of speech. cold start: from",
             "the process's start to a stream's first result. differ: largest difference of a score from that of the",
-            "same window computed as a whole. All times are longer under high load.",
+            "same window computed as a whole; of another program, from streamser's score of the window (-: it computes",
+            "something else). All times are longer under high load.",
         ]
     )
 
