@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -39,7 +40,6 @@ FORMAT = 3
 _MOST_BYTES = 1 << 20  # a profile has a few kilobytes
 _MOST_VALUES = 1 << 16
 _LONGEST_NAME = 200
-_AGAIN = "run `streamser calibrate --overwrite`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,8 @@ class Profile:
         if self.fingerprint != fingerprint(bundle):
             raise ConfigError(
                 f"profile '{self.name}' was made for {self.model} ({self.fingerprint[:8]}), not for {bundle.name} "
-                f"({fingerprint(bundle)[:8]}): {_AGAIN} with --model {bundle.name}"
+                f"({fingerprint(bundle)[:8]}); make another with `streamser calibrate --model {bundle.name}` and a new "
+                "--name"
             )
         return Baseline(np.array(self.total, np.float64), float(self.weight), self.utterances, "profile")
 
@@ -106,30 +107,33 @@ class Profile:
     def load(cls, path: str | PathLike[str]) -> Profile:
         """Read a profile; ConfigError if the file is not a profile, or was changed after it was saved."""
         place = Path(path)
-        values = _read(place)
+        again = _way_out(place)
+        values = _read(place, again)
         version, seal = values.get("streamser_profile"), values.pop("seal", None)
         if type(version) is int and version > FORMAT:
             raise ConfigError(
                 f"{place}: has the format {version!r:.20}, newer than the format {FORMAT} of this streamser; "
-                f"pip install -U streamser, or {_AGAIN}"
+                f"pip install -U streamser, or {again}"
             )
         if version != FORMAT:
             problem = (
-                "not a streamser profile" if version is None else f"has the format {version!r:.20}, this is {FORMAT}"
+                "not a streamser profile"
+                if type(version) is not int
+                else f"has the format {version!r:.20}, older than the format {FORMAT} of this streamser"
             )
-            raise ConfigError(f"{place}: {problem}; {_AGAIN}")
+            raise ConfigError(f"{place}: {problem}; {again}")
         if seal != _seal(values):
-            raise ConfigError(f"{place}: was altered since it was saved; {_AGAIN}")
+            raise ConfigError(f"{place}: was altered since it was saved; {again}")
         del values["streamser_profile"]
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             wrong = ", ".join(sorted(set(values) ^ names))
-            raise ConfigError(f"{place}: has invalid values ({wrong:.80}); {_AGAIN}")
+            raise ConfigError(f"{place}: has invalid values ({wrong:.80}); {again}")
         given: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
         try:
             return cls(**given)
         except ValueError as error:
-            raise ConfigError(f"{place}: {error}; {_AGAIN}") from error
+            raise ConfigError(f"{place}: {error}; {again}") from error
 
 
 def check_name(what: str, text: object) -> None:
@@ -142,22 +146,29 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30 and math.isfinite(value)
 
 
+def _way_out(place: Path) -> str:
+    """The command that makes the profile of this file again."""
+    named = place.parent == profile_folder()
+    option = f"--name {shlex.quote(place.stem)}" if named else f"--out {shlex.quote(str(place))}"
+    return f"run `streamser calibrate --overwrite {option}`"
+
+
 def _seal(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _read(place: Path) -> dict[str, Any]:
+def _read(place: Path, again: str) -> dict[str, Any]:
     try:
         if place.stat().st_size > _MOST_BYTES:
-            raise ConfigError(f"{place}: is larger than any streamser profile; {_AGAIN}")
+            raise ConfigError(f"{place}: is larger than any streamser profile; {again}")
         values = json.loads(place.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         known = ", ".join(find_profiles()) or "none"
         raise ConfigError(f"{place}: no such profile; known: {known}; `streamser calibrate` makes one") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{place}: cannot be read as a profile ({error}); {_AGAIN}") from error
+        raise ConfigError(f"{place}: cannot be read as a profile ({error}); {again}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{place}: not a streamser profile; {_AGAIN}")
+        raise ConfigError(f"{place}: not a streamser profile; {again}")
     return values
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from streamser import profile
 from streamser.audio import SAMPLE_RATE, AudioBlock
 from streamser.bundle import Bundle, load_bundle
 from streamser.calibration import Calibration
-from streamser.cli import main
+from streamser.cli import calibrate, main
 from streamser.cli.calibrate import collect, segmenter_for
 from streamser.config import Config
 from streamser.enrolment import LEAST_SPEECH_S, enrol
@@ -162,7 +163,8 @@ def test_a_profile_whose_sum_has_another_length_is_refused(adaptive: Recognizer)
         (lambda text: "[1]", "not a streamser profile"),
         (lambda text: '{"a": 1}', "not a streamser profile"),
         (lambda text: text.replace('"me"', '"you"'), "was altered"),
-        (lambda text: text.replace('"streamser_profile": 3', '"streamser_profile": 2'), "has the format 2, this is 3"),
+        (lambda text: text.replace('"streamser_profile": 3', '"streamser_profile": 2'), "has the format 2, older than"),
+        (lambda text: text.replace('"streamser_profile": 3', '"streamser_profile": "x"'), "not a streamser profile"),
         (
             lambda text: text.replace('"streamser_profile": 3', '"streamser_profile": 4'),
             "has the format 4, newer than the format 3 of this streamser; pip install -U streamser, or run `streamser",
@@ -176,6 +178,18 @@ def test_a_damaged_profile_is_refused(spoil: object, message: str, adaptive: Rec
     place.write_text(spoil(place.read_text(encoding="utf-8")), encoding="utf-8")  # type: ignore[operator]
     with pytest.raises(ConfigError, match=message):
         Profile.load(place)
+
+
+def test_the_error_of_an_unusable_profile_names_the_command_that_replaces_it(home: Path, tmp_path: Path) -> None:
+    home.mkdir()
+    elsewhere = tmp_path / "my voice.json"
+    for place, name, option in (
+        (home / "anna.json", "anna", "--name anna"),
+        (elsewhere, elsewhere, f"--out '{elsewhere}'"),
+    ):
+        place.write_text('{"streamser_profile": 2}', encoding="utf-8")
+        with pytest.raises(ConfigError, match=re.escape(f"run `streamser calibrate --overwrite {option}`")):
+            load_profile(name)
 
 
 def test_a_missing_profile_is_an_error_that_lists_the_known_ones(home: Path, adaptive: Recognizer) -> None:
@@ -287,6 +301,32 @@ def test_calibrate_prints_a_summary_and_how_to_use_the_profile(
     assert "s of speech found in 34.0 s" in message
     assert "Your voice without the profile:" in message
     assert f"--profile {out}" in message
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "doubt"),
+    [
+        (0.6, 0.7, None),
+        (0.1, 0.6, "Without the profile, the checkpoint does not classify this as neutral."),
+        (0.6, 0.5, "The profile does not help here."),
+        (0.1, 0.2, "The profile does not help here."),
+    ],
+)
+def test_calibrate_states_whether_the_voice_is_neutral_without_and_with_the_profile(
+    before: float,
+    after: float,
+    doubt: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares = iter([{"neutral": before, "sad": 1 - before}, {"neutral": after, "sad": 1 - after}])
+    monkeypatch.setattr(calibrate, "_shares", lambda recognizer, recordings: next(shares))
+    words = ["calibrate", str(recording(tmp_path / "me.wav")), "--model", str(make_adaptive(tmp_path / "tiny").path)]
+    assert main([*words, "--out", str(tmp_path / "p.json")]) == 0
+    message = capsys.readouterr().out
+    assert ("record again" in message) == (doubt is not None)
+    assert doubt is None or doubt in message
 
 
 @pytest.mark.parametrize(

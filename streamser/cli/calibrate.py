@@ -203,8 +203,13 @@ def _report(
         print("This is little speech; more speech would make the profile more reliable.")
     print(f"Your voice without the profile:  {_words(before)}")
     print(f"Your voice with the profile:     {_words(after)}")
-    if before["neutral"] < _DOUBTFUL or after["neutral"] < before["neutral"]:
-        print("The checkpoint does not classify this as neutral. If it was not your normal, calm voice, record again.")
+    if after["neutral"] < max(before["neutral"], _DOUBTFUL):
+        print("The profile does not help here. If this was not your normal, calm voice, record again with --overwrite.")
+    elif before["neutral"] < _DOUBTFUL:
+        print(
+            "Without the profile, the checkpoint does not classify this as neutral. If it was not your normal, calm "
+            "voice, record again with --overwrite."
+        )
     print(f"Saved to {place}; use it with --profile {args.out or profile.name}")
 
 
