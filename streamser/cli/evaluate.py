@@ -30,6 +30,7 @@ _EXAMPLES = """examples:
   streamser evaluate whisper corpora/emodb corpora/ravdess --out report
   streamser evaluate whisper corpora/ravdess --quick
   streamser evaluate whisper corpora/ravdess --noise corpora/noise_esc10 --degrade noise-10,reverb
+  streamser evaluate whisper corpora/ravdess --plain corpora/librispeech_subset --degrade none
   streamser evaluate whisper corpora/ravdess --stream --minutes 30
   streamser evaluate --leave-one-corpus-out runs/whisper-loco --beside runs/egemaps-loco
 """
@@ -62,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="CORPUS",
         help="recordings without speech; their results should be uncertain",
+    )
+    add(
+        "--plain",
+        action="append",
+        default=[],
+        metavar="CORPUS",
+        help="speech without emotion, such as reading; it needs no labels, and should be neutral or uncertain",
     )
     add("--limit", type=int, default=0, metavar="N", help="largest number of clips per corpus, chosen evenly")
     add("--quick", action="store_true", help=f"{_QUICK_CLIPS} clips of each corpus, four degraded copies, no t-SNE")
@@ -114,10 +122,11 @@ def run(args: argparse.Namespace) -> int:
             f"the labels of the corpora are {labels}; use --map to count one label as another"
         )
     noise = [clip for folder in args.noise for clip in read_corpus(folder, labelled=False)[0]]
+    plain = read_corpora(args.plain, labelled=False)[0]
     with hushed(args.debug):
         if args.stream:
             return _run_stream(args, recognizer, clips, config)
-        return _run_clips(args, recognizer, clips, dropped, noise)
+        return _run_clips(args, recognizer, clips, dropped, noise, plain)
 
 
 def _missing_pictures(args: argparse.Namespace) -> list[str]:
@@ -161,12 +170,21 @@ def _run_clips(
     clips: list[Clip],
     dropped: Mapping[str, int],
     noise: list[Clip],
+    plain: list[Clip],
 ) -> int:
     from streamser.evaluation.report import markdown, summary, write_report
 
     progress = ProgressLine()
     try:
-        evaluation = evaluate(recognizer, clips, _plan_of(args), dropped=dropped, noise=noise, progress=progress)
+        evaluation = evaluate(
+            recognizer,
+            clips,
+            _plan_of(args),
+            dropped=dropped,
+            noise=noise,
+            plain_speech=plain,
+            progress=progress,
+        )
     finally:
         progress.close()
     report = write_report(evaluation, args.out or Path("evaluation") / recognizer.bundle.name)

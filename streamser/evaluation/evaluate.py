@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.audio import Samples, read_audio
+from streamser.bundle import NEUTRAL
 from streamser.corpora.clips import Clip, Problem
 from streamser.errors import AudioError, CorpusError, MissingExtraError
 from streamser.evaluation import metrics
@@ -185,6 +186,21 @@ class NoiseRow:
     commonest: str
 
 
+@dataclass(frozen=True, slots=True)
+class PlainSpeechRow:
+    """A checkpoint's predictions for the plain speech of one source."""
+
+    source: str
+    clips: int
+    neutral: float
+    """Share that is classified as neutral."""
+    emotional: float
+    """Share that is classified as another label."""
+    uncertain: float
+    seen: bool
+    """Whether the checkpoint was trained on these speakers."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingMap:
     """The embedding in two dimensions."""
@@ -212,6 +228,7 @@ class Evaluation:
     noise: tuple[NoiseRow, ...]
     noise_seen: tuple[str, ...]
     """Names of the noise collections used here that were used in training too."""
+    plain: tuple[PlainSpeechRow, ...]
     seen: MetricSet | None
     embedding: EmbeddingMap | None
     seconds: float
@@ -244,6 +261,17 @@ class Evaluation:
             },
             "noise": {row.kind: {"clips": row.clips, "abstained": plain(row.abstained)} for row in self.noise},
             "noise_seen_in_training": list(self.noise_seen),
+            "plain_speech": [
+                {
+                    "source": row.source,
+                    "clips": row.clips,
+                    "neutral": plain(row.neutral),
+                    "emotional": plain(row.emotional),
+                    "uncertain": plain(row.uncertain),
+                    "seen_in_training": row.seen,
+                }
+                for row in self.plain
+            ],
             "seen": self.seen.to_dict() if self.seen else None,
             "seconds": round(self.seconds, 1),
         }
@@ -273,11 +301,13 @@ def evaluate(
     *,
     dropped: Mapping[str, int] | None = None,
     noise: Sequence[Clip] = (),
+    plain_speech: Sequence[Clip] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate a recognizer on clips that have its labels.
 
-    `noise` are recordings without speech. `progress(what, done, of)` is called after every few clips.
+    `noise` are recordings without speech; `plain_speech` is speech without emotion, and needs no labels.
+    `progress(what, done, of)` is called after every few clips.
     """
     config = config or EvaluationConfig()
     if config.embed and find_spec("sklearn") is None:
@@ -300,6 +330,7 @@ def evaluate(
         degraded=_degraded(recognizer, predictions, config, noise, progress),
         noise=_noise_rows(recognizer, noise, progress),
         noise_seen=tuple(sorted({clip.corpus for clip in noise} & training_noises(recognizer.bundle))),
+        plain=_plain_speech_rows(recognizer, plain_speech, config, progress),
         seen=_seen(recognizer, clips, scored, config, progress),
         embedding=_embedding_map(recognizer, predictions, config, progress),
         seconds=time.monotonic() - began,
@@ -378,6 +409,38 @@ def _noise_rows(
     )
 
 
+def _plain_speech_rows(
+    recognizer: Recognizer,
+    clips: Sequence[Clip],
+    config: EvaluationConfig,
+    progress: Callable[[str, int, int], None] | None,
+) -> tuple[PlainSpeechRow, ...]:
+    """Results for each source; clips of speakers seen in training are left out, unless a source has no others."""
+    if clips and NEUTRAL not in recognizer.labels:
+        raise CorpusError(
+            f"plain speech: the checkpoint '{recognizer.bundle.name}' has no label {NEUTRAL!r}; leave --plain out"
+        )
+    rows = []
+    for source in sorted({clip.corpus for clip in clips}):
+        unseen, independence = unseen_clips(recognizer.bundle, [clip for clip in clips if clip.corpus == source])
+        chosen = sample_clips(unseen, config.clips, config.seed)
+        step = _steps(progress, f"plain speech, {source}", len(chosen))
+        classified = predict_clips(recognizer, chosen, progress=step)
+        if not classified.clips:
+            continue
+        neutral = classified.predicted == recognizer.labels.index(NEUTRAL)
+        shares = (neutral & ~classified.uncertain, ~neutral & ~classified.uncertain, classified.uncertain)
+        rows.append(
+            PlainSpeechRow(
+                source,
+                len(classified.clips),
+                *(float(share.mean()) for share in shares),
+                seen=independence.kind == "seen",
+            )
+        )
+    return tuple(rows)
+
+
 def _seen(
     recognizer: Recognizer,
     clips: Sequence[Clip],
@@ -435,6 +498,7 @@ __all__ = [
     "EvaluationConfig",
     "FoldResult",
     "NoiseRow",
+    "PlainSpeechRow",
     "Predictions",
     "SpeakerRow",
     "evaluate",

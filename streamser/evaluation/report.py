@@ -112,6 +112,8 @@ def markdown(evaluation: Evaluation, pictures: Sequence[str] = ()) -> str:
         rows = [(row.kind, str(row.clips), percent(row.abstained, 0), row.commonest) for row in e.noise]
         header = ("kind", "recordings", "uncertain %", "most frequent prediction")
         parts += ["## Recordings without speech", _noise_words(e), md_table(header, rows, "lrrl")]
+    if e.plain:
+        parts += ["## Plain speech", _plain_speech(e)]
     if _shown("embedding.png", pictures):
         parts += ["## Embedding", *_shown("embedding.png", pictures)]
     parts += ["## Speakers", _speakers(e)]
@@ -144,6 +146,24 @@ def _confidence(e: Evaluation) -> str:
         f"least confident 30 % changes UA by {gain:+.1f} points, to {percent(e.whole.ua_at_70)}. At the threshold "
         f"{e.threshold:.3f}, {percent(e.whole.abstained)} % are uncertain and {percent(e.whole.risk)} % of the other "
         "predictions are wrong."
+    )
+
+
+def _plain_speech(e: Evaluation) -> str:
+    rows = [
+        (
+            row.source + (" (**seen in training**)" if row.seen else ""),
+            str(row.clips),
+            *(percent(share) for share in (row.neutral, row.emotional, row.uncertain)),
+        )
+        for row in e.plain
+    ]
+    if len(e.plain) > 1:
+        shares = [(row.neutral, row.emotional, row.uncertain) for row in e.plain]
+        rows.append(("mean", "", *(percent(float(share)) for share in np.mean(shares, axis=0))))
+    return (
+        "Speech without emotion, such as reading and broadcasts. Another label than `neutral` is wrong here.\n\n"
+        + md_table(("source", "clips", "neutral %", "another label %", "uncertain %"), rows)
     )
 
 

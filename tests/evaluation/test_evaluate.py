@@ -178,6 +178,52 @@ def test_predictions_for_noise_are_reported_by_kind_of_noise(
     assert rows["all"].clips == 2
 
 
+def speech_of(folder: Path, corpus: str, count: int) -> list[Clip]:
+    """Clips without a label, of one speaker each; the first is digital silence, which is always uncertain."""
+    found = []
+    for number in range(count):
+        path = folder / f"{corpus}{number}.wav"
+        soundfile.write(path, babble(0.5, seed=number) if number else np.zeros(8000, np.float32), 16_000)
+        found.append(Clip(path, corpus, f"{corpus}/{number}", ""))
+    return found
+
+
+def test_plain_speech_is_reported_by_source_without_speakers_seen_in_training(
+    clips: list[Clip], tmp_path: Path
+) -> None:
+    bundle = trained_on(tmp_path, train_speakers=["talks/1", "news/0", "news/1"])
+    recognizer = load(bundle.path, "cpu")
+    talks, news = speech_of(tmp_path, "talks", 5), speech_of(tmp_path, "news", 2)
+    result = evaluate(recognizer, clips, quick(), plain_speech=[*talks, *news])
+    rows = {row.source: row for row in result.plain}
+    assert {name: (row.clips, row.seen) for name, row in rows.items()} == {"talks": (4, False), "news": (2, True)}
+    alone = [recognizer.predict(soundfile.read(clip.path, dtype="float32")[0]) for clip in (talks[0], *talks[2:])]
+    neutral = [one.label == "neutral" for one in alone if not one.uncertain]
+    assert rows["talks"].uncertain == (4 - len(neutral)) / 4 >= 0.25
+    assert rows["talks"].neutral == sum(neutral) / 4
+    assert rows["talks"].emotional == (len(neutral) - sum(neutral)) / 4
+    assert rows["talks"].emotional + rows["talks"].neutral > 0, "the shares would be 0 for any predictions"
+    text = markdown(result)
+    assert "## Plain speech" in text and "news (**seen in training**)" in text and "| mean |" in text
+    assert [row["source"] for row in result.to_dict()["plain_speech"]] == ["news", "talks"]
+
+
+def test_plain_speech_needs_a_checkpoint_with_the_label_neutral(clips: list[Clip], tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "tiny", labels=("angry", "sad"))
+    some = [clip for clip in clips if clip.label in bundle.labels]
+    with pytest.raises(CorpusError, match="has no label 'neutral'; leave --plain out"):
+        evaluate(load(bundle.path, "cpu"), some, quick(), plain_speech=speech_of(tmp_path, "talks", 1))
+
+
+def test_the_option_plain_reads_clips_without_regard_to_their_labels(
+    corpora: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", str(trained_on(tmp_path).path), str(corpora[0]), "--plain", str(corpora[1])]
+    assert main([*words, "--degrade", "none", "--quick", "--json", "--out", str(tmp_path / "report")]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["plain_speech"]
+    assert (row["source"], row["clips"]) == ("two", 2 * 2 * len(EMOTIONS))
+
+
 def test_noise_that_was_used_in_training_is_marked(tmp_path: Path, clips: list[Clip]) -> None:
     path = tmp_path / "rain.wav"
     soundfile.write(path, noise(0.5), 16_000)
