@@ -31,10 +31,15 @@ def print_known_speakers(run: Path, checkpoint: str) -> None:
         print(f"{name:18s} UA {row['ua']:.1f}, macro-F1 {row['macro_f1']:.1f}")
 
 
+def recipe_risk(run: Path) -> float:
+    """The risk for which the run's recipe chooses the threshold, as on the checkpoint's card."""
+    return float(json.loads((run / "recipe.json").read_text(encoding="utf-8"))["risk"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--risk", type=float, default=0.25, help="accepted share of wrong predictions (default 0.25)")
+    parser.add_argument("--risk", type=float, help="accepted share of wrong predictions (default: the recipe's)")
     parser.add_argument("--rule", metavar="CHECKPOINT", help="take the constants of this checkpoint")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     args = parser.parse_args()
@@ -42,8 +47,9 @@ def main() -> None:
         print_known_speakers(args.run, args.rule)
         return
     left_out = load_left_out(args.run)
-    calibration, _ = left_out.calibration(args.risk)
-    metrics = left_out.metrics(calibration, args.risk)
+    risk = recipe_risk(args.run) if args.risk is None else args.risk
+    calibration, _ = left_out.calibration(risk)
+    metrics = left_out.metrics(calibration, risk)
     if args.json:
         print(json.dumps(metrics, indent=1))
         return
@@ -57,7 +63,7 @@ def main() -> None:
         print(f"{name:18s} {row['ua']:5.1f} [{low:.1f}, {high:.1f}] {shares}  {each}")
     for name, shares in metrics["plain_speech"].items():
         print(f"plain speech, {name}: " + ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items()))
-    rule = left_out.rule(calibration, args.risk)
+    rule = left_out.rule(calibration, risk)
     print("constants chosen on all corpora together:", asdict(rule), asdict(calibration))
 
 

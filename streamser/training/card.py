@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from streamser.bundle import NEUTRAL
 from streamser.calibration import Calibration
 from streamser.nets.variant import Variant
 from streamser.training.recipe import Recipe
@@ -56,10 +57,10 @@ def write_card(
                 ("licence", recipe.licence or "see the corpora"),
             ],
         ),
-        "## Calibration\n\n" + _calibration(calibration, scores),
+        "## Calibration\n\n" + _calibration(calibration, scores, recipe.labels),
         "## Figures\n\n" + _scores(scores),
         "## Limits\n\n" + _LIMITS,
-        "## Training\n\n" + _commands(recipe, scores, provenance.get("left_out_epochs", recipe.epochs)),
+        "## Training\n\n" + _commands(recipe, scores, provenance),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -69,7 +70,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _commands(recipe: Recipe, scores: Mapping[str, Any], left_out_epochs: int) -> str:
+def _commands(recipe: Recipe, scores: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     """The commands that made the checkpoint: the run whose folds calibrate it, if there is one, then its own run."""
     train = f"streamser train models/{recipe.name}/recipe.yaml --corpora-root CORPORA"
     before = {
@@ -78,14 +79,30 @@ def _commands(recipe: Recipe, scores: Mapping[str, Any], left_out_epochs: int) -
     }.get(scores.get("calibrated_on", ""))
     if before is None:
         return f"```\n{train}\n```"
-    if left_out_epochs != recipe.epochs:
-        before += f" --set epochs={left_out_epochs}"
+    epochs = provenance.get("left_out_epochs", recipe.epochs)
+    if epochs != recipe.epochs:
+        before += f" --set epochs={epochs}"
+    seeds = tuple(provenance.get("left_out_seeds", recipe.seeds))
+    if seeds != recipe.seeds:
+        before += f" --seeds {','.join(map(str, seeds))}"
     run = f"runs/{recipe.name}-left-out"
     ship = f"{train} --set protocol=ship --calibrate-from {run}"
-    return f"```\n{train}{before} --out {run}\n{ship}\n```\n\nThe first run gives the figures above."
+    mean = f" Those of the left-out corpora are means over {len(seeds)} seeds." if len(seeds) > 1 else ""
+    return f"```\n{train}{before} --out {run}\n{ship}\n```\n\nThe first run gives the figures above.{mean}"
 
 
-def _calibration(calibration: Calibration, scores: Mapping[str, Any]) -> str:
+def _calibration(calibration: Calibration, scores: Mapping[str, Any], labels: Sequence[str]) -> str:
+    text = _threshold(calibration, scores)
+    if NEUTRAL not in labels:
+        return text
+    prior = calibration.neutral_prior
+    expected = (
+        "all labels are equally frequent" if prior is None else f"{100 * prior:.0f} % of the utterances are neutral"
+    )
+    return f"{text} The predictions assume that {expected}; the setting `recognizer.neutral_prior` changes this."
+
+
+def _threshold(calibration: Calibration, scores: Mapping[str, Any]) -> str:
     text = f"Temperature {calibration.temperature:.3f}"
     if calibration.bias:
         text += ", class offsets " + ", ".join(f"{value:+.2f}" for value in calibration.bias)

@@ -288,7 +288,10 @@ class Trainer:
         trained = Trained(fitted.net, features, basis.calibration, split, seed)
         if relative is not None and basis.rule is not None:
             trained = replace(trained, relative=export_relative(relative), baseline=basis.rule)
-        more = {} if calibrate_from is None else {"left_out_epochs": _epochs_of(calibrate_from) or self.recipe.epochs}
+        more: dict[str, Any] = {}
+        if calibrate_from is not None:
+            more["left_out_epochs"] = _epochs_of(calibrate_from) or self.recipe.epochs
+            more["left_out_seeds"] = sorted({fold.seed for fold in load_folds(calibrate_from)})
         return publish(target, self.setup, trained, scores, {**more, **self._teacher_record(split, seed)})
 
     def check_teachers(self, split: Split, seed: int) -> None:

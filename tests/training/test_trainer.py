@@ -182,10 +182,14 @@ def test_a_shipped_checkpoint_loads_and_records_its_training(
 ) -> None:
     both = gather(make_recipe(corpora=["tiny", "other"]), corpora, cache)
     out = trainer(
-        make_recipe(corpora=["tiny", "other"], protocol="leave-one-corpus-out"), both, tmp_path / "loco", cache
+        make_recipe(corpora=["tiny", "other"], protocol="leave-one-corpus-out", seeds=[0, 1], epochs=4),
+        both,
+        tmp_path / "loco",
+        cache,
     )
-    for split in out.splits(0):
-        out.run_split(split, 0)
+    for seed in (0, 1):
+        for split in out.splits(seed):
+            out.run_split(split, seed)
     one = trainer(make_recipe(protocol="ship", epochs=12, ema=0.0), material, tmp_path, cache)
     bundle = one.ship(one.splits(0)[0], 0, tmp_path / "tiny", tmp_path / "loco")
     recognizer = load(bundle.path)
@@ -197,6 +201,7 @@ def test_a_shipped_checkpoint_loads_and_records_its_training(
     assert "## Limits" in bundle.card
     again = bundle.card.partition("## Training")[2]
     assert "--set protocol=leave-one-corpus-out" in again and "--calibrate-from" in again
+    assert "--seeds 0,1" in again and "means over 2 seeds" in again
     assert "--set epochs=4" in again, "the folds were trained for 4 epochs, and this checkpoint for 12"
 
 

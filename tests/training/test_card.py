@@ -1,0 +1,48 @@
+"""A card states what its predictions assume, and the commands that give its figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from streamser.calibration import Calibration
+from streamser.nets import zoo
+from streamser.training.card import write_card
+from streamser.training.recipe import Recipe
+
+PROVENANCE: dict[str, Any] = {
+    "corpora": {"one": 8},
+    "train_speakers": ["one/a"],
+    "validation_speakers": ["one/b"],
+    "parameters": 10,
+    "protocol": "honest",
+    "split": "ship",
+    "seed": 0,
+    "torch": "2",
+    "created": "2026-01-01",
+}
+
+
+def card(calibration: Calibration | None = None, recipe: dict[str, Any] | None = None, **provenance: Any) -> str:
+    settled = replace(Recipe(name="tiny", variant="lightsernet", corpora=("one",)), **(recipe or {}))
+    scores = {"calibrated_on": "left-out corpora"}
+    return write_card(
+        settled, zoo.get("lightsernet"), calibration or Calibration(), {**PROVENANCE, **provenance}, scores
+    )
+
+
+@pytest.mark.parametrize(
+    ("prior", "words"), [(None, "all labels are equally frequent"), (0.7, "70 % of the utterances are neutral")]
+)
+def test_a_card_states_the_prior_of_neutral(prior: float | None, words: str) -> None:
+    assert f"The predictions assume that {words}" in card(Calibration(neutral_prior=prior))
+    assert "The predictions assume" not in card(recipe={"labels": ("angry", "sad")})
+
+
+def test_the_commands_of_a_card_name_the_seeds_of_the_run_that_left_corpora_out() -> None:
+    several = card(left_out_seeds=[0, 1, 2])
+    assert "--set protocol=leave-one-corpus-out --seeds 0,1,2 --out" in several and "means over 3 seeds" in several
+    one = card(left_out_seeds=[0])
+    assert "--seeds" not in one and "means over" not in one
