@@ -11,96 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamser.audio import Samples, read_audio
+from streamser.audio import read_audio
 from streamser.bundle import NEUTRAL
 from streamser.corpora.clips import Clip, Problem
-from streamser.errors import AudioError, CorpusError, MissingExtraError
+from streamser.errors import CorpusError, MissingExtraError
 from streamser.evaluation import metrics
-from streamser.evaluation.degrade import DEGRADATIONS, Degradation, generator_of, recorded_noise
+from streamser.evaluation.degrade import DEGRADATIONS, recorded_noise
 from streamser.evaluation.folds import FoldResult, load_folds, pool, save_fold
 from streamser.evaluation.independence import Independence, part_of, training_noises, unseen_clips
 from streamser.evaluation.metricset import MetricSet, compute_metrics, plain
+from streamser.evaluation.predictions import BATCH, ClipProgress, Predictions, predict_clips
 from streamser.recognizer import Recognizer
 
-_BATCH = 8  # recordings scored at once: enough to use a GPU well, few enough to update the progress bar often
 _MAP_CLIPS = 1500  # t-SNE takes half a minute for this many; more points would overlap
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Predictions:
-    """A checkpoint's predictions for some clips."""
-
-    labels: tuple[str, ...]
-    clips: tuple[Clip, ...]
-    probabilities: NDArray[np.float64]
-    """(clips, classes), calibrated."""
-    uncertain: NDArray[np.bool_]
-    problems: tuple[Problem, ...] = ()
-    """Clips that could not be read."""
-
-    @property
-    def targets(self) -> NDArray[np.int64]:
-        return np.array([self.labels.index(clip.label) for clip in self.clips], np.int64)
-
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        return np.asarray(self.probabilities.argmax(axis=1), np.int64)
-
-    @property
-    def confidence(self) -> NDArray[np.float64]:
-        return np.asarray(self.probabilities.max(axis=1))
-
-    @property
-    def speakers(self) -> list[str]:
-        return [clip.speaker for clip in self.clips]
-
-    def where(self, keep: Callable[[Clip], bool]) -> Predictions:
-        """The predictions for the clips for which `keep` is true."""
-        at = [i for i, clip in enumerate(self.clips) if keep(clip)]
-        clips = tuple(self.clips[i] for i in at)
-        return Predictions(self.labels, clips, self.probabilities[at], self.uncertain[at])
-
-    def split(self, group: Callable[[Clip], str]) -> list[tuple[str, Predictions]]:
-        """The predictions of each group, sorted by its name."""
-        names = sorted({group(clip) for clip in self.clips})
-        return [(name, self.where(lambda clip, of=name: group(clip) == of)) for name in names]  # type: ignore[misc]
-
-
-ClipProgress = Callable[[int], None]
-"""Callback that gets the number of clips finished since its last call."""
-
-
-def predict_clips(
-    recognizer: Recognizer,
-    clips: Sequence[Clip],
-    change: Degradation | None = None,
-    progress: ClipProgress | None = None,
-) -> Predictions:
-    """Classify every clip, degraded by `change` if given."""
-    classified: list[Clip] = []
-    scores: list[list[float]] = []
-    uncertain: list[bool] = []
-    problems: list[Problem] = []
-    for first in range(0, len(clips), _BATCH):
-        batch = clips[first : first + _BATCH]
-        recordings = [(clip, audio) for clip in batch if (audio := _audio(clip, change, problems)) is not None]
-        for prediction in recognizer.predict([audio for _, audio in recordings]):
-            scores.append([prediction.scores[label] for label in recognizer.labels])
-            uncertain.append(prediction.uncertain)
-        classified += [clip for clip, _ in recordings]
-        if progress:
-            progress(len(batch))
-    table = np.array(scores).reshape(len(scores), len(recognizer.labels))
-    return Predictions(recognizer.labels, tuple(classified), table, np.array(uncertain, np.bool_), tuple(problems))
-
-
-def _audio(clip: Clip, change: Degradation | None, problems: list[Problem]) -> Samples | None:
-    try:
-        samples = read_audio(clip.path)
-    except AudioError as error:
-        problems.append(Problem("unreadable file", clip.id, str(error)))
-        return None
-    return change.apply(samples, generator_of(clip.id, change.name)) if change else samples
 
 
 def measure_predictions(name: str, predictions: Predictions) -> MetricSet:
@@ -429,12 +352,14 @@ def _plain_speech_rows(
         if not classified.clips:
             continue
         neutral = classified.predicted == recognizer.labels.index(NEUTRAL)
-        shares = (neutral & ~classified.uncertain, ~neutral & ~classified.uncertain, classified.uncertain)
+        certain = ~classified.uncertain
         rows.append(
             PlainSpeechRow(
                 source,
                 len(classified.clips),
-                *(float(share.mean()) for share in shares),
+                neutral=float((neutral & certain).mean()),
+                emotional=float((~neutral & certain).mean()),
+                uncertain=float(classified.uncertain.mean()),
                 seen=independence.kind == "seen",
             )
         )
@@ -472,8 +397,8 @@ def _embedding_map(
     chosen = sample_clips(predictions.clips, per_corpus, config.seed)
     step = _steps(progress, "embedding", len(chosen))
     parts = []
-    for first in range(0, len(chosen), _BATCH):
-        batch = chosen[first : first + _BATCH]
+    for first in range(0, len(chosen), BATCH):
+        batch = chosen[first : first + BATCH]
         parts.append(recognizer.embed([read_audio(clip.path) for clip in batch]))
         if step:
             step(len(batch))
