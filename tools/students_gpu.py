@@ -83,7 +83,6 @@ _LEFT_OUT = {
     "test_corpora": ["emodb", "ravdess", "nemo", "ased", "emovo", "casia"],
 }
 PLAN = (
-    Student("whisper-1", Path("models/whisper/recipe.yaml"), WHISPER, taught=False, changes={"variant": "whisper-1"}),
     Student("lightsernet-labels", LIGHTSERNET, WHISPER, taught=False),
     Student("sepconv-labels", SEPCONV, WHISPER, taught=False),
     Student("sepconv-acted", Path("models/sepconv/recipe.yaml"), WHISPER, taught=False, changes=_LEFT_OUT),
