@@ -28,6 +28,7 @@ from streamser.engines.onnx import OnnxEngine
 from streamser.engines.steps import StepEngine
 from streamser.features import Frames, extract, trimmed
 from streamser.nets.int8 import quantized
+from streamser.training.card import with_int8
 
 UNSEEN = ("emovo", "casia")
 OTHERS = ("ased", "cremad_part", "emodb", "nemo", "ravdess")
@@ -144,8 +145,12 @@ def main(folder: Path, corpora: Path, most: int, scratch: Path) -> None:
         return
     trial = load_bundle(scratch)
     figures = {way.replace(" ", "_"): {key: row[key] for key in ("ua", "same_label")} for way, row in result.items()}
-    values = replace(bundle.values, scores={**bundle.scores, "int8": {"clips": len(clips), **figures}})
-    save_bundle(folder, values, trial.contents())
+    scores = {**bundle.scores, "int8": {"clips": len(clips), **figures}}
+    contents = trial.contents()
+    if "int8" not in bundle.scores:  # otherwise the card has the paragraph of an earlier run
+        command = f"python tools/add_int8.py models/{bundle.name} CORPORA --most {most}"
+        contents = replace(contents, card=with_int8(contents.card, scores, command))
+    save_bundle(folder, replace(bundle.values, scores=scores), contents)
     print(f"added to {folder}")
 
 

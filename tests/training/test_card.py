@@ -9,7 +9,7 @@ import pytest
 
 from streamser.calibration import Calibration
 from streamser.nets import zoo
-from streamser.training.card import write_card
+from streamser.training.card import with_int8, write_card
 from streamser.training.recipe import Recipe
 
 PROVENANCE: dict[str, Any] = {
@@ -46,3 +46,11 @@ def test_the_commands_of_a_card_name_the_seeds_of_the_run_that_left_corpora_out(
     assert "--set protocol=leave-one-corpus-out --seeds 0,1,2 --out" in several and "means over 3 seeds" in several
     one = card(left_out_seeds=[0])
     assert "--seeds" not in one and "means over" not in one
+
+
+def test_a_card_states_what_eight_bits_cost() -> None:
+    ways = {"whole_32": 72.3, "whole_8": 72.1, "steps_32": 72.3, "steps_8": 71.9}
+    scores = {"int8": {"clips": 40, **{way: {"ua": ua} for way, ua in ways.items()}}}
+    text = with_int8(card(), scores, "python tools/add_int8.py models/tiny CORPORA")
+    assert "UA is 71.9 in streams and 72.1 on whole files, 72.3 with 32-bit weights: 40 clips" in text
+    assert text.index("8-bit weights") < text.index("## Limits")
