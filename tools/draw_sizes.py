@@ -37,7 +37,7 @@ def size_of(bundle: Bundle) -> Size | None:
 
 
 def draw(sizes: list[Size], target: Path) -> None:
-    """One point for each checkpoint and kind of stream; the axis of sizes is logarithmic."""
+    """One point for each checkpoint and kind of stream."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -49,8 +49,8 @@ def draw(sizes: list[Size], target: Path) -> None:
             axes.axhline(best - BEHIND, color=points.get_color(), linestyle="--", linewidth=1)
     for one in sizes:
         axes.annotate(one.name, (one.megabytes, max(one.ua.values())), (0, 6), textcoords="offset points", ha="center")
-    axes.set_xscale("log")
     axes.margins(0.15)
+    axes.set_xlim(left=0)
     axes.set_xlabel("size of the ONNX file, MB")
     axes.set_ylabel("UA on left-out corpora, %")
     axes.legend(loc="lower right")
