@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from streamser.errors import AudioError
 from streamser.media import MediaFile, is_media
+from streamser.native import native_call
 
 # soundfile and soxr are imported where they are needed: a stream of 16 kHz audio starts without them.
 if TYPE_CHECKING:
@@ -128,13 +129,18 @@ class Resampler:
         """The samples that are ready now; some stay inside until later ones arrive."""
         if self._soxr is None or not len(samples):
             return samples
-        return np.asarray(self._soxr.resample_chunk(np.ascontiguousarray(samples, np.float32)), np.float32)
+        return self._resample(np.ascontiguousarray(samples, np.float32))
 
     def flush(self) -> Samples:
         """The remaining samples, after the last `feed`."""
         if self._soxr is None:
             return np.zeros(0, np.float32)
-        return np.asarray(self._soxr.resample_chunk(np.zeros(0, np.float32), last=True), np.float32)
+        return self._resample(np.zeros(0, np.float32), last=True)
+
+    def _resample(self, samples: Samples, *, last: bool = False) -> Samples:
+        assert self._soxr is not None
+        with native_call:
+            return np.asarray(self._soxr.resample_chunk(samples, last=last), np.float32)
 
 
 def _resample_stream(from_rate: int, to_rate: int) -> Any:

@@ -9,8 +9,11 @@ If the user has set the variable, to any value, it does neither.
 from __future__ import annotations
 
 import os
+from typing import Any
 
-__all__ = ["onnxruntime"]
+from streamser.native import native_call
+
+__all__ = ["Session", "onnxruntime"]
 
 _VARIABLE = "ORT_DISABLE_TELEMETRY"
 
@@ -23,3 +26,15 @@ else:
     finally:
         del os.environ[_VARIABLE]
     onnxruntime.disable_telemetry_events()  # for Windows, or if a host program had imported onnxruntime already
+
+
+class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime has no types
+    """An InferenceSession for streams: the end of the process waits for its calls."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        with native_call:
+            super().__init__(*args, **options)
+
+    def run(self, *args: Any) -> Any:
+        with native_call:
+            return super().run(*args)

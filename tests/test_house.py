@@ -31,6 +31,7 @@ def test_queues_and_locks_are_used_in_few_files_only() -> None:
         "engines/__init__.py",  # a lock for the counters of an engine that many threads share
         "engines/onnx.py",  # a lock, so that a step graph is opened only once
         "engines/torch.py",  # a lock, so that a device computes one batch at a time
+        "native.py",  # lists the threads that are in native code
         "integrations/mqtt.py",  # an event: paho's thread has connected
         "server/client.py",  # the worker's thread passes events to the event loop
         "server/hub.py",

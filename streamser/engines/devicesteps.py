@@ -21,6 +21,7 @@ from streamser.engines import Counters, WindowScores, is_audible
 from streamser.engines.steps import Track
 from streamser.errors import EngineError
 from streamser.features import FeatureConfig, Frames, silent_frame
+from streamser.native import native_call
 
 __all__ = ["DeviceSteps", "Slots"]
 
@@ -84,14 +85,14 @@ class DeviceSteps:
                 )
             return _WholeTrack(self, self._run)
         track = _DeviceTrack(self, slot, self._free.append)
-        with self._lock:
+        with native_call, self._lock:
             self._slots.begin(np.array([slot]))
         return track
 
     def advance(self, tracks: Sequence[Track]) -> None:
         """Encode the frames that these tracks were fed, in as few steps as possible."""
         own = [track for track in tracks if isinstance(track, _DeviceTrack) and not track.lost]
-        with self._lock:
+        with native_call, self._lock:
             while groups := _by_size(own, _DeviceTrack.chunk_due):
                 for size, group in groups.items():
                     self._compute(group, size, encoded=size)

@@ -15,7 +15,7 @@ from streamser.engines import MOST_THREADS, Counters, OldNames, check_frames, ch
 from streamser.engines.steps import StepEngine, open_steps
 from streamser.errors import BundleError, EngineError
 from streamser.features import Frames, silent_frame
-from streamser.ort import onnxruntime
+from streamser.ort import Session, onnxruntime
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def open_session(graph: bytes, threads: int) -> Any:
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.load_model_format", "ONNX")  # never guess another format from the bytes
     options.add_session_config_entry("session.use_env_allocators", "1")
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return Session(graph, options, providers=["CPUExecutionProvider"])
 
 
 @cache

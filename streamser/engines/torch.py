@@ -27,6 +27,7 @@ from streamser.engines import Counters, OldNames, WindowScores, check_frames, ch
 from streamser.engines.devicesteps import DeviceSteps
 from streamser.errors import BundleError, EngineError
 from streamser.features import FeatureConfig, Frames, silent_frame, window_starts
+from streamser.native import native_call
 from streamser.nets.frontend import TorchFrontEnd
 from streamser.nets.streaming import StreamNet, state_bytes
 from streamser.nets.zoo import restore
@@ -176,7 +177,7 @@ class TorchEngine(OldNames):
         exact = torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False, fp32_precision="ieee"
         )
-        with self._lock, torch.inference_mode(), exact:
+        with native_call, self._lock, torch.inference_mode(), exact:
             try:
                 yield
             except RuntimeError as error:  # out of memory, a lost device and all other CUDA errors

@@ -193,12 +193,12 @@ def _silero_session() -> Any:
     spec = importlib.util.find_spec("silero_vad")  # finds the package without running it: it would import torch
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError("the VAD engine 'silero'", "silero")
-    from streamser.ort import onnxruntime  # only here: it takes as long as the rest of a stream's start-up
+    from streamser.ort import Session, onnxruntime  # only here: it takes as long as the rest of a stream's start-up
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     path = Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.onnx"
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Session(str(path), options, providers=["CPUExecutionProvider"])
 
 
 VADS: dict[str, Callable[[VadConfig], Vad]] = {"webrtc": WebRtcVad, "silero": SileroVad, "energy": EnergyVad}

@@ -138,7 +138,7 @@ def of(model: onnx.ModelProto) -> bytes:
 def test_a_hostile_graph_is_refused_before_it_reaches_native_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Callable[[], onnx.ModelProto], rule: str
 ) -> None:
-    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: pytest.fail("native code was reached"))
+    monkeypatch.setattr("streamser.engines.onnx.Session", lambda *_, **__: pytest.fail("native code was reached"))
     with pytest.raises(BundleError, match=rf"model\.onnx: {rule}"):
         make_bundle(tmp_path / "hostile", onnx=of(model()))  # with a valid seal
     bundle = load_bundle(tmp_path / "hostile", verify=False)
