@@ -12,7 +12,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from streamser.baseline import Baseline
-from streamser.bundle import Bundle
+from streamser.bundle import INT8_GRAPH, INT8_STEP, WEIGHTS, Bundle
 from streamser.errors import ConfigError
 
 __all__ = [
@@ -75,7 +75,7 @@ class Profile:
     def baseline(self, bundle: Bundle) -> Baseline:
         """The first baseline of a stream of this speaker; ConfigError when the profile is for another checkpoint."""
         check_adaptable(bundle)
-        if self.fingerprint != fingerprint(bundle):
+        if self.fingerprint not in (fingerprint(bundle), *_earlier_fingerprints(bundle)):
             raise ConfigError(
                 f"profile '{self.name}' was made for {self.model} ({self.fingerprint[:8]}), not for {bundle.name} "
                 f"({fingerprint(bundle)[:8]}); make another with `streamser calibrate --model {bundle.name}` and a new "
@@ -173,9 +173,22 @@ def _read(place: Path, again: str) -> dict[str, Any]:
 
 
 def fingerprint(bundle: Bundle) -> str:
-    """Hash of the weights and front end that a profile belongs to; a new calibration does not invalidate a profile."""
-    weights = sorted((name, digest) for name, digest in bundle.files.items() if not name.endswith(".md"))
-    return hashlib.sha256(json.dumps([weights, bundle.features.to_dict()], sort_keys=True).encode()).hexdigest()
+    """Hash of the weights and front end, which determine the embeddings.
+
+    A profile stays valid with a new calibration, and when graphs are exported again or added.
+    """
+    return _hash_of(bundle, {WEIGHTS})
+
+
+def _earlier_fingerprints(bundle: Bundle) -> list[str]:
+    """Fingerprints in older profiles, which covered all graphs: with the 8-bit graphs, and without them."""
+    files = {name for name in bundle.files if not name.endswith(".md")}
+    return [_hash_of(bundle, files), _hash_of(bundle, files - {INT8_GRAPH, INT8_STEP})]
+
+
+def _hash_of(bundle: Bundle, names: Set[str]) -> str:
+    files = sorted((name, digest) for name, digest in bundle.files.items() if name in names)
+    return hashlib.sha256(json.dumps([files, bundle.features.to_dict()], sort_keys=True).encode()).hexdigest()
 
 
 def check_adaptable(bundle: Bundle, option: str = "--profile") -> None:

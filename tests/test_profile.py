@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from makers import babble, make_adaptive, make_weights, noise, silence
+from makers import LABELS, babble, make_adaptive, make_features, make_onnx, make_weights, noise, silence
 
 from streamser import profile
 from streamser.audio import SAMPLE_RATE, AudioBlock
@@ -89,6 +90,39 @@ def test_with_a_profile_the_relative_head_compares_audio_with_the_enrolled_voice
 def test_enrolling_with_an_adapted_recognizer_gives_the_same_profile(adaptive: Recognizer) -> None:
     made = enrol(adaptive, VOICE)
     assert enrol(adaptive.with_baseline(made.baseline(adaptive.bundle)), VOICE) == made
+
+
+def graphs_of_today() -> dict[str, bytes]:
+    """Valid graphs with other bytes than those of `make_adaptive`, as after another export."""
+    return {
+        name: make_onnx(make_weights(make_features(), len(LABELS), seed)) for seed, name in ((1, "onnx"), (2, "int8"))
+    }
+
+
+def test_a_profile_stays_valid_when_graphs_are_added_or_exported_again(adaptive: Recognizer, tmp_path: Path) -> None:
+    made = enrol(adaptive, VOICE)
+    exported = make_adaptive(tmp_path / "tiny", **graphs_of_today())
+    assert made.baseline(exported).total == pytest.approx(np.array(made.total))
+
+
+def fingerprint_of_all_graphs(bundle: Bundle) -> str:
+    """The fingerprint as it was before it covered the weights and the front end only."""
+    files = sorted((name, digest) for name, digest in bundle.files.items() if name != "README.md")
+    return hashlib.sha256(json.dumps([files, bundle.features.to_dict()], sort_keys=True).encode()).hexdigest()
+
+
+def test_a_profile_with_a_fingerprint_of_all_graphs_is_valid_until_they_change(
+    adaptive: Recognizer, tmp_path: Path
+) -> None:
+    graphs = graphs_of_today()
+    old = replace(enrol(adaptive, VOICE), fingerprint=fingerprint_of_all_graphs(adaptive.bundle))
+    assert old.baseline(adaptive.bundle).utterances == len(VOICE)
+    with_int8 = make_adaptive(tmp_path / "with-int8", int8=graphs["int8"])
+    assert old.baseline(with_int8).utterances == len(VOICE)
+    newer = replace(old, fingerprint=fingerprint_of_all_graphs(with_int8))
+    assert newer.baseline(with_int8).utterances == len(VOICE)
+    with pytest.raises(ConfigError, match="not for exported-again"):
+        old.baseline(make_adaptive(tmp_path / "exported-again", onnx=graphs["onnx"]))
 
 
 def test_a_profile_of_another_checkpoint_is_refused_with_a_solution(adaptive: Recognizer, tmp_path: Path) -> None:
