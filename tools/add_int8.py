@@ -147,10 +147,9 @@ def main(folder: Path, corpora: Path, most: int, scratch: Path) -> None:
     figures = {way.replace(" ", "_"): {key: row[key] for key in ("ua", "same_label")} for way, row in result.items()}
     scores = {**bundle.scores, "int8": {"clips": len(clips), **figures}}
     contents = trial.contents()
-    if "int8" not in bundle.scores:  # otherwise the card has the paragraph of an earlier run
-        command = f"python tools/add_int8.py models/{bundle.name} CORPORA --most {most}"
-        contents = replace(contents, card=with_int8(contents.card, scores, command))
-    save_bundle(folder, replace(bundle.values, scores=scores), contents)
+    command = f"python tools/add_int8.py models/{bundle.name} CORPORA --most {most}"
+    card = with_int8(contents.card, scores, command)
+    save_bundle(folder, replace(bundle.values, scores=scores), replace(contents, card=card))
     print(f"added to {folder}")
 
 

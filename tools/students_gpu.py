@@ -23,7 +23,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,6 @@ class Student:
     seeds: tuple[int, ...] = (0, 1, 2)
     taught: bool = True
     """Whether the teacher is used; without it, the recipe is trained on the labels alone, for comparison."""
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    """Changes to the recipe."""
 
 
 WHISPER = Teacher("whisper", Path("models/whisper/recipe.yaml"), "leave-one-corpus-out")
@@ -135,7 +133,7 @@ def teacher_recipe(teacher: Teacher, options: Options) -> Recipe:
 
 def student_recipe(student: Student, options: Options) -> Recipe:
     """The recipe of a student, with the run of its teacher as the source of predictions."""
-    changes = {**student.changes, "protocol": student.teacher.protocol, "seeds": list(student.seeds)}
+    changes = {"protocol": student.teacher.protocol, "seeds": list(student.seeds)}
     recipe = load_recipe(student.recipe, {**changes, **options.changes})
     run = str(run_of(student.teacher, options))
     return replace(recipe, distil=replace(recipe.distil, teachers=(run,)) if student.taught else DistilConfig())
@@ -227,7 +225,7 @@ class Students:
             if not self._in_time() or target.exists() or any(not job.done for job in self._jobs(student)):
                 continue
             changes = {"name": student.name, "protocol": "ship", "distil": {"teachers": [student.teacher.name]}}
-            recipe = load_recipe(student.recipe, {**student.changes, **changes, **self.options.changes})
+            recipe = load_recipe(student.recipe, {**changes, **self.options.changes})
             material = self.material(student.name, recipe)
             trainer = Trainer(recipe, material, folder / "ship", self.options.run_options())
             bundle = trainer.ship(splits_of(recipe, material, 0)[0], 0, target, folder)

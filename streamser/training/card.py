@@ -10,6 +10,7 @@ from streamser.calibration import Calibration
 from streamser.nets.variant import Variant
 from streamser.training.recipe import Recipe
 
+_INT8 = "With 8-bit weights (`engine: onnx-int8`"
 _LIMITS_TITLE = "## Limits"
 _LIMITS = """\
 - It was trained on acted speech. Spontaneous speech is weaker and different; expect more `uncertain` and more wrong
@@ -67,18 +68,24 @@ def write_card(
 
 
 def with_int8(card: str, scores: Mapping[str, Any], command: str) -> str:
-    """The card with a paragraph about its 8-bit graphs: `scores["int8"]` are the figures that `command` measured."""
+    """The card with a paragraph about its 8-bit graphs, in place of an earlier one.
+
+    `scores["int8"]` has the figures that `command` measured.
+    """
     found = scores["int8"]
-    ua = {way: found[way]["ua"] for way in ("steps_8", "whole_8", "whole_32") if way in found}
-    eight = f"{ua['steps_8']:.1f} in streams and {ua['whole_8']:.1f} on whole files" if "steps_8" in ua else (
-        f"{ua['whole_8']:.1f}"
-    )  # fmt: skip
+    eight = " and ".join(
+        f"{found[way]['ua']:.1f} {where}"
+        for way, where in (("steps_8", "in streams"), ("whole_8", "on whole files"))
+        if way in found
+    )
     text = (
-        f"With 8-bit weights (`engine: onnx-int8`) UA is {eight}, {ua['whole_32']:.1f} with 32-bit weights: "
+        f"{_INT8}) UA is {eight}, {found['whole_32']['ua']:.1f} with 32-bit weights: "
         f"{found['clips']} clips of validation speakers and of corpora that are never trained on, mean of the corpora "
         f"(`{command}`)."
     )
-    return card.replace(_LIMITS_TITLE, f"{text}\n\n{_LIMITS_TITLE}", 1)
+    parts = [part for part in card.split("\n\n") if not part.startswith(_INT8)]
+    parts.insert(parts.index(_LIMITS_TITLE), text)
+    return "\n\n".join(parts)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

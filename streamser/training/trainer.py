@@ -290,8 +290,9 @@ class Trainer:
             trained = replace(trained, relative=export_relative(relative), baseline=basis.rule)
         more: dict[str, Any] = {}
         if calibrate_from is not None:
-            more["left_out_epochs"] = _epochs_of(calibrate_from) or self.recipe.epochs
-            more["left_out_seeds"] = sorted({fold.seed for fold in load_folds(calibrate_from)})
+            folds = load_folds(calibrate_from)
+            more["left_out_epochs"] = _epochs_of(calibrate_from, folds) or self.recipe.epochs
+            more["left_out_seeds"] = sorted({fold.seed for fold in folds})
         return publish(target, self.setup, trained, scores, {**more, **self._teacher_record(split, seed)})
 
     def check_teachers(self, split: Split, seed: int) -> None:
@@ -346,9 +347,9 @@ def _draw_curves(history: list[dict[str, float]], best_epoch: int, title: str, p
         log.warning("no learning curves: %s", error)
 
 
-def _epochs_of(run: Path) -> int | None:
+def _epochs_of(run: Path, folds: Sequence[FoldResult]) -> int | None:
     """The lowest number of epochs of a run's folds, or that in its `recipe.json`; None if neither is recorded."""
-    if known := [fold.epochs for fold in load_folds(run) if fold.epochs]:
+    if known := [fold.epochs for fold in folds if fold.epochs]:
         return min(known)
     try:
         return int(json.loads((run / "recipe.json").read_text(encoding="utf-8"))["epochs"])

@@ -54,3 +54,5 @@ def test_a_card_states_what_eight_bits_cost() -> None:
     text = with_int8(card(), scores, "python tools/add_int8.py models/tiny CORPORA")
     assert "UA is 71.9 in streams and 72.1 on whole files, 72.3 with 32-bit weights: 40 clips" in text
     assert text.index("8-bit weights") < text.index("## Limits")
+    again = with_int8(text, {"int8": {**scores["int8"], "clips": 50}}, "python tools/add_int8.py models/tiny CORPORA")
+    assert again == text.replace("40 clips", "50 clips")
