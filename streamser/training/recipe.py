@@ -43,12 +43,16 @@ class OutlierConfig:
     """A folder of recordings, or a corpus's name; empty for none."""
     names: tuple[str, ...] = ("*",)
     """Patterns of the file names to train on; keep other kinds of audio for testing."""
+    tones: int = 0
+    """Number of generated tones, chords and melodies to add."""
     share: float = 0.1
     """Number of outliers in a batch, relative to its clips."""
     weight: float = 0.5
     """Weight of the outlier loss relative to the clip loss."""
 
     def __post_init__(self) -> None:
+        if self.tones < 0:
+            raise ValueError(f"tones: must be 0 or more, not {self.tones}")
         if not 0 < self.share <= 1:
             raise ValueError(f"share: {self.share} is not above 0 and at most 1; leave `folder` empty for none")
         if self.weight <= 0:

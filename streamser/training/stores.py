@@ -19,6 +19,7 @@ from streamser.training.material import Material
 from streamser.training.options import RunOptions
 from streamser.training.setup import RunSetup
 from streamser.training.store import Copies, JoinedStore, LevelStore, build_store, level_config, standard_of
+from streamser.training.tones import tone_files
 
 __all__ = ["Stores", "read_stores"]
 
@@ -68,7 +69,7 @@ def read_stores(setup: RunSetup, material: Material, options: RunOptions) -> Sto
     clips = store_of(material.clips)
     if material.unlabelled:  # separate, so that runs with and without a teacher share the other clips
         clips = JoinedStore.of(clips, store_of(material.unlabelled))
-    recordings = _outliers(setup, material.root)
+    recordings = _outliers(setup, material.root, options.cache)
     outliers = None if not recordings else build_store(recordings, levels, cache=options.cache, workers=options.workers)
     row = {clip.id: i for i, clip in enumerate(material.stored)}
     net = setup.build()
@@ -79,15 +80,17 @@ def read_stores(setup: RunSetup, material: Material, options: RunOptions) -> Sto
     return Stores(clips, outliers, frozen_features(clips.levels.shape[1], setup.features.sample_rate), row)
 
 
-def _outliers(setup: RunSetup, root: Path | None) -> list[Clip]:
-    """The recipe's recordings that are not speech; none if it names no folder."""
+def _outliers(setup: RunSetup, root: Path | None, cache: Path) -> list[Clip]:
+    """The recordings that are not speech: those that the recipe names, and generated ones."""
     wanted = setup.recipe.outliers
-    if not wanted.folder:
-        return []
-    files = audio_files(find_corpus(wanted.folder, root))
-    kept: list[Path] = [path for path in files if any(fnmatch(path.name, name) for name in wanted.names)]
-    if not kept:
-        raise ConfigError(
-            f"outliers: no file in {wanted.folder} ({len(files)} files) matches {' or '.join(wanted.names)}"
-        )
+    kept: list[Path] = []
+    if wanted.folder:
+        files = audio_files(find_corpus(wanted.folder, root))
+        kept = [path for path in files if any(fnmatch(path.name, name) for name in wanted.names)]
+        if not kept:
+            raise ConfigError(
+                f"outliers: no file in {wanted.folder} ({len(files)} files) matches {' or '.join(wanted.names)}"
+            )
+    if wanted.tones:
+        kept = kept + tone_files(cache / "tones", wanted.tones)
     return [Clip(path, "outliers", "", "") for path in kept]

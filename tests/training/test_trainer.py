@@ -228,6 +228,9 @@ def test_recordings_without_speech_are_trained_towards_equal_probabilities(
         logits = recognizer.logits([noise(1.0, seed=seed) for seed in range(50, 58)])
         apart[name] = np.abs(logits[:, 0] - logits[:, 1]).mean() / np.ptp(result.logits, axis=1).mean()
     assert apart["with"] < 0.4 * apart["without"]
+    for settings, count in ({"tones": 3}, 3), ({**outlier_settings, "tones": 2}, 10):
+        outliers = trainer(make_recipe(outliers=settings), material, tmp_path / "tones", cache).stores.outliers
+        assert outliers is not None and outliers.starts.shape[1] == count
     with pytest.raises(ConfigError, match=r"no file in .* \(16 files\) matches honk\*"):
         trainer(make_recipe(outliers={"folder": str(noises), "names": ["honk*"]}), material, tmp_path, cache)
 
