@@ -60,7 +60,7 @@ def write_card(
             ],
         ),
         "## Calibration\n\n" + _calibration(calibration, scores, recipe.labels),
-        "## Figures\n\n" + _scores(scores),
+        "## Figures\n\n" + "\n\n".join(part for part in (_scores(scores), recipe.figures.strip()) if part),
         f"{_LIMITS_TITLE}\n\n{_LIMITS}",
         "## Training\n\n" + _commands(recipe, scores, provenance),
     ]

@@ -221,6 +221,8 @@ class Recipe:
     """Terms of the corpora, for the card."""
     description: str = ""
     """Description of the checkpoint, for the card."""
+    figures: str = ""
+    """Further figures for the card, as Markdown, which were measured by other means than a run of this recipe."""
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)

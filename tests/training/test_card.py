@@ -56,3 +56,9 @@ def test_a_card_states_what_eight_bits_cost() -> None:
     assert text.index("8-bit weights") < text.index("## Limits")
     again = with_int8(text, {"int8": {**scores["int8"], "clips": 50}}, "python tools/add_int8.py models/tiny CORPORA")
     assert again == text.replace("40 clips", "50 clips")
+
+
+def test_a_card_shows_the_further_figures_of_its_recipe_before_the_limits() -> None:
+    text = card(recipe={"figures": "CPU time: 3 ms\n"})
+    assert "\n\nCPU time: 3 ms\n\n## Limits" in text
+    assert "\n\n\n" not in text and "\n\n\n" not in card()
