@@ -38,6 +38,11 @@ LOUDEST = 100.0
 
 Samples = NDArray[np.float32]
 
+_CLIPPED_SHARE = 0.2  # above it, nearly all predictions are "angry" (docs/experiments.md, "Clipped sound")
+_AT_PEAK = 0.99  # relative to the peak, so that audio that was made quieter after it was clipped is found too
+_TINY_PEAK = 1e-4  # -80 dBFS; quieter audio has so few 16-bit levels that many samples equal the peak
+_OVERSHOOT = 2.0  # audio that was clipped at full scale and then resampled has peaks up to this value
+
 # HQ: -100 dB stop band at about 30 ms of delay; VHQ doubles the delay without any gain for a 16 kHz model.
 _QUALITY = "HQ"
 
@@ -218,6 +223,24 @@ def check_finite(samples: Samples, what: str) -> Samples:
     if bad:
         raise AudioError(f"{what}: {bad} of {len(samples)} samples are NaN or infinite; export the file again as PCM")
     return samples
+
+
+def is_clipped(samples: Samples) -> bool:
+    """Whether the audio is so heavily clipped that more than 20 % of its samples are within 1 % of its own peak.
+
+    If the peak is above full scale, as after resampling clipped audio, samples near or above full scale are counted.
+
+    >>> import numpy as np
+    >>> sine = np.sin(np.arange(16_000, dtype=np.float32) / 9)
+    >>> is_clipped(sine), is_clipped(0.1 * np.clip(10 * sine, -1, 1))
+    (False, True)
+    """
+    sizes = np.abs(samples)
+    peak = float(sizes.max(initial=0.0))
+    if peak < _TINY_PEAK:
+        return False
+    level = peak if peak > _OVERSHOOT else min(peak, 1.0)
+    return int(np.count_nonzero(sizes >= _AT_PEAK * level)) > _CLIPPED_SHARE * len(samples)
 
 
 def decoder_words(error: Exception) -> str:

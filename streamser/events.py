@@ -88,7 +88,7 @@ class EmotionEvent(EventBase):
     confidence: float
     """Probability of `label`."""
     uncertain: bool
-    """True when the confidence is below the threshold; then `label` is only a guess."""
+    """True if the confidence is below the threshold or the audio is heavily clipped; `label` is then only a guess."""
     baseline: Literal["none", "own", "profile"] = "none"
     """Baseline that was used: `none`, `own` (the stream's earlier utterances) or `profile` (a profile and these)."""
     baseline_utterances: int = 0

@@ -2,7 +2,8 @@
 
 A recording longer than the network's window is scored in overlapping windows whose logits are averaged; the average is
 calibrated into probabilities; a best probability below the threshold makes the prediction `uncertain`. A recording is
-also `uncertain` if all of it is digital silence, or if it is shorter than one frame (it is then padded).
+also `uncertain` if all of it is digital silence, if it is shorter than one frame (it is then padded), or if it is
+heavily clipped.
 
 This is the absolute prediction. If there is a baseline of the speaker and the checkpoint has a relative head, the
 relative prediction is mixed in: p = (1 - a) p_absolute + a p_relative, where a grows with the baseline's weight.
@@ -13,13 +14,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
-from typing import Any, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 
-from streamser.audio import LOUDEST, SAMPLE_RATE, Samples, Segment, check_finite, to_mono
+from streamser.audio import LOUDEST, SAMPLE_RATE, Samples, Segment, check_finite, is_clipped, to_mono
 from streamser.baseline import Baseline
 from streamser.bundle import DEFAULT_MODEL, NEUTRAL, Bundle, load_bundle
 from streamser.calibration import Calibration, check_prior
@@ -44,6 +45,9 @@ Audio = Samples | Segment
 
 Baselines: TypeAlias = Baseline | Sequence[Baseline | None] | None
 """One baseline for all recordings, one for each, or none."""
+
+Problem: TypeAlias = Literal["", "no sound", "too short", "clipped"]
+"""Why audio is `uncertain` whatever its scores: digital silence, less than a frame, heavy clipping; "" if it is not."""
 
 Probabilities: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -89,8 +93,8 @@ class Prediction:
     uncertain: bool
     windows: int
     """Number of windows that were averaged."""
-    audible: bool = True
-    """False for audio that is too short or silent; it is `uncertain`, whatever its scores."""
+    problem: Problem = ""
+    """`no sound`, `too short` or `clipped` for audio that is `uncertain` whatever its scores, otherwise empty."""
     threshold: float = field(default=0.0, repr=False)
     """Confidence below which this prediction is `uncertain`."""
     neutrality: float = field(default=0.0, repr=False)
@@ -102,11 +106,17 @@ class Prediction:
         """The same recording's prediction with other scores; label, confidence and `uncertain` follow from them."""
         threshold = self.threshold if threshold is None else threshold
         best = max(scores, key=scores.__getitem__)
-        uncertain = not (self.audible and scores[best] >= threshold)  # a confidence that is NaN is uncertain too
+        uncertain = bool(self.problem) or not scores[best] >= threshold  # `not >=`: NaN is uncertain too
         return Prediction(  # replace() would take three times as long
-            best, scores, scores[best], uncertain, self.windows, self.audible, threshold, self.neutrality,
+            best, scores, scores[best], uncertain, self.windows, self.problem, threshold, self.neutrality,
             self.embedding,
         )  # fmt: skip
+
+    def marked_if_clipped(self, samples: Samples) -> Prediction:
+        """The same prediction, with the problem `clipped` if it has none and the samples are heavily clipped."""
+        if self.problem or not is_clipped(samples):
+            return self
+        return replace(self, uncertain=True, problem="clipped")
 
 
 class Recognizer:
@@ -180,8 +190,11 @@ class Recognizer:
         Without `baseline` the recognizer's own is used, if it has one.
         """
         recordings, scores = self._score(audio)
-        shorts = [len(samples) < self._one_frame for samples in recordings]
-        predictions = self._adapted([self._absolute(*pair) for pair in zip(scores, shorts, strict=True)], baseline)
+        absolute = [
+            self._absolute(one, len(samples) < self._one_frame).marked_if_clipped(samples)
+            for samples, one in zip(recordings, scores, strict=True)
+        ]
+        predictions = self._adapted(absolute, baseline)
         return predictions[0] if isinstance(audio, np.ndarray | Segment) else predictions
 
     def check(self, audio: Audio) -> None:
@@ -293,7 +306,7 @@ class Recognizer:
             confidence=0.0,
             uncertain=True,
             windows=len(scores.logits),
-            audible=scores.audible and not too_short,
+            problem="too short" if too_short else "" if scores.audible else "no sound",
             neutrality=by_label.get(NEUTRAL, 0.0),
             embedding=_mean(scores.embedding),
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from makers import noise, tone
+from makers import noise, silence, tone
 
 from streamser.audio import (
     SAMPLE_RATE,
@@ -19,11 +19,13 @@ from streamser.audio import (
     Samples,
     Segment,
     check_finite,
+    is_clipped,
     read_audio,
     resample,
     to_mono,
 )
 from streamser.errors import AudioError
+from streamser.samples import find_samples
 from streamser.stream.audiofiles import read_pieces
 
 RATES = [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000]
@@ -402,6 +404,48 @@ def test_check_finite_returns_finite_samples_and_counts_the_others_in_its_error(
     assert check_finite(audio, "tone") is audio
     with pytest.raises(AudioError, match="tone: 1 of 2 samples"):
         check_finite(np.array([0.0, np.nan], np.float32), "tone")
+
+
+# Clipping
+
+
+def clipped_speech(gain_db: float, rate: int = SAMPLE_RATE) -> Samples:
+    """A recorded sentence with a peak of 1, amplified and clipped at full scale at `rate`; 16 kHz."""
+    speech = read_audio(find_samples()[0].path)
+    speech /= np.abs(speech).max()
+    clipped = np.clip(10 ** (gain_db / 20) * resample(speech, SAMPLE_RATE, rate), -1.0, 1.0)
+    return resample(clipped.astype(np.float32), rate)
+
+
+@pytest.mark.parametrize("rate", [SAMPLE_RATE, 48_000])
+@pytest.mark.parametrize(("gain_db", "expected"), [(0.0, False), (20.0, False), (30.0, True), (40.0, True)])
+def test_speech_is_clipped_if_the_gain_was_far_too_high(gain_db: float, expected: bool, rate: int) -> None:
+    assert is_clipped(clipped_speech(gain_db, rate)) == expected
+
+
+def test_speech_that_was_clipped_and_then_made_quieter_is_clipped() -> None:
+    assert is_clipped(0.01 * clipped_speech(40.0))
+
+
+def test_loud_speech_beyond_full_scale_that_was_not_clipped_is_not_clipped() -> None:
+    assert not is_clipped(np.float32(1.9) * clipped_speech(0.0))
+    assert not is_clipped(np.float32(99.0) * clipped_speech(0.0))
+
+
+@pytest.mark.parametrize(
+    ("audio", "expected"),
+    [
+        (tone(), False),
+        (np.sign(tone()) * np.float32(0.1), True),
+        (noise(), False),
+        (silence(), False),
+        (noise()[:0], False),
+        (np.sign(tone()) / np.float32(32_768), False),  # one 16-bit level: too quiet to judge
+    ],
+    ids=["sine", "square wave", "noise", "silence", "no samples", "lowest level"],
+)
+def test_a_square_wave_is_clipped_but_no_sine_noise_or_silence(audio: Samples, expected: bool) -> None:
+    assert is_clipped(audio) == expected
 
 
 def test_blocks_and_segments_have_an_end_and_a_duration() -> None:

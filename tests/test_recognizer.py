@@ -11,6 +11,7 @@ import pytest
 from makers import LABELS, babble, make_bundle, make_features, make_weights, noise, silence, tone
 
 from streamser.audio import SAMPLE_RATE, Samples, Segment
+from streamser.baseline import Baseline
 from streamser.bundle import Bundle
 from streamser.calibration import Calibration
 from streamser.errors import AudioError, ConfigError, EngineError
@@ -155,6 +156,26 @@ def test_less_than_one_frame_of_audio_gives_an_uncertain_prediction(bundle: Bund
 
 def test_one_frame_of_audio_is_enough_for_a_prediction(bundle: Bundle) -> None:
     assert not load(bundle.path, "cpu", threshold=0.0).predict(tone()[:1_024]).uncertain
+
+
+def test_heavily_clipped_audio_is_always_uncertain_with_its_scores_unchanged(adaptive: Recognizer) -> None:
+    recognizer = load(adaptive.bundle.path, "cpu", threshold=0.0)
+    clipped = np.clip(100 * babble(1.5), -1.0, 1.0)
+    other = recognizer.predict(babble(1.5))
+    assert (other.uncertain, other.problem) == (False, "")
+    assert other.embedding is not None
+    baseline = Baseline(np.asarray(other.embedding, np.float64), 1.0, 1)
+    for prediction in (recognizer.predict([babble(1.5), clipped])[1], recognizer.predict(clipped, baseline)):
+        assert (prediction.uncertain, prediction.problem) == (True, "clipped")
+    np.testing.assert_allclose(
+        list(recognizer.predict(clipped).scores.values()), recognizer.calibrate(recognizer.logits(clipped))[0]
+    )
+
+
+def test_a_prediction_names_the_problem_of_its_audio(recognizer: Recognizer) -> None:
+    short, silent = recognizer.predict(tone()[1:100]), recognizer.predict(silence())
+    assert (short.problem, silent.problem) == ("too short", "no sound")
+    assert recognizer.predict(np.sign(tone())).problem == "clipped"
 
 
 # Errors

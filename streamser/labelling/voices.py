@@ -42,7 +42,7 @@ def adapt_to_voices(
     embeddings = np.zeros((len(scored), head.size), np.float64)
     weights = np.zeros(len(scored), np.float64)
     for row, one in enumerate(scored):
-        if one.prediction.embedding is not None and one.prediction.audible:
+        if one.prediction.embedding is not None and not one.prediction.problem:
             embeddings[row] = one.prediction.embedding
             weights[row] = rule.weight_of(one.prediction.neutrality, one.duration_s)
     adapted = [one.prediction for one in scored]

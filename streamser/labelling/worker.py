@@ -17,9 +17,6 @@ from streamser.stream.pipeline import Stream
 
 __all__ = ["Labelled", "Mode", "Worker"]
 
-_SHORT_S = 0.1
-"""A recording without a prediction is reported as too short below this duration, otherwise as without sound."""
-
 Mode: TypeAlias = Literal["whole", "utterances", "score"]
 """One row for each file, one row for each utterance, or no rows: the first of two passes."""
 
@@ -95,9 +92,8 @@ class Worker:
     def _row(self, scored: ScoredFile) -> dict[str, Any]:
         prediction = scored.prediction
         place = {"file": scored.file, "duration_s": round(scored.duration_s, 3)}
-        if not prediction.audible:  # without audible speech, the scores mean nothing
-            why = "too short" if scored.duration_s < _SHORT_S else "no sound"
-            return {**place, "uncertain": True, "reason": why, "model": self._recognizer.bundle.name}
+        if prediction.problem:  # the scores mean nothing
+            return {**place, "uncertain": True, "reason": prediction.problem, "model": self._recognizer.bundle.name}
         return {
             **place,
             "label": prediction.label,

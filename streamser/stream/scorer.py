@@ -77,7 +77,7 @@ class Voice:
         """Add a whole utterance's absolute prediction to the baseline."""
         if self._rule is None or self.baseline is None or prediction.embedding is None or not self._learns:
             return
-        if prediction.audible:
+        if not prediction.problem:
             weight = self._rule.weight_of(prediction.neutrality, duration_s)
             self.baseline = self.baseline.plus(prediction.embedding, weight, self._rule)
 
@@ -147,6 +147,8 @@ class Scorer:
             return None
         absolute = prediction or self._known(segment)
         assert absolute is not None, "no prediction for the segment"
+        # Tracks predict from features, which do not show whether samples were clipped.
+        absolute = absolute.marked_if_clipped(segment.samples)
         if self._new_speaker is not None and segment.utterance >= self._new_speaker:
             self._new_speaker = None
             self.voice.reset()

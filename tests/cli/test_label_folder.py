@@ -188,6 +188,29 @@ def test_a_file_with_nothing_to_score_is_uncertain_and_has_no_likeliest_label(
     assert row["confidence"] == row[f"p_{bundle.labels[0]}"] == ""
 
 
+@pytest.mark.parametrize("options", [(), ("--two-passes",)], ids=["one pass", "two passes"])
+def test_a_clipped_file_has_the_reason_and_does_not_change_the_speakers_baseline(
+    folder: Path, adaptive: Recognizer, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    usual, out, table = tmp_path / "usual.jsonl", tmp_path / "labels.jsonl", tmp_path / "labels.csv"
+    assert label(folder, adaptive.bundle, usual, *options) == 3
+    clipped = 0.001 * np.clip(100 * babble(2.0), -1.0, 1.0)  # made so quiet that the tiny network finds it neutral
+    soundfile.write(folder / "clipped.wav", clipped, SAMPLE_RATE)
+    assert label(folder, adaptive.bundle, out, *options) == 3
+    assert label(folder, adaptive.bundle, table, *options) == 3
+    (row,) = [row for row in rows(out) if row["file"] == "clipped.wav"]
+    assert row == {
+        "file": "clipped.wav",
+        "duration_s": 2.0,
+        "uncertain": True,
+        "reason": "clipped",
+        "model": "adaptive",
+    }
+    assert [other for other in rows(out) if other != row] == rows(usual)
+    (flat,) = [row for row in csv.DictReader(io.StringIO(table.read_text())) if row["file"] == "clipped.wav"]
+    assert (flat["label"], flat["uncertain"], flat["likeliest"], flat["reason"]) == ("uncertain", "true", "", "clipped")
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_a_table_of_another_model_or_kind_is_refused_and_not_changed(
     folder: Path, bundle: Bundle, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]

@@ -78,6 +78,22 @@ def test_a_final_with_steps_equals_the_recognizers_prediction_for_its_audio(step
         np.testing.assert_allclose(list(event.scores.values()), list(alone.scores.values()), atol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [True, False], ids=["steps", "whole windows"])
+def test_all_results_of_a_clipped_utterance_are_uncertain(stepping: Recognizer, steps: bool) -> None:
+    """The first of two utterances is clipped; the second has the usual level."""
+    engine = stepping.engine if steps else WholeWindows(stepping.engine)  # type: ignore[arg-type]
+    recognizer = Recognizer(stepping.bundle, engine, threshold=0.0)  # otherwise nothing would be uncertain
+    assert (recognizer.steps is not None) == steps
+    audio = two_utterances()
+    middle = round(2.2 * SAMPLE_RATE)
+    audio[:middle] = np.clip(100 * audio[:middle], -1.0, 1.0)
+    events = events_of(recognizer, audio)
+    for results in (partials(events), finals(events)):
+        assert {event.utterance for event in results} == {0, 1}
+        assert all(event.uncertain == (event.utterance == 0) for event in results)
+    assert finals(events)[1].baseline_utterances == 0  # the clipped utterance is not in the speaker's baseline
+
+
 def test_an_utterance_that_is_begun_again_closes_its_earlier_track_first(
     stepping: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from streamser.audio import SAMPLE_RATE, Samples, Segment
 from streamser.baseline import Baseline
 from streamser.calibration import Calibration
 from streamser.events import EmotionEvent, Event, SourceChanged
+from streamser.features import extract
 from streamser.recognizer import Recognizer, load
 from streamser.stream.channel import Delivery, Stream, StreamConfig, WorkerStream
 from streamser.stream.pipeline import Listener
@@ -224,6 +225,17 @@ def test_silence_does_not_change_the_baseline(adaptive: Recognizer) -> None:
         event = scorer.event(segment, adaptive.predict(segment))
         assert event is not None and event.baseline_utterances == expected
         assert event.uncertain or utterance
+
+
+def test_a_clipped_utterance_does_not_change_the_baseline(adaptive: Recognizer) -> None:
+    scorer = Scorer(adaptive)
+    clipped = np.clip(100 * babble(1.0), -1.0, 1.0)
+    for utterance, (samples, expected) in enumerate([(clipped, 0), (babble(1.0), 0), (babble(1.0, seed=3), 1)]):
+        segment = Segment(utterance=utterance, start=20_000 * utterance, samples=samples, final=True)
+        # predicted from frames, as with a step graph or on a GPU, so that only the scorer sees the samples
+        (prediction,) = adaptive.predict_frames([extract(samples, adaptive.features)])
+        event = scorer.event(segment, prediction)
+        assert event is not None and event.baseline_utterances == expected
 
 
 def test_checkpoints_without_a_relative_head_do_not_adapt(recognizer: Recognizer) -> None:
