@@ -130,3 +130,17 @@ def test_a_small_selection_of_clips_has_every_label_and_takes_speakers_in_turn()
         (f"c/{speaker}", label) for speaker in "abc" for label in ("angry", "sad")
     ]
     assert students_gpu.some_of(Material(clips, (), {}), 0).clips == clips
+
+
+def test_each_idea_changes_one_thing_in_the_recipe_of_lightsernet() -> None:
+    options = students_gpu.Options(
+        out=Path(), root=Path(), runs=Path("runs"), compute=("cpu",), processes=1, until=0.0, clips=0, folds=0,
+        changes={}, teachers={},
+    )  # fmt: skip
+    ideas = {one.name: students_gpu.student_recipe(one, options) for one in PLAN if one.name.startswith("idea-")}
+    plain = ideas.pop("idea-none")
+    assert len(plain.test_corpora) == 6 and not set(plain.test_corpora) & set(plain.plain.corpora)
+    for name, recipe in ideas.items():
+        assert recipe.distil == plain.distil and recipe.distil.teachers
+        assert (recipe.variant, recipe.loss) != (plain.variant, plain.loss), name
+        assert replace(recipe, variant=plain.variant, loss=plain.loss) == plain, name

@@ -7,6 +7,9 @@ corpora or speakers; `--teachers whisper=RUN` uses a finished run of a teacher i
 after another, so that if the time ends early, the first seeds are complete for all students. With `--ship`, the
 checkpoints are trained at the end; each is calibrated on the finished run of its own student.
 
+The students `idea-...` compare losses and poolings of the papers, each alone, on `lightsernet` with a teacher; `--only
+idea` trains these, `--only lightsernet,sepconv` the others.
+
 The run folders are in runs/students (`--runs`); a second call with the same options resumes unfinished folds. OUT
 receives students.tar.gz (predictions, learning curves and relative head of every fold, no other weights), summary.json
 and progress.log. To continue on another machine, unpack the archive at the root of the repository. To try the script on
@@ -23,7 +26,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +73,35 @@ class Student:
     seeds: tuple[int, ...] = (0, 1, 2)
     taught: bool = True
     """Whether the teacher is used; without it, the recipe is trained on the labels alone, for comparison."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the recipe."""
 
 
 WHISPER = Teacher("whisper", Path("models/whisper/recipe.yaml"), "leave-one-corpus-out")
 EMODB = Teacher("whisper-emodb", RECIPES / "whisper-emodb.yaml", "honest-loso")
 LIGHTSERNET, SEPCONV = Path("models/lightsernet/recipe.yaml"), Path("models/sepconv/recipe.yaml")
+_LEFT_OUT = {"test_corpora": ["emodb", "ravdess", "nemo", "ased", "emovo", "casia"]}  # not those of plain speech
+# One idea of the papers at a time, on the recipe of `lightsernet` with a teacher.
+IDEAS: Mapping[str, Mapping[str, Any]] = {
+    "none": {},
+    "focal": {"loss": {"kind": "focal", "weighted": False, "label_smoothing": 0.0}},
+    "centre": {"loss": {"centre": 0.01, "weighted": False, "label_smoothing": 0.1}},
+    "margin": {"variant": "lightsernet-margin", "loss": {}},
+    "reconstruction": {"variant": "lightsernet-reconstruction", "loss": {}},
+    "spread": {"variant": "lightsernet-spread"},
+    "attention": {"variant": "lightsernet-attention"},
+    "combined": {"variant": "lightsernet-combined"},
+}
 PLAN = (
     Student("lightsernet-labels", LIGHTSERNET, WHISPER, taught=False),
     Student("sepconv-labels", SEPCONV, WHISPER, taught=False),
     Student("lightsernet", LIGHTSERNET, WHISPER),
     Student("sepconv", SEPCONV, WHISPER),
     Student("lightsernet-emodb", Path("models/lightsernet-emodb/recipe.yaml"), EMODB),
+    *(
+        Student(f"idea-{name}", LIGHTSERNET, WHISPER, changes={**_LEFT_OUT, **changes})
+        for name, changes in IDEAS.items()
+    ),
 )
 
 
@@ -133,7 +154,7 @@ def teacher_recipe(teacher: Teacher, options: Options) -> Recipe:
 
 def student_recipe(student: Student, options: Options) -> Recipe:
     """The recipe of a student, with the run of its teacher as the source of predictions."""
-    changes = {"protocol": student.teacher.protocol, "seeds": list(student.seeds)}
+    changes = {"protocol": student.teacher.protocol, "seeds": list(student.seeds), **student.changes}
     recipe = load_recipe(student.recipe, {**changes, **options.changes})
     run = str(run_of(student.teacher, options))
     return replace(recipe, distil=replace(recipe.distil, teachers=(run,)) if student.taught else DistilConfig())
@@ -219,7 +240,7 @@ class Students:
 
     def ship(self) -> None:
         """Train the checkpoint of each student of `whisper` whose run is complete; the teacher is the installed one."""
-        for student in (one for one in self.plan if one.taught and one.teacher == WHISPER):
+        for student in (one for one in self.plan if one.taught and one.teacher == WHISPER and not one.changes):
             folder = self.options.runs / student.name
             target = self.options.out / student.name
             if not self._in_time() or target.exists() or any(not job.done for job in self._jobs(student)):
