@@ -87,7 +87,10 @@ IDEAS: Mapping[str, Mapping[str, Any]] = {
     "focal": {"loss": {"kind": "focal", "weighted": False, "label_smoothing": 0.0}},
     "centre": {"loss": {"centre": 0.01, "weighted": False, "label_smoothing": 0.1}},
     "margin": {"variant": "lightsernet-margin", "loss": {}},
-    "reconstruction": {"variant": "lightsernet-reconstruction", "loss": {}},
+    "reconstruction": {
+        "variant": "lightsernet-reconstruction",
+        "loss": {"reconstruction": 1.0, "weighted": False, "label_smoothing": 0.1},
+    },
     "spread": {"variant": "lightsernet-spread"},
     "attention": {"variant": "lightsernet-attention"},
     "combined": {"variant": "lightsernet-combined"},

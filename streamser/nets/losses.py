@@ -10,7 +10,7 @@ so that a learning rate means the same with and without them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -66,6 +66,14 @@ class LossSpec:
         broken = [rule for rule, held in rules.items() if not held]
         if broken:
             raise ValueError("LossSpec: " + "; ".join(broken))
+
+    def alone(self) -> LossSpec:
+        """The classification loss alone, for another head: without the terms that need the network's own layers.
+
+        The additive margin needs a cosine head; it becomes softmax.
+        """
+        kind = "softmax" if self.kind == "am_softmax" else self.kind
+        return replace(self, kind=kind, classification=1.0, centre=0.0, reconstruction=0.0)
 
     def build(self, n_classes: int, embedding_dim: int, class_counts: Sequence[int] | None = None) -> SerLoss:
         """The loss as a module; `class_counts` of the training set are needed if `weighted`."""

@@ -141,7 +141,7 @@ class Trainer:
             else embedding_head(len(labels), batches.features.bins)
         )
         counts = Counter(clip.label for clip in train.clips)
-        loss = self.setup.loss.build(len(labels), head.embedding_dim, [counts[label] for label in labels])
+        loss = self.setup.loss.alone().build(len(labels), head.embedding_dim, [counts[label] for label in labels])
         _standardize(head, relative, train.rows, seed)
         recipe = relative_recipe(self.recipe, frozen=frozen)
         folder = self.folder_of(split, seed) / "relative"

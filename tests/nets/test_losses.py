@@ -324,3 +324,11 @@ def test_a_loss_without_its_inputs_is_an_error_with_the_reason() -> None:
 def test_an_invalid_loss_is_refused_with_the_rule(changes: dict[str, object], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         LossSpec(**changes)  # type: ignore[arg-type]
+
+
+def test_the_loss_of_another_head_has_no_terms_of_the_networks_own_layers() -> None:
+    batch = Batch()
+    whole = LossSpec(kind="am_softmax", classification=0.0, centre=3.0, reconstruction=0.5)
+    assert batch.loss(whole.alone()) == pytest.approx(-batch.log_p().mean())
+    focal = LossSpec(kind="focal", gamma=1.0, centre=3.0)
+    assert focal.alone() == LossSpec(kind="focal", gamma=1.0)

@@ -159,3 +159,13 @@ def test_a_baseline_without_a_neutral_label_is_refused(material: Material, tmp_p
     recipe = make_recipe("lightsernet", labels=["angry", "sad"], label_map={})
     with pytest.raises(ConfigError, match=r"baseline\.train needs the label neutral; add it"):
         Trainer(recipe, material, tmp_path, RunOptions(cache=tmp_path))
+
+
+@pytest.mark.parametrize("idea", ["margin", "reconstruction"])
+def test_a_relative_head_is_trained_beside_a_loss_that_needs_the_networks_own_layers(
+    idea: str, material: Material, tmp_path: Path
+) -> None:
+    recipe = replace(make_recipe("lightsernet"), variant=f"lightsernet-{idea}", loss={})
+    trainer = Trainer(recipe, material, tmp_path, RunOptions(cache=tmp_path / "cache"))
+    trainer.run_split(trainer.splits(0)[0], 0)
+    assert (tmp_path / "fold-1-of-2-s0" / "relative.onnx").exists()
