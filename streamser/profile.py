@@ -76,10 +76,15 @@ class Profile:
         """The first baseline of a stream of this speaker; ConfigError when the profile is for another checkpoint."""
         check_adaptable(bundle)
         if self.fingerprint not in (fingerprint(bundle), *_earlier_fingerprints(bundle)):
+            this, that = fingerprint(bundle)[:8], self.fingerprint[:8]
+            if self.model == bundle.name:
+                raise ConfigError(
+                    f"profile '{self.name}' was made with another version of {self.model} ({that}, now {this}); make it "
+                    f"again: `streamser calibrate --model {bundle.name} --overwrite` with its --name or --out"
+                )
             raise ConfigError(
-                f"profile '{self.name}' was made for {self.model} ({self.fingerprint[:8]}), not for {bundle.name} "
-                f"({fingerprint(bundle)[:8]}); make another with `streamser calibrate --model {bundle.name}` and a new "
-                "--name"
+                f"profile '{self.name}' was made for {self.model} ({that}), not for {bundle.name} ({this}); make another "
+                f"with `streamser calibrate --model {bundle.name}` and a new --name"
             )
         return Baseline(np.array(self.total, np.float64), float(self.weight), self.utterances, "profile")
 

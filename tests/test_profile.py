@@ -129,6 +129,10 @@ def test_a_profile_of_another_checkpoint_is_refused_with_a_solution(adaptive: Re
     other = make_adaptive(tmp_path / "other", seed=7)
     with pytest.raises(ConfigError, match=r"made for adaptive .* not for other .*streamser calibrate.*--model other"):
         enrol(adaptive, VOICE).baseline(other)
+    again = make_adaptive(tmp_path / adaptive.bundle.name, seed=7)  # trained again under the same name
+    solution = r"another version of adaptive \(\w{8}, now \w{8}\).*streamser calibrate --model adaptive --overwrite`"
+    with pytest.raises(ConfigError, match=solution):
+        enrol(adaptive, VOICE).baseline(again)
 
 
 def test_a_profile_stays_valid_if_the_checkpoint_gets_a_new_calibration_or_card(tmp_path: Path) -> None:
