@@ -79,12 +79,12 @@ class Profile:
             this, that = fingerprint(bundle)[:8], self.fingerprint[:8]
             if self.model == bundle.name:
                 raise ConfigError(
-                    f"profile '{self.name}' was made with another version of {self.model} ({that}, now {this}); make it "
-                    f"again: `streamser calibrate --model {bundle.name} --overwrite` with its --name or --out"
+                    f"profile '{self.name}' was made with another version of {self.model} ({that}, now {this}); "
+                    f"make it again: `streamser calibrate --model {bundle.name} --overwrite` with its --name or --out"
                 )
             raise ConfigError(
-                f"profile '{self.name}' was made for {self.model} ({that}), not for {bundle.name} ({this}); make another "
-                f"with `streamser calibrate --model {bundle.name}` and a new --name"
+                f"profile '{self.name}' was made for {self.model} ({that}), not for {bundle.name} ({this}); "
+                f"make another with `streamser calibrate --model {bundle.name}` and a new --name"
             )
         return Baseline(np.array(self.total, np.float64), float(self.weight), self.utterances, "profile")
 
