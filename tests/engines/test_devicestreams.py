@@ -8,13 +8,14 @@ import torch
 from makers import babble, noise, tone
 from torch import Tensor
 
-from streamser.audio import Samples
+from streamser.audio import SAMPLE_RATE, Samples, read_audio
 from streamser.bundle import Bundle, find_models, load_bundle
 from streamser.engines import devicestreams
 from streamser.engines.devicestreams import DeviceStreams
 from streamser.engines.onnx import OnnxEngine
 from streamser.features import FeatureConfig, cut_window, extract
 from streamser.nets import streaming
+from streamser.samples import find_samples
 
 STREAMS = 5
 TOLERANCE = 1e-3
@@ -76,6 +77,12 @@ def test_the_logits_of_every_chunk_and_stream_equal_those_of_the_window_on_the_c
     assert np.ptp(np.stack(scored), axis=(0, 1)).max() > 1.0  # equality of constant logits would prove little
 
 
+def speech(duration_s: float) -> list[Samples]:
+    """Three voices, each repeated to this length; for artificial sounds `whisper` gives nearly constant logits."""
+    spoken = [read_audio(sample.path) for sample in find_samples()[:3]]
+    return [np.resize(audio, round(duration_s * SAMPLE_RATE)) * np.float32(n + 1) / 3 for n, audio in enumerate(spoken)]
+
+
 def whisper_differences(device: str) -> list[float]:
     """Differences between the last logits of streams of `whisper` and those of the whole utterances on the CPU.
 
@@ -87,7 +94,7 @@ def whisper_differences(device: str) -> list[float]:
     many = DeviceStreams(bundle, device, STREAMS, sizes=(1, 4))
     first, later = many.chunks
     whole_chunks, rest = 33, 10  # 8.6 s and 100 ms after the first chunk; the context is 4 s
-    voices = [babble(9.6, seed=seed, level=0.02 * (seed + 1)) for seed in range(3)]
+    voices = speech(9.6)
     many.begin(np.arange(STREAMS))
     places = {0: 4, 1: 0, 2: 2}  # a stream's slot
     given, logits = dict.fromkeys(places, 0), {}
@@ -102,7 +109,7 @@ def whisper_differences(device: str) -> list[float]:
                     logits[n] = of_stream
     assert set(given.values()) == {first + whole_chunks * later + rest}
     wholes = [engine.run(extract(voices[n], config)[None, : given[n]])[0][0] for n in places]
-    assert np.ptp(np.stack(wholes), axis=0).max() > 0.1
+    assert np.ptp(np.stack(wholes), axis=0).max() > 0.5
     return [float(np.abs(logits[n] - wholes[n]).max()) for n in places]
 
 
