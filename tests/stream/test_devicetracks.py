@@ -157,7 +157,8 @@ def test_a_stream_that_is_closed_in_mid_utterance_gives_its_slot_back(onnx: Reco
         stream = in_mid_utterance(worker, found)
         assert steps.free == free - 1
         stream.give_up()
-        assert steps.free == free, "the handle is still there"
+        until(lambda: steps.free == free)  # at once, or when the worker is done with the last partial
+        del stream  # the handle existed until here
 
 
 def test_a_stream_that_is_closed_while_it_is_computed_gives_its_slot_back_afterwards(
