@@ -11,7 +11,6 @@ its own (`streamser/training/tones.py`), so these are other sounds than those th
 from __future__ import annotations
 
 import argparse
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -157,14 +156,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="CHECKPOINT")
     parser.add_argument("--recordings", metavar="FOLDER", help="a folder of recordings, or the name of a corpus")
-    parser.add_argument("--corpora-root", type=Path, default=os.environ.get("STREAMSER_CORPORA", "."), metavar="DIR")
+    parser.add_argument("--corpora-root", metavar="DIR", help="folder with the corpora (default: $STREAMSER_CORPORA)")
     args = parser.parse_args()
     made = [(kind, at_level(audio)) for kind, audio in sounds()]
     folder = find_corpus(args.recordings, args.corpora_root) if args.recordings else None
     for model in args.models:
         recognizer = load(model)
-        recorded = [] if folder is None else unused_recordings(folder, recognizer.bundle)
-        material = made + [(f"recordings in {folder.name}", read_audio(path)) for path in recorded if folder]
+        material = list(made)
+        if folder is not None:
+            unused = unused_recordings(folder, recognizer.bundle)
+            material += [(f"recordings in {folder.name}", read_audio(path)) for path in unused]
         found = measure(recognizer, material)
         print(recognizer.bundle.name)
         for kind, labels in found.items():
