@@ -19,7 +19,7 @@ def files_with(pattern: str) -> set[str]:
 
 def test_threads_are_started_in_few_files_only() -> None:
     stuck = "stream/portaudio.py"  # a thread ends a stream, which may hang if the sound server has died
-    parent = "cli/exits.py"  # a thread ends a worker process if its parent dies
+    parent = "parent.py"  # a thread ends a worker process if its parent dies
     assert files_with(r"\bThread\(") == {"stream/worker.py", "stream/pipeline.py", stuck, parent}
 
 
@@ -27,7 +27,7 @@ def test_queues_and_locks_are_used_in_few_files_only() -> None:
     modules = {"bus", "worker", "pipeline", "portaudio", "sources"}
     assert files_with(r"^(import|from) (threading|queue)\b") <= {
         *(f"stream/{module}.py" for module in modules),
-        "cli/exits.py",
+        "parent.py",
         "engines/__init__.py",  # a lock for the counters of an engine that many threads share
         "engines/onnx.py",  # a lock, so that a step graph is opened only once
         "engines/torch.py",  # a lock, so that a device computes one batch at a time

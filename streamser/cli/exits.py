@@ -8,9 +8,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import parent_process
-from multiprocessing.process import BaseProcess
-from threading import Thread
 from types import FrameType
 from typing import Any
 
@@ -18,7 +15,6 @@ __all__ = [
     "ENDING_SIGNALS",
     "SOME_FAILED",
     "Terminated",
-    "end_with_parent",
     "explain_os_error",
     "interruptible",
     "leave_output",
@@ -105,15 +101,3 @@ def leave_output() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-
-
-def end_with_parent() -> None:
-    """Let this worker process end as soon as its parent ends, also if the parent is killed."""
-    parent = parent_process()
-    if parent is not None:
-        Thread(target=_wait_and_end, args=(parent,), name="streamser-parent", daemon=True).start()
-
-
-def _wait_and_end(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)  # the parent has ended, so nobody receives a result, an exit code or a traceback

@@ -15,7 +15,7 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from streamser.cli.common import STREAM_SECTIONS, add_model_arguments, hushed, load_run_config
-from streamser.cli.exits import ENDING_SIGNALS, SOME_FAILED, end_with_parent
+from streamser.cli.exits import ENDING_SIGNALS, SOME_FAILED
 from streamser.cli.labeltable import LabelTable, open_table
 from streamser.cli.progress import ProgressLine
 from streamser.cli.rayoption import add_ray_option, address_of
@@ -24,6 +24,7 @@ from streamser.errors import ConfigError, EngineError
 from streamser.labelling.archive import Archive, open_archive
 from streamser.labelling.voices import ScoredFile, read_speakers
 from streamser.labelling.worker import Labelled, Mode, Worker
+from streamser.parent import end_with_parent
 from streamser.profile import check_adaptable
 from streamser.recognizer import open_recognizer
 from streamser.stream.audiofiles import ffmpeg_notice

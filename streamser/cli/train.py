@@ -127,6 +127,9 @@ def run(args: argparse.Namespace) -> int:
         raise MissingExtraError("streamser train", "torch") from error
     if args.list:
         return _list()
+    from streamser.training.workers import keep_freed_memory
+
+    keep_freed_memory()
     torch.set_num_threads(args.threads or torch.get_num_threads())
     root = (args.corpora_root or Path(os.environ.get("STREAMSER_CORPORA", "."))).expanduser()
     if args.paper:

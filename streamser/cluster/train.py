@@ -22,6 +22,7 @@ from streamser.errors import ConfigError, CorpusError, StreamserError
 from streamser.training.foldfiles import read_files, replace_files
 from streamser.training.job import OUT_OF_TIME, Job, JobEnd, JobRunner
 from streamser.training.material import Material
+from streamser.training.workers import begin_worker
 
 __all__ = ["Where", "check_machine", "train_on_ray"]
 
@@ -177,7 +178,7 @@ def train_fold(
 
     Raises CorpusError or ConfigError if this machine lacks the corpora or the cache.
     """
-    torch.set_num_threads(1)
+    begin_worker()
     if task.job.material not in _complete:
         check_machine(material, settings.cache)
         _complete.add(task.job.material)

@@ -25,6 +25,7 @@ from streamser.training.featureaugment import FeatureAugment
 from streamser.training.options import RunOptions
 from streamser.training.recipe import Recipe
 from streamser.training.store import LevelStore, keep
+from streamser.training.workers import begin_worker
 
 _CLIPS = 32  # clips in one job
 _KEPT = ("mixup", "crop_probability", "crop_min_s")  # the feature augmentations that are possible with a frozen encoder
@@ -125,7 +126,7 @@ def _encode_all(
 
 def _begin(net: SerNet) -> None:
     global _net
-    torch.set_num_threads(1)
+    begin_worker()
     _net = net
 
 

@@ -17,13 +17,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from streamser.audio import Samples, read_audio
 from streamser.corpora.reader import Clip
 from streamser.features import FeatureConfig, at_peak, dct_matrix, extract
 from streamser.training.augment import AugmentConfig, Augmenter
+from streamser.training.workers import begin_worker
 
 Levels = NDArray[np.float16] | NDArray[np.float32]
 
@@ -168,7 +168,7 @@ def _compute(
             yield from _job([clip.path for clip in clips[job]], features, augment, copies, seeds[job])
         return
     # spawn: the same on every system, and no fork of a process that already runs torch's threads
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), begin_worker) as pool:
         results = pool.map(
             _job,
             [[clip.path for clip in clips[job]] for job in jobs],

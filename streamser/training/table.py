@@ -10,10 +10,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from streamser.training.job import Job, JobEnd, JobRunner
 from streamser.training.material import Material
+from streamser.training.workers import begin_worker
 
 
 def run_jobs(
@@ -77,7 +76,7 @@ _materials: dict[str, Material] = {}  # of a worker process
 
 def _begin(places: Any, materials: dict[str, Material], cache: Path, until: float) -> None:
     global _runner
-    torch.set_num_threads(1)
+    begin_worker()
     _runner = JobRunner(cache, places.get(), until)
     _materials.update(materials)
 

@@ -33,6 +33,7 @@ from streamser.recognizer import Recognizer, load
 from streamser.training.options import RunOptions
 from streamser.training.recipe import DistilConfig
 from streamser.training.store import keep
+from streamser.training.workers import begin_worker
 
 __all__ = ["Predictions", "Teachers", "check_teacher", "speakers_of"]
 
@@ -192,7 +193,7 @@ _recognizer: Recognizer  # the recognizer of a worker process
 
 def _begin(path: Path) -> None:
     global _recognizer
-    torch.set_num_threads(1)
+    begin_worker()
     _recognizer = load(path, compute="cpu")
 
 
