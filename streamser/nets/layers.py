@@ -174,6 +174,11 @@ def attend(x: Tensor, scores: Tensor) -> Tensor:
     return (torch.softmax(scores, dim=1).unsqueeze(2) * x).sum(dim=1)
 
 
+def channels_last(net: SerNet) -> SerNet:
+    """The same network with its kernels in channels_last memory format: a CPU computes them up to twice as fast."""
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 def count_parameters(net: nn.Module, *, statistics: bool = False, frozen: bool = False) -> int:
     """Number of trainable parameters; `statistics` adds batch norm's statistics, `frozen` the frozen parameters."""
     trained = sum(p.numel() for p in net.parameters() if frozen or p.requires_grad)

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from streamser.corpora.clips import PLAIN, Clip
 from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
-from streamser.nets.layers import NetOutput, SerNet
+from streamser.nets.layers import NetOutput, SerNet, channels_last
 from streamser.training.adversary import Adversary
 from streamser.training.batches import BatchMaker, sampling_weights
 from streamser.training.distil import Distiller, with_share
@@ -150,8 +150,7 @@ class Fit:
         self.folder, self.device, self.on_epoch = options.folder, torch.device(options.device), options.on_epoch
         self.seed = seed
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        layout = torch.channels_last if self._convolutional(net) else torch.contiguous_format
-        self.net = net.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.net = channels_last(net.to(self.device))
         self.loss = loss.to(self.device)
         self.average = copy.deepcopy(self.net) if recipe.ema else None
         self.rng = np.random.default_rng(seed)
@@ -191,10 +190,6 @@ class Fit:
         self.best_weights: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
         self._saved_at = time.monotonic()
-
-    @staticmethod
-    def _convolutional(net: SerNet) -> bool:
-        return not any(isinstance(module, (nn.GRU, nn.LSTM)) for module in net.modules())
 
     def run(self) -> Fitted:
         """Train to the last epoch, or until `patience` epochs give no better score; returns the best network."""

@@ -8,6 +8,7 @@ after wrong predictions.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from streamser.corpora.clips import Clip
 from streamser.features import Frames
 from streamser.nets.frozenhead import FrozenHead, Standard
-from streamser.nets.layers import SerNet
+from streamser.nets.layers import SerNet, channels_last
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
 from streamser.training.frozen import frozen_features
@@ -150,7 +151,7 @@ def embedded(
         waiting.clear()
         owners.clear()
 
-    net = net.to(device).eval()
+    net = channels_last(copy.deepcopy(net).to(device)).eval()
     pairs = [(copy, int(row)) for copy in range(copies) for row in rows]
     for pair in sorted(pairs, key=lambda one: int(batches.store.lengths[one])):  # windows of equal length in sequence
         for window in batches.whole(pair[1], pair[0]):

@@ -21,7 +21,7 @@ from streamser.nets.losses import LossSpec
 from streamser.nets.parallel_cnn import ParallelCnn
 from streamser.nets.sepconv import SepConv
 from streamser.nets.variant import PublishedRecipe, Variant
-from streamser.nets.zoo import OWN_VARIANTS
+from streamser.nets.zoo import OWN_VARIANTS, build
 from streamser.ort import onnxruntime
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
@@ -89,6 +89,17 @@ def test_an_epoch_uses_every_clip_once(tmp_path: Path, clips: int, sizes: list[i
     fit_of(net, tmp_path, clips).run()
     assert net.sizes == sizes
     assert sum(part.stop - part.start for part in batch_slices(clips, 4)) == clips
+
+
+@pytest.mark.parametrize("name", ["lightsernet", "sepconv", "cnn-blstm-softmax"])
+def test_kernels_are_trained_in_channels_last_format(name: str, tmp_path: Path) -> None:
+    fit = fit_of(build(name, 2), tmp_path)
+    kernels = [value for value in fit.net.parameters() if value.dim() == 4]
+    assert kernels
+    # Strides, because a kernel of size 1 is contiguous in both formats; they decide in which one torch computes.
+    assert [kernel.stride() for kernel in kernels] == [
+        torch.zeros(kernel.shape).to(memory_format=torch.channels_last).stride() for kernel in kernels
+    ]
 
 
 def test_a_step_schedule_begins_with_the_full_learning_rate() -> None:
