@@ -132,14 +132,20 @@ def test_a_small_selection_of_clips_has_every_label_and_takes_speakers_in_turn()
     assert students_gpu.some_of(Material(clips, (), {}), 0).clips == clips
 
 
-def test_each_idea_changes_one_thing_in_the_recipe_of_lightsernet() -> None:
+@pytest.mark.parametrize("group", ["idea", "small"])
+def test_each_idea_changes_one_thing_in_the_recipe_of_lightsernet(group: str) -> None:
     options = students_gpu.Options(
         out=Path(), root=Path(), runs=Path("runs"), compute=("cpu",), processes=1, until=0.0, clips=0, folds=0,
         changes={}, teachers={},
     )  # fmt: skip
-    ideas = {one.name: students_gpu.student_recipe(one, options) for one in PLAN if one.name.startswith("idea-")}
-    plain = ideas.pop("idea-none")
+    ideas = {one.name: students_gpu.student_recipe(one, options) for one in PLAN if one.name.startswith(f"{group}-")}
+    plain, labels = ideas.pop(f"{group}-none"), ideas.pop(f"{group}-labels")
+    assert replace(labels, distil=plain.distil) == plain and not labels.distil.teachers
+    for name in students_gpu.LABELS_ALONE:
+        alone = ideas.pop(f"{group}-labels-{name}")
+        assert alone == replace(ideas[f"{group}-{name}"], distil=labels.distil)
     assert len(plain.test_corpora) == 6 and not set(plain.test_corpora) & set(plain.plain.corpora)
+    assert len(ideas) == 8
     for name, recipe in ideas.items():
         assert recipe.distil == plain.distil and recipe.distil.teachers
         assert (recipe.variant, recipe.loss) != (plain.variant, plain.loss), name

@@ -7,8 +7,10 @@ corpora or speakers; `--teachers whisper=RUN` uses a finished run of a teacher i
 after another, so that if the time ends early, the first seeds are complete for all students. With `--ship`, the
 checkpoints are trained at the end; each is calibrated on the finished run of its own student.
 
-The students `idea-...` compare losses and poolings of the papers, each alone, on `lightsernet` with a teacher; `--only
-idea` trains these, `--only lightsernet,sepconv` the others.
+The students `idea-...` compare losses and poolings of the papers, each alone, on `lightsernet` with a teacher, and the
+students `small-...` on a network that trains six times as fast. The students `size-...` have other numbers of filters,
+cepstra and blocks and learn from the labels alone. None of these has a relative head. `--only small,size` trains the
+last two groups; without `--only`, all students are trained.
 
 The run folders are in runs/students (`--runs`); a second call with the same options resumes unfinished folds. OUT
 receives students.tar.gz (predictions, learning curves and relative head of every fold, no other weights), summary.json
@@ -25,7 +27,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,37 +76,64 @@ class Student:
     taught: bool = True
     """Whether the teacher is used; without it, the recipe is trained on the labels alone, for comparison."""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Changes to the recipe."""
+    """Changes to the recipe, none of which changes the clips that it uses."""
+
+    @property
+    def material(self) -> str:
+        """Name of its clips, which it shares with other students of its recipe; only a teacher adds unlabelled ones."""
+        return f"{self.recipe}, {'taught' if self.taught else 'labels'}"
 
 
 WHISPER = Teacher("whisper", Path("models/whisper/recipe.yaml"), "leave-one-corpus-out")
 EMODB = Teacher("whisper-emodb", RECIPES / "whisper-emodb.yaml", "honest-loso")
 LIGHTSERNET, SEPCONV = Path("models/lightsernet/recipe.yaml"), Path("models/sepconv/recipe.yaml")
 _LEFT_OUT = {"test_corpora": ["emodb", "ravdess", "nemo", "ased", "emovo", "casia"]}  # not those of plain speech
-# One idea of the papers at a time, on the recipe of `lightsernet` with a teacher.
-IDEAS: Mapping[str, Mapping[str, Any]] = {
-    "none": {},
-    "focal": {"loss": {"kind": "focal", "weighted": False, "label_smoothing": 0.0}},
-    "centre": {"loss": {"centre": 0.01, "weighted": False, "label_smoothing": 0.1}},
-    "margin": {"variant": "lightsernet-margin", "loss": {}},
-    "reconstruction": {
-        "variant": "lightsernet-reconstruction",
-        "loss": {"reconstruction": 1.0, "weighted": False, "label_smoothing": 0.1},
-    },
-    "spread": {"variant": "lightsernet-spread"},
-    "attention": {"variant": "lightsernet-attention"},
-    "combined": {"variant": "lightsernet-combined"},
+_SMOOTHED = {"weighted": False, "label_smoothing": 0.1}
+# One idea of the papers at a time: the ending of the network's name, and the loss (without one, the recipe's).
+IDEAS: Mapping[str, tuple[str, Mapping[str, Any] | None]] = {
+    "none": ("", None),
+    "focal": ("", {"kind": "focal", "weighted": False, "label_smoothing": 0.0}),
+    "centre": ("", {"centre": 0.01, **_SMOOTHED}),
+    "margin": ("-margin", {}),
+    "reconstruction": ("-reconstruction", {"reconstruction": 1.0, **_SMOOTHED}),
+    "spread": ("-spread", None),
+    "attention": ("-attention", None),
+    "combined": ("-combined", None),
+    "margin-spread": ("-margin-spread", {}),
 }
+LABELS_ALONE = ("margin", "spread", "margin-spread")
+"""Ideas that are also tried without a teacher."""
+SIZES = ("small-40", "small-80", "small-shallow", "smaller", "20")
+"""Endings of the names of LightSERNets with other numbers of filters, cepstra and blocks."""
+
+
+def _compared(name: str, variant: str, loss: Mapping[str, Any] | None = None, *, taught: bool = True) -> Student:
+    """A student that is only compared with others, by its answers to single utterances: it has no relative head."""
+    changes = {**_LEFT_OUT, "variant": variant, "baseline": {"train": False}}
+    return Student(
+        name, LIGHTSERNET, WHISPER, taught=taught, changes={**changes, **({} if loss is None else {"loss": loss})}
+    )
+
+
+def _ideas(prefix: str, network: str) -> Iterator[Student]:
+    """The ideas on one network, all with a teacher, and some on the labels alone."""
+    yield _compared(f"{prefix}-labels", network, taught=False)
+    for name in LABELS_ALONE:
+        ending, loss = IDEAS[name]
+        yield _compared(f"{prefix}-labels-{name}", f"{network}{ending}", loss, taught=False)
+    for name, (ending, loss) in IDEAS.items():
+        yield _compared(f"{prefix}-{name}", f"{network}{ending}", loss)
+
+
 PLAN = (
     Student("lightsernet-labels", LIGHTSERNET, WHISPER, taught=False),
     Student("sepconv-labels", SEPCONV, WHISPER, taught=False),
     Student("lightsernet", LIGHTSERNET, WHISPER),
     Student("sepconv", SEPCONV, WHISPER),
     Student("lightsernet-emodb", Path("models/lightsernet-emodb/recipe.yaml"), EMODB),
-    *(
-        Student(f"idea-{name}", LIGHTSERNET, WHISPER, changes={**_LEFT_OUT, **changes})
-        for name, changes in IDEAS.items()
-    ),
+    *_ideas("idea", "lightsernet"),
+    *_ideas("small", "lightsernet-small"),
+    *(_compared(f"size-{ending}", f"lightsernet-{ending}", taught=False) for ending in SIZES),
 )
 
 
@@ -199,10 +228,10 @@ class Students:
 
     def _jobs(self, student: Student) -> list[Job]:
         recipe = student_recipe(student, self.options)
-        material = self.material(student.name, recipe)
+        material = self.material(student.material, recipe)
         folder = self.options.runs / student.name
         write_recipe(with_labels(recipe, material), folder)
-        return jobs_of(recipe, student.name, material, folder, self.options.folds)
+        return jobs_of(recipe, student.material, material, folder, self.options.folds)
 
     def _teach(self, teacher: Teacher) -> None:
         if teacher.name in self.options.teachers:
@@ -223,7 +252,7 @@ class Students:
         """Compute the features and the teacher's predictions on all cores, and store them for the processes."""
         self.progress.report(f"{student.name}: computing features and the teacher's predictions")
         recipe = student_recipe(student, self.options)
-        material = self.material(student.name, recipe)
+        material = self.material(student.material, recipe)
         trainer = Trainer(recipe, material, self.options.runs / student.name, self.options.run_options())
         if trainer.teachers is not None:
             trainer.teachers.predictions(trainer.splits(recipe.seeds[0])[0], recipe.seeds[0])
@@ -250,7 +279,7 @@ class Students:
                 continue
             changes = {"name": student.name, "protocol": "ship", "distil": {"teachers": [student.teacher.name]}}
             recipe = load_recipe(student.recipe, {**changes, **self.options.changes})
-            material = self.material(student.name, recipe)
+            material = self.material(student.material, recipe)
             trainer = Trainer(recipe, material, folder / "ship", self.options.run_options())
             bundle = trainer.ship(splits_of(recipe, material, 0)[0], 0, target, folder)
             self.progress.report(f"{student.name}: shipped, {bundle.size_bytes / 1e6:.2f} MB")

@@ -25,8 +25,7 @@ from streamser.nets.layers import SerNet
 from streamser.nets.tracing import Traceable
 
 PATH_KERNELS = ((11, 1), (1, 9), (3, 3))  # over time, over frequency, over both
-PATH_FILTERS = 32
-BODY_FILTERS = (64, 96, 128, 160)
+FILTERS = (32, 64, 96, 128, 160)  # of each path, then of the blocks
 BODY_POOLS = ((2, 2), (2, 2), (2, 1), (2, 1))  # (time, frequency)
 EMBEDDING = 320
 _REACH = max(kernel[0] for kernel in PATH_KERNELS) // 2  # frames on either side that a path's convolution covers
@@ -39,10 +38,10 @@ def _activation(prelu: bool) -> nn.Module:
 class _Path(nn.Module):
     """Convolution, batch norm, activation, average pool; `residual` adds the input before pooling."""
 
-    def __init__(self, kernel: tuple[int, int], prelu: bool, residual: bool) -> None:
+    def __init__(self, filters: int, kernel: tuple[int, int], prelu: bool, residual: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, PATH_FILTERS, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
-        self.norm = nn.BatchNorm2d(PATH_FILTERS)
+        self.conv = nn.Conv2d(1, filters, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+        self.norm = nn.BatchNorm2d(filters)
         self.activation = _activation(prelu)
         self.pool = nn.AvgPool2d(2)
         self.residual = residual
@@ -74,15 +73,16 @@ class LightSerNet(SerNet):
         dropout: float = 0.3,
         prelu: bool = False,
         residual: bool = False,
-        body_filters: Sequence[int] = BODY_FILTERS,
+        filters: Sequence[int] = FILTERS,
         embedding_dim: int = EMBEDDING,
     ) -> None:
-        # Five halvings of time and three of frequency reduce 32 frames and 8 bins to one value.
+        # Five halvings of time and three of frequency reduce 32 frames and 8 bins to one value. `filters` may leave out
+        # the last of the published four blocks.
         super().__init__(n_classes, bins=bins, embedding_dim=embedding_dim, min_frames=32, min_bins=8, dropout=dropout)
-        self.paths = nn.ModuleList(_Path(kernel, prelu, residual) for kernel in PATH_KERNELS)
-        widths = (len(PATH_KERNELS) * PATH_FILTERS, *body_filters)
+        self.paths = nn.ModuleList(_Path(filters[0], kernel, prelu, residual) for kernel in PATH_KERNELS)
+        widths = (len(PATH_KERNELS) * filters[0], *filters[1:])
         self.body = nn.Sequential(
-            *(_block(widths[i], widths[i + 1], 3, pool, prelu) for i, pool in enumerate(BODY_POOLS)),
+            *(_block(widths[i], widths[i + 1], 3, BODY_POOLS[i], prelu) for i in range(len(filters) - 1)),
             _block(widths[-1], EMBEDDING, 1, None, prelu),
         )
 

@@ -8,13 +8,14 @@ by a learned query, `combined` does both, as paper 3 does with its recurrent ste
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from streamser.nets.layers import CosineHead, NetOutput, attend, rebuilt
-from streamser.nets.lightsernet import EMBEDDING, LightSerNet
+from streamser.nets.lightsernet import EMBEDDING, FILTERS, LightSerNet
 
 DECODER_UNITS = 128
 
@@ -36,9 +37,10 @@ class LightSerNetVariant(LightSerNet):
         pooling: Pooling = "mean",
         cosine_scale: float = 0.0,
         decode_frames: int = 0,
+        filters: Sequence[int] = FILTERS,
     ) -> None:
         size = EMBEDDING * (2 if pooling in ("spread", "combined") else 1)
-        super().__init__(n_classes, bins=bins, embedding_dim=size)
+        super().__init__(n_classes, bins=bins, embedding_dim=size, filters=filters)
         self.pooling = pooling
         self.query = nn.Parameter(torch.zeros(EMBEDDING)) if pooling in ("attention", "combined") else None
         if cosine_scale:

@@ -13,7 +13,7 @@ from streamser.bundle import Bundle
 from streamser.errors import BundleError, ConfigError
 from streamser.features import FeatureConfig
 from streamser.nets.layers import SerNet
-from streamser.nets.lightsernet import LightSerNet
+from streamser.nets.lightsernet import FILTERS, LightSerNet
 from streamser.nets.lightsernet_variants import LightSerNetVariant, Pooling
 from streamser.nets.losses import LossSpec
 from streamser.nets.published import published_rows
@@ -47,18 +47,8 @@ def _own() -> Iterator[Variant]:
         ),
     )
     yield row
-    # Ideas of papers 1 to 3 (docs/papers.md) on this network, each alone, so that they can be compared.
-    idea = partial(LightSerNetVariant, bins=40)
-    margin = LossSpec(kind="am_softmax", scale=10.0, margin=0.4)
-    rebuild = LossSpec(reconstruction=1.0)
-    yield replace(row, name="lightsernet-margin", build=partial(idea, cosine_scale=10.0), loss=margin)
-    decode_frames = features.window_frames
-    yield replace(
-        row, name="lightsernet-reconstruction", build=partial(idea, decode_frames=decode_frames), loss=rebuild
-    )
-    poolings: tuple[Pooling, ...] = ("spread", "attention", "combined")
-    for pooling in poolings:
-        yield replace(row, name=f"lightsernet-{pooling}", build=partial(idea, pooling=pooling))
+    yield from _ideas(row, partial(LightSerNetVariant, bins=40))
+    yield from _sizes(row)
     yield replace(
         row,
         name="sepconv",
@@ -99,6 +89,41 @@ def _own() -> Iterator[Variant]:
         build=partial(Whisper, layers=1),
         notes="Like `whisper`, with only the first of the two encoder layers.",
     )
+
+
+def _ideas(row: Variant, build: partial[LightSerNetVariant]) -> Iterator[Variant]:
+    """Ideas of papers 1 to 3 (docs/papers.md) on the network of a row, each alone, so that they can be compared, and
+    the two together that help most on unknown corpora."""
+    margin = LossSpec(kind="am_softmax", scale=10.0, margin=0.4)
+    rebuild = LossSpec(reconstruction=1.0)
+    yield replace(row, name=f"{row.name}-margin", build=partial(build, cosine_scale=10.0), loss=margin)
+    decoding = partial(build, decode_frames=row.features.window_frames)
+    yield replace(row, name=f"{row.name}-reconstruction", build=decoding, loss=rebuild)
+    poolings: tuple[Pooling, ...] = ("spread", "attention", "combined")
+    for pooling in poolings:
+        yield replace(row, name=f"{row.name}-{pooling}", build=partial(build, pooling=pooling))
+    both = partial(build, cosine_scale=10.0, pooling="spread")
+    yield replace(row, name=f"{row.name}-margin-spread", build=both, loss=margin)
+
+
+def _sizes(row: Variant) -> Iterator[Variant]:
+    """LightSERNet with other numbers of filters, blocks and cepstra, and the ideas on `lightsernet-small`: half of the
+    filters and 20 cepstra instead of 40."""
+
+    def with_cepstra(bins: int) -> Variant:
+        return replace(row, features=replace(row.features, mfcc=bins))
+
+    half, quarter = ([count // share for count in FILTERS] for share in (2, 4))
+    small = replace(with_cepstra(20), name="lightsernet-small", build=partial(LightSerNet, bins=20, filters=half))
+    yield small
+    yield from _ideas(small, partial(LightSerNetVariant, bins=20, filters=half))
+    for bins in (40, 80):
+        build = partial(LightSerNet, bins=bins, filters=half)
+        yield replace(with_cepstra(bins), name=f"lightsernet-small-{bins}", build=build)
+    shallow = partial(LightSerNet, bins=20, filters=half[:-1])
+    yield replace(small, name="lightsernet-small-shallow", build=shallow)
+    yield replace(small, name="lightsernet-smaller", build=partial(LightSerNet, bins=20, filters=quarter))
+    yield replace(small, name="lightsernet-20", build=partial(LightSerNet, bins=20))
 
 
 def _table(*rows: Iterator[Variant]) -> dict[str, Variant]:
