@@ -76,6 +76,8 @@ def draw_checkpoints(axes: Any, sizes: Sequence[Size]) -> None:
 
 def draw_runs(axes: Any, runs: Sequence[Path]) -> None:
     """One point for each run, with its interval."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
     for run, row in zip(runs, compare(runs), strict=True):
         million = multiplications(run)
         low, high = row.interval
@@ -84,6 +86,9 @@ def draw_runs(axes: Any, runs: Sequence[Path]) -> None:
         name = row.name.removeprefix("size-")
         axes.annotate(name, (million, row.mean), (6, 4), textcoords="offset points")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(0.2)
     axes.set_title("other sizes of LightSERNet")
     axes.set_xlabel("multiplications for 3 s, millions")
