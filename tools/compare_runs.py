@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamser.errors import StreamserError
+from streamser.evaluation.adaptation import is_plain
 from streamser.evaluation.folds import FoldResult, load_folds
 from streamser.evaluation.foldsummary import are_left_out
 from streamser.evaluation.metrics import by_speaker, ua
@@ -75,9 +76,7 @@ def _folds(run: Path) -> Folds:
     folds = load_folds(run)
     if not are_left_out(folds):
         raise StreamserError(f"{run}: its folds do not leave out whole corpora")
-    return {
-        (fold.fold.removeprefix("without-"), fold.seed): fold for fold in folds if len(set(fold.targets.tolist())) > 1
-    }
+    return {(fold.fold.removeprefix("without-"), fold.seed): fold for fold in folds if not is_plain(fold)}
 
 
 def _compared(name: str, folds: Folds, shared: Sequence[tuple[str, int]]) -> Compared:

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from students_gpu import some_of
 
-from streamser.audio import read_audio
 from streamser.bundle import RELATIVE
 from streamser.corpora.clips import Clip
 from streamser.errors import ProtocolError, StreamserError
@@ -26,8 +25,7 @@ from streamser.evaluation.folds import FoldResult, fold_folders, folder_name, lo
 from streamser.recognizer import Recognizer, load
 from streamser.training.material import gather
 from streamser.training.recipe import load_recipe
-
-_AT_ONCE = 32  # clips
+from streamser.training.trainer import scored_clips
 
 
 def scored(recognizer: Recognizer, trained: FoldResult, fold: str, clips: list[Clip]) -> FoldResult:
@@ -36,11 +34,7 @@ def scored(recognizer: Recognizer, trained: FoldResult, fold: str, clips: list[C
     known = corpora & {speaker.partition("/")[0] for speaker in trained.train_speakers}
     if known:
         raise ProtocolError(f"{trained.fold}, seed {trained.seed}: was trained on {', '.join(sorted(known))}")
-    parts = [
-        recognizer.logits_and_embeddings([read_audio(clip.path) for clip in clips[i : i + _AT_ONCE]])
-        for i in range(0, len(clips), _AT_ONCE)
-    ]
-    logits, embeddings = (np.concatenate(part).astype(np.float32) for part in zip(*parts, strict=True))
+    logits, embeddings = scored_clips(recognizer, clips)
     return replace(
         trained,
         fold=fold,

@@ -64,7 +64,7 @@ class LeftOut:
 def load_left_out(run: Path, folds: Sequence[FoldResult] | None = None) -> LeftOut:
     """A run's folds, read from disk unless given; ProtocolError if they have fewer than three emotional corpora."""
     found = list(folds or load_folds(run))
-    plain = [fold for fold in found if _is_plain(fold)]
+    plain = [fold for fold in found if is_plain(fold)]
     corpora = load_corpora(run, found)
     if len({one.name for one in corpora}) < 3:
         raise ProtocolError(
@@ -79,11 +79,12 @@ def load_corpora(run: Path, folds: Sequence[FoldResult], most: int = MOST_CLIPS)
     return [
         LeftOutCorpus(fold, _relative(run / name / RELATIVE), most)
         for name, fold in sorted(places.items())
-        if fold.embeddings is not None and not _is_plain(fold) and (run / name / RELATIVE).is_file()
+        if fold.embeddings is not None and not is_plain(fold) and (run / name / RELATIVE).is_file()
     ]
 
 
-def _is_plain(fold: FoldResult) -> bool:
+def is_plain(fold: FoldResult) -> bool:
+    """Whether the fold tests plain speech, which has one label."""
     return len(set(fold.targets.tolist())) == 1
 
 
@@ -99,4 +100,4 @@ def _relative(path: Path) -> Any:
     return logits
 
 
-__all__ = ["LeftOut", "load_corpora", "load_left_out"]
+__all__ = ["LeftOut", "is_plain", "load_corpora", "load_left_out"]

@@ -93,7 +93,7 @@ def _own() -> Iterator[Variant]:
 
 def _ideas(row: Variant, build: partial[LightSerNetVariant]) -> Iterator[Variant]:
     """Ideas of papers 1 to 3 (docs/papers.md) on the network of a row, each alone, so that they can be compared, and
-    the two together that help most on unknown corpora."""
+    the additive margin together with the standard deviation in the pooling."""
     margin = LossSpec(kind="am_softmax", scale=10.0, margin=0.4)
     rebuild = LossSpec(reconstruction=1.0)
     yield replace(row, name=f"{row.name}-margin", build=partial(build, cosine_scale=10.0), loss=margin)

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,8 @@ class Trainer:
         if known is None:
             trained = Trained(fitted.net, features, Calibration(temperature=temperature), split, seed)
             bundle = publish(place / "bundle", self.setup, trained, more=self._teacher_record(split, seed))
-            logits, embeddings = self._score(load(bundle.path, compute="cpu"), split)
+            recognizer = load(bundle.path, compute="cpu")
+            logits, embeddings = scored_clips(recognizer, split.test, self.options.stage("test"))
         else:
             logits, embeddings = _head_logits(fitted.net.trained(), known), known
         result = self._result(split, seed, logits, temperature, fitted)
@@ -221,17 +222,6 @@ class Trainer:
             return None
         fold = load_folds(first)[0]
         return fold.embeddings if fold.clips == tuple(clip.id for clip in split.test) else None
-
-    def _score(self, recognizer: Recognizer, split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits and embeddings of the test clips, computed with the recognizer."""
-        found = []
-        progress = self.options.stage("test")
-        for i in range(0, len(split.test), 32):
-            found.append(recognizer.logits_and_embeddings([read_audio(c.path) for c in split.test[i : i + 32]]))
-            if progress is not None:
-                progress(i, len(split.test))
-        logits, embeddings = (np.concatenate(part).astype(np.float32) for part in zip(*found, strict=True))
-        return logits, embeddings
 
     def _result(
         self, split: Split, seed: int, logits: NDArray[np.float32], temperature: float, fitted: Fitted
@@ -311,6 +301,19 @@ class Trainer:
             ],
             "teacher_speakers": sorted(set().union(*map(speakers_of, found))),
         }
+
+
+def scored_clips(
+    recognizer: Recognizer, clips: Sequence[Clip], progress: Callable[[int, int], None] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Logits and embeddings of test clips, computed with the recognizer."""
+    found = []
+    for i in range(0, len(clips), 32):
+        found.append(recognizer.logits_and_embeddings([read_audio(c.path) for c in clips[i : i + 32]]))
+        if progress is not None:
+            progress(i, len(clips))
+    logits, embeddings = (np.concatenate(part).astype(np.float32) for part in zip(*found, strict=True))
+    return logits, embeddings
 
 
 def _recipe_name(bundle: Bundle) -> str:
