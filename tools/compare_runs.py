@@ -15,17 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamser.errors import StreamserError
 from streamser.evaluation.adaptation import is_plain
 from streamser.evaluation.folds import FoldResult, load_folds
 from streamser.evaluation.foldsummary import are_left_out
-from streamser.evaluation.metrics import by_speaker, ua
+from streamser.evaluation.metrics import Matrix, Values, by_speaker, interval_of, redrawn_ua, ua
 
-DRAWS = 2000
-
-Values = NDArray[np.float64]
 Folds = Mapping[tuple[str, int], FoldResult]
 """Folds by name and seed."""
 
@@ -48,16 +44,11 @@ class Compared:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return _interval(self.drawn)
+        return interval_of(self.drawn)
 
     def gain(self, over: Compared) -> tuple[float, float, float]:
         """The difference from another run, and the ends of its interval."""
-        return self.mean - over.mean, *_interval(self.drawn - over.drawn)
-
-
-def _interval(drawn: Values) -> tuple[float, float]:
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return float(low), float(high)
+        return self.mean - over.mean, *interval_of(self.drawn - over.drawn)
 
 
 def compare(runs: Sequence[Path]) -> list[Compared]:
@@ -80,18 +71,14 @@ def _folds(run: Path) -> Folds:
 
 
 def _compared(name: str, folds: Folds, shared: Sequence[tuple[str, int]]) -> Compared:
-    rng = np.random.default_rng(0)
-    of, drawn = {}, []
-    for corpus in sorted({corpus for corpus, _ in shared}):
-        matrices = [_of_speakers(folds[key]) for key in shared if key[0] == corpus]
-        count = len(matrices[0])
-        times = rng.multinomial(count, np.full(count, 1 / count), DRAWS)  # (draws, speakers)
-        of[corpus] = 100 * float(np.mean([ua(each.sum(axis=0)) for each in matrices]))
-        drawn.append(100 * np.mean([ua(np.tensordot(times, each, axes=1)) for each in matrices], axis=0))
-    return Compared(name, len({seed for _, seed in shared}), of, np.mean(drawn, axis=0))
+    matrices: dict[str, list[Matrix]] = {}
+    for corpus, seed in shared:
+        matrices.setdefault(corpus, []).append(_of_speakers(folds[corpus, seed]))
+    of = {corpus: 100 * float(np.mean([ua(each.sum(axis=0)) for each in runs])) for corpus, runs in matrices.items()}
+    return Compared(name, len({seed for _, seed in shared}), of, 100 * redrawn_ua(matrices.values()))
 
 
-def _of_speakers(fold: FoldResult) -> NDArray[np.int64]:
+def _of_speakers(fold: FoldResult) -> Matrix:
     return by_speaker(fold.targets, fold.logits.argmax(axis=1), fold.speakers, len(fold.labels))[1]
 
 

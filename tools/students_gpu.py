@@ -45,6 +45,7 @@ from streamser.training.options import RunOptions
 from streamser.training.recipe import DistilConfig, Recipe, load_recipe
 from streamser.training.table import processes_for, run_jobs
 from streamser.training.trainer import Trainer
+from streamser.training.workers import keep_freed_memory
 
 log = logging.getLogger("students")
 
@@ -344,6 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--passes", type=int, default=0, help="clips per epoch, to try the script with fewer")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has one core
+    keep_freed_memory()
     args.out.mkdir(parents=True, exist_ok=True)
     progress = ProgressLog(args.out)
     options = _options(args, progress.began)

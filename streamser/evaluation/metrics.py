@@ -6,7 +6,7 @@ mean over classes takes only those that occur.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -247,10 +247,34 @@ def bootstrap(statistic: Callable[[Matrix], Values], of_speaker: Matrix, draws: 
     count = len(of_speaker)
     if count < 2:
         return Interval(value, float("nan"), float("nan"), count)
-    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)  # (draws, speakers)
-    pooled = np.tensordot(times, of_speaker, axes=1)  # (draws, classes, classes)
-    low, high = np.nanpercentile(statistic(pooled), [2.5, 97.5])
-    return Interval(value, float(low), float(high), count)
+    times = _times(np.random.default_rng(seed), count, draws)
+    low, high = interval_of(statistic(np.tensordot(times, of_speaker, axes=1)))
+    return Interval(value, low, high, count)
+
+
+def redrawn_ua(corpora: Iterable[Sequence[Matrix]], draws: int = 2000, seed: int = 0) -> Values:
+    """UA for redrawn sets of speakers, (draws,): the mean over the corpora, each with the mean over its runs.
+
+    `corpora` has `by_speaker` matrices of one or several runs, whose speakers are the same and in the same order. Calls
+    with the same corpora and speakers draw the same sets, so that two results can be subtracted.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for runs in corpora:
+        times = _times(rng, len(runs[0]), draws)
+        drawn.append(np.mean([ua(np.tensordot(times, of_speaker, axes=1)) for of_speaker in runs], axis=0))
+    return np.asarray(np.mean(drawn, axis=0), np.float64)
+
+
+def interval_of(drawn: Values) -> tuple[float, float]:
+    """The ends of the interval that has 95 % of the values."""
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _times(rng: np.random.Generator, speakers: int, draws: int) -> NDArray[np.int64]:
+    """How often each speaker is in each redrawn set, (draws, speakers)."""
+    return rng.multinomial(speakers, np.full(speakers, 1 / speakers), draws)
 
 
 __all__ = [
@@ -262,10 +286,12 @@ __all__ = [
     "by_speaker",
     "confusion",
     "ece",
+    "interval_of",
     "macro_f1",
     "most_confident",
     "nll",
     "recalls",
+    "redrawn_ua",
     "reliability",
     "risk_coverage",
     "ua",

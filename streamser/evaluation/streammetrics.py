@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from streamser.calibration import BaselineRule, Calibration
 from streamser.evaluation.calibration import balanced_weights, softmax
 from streamser.evaluation.folds import FoldResult
-from streamser.evaluation.metrics import by_speaker, confusion, ece, macro_f1, ua, unweighted_accuracy
+from streamser.evaluation.metrics import (
+    Matrix,
+    by_speaker,
+    confusion,
+    ece,
+    interval_of,
+    macro_f1,
+    redrawn_ua,
+    ua,
+    unweighted_accuracy,
+)
 from streamser.evaluation.streams import SCENARIOS, LeftOutCorpus, blend, choose_rule
 
 Values = NDArray[np.float64]
@@ -139,19 +149,13 @@ def _certainty(table: Values, thresholds: Values, targets: NDArray[np.int64], we
 
 
 def _interval(predictions: Sequence[_Predictions], names: Sequence[str]) -> tuple[float, float]:
-    rng = np.random.default_rng(0)
-    drawn = []
-    for name in names:
-        matrices = []
-        for one in (one for one in predictions if one.of.name == name):
-            speakers = [one.of.fold.speakers[clip] for clip in one.of.scored]
-            classes = len(one.of.fold.labels)
-            matrices.append(by_speaker(one.of.targets, one.table.argmax(axis=1), speakers, classes)[1])
-        count = len(matrices[0])
-        times = rng.multinomial(count, np.full(count, 1 / count), _DRAWS)  # (draws, speakers)
-        drawn.append(np.mean([ua(np.tensordot(times, each, axes=1)) for each in matrices], axis=0))
-    low, high = np.nanpercentile(np.mean(drawn, axis=0), [2.5, 97.5])
-    return 100 * float(low), 100 * float(high)
+    def matrix(one: _Predictions) -> Matrix:
+        speakers = [one.of.fold.speakers[clip] for clip in one.of.scored]
+        return by_speaker(one.of.targets, one.table.argmax(axis=1), speakers, len(one.of.fold.labels))[1]
+
+    runs = ([matrix(one) for one in predictions if one.of.name == name] for name in names)
+    low, high = interval_of(redrawn_ua(runs, _DRAWS))
+    return 100 * low, 100 * high
 
 
 def plain_speech(folds: Sequence[FoldResult], calibration: Calibration) -> dict[str, dict[str, float]]:

@@ -131,6 +131,20 @@ def test_one_speaker_gives_a_figure_without_an_interval() -> None:
     assert str(interval) == "100.0"
 
 
+def test_redrawn_sets_of_speakers_are_averaged_over_runs_and_corpora_and_can_be_subtracted() -> None:
+    rng = np.random.default_rng(0)
+    of_speaker = [rng.integers(1, 20, (6, 3, 3)) for _ in range(4)]
+    first, second, other = of_speaker[:2], of_speaker[2:3], [matrix + np.eye(3, dtype=int) for matrix in of_speaker[:2]]
+    both = metrics.redrawn_ua([first, second])
+    alone = metrics.redrawn_ua([first])
+    assert both.shape == (2000,)
+    assert alone == pytest.approx(np.mean([metrics.redrawn_ua([[run]]) for run in first], axis=0))
+    value = np.mean([np.mean([metrics.ua(run.sum(axis=0)) for run in runs]) for runs in (first, second)])
+    low, high = metrics.interval_of(both)
+    assert low < value < high
+    assert (metrics.redrawn_ua([other]) > alone).all()  # every speaker is better, so every set of speakers is
+
+
 def test_a_weighted_calibration_error_counts_a_prediction_as_often_as_its_weight() -> None:
     rng = np.random.default_rng(0)
     probabilities, targets = rng.dirichlet((2.0, 1.0, 1.0), 200), rng.integers(0, 3, 200)
