@@ -67,7 +67,7 @@ def _folds(run: Path) -> Folds:
     folds = load_folds(run)
     if not are_left_out(folds):
         raise StreamserError(f"{run}: its folds do not leave out whole corpora")
-    return {(fold.fold.removeprefix("without-"), fold.seed): fold for fold in folds if not is_plain(fold)}
+    return {(fold.left_out, fold.seed): fold for fold in folds if not is_plain(fold)}
 
 
 def _compared(name: str, folds: Folds, shared: Sequence[tuple[str, int]]) -> Compared:

@@ -31,7 +31,7 @@ from streamser.training.trainer import scored_clips
 def scored(recognizer: Recognizer, trained: FoldResult, fold: str, clips: list[Clip]) -> FoldResult:
     """The fold of these clips, with the network of another fold; ProtocolError if it was trained on their corpus."""
     corpora = {clip.corpus for clip in clips}
-    known = corpora & {speaker.partition("/")[0] for speaker in trained.train_speakers}
+    known = corpora & trained.train_corpora
     if known:
         raise ProtocolError(f"{trained.fold}, seed {trained.seed}: was trained on {', '.join(sorted(known))}")
     logits, embeddings = scored_clips(recognizer, clips)

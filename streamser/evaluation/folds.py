@@ -75,6 +75,16 @@ class FoldResult:
         return tuple(speaker.partition("/")[0] for speaker in self.speakers)
 
     @property
+    def train_corpora(self) -> set[str]:
+        """The corpora that have a speaker in the training."""
+        return {speaker.partition("/")[0] for speaker in self.train_speakers}
+
+    @property
+    def left_out(self) -> str:
+        """The corpus that the fold leaves out, from its name; the whole name if it leaves out something else."""
+        return self.fold.removeprefix("without-")
+
+    @property
     def shared_speakers(self) -> tuple[str, ...]:
         """Test speakers that were also in the training; empty in a speaker-independent fold."""
         return tuple(sorted(set(self.speakers) & set(self.train_speakers)))

@@ -28,10 +28,7 @@ Values = NDArray[np.float64]
 
 def are_left_out(folds: Sequence[FoldResult]) -> bool:
     """Whether each fold's test corpora were left out of its training entirely."""
-    return all(
-        set(fold.test_corpora).isdisjoint(speaker.partition("/")[0] for speaker in fold.train_speakers)
-        for fold in folds
-    )
+    return all(fold.train_corpora.isdisjoint(fold.test_corpora) for fold in folds)
 
 
 def beside(fold: FoldResult, folds: Sequence[FoldResult]) -> list[FoldResult]:
@@ -53,7 +50,7 @@ def left_out_metrics(folds: Sequence[FoldResult]) -> dict[str, Any]:
     predictions: list[tuple[Values, NDArray[np.int64]]] = []
     for fold in folds:
         predicted = fold.logits.argmax(axis=1)
-        name = fold.fold.removeprefix("without-")
+        name = fold.left_out
         of_corpus.setdefault(name, []).append(100 * unweighted_accuracy(fold.targets, predicted, len(fold.labels)))
         # this fold's temperature was fitted only on the folds of the other corpora
         if others := beside(fold, folds):

@@ -161,9 +161,9 @@ def _interval(predictions: Sequence[_Predictions], names: Sequence[str]) -> tupl
 def plain_speech(folds: Sequence[FoldResult], calibration: Calibration) -> dict[str, dict[str, float]]:
     """Shares of neutral, emotional and uncertain predictions for plain speech of sources not used in training."""
     found: dict[str, dict[str, float]] = {}
-    names = sorted({fold.fold.removeprefix("without-") for fold in folds})
+    names = sorted({fold.left_out for fold in folds})
     for name, fold in product(names, folds):
-        if fold.fold.removeprefix("without-") == name:
+        if fold.left_out == name:
             table = softmax(fold.logits, calibration)
             sure = table.max(axis=1) >= calibration.threshold
             neutral = table.argmax(axis=1) == fold.labels.index("neutral")

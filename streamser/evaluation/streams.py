@@ -77,7 +77,7 @@ class LeftOutCorpus:
         if fold.embeddings is None:
             raise ValueError(f"fold {fold.fold}: has no embeddings; train it again with `baseline: {{train: true}}`")
         self.fold, self.relative = fold, relative
-        self.name = fold.fold.removeprefix("without-")
+        self.name = fold.left_out
         self.neutral = fold.labels.index("neutral")
         order = np.random.default_rng(0).permutation(len(fold.clips))
         self.scored = np.sort(order[:most])
