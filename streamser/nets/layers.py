@@ -31,6 +31,9 @@ class SerNet(nn.Module):
 
     needs_start = False
     """Whether a part of the network is frozen, so that training has to start from weights for this part."""
+    frames_per_column = 0
+    """Frames for which `columns` gives one vector; 0 if the network has no columns."""
+    column_size = 0
     takes_lengths = False
     """Whether `forward` also takes the true length of each window, so that a batch may be padded."""
 
@@ -67,6 +70,10 @@ class SerNet(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """The frozen encoder's output, one vector for each window: (B, T, F) -> (B, size)."""
         raise NotImplementedError(f"{type(self).__name__} has no frozen encoder")
+
+    def columns(self, frames: Tensor) -> Tensor:
+        """The vectors that can be taught to predict an encoder's tokens, (B, T, F) -> (B, columns, column_size)."""
+        raise NotImplementedError(f"{type(self).__name__} has no columns")
 
     def trained(self) -> SerNet:
         """The trained part: the network itself, or its head if the encoder is frozen; parameter names are the same."""

@@ -1,0 +1,133 @@
+"""A network is taught an encoder's tokens: its targets, that it learns them, and that a teaching can be resumed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from streamser.corpora.clips import Clip
+from streamser.errors import ConfigError
+from streamser.nets.lightsernet import LightSerNet
+from streamser.nets.sepconv import TaughtSepConv
+from streamser.nets.whisper import Encoder
+from streamser.nets.zoo import get
+from streamser.training.featureaugment import FeatureAugment
+from streamser.training.options import RunOptions
+from streamser.training.store import LevelStore
+from streamser.training.tokens import Figures, TeachConfig, Teaching, TokenTargets, token_store
+
+FEATURES = replace(get("sepconv-taught").features, n_mels=16)
+CLIPS, TOKENS, SIZE = 60, 100, 3
+CONFIG = TeachConfig(
+    passes=480, batch=8, piece_s=0.64, report_every=10, held_back=0.2, ema=0.9, lr=3e-3, augment=FeatureAugment()
+)
+
+
+def store_of(clips: list[NDArray[np.float32]]) -> LevelStore:
+    lengths = np.array([len(clip) for clip in clips])
+    return LevelStore(np.concatenate(clips).astype(np.float16), (lengths.cumsum() - lengths)[None], lengths[None])
+
+
+def names(count: int) -> list[Clip]:
+    return [Clip(Path(f"{i}.wav"), "ab"[i % 2], f"s{i}", "") for i in range(count)]
+
+
+def speech(rng: np.random.Generator) -> tuple[LevelStore, LevelStore]:
+    """Log-mel of clips, and tokens that follow the level of some bands."""
+    levels, tokens = [], []
+    for _ in range(CLIPS):
+        course = np.repeat(rng.normal(0, 1, (TOKENS // 10, SIZE)), 10, axis=0)  # constant for 200 ms
+        at = np.minimum(
+            (np.arange(round(TOKENS * 0.02 / FEATURES.hop_s)) * FEATURES.hop_s / 0.02).astype(int), TOKENS - 1
+        )
+        bands = np.repeat(course[at], 5, axis=1) * 8 - 40
+        levels.append(np.pad(bands, ((0, 0), (0, 1)), constant_values=-40.0))
+        tokens.append(course)
+    return store_of(levels), store_of(tokens)
+
+
+def teaching(seed: int = 0, config: TeachConfig = CONFIG) -> Teaching:
+    levels, tokens = speech(np.random.default_rng(seed))
+    torch.manual_seed(0)
+    net = TaughtSepConv(2, bins=16, blocks=1)
+    net.input.set(torch.full((16,), -40.0), torch.full((16,), 8.0))
+    return Teaching(net, FEATURES, levels, tokens, names(CLIPS), config)
+
+
+def test_targets_do_not_depend_on_the_position_and_columns_get_the_mean_of_their_tokens() -> None:
+    rng = np.random.default_rng(1)
+    position = np.sin(np.arange(700) % 600 / 90)[:, None] * [3.0, 1.0, 2.0]
+    own = [rng.normal(0, 1, (700, SIZE)) for _ in range(40)]
+    targets = TokenTargets(store_of([clip + position for clip in own]), range(40), 128)
+    spread = targets.moments.token
+    assert np.abs(spread - 1).max() < 0.1  # without the positions, the spread would be 2.3 for the first
+    columns, inside, whole = targets.of(0, 205, 8, np.array([0, 3, 6, 10]))
+    expected = np.array([own[0][205:208].mean(axis=0), own[0][208:211].mean(axis=0)]) / spread
+    np.testing.assert_allclose(columns[:2], expected, atol=0.2)
+    assert inside.tolist() == [1, 1, 0]  # the third column ends after the piece
+    assert whole.shape == (2 * SIZE,)
+
+
+def test_a_taught_network_predicts_tokens_of_clips_that_it_did_not_hear(tmp_path: Path) -> None:
+    seen: list[Figures] = []
+    lesson = teaching()
+    before = {name: value.clone() for name, value in lesson.net.state_dict().items()}
+    weights = lesson.run(tmp_path / "x.state", seen.append)
+    assert [figures.step for figures in seen] == [10, 20, 30, 40, 50, 60]
+    assert seen[-1].columns > 0.5 and seen[-1].pieces > 0.3 and seen[-1].loss < seen[0].loss
+    assert {name.partition(".")[0] for name in weights} == {"input", "entry", "first", "residuals", "gru"}
+    assert all(torch.equal(lesson.net.state_dict()[name], before[name]) for name in before if name not in weights)
+    assert torch.equal(weights["input.running_mean"], before["input.running_mean"])
+
+
+def test_an_interrupted_teaching_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole = teaching().run(tmp_path / "whole.state", lambda _: None)
+
+    def stop(figures: Figures) -> None:
+        if figures.step == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teaching().run(tmp_path / "parts.state", stop)
+    rest: list[int] = []
+    parts = teaching().run(tmp_path / "parts.state", lambda figures: rest.append(figures.step))
+    assert rest == [30, 40, 50, 60]  # the last saved state is that of step 20
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    with pytest.raises(ConfigError, match="other settings"):
+        teaching(config=replace(CONFIG, lr=1e-3)).run(tmp_path / "parts.state", lambda _: None)
+
+
+def test_teaching_needs_columns_and_clips() -> None:
+    levels, tokens = speech(np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="LightSerNet cannot be taught"):
+        Teaching(LightSerNet(2), FEATURES, levels, tokens, names(CLIPS), CONFIG)
+    short = replace(tokens, lengths=np.full_like(tokens.lengths, 20))
+    with pytest.raises(ConfigError, match="too few"):
+        Teaching(TaughtSepConv(2, bins=16, blocks=1), FEATURES, levels, short, names(CLIPS), CONFIG)
+
+
+def test_tokens_are_those_of_the_encoder_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder, rng = Encoder(1).eval(), np.random.default_rng(0)
+    levels = replace(store_of([rng.normal(-5, 1, (frames, 80)) for frames in (101, 1300)]), key="sounds")
+    options = RunOptions(cache=tmp_path)
+    found = token_store(encoder, levels, options)
+    assert found.lengths.tolist() == [[50, 650]]
+    frames = torch.from_numpy(levels.frames(1).astype(np.float32))
+    with torch.no_grad():
+        second = encoder(frames[None, 1200:])[0][0]  # the encoder gets 12 s at a time
+    np.testing.assert_allclose(found.frames(1)[600:].astype(np.float32), second.numpy(), atol=2e-3)
+    monkeypatch.setattr(Encoder, "forward", lambda *_: pytest.fail("the tokens are in the cache"))
+    np.testing.assert_array_equal(token_store(encoder, levels, options).levels, found.levels)
+
+
+def test_the_rate_rises_then_falls() -> None:
+    config = TeachConfig(passes=3200)
+    rates = [config.rate(step) for step in range(config.steps)]
+    assert max(rates) == pytest.approx(config.lr, rel=0.01) and 0 < rates.index(max(rates)) < 10
+    assert rates[-1] < 0.03 * config.lr
