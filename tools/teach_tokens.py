@@ -1,6 +1,6 @@
 """Teach a network to predict the tokens of a checkpoint's frozen encoder, for the key `start` of a recipe.
 
-    python tools/teach_tokens.py sepconv-taught runs/taught.safetensors --corpora-root CORPORA
+    python tools/teach_tokens.py models/sepconv/recipe.yaml runs/taught.safetensors --corpora-root CORPORA
 
 No labels are used. Name only corpora that no fold of the recipe tests on: one teaching then serves all folds. If the
 command is interrupted, it continues where it stopped when it is given again. The default takes about an hour and a half
@@ -11,53 +11,48 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from streamser.bundle import load_bundle
 from streamser.corpora.reader import AudioCheck, read_corpora
 from streamser.errors import ConfigError, StreamserError
 from streamser.nets import zoo
-from streamser.nets.sepconv import TaughtSepConv
 from streamser.nets.whisper import Whisper
 from streamser.training.options import RunOptions
-from streamser.training.store import build_store, level_config, standard_of
+from streamser.training.recipe import load_recipe
+from streamser.training.setup import set_up
+from streamser.training.store import build_store, standard_of
 from streamser.training.tokens import Figures, TeachConfig, Teaching, token_store
 
 CORPORA = ("librispeech_subset", "speechocean_en", "hindi_talks", "asterisk_prompts", "cremad_part", "tess")
 
 
 def teach(
-    variant: str, encoder: str, corpora: Sequence[str], config: TeachConfig, options: RunOptions, root: Path, out: Path,
-    begin: Path | None = None,
+    recipe: Path, encoder: str, corpora: Sequence[str], config: TeachConfig, options: RunOptions, root: Path, out: Path,
+    begin: str = "",
 ) -> None:  # fmt: skip
-    """Teach the network of a row of the zoo, and write the weights of its frozen part."""
-    bundle, features = load_bundle(encoder), zoo.get(variant).features
-    teacher, net = zoo.restore(bundle), zoo.build(variant, len(bundle.labels))
+    """Teach the network of a recipe, and write the weights that it was taught."""
+    setup, bundle = set_up(load_recipe(recipe, {"start": begin})), load_bundle(encoder)
+    teacher = zoo.restore(bundle)
     if not isinstance(teacher, Whisper):
         raise ConfigError(f"{encoder} has no encoder whose tokens a network could predict")
-    if not isinstance(net, TaughtSepConv):
-        raise ConfigError(f"{variant} has no frozen part that could be taught")
     clips, _ = read_corpora(
         [root / name for name in corpora], labelled=False, check=AudioCheck(options.cache / "heard.json")
     )
     levels, heard = (
-        build_store(
-            clips, level_config(front_end), cache=options.cache, workers=options.workers,
-            progress=options.stage("features"),
-        )
-        for front_end in (features, bundle.features)
-    )  # fmt: skip
+        build_store(clips, features, cache=options.cache, workers=options.workers, progress=options.stage("features"))
+        for features in (setup.features, bundle.features)
+    )
     tokens = token_store(teacher.encoder, heard, options)
-    mean, deviation = standard_of(levels, range(len(clips)), features)
-    net.input.set(torch.tensor(mean), torch.tensor(deviation))
-    if begin is not None:
-        net.load_state_dict(load_file(begin), strict=False)
+    mean, std = standard_of(levels, range(len(clips)), setup.features)
+    features = replace(setup.features, mean=mean, std=std) if setup.features.scale == "standard" else setup.features
+    teaching = Teaching(setup.build(features), features, levels, tokens, clips, config)
     print(f"{len(clips)} clips, {tokens.lengths.sum() / 50 / 3600:.1f} h, {config.steps} steps")
     out.parent.mkdir(parents=True, exist_ok=True)
-    weights = Teaching(net, features, levels, tokens, clips, config).run(out.with_suffix(".state"), show)
+    weights = teaching.run(out.with_suffix(".state"), show)
     save_file({name: value.contiguous() for name, value in weights.items()}, out, {"taught_on": ",".join(corpora)})
     print(f"{out}: {sum(value.numel() for value in weights.values()):,} values")
 
@@ -73,7 +68,7 @@ def show(figures: Figures) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variant", help="the network's row, such as sepconv-taught")
+    parser.add_argument("recipe", type=Path, help="the recipe whose network is taught")
     parser.add_argument("out", type=Path, help="the .safetensors file to write; its state is kept beside it")
     parser.add_argument("--corpora-root", type=Path, required=True, help="folder that holds the corpora")
     parser.add_argument("--corpora", nargs="+", default=CORPORA, metavar="NAME", help=f"default: {' '.join(CORPORA)}")
@@ -81,7 +76,7 @@ def main() -> None:
     parser.add_argument(
         "--passes", type=int, default=TeachConfig.passes, help="pieces of 2.56 s (default: %(default)s)"
     )
-    parser.add_argument("--begin", type=Path, help="begin with these weights, with a new schedule")
+    parser.add_argument("--begin", default="", help="begin with these weights, with a new schedule")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="as in streamser train")
     parser.add_argument("--workers", type=int, default=1, help="processes that compute features")
@@ -90,7 +85,7 @@ def main() -> None:
     options = RunOptions(cache=args.cache, device=args.device, workers=args.workers)
     config = TeachConfig(passes=args.passes, seed=args.seed)
     try:
-        teach(args.variant, args.encoder, args.corpora, config, options, args.corpora_root, args.out, args.begin)
+        teach(args.recipe, args.encoder, args.corpora, config, options, args.corpora_root, args.out, args.begin)
     except StreamserError as error:
         raise SystemExit(str(error)) from error
     except KeyboardInterrupt:

@@ -268,7 +268,7 @@ def _train_in(folder: Path, args: argparse.Namespace, recipe: Recipe, root: Path
     if args.dry_run:
         for seed in trainer.recipe.seeds:
             for split in trainer.splits(seed):
-                trainer.check_teachers(split, seed)
+                trainer.check_origin(split, seed)
                 print(split.text())
         return 0
     if rank == 0:
@@ -289,7 +289,7 @@ def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -
         if wanted is None or split.fold in wanted
     ]
     for seed, split in todo:  # checked before the first fold trains for hours
-        trainer.check_teachers(split, seed)
+        trainer.check_origin(split, seed)
     for seed, split in todo:
         bar.start(f"{split.name} seed {seed}", recipe.epochs)
         if rank:  # the other processes only compute gradients; the first one writes the results

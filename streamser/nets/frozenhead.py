@@ -29,11 +29,6 @@ class Standard(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         return (values - self.running_mean) * torch.rsqrt(self.running_var + 1e-5)
 
-    def set(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take these means and deviations, (size,) each."""
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(deviation.square())
-
     def measure(self, values: Tensor) -> None:
         """Take mean and variance from training vectors, (N, size)."""
         self.running_mean.copy_(values.mean(dim=0))

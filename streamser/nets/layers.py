@@ -31,8 +31,8 @@ class SerNet(nn.Module):
 
     needs_start = False
     """Whether a part of the network is frozen, so that training has to start from weights for this part."""
-    frames_per_column = 0
-    """Frames for which `columns` gives one vector; 0 if the network has no columns."""
+    column_modules: tuple[str, ...] = ()
+    """The modules that compute `columns`; empty if the network has none."""
     column_size = 0
     takes_lengths = False
     """Whether `forward` also takes the true length of each window, so that a batch may be padded."""
@@ -71,8 +71,14 @@ class SerNet(nn.Module):
         """The frozen encoder's output, one vector for each window: (B, T, F) -> (B, size)."""
         raise NotImplementedError(f"{type(self).__name__} has no frozen encoder")
 
+    @property
+    def frames_per_column(self) -> int:
+        """Frames from one of the `columns` to the next."""
+        raise NotImplementedError(f"{type(self).__name__} has no columns")
+
     def columns(self, frames: Tensor) -> Tensor:
-        """The vectors that can be taught to predict an encoder's tokens, (B, T, F) -> (B, columns, column_size)."""
+        """The network's vectors before it pools over time, which can be taught to predict an encoder's tokens:
+        (B, T, F) -> (B, columns, column_size)."""
         raise NotImplementedError(f"{type(self).__name__} has no columns")
 
     def trained(self) -> SerNet:

@@ -13,6 +13,7 @@ width.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,9 @@ def _block(inputs: int, filters: int, kernel: int, pool: tuple[int, int] | None,
 class LightSerNet(SerNet):
     """(B, T >= 32, F >= 8) frames to logits; plain layers only, so channels_last memory format applies."""
 
+    column_modules = ("paths", "body")
+    column_size = EMBEDDING
+
     def __init__(
         self,
         n_classes: int,
@@ -99,6 +103,13 @@ class LightSerNet(SerNet):
         x = torch.cat([path(x) for path in self.paths], dim=1)  # (B, 96, T/2, F/2)
         maps: Tensor = self.body(x)
         return maps
+
+    @property
+    def frames_per_column(self) -> int:
+        return 2 * math.prod(time for time, _ in BODY_POOLS[: len(self.body) - 1])  # the paths halve time too
+
+    def columns(self, frames: Tensor) -> Tensor:
+        return self.maps(frames).mean(dim=3).transpose(1, 2)
 
     def step_graph(self, features: FeatureConfig) -> Traceable | None:
         if features.short != "tile":

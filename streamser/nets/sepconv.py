@@ -16,7 +16,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from streamser.nets.frozenhead import FrozenHead, Standard, hidden_of
 from streamser.nets.layers import NetOutput, SerNet, SharedBiGru, attend
 
 ENTRY_FILTERS = 32
@@ -64,13 +63,17 @@ def _begin(module: nn.Module) -> None:
         nn.init.zeros_(module.get_parameter("bias_ih_l0"))
 
 
-class SepConvBody(SerNet):
-    """The layers up to the recurrence: (B, T >= 3, F >= 3) log-mel frames to a step for every four frames."""
+class SepConv(SerNet):
+    """(B, T >= 3, F >= 3) log-mel frames to logits."""
 
+    column_modules = ("entry", "first", "residuals", "gru")
+    column_size = 2 * GRU_UNITS
     takes_lengths = True
 
-    def __init__(self, n_classes: int, *, bins: int, blocks: int, embedding_dim: int, dropout: float) -> None:
-        super().__init__(n_classes, bins=bins, embedding_dim=embedding_dim, min_frames=3, min_bins=3, dropout=dropout)
+    def __init__(
+        self, n_classes: int, *, bins: int = 128, blocks: int = 5, attention: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__(n_classes, bins=bins, embedding_dim=EMBEDDING, min_frames=3, min_bins=3, dropout=dropout)
         self.entry = nn.Sequential(nn.Conv2d(1, ENTRY_FILTERS, 3, stride=2), nn.ReLU(inplace=True))
         self.first = nn.Sequential(
             nn.Conv2d(ENTRY_FILTERS, FILTERS, 1),
@@ -81,9 +84,25 @@ class SepConvBody(SerNet):
         )
         self.residuals = nn.Sequential(*(_InvertedResidual() for _ in range(blocks)))
         self.gru = SharedBiGru(FILTERS * _halved(bins), GRU_UNITS)
+        self.attention = nn.Linear(2 * GRU_UNITS, 1) if attention else None
+        self.exit = nn.Sequential(nn.Linear(2 * GRU_UNITS, EMBEDDING), nn.PReLU())
+        self.apply(_begin)
 
-    def steps(self, frames: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The GRU's steps, (B, T/4, 256), the last of each direction, (B, 256), and how many steps each row has."""
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> NetOutput:
+        """Score windows of frames, (B, T, F); frames after the first `lengths`, (B,), of a window are padding."""
+        self.check(frames)
+        embedding = self.embed(frames, lengths)
+        return NetOutput(self.head(self.dropout(embedding)), embedding)
+
+    @property
+    def frames_per_column(self) -> int:
+        return 4
+
+    def columns(self, frames: Tensor) -> Tensor:
+        return self._steps(frames, None)[0]
+
+    def _steps(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The GRU's steps, (B, T/4, 256), the last of each direction, (B, 256), and each row's number of steps."""
         x = self.entry(frames.unsqueeze(1))  # (B, T, F) -> (B, 32, T/2, F/2)
         if lengths is None:
             x = self.residuals(self.first(x))  # (B, 64, T/4, F/4)
@@ -91,6 +110,12 @@ class SepConvBody(SerNet):
             x, lengths = self._middle(x, torch.div(lengths - 3, 2, rounding_mode="floor") + 1)
         steps, last = self.gru(x.transpose(1, 2).flatten(2), lengths)  # from (B, T/4, 64 * F/4)
         return steps, last, lengths
+
+    def embed(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        steps, last, lengths = self._steps(frames, lengths)
+        pooled = last if self.attention is None else self._attended(steps, self.attention(steps).squeeze(2), lengths)
+        embedding: Tensor = self.exit(pooled)  # (B, 64)
+        return embedding
 
     def _middle(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Run the first block and the residuals on padded maps; every row gets the result that it would get alone.
@@ -110,80 +135,12 @@ class SepConvBody(SerNet):
             x = residual(x, inside)
         return x, lengths
 
-
-class SepConv(SepConvBody):
-    """(B, T >= 3, F >= 3) log-mel frames to logits: the body, attention over its steps, one layer."""
-
-    def __init__(
-        self, n_classes: int, *, bins: int = 128, blocks: int = 5, attention: bool = True, dropout: float = 0.0
-    ) -> None:
-        super().__init__(n_classes, bins=bins, blocks=blocks, embedding_dim=EMBEDDING, dropout=dropout)
-        self.attention = nn.Linear(2 * GRU_UNITS, 1) if attention else None
-        self.exit = nn.Sequential(nn.Linear(2 * GRU_UNITS, EMBEDDING), nn.PReLU())
-        self.apply(_begin)
-
-    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> NetOutput:
-        """Score windows of frames, (B, T, F); frames after the first `lengths`, (B,), of a window are padding."""
-        self.check(frames)
-        embedding = self.embed(frames, lengths)
-        return NetOutput(self.head(self.dropout(embedding)), embedding)
-
-    def embed(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        steps, last, lengths = self.steps(frames, lengths)
-        pooled = last if self.attention is None else self._attended(steps, self.attention(steps).squeeze(2), lengths)
-        embedding: Tensor = self.exit(pooled)  # (B, 64)
-        return embedding
-
     @staticmethod
     def _attended(steps: Tensor, scores: Tensor, lengths: Tensor | None) -> Tensor:
         if lengths is not None:
             step = torch.arange(steps.shape[1], device=steps.device)
             scores = scores.masked_fill(step >= lengths[:, None], -torch.inf)
         return attend(steps, scores)
-
-
-class TaughtSepConv(SepConvBody):
-    """(B, T >= 3, F) log-mel frames to logits: the body, frozen, mean and deviation of its steps, one hidden layer.
-
-    The body was taught to predict a speech encoder's tokens (`streamser.training.tokens`); a recipe names its weights
-    under `start`. Its input is standardized with constants that belong to these weights. Like `Whisper`, it serves the
-    statistics as the embedding, because a stream compares them with those of the speaker's earlier utterances.
-    """
-
-    needs_start = True
-    frames_per_column = 4
-    column_size = 2 * GRU_UNITS
-    takes_lengths = False
-
-    def __init__(
-        self, n_classes: int, *, bins: int = 64, blocks: int = 4, hidden: int = 128, dropout: float = 0.3
-    ) -> None:
-        super().__init__(n_classes, bins=bins, blocks=blocks, embedding_dim=hidden, dropout=dropout)
-        self.input = Standard(bins)
-        for module in (self.entry, self.first, self.residuals, self.gru):
-            module.apply(_begin)
-            module.requires_grad_(False)
-        self.standard = Standard(2 * self.column_size)
-        self.hidden = nn.Linear(2 * self.column_size, hidden)
-
-    def columns(self, frames: Tensor) -> Tensor:
-        return self.steps(self.input(frames))[0]
-
-    def encode(self, frames: Tensor) -> Tensor:
-        steps = self.columns(frames).float()
-        mean = steps.mean(dim=1)
-        variance = (steps - mean.unsqueeze(1)).square().mean(dim=1)
-        return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)
-
-    def embed(self, frames: Tensor) -> Tensor:
-        return hidden_of(self.encode(frames), self.standard, self.hidden)
-
-    def served(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.encode(frames)
-        return self.head(hidden_of(found, self.standard, self.hidden)), found
-
-    def trained(self) -> SerNet:
-        return FrozenHead(self.n_classes, self.standard, self.hidden, self.head, self.dropout)
 
 
 def _inside(x: Tensor, lengths: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from streamser.nets.lightsernet import FILTERS, LightSerNet
 from streamser.nets.lightsernet_variants import LightSerNetVariant, Pooling
 from streamser.nets.losses import LossSpec
 from streamser.nets.published import published_rows
-from streamser.nets.sepconv import SepConv, TaughtSepConv
+from streamser.nets.sepconv import SepConv
 from streamser.nets.variant import PublishedRecipe, Variant
 from streamser.nets.whisper import Whisper
 
@@ -56,18 +56,6 @@ def _own() -> Iterator[Variant]:
         # Half the published bins, dropout, and values in [0, 1] for a network without norms.
         features=replace(features, n_mels=64, mfcc=0, log="db", clip=(-80.0, 20.0), scale="unit"),
         build=partial(SepConv, bins=64, blocks=4, dropout=0.3),
-    )
-    yield replace(
-        row,
-        name="sepconv-taught",
-        paper="Zhong et al. 2020",
-        features=replace(features, n_mels=64, mfcc=0, log="db", clip=(-80.0, 20.0), trim_db=25.0),
-        build=partial(TaughtSepConv, bins=64, blocks=4),
-        loss=LossSpec(label_smoothing=0.1),
-        recipe=PublishedRecipe(
-            protocol="honest", optimizer="adamw", lr=2e-3, schedule="onecycle", epochs=10, weight_decay=0.02
-        ),
-        notes="A frozen body that was taught to predict Whisper's tokens; a recipe's `start` names its weights.",
     )
     whisper = Variant(
         name="whisper",

@@ -34,7 +34,7 @@ def write_card(
     corpora = ", ".join(f"{name} ({count} clips)" for name, count in provenance["corpora"].items())
     speakers = len(provenance["train_speakers"])
     parameters = f"{provenance['parameters']:,}"
-    if recipe.start:
+    if recipe.start and provenance["learnt"] < provenance["parameters"]:
         parameters += f", {provenance['learnt']:,} of them trained on these corpora; the others were copied unchanged"
     sections = [
         f"# {recipe.name}\n\n{recipe.description or variant.name}",
@@ -50,6 +50,16 @@ def write_card(
                     f"{speakers} for training, {len(provenance['validation_speakers'])} for choosing and calibrating",
                 ),
                 *(
+                    [
+                        (
+                            "begun with",
+                            f"weights that were taught, without labels, with {', '.join(provenance['taught_on'])}",
+                        )
+                    ]
+                    if "taught_on" in provenance
+                    else []
+                ),
+                *(
                     [("teachers", ", ".join(f"{one['name']} ({one['split']})" for one in provenance["teachers"]))]
                     if "teachers" in provenance
                     else []
@@ -60,7 +70,10 @@ def write_card(
             ],
         ),
         "## Calibration\n\n" + _calibration(calibration, scores, recipe.labels),
-        "## Figures\n\n" + "\n\n".join(part for part in (_scores(scores), recipe.figures.strip()) if part),
+        "## Figures\n\n"
+        + "\n\n".join(
+            part for part in (_scores(scores, provenance.get("taught_on", ())), recipe.figures.strip()) if part
+        ),
         f"{_LIMITS_TITLE}\n\n{_LIMITS}",
         "## Training\n\n" + _commands(recipe, scores, provenance),
     ]
@@ -196,24 +209,26 @@ def _certainty(row: Mapping[str, float]) -> tuple[str, str, str]:
     return f"{100 * row['coverage']:.0f} %", f"{100 * row['risk']:.0f} %", f"{row['ece']:.3f}"
 
 
-def _plain(scores: Mapping[str, Any]) -> str:
+def _plain(scores: Mapping[str, Any], taught_on: Sequence[str]) -> str:
     rows = [
         (name, *(f"{100 * row[key]:.0f} %" for key in ("neutral", "mood", "uncertain")))
         for name, row in scores["plain_speech"].items()
     ]
     rows.append(("**mean**", "", f"**{100 * scores['plain_speech_mood']:.0f} %**", ""))
+    heard = sorted(set(scores["plain_speech"]) & set(taught_on))
+    but = f" (but the weights were taught with {', '.join(heard)}, without labels, before)" if heard else ""
     return (
-        "Plain speech (reading, broadcasts, prompts) of sources that were left out entirely, first utterances, at the "
-        "shipped threshold:\n\n" + _table(("source", "neutral", "angry, happy or sad", "uncertain"), rows)
+        f"Plain speech (reading, broadcasts, prompts) of sources that were left out entirely{but}, first utterances, "
+        "at the shipped threshold:\n\n" + _table(("source", "neutral", "angry, happy or sad", "uncertain"), rows)
     )
 
 
-def _scores(scores: Mapping[str, Any]) -> str:
+def _scores(scores: Mapping[str, Any], taught_on: Sequence[str]) -> str:
     parts = []
     if "streams" in scores:
         parts.append(_streams(scores["streams"]))
     if "plain_speech" in scores:
-        parts.append(_plain(scores))
+        parts.append(_plain(scores, taught_on))
     if "left_out_ua" in scores:
         rows = [(name, f"{value:.1f}") for name, value in scores["left_out_ua"].items()]
         rows.append(("**mean**", f"**{scores['left_out_ua_mean']:.1f}**"))

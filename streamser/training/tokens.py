@@ -5,7 +5,7 @@ with a teacher's predictions (`streamser.training.distil`). The encoder gets a c
 the same piece with a room, noise and another level. Two linear maps, which only the training uses, predict
 
 - from each of the network's columns, the mean of the tokens at its time;
-- from the mean and deviation of all columns, the mean and deviation of the piece's tokens, which are all that the
+- from the mean of all columns, the mean and deviation of the piece's tokens, which are all that the
   encoder's own head gets.
 
 The encoder's tokens depend on their position, which the network cannot know: the mean token of each position is
@@ -192,7 +192,7 @@ class Figures:
 
 
 class Teaching:
-    """Train the frozen part of a network, and two linear maps, to predict an encoder's tokens."""
+    """Train the modules that compute a network's columns, and two linear maps, to predict an encoder's tokens."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class Teaching:
         config: TeachConfig,
     ) -> None:
         """`levels` and `tokens` have the clips in the same order."""
-        if net.frames_per_column == 0:
+        if not net.column_modules:
             raise ConfigError(f"{type(net).__name__} cannot be taught: it has no columns")
         torch.manual_seed(config.seed)
         self.config = config
@@ -221,13 +221,12 @@ class Teaching:
         self.edges = np.round(np.arange(columns + 1) * net.frames_per_column / self.frames_per_token).astype(np.int64)
         self.targets = TokenTargets(tokens, self.clips.tolist(), int(self.edges[-1]))
         self.batches = BatchMaker(levels, features, config.augment)
-        self.net = channels_last(net.requires_grad_(True))
+        self.net = channels_last(net)
         size, width = net.column_size, tokens.levels.shape[1]
-        self.by_column, self.by_piece = nn.Linear(size, width), nn.Linear(2 * size, 2 * width)
-        self.taught = sorted(set(net.state_dict()) - set(net.trained().state_dict()))
-        wanted = set(self.taught)
-        parameters = [value for name, value in net.named_parameters() if name in wanted]
-        self.parameters = [*parameters, *self.by_column.parameters(), *self.by_piece.parameters()]
+        self.by_column, self.by_piece = nn.Linear(size, width), nn.Linear(size, 2 * width)
+        wanted = {name for name in net.state_dict() if name.partition(".")[0] in net.column_modules}
+        learning = [value for name, value in net.named_parameters() if name in wanted and value.requires_grad]
+        self.parameters = [*learning, *self.by_column.parameters(), *self.by_piece.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
         self.average = {name: value.clone() for name, value in net.state_dict().items() if name in wanted}
         self.step = 0
@@ -287,9 +286,7 @@ class Teaching:
         """The loss, and the predictions for columns and pieces."""
         found = self.net.columns(frames)
         weight = (inside / inside.sum(dim=1, keepdim=True)).unsqueeze(2)
-        mean = (found * weight).sum(dim=1)
-        deviation = (((found - mean.unsqueeze(1)).square() * weight).sum(dim=1) + 1e-5).sqrt()
-        by_column, by_piece = self.by_column(found), self.by_piece(torch.cat([mean, deviation], dim=1))
+        by_column, by_piece = self.by_column(found), self.by_piece((found * weight).sum(dim=1))
         error = F.smooth_l1_loss(by_column, columns, reduction="none", beta=_BETA).mean(dim=2)
         loss = (error * inside).sum() / inside.sum() + F.smooth_l1_loss(by_piece, whole, beta=_BETA)
         return loss, by_column, by_piece

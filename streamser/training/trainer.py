@@ -37,7 +37,7 @@ from streamser.training.options import RunOptions
 from streamser.training.publish import Trained, publish
 from streamser.training.recipe import Recipe
 from streamser.training.relative import RelativeBatches, embedded, embedding_head, relative_recipe
-from streamser.training.setup import fast_precision, set_up
+from streamser.training.setup import check_start, fast_precision, set_up
 from streamser.training.stores import read_stores
 from streamser.training.teachers import Teachers, speakers_of
 from streamser.training.windows import clip_logits, reconstruction_mse
@@ -285,8 +285,9 @@ class Trainer:
             more["left_out_seeds"] = sorted({fold.seed for fold in folds})
         return publish(target, self.setup, trained, scores, {**more, **self._teacher_record(split, seed)})
 
-    def check_teachers(self, split: Split, seed: int) -> None:
-        """ProtocolError if a teacher of this split was trained on its test part."""
+    def check_origin(self, split: Split, seed: int) -> None:
+        """ProtocolError if a teacher of this split, or the weights it starts from, know its test part."""
+        check_start(self.recipe.start, split)
         if self.teachers is not None:
             self.teachers.of(split, seed)
 

@@ -23,7 +23,6 @@ LEARNING_RATES = {
     "ParallelCnn": 1e-2,
     "CnnBlstm": 5e-3,
     "SepConv": 3e-3,
-    "TaughtSepConv": 5e-3,
     "LightSerNet": 5e-3,
     "LightSerNetVariant": 5e-3,
     "Whisper": 5e-3,

@@ -99,10 +99,10 @@ def test_a_fold_takes_the_teacher_that_left_out_the_same_corpus_and_refuses_anot
         assert not {speaker for speaker in speakers_of(teacher) if speaker.startswith(f"{corpus}/")}
         assert fair.teachers.of(splits[name], 7)[0].path == teacher.path  # seed 7 was not trained, so seed 0 is used
     leaky = student(material, tmp_path / "leaky", cache, {"teachers": [str(bundle_of(run, "tiny").path)]})
-    leaky.check_teachers(splits["without-tiny"], 0)
+    leaky.check_origin(splits["without-tiny"], 0)
     with pytest.raises(ProtocolError, match=r"was trained on other, which this fold tests on"):
-        leaky.check_teachers(splits["without-other"], 0)
-    with pytest.raises(ProtocolError, match="which this fold tests on"):  # also without calling check_teachers first
+        leaky.check_origin(splits["without-other"], 0)
+    with pytest.raises(ProtocolError, match="which this fold tests on"):  # also without calling check_origin first
         leaky.run_split(splits["without-other"], 0)
     assert not (tmp_path / "leaky" / "without-other-s0").exists()
 
@@ -335,4 +335,4 @@ def test_a_teacher_run_without_the_fold_is_refused_with_the_name_of_the_fold(
 ) -> None:
     trainer = student(material, tmp_path / "run", cache, {"teachers": [str(tmp_path)]})
     with pytest.raises(ConfigError, match="has no checkpoint of the fold without-other"):
-        trainer.check_teachers(trainer.splits(0)[0], 0)
+        trainer.check_origin(trainer.splits(0)[0], 0)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from streamser.corpora.clips import Clip
 from streamser.errors import ConfigError
-from streamser.nets.lightsernet import LightSerNet
-from streamser.nets.sepconv import TaughtSepConv
+from streamser.nets.layers import SerNet
+from streamser.nets.sepconv import SepConv
 from streamser.nets.whisper import Encoder
 from streamser.nets.zoo import get
 from streamser.training.featureaugment import FeatureAugment
@@ -21,7 +21,7 @@ from streamser.training.options import RunOptions
 from streamser.training.store import LevelStore
 from streamser.training.tokens import Figures, TeachConfig, Teaching, TokenTargets, token_store
 
-FEATURES = replace(get("sepconv-taught").features, n_mels=16)
+FEATURES = replace(get("sepconv").features, n_mels=16, scale="none", clip=None)
 CLIPS, TOKENS, SIZE = 60, 100, 3
 CONFIG = TeachConfig(
     passes=480, batch=8, piece_s=0.64, report_every=10, held_back=0.2, ema=0.9, lr=3e-3, augment=FeatureAugment()
@@ -45,8 +45,8 @@ def speech(rng: np.random.Generator) -> tuple[LevelStore, LevelStore]:
         at = np.minimum(
             (np.arange(round(TOKENS * 0.02 / FEATURES.hop_s)) * FEATURES.hop_s / 0.02).astype(int), TOKENS - 1
         )
-        bands = np.repeat(course[at], 5, axis=1) * 8 - 40
-        levels.append(np.pad(bands, ((0, 0), (0, 1)), constant_values=-40.0))
+        bands = np.repeat(course[at], 5, axis=1)
+        levels.append(np.pad(bands, ((0, 0), (0, 1)), constant_values=0.0))
         tokens.append(course)
     return store_of(levels), store_of(tokens)
 
@@ -54,9 +54,7 @@ def speech(rng: np.random.Generator) -> tuple[LevelStore, LevelStore]:
 def teaching(seed: int = 0, config: TeachConfig = CONFIG) -> Teaching:
     levels, tokens = speech(np.random.default_rng(seed))
     torch.manual_seed(0)
-    net = TaughtSepConv(2, bins=16, blocks=1)
-    net.input.set(torch.full((16,), -40.0), torch.full((16,), 8.0))
-    return Teaching(net, FEATURES, levels, tokens, names(CLIPS), config)
+    return Teaching(SepConv(2, bins=16, blocks=1), FEATURES, levels, tokens, names(CLIPS), config)
 
 
 def test_targets_do_not_depend_on_the_position_and_columns_get_the_mean_of_their_tokens() -> None:
@@ -80,9 +78,8 @@ def test_a_taught_network_predicts_tokens_of_clips_that_it_did_not_hear(tmp_path
     weights = lesson.run(tmp_path / "x.state", seen.append)
     assert [figures.step for figures in seen] == [10, 20, 30, 40, 50, 60]
     assert seen[-1].columns > 0.5 and seen[-1].pieces > 0.3 and seen[-1].loss < seen[0].loss
-    assert {name.partition(".")[0] for name in weights} == {"input", "entry", "first", "residuals", "gru"}
+    assert {name.partition(".")[0] for name in weights} == {"entry", "first", "residuals", "gru"}
     assert all(torch.equal(lesson.net.state_dict()[name], before[name]) for name in before if name not in weights)
-    assert torch.equal(weights["input.running_mean"], before["input.running_mean"])
 
 
 def test_an_interrupted_teaching_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -104,11 +101,12 @@ def test_an_interrupted_teaching_continues_as_if_it_had_not_been(tmp_path: Path)
 
 def test_teaching_needs_columns_and_clips() -> None:
     levels, tokens = speech(np.random.default_rng(0))
-    with pytest.raises(ConfigError, match="LightSerNet cannot be taught"):
-        Teaching(LightSerNet(2), FEATURES, levels, tokens, names(CLIPS), CONFIG)
+    nothing = SerNet(2, bins=16, embedding_dim=8, min_frames=1, min_bins=1)
+    with pytest.raises(ConfigError, match="SerNet cannot be taught"):
+        Teaching(nothing, FEATURES, levels, tokens, names(CLIPS), CONFIG)
     short = replace(tokens, lengths=np.full_like(tokens.lengths, 20))
     with pytest.raises(ConfigError, match="too few"):
-        Teaching(TaughtSepConv(2, bins=16, blocks=1), FEATURES, levels, short, names(CLIPS), CONFIG)
+        Teaching(SepConv(2, bins=16, blocks=1), FEATURES, levels, short, names(CLIPS), CONFIG)
 
 
 def test_tokens_are_those_of_the_encoder_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,3 +129,19 @@ def test_the_rate_rises_then_falls() -> None:
     rates = [config.rate(step) for step in range(config.steps)]
     assert max(rates) == pytest.approx(config.lr, rel=0.01) and 0 < rates.index(max(rates)) < 10
     assert rates[-1] < 0.03 * config.lr
+
+
+@pytest.mark.parametrize("name", ["sepconv", "lightsernet", "lightsernet-small-shallow"])
+def test_a_network_has_a_column_for_every_few_frames_and_they_are_what_it_pools(name: str) -> None:
+    torch.manual_seed(0)
+    net = get(name).build(4).eval()
+    frames = torch.randn(2, 5 * 32, net.bins)
+    with torch.no_grad():
+        columns = net.columns(frames)
+        assert columns.shape == (2, 5 * 32 // net.frames_per_column, net.column_size)
+        for module in net.column_modules:
+            for parameter in getattr(net, module).parameters():
+                parameter.add_(0.05)
+        assert not torch.allclose(net.columns(frames), columns)
+        if name.startswith("lightsernet"):
+            torch.testing.assert_close(net.columns(frames).mean(dim=1), net.embed(frames))
