@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from streamser.bundle import load_bundle, model_folders
@@ -101,8 +101,7 @@ def _cpu_computes_bf16() -> bool:
 
 def _begin_with(net: SerNet, start: str) -> None:
     """Copy every tensor of `start` that fits the network, except the head's; ConfigError if none does."""
-    weights: Mapping[str, NDArray[Any]]
-    weights = load_file(_start_file(start)) if start.endswith(_WEIGHTS) else load_bundle(start).weights()
+    weights = _start_weights(start) if start.endswith(_WEIGHTS) else load_bundle(start).weights()
     own = net.state_dict()
     fresh = set(net.trained().state_dict()) if net.needs_start else {name for name in own if name.startswith("head.")}
     fitting = {
@@ -113,6 +112,13 @@ def _begin_with(net: SerNet, start: str) -> None:
     if not fitting:
         raise ConfigError(f"start: {start} has no tensor that fits {type(net).__name__}")
     net.load_state_dict({**own, **fitting})
+
+
+def _start_weights(start: str) -> Mapping[str, NDArray[Any]]:
+    try:
+        return load_file(_start_file(start))
+    except SafetensorError as error:
+        raise ConfigError(f"start: {start}: not a safetensors file ({error})") from error
 
 
 def taught_on(start: str) -> tuple[str, ...]:

@@ -81,6 +81,7 @@ class Trainer:
 
     def fit(self, split: Split, seed: int) -> tuple[Fitted, FeatureConfig, BatchMaker]:
         """Train on one split; resumes an interrupted run in the same folder."""
+        check_start(self.recipe.start, split)
         features = self.stores.scaled(self.setup.features, split)
         torch.manual_seed(seed)
         net = self.setup.build(features)

@@ -21,10 +21,12 @@ from streamser import cli
 from streamser.audio import SAMPLE_RATE, read_audio
 from streamser.bundle import load_bundle
 from streamser.corpora.benchmarks import BENCHMARKS, benchmark_of
-from streamser.errors import ConfigError
+from streamser.corpora.clips import PLAIN
+from streamser.errors import ConfigError, ProtocolError
 from streamser.evaluation.folds import load_folds
 from streamser.evaluation.foldsummary import left_out_metrics, summarize
 from streamser.filelock import try_lock
+from streamser.nets.lightsernet import LightSerNet
 from streamser.nets.whisper import Whisper
 from streamser.recognizer import load
 from streamser.training.batches import BatchMaker
@@ -440,6 +442,55 @@ def test_initial_weights_that_are_missing_or_do_not_fit_are_reported(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         trainer(on_samples(start=start), material, tmp_path, cache)
+
+
+def test_a_file_that_is_not_safetensors_is_reported(material: Material, tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "words.safetensors").write_text("not weights")
+    with pytest.raises(ConfigError, match=r"words.safetensors: not a safetensors file"):
+        trainer(make_recipe(start=str(tmp_path / "words.safetensors")), material, tmp_path, cache)
+
+
+def taught_weights(path: Path, corpora: str) -> Path:
+    """A file like those of tools/teach_tokens.py: the weights below the head, and what they were taught with."""
+    torch.manual_seed(5)
+    below = {name: value for name, value in LightSerNet(2).state_dict().items() if not name.startswith("head.")}
+    save_file(below, path, {"taught_on": corpora})
+    return path
+
+
+def test_training_begins_with_taught_weights_of_a_folder_of_checkpoints_and_the_checkpoint_records_them(
+    material: Material, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMSER_MODELS", str(tmp_path))
+    file = taught_weights(tmp_path / "taught.safetensors", "readings,calls")
+    one = trainer(make_recipe(start="taught.safetensors", epochs=1), material, tmp_path / "run", cache)
+    begun = one.setup.build().state_dict()
+    for name, value in load_file(file).items():
+        assert torch.equal(begun[name], value)
+    split = one.splits(0)[0]
+    one.check_origin(split, 0)
+    one.run_split(split, 0)
+    bundle = load_bundle(tmp_path / "run" / f"{split.name}-s0" / "bundle")
+    assert bundle.provenance["taught_on"] == ["readings", "calls"]
+    assert "taught, without labels, with readings, calls" in (bundle.path / "README.md").read_text()
+    again = trainer(make_recipe(start=str(bundle.path)), material, tmp_path / "again", cache)
+    again.check_origin(split, 0)
+    heard = [replace(clip, corpus="calls") for clip in split.test]
+    with pytest.raises(ProtocolError, match="taught with calls, which this fold tests on"):
+        again.check_origin(replace(split, test=tuple(heard)), 0)  # a checkpoint passes the record on
+
+
+def test_a_fold_that_tests_on_a_corpus_of_the_teaching_is_refused(
+    material: Material, tmp_path: Path, cache: Path
+) -> None:
+    file = taught_weights(tmp_path / "taught.safetensors", "readings,tiny")
+    one = trainer(make_recipe(start=str(file)), material, tmp_path, cache)
+    split = one.splits(0)[0]
+    for check in (one.check_origin, one.run_split):
+        with pytest.raises(ProtocolError, match=r"taught with tiny, which this fold tests on"):
+            check(split, 0)
+    plain = replace(split, test=tuple(replace(clip, style=PLAIN, corpus="readings") for clip in split.test))
+    one.check_origin(plain, 0)  # plain speech may have been heard; the card says so
 
 
 @pytest.mark.parametrize(
