@@ -23,38 +23,38 @@ CONFIG = TeachConfig(passes=32, batch=4, piece_s=0.64, report_every=4, held_back
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe for a corpus beside it."""
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe's file, and its corpus beside it."""
     folder = tmp_path_factory.mktemp("speech")
     make_corpus(folder / "tiny", speakers=3, takes=2, duration_s=1.2)
-    path = folder / "small.yaml"
-    path.write_text("variant: sepconv\ncorpora: [tiny]\nlabels: [angry, sad]\nfeatures: {scale: standard}\n")
-    return path
+    file = folder / "small.yaml"
+    file.write_text("variant: sepconv\ncorpora: [tiny]\nlabels: [angry, sad]\nfeatures: {scale: standard}\n")
+    return file
 
 
 def test_the_taught_weights_begin_a_training_and_name_their_corpora(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "taught.safetensors"
     options = RunOptions(cache=tmp_path / "cache")
-    teach(recipe, "whisper-1", ["tiny"], CONFIG, options, recipe.parent, out)
+    teach(load_recipe(path), "whisper-1", ["tiny"], CONFIG, options, path.parent, out)
     printed = capsys.readouterr().out
     assert "step 4: loss" in printed and "step 8: loss" in printed and f"{out}: " in printed
     with safe_open(out, "pt") as file:
         assert {name.partition(".")[0] for name in file.keys()} == {"entry", "first", "residuals", "gru"}  # noqa: SIM118
-    setup = set_up(load_recipe(recipe, {"start": str(out)}))
+    setup = set_up(load_recipe(path, {"start": str(out)}))
     assert taught_on(setup.recipe.start) == ("tiny",)
     setup.build()
 
 
-def test_an_encoder_without_tokens_is_refused(recipe: Path, tmp_path: Path) -> None:
+def test_an_encoder_without_tokens_is_refused(path: Path, tmp_path: Path) -> None:
     options = RunOptions(cache=tmp_path)
     with pytest.raises(ConfigError, match="lightsernet has no encoder"):
-        teach(recipe, "lightsernet", ["tiny"], CONFIG, options, recipe.parent, tmp_path / "x.safetensors")
+        teach(load_recipe(path), "lightsernet", ["tiny"], CONFIG, options, path.parent, tmp_path / "x.safetensors")
 
 
-def test_errors_and_ctrl_c_end_with_one_line(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["teach_tokens.py", str(recipe), str(tmp_path / "x.safetensors"), "--corpora-root", str(recipe.parent)]
+def test_errors_and_ctrl_c_end_with_one_line(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["teach_tokens.py", str(path), str(tmp_path / "x.safetensors"), "--corpora-root", str(path.parent)]
     monkeypatch.setattr(sys, "argv", [*words, "--corpora", "nowhere", "--cache", str(tmp_path)])
     with pytest.raises(SystemExit, match="nowhere"):
         teach_tokens.main()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from streamser.bundle import load_bundle
 from streamser.corpora.reader import AudioCheck, read_corpora
@@ -22,7 +22,7 @@ from streamser.errors import ConfigError, StreamserError
 from streamser.nets import zoo
 from streamser.nets.whisper import Whisper
 from streamser.training.options import RunOptions
-from streamser.training.recipe import load_recipe
+from streamser.training.recipe import Recipe, load_recipe
 from streamser.training.setup import set_up
 from streamser.training.store import build_store, standard_of
 from streamser.training.tokens import Figures, TeachConfig, Teaching, token_store
@@ -31,11 +31,16 @@ CORPORA = ("librispeech_subset", "speechocean_en", "hindi_talks", "asterisk_prom
 
 
 def teach(
-    recipe: Path, encoder: str, corpora: Sequence[str], config: TeachConfig, options: RunOptions, root: Path, out: Path,
-    begin: str = "",
-) -> None:  # fmt: skip
+    recipe: Recipe,
+    encoder: str,
+    corpora: Sequence[str],
+    config: TeachConfig,
+    options: RunOptions,
+    root: Path,
+    out: Path,
+) -> None:
     """Teach the network of a recipe, and write the weights that it was taught."""
-    setup, bundle = set_up(load_recipe(recipe, {"start": begin})), load_bundle(encoder)
+    setup, bundle = set_up(recipe), load_bundle(encoder)
     teacher = zoo.restore(bundle)
     if not isinstance(teacher, Whisper):
         raise ConfigError(f"{encoder} has no encoder whose tokens a network could predict")
@@ -53,7 +58,8 @@ def teach(
     print(f"{len(clips)} clips, {tokens.lengths.sum() / 50 / 3600:.1f} h, {config.steps} steps")
     out.parent.mkdir(parents=True, exist_ok=True)
     weights = teaching.run(out.with_suffix(".state"), show)
-    save_file({name: value.contiguous() for name, value in weights.items()}, out, {"taught_on": ",".join(corpora)})
+    halves = {name: value.half().contiguous() for name, value in weights.items()}  # a start needs no more precision
+    out.write_bytes(save(halves, {"taught_on": ",".join(corpora)}))
     print(f"{out}: {sum(value.numel() for value in weights.values()):,} values")
 
 
@@ -85,7 +91,8 @@ def main() -> None:
     options = RunOptions(cache=args.cache, device=args.device, workers=args.workers)
     config = TeachConfig(passes=args.passes, seed=args.seed)
     try:
-        teach(args.recipe, args.encoder, args.corpora, config, options, args.corpora_root, args.out, args.begin)
+        recipe = load_recipe(args.recipe, {"start": args.begin})
+        teach(recipe, args.encoder, args.corpora, config, options, args.corpora_root, args.out)
     except StreamserError as error:
         raise SystemExit(str(error)) from error
     except KeyboardInterrupt:
