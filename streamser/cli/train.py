@@ -82,7 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-PROTOCOL)")
     parser.add_argument("--resume", action="store_true", help="continue an existing run")
-    parser.add_argument("--folds", metavar="N,N", help="train only these folds, counted from 0")
+    parser.add_argument(
+        "--folds", type=_numbers, metavar="N,N-N", help="train only these folds, counted from 0, such as 0,2 or 0-4"
+    )
     parser.add_argument("--seeds", metavar="N,N", help="seeds instead of the recipe's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     parser.add_argument(
@@ -109,6 +111,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preview-augment", type=Path, metavar="DIR", help="write each augmentation as WAV files, and stop"
     )
     add_old_option(parser, "--listen-augment", "--preview-augment", type=Path)
+
+
+def _numbers(text: str) -> frozenset[int]:
+    """Numbers and ranges, such as 0,2 or 0-4."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()) or int(last or first) < int(first):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,2 or 0-4")
+        found.update(range(int(first), int(last or first) + 1))
+    return frozenset(found)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -281,13 +294,12 @@ def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -
     from streamser.evaluation.foldsummary import summarize
 
     recipe = trainer.recipe
-    wanted = {int(fold) for fold in args.folds.split(",")} if args.folds else None
-    todo = [
-        (seed, split)
-        for seed in recipe.seeds
-        for split in trainer.splits(seed)
-        if wanted is None or split.fold in wanted
-    ]
+    every = [(seed, split) for seed in recipe.seeds for split in trainer.splits(seed)]
+    unknown = set(args.folds or ()) - {split.fold for _, split in every}
+    if unknown:
+        last = max(split.fold for _, split in every)
+        raise ConfigError(f"--folds: there is no fold {min(unknown)}; this protocol has the folds 0 to {last}")
+    todo = [(seed, split) for seed, split in every if args.folds is None or split.fold in args.folds]
     for seed, split in todo:  # checked before the first fold trains for hours
         trainer.check_origin(split, seed)
     for seed, split in todo:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from zoo_parts import ARCHITECTURES, CLASSES, exported, overfitted
+from zoo_parts import CLASSES, GRAPHS, exported, overfitted
 
 from streamser.errors import BundleError
 from streamser.features import FeatureConfig
@@ -30,11 +30,11 @@ from streamser.nets.stepgraph import export_step
 from streamser.nets.tracing import OPSET, Traceable
 from streamser.nets.zoo import build, get
 
-every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
-LIGHT = next(name for name in ARCHITECTURES if name.startswith("LightSerNet"))
+every_graph = pytest.mark.parametrize("name", GRAPHS)
+LIGHT = next(name for name in GRAPHS if name.startswith("LightSerNet"))
 
 
-@every_architecture
+@every_graph
 def test_graph_and_network_agree_at_several_lengths_and_batch_sizes(name: str) -> None:
     trained = overfitted(name)
     net, features = trained.net, trained.variant.features
@@ -52,7 +52,7 @@ def test_graph_and_network_agree_at_several_lengths_and_batch_sizes(name: str) -
         assert np.abs(logits - others).max() > 100 * TOLERANCE
 
 
-@every_architecture
+@every_graph
 def test_graph_classifies_the_training_clips_as_the_network_does(name: str) -> None:
     trained = overfitted(name)
     session = open_session(exported(name))
@@ -75,7 +75,7 @@ def test_the_graph_is_valid_onnx_with_variable_batch_and_time() -> None:
 
 
 def test_constants_that_half_precision_represents_exactly_are_stored_in_half_precision() -> None:
-    features, net = get("whisper").features, build("whisper", 4)
+    features, net = get("whisper-1").features, build("whisper-1", 4)
     plain = export_onnx(net, features, 4)
     for values in net.parameters():
         values.data = values.data.half().float()

@@ -40,6 +40,28 @@ def architecture(variant: Variant) -> str:
 ARCHITECTURES = {architecture(variant): variant for variant in ROWS.values()}
 
 
+_SIZES = {"bins", "filters", "blocks", "layers", "dropout"}  # they change the size of a graph, not its operators
+
+
+def _operators(variant: Variant) -> tuple[object, ...]:
+    assert isinstance(variant.build, partial)
+    options = {name: value for name, value in variant.build.keywords.items() if name not in _SIZES}
+    kinds = sorted((name, value if isinstance(value, bool | str) else "") for name, value in options.items())
+    return variant.build.func.__name__, *kinds
+
+
+# The smallest architecture of each graph.
+GRAPHS = sorted(
+    {
+        _operators(variant): name
+        for name, variant in sorted(
+            ARCHITECTURES.items(),
+            key=lambda item: -sum(value.numel() for value in item[1].build(CLASSES).parameters()),
+        )
+    }.values()
+)
+
+
 @dataclass(frozen=True)
 class Overfitted:
     """A network that is overfitted to eight clips."""

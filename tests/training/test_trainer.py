@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from streamser import cli
 from streamser.audio import SAMPLE_RATE, read_audio
 from streamser.bundle import load_bundle
+from streamser.cli.train import add_arguments
 from streamser.corpora.benchmarks import BENCHMARKS, benchmark_of
 from streamser.corpora.clips import PLAIN
 from streamser.errors import ConfigError, ProtocolError
@@ -316,6 +318,22 @@ def test_the_command_trains_from_a_file_and_refuses_to_overwrite_a_run(
         assert cli.main([*words, "--resume"]) == 1
         assert "another process is training there" in capsys.readouterr().err
     assert cli.main([*words, "--resume"]) == 0
+    assert cli.main([*words[:-1], "1-5", "--resume"]) == 1
+    assert "--folds: there is no fold 2; this protocol has the folds 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "folds"), [("0", {0}), ("0,2", {0, 2}), ("0-2,9", {0, 1, 2, 9}), ("3-3", {3})])
+def test_folds_are_given_as_numbers_and_ranges(text: str, folds: set[int]) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert parser.parse_args(["recipe.yaml", "--folds", text]).folds == folds
+
+
+@pytest.mark.parametrize("text", ["", "two", "0,", "-1", "4-2", "1-2-3", "1.5"])
+def test_folds_that_are_not_numbers_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "recipe.yaml", f"--folds={text}"])
+    assert "is not a list of numbers such as 0,2 or 0-4" in capsys.readouterr().err
 
 
 def test_training_works_without_matplotlib(
