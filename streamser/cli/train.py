@@ -117,10 +117,11 @@ def _numbers(text: str) -> frozenset[int]:
     """Numbers and ranges, such as 0,2 or 0-4."""
     found: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal()) or int(last or first) < int(first):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal()) or int(last) < int(first):
             raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,2 or 0-4")
-        found.update(range(int(first), int(last or first) + 1))
+        found.update(range(int(first), int(last) + 1))
     return frozenset(found)
 
 

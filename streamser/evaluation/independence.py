@@ -20,7 +20,7 @@ class Independence:
     text: str
     """One sentence for the head of the report."""
     excluded: Mapping[str, int]
-    """Number of clips whose speakers were in a part of the training: train, validation or teacher."""
+    """Number of clips whose speakers were in a part of the training: train, validation, teacher or pretraining."""
 
 
 def part_of(bundle: Bundle) -> dict[str, str]:
@@ -41,6 +41,8 @@ def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Ind
     All clips are returned if every speaker was used, or if the checkpoint does not name its training speakers.
     """
     parts = part_of(bundle)
+    before = set(bundle.provenance.get("pretrained_on") or ())  # all speakers of these corpora, without labels
+    parts = {clip.speaker: "pretraining" for clip in clips if parts and clip.corpus in before} | parts
     if not parts:
         text = (
             f"The checkpoint '{bundle.name}' does not name its training speakers (no train_speakers in provenance), so "

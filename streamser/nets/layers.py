@@ -77,8 +77,7 @@ class SerNet(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no columns")
 
     def columns(self, frames: Tensor) -> Tensor:
-        """The network's vectors before it pools over time, which can be taught to predict an encoder's tokens:
-        (B, T, F) -> (B, columns, column_size)."""
+        """The network's vectors over time, before it pools them: (B, T, F) -> (B, columns, column_size)."""
         raise NotImplementedError(f"{type(self).__name__} has no columns")
 
     def trained(self) -> SerNet:

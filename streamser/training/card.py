@@ -34,7 +34,8 @@ def write_card(
     corpora = ", ".join(f"{name} ({count} clips)" for name, count in provenance["corpora"].items())
     speakers = len(provenance["train_speakers"])
     parameters = f"{provenance['parameters']:,}"
-    if recipe.start and provenance["learnt"] < provenance["parameters"]:
+    pretrained = ", ".join(provenance.get("pretrained_on", ()))
+    if provenance.get("frozen"):
         parameters += f", {provenance['learnt']:,} of them trained on these corpora; the others were copied unchanged"
     sections = [
         f"# {recipe.name}\n\n{recipe.description or variant.name}",
@@ -52,11 +53,11 @@ def write_card(
                 *(
                     [
                         (
-                            "begun with",
-                            f"weights that were taught, without labels, with {', '.join(provenance['taught_on'])}",
+                            "start",
+                            f"weights that predict a speech encoder's tokens, learned without labels on {pretrained}",
                         )
                     ]
-                    if "taught_on" in provenance
+                    if pretrained
                     else []
                 ),
                 *(
@@ -70,10 +71,7 @@ def write_card(
             ],
         ),
         "## Calibration\n\n" + _calibration(calibration, scores, recipe.labels),
-        "## Figures\n\n"
-        + "\n\n".join(
-            part for part in (_scores(scores, provenance.get("taught_on", ())), recipe.figures.strip()) if part
-        ),
+        "## Figures\n\n" + "\n\n".join(part for part in (_scores(scores, provenance), recipe.figures.strip()) if part),
         f"{_LIMITS_TITLE}\n\n{_LIMITS}",
         "## Training\n\n" + _commands(recipe, scores, provenance),
     ]
@@ -209,26 +207,26 @@ def _certainty(row: Mapping[str, float]) -> tuple[str, str, str]:
     return f"{100 * row['coverage']:.0f} %", f"{100 * row['risk']:.0f} %", f"{row['ece']:.3f}"
 
 
-def _plain(scores: Mapping[str, Any], taught_on: Sequence[str]) -> str:
+def _plain(scores: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     rows = [
         (name, *(f"{100 * row[key]:.0f} %" for key in ("neutral", "mood", "uncertain")))
         for name, row in scores["plain_speech"].items()
     ]
     rows.append(("**mean**", "", f"**{100 * scores['plain_speech_mood']:.0f} %**", ""))
-    heard = sorted(set(scores["plain_speech"]) & set(taught_on))
-    but = f" (but the weights were taught with {', '.join(heard)}, without labels, before)" if heard else ""
+    before = sorted(set(scores["plain_speech"]) & set(provenance.get("pretrained_on", ())))
+    note = f" Without labels, the start weights were trained on {', '.join(before)} before." if before else ""
     return (
-        f"Plain speech (reading, broadcasts, prompts) of sources that were left out entirely{but}, first utterances, "
-        "at the shipped threshold:\n\n" + _table(("source", "neutral", "angry, happy or sad", "uncertain"), rows)
+        "Plain speech (reading, broadcasts, prompts) of sources that were left out entirely, first utterances, at the "
+        f"shipped threshold.{note}\n\n" + _table(("source", "neutral", "angry, happy or sad", "uncertain"), rows)
     )
 
 
-def _scores(scores: Mapping[str, Any], taught_on: Sequence[str]) -> str:
+def _scores(scores: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     parts = []
     if "streams" in scores:
         parts.append(_streams(scores["streams"]))
     if "plain_speech" in scores:
-        parts.append(_plain(scores, taught_on))
+        parts.append(_plain(scores, provenance))
     if "left_out_ua" in scores:
         rows = [(name, f"{value:.1f}") for name, value in scores["left_out_ua"].items()]
         rows.append(("**mean**", f"**{scores['left_out_ua_mean']:.1f}**"))

@@ -25,7 +25,8 @@ from streamser.nets.export import export_onnx, is_narrow
 from streamser.nets.layers import SerNet, count_parameters
 from streamser.nets.stepgraph import export_step
 from streamser.training.card import write_card
-from streamser.training.setup import RunSetup, taught_on
+from streamser.training.setup import RunSetup
+from streamser.training.start import PRETRAINED_ON, pretrained_on
 
 __all__ = ["Trained", "publish"]
 
@@ -78,7 +79,7 @@ def publish(
 def _provenance(setup: RunSetup, trained: Trained) -> dict[str, Any]:
     """The checkpoint's provenance: how it was trained, on what, and with which software."""
     split, net = trained.split, trained.net
-    heard = taught_on(setup.recipe.start)
+    corpora = pretrained_on(setup.recipe.start)
     return {
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "streamser": _own_version(),
@@ -94,7 +95,8 @@ def _provenance(setup: RunSetup, trained: Trained) -> dict[str, Any]:
         "test_speakers": sorted({clip.speaker for clip in split.test}),
         "parameters": count_parameters(net, statistics=True, frozen=net.needs_start),
         "learnt": count_parameters(net),
-        **({"taught_on": list(heard)} if heard else {}),
+        "frozen": net.needs_start,
+        **({PRETRAINED_ON: list(corpora)} if corpora else {}),
     }
 
 

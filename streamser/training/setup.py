@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
 
-from streamser.bundle import load_bundle, model_folders
-from streamser.corpora.clips import PLAIN
-from streamser.corpora.protocols import Split
-from streamser.errors import ConfigError, ProtocolError
+from streamser.errors import ConfigError
 from streamser.features import FeatureConfig
 from streamser.nets import zoo
 from streamser.nets.layers import SerNet
@@ -25,13 +16,11 @@ from streamser.nets.variant import Variant
 from streamser.training.frozen import frozen_augment
 from streamser.training.material import features_of
 from streamser.training.recipe import Recipe
+from streamser.training.start import begin_with
 
-__all__ = ["RunSetup", "check_start", "fast_precision", "set_up", "taught_on"]
+__all__ = ["RunSetup", "fast_precision", "set_up"]
 
 log = logging.getLogger(__name__)
-
-_WEIGHTS = ".safetensors"
-_TAUGHT_ON = "taught_on"  # in the metadata of a file that tools/teach_tokens.py wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +41,7 @@ class RunSetup:
                 f"{self.recipe.name}: variant {self.variant.name} takes {net.bins} bins, but features give {bins}"
             )
         if self.recipe.start:
-            _begin_with(net, self.recipe.start)
+            begin_with(net, self.recipe.start)
         elif net.needs_start:
             raise ConfigError(
                 f"{self.recipe.name}: the encoder of {self.variant.name} is frozen, so its weights are not trained; "
@@ -97,55 +86,3 @@ def fast_precision(recipe: Recipe, device: str) -> Recipe:
 
 def _cpu_computes_bf16() -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AMX"))
-
-
-def _begin_with(net: SerNet, start: str) -> None:
-    """Copy every tensor of `start` that fits the network, except the head's; ConfigError if none does."""
-    weights = _start_weights(start) if start.endswith(_WEIGHTS) else load_bundle(start).weights()
-    own = net.state_dict()
-    fresh = set(net.trained().state_dict()) if net.needs_start else {name for name in own if name.startswith("head.")}
-    fitting = {
-        name: torch.from_numpy(value).float()
-        for name, value in weights.items()
-        if name in own and own[name].shape == value.shape and name not in fresh
-    }
-    if not fitting:
-        raise ConfigError(f"start: {start} has no tensor that fits {type(net).__name__}")
-    net.load_state_dict({**own, **fitting})
-
-
-def _start_weights(start: str) -> Mapping[str, NDArray[Any]]:
-    try:
-        return load_file(_start_file(start))
-    except SafetensorError as error:
-        raise ConfigError(f"start: {start}: not a safetensors file ({error})") from error
-
-
-def taught_on(start: str) -> tuple[str, ...]:
-    """The corpora whose speech the weights of `start` were taught with, without labels; empty if there are none."""
-    if not start.endswith(_WEIGHTS):
-        return tuple(load_bundle(start).provenance.get("taught_on", ())) if start else ()
-    with safe_open(_start_file(start), "numpy") as file:
-        names = (file.metadata() or {}).get(_TAUGHT_ON, "")
-    return tuple(names.split(",")) if names else ()
-
-
-def check_start(start: str, split: Split) -> None:
-    """ProtocolError if the split tests on a corpus that the weights of `start` were taught with, even without labels.
-
-    Plain speech is an exception, since such weights need much of it: the checkpoint's card states which was heard.
-    """
-    heard = {clip.corpus for clip in split.test if clip.style != PLAIN} & set(taught_on(start))
-    if heard:
-        raise ProtocolError(
-            f"{split.name}: the weights of {start} were taught with {', '.join(sorted(heard))}, which this fold tests "
-            "on; name others under start, or leave these corpora out of test_corpora"
-        )
-
-
-def _start_file(start: str) -> Path:
-    """The file in the working folder, else in a folder of checkpoints."""
-    for folder in (Path(), *model_folders()):
-        if (folder / start).is_file():
-            return folder / start
-    raise ConfigError(f"start: {start}: no such file")

@@ -75,7 +75,8 @@ def check_teacher(bundle: Bundle, split: Split) -> Bundle:
     if not known:
         raise ProtocolError(f"{where} does not record the speakers it was trained on; use a teacher that does")
     left_out = {clip.corpus for clip in split.test} - {clip.corpus for clip in split.train}
-    corpora = left_out & {speaker.partition("/")[0] for speaker in known}
+    trained_on = {speaker.partition("/")[0] for speaker in known} | set(bundle.provenance.get("pretrained_on") or ())
+    corpora = left_out & trained_on
     speakers = {clip.speaker for clip in split.test} & known
     shared = sorted(corpora or speakers)
     if shared:

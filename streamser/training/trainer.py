@@ -37,7 +37,8 @@ from streamser.training.options import RunOptions
 from streamser.training.publish import Trained, publish
 from streamser.training.recipe import Recipe
 from streamser.training.relative import RelativeBatches, embedded, embedding_head, relative_recipe
-from streamser.training.setup import check_start, fast_precision, set_up
+from streamser.training.setup import fast_precision, set_up
+from streamser.training.start import check_start
 from streamser.training.stores import read_stores
 from streamser.training.teachers import Teachers, speakers_of
 from streamser.training.windows import clip_logits, reconstruction_mse
@@ -81,7 +82,7 @@ class Trainer:
 
     def fit(self, split: Split, seed: int) -> tuple[Fitted, FeatureConfig, BatchMaker]:
         """Train on one split; resumes an interrupted run in the same folder."""
-        check_start(self.recipe.start, split)
+        self._check_start(split)
         features = self.stores.scaled(self.setup.features, split)
         torch.manual_seed(seed)
         net = self.setup.build(features)
@@ -288,9 +289,12 @@ class Trainer:
 
     def check_origin(self, split: Split, seed: int) -> None:
         """ProtocolError if a teacher of this split, or the weights it starts from, know its test part."""
-        check_start(self.recipe.start, split)
+        self._check_start(split)
         if self.teachers is not None:
             self.teachers.of(split, seed)
+
+    def _check_start(self, split: Split) -> None:
+        check_start(self.recipe.start, split, frozen=self.stores.frozen is not None)
 
     def _teacher_record(self, split: Split, seed: int) -> dict[str, Any]:
         """The teachers in a checkpoint's provenance: which they are, and the speakers they were trained on."""

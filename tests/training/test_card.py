@@ -64,13 +64,18 @@ def test_a_card_shows_the_further_figures_of_its_recipe_before_the_limits() -> N
     assert "\n\n\n" not in text and "\n\n\n" not in card()
 
 
-def test_a_card_names_the_plain_speech_that_the_weights_were_taught_with() -> None:
+def test_a_card_names_the_corpora_of_the_pretraining_and_the_plain_speech_among_them() -> None:
     row = {"neutral": 0.9, "mood": 0.05, "uncertain": 0.05}
     scores = {"plain_speech": {"calls": row, "talks": row}, "plain_speech_mood": 0.05}
-    settled = Recipe(name="tiny", variant="lightsernet", corpora=("one",), start="taught.safetensors")
-    provenance = {**PROVENANCE, "learnt": 10, "taught_on": ["readings", "calls"]}
-    text = write_card(settled, zoo.get("lightsernet"), Calibration(), provenance, scores)
-    assert "left out entirely (but the weights were taught with calls, without labels, before)" in text
-    assert "copied unchanged" not in text
-    frozen = write_card(settled, zoo.get("lightsernet"), Calibration(), {**PROVENANCE, "learnt": 4}, scores)
-    assert "parameters: 10, 4 of them trained on these corpora" in frozen and "taught" not in frozen
+    settled = Recipe(name="tiny", variant="lightsernet", corpora=("one",), start="start.safetensors")
+
+    def text(**more: Any) -> str:
+        return write_card(settled, zoo.get("lightsernet"), Calibration(), {**PROVENANCE, "learnt": 4, **more}, scores)
+
+    pretrained = text(pretrained_on=["readings", "calls"], frozen=False)
+    assert "learned without labels on readings, calls |" in pretrained
+    assert "Without labels, the start weights were trained on calls before." in pretrained
+    assert "copied unchanged" not in pretrained  # `parameters` counts statistics, which are not trained
+    frozen = text(frozen=True)
+    assert "parameters: 10, 4 of them trained on these corpora; the others were copied unchanged" in frozen
+    assert "without labels" not in frozen.lower()

@@ -329,7 +329,7 @@ def test_folds_are_given_as_numbers_and_ranges(text: str, folds: set[int]) -> No
     assert parser.parse_args(["recipe.yaml", "--folds", text]).folds == folds
 
 
-@pytest.mark.parametrize("text", ["", "two", "0,", "-1", "4-2", "1-2-3", "1.5"])
+@pytest.mark.parametrize("text", ["", "two", "0,", "-1", "2-", "4-2", "1-2-3", "1.5"])
 def test_folds_that_are_not_numbers_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["train", "recipe.yaml", f"--folds={text}"])
@@ -468,20 +468,20 @@ def test_a_file_that_is_not_safetensors_is_reported(material: Material, tmp_path
         trainer(make_recipe(start=str(tmp_path / "words.safetensors")), material, tmp_path, cache)
 
 
-def taught_weights(path: Path, corpora: str) -> Path:
-    """A file like those of tools/teach_tokens.py: the weights below the head, and what they were taught with."""
+def pretrained_weights(path: Path, corpora: str) -> Path:
+    """A file like those of tools/pretrain_tokens.py: the weights below the head, and the corpora."""
     torch.manual_seed(5)
     below = {name: value for name, value in LightSerNet(2).state_dict().items() if not name.startswith("head.")}
-    save_file(below, path, {"taught_on": corpora})
+    save_file(below, path, {"pretrained_on": corpora})
     return path
 
 
-def test_training_begins_with_taught_weights_of_a_folder_of_checkpoints_and_the_checkpoint_records_them(
+def test_a_training_starts_from_a_file_in_a_folder_of_checkpoints_and_the_checkpoint_records_its_corpora(
     material: Material, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STREAMSER_MODELS", str(tmp_path))
-    file = taught_weights(tmp_path / "taught.safetensors", "readings,calls")
-    one = trainer(make_recipe(start="taught.safetensors", epochs=1), material, tmp_path / "run", cache)
+    file = pretrained_weights(tmp_path / "start.safetensors", "readings,calls")
+    one = trainer(make_recipe(start="start.safetensors", epochs=1), material, tmp_path / "run", cache)
     begun = one.setup.build().state_dict()
     for name, value in load_file(file).items():
         assert torch.equal(begun[name], value)
@@ -489,26 +489,46 @@ def test_training_begins_with_taught_weights_of_a_folder_of_checkpoints_and_the_
     one.check_origin(split, 0)
     one.run_split(split, 0)
     bundle = load_bundle(tmp_path / "run" / f"{split.name}-s0" / "bundle")
-    assert bundle.provenance["taught_on"] == ["readings", "calls"]
-    assert "taught, without labels, with readings, calls" in (bundle.path / "README.md").read_text()
+    assert bundle.provenance["pretrained_on"] == ["readings", "calls"]
+    assert "learned without labels on readings, calls" in (bundle.path / "README.md").read_text()
     again = trainer(make_recipe(start=str(bundle.path)), material, tmp_path / "again", cache)
     again.check_origin(split, 0)
     heard = [replace(clip, corpus="calls") for clip in split.test]
-    with pytest.raises(ProtocolError, match="taught with calls, which this fold tests on"):
+    with pytest.raises(ProtocolError, match="pretrained on calls, which this fold tests on"):
         again.check_origin(replace(split, test=tuple(heard)), 0)  # a checkpoint passes the record on
 
 
-def test_a_fold_that_tests_on_a_corpus_of_the_teaching_is_refused(
+def test_a_fold_that_tests_on_a_corpus_of_the_pretraining_is_refused(
     material: Material, tmp_path: Path, cache: Path
 ) -> None:
-    file = taught_weights(tmp_path / "taught.safetensors", "readings,tiny")
+    file = pretrained_weights(tmp_path / "start.safetensors", "readings,tiny")
     one = trainer(make_recipe(start=str(file)), material, tmp_path, cache)
     split = one.splits(0)[0]
     for check in (one.check_origin, one.run_split):
-        with pytest.raises(ProtocolError, match=r"taught with tiny, which this fold tests on"):
+        with pytest.raises(ProtocolError, match=r"pretrained on tiny, which this fold tests on"):
             check(split, 0)
     plain = replace(split, test=tuple(replace(clip, style=PLAIN, corpus="readings") for clip in split.test))
-    one.check_origin(plain, 0)  # plain speech may have been heard; the card says so
+    one.check_origin(plain, 0)  # plain speech may have been in it; the card names it
+
+
+def test_a_fold_that_tests_on_what_its_first_checkpoint_was_trained_on_is_refused(
+    material: Material, tmp_path: Path, cache: Path, encoder: Path
+) -> None:
+    first = trainer(make_recipe(epochs=1), material, tmp_path / "first", cache)
+    one, other = first.splits(0)
+    first.run_split(one, 0)
+    folder = str(tmp_path / "first" / f"{one.name}-s0" / "bundle")
+    second = trainer(make_recipe(start=folder, epochs=1), material, tmp_path / "second", cache)
+    second.check_origin(one, 0)
+    for check in (second.check_origin, second.run_split):
+        with pytest.raises(ProtocolError, match=r"was trained on tiny/s.*, which this fold tests on"):
+            check(other, 0)
+    on_encoder = trainer(on_samples(start=str(encoder), epochs=1), material, tmp_path / "encoder", cache)
+    on_encoder.run_split(on_encoder.splits(0)[0], 0)
+    folder = str(tmp_path / "encoder" / f"{one.name}-s0" / "bundle")
+    frozen = trainer(on_samples(start=folder), material, tmp_path / "frozen", cache)
+    for split in frozen.splits(0):
+        frozen.check_origin(split, 0)  # only the encoder is copied, which no training changes
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
-"""Teach a network to predict the tokens of a frozen speech encoder, without labels.
+"""Pretrain a network without labels: it learns to predict the tokens of a frozen speech encoder.
 
-A clip has one label and one embedding, but hundreds of tokens, so an hour of speech teaches far more in this way than
-with a teacher's predictions (`streamser.training.distil`). The encoder gets a clean piece of speech; the network gets
-the same piece with a room, noise and another level. Two linear maps, which only the training uses, predict
+A clip has one label and one embedding, but 50 tokens for each second, so a network learns more from an hour of speech
+in this way than from a teacher's predictions (`streamser.training.distil`). The encoder processes whole clean clips, at
+most 12 s at a time. The network's input is a short piece of a clip with a room, noise and another level. From the
+network's columns (its vectors over time, before it pools them), two linear maps, which only this training uses, predict
 
-- from each of the network's columns, the mean of the tokens at its time;
-- from the mean of all columns, the mean and deviation of the piece's tokens, which are all that the
-  encoder's own head gets.
+- for each column, the mean of the tokens during its time;
+- from the mean of the columns, the mean and deviation of the piece's tokens, which are all that the encoder's own head
+  gets.
 
 The encoder's tokens depend on their position, which the network cannot know: the mean token of each position is
 subtracted.
@@ -37,13 +38,15 @@ from streamser.training.featureaugment import FeatureAugment
 from streamser.training.options import RunOptions
 from streamser.training.store import LevelStore, keep
 
-__all__ = ["Figures", "TeachConfig", "Teaching", "TokenTargets", "token_store"]
+__all__ = ["TOKEN_S", "Figures", "PretrainConfig", "Pretraining", "TokenTargets", "token_store"]
 
 _CHUNK_TOKENS = 600  # the encoder gets at most 12 s at a time
 _FEWEST_TOKENS = 40  # shorter clips are not used
-_EXACT_POSITIONS = 40  # the first positions differ most; the mean tokens of later ones are smoothed
+_EXACT_POSITIONS = 40  # the first positions differ most; later ones are averaged with their neighbours
 _SMOOTHED = 15  # positions on either side
-_TOKEN_S = 0.02
+_CHECKED = 192  # held-back clips that the figures are measured on
+TOKEN_S = 0.02
+"""Time from one token to the next."""
 _BETA = 2.0  # errors above two standard deviations count linearly
 
 
@@ -53,11 +56,11 @@ _AUGMENT = FeatureAugment(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeachConfig:
-    """Settings of a teaching; the defaults are those of the shipped checkpoint."""
+class PretrainConfig:
+    """Settings of a pretraining."""
 
     passes: int = 120_000
-    """Pieces of speech to learn from."""
+    """Pieces of speech that are drawn."""
     piece_s: float = 2.56
     batch: int = 32
     lr: float = 2e-3
@@ -66,7 +69,7 @@ class TeachConfig:
     ema: float = 0.998
     """Decay of the running average of the weights, which is the result."""
     held_back: float = 0.02
-    """Share of the clips that are not learned from, for the figures of the progress."""
+    """Share of the clips that are not trained on; the progress figures are measured on them."""
     report_every: int = 100
     """Steps between two figures, and between two saved states."""
     seed: int = 0
@@ -120,7 +123,7 @@ class TokenTargets:
 
     def __init__(self, store: LevelStore, clips: Sequence[int], piece: int) -> None:
         """Measure the constants on these clips; `piece` is the number of tokens of a piece."""
-        self.store, self.piece = store, piece
+        self.store = store
         self.positions = _mean_by_position(store, clips)
         squares, count, means, deviations = np.zeros(store.levels.shape[1]), 0, [], []
         for clip in clips:
@@ -163,7 +166,7 @@ def _moments(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[
 
 
 def _mean_by_position(store: LevelStore, clips: Sequence[int]) -> NDArray[np.float32]:
-    """The mean token of each position, (_CHUNK_TOKENS, D); neighbouring positions are averaged where clips are few."""
+    """The mean token of each position, (_CHUNK_TOKENS, D); from `_EXACT_POSITIONS` on, averaged with its neighbours."""
     total, count = np.zeros((_CHUNK_TOKENS, store.levels.shape[1])), np.zeros(_CHUNK_TOKENS)
     for clip in clips:
         frames = store.frames(clip)
@@ -175,13 +178,15 @@ def _mean_by_position(store: LevelStore, clips: Sequence[int]) -> NDArray[np.flo
     for position in range(_CHUNK_TOKENS):
         beside = 0 if position < _EXACT_POSITIONS else _SMOOTHED
         near = slice(max(0, position - beside), position + beside + 1)
-        mean[position] = total[near].sum(axis=0) / max(1.0, count[near].sum())
+        found = count[near].sum()
+        # Positions that no clip reaches, except perhaps one that is held back, get the last known mean.
+        mean[position] = total[near].sum(axis=0) / found if found else mean[position - 1]
     return mean.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the network predicts of the clips that were held back."""
+    """How well the network predicts the tokens of clips that it is not trained on."""
 
     step: int
     loss: float
@@ -191,7 +196,7 @@ class Figures:
     """The same for means and deviations of pieces."""
 
 
-class Teaching:
+class Pretraining:
     """Train the modules that compute a network's columns, and two linear maps, to predict an encoder's tokens."""
 
     def __init__(
@@ -201,24 +206,32 @@ class Teaching:
         levels: LevelStore,
         tokens: LevelStore,
         clips: Sequence[Clip],
-        config: TeachConfig,
+        config: PretrainConfig,
     ) -> None:
-        """`levels` and `tokens` have the clips in the same order."""
+        """`levels` and `tokens` are of `clips`, in this order."""
         if not net.column_modules:
-            raise ConfigError(f"{type(net).__name__} cannot be taught: it has no columns")
+            raise ConfigError(f"{type(net).__name__} has no columns, so it cannot be pretrained")
         torch.manual_seed(config.seed)
         self.config = config
         self.rng = np.random.default_rng(config.seed)
-        long = np.flatnonzero(tokens.lengths[0] >= _FEWEST_TOKENS)
-        held_back = self.rng.random(len(long)) < config.held_back
-        self.held_back, self.clips = long[held_back], long[~held_back]
-        if not len(self.clips) or not len(self.held_back):
-            raise ConfigError(f"{len(clips)} clips are too few to learn from some and to hold others back")
-        self.share = _shares([clips[i].corpus for i in self.clips], tokens.lengths[0, self.clips])
-        self.frames_per_token = _TOKEN_S / features.hop_s
+        self.frames_per_token = TOKEN_S / features.hop_s
         columns = round(config.piece_s / (net.frames_per_column * features.hop_s))
         self.frames = columns * net.frames_per_column
         self.edges = np.round(np.arange(columns + 1) * net.frames_per_column / self.frames_per_token).astype(np.int64)
+        if columns < 1 or np.diff(self.edges).min() < 1:
+            raise ConfigError(
+                f"a column of {type(net).__name__} must be longer than {TOKEN_S} s and shorter than a piece"
+            )
+        self.most = np.minimum(tokens.lengths[0], (levels.lengths[0] / self.frames_per_token).astype(np.int64))
+        shortest = max(_FEWEST_TOKENS, int(self.edges[1]))
+        usable = self.rng.permutation(np.flatnonzero(self.most >= shortest))
+        back = max(2, round(config.held_back * len(usable)))
+        self.held_back, self.clips = usable[:back], usable[back:]
+        if not len(self.clips):
+            raise ConfigError(
+                f"only {len(usable)} clips have {shortest * TOKEN_S:.1f} s; the pretraining needs 3 or more"
+            )
+        self.share = _shares([clips[i].corpus for i in self.clips], tokens.lengths[0, self.clips])
         self.targets = TokenTargets(tokens, self.clips.tolist(), int(self.edges[-1]))
         self.batches = BatchMaker(levels, features, config.augment)
         self.net = channels_last(net)
@@ -230,12 +243,16 @@ class Teaching:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
         self.average = {name: value.clone() for name, value in net.state_dict().items() if name in wanted}
         self.step = 0
+        digest = hashlib.sha256(repr((config, features, levels.key, tokens.key)).encode())
+        for value in self.average.values():
+            digest.update(value.numpy().tobytes())
+        self.key = digest.hexdigest()
 
     def run(self, state: Path, report: Callable[[Figures], None]) -> dict[str, Tensor]:
-        """Train to the last step, and return the taught weights; a run that was interrupted continues from `state`."""
+        """Train to the last step and return the weights of the columns; an interrupted run continues from `state`."""
         if state.exists():
             self._restore(torch.load(state, weights_only=True))
-        checked = self._batch(self.held_back[:192], np.random.default_rng(self.config.seed), clean=True)
+        checked = self._batch(self.held_back[:_CHECKED], np.random.default_rng(self.config.seed), clean=True)
         while self.step < self.config.steps:
             loss = self._learn()
             if self.step % self.config.report_every == 0 or self.step == self.config.steps:
@@ -266,10 +283,10 @@ class Teaching:
 
     def _batch(self, clips: NDArray[np.int64], rng: np.random.Generator, *, clean: bool) -> tuple[Tensor, ...]:
         """Input frames, the columns' targets, which of them lie in the clip, and the pieces' targets."""
-        levels, tokens = self.batches.store, self.targets.store
+        levels = self.batches.store
         pieces, targets = [], []
         for clip in clips.tolist():
-            most = min(int(tokens.lengths[0, clip]), int(levels.lengths[0, clip] / self.frames_per_token))
+            most = int(self.most[clip])
             count = min(int(self.edges[-1]), most)
             start = int(rng.integers(0, most - count + 1))
             first = round(start * self.frames_per_token)
@@ -307,15 +324,18 @@ class Teaching:
         values = {
             "net": self.net.state_dict(), "average": self.average, "by_column": self.by_column.state_dict(),
             "by_piece": self.by_piece.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
-            "rng": self.rng.bit_generator.state, "config": repr(self.config),
+            "rng": self.rng.bit_generator.state, "key": self.key,
         }  # fmt: skip
         part = state.with_suffix(".part")
         torch.save(values, part)
         part.replace(state)
 
     def _restore(self, values: Mapping[str, Any]) -> None:
-        if values["config"] != repr(self.config):
-            raise ConfigError("the saved state has other settings; delete it to begin anew, or give the same settings")
+        if values["key"] != self.key:
+            raise ConfigError(
+                "the saved state is of a pretraining with other settings, speech, encoder or first weights; delete it "
+                "to begin anew"
+            )
         self.net.load_state_dict(values["net"])
         self.average = values["average"]
         self.by_column.load_state_dict(values["by_column"])

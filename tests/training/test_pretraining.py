@@ -1,4 +1,4 @@
-"""A network is taught an encoder's tokens: its targets, that it learns them, and that a teaching can be resumed."""
+"""A network is pretrained on an encoder's tokens: its targets, that it learns them, and that a run can be resumed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from streamser.nets.whisper import Encoder
 from streamser.nets.zoo import get
 from streamser.training.featureaugment import FeatureAugment
 from streamser.training.options import RunOptions
+from streamser.training.pretraining import Figures, PretrainConfig, Pretraining, TokenTargets, token_store
 from streamser.training.store import LevelStore
-from streamser.training.tokens import Figures, TeachConfig, Teaching, TokenTargets, token_store
 
 FEATURES = replace(get("sepconv").features, n_mels=16, scale="none", clip=None)
 CLIPS, TOKENS, SIZE = 60, 100, 3
-CONFIG = TeachConfig(
+CONFIG = PretrainConfig(
     passes=480, batch=8, piece_s=0.64, report_every=10, held_back=0.2, ema=0.9, lr=3e-3, augment=FeatureAugment()
 )
 
@@ -51,10 +51,10 @@ def speech(rng: np.random.Generator) -> tuple[LevelStore, LevelStore]:
     return store_of(levels), store_of(tokens)
 
 
-def teaching(seed: int = 0, config: TeachConfig = CONFIG) -> Teaching:
+def pretraining(seed: int = 0, config: PretrainConfig = CONFIG) -> Pretraining:
     levels, tokens = speech(np.random.default_rng(seed))
     torch.manual_seed(0)
-    return Teaching(SepConv(2, bins=16, blocks=1), FEATURES, levels, tokens, names(CLIPS), config)
+    return Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, levels, tokens, names(CLIPS), config)
 
 
 def test_targets_do_not_depend_on_the_position_and_columns_get_the_mean_of_their_tokens() -> None:
@@ -65,15 +65,19 @@ def test_targets_do_not_depend_on_the_position_and_columns_get_the_mean_of_their
     spread = targets.moments.token
     assert np.abs(spread - 1).max() < 0.1  # without the positions, the spread would be 2.3 for the first
     columns, inside, whole = targets.of(0, 205, 8, np.array([0, 3, 6, 10]))
-    expected = np.array([own[0][205:208].mean(axis=0), own[0][208:211].mean(axis=0)]) / spread
-    np.testing.assert_allclose(columns[:2], expected, atol=0.2)
+    of_columns = np.array([own[0][205:208].mean(axis=0), own[0][208:211].mean(axis=0)]) / spread
+    np.testing.assert_allclose(columns[:2], of_columns, atol=0.2)
     assert inside.tolist() == [1, 1, 0]  # the third column ends after the piece
-    assert whole.shape == (2 * SIZE,)
+    piece, moments = own[0][205:213], targets.moments
+    expected = [(piece.mean(axis=0) - moments.mean[0]) / moments.mean[1]]
+    expected += [(piece.std(axis=0) - moments.deviation[0]) / moments.deviation[1]]
+    np.testing.assert_allclose(whole, np.concatenate(expected), atol=2.5)
+    assert np.corrcoef(whole, np.concatenate(expected))[0, 1] > 0.95
 
 
-def test_a_taught_network_predicts_tokens_of_clips_that_it_did_not_hear(tmp_path: Path) -> None:
+def test_a_pretrained_network_predicts_tokens_of_clips_that_it_was_not_trained_on(tmp_path: Path) -> None:
     seen: list[Figures] = []
-    lesson = teaching()
+    lesson = pretraining()
     before = {name: value.clone() for name, value in lesson.net.state_dict().items()}
     weights = lesson.run(tmp_path / "x.state", seen.append)
     assert [figures.step for figures in seen] == [10, 20, 30, 40, 50, 60]
@@ -82,31 +86,31 @@ def test_a_taught_network_predicts_tokens_of_clips_that_it_did_not_hear(tmp_path
     assert all(torch.equal(lesson.net.state_dict()[name], before[name]) for name in before if name not in weights)
 
 
-def test_an_interrupted_teaching_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
-    whole = teaching().run(tmp_path / "whole.state", lambda _: None)
+def test_an_interrupted_pretraining_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole = pretraining().run(tmp_path / "whole.state", lambda _: None)
 
     def stop(figures: Figures) -> None:
         if figures.step == 30:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        teaching().run(tmp_path / "parts.state", stop)
+        pretraining().run(tmp_path / "parts.state", stop)
     rest: list[int] = []
-    parts = teaching().run(tmp_path / "parts.state", lambda figures: rest.append(figures.step))
+    parts = pretraining().run(tmp_path / "parts.state", lambda figures: rest.append(figures.step))
     assert rest == [30, 40, 50, 60]  # the last saved state is that of step 20
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
     with pytest.raises(ConfigError, match="other settings"):
-        teaching(config=replace(CONFIG, lr=1e-3)).run(tmp_path / "parts.state", lambda _: None)
+        pretraining(config=replace(CONFIG, lr=1e-3)).run(tmp_path / "parts.state", lambda _: None)
 
 
-def test_teaching_needs_columns_and_clips() -> None:
+def test_a_pretraining_needs_columns_and_clips() -> None:
     levels, tokens = speech(np.random.default_rng(0))
     nothing = SerNet(2, bins=16, embedding_dim=8, min_frames=1, min_bins=1)
-    with pytest.raises(ConfigError, match="SerNet cannot be taught"):
-        Teaching(nothing, FEATURES, levels, tokens, names(CLIPS), CONFIG)
+    with pytest.raises(ConfigError, match="SerNet has no columns"):
+        Pretraining(nothing, FEATURES, levels, tokens, names(CLIPS), CONFIG)
     short = replace(tokens, lengths=np.full_like(tokens.lengths, 20))
-    with pytest.raises(ConfigError, match="too few"):
-        Teaching(SepConv(2, bins=16, blocks=1), FEATURES, levels, short, names(CLIPS), CONFIG)
+    with pytest.raises(ConfigError, match=r"only 0 clips have 0\.8 s"):
+        Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, levels, short, names(CLIPS), CONFIG)
 
 
 def test_tokens_are_those_of_the_encoder_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,23 +129,61 @@ def test_tokens_are_those_of_the_encoder_and_are_kept(tmp_path: Path, monkeypatc
 
 
 def test_the_rate_rises_then_falls() -> None:
-    config = TeachConfig(passes=3200)
+    config = PretrainConfig(passes=3200)
     rates = [config.rate(step) for step in range(config.steps)]
     assert max(rates) == pytest.approx(config.lr, rel=0.01) and 0 < rates.index(max(rates)) < 10
     assert rates[-1] < 0.03 * config.lr
 
 
+@pytest.mark.parametrize("count", [40, 64, 65, 100])
+def test_frames_and_tokens_of_a_piece_are_of_the_same_time(count: int) -> None:
+    """Levels are the number of their frame, tokens their own number, so each can be compared with the other's time."""
+    frames = round(count * 0.02 / FEATURES.hop_s)
+    levels = [np.repeat(np.arange(frames)[:, None], 16, axis=1).astype(np.float32)] * 6
+    tokens = [np.repeat(np.arange(count)[:, None], SIZE, axis=1).astype(np.float32)] * 6
+    config = replace(CONFIG, piece_s=1.28)
+    torch.manual_seed(0)
+    one = Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, store_of(levels), store_of(tokens), names(6), config)
+    one.targets.positions[:] = 0.0
+    assert one.edges.tolist() == [round(4 * 0.8 * column) for column in range(21)]
+    for _ in range(20):
+        batch = one._batch(one.clips, one.rng, clean=True)
+        for piece, columns, inside, _ in zip(*batch, strict=True):
+            first = float(piece[0, 0])
+            usable = min(64, count)
+            assert inside.tolist() == [float(edge <= usable) for edge in one.edges[1:].tolist()]
+            for column in range(int(inside.sum())):
+                seconds = float(piece[4 * column : 4 * column + 4, 0].mean() + 0.5) * FEATURES.hop_s
+                wanted = (float(columns[column, 0]) * float(one.targets.moments.token[0]) + 0.5) * 0.02
+                assert wanted == pytest.approx(seconds, abs=0.025), (first, column)
+
+
+@pytest.mark.parametrize("hop", [64, 2048])
+def test_columns_that_are_shorter_than_a_token_or_longer_than_a_piece_are_refused(hop: int) -> None:
+    levels, tokens = speech(np.random.default_rng(0))
+    features = replace(FEATURES, hop_samples=hop, window_samples=4 * hop, fft_size=4 * hop)
+    with pytest.raises(ConfigError, match="a column of SepConv must be longer"):
+        Pretraining(
+            SepConv(2, bins=16, blocks=1), features, levels, tokens, names(CLIPS), replace(CONFIG, piece_s=0.06)
+        )
+
+
 @pytest.mark.parametrize("name", ["sepconv", "lightsernet", "lightsernet-small-shallow"])
-def test_a_network_has_a_column_for_every_few_frames_and_they_are_what_it_pools(name: str) -> None:
+def test_columns_are_computed_by_the_named_modules_alone_and_are_what_the_network_pools(name: str) -> None:
     torch.manual_seed(0)
     net = get(name).build(4).eval()
     frames = torch.randn(2, 5 * 32, net.bins)
+
+    def changed(module: str) -> bool:
+        other = get(name).build(4).eval()
+        other.load_state_dict(net.state_dict())
+        for parameter in getattr(other, module).parameters():
+            parameter.add_(0.05)
+        return not torch.allclose(other.columns(frames), net.columns(frames))
+
     with torch.no_grad():
         columns = net.columns(frames)
         assert columns.shape == (2, 5 * 32 // net.frames_per_column, net.column_size)
-        for module in net.column_modules:
-            for parameter in getattr(net, module).parameters():
-                parameter.add_(0.05)
-        assert not torch.allclose(net.columns(frames), columns)
+        assert {module for module, _ in net.named_children() if changed(module)} == set(net.column_modules)
         if name.startswith("lightsernet"):
-            torch.testing.assert_close(net.columns(frames).mean(dim=1), net.embed(frames))
+            torch.testing.assert_close(columns.mean(dim=1), net.embed(frames))
