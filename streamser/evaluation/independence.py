@@ -53,8 +53,9 @@ def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Ind
     unseen = [clip for clip in clips if clip.speaker not in parts]
     if not unseen:
         text = (
-            "SPEAKERS SEEN IN TRAINING: every speaker here was used to train the checkpoint or to choose its settings. "
-            "These figures measure memory of the training data; they are not speaker-independent."
+            "SPEAKERS SEEN IN TRAINING: every speaker here was used to train the checkpoint, perhaps without labels, "
+            "or to choose its settings. These figures measure memory of the training data; they are not "
+            "speaker-independent."
         )
         return list(clips), Independence("seen", text, dict(excluded))
     twin = _namesake(parts, unseen)

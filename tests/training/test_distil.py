@@ -116,6 +116,9 @@ def test_a_teacher_is_refused_if_its_own_teacher_saw_the_test_corpus_or_its_spea
     second = replace(teacher, provenance={**teacher.provenance, "teacher_speakers": ["other/s1"]})
     with pytest.raises(ProtocolError, match="was trained on other"):
         check_teacher(second, split)
+    pretrained = replace(teacher, provenance={**teacher.provenance, "pretrained_on": ["other"]})
+    with pytest.raises(ProtocolError, match="was trained on other"):
+        check_teacher(pretrained, split)
     with pytest.raises(ProtocolError, match="does not record the speakers"):
         check_teacher(replace(teacher, provenance={}), split)
 
@@ -129,6 +132,12 @@ def test_an_evaluation_leaves_out_the_speakers_that_trained_a_teacher(material: 
     unseen, finding = unseen_clips(taught, clips)
     assert clips[0].speaker not in {clip.speaker for clip in unseen}
     assert finding.excluded == {"teacher": len(clips) - len(unseen)}
+    both = [*clips, *(clip for clip in material.clips if clip.corpus == "tiny")]
+    pretrained = replace(bundle_of(run, "other"), provenance={"train_speakers": ["a/b"], "pretrained_on": ["other"]})
+    unseen, finding = unseen_clips(pretrained, both)
+    assert {clip.corpus for clip in unseen} == {"tiny"} and finding.excluded == {"pretraining": len(clips)}
+    kept, finding = unseen_clips(pretrained, clips)
+    assert len(kept) == len(clips) and finding.kind == "seen" and "without labels" in finding.text
 
 
 def test_if_no_corpus_is_left_out_a_teacher_may_know_other_speakers_than_the_test_speakers(
