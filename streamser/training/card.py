@@ -225,7 +225,7 @@ def _scores(scores: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     parts = []
     if "streams" in scores:
         parts.append(_streams(scores["streams"]))
-    if "plain_speech" in scores:
+    if scores.get("plain_speech"):
         parts.append(_plain(scores, provenance))
     if "left_out_ua" in scores:
         rows = [(name, f"{value:.1f}") for name, value in scores["left_out_ua"].items()]

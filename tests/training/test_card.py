@@ -75,6 +75,8 @@ def test_a_card_names_the_corpora_of_the_pretraining_and_the_plain_speech_among_
     pretrained = text(pretrained_on=["readings", "calls"], frozen=False)
     assert "learned without labels on readings, calls |" in pretrained
     assert "Without labels, the start weights were trained on calls before." in pretrained
+    nothing = {"plain_speech": {}, "plain_speech_mood": None}  # of a run that leaves out no source of plain speech
+    assert "Plain speech" not in write_card(settled, zoo.get("lightsernet"), Calibration(), PROVENANCE, nothing)
     assert "copied unchanged" not in pretrained  # `parameters` counts statistics, which are not trained
     frozen = text(frozen=True)
     assert "parameters: 10, 4 of them trained on these corpora; the others were copied unchanged" in frozen
