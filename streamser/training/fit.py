@@ -137,6 +137,23 @@ class FitOptions:
     on_epoch: Callable[[dict[str, float]], None] | None = None
 
 
+def follow(average: nn.Module, net: nn.Module, share: float) -> None:
+    """Move each value of the average by this share towards that of the network; integers are copied."""
+    with torch.no_grad():
+        for mean, value in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, share)
+            else:
+                mean.copy_(value)
+
+
+def save_whole(state: dict[str, Any], path: Path) -> None:
+    """Save the state of a training; if the process dies meanwhile, the previous file stays complete."""
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
 class Fit:
     """The training of one network on one split; `run()` continues from the last checkpoint, if there is one."""
 
@@ -337,17 +354,11 @@ class Fit:
         return result * float(labelled.mean())
 
     def _follow(self) -> None:
-        """Update the running average of the weights and of batch norm's statistics; integers are copied."""
+        """Update the running average of the weights and of batch norm's statistics."""
         if self.average is None:
             return
         self.followed += 1  # faster at first, so that the initial weights lose their influence
-        share = 1 - min(self.recipe.ema, (1 + self.followed) / (10 + self.followed))
-        with torch.no_grad():
-            for mean, value in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
-                if mean.is_floating_point():
-                    mean.lerp_(value, share)
-                else:
-                    mean.copy_(value)
+        follow(self.average, self.net, 1 - min(self.recipe.ema, (1 + self.followed) / (10 + self.followed)))
 
     def _validate(self) -> dict[str, float]:
         net = self.average or self.net
@@ -408,9 +419,7 @@ class Fit:
             "rng": json.dumps(self.rng.bit_generator.state),
             "torch_rng": torch.get_rng_state(),
         }
-        partial = self._checkpoint.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(self._checkpoint)  # if the process dies while saving, the previous checkpoint stays complete
+        save_whole(state, self._checkpoint)
 
     def resume(self) -> bool:
         """Resume from the folder's checkpoint, if any; on a CPU, the final weights equal those of an unbroken run."""

@@ -15,6 +15,7 @@ subtracted.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ from streamser.nets.layers import SerNet, channels_last
 from streamser.nets.whisper import FRAMES_PER_TOKEN, Encoder
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
+from streamser.training.fit import follow, save_whole
 from streamser.training.options import RunOptions
 from streamser.training.store import LevelStore, keep
 
@@ -237,14 +239,14 @@ class Pretraining:
         self.net = channels_last(net)
         size, width = net.column_size, tokens.levels.shape[1]
         self.by_column, self.by_piece = nn.Linear(size, width), nn.Linear(size, 2 * width)
-        wanted = {name for name in net.state_dict() if name.partition(".")[0] in net.column_modules}
-        learning = [value for name, value in net.named_parameters() if name in wanted and value.requires_grad]
+        modules = [net.get_submodule(name) for name in net.column_modules]
+        learning = [value for module in modules for value in module.parameters() if value.requires_grad]
         self.parameters = [*learning, *self.by_column.parameters(), *self.by_piece.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
-        self.average = {name: value.clone() for name, value in net.state_dict().items() if name in wanted}
+        self.average = copy.deepcopy(self.net).eval()
         self.step = 0
         digest = hashlib.sha256(repr((config, features, levels.key, tokens.key)).encode())
-        for value in self.average.values():
+        for value in self.weights().values():
             digest.update(value.numpy().tobytes())
         self.key = digest.hexdigest()
 
@@ -258,7 +260,12 @@ class Pretraining:
             if self.step % self.config.report_every == 0 or self.step == self.config.steps:
                 report(self._figures(checked, loss))
                 self._save(state)
-        return self.average
+        return self.weights()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged weights of the modules that compute the columns."""
+        values = self.average.state_dict().items()
+        return {name: value for name, value in values if name.partition(".")[0] in self.net.column_modules}
 
     def _learn(self) -> float:
         config = self.config
@@ -266,19 +273,13 @@ class Pretraining:
             group["lr"] = config.rate(self.step)
         chosen = self.rng.choice(self.clips, config.batch, p=self.share)
         self.net.train()
-        loss = self._losses(*self._batch(chosen, self.rng, clean=False))[0]
+        loss = self._losses(self.net, *self._batch(chosen, self.rng, clean=False))[0]
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
         self.optimizer.step()
         self.step += 1
-        keep = min(config.ema, self.step / (self.step + 10))
-        values = self.net.state_dict()
-        for name, average in self.average.items():
-            if average.is_floating_point():
-                average.mul_(keep).add_(values[name], alpha=1 - keep)
-            else:
-                average.copy_(values[name])
+        follow(self.average, self.net, 1 - min(config.ema, self.step / (self.step + 10)))
         return loss.item()
 
     def _batch(self, clips: NDArray[np.int64], rng: np.random.Generator, *, clean: bool) -> tuple[Tensor, ...]:
@@ -299,9 +300,11 @@ class Pretraining:
         columns, inside, whole = (torch.from_numpy(np.stack(part)).float() for part in zip(*targets, strict=True))
         return self.batches.finish(frames), columns, inside, whole
 
-    def _losses(self, frames: Tensor, columns: Tensor, inside: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _losses(
+        self, net: SerNet, frames: Tensor, columns: Tensor, inside: Tensor, whole: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, and the predictions for columns and pieces."""
-        found = self.net.columns(frames)
+        found = net.columns(frames)
         weight = (inside / inside.sum(dim=1, keepdim=True)).unsqueeze(2)
         by_column, by_piece = self.by_column(found), self.by_piece((found * weight).sum(dim=1))
         error = F.smooth_l1_loss(by_column, columns, reduction="none", beta=_BETA).mean(dim=2)
@@ -311,24 +314,19 @@ class Pretraining:
     @torch.no_grad()
     def _figures(self, checked: tuple[Tensor, ...], loss: float) -> Figures:
         """The figures of the averaged weights."""
-        own = {name: value.clone() for name, value in self.net.state_dict().items()}
-        self.net.load_state_dict({**own, **self.average})
-        self.net.eval()
-        _, by_column, by_piece = self._losses(*checked)
-        self.net.load_state_dict(own)
+        _, by_column, by_piece = self._losses(self.average, *checked)
         _, columns, inside, whole = checked
         chosen = inside > 0
         return Figures(self.step, loss, _explained(by_column[chosen], columns[chosen]), _explained(by_piece, whole))
 
     def _save(self, state: Path) -> None:
         values = {
-            "net": self.net.state_dict(), "average": self.average, "by_column": self.by_column.state_dict(),
-            "by_piece": self.by_piece.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
-            "rng": self.rng.bit_generator.state, "key": self.key,
+            "net": self.net.state_dict(), "average": self.average.state_dict(),
+            "by_column": self.by_column.state_dict(), "by_piece": self.by_piece.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "step": self.step, "rng": self.rng.bit_generator.state,
+            "key": self.key,
         }  # fmt: skip
-        part = state.with_suffix(".part")
-        torch.save(values, part)
-        part.replace(state)
+        save_whole(values, state)
 
     def _restore(self, values: Mapping[str, Any]) -> None:
         if values["key"] != self.key:
@@ -337,7 +335,7 @@ class Pretraining:
                 "to begin anew"
             )
         self.net.load_state_dict(values["net"])
-        self.average = values["average"]
+        self.average.load_state_dict(values["average"])
         self.by_column.load_state_dict(values["by_column"])
         self.by_piece.load_state_dict(values["by_piece"])
         self.optimizer.load_state_dict(values["optimizer"])
