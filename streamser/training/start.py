@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
 
 from streamser.bundle import load_bundle, model_folders
 from streamser.corpora.clips import PLAIN
 from streamser.corpora.protocols import Split
 from streamser.errors import ConfigError, ProtocolError
 from streamser.nets.layers import SerNet
-from streamser.training.teachers import speakers_of
+from streamser.training.teachers import speakers_of, tested_among
 
 __all__ = ["PRETRAINED_ON", "START_SUFFIX", "begin_with", "check_start", "pretrained_on"]
 
@@ -44,11 +44,8 @@ def pretrained_on(start: str) -> tuple[str, ...]:
     """The corpora of the pretraining that gave the weights of `start`; empty if there was none."""
     if not start.endswith(START_SUFFIX):
         return tuple(load_bundle(start, verify=False).provenance.get(PRETRAINED_ON) or ()) if start else ()
-    try:
-        with safe_open(_file_of(start), "numpy") as file:
-            names = (file.metadata() or {}).get(PRETRAINED_ON, "")
-    except SafetensorError as error:
-        raise ConfigError(f"start: {start}: not a safetensors file ({error})") from error
+    with _opened(start) as file:
+        names = (file.metadata() or {}).get(PRETRAINED_ON, "")
     return tuple(names.split(",")) if names else ()
 
 
@@ -68,21 +65,24 @@ def check_start(start: str, split: Split, *, frozen: bool) -> None:
         )
     if frozen or start.endswith(START_SUFFIX):
         return
-    known = speakers_of(load_bundle(start, verify=False))
-    left_out = {clip.corpus for clip in split.test} - {clip.corpus for clip in split.train}
-    shared = (
-        left_out & {speaker.partition("/")[0] for speaker in known} or {clip.speaker for clip in split.test} & known
-    )
+    shared = tested_among(split, speakers_of(load_bundle(start, verify=False)))
     if shared:
         raise ProtocolError(
-            f"{split.name}: the checkpoint {start} was trained on {', '.join(sorted(shared)[:3])}, which this fold "
+            f"{split.name}: the checkpoint {start} was trained on {', '.join(shared[:3])}, which this fold "
             "tests on; set start to weights that were not, or leave it empty for random weights"
         )
 
 
-def _file_weights(start: str) -> Mapping[str, NDArray[Any]]:
+def _file_weights(start: str) -> dict[str, NDArray[Any]]:
+    with _opened(start) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+
+
+@contextmanager
+def _opened(start: str) -> Iterator[Any]:
     try:
-        return load_file(_file_of(start))
+        with safe_open(_file_of(start), "numpy") as file:
+            yield file
     except SafetensorError as error:
         raise ConfigError(f"start: {start}: not a safetensors file ({error})") from error
 

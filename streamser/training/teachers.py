@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -35,7 +35,7 @@ from streamser.training.recipe import DistilConfig
 from streamser.training.store import keep
 from streamser.training.workers import begin_worker
 
-__all__ = ["Predictions", "Teachers", "check_teacher", "speakers_of"]
+__all__ = ["Predictions", "Teachers", "check_teacher", "speakers_of", "tested_among"]
 
 _CLIPS = 16  # clips in one job
 
@@ -66,6 +66,13 @@ def speakers_of(bundle: Bundle) -> set[str]:
     return {str(speaker) for name in names for speaker in bundle.provenance.get(name) or ()}
 
 
+def tested_among(split: Split, speakers: set[str], corpora: Iterable[str] = ()) -> list[str]:
+    """What a split tests on, of these speakers and whole corpora: the corpora that it leaves out, else the speakers."""
+    left_out = {clip.corpus for clip in split.test} - {clip.corpus for clip in split.train}
+    known = {speaker.partition("/")[0] for speaker in speakers}.union(corpora)
+    return sorted(left_out & known or {clip.speaker for clip in split.test} & speakers)
+
+
 def check_teacher(bundle: Bundle, split: Split) -> Bundle:
     """Return the checkpoint; ProtocolError if it was trained on speakers of the split's test part. If a corpus is left
     out entirely, the teacher must have left it out entirely too.
@@ -74,11 +81,7 @@ def check_teacher(bundle: Bundle, split: Split) -> Bundle:
     where = f"{split.name}: the teacher {bundle.path}"
     if not known:
         raise ProtocolError(f"{where} does not record the speakers it was trained on; use a teacher that does")
-    left_out = {clip.corpus for clip in split.test} - {clip.corpus for clip in split.train}
-    trained_on = {speaker.partition("/")[0] for speaker in known} | set(bundle.provenance.get("pretrained_on") or ())
-    corpora = left_out & trained_on
-    speakers = {clip.speaker for clip in split.test} & known
-    shared = sorted(corpora or speakers)
+    shared = tested_among(split, known, bundle.provenance.get("pretrained_on") or ())
     if shared:
         more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
         raise ProtocolError(
