@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,12 +147,12 @@ class BatchMaker:
         """Apply every augmentation in turn to log-mel, (B, T, mels)."""
         shape = BatchShape(*levels.shape)
         for change in self._changes:
-            levels = change.apply(levels, change.draw(rng, shape), self._scale)
+            levels = change.apply(levels, _on(levels.device, change.draw(rng, shape)), self._scale)
         return levels.clamp_min(self._scale.floor)
 
     def finish(self, levels: Tensor) -> Tensor:
         """Convert log-mel to network input (see `features.from_log_mel`); raw samples pass unchanged."""
-        values = levels @ self._dct if self._dct is not None else levels
+        values = levels @ self._dct.to(levels.device) if self._dct is not None else levels
         if self.features.clip is not None:
             values = values.clamp(*self.features.clip)
         if self.features.scale == "unit":
@@ -159,7 +160,7 @@ class BatchMaker:
             low, high = self.features.clip
             values = (values - low) / (high - low)
         elif self._mean is not None and self._std is not None:
-            values = (values - self._mean) / self._std
+            values = (values - self._mean.to(levels.device)) / self._std.to(levels.device)
         return values
 
     def whole(self, clip: int, copy: int = 0) -> Tensor:
@@ -179,6 +180,15 @@ class BatchMaker:
             np.stack([self._fit(frames[start:], self.features.window_frames) for start in starts])
         )
         return self.finish(windows)
+
+
+def _on(device: torch.device, drawn: Any) -> Any:
+    """Move the parameters of a change, one tensor or a named tuple of tensors, to the device of the log-mel."""
+    if isinstance(drawn, Tensor):
+        return drawn.to(device)
+    if isinstance(drawn, tuple):
+        return type(drawn)(*(_on(device, value) for value in drawn))
+    return drawn
 
 
 def sampling_weights(clips: Sequence[Clip], balance: Sequence[str]) -> NDArray[np.float64]:

@@ -80,7 +80,7 @@ class Warp:
 
     def apply(self, levels: Tensor, drawn: Tensor, scale: Scale) -> Tensor:
         mels = levels.shape[2]
-        place = (torch.arange(mels) * (1 + drawn[:, None])).clamp(0, mels - 1)  # (B, mels)
+        place = (torch.arange(mels, device=levels.device) * (1 + drawn[:, None])).clamp(0, mels - 1)  # (B, mels)
         left = place.floor().long().clamp_max(mels - 2)
         part = (place - left)[:, None, :]
         index = left[:, None, :].expand(-1, levels.shape[1], -1)
@@ -165,8 +165,8 @@ class NoiseDrawn(NamedTuple):
     snr_db: Tensor
     tilt_db: Tensor
     """(B, mels), spectrum of the noise."""
-    grain_db: Tensor
-    """(B, T, mels), random variation of the noise."""
+    grain: Tensor
+    """(B, T, mels), random variation of the noise's power."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +181,12 @@ class Noise:
         snr_db = _floats(rng.uniform(*self.snr_db, shape.clips))
         tilt_db = 12.0 * _curves(_swing(rng, shape.clips, 4), shape.mels)
         grain = _floats(rng.standard_exponential(tuple(shape)))
-        return NoiseDrawn(chosen, snr_db, tilt_db, 10 * torch.log10(0.3 + 0.7 * grain))
+        return NoiseDrawn(chosen, snr_db, tilt_db, 0.3 + 0.7 * grain)
 
     def apply(self, levels: Tensor, drawn: NoiseDrawn, scale: Scale) -> Tensor:
         tilt = drawn.tilt_db * scale.per_db
         floor = (scale.mean_db(levels) - drawn.snr_db)[:, None, None] * scale.per_db + tilt[:, None, :]
-        noise = floor + drawn.grain_db * scale.per_db
+        noise = floor + 10 * torch.log10(drawn.grain) * scale.per_db
         mixed = scale.from_nepers(torch.logaddexp(scale.nepers(levels), scale.nepers(noise)))
         return torch.where(drawn.chosen[:, None, None], mixed, levels)
 

@@ -16,10 +16,12 @@ from streamser.nets.layers import SerNet
 from streamser.nets.sepconv import SepConv
 from streamser.nets.whisper import Encoder
 from streamser.nets.zoo import get
+from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
 from streamser.training.options import RunOptions
-from streamser.training.pretraining import Figures, PretrainConfig, Pretraining, TokenTargets, token_store
+from streamser.training.pretraining import Figures, PretrainConfig, Pretraining
 from streamser.training.store import LevelStore
+from streamser.training.tokens import Pieces, Speech, token_store
 
 FEATURES = replace(get("sepconv").features, n_mels=16, scale="none", clip=None)
 CLIPS, TOKENS, SIZE = 60, 100, 3
@@ -54,25 +56,28 @@ def speech(rng: np.random.Generator) -> tuple[LevelStore, LevelStore]:
 def pretraining(seed: int = 0, config: PretrainConfig = CONFIG) -> Pretraining:
     levels, tokens = speech(np.random.default_rng(seed))
     torch.manual_seed(0)
-    return Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, levels, tokens, names(CLIPS), config)
+    return Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, Speech(names(CLIPS), levels, tokens), config)
 
 
 def test_targets_do_not_depend_on_the_position_and_columns_get_the_mean_of_their_tokens() -> None:
     rng = np.random.default_rng(1)
     position = np.sin(np.arange(700) % 600 / 90)[:, None] * [3.0, 1.0, 2.0]
     own = [rng.normal(0, 1, (700, SIZE)) for _ in range(40)]
-    targets = TokenTargets(store_of([clip + position for clip in own]), range(40), 128)
-    spread = targets.moments.token
+    tokens = store_of([clip + position for clip in own])
+    levels = store_of([np.zeros((1400, 16), np.float32)] * 40)
+    batches = BatchMaker(levels, FEATURES, FeatureAugment(), 25)
+    edges = np.array([0, 3, 6, 10])
+    pieces = Pieces(Speech(names(40), levels, tokens), batches, edges, range(40), torch.device("cpu"))
+    spread = pieces.moments.token.numpy()
     assert np.abs(spread - 1).max() < 0.1  # without the positions, the spread would be 2.3 for the first
-    columns, inside, whole = targets.of(0, 205, 8, np.array([0, 3, 6, 10]))
+    where = np.array([0]), np.array([0]), np.array([205]), np.array([8])
+    columns, inside, whole = (values[0].numpy() for values in pieces.targets(*where))
     of_columns = np.array([own[0][205:208].mean(axis=0), own[0][208:211].mean(axis=0)]) / spread
     np.testing.assert_allclose(columns[:2], of_columns, atol=0.2)
     assert inside.tolist() == [1, 1, 0]  # the third column ends after the piece
-    piece, moments = own[0][205:213], targets.moments
-    expected = [(piece.mean(axis=0) - moments.mean[0]) / moments.mean[1]]
-    expected += [(piece.std(axis=0) - moments.deviation[0]) / moments.deviation[1]]
-    np.testing.assert_allclose(whole, np.concatenate(expected), atol=2.5)
-    assert np.corrcoef(whole, np.concatenate(expected))[0, 1] > 0.95
+    piece, moments = own[0][205:213], pieces.moments
+    found = np.concatenate([piece.mean(axis=0), piece.std(axis=0)])
+    np.testing.assert_allclose(whole, (found - moments.mean.numpy()) / moments.spread.numpy(), atol=1.0)
 
 
 def test_a_pretrained_network_predicts_tokens_of_clips_that_it_was_not_trained_on(tmp_path: Path) -> None:
@@ -107,10 +112,10 @@ def test_a_pretraining_needs_columns_and_clips() -> None:
     levels, tokens = speech(np.random.default_rng(0))
     nothing = SerNet(2, bins=16, embedding_dim=8, min_frames=1, min_bins=1)
     with pytest.raises(ConfigError, match="SerNet has no columns"):
-        Pretraining(nothing, FEATURES, levels, tokens, names(CLIPS), CONFIG)
+        Pretraining(nothing, FEATURES, Speech(names(CLIPS), levels, tokens), CONFIG)
     short = replace(tokens, lengths=np.full_like(tokens.lengths, 20))
     with pytest.raises(ConfigError, match=r"only 0 clips have 0\.8 s"):
-        Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, levels, short, names(CLIPS), CONFIG)
+        Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, Speech(names(CLIPS), levels, short), CONFIG)
 
 
 def test_tokens_are_those_of_the_encoder_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,18 +148,20 @@ def test_frames_and_tokens_of_a_piece_are_of_the_same_time(count: int) -> None:
     tokens = [np.repeat(np.arange(count)[:, None], SIZE, axis=1).astype(np.float32)] * 6
     config = replace(CONFIG, piece_s=1.28)
     torch.manual_seed(0)
-    one = Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, store_of(levels), store_of(tokens), names(6), config)
-    one.targets.positions[:] = 0.0
+    speech = Speech(names(6), store_of(levels), store_of(tokens))
+    one = Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, speech, config).pieces
+    one.positions[:] = 0.0
     assert one.edges.tolist() == [round(4 * 0.8 * column) for column in range(21)]
+    rng = np.random.default_rng(0)
     for _ in range(20):
-        batch = one._batch(one.clips, one.rng, clean=True)
+        batch = one.batch(np.arange(6), rng, clean=True)
         for piece, columns, inside, _ in zip(*batch, strict=True):
             first = float(piece[0, 0])
             usable = min(64, count)
             assert inside.tolist() == [float(edge <= usable) for edge in one.edges[1:].tolist()]
             for column in range(int(inside.sum())):
                 seconds = float(piece[4 * column : 4 * column + 4, 0].mean() + 0.5) * FEATURES.hop_s
-                wanted = (float(columns[column, 0]) * float(one.targets.moments.token[0]) + 0.5) * 0.02
+                wanted = (float(columns[column, 0]) * float(one.moments.token[0]) + 0.5) * 0.02
                 assert wanted == pytest.approx(seconds, abs=0.025), (first, column)
 
 
@@ -164,7 +171,7 @@ def test_columns_that_are_shorter_than_a_token_or_longer_than_a_piece_are_refuse
     features = replace(FEATURES, hop_samples=hop, window_samples=4 * hop, fft_size=4 * hop)
     with pytest.raises(ConfigError, match="a column of SepConv must be longer"):
         Pretraining(
-            SepConv(2, bins=16, blocks=1), features, levels, tokens, names(CLIPS), replace(CONFIG, piece_s=0.06)
+            SepConv(2, bins=16, blocks=1), features, Speech(names(CLIPS), levels, tokens), replace(CONFIG, piece_s=0.06)
         )
 
 
