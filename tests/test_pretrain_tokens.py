@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from corpus_maker import make_corpus
@@ -70,6 +72,19 @@ def test_a_training_starts_from_the_pretrained_weights_which_name_their_corpora(
     again = tmp_path / "again.safetensors"
     run(root, again, cache, ("other",), variant=variant, start=str(out))
     assert pretrained_on(str(again)) == ("other", "tiny")
+
+
+def test_copies_at_other_speeds_have_log_mel_and_tokens_of_the_same_audio(root: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, copies=2)
+    options = RunOptions(cache=tmp_path)
+    pretrain(recipe(root), "whisper-1", ["linked"], config, options, root, tmp_path / "start.safetensors")
+    stores = [np.load(path) for path in tmp_path.glob("*/index.npz")]
+    assert len(stores) == 3  # the network's log-mel, the encoder's, and its tokens
+    seconds = sorted((store["lengths"] / store["lengths"][0] for store in stores), key=lambda one: one.mean())
+    assert all(one.shape == (3, len(seconds[0][0])) for one in seconds)
+    assert 0.04 < np.abs(seconds[0][1:] - 1).mean() < 0.26 and len(np.unique(seconds[0].round(2))) > 10
+    for other in seconds[1:]:
+        np.testing.assert_allclose(other, seconds[0], atol=0.05)
 
 
 def test_an_interrupted_command_continues_only_with_the_same_corpora(

@@ -109,6 +109,19 @@ def test_a_batch_depends_only_on_the_random_generator(store: LevelStore) -> None
     assert not torch.allclose(first, other, atol=0.1)
 
 
+def test_log_mel_is_augmented_on_its_own_device(store: LevelStore) -> None:
+    """On torch's `meta` device, which computes shapes alone, as on a GPU: a parameter on the CPU is an error."""
+    augment = FeatureAugment(
+        gain_db=10, level_db=(-35, 5), channel_swap=0.5, tilt_db=6, room_probability=0.5, noise_probability=0.5,
+        mask_mels=8, mask_frames=8, shift_mels=0.05,
+    )  # fmt: skip
+    features = replace(FEATURES, scale="standard", mean=(0.0,) * FEATURES.mfcc, std=(1.0,) * FEATURES.mfcc)
+    maker = BatchMaker(store, features, augment)
+    levels = torch.zeros(4, 50, FEATURES.n_mels, device="meta")
+    batch = maker.finish(maker.augmented(levels, np.random.default_rng(0)))
+    assert batch.device == levels.device and batch.shape == (4, 50, FEATURES.mfcc)
+
+
 @pytest.mark.parametrize(
     "setting",
     [

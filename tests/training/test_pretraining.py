@@ -133,6 +133,63 @@ def test_tokens_are_those_of_the_encoder_and_are_kept(tmp_path: Path, monkeypatc
     np.testing.assert_array_equal(token_store(encoder, levels, options).levels, found.levels)
 
 
+def test_pieces_are_drawn_from_every_copy_of_a_clip_with_the_tokens_of_that_copy() -> None:
+    """Each copy has its own number as log-mel and as tokens, and another length."""
+    lengths = np.array([[100, 120], [60, 200], [90, 80]])  # tokens; (copies, clips)
+    starts = np.array([[0, 250], [100, 370], [160, 570]])
+    tokens = np.zeros((650, SIZE), np.float16)
+    frames_per_token = 0.02 / FEATURES.hop_s
+    level_lengths = np.ceil(lengths * frames_per_token).astype(np.int64)
+    level_starts = np.concatenate([[0], level_lengths.T.ravel().cumsum()[:-1]]).reshape(2, 3).T
+    levels = np.zeros((int(level_lengths.sum()), 16), np.float16)
+    for version in range(3):
+        for clip in range(2):
+            own = 1 + version + 3 * clip
+            tokens[starts[version, clip] :][: lengths[version, clip]] = own
+            levels[level_starts[version, clip] :][: level_lengths[version, clip]] = own
+    speech = Speech(names(2), LevelStore(levels, level_starts, level_lengths), LevelStore(tokens, starts, lengths))
+    pieces = Pieces(
+        speech, BatchMaker(speech.levels, FEATURES, FeatureAugment(), 80), np.arange(0, 65, 16), [0, 1],
+        torch.device("cpu"),
+    )  # fmt: skip
+    pieces.positions[:] = 0.0
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(20):
+        batch = pieces.batch(np.array([0, 1]), rng, clean=False)
+        for frames, columns, inside in zip(batch.frames, batch.columns, batch.inside, strict=True):
+            (own,) = set(frames.unique().round().tolist())
+            seen.add(own)
+            wanted = columns[inside > 0] * pieces.moments.token
+            np.testing.assert_allclose(wanted.numpy(), own, rtol=1e-3)
+    assert seen == {1, 2, 3, 4, 5, 6}
+    clean = pieces.batch(np.array([0, 1]), rng, clean=True).frames
+    assert clean[0].unique().tolist() == [1] and clean[1].unique().tolist() == [4]
+
+
+def test_threads_make_the_same_batches_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    lesson = pretraining()
+    alone = list(lesson._batches())
+    monkeypatch.setattr(lesson, "device", torch.device("meta"))  # any device that is not the CPU
+    by_threads = list(lesson._batches())
+    assert len(alone) == len(by_threads) == CONFIG.steps
+    for one, other in zip(alone, by_threads, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_a_gpu_learns_what_a_cpu_learns(tmp_path: Path) -> None:
+    levels, tokens = speech(np.random.default_rng(0))
+    found = {}
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        net = SepConv(2, bins=16, blocks=1)
+        lesson = Pretraining(net, FEATURES, Speech(names(CLIPS), levels, tokens), CONFIG, device)
+        seen: list[Figures] = []
+        lesson.run(tmp_path / f"{device}.state", seen.append)
+        found[device] = seen[-1].columns
+    assert found["cuda"] == pytest.approx(found["cpu"], abs=0.1)
+
+
 def test_the_rate_rises_then_falls() -> None:
     config = PretrainConfig(passes=3200)
     rates = [config.rate(step) for step in range(config.steps)]
