@@ -38,6 +38,8 @@ from streamser.onnxgraph import check_graph
 DEFAULT_MODEL = "whisper"
 NEUTRAL = "neutral"
 """The label whose probability decides an utterance's weight in a baseline."""
+PRETRAINED_ON = "pretrained_on"
+"""Key in a checkpoint's provenance and in a start file's metadata: the corpora of the pretraining without labels."""
 
 WEIGHTS = "weights.safetensors"
 GRAPH = "model.onnx"
@@ -124,6 +126,11 @@ class Bundle(BundleValues):
             raise ValueError(f"features.length_s is {features.length_s:g}: no network takes a window that long")
         if not (isinstance(self.variant, str) and self.variant and isinstance(self.licence, str) and self.licence):
             raise ValueError("variant and licence must be non-empty text")
+
+    @property
+    def pretrained_on(self) -> tuple[str, ...]:
+        """The corpora that the weights were pretrained on without labels, before the training."""
+        return tuple(self.provenance.get(PRETRAINED_ON) or ())
 
     @property
     def values(self) -> BundleValues:

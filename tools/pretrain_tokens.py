@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from streamser.bundle import load_bundle
+from streamser.bundle import PRETRAINED_ON, load_bundle
 from streamser.corpora.reader import AudioCheck, read_corpora
 from streamser.errors import ConfigError, StreamserError
 from streamser.nets import zoo
@@ -28,7 +28,7 @@ from streamser.training.options import RunOptions
 from streamser.training.pretraining import Figures, PretrainConfig, Pretraining
 from streamser.training.recipe import Recipe, load_recipe
 from streamser.training.setup import set_up
-from streamser.training.start import PRETRAINED_ON, START_SUFFIX, pretrained_on
+from streamser.training.start import START_SUFFIX, pretrained_on
 from streamser.training.store import Copies, build_store, standard_of
 from streamser.training.tokens import TOKEN_S, Speech, token_store
 

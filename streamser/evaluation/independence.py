@@ -41,7 +41,7 @@ def unseen_clips(bundle: Bundle, clips: Sequence[Clip]) -> tuple[list[Clip], Ind
     All clips are returned if every speaker was used, or if the checkpoint does not name its training speakers.
     """
     parts = part_of(bundle)
-    before = set(bundle.provenance.get("pretrained_on") or ())  # all speakers of these corpora, without labels
+    before = set(bundle.pretrained_on)  # all speakers of these corpora, without labels
     parts = {clip.speaker: "pretraining" for clip in clips if parts and clip.corpus in before} | parts
     if not parts:
         text = (

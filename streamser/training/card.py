@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamser.bundle import NEUTRAL
+from streamser.bundle import NEUTRAL, PRETRAINED_ON
 from streamser.calibration import Calibration
 from streamser.nets.variant import Variant
 from streamser.training.recipe import Recipe
@@ -34,7 +34,7 @@ def write_card(
     corpora = ", ".join(f"{name} ({count} clips)" for name, count in provenance["corpora"].items())
     speakers = len(provenance["train_speakers"])
     parameters = f"{provenance['parameters']:,}"
-    pretrained = ", ".join(provenance.get("pretrained_on", ()))
+    pretrained = ", ".join(provenance.get(PRETRAINED_ON, ()))
     if provenance.get("frozen"):
         parameters += f", {provenance['learnt']:,} of them trained on these corpora; the others were copied unchanged"
     sections = [
@@ -213,7 +213,7 @@ def _plain(scores: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
         for name, row in scores["plain_speech"].items()
     ]
     rows.append(("**mean**", "", f"**{100 * scores['plain_speech_mood']:.0f} %**", ""))
-    before = sorted(set(scores["plain_speech"]) & set(provenance.get("pretrained_on", ())))
+    before = sorted(set(scores["plain_speech"]) & set(provenance.get(PRETRAINED_ON, ())))
     note = f" Without labels, the start weights were trained on {', '.join(before)} before." if before else ""
     return (
         "Plain speech (reading, broadcasts, prompts) of sources that were left out entirely, first utterances, at the "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
@@ -24,6 +23,7 @@ from streamser.corpora.clips import PLAIN, Clip
 from streamser.evaluation.metrics import unweighted_accuracy, weighted_accuracy
 from streamser.nets.layers import NetOutput, SerNet, channels_last
 from streamser.training.adversary import Adversary
+from streamser.training.average import copied, follow
 from streamser.training.batches import BatchMaker, sampling_weights
 from streamser.training.distil import Distiller, with_share
 from streamser.training.norms import norms_of, reestimate_norms
@@ -137,16 +137,6 @@ class FitOptions:
     on_epoch: Callable[[dict[str, float]], None] | None = None
 
 
-def follow(average: nn.Module, net: nn.Module, share: float) -> None:
-    """Move each value of the average by this share towards that of the network; integers are copied."""
-    with torch.no_grad():
-        for mean, value in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, share)
-            else:
-                mean.copy_(value)
-
-
 def save_whole(state: dict[str, Any], path: Path) -> None:
     """Save the state of a training; if the process dies meanwhile, the previous file stays complete."""
     partial = path.with_suffix(".part")
@@ -169,7 +159,7 @@ class Fit:
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.net = channels_last(net.to(self.device))
         self.loss = loss.to(self.device)
-        self.average = copy.deepcopy(self.net) if recipe.ema else None
+        self.average = copied(self.net) if recipe.ema else None
         self.rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
         self.adversary: Adversary | None = None

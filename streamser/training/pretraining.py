@@ -12,7 +12,6 @@ vectors over time, before it pools them), two linear maps, which only this train
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections import deque
@@ -31,9 +30,10 @@ from torch.nn import functional as F
 from streamser.errors import ConfigError
 from streamser.features import FeatureConfig
 from streamser.nets.layers import SerNet, channels_last
+from streamser.training.average import copied, follow
 from streamser.training.batches import BatchMaker
 from streamser.training.featureaugment import FeatureAugment
-from streamser.training.fit import follow, save_whole
+from streamser.training.fit import save_whole
 from streamser.training.schedules import Schedule, rate_factor
 from streamser.training.tokens import TOKEN_S, Batch, Pieces, Speech, most_tokens
 
@@ -130,7 +130,7 @@ class Pretraining:
         learning = [value for module in modules for value in module.parameters() if value.requires_grad]
         self.parameters = [*learning, *self.by_column.parameters(), *self.by_piece.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
-        self.average = copy.deepcopy(self.net).eval()
+        self.average = copied(self.net).eval()
         self.step = 0
 
     def run(self, state: Path, report: Callable[[Figures], None]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamser.bundle import Bundle, BundleContents, BundleValues, save_bundle
+from streamser.bundle import PRETRAINED_ON, Bundle, BundleContents, BundleValues, save_bundle
 from streamser.calibration import BaselineRule, Calibration
 from streamser.corpora.protocols import Split
 from streamser.features import FeatureConfig
@@ -26,7 +26,7 @@ from streamser.nets.layers import SerNet, count_parameters
 from streamser.nets.stepgraph import export_step
 from streamser.training.card import write_card
 from streamser.training.setup import RunSetup
-from streamser.training.start import PRETRAINED_ON, pretrained_on
+from streamser.training.start import pretrained_on
 
 __all__ = ["Trained", "publish"]
 

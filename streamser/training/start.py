@@ -11,18 +11,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from streamser.bundle import load_bundle, model_folders
+from streamser.bundle import PRETRAINED_ON, load_bundle, model_folders
 from streamser.corpora.clips import PLAIN
 from streamser.corpora.protocols import Split
 from streamser.errors import ConfigError, ProtocolError
 from streamser.nets.layers import SerNet
 from streamser.training.teachers import speakers_of, tested_among
 
-__all__ = ["PRETRAINED_ON", "START_SUFFIX", "begin_with", "check_start", "pretrained_on"]
+__all__ = ["START_SUFFIX", "begin_with", "check_start", "pretrained_on"]
 
 START_SUFFIX = ".safetensors"
-PRETRAINED_ON = "pretrained_on"
-"""In a file's metadata and in a checkpoint's provenance: the corpora of the pretraining, which used no labels."""
 
 
 def begin_with(net: SerNet, start: str) -> None:
@@ -43,7 +41,7 @@ def begin_with(net: SerNet, start: str) -> None:
 def pretrained_on(start: str) -> tuple[str, ...]:
     """The corpora of the pretraining that gave the weights of `start`; empty if there was none."""
     if not start.endswith(START_SUFFIX):
-        return tuple(load_bundle(start, verify=False).provenance.get(PRETRAINED_ON) or ()) if start else ()
+        return load_bundle(start, verify=False).pretrained_on if start else ()
     with _opened(start) as file:
         names = (file.metadata() or {}).get(PRETRAINED_ON, "")
     return tuple(names.split(",")) if names else ()

@@ -81,7 +81,7 @@ def check_teacher(bundle: Bundle, split: Split) -> Bundle:
     where = f"{split.name}: the teacher {bundle.path}"
     if not known:
         raise ProtocolError(f"{where} does not record the speakers it was trained on; use a teacher that does")
-    shared = tested_among(split, known, bundle.provenance.get("pretrained_on") or ())
+    shared = tested_among(split, known, bundle.pretrained_on)
     if shared:
         more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
         raise ProtocolError(
