@@ -132,9 +132,23 @@ def test_errors_and_ctrl_c_end_with_one_line(root: Path, tmp_path: Path, monkeyp
     with pytest.raises(SystemExit, match="nowhere"):
         pretrain_tokens.main()
 
+    for option, reason in ((["--batch", "0"], "batch: must be at least 1"), (["--compute", "cuda"], "no CUDA device")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(sys, "argv", [*words, *more, *option])
+        with pytest.raises(SystemExit, match=reason):
+            pretrain_tokens.main()
+
+    with monkeypatch.context() as patched:  # without options, the settings are the usual ones
+        seen: list[object] = []
+        patched.setattr(pretrain_tokens, "pretrain", lambda *given: seen.append(given[3]))
+        patched.setattr(sys, "argv", [*words, "--corpora-root", str(root)])
+        pretrain_tokens.main()
+        assert seen == [PretrainConfig()]
+
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(sys, "argv", [*words, *more])
     monkeypatch.setattr(pretrain_tokens, "pretrain", interrupted)
     with pytest.raises(SystemExit, match="the same command continues"):
         pretrain_tokens.main()

@@ -27,7 +27,7 @@ from streamser.training.augment import AugmentConfig
 from streamser.training.options import RunOptions
 from streamser.training.pretraining import Figures, PretrainConfig, Pretraining
 from streamser.training.recipe import Recipe, load_recipe
-from streamser.training.setup import set_up
+from streamser.training.setup import processor, set_up
 from streamser.training.start import START_SUFFIX, pretrained_on
 from streamser.training.store import Copies, build_store, standard_of
 from streamser.training.tokens import TOKEN_S, Speech, token_store
@@ -105,31 +105,31 @@ def show_stage(stage: str, done: int, total: int) -> None:
 
 
 def main() -> None:
+    usual = PretrainConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, help="the recipe whose network is pretrained")
     parser.add_argument("out", type=Path, help="the .safetensors file to write; its state is kept beside it")
     parser.add_argument("--corpora-root", type=Path, required=True, help="folder that holds the corpora")
     parser.add_argument("--corpora", nargs="+", default=CORPORA, metavar="NAME", help=f"default: {' '.join(CORPORA)}")
     parser.add_argument("--encoder", default="whisper", help="a checkpoint with a frozen encoder (default: whisper)")
+    parser.add_argument("--passes", type=int, default=usual.passes, help="pieces of 2.56 s (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=usual.batch, help="pieces in a step (default: %(default)s)")
     parser.add_argument(
-        "--passes", type=int, default=PretrainConfig.passes, help="pieces of 2.56 s (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--batch", type=int, default=PretrainConfig.batch, help="pieces in a step (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--copies", type=int, default=PretrainConfig.copies,
+        "--copies", type=int, default=usual.copies,
         help="copies of each clip at another speed, which sound like other speakers (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--begin", default="", help="continue these weights with a new schedule")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="as in streamser train")
     parser.add_argument("--workers", type=int, default=1, help="processes that compute features")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument(
+        "--compute", default="auto", metavar="PROCESSOR", help="auto, cpu, cuda or cuda:N (default: auto)"
+    )
     args = parser.parse_args()
-    options = RunOptions(cache=args.cache, device=args.device, workers=args.workers, progress=show_stage)
-    config = PretrainConfig(passes=args.passes, batch=args.batch, copies=args.copies, seed=args.seed)
     try:
+        device = processor(args.compute)
+        options = RunOptions(cache=args.cache, device=device, workers=args.workers, progress=show_stage)
+        config = PretrainConfig(passes=args.passes, batch=args.batch, copies=args.copies, seed=args.seed)
         recipe = load_recipe(args.recipe, {"start": args.begin})
         pretrain(recipe, args.encoder, args.corpora, config, options, args.corpora_root, args.out)
     except StreamserError as error:

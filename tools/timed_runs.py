@@ -13,9 +13,8 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from streamser.training.job import JobEnd
+from streamser.training.setup import processor
 
 
 def add_options(parser: argparse.ArgumentParser, runs: Path, only: str) -> None:
@@ -37,9 +36,7 @@ def add_options(parser: argparse.ArgumentParser, runs: Path, only: str) -> None:
 
 def processors(compute: str) -> tuple[str, ...]:
     """The processors that `--compute` names."""
-    if compute == "auto":
-        return ("cuda" if torch.cuda.is_available() else "cpu",)
-    return tuple(compute.split(","))
+    return tuple(processor(one) for one in compute.split(","))
 
 
 class ProgressLog:

@@ -255,10 +255,11 @@ def _train_in(folder: Path, args: argparse.Namespace, recipe: Recipe, root: Path
 
     from streamser.training.material import gather, write_left_out, write_recipe
     from streamser.training.options import RunOptions
+    from streamser.training.setup import processor
     from streamser.training.trainer import Trainer
 
     cache = args.cache or Path("runs") / "cache"
-    device = _device(args.compute)
+    device = processor(args.compute)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     _log_to(folder, quiet=args.dry_run)
@@ -339,18 +340,6 @@ def _preview(recipe: Recipe, root: Path, out: Path) -> int:
     page = preview_augment(clips[::step][:4], out, features, augment, drawn, window_s=window_s, seed=recipe.seeds[0])
     print(f"open {page}: each change alone, then all together")
     return 0
-
-
-def _device(wanted: str) -> str:
-    import torch
-
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and "LOCAL_RANK" in os.environ:
-        wanted = f"cuda:{os.environ['LOCAL_RANK']}"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--compute {wanted}: torch finds no CUDA device; use --compute cpu")
-    return wanted
 
 
 def _log_to(folder: Path, *, quiet: bool) -> None:

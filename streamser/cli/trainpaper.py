@@ -148,11 +148,11 @@ def _materials(rows: list[Row], root: Path, cache: Path) -> dict[str, Material]:
 
 def _devices(args: argparse.Namespace) -> list[str]:
     """The processors of this machine to use; with --ray, the one on which the time is estimated."""
-    from streamser.cli.train import _device
+    from streamser.training.setup import processor
 
     if args.ray is not None:  # this machine may have no GPU although the cluster has some
-        return ["cpu" if args.compute == "cpu" else _device("auto")]
-    return [_device(one) for one in args.compute.split(",")]
+        return ["cpu" if args.compute == "cpu" else processor("auto")]
+    return [processor(one) for one in args.compute.split(",")]
 
 
 def _print_plan(

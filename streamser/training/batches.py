@@ -183,11 +183,12 @@ class BatchMaker:
 
 
 def _on(device: torch.device, drawn: Any) -> Any:
-    """Move the parameters of a change, one tensor or a named tuple of tensors, to the device of the log-mel."""
+    """Move the parameters of a change, a tensor or a tuple of tensors, to the device of the log-mel."""
     if isinstance(drawn, Tensor):
         return drawn.to(device)
     if isinstance(drawn, tuple):
-        return type(drawn)(*(_on(device, value) for value in drawn))
+        moved = [_on(device, value) for value in drawn]
+        return type(drawn)(*moved) if hasattr(drawn, "_fields") else tuple(moved)
     return drawn
 
 

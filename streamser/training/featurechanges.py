@@ -54,7 +54,10 @@ class FeatureChange(Protocol):
     """Interface of a change of log-mel; drawing and applying are separate steps."""
 
     def draw(self, rng: np.random.Generator, shape: BatchShape) -> Any:
-        """Draw what `apply` needs for every clip of a batch."""
+        """Draw what `apply` needs for every clip of a batch.
+
+        Tensors, and tuples of them, are moved to the device of the log-mel; anything else reaches `apply` as it is.
+        """
 
     def apply(self, levels: Tensor, drawn: Any, scale: Scale) -> Tensor:
         """Apply the drawn parameters to log-mel, (B, T, mels)."""

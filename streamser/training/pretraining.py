@@ -72,6 +72,11 @@ class PretrainConfig:
     seed: int = 0
     augment: FeatureAugment = _AUGMENT
 
+    def __post_init__(self) -> None:
+        for name, least in (("passes", 1), ("batch", 1), ("copies", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: must be at least {least}, not {getattr(self, name)}")
+
     @property
     def steps(self) -> int:
         return max(1, self.passes // self.batch)
@@ -136,7 +141,7 @@ class Pretraining:
     def run(self, state: Path, report: Callable[[Figures], None]) -> dict[str, Tensor]:
         """Train to the last step and return the weights of the columns; an interrupted run continues from `state`."""
         if state.exists():
-            self._restore(torch.load(state, weights_only=True, map_location=self.device))
+            self._restore(torch.load(state, weights_only=True, map_location="cpu"))
         rng = np.random.default_rng(self.config.seed)
         checked = self.pieces.batch(self.held_back[:_CHECKED], rng, clean=True)
         for batch in self._batches():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +19,7 @@ from streamser.training.material import features_of
 from streamser.training.recipe import Recipe
 from streamser.training.start import begin_with
 
-__all__ = ["RunSetup", "fast_precision", "set_up"]
+__all__ = ["RunSetup", "fast_precision", "processor", "set_up"]
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,17 @@ def set_up(recipe: Recipe) -> RunSetup:
                 "out, or use feature_augment: {crop_probability: ...}"
             )
     return setup
+
+
+def processor(wanted: str) -> str:
+    """The torch device that `--compute` names: auto, cpu, cuda or cuda:N; ConfigError if there is none."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and "LOCAL_RANK" in os.environ:
+        wanted = f"cuda:{os.environ['LOCAL_RANK']}"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--compute {wanted}: torch finds no CUDA device; use --compute cpu")
+    return wanted
 
 
 def fast_precision(recipe: Recipe, device: str) -> Recipe:

@@ -47,16 +47,16 @@ class Batch(NamedTuple):
     columns: Tensor
     """The mean token of each column, (B, columns, D)."""
     inside: Tensor
-    """1 for columns that lie in the clip, else 0, (B, columns)."""
+    """1 for columns that lie in the piece, else 0, (B, columns)."""
     whole: Tensor
     """Mean and deviation of the piece's tokens, (B, 2 D)."""
 
 
 class Moments(NamedTuple):
-    """Means and deviations by which targets are standardized, (D,) each."""
+    """Means and deviations by which targets are standardized."""
 
     token: Tensor
-    """Deviation of a token from the mean token of its position."""
+    """Deviation of a token from the mean token of its position, (D,)."""
     mean: Tensor
     """Mean of the means and of the deviations of pieces, (2 D,)."""
     spread: Tensor

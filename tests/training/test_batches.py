@@ -109,15 +109,23 @@ def test_a_batch_depends_only_on_the_random_generator(store: LevelStore) -> None
     assert not torch.allclose(first, other, atol=0.1)
 
 
-def test_log_mel_is_augmented_on_its_own_device(store: LevelStore) -> None:
-    """On torch's `meta` device, which computes shapes alone, as on a GPU: a parameter on the CPU is an error."""
+@pytest.mark.parametrize(
+    "device",
+    [
+        "meta",  # computes shapes alone; arithmetic with a value of another device is an error, an index is not
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+        ),
+    ],
+)
+def test_log_mel_is_augmented_on_its_own_device(store: LevelStore, device: str) -> None:
     augment = FeatureAugment(
         gain_db=10, level_db=(-35, 5), channel_swap=0.5, tilt_db=6, room_probability=0.5, noise_probability=0.5,
         mask_mels=8, mask_frames=8, shift_mels=0.05,
     )  # fmt: skip
     features = replace(FEATURES, scale="standard", mean=(0.0,) * FEATURES.mfcc, std=(1.0,) * FEATURES.mfcc)
     maker = BatchMaker(store, features, augment)
-    levels = torch.zeros(4, 50, FEATURES.n_mels, device="meta")
+    levels = torch.zeros(4, 50, FEATURES.n_mels, device=device)
     batch = maker.finish(maker.augmented(levels, np.random.default_rng(0)))
     assert batch.device == levels.device and batch.shape == (4, 50, FEATURES.mfcc)
 
@@ -180,6 +188,25 @@ def test_one_row_in_a_table_adds_a_feature_augmentation(store: LevelStore, monke
     ):
         with pytest.raises(ConfigError, match=words):
             drawn(**settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Louder:
+    """A change whose parameters are a tuple without names."""
+
+    def draw(self, rng: np.random.Generator, shape: BatchShape) -> tuple[torch.Tensor, float]:
+        return torch.full((shape.clips,), 2.0), 1.0
+
+    def apply(self, levels: torch.Tensor, drawn: tuple[torch.Tensor, float], scale: Scale) -> torch.Tensor:
+        amount, more = drawn
+        return levels + amount[:, None, None] + more
+
+
+def test_the_parameters_of_a_change_may_be_any_tuple(store: LevelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FEATURE_CHANGES, "louder", Louder)
+    maker = BatchMaker(store, FEATURES, FeatureAugment(changes={"louder": {}}))
+    levels = torch.full((2, 5, FEATURES.n_mels), -4.0)
+    assert torch.equal(maker.augmented(levels, np.random.default_rng(0)), levels + 3.0)
 
 
 def test_the_reverberation_after_a_click_follows_the_time_and_the_distance() -> None:

@@ -166,6 +166,19 @@ def test_pieces_are_drawn_from_every_copy_of_a_clip_with_the_tokens_of_that_copy
     assert clean[0].unique().tolist() == [1] and clean[1].unique().tolist() == [4]
 
 
+def test_a_clip_with_a_short_copy_is_not_used() -> None:
+    levels, tokens = speech(np.random.default_rng(0))
+    lengths = np.concatenate([tokens.lengths, tokens.lengths])
+    lengths[1, [3, 7]] = 39
+    both = [
+        replace(store, starts=np.concatenate([store.starts] * 2), lengths=of)
+        for store, of in ((levels, np.concatenate([levels.lengths] * 2)), (tokens, lengths))
+    ]
+    lesson = Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, Speech(names(CLIPS), *both), CONFIG)
+    used = {*lesson.clips.tolist(), *lesson.held_back.tolist()}
+    assert used == set(range(CLIPS)) - {3, 7}
+
+
 def test_threads_make_the_same_batches_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     lesson = pretraining()
     alone = list(lesson._batches())
@@ -182,12 +195,23 @@ def test_a_gpu_learns_what_a_cpu_learns(tmp_path: Path) -> None:
     found = {}
     for device in ("cpu", "cuda"):
         torch.manual_seed(0)
-        net = SepConv(2, bins=16, blocks=1)
-        lesson = Pretraining(net, FEATURES, Speech(names(CLIPS), levels, tokens), CONFIG, device)
+        one = Speech(names(CLIPS), levels, tokens)
+        lesson = Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, one, CONFIG, device)
         seen: list[Figures] = []
         lesson.run(tmp_path / f"{device}.state", seen.append)
         found[device] = seen[-1].columns
+        torch.manual_seed(0)
+        again = Pretraining(SepConv(2, bins=16, blocks=1), FEATURES, one, CONFIG, device)
+        again.run(tmp_path / f"{device}.state", seen.append)
+        steps = {state["step"].device.type for state in again.optimizer.state.values()}
+        assert again.step == CONFIG.steps and steps == {"cpu"}  # on a GPU, reading them would make each step wait
     assert found["cuda"] == pytest.approx(found["cpu"], abs=0.1)
+
+
+@pytest.mark.parametrize("setting", ["passes", "batch", "copies"])
+def test_settings_that_leave_nothing_to_do_are_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=f"{setting}: must be at least"):
+        PretrainConfig(**{setting: -1})
 
 
 def test_the_rate_rises_then_falls() -> None:
