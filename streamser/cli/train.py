@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamser.bundle import CARD
 from streamser.cli.oldoptions import add_old_option
 from streamser.cli.rayoption import add_ray_option
 from streamser.errors import ConfigError, MissingExtraError
@@ -292,6 +293,7 @@ def _train_in(folder: Path, args: argparse.Namespace, recipe: Recipe, root: Path
 
 
 def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -> int:
+    from streamser.cli.models import headline
     from streamser.evaluation.folds import load_folds
     from streamser.evaluation.foldsummary import summarize
 
@@ -311,7 +313,7 @@ def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -
         elif recipe.protocol == "ship":
             target = args.save or trainer.folder / recipe.name
             bundle = trainer.ship(split, seed, target, args.calibrate_from)
-            print(f"wrote {bundle.path}: {json.dumps(dict(bundle.scores))}")
+            print(f"wrote {bundle.path}: {headline(bundle.scores)}; its {CARD} has all figures")
         else:
             trainer.run_split(split, seed)
     bar.close()

@@ -392,6 +392,8 @@ def test_two_processes_train_the_same_network_as_one(corpora: Path, tmp_path: Pa
         done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=env, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         assert load(tmp_path / name / "tiny").labels == ("angry", "sad")
+        last = done.stdout.splitlines()[-1]  # not all scores, which are hundreds of numbers
+        assert last.startswith("wrote ") and "UA of validation speakers" in last and len(last) < 300
         (log,) = (tmp_path / name).rglob("log.jsonl")
         rows[name] = [json.loads(line) for line in log.read_text().splitlines()]
     losses = {name: [row["val_loss"] for row in of] for name, of in rows.items()}
