@@ -1,14 +1,14 @@
 """Draw the accuracy of networks on unknown voices against their size.
 
     python tools/draw_sizes.py docs/sizes.png
-    python tools/draw_sizes.py docs/sizes.png --runs runs/students/size-*
+    python tools/draw_sizes.py docs/sizes-lightsernet.png --runs runs/students/size-*
 
-The first picture has the installed checkpoints, with the figures of their cards: UA on corpora that were left out, for
-the first utterance of a stream and after ten utterances. Checkpoints without these figures are left out. The dashed
-lines are four points below the default.
+Without `--runs`, the picture has the installed checkpoints, with the figures of their cards: UA on corpora that were
+left out, for the first utterance of a stream and after ten utterances. Checkpoints without these figures are left out.
+The dashed lines are four points below the default.
 
-`--runs` adds a second picture: UA of runs that left corpora out, on the folds that all of them have, against the
-multiplications that their network needs for a window, with 95 % intervals over speakers.
+With `--runs`, it has UA of runs that left corpora out, on the folds that all of them have, against the multiplications
+that their network needs for a window, with 95 % intervals over speakers.
 """
 
 from __future__ import annotations
@@ -100,18 +100,21 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", type=Path, help="the PNG or SVG file to write")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], metavar="RUN", help="runs for the second picture")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", default=[], metavar="RUN", help="draw these runs, not the checkpoints"
+    )
     args = parser.parse_args()
-    found = [size_of(load_bundle(path)) for path in find_models().values()]
-    sizes = sorted((one for one in found if one is not None), key=lambda one: one.megabytes)
-    for one in sizes:
-        print(f"{one.name:20s} {one.megabytes:5.2f} MB " + ", ".join(f"{SHOWN[k]} {v:.1f}" for k, v in one.ua.items()))
-    count = 2 if args.runs else 1
-    figure = Figure(figsize=(6 * count, 4), layout="constrained")
-    first, *more = figure.subplots(1, count, squeeze=False)[0]
-    draw_checkpoints(first, sizes)
-    for axes in more:
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    if args.runs:
         draw_runs(axes, args.runs)
+    else:
+        found = [size_of(load_bundle(path)) for path in find_models().values()]
+        sizes = sorted((one for one in found if one is not None), key=lambda one: one.megabytes)
+        for one in sizes:
+            values = ", ".join(f"{SHOWN[kind]} {value:.1f}" for kind, value in one.ua.items())
+            print(f"{one.name:20s} {one.megabytes:5.2f} MB {values}")
+        draw_checkpoints(axes, sizes)
     figure.savefig(args.target, dpi=110)
 
 
