@@ -219,7 +219,7 @@ def test_the_logits_of_every_hop_equal_those_of_the_full_window(trained: OnnxEng
     frames = extract(spoken(6.0), steps_of(trained).features)  # type: ignore[attr-defined]
     worst, logits = differences(trained, frames, hop)
     assert max(worst) < TOLERANCE
-    assert np.ptp(logits, axis=0).max() > 1.0  # equality of constant logits would prove little
+    assert np.ptp(logits, axis=0).max() > 100 * TOLERANCE  # equality of constant logits would prove little
 
 
 @pytest.mark.parametrize("pooling", ["spread", "attention", "combined"])
