@@ -11,6 +11,8 @@ from streamser.bench.run import medians
 from streamser.bench.speech import compose
 from streamser.recognizer import load
 
+TOLERANCE = 1e-3  # of a logit
+
 
 @pytest.mark.parametrize("name", ["torchaudio", "librosa"])
 def test_a_peer_computes_the_same_logits_for_a_window_as_streamser(name: str) -> None:
@@ -25,8 +27,8 @@ def test_a_peer_computes_the_same_logits_for_a_window_as_streamser(name: str) ->
 
     frames = [extract(window, recognizer.features) for window in windows]
     ours = np.concatenate([scores.logits for scores in run_frames(recognizer.engine, frames, recognizer.features)])
-    np.testing.assert_allclose(naive, ours, atol=2e-2)  # the peers compute the FFT in float32
-    assert np.ptp(ours, axis=0).max() > 0.3
+    np.testing.assert_allclose(naive, ours, atol=TOLERANCE)  # the peers compute the FFT in float32
+    assert np.ptp(ours, axis=0).max() > 100 * TOLERANCE  # equality of constant logits would prove little
 
 
 def test_composed_speech_is_the_same_each_time_and_has_the_given_length() -> None:

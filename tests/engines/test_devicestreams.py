@@ -74,7 +74,9 @@ def test_the_logits_of_every_chunk_and_stream_equal_those_of_the_window_on_the_c
             whole = expected(engine, recordings()[slot][: at + size], (step + 1) * chunk, config)
             np.testing.assert_allclose(of_slot, whole, atol=TOLERANCE)
         scored.append(logits)
-    assert np.ptp(np.stack(scored), axis=(0, 1)).max() > 100 * TOLERANCE  # equality of constant logits would prove little
+    assert (
+        np.ptp(np.stack(scored), axis=(0, 1)).max() > 100 * TOLERANCE
+    )  # equality of constant logits would prove little
 
 
 def speech(duration_s: float) -> list[Samples]:
