@@ -109,8 +109,11 @@ SIZES = ("small-40", "small-80", "small-shallow", "smaller", "20")
 
 
 def _compared(name: str, variant: str, loss: Mapping[str, Any] | None = None, *, taught: bool = True) -> Student:
-    """A student that is only compared with others, by its answers to single utterances: it has no relative head."""
-    changes = {**_LEFT_OUT, "variant": variant, "baseline": {"train": False}}
+    """A student that is only compared with others, by its answers to single utterances: it has no relative head.
+
+    It begins with random weights, and has the passes and the learning rate of the recipe before it had a start file.
+    """
+    changes = {**_LEFT_OUT, "variant": variant, "baseline": {"train": False}, "start": "", "lr": 0.002, "epochs": 10}
     return Student(
         name, LIGHTSERNET, WHISPER, taught=taught, changes={**changes, **({} if loss is None else {"loss": loss})}
     )
