@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamser.bundle import CARD
 from streamser.cli.oldoptions import add_old_option
 from streamser.cli.rayoption import add_ray_option
 from streamser.errors import ConfigError, MissingExtraError
@@ -293,6 +292,7 @@ def _train_in(folder: Path, args: argparse.Namespace, recipe: Recipe, root: Path
 
 
 def _run_all(args: argparse.Namespace, trainer: Trainer, bar: _Bar, rank: int) -> int:
+    from streamser.bundle import CARD
     from streamser.cli.models import headline
     from streamser.evaluation.folds import load_folds
     from streamser.evaluation.foldsummary import summarize
